@@ -1,0 +1,43 @@
+# Everything from a fresh clone: `make gate` and `make test` make .venv and install into it first.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+TESTS := tests/kernels tests/models tests/unit tests/plugin
+# pip must not look at anything but the pinned versions, and the run itself must not look at the network.
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help install gate test lint benchmark baselines clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv and install mxcheck with pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: mxcheck needs Python 3.11 or newer; name yours with make PYTHON=python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+gate: $(STAMP) ## run the accuracy gate on the embedded reference models
+	$(OFFLINE) $(BIN)/pytest tests/models -n 2
+
+test: $(STAMP) ## run every test
+	$(OFFLINE) $(BIN)/pytest $(TESTS) -n 2
+
+lint: $(STAMP) ## formatting, lint, types and the import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+benchmark: $(STAMP) ## time a quantized evaluation against the unquantized one, as ratios within one run
+	$(OFFLINE) $(BIN)/python tools/benchmark_evaluation.py
+
+baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
+	$(OFFLINE) $(BIN)/pytest tests/models -n 2 --snapshot-update
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,3 @@
+"""What only this repository's own test run needs."""
+
+pytest_plugins = ["pytester"]
