@@ -1,0 +1,116 @@
+"""Codes and their exact values: one decode and one encode for every element format, and E8M0.
+
+Source: OCP MX v1.0, section 5.3 (elements) and 5.4 (E8M0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from functools import cache
+from types import MappingProxyType
+
+from mxcheck.formats.elements import ElementFormat
+
+E8M0_BIAS = 127
+E8M0_NAN = 0xFF
+
+ROUNDINGS: Mapping[str, Callable[[Fraction], int]] = MappingProxyType(
+    {
+        "even": round,  # Python rounds a Fraction's ties to even, exactly
+    }
+)
+
+
+def floor_log2(value: Fraction) -> int:
+    """Exact floor(log2(value)) of a positive rational."""
+    if value <= 0:
+        raise ValueError(f"log2 of {value}: the value must be positive")
+    guess = value.numerator.bit_length() - value.denominator.bit_length()
+    return guess if Fraction(2) ** guess <= value else guess - 1
+
+
+def split_sign(element: ElementFormat, code: int) -> tuple[bool, int]:
+    """(is negative, magnitude code) of a code. mxint8's 80 has the magnitude 128, one above the largest.
+
+    Raises:
+        ValueError: the code does not fit in the format's bits.
+    """
+    if not 0 <= code < 2 * element.sign_bit:
+        raise ValueError(f"{element.name} has no code {code}; allowed: 0 to {2 * element.sign_bit - 1}")
+    negative = bool(code & element.sign_bit)
+    if negative and element.twos_complement:
+        return True, 2 * element.sign_bit - code
+    return negative, code & (element.sign_bit - 1)
+
+
+def join_sign(element: ElementFormat, magnitude: int, *, negative: bool) -> int:
+    """The code of a magnitude code and a sign. Where the format has no -0, a negative zero is zero."""
+    if not negative:
+        return magnitude
+    if element.twos_complement:
+        return -magnitude % (2 * element.sign_bit)
+    return magnitude | element.sign_bit
+
+
+def decode(element: ElementFormat, code: int) -> Fraction:
+    """Exact value of a finite code. (A rational has no -0: see `code_values` for that.)
+
+    Raises:
+        ValueError: the code is NaN or Inf, or is not a code of this format.
+    """
+    negative, magnitude = split_sign(element, code)
+    if magnitude in element.nan_magnitudes | element.inf_magnitudes:
+        raise ValueError(f"{element.name} code {code:#04x} is not a finite number")
+    field, fraction = divmod(magnitude, 1 << element.mantissa_bits)
+    significand = fraction + (1 << element.mantissa_bits if field else 0)
+    exponent = max(field, 1) - element.bias - element.mantissa_bits
+    value = significand * Fraction(2) ** exponent
+    return -value if negative else value
+
+
+def encode(element: ElementFormat, value: Fraction, *, negative: bool, rounding: str = "even") -> int:
+    """The code of a value, rounded once, saturating to the largest finite code.
+
+    Args:
+        value: exact value; only its magnitude is read.
+        negative: the sign, apart from the value because a rational has no -0. A negative value that
+            rounds to zero gives -0 where the format has one.
+        rounding: a key of `ROUNDINGS`.
+    """
+    size = abs(value)
+    exponent = max(floor_log2(size), element.emin) if size else element.emin
+    steps = ROUNDINGS[rounding](size / Fraction(2) ** (exponent - element.mantissa_bits))
+    # A carry into the next binade needs no case of its own: magnitude codes are consecutive there.
+    magnitude = ((exponent - element.emin) << element.mantissa_bits) + steps
+    return join_sign(element, min(magnitude, element.max_magnitude), negative=negative)
+
+
+@cache
+def code_values(element: ElementFormat) -> tuple[float, ...]:
+    """Value of every code, in order of the codes, with NaN, Inf and -0; each is exact in a float."""
+
+    def value(code: int) -> float:
+        negative, magnitude = split_sign(element, code)
+        sign = -1.0 if negative else 1.0
+        if magnitude in element.nan_magnitudes:
+            return math.nan
+        if magnitude in element.inf_magnitudes:
+            return sign * math.inf
+        return math.copysign(float(decode(element, code)), sign)
+
+    return tuple(value(code) for code in range(2 * element.sign_bit))
+
+
+def finite_codes(element: ElementFormat) -> tuple[int, ...]:
+    """Every code that an encoder may produce: the finite ones, without mxint8's 80."""
+    return tuple(
+        code for code in range(2 * element.sign_bit) if split_sign(element, code)[1] <= element.max_magnitude
+    )
+
+
+@cache
+def scale_values() -> tuple[float, ...]:
+    """Value of every E8M0 code: 2^(code - 127), and NaN for FF. Each is exact in a float, and in fp32."""
+    return (*(math.ldexp(1.0, code - E8M0_BIAS) for code in range(E8M0_NAN)), math.nan)

@@ -1,0 +1,111 @@
+"""The element formats of OCP Microscaling Formats (MX) v1.0, section 5.3, as data.
+
+Standard library only: the plugin reads names from here while pytest is still collecting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from mxcheck.formats.choices import choose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementFormat:
+    """One element format. Every property below is derived, so a new format is a new row of the table.
+
+    A *magnitude code* is a code without its sign. Magnitude codes are ordered as their values are:
+    exponent field above mantissa field, exponent field 0 meaning zero and subnormals.
+
+    mxint8 is the same thing with one exponent bit: bias 1 makes its two binades share the step 2^-6, so
+    the magnitude code is the integer itself. Only its sign differs: two's complement, hence no -0, and
+    a code 80 (-2) that decoders accept and encoders never produce.
+    """
+
+    name: str
+    exponent_bits: int
+    mantissa_bits: int
+    bias: int
+    inf_magnitudes: frozenset[int] = frozenset()
+    nan_magnitudes: frozenset[int] = frozenset()
+    twos_complement: bool = False
+
+    @property
+    def bits(self) -> int:
+        """Width of a code in bits, sign included."""
+        return 1 + self.exponent_bits + self.mantissa_bits
+
+    @property
+    def sign_bit(self) -> int:
+        """The code with only its top bit set."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def max_magnitude(self) -> int:
+        """Largest finite magnitude code."""
+        return min(self.inf_magnitudes | self.nan_magnitudes, default=self.sign_bit) - 1
+
+    @property
+    def emin(self) -> int:
+        """Exponent of the smallest normal number, and of the subnormals' binade."""
+        return 1 - self.bias
+
+    @property
+    def emax(self) -> int:
+        """Exponent of the largest normal number: what `floor` subtracts (OCP MX v1.0, section 6.3)."""
+        return (self.max_magnitude >> self.mantissa_bits) - self.bias
+
+    @property
+    def max_value(self) -> float:
+        """Largest finite value, exact."""
+        fraction_mask = (1 << self.mantissa_bits) - 1
+        return (1 + (self.max_magnitude & fraction_mask) / (fraction_mask + 1)) * 2.0**self.emax
+
+    @property
+    def min_normal(self) -> float:
+        """Smallest positive normal value, exact. (For mxint8, whose step is uniform, the value 1.)"""
+        return 2.0**self.emin
+
+    @property
+    def min_subnormal(self) -> float:
+        """Smallest positive value, exact: also the step of the whole subnormal range."""
+        return 2.0 ** (self.emin - self.mantissa_bits)
+
+    @property
+    def has_negative_zero(self) -> bool:
+        """Whether -0 has a code."""
+        return not self.twos_complement
+
+
+def _by_name(*formats: ElementFormat) -> Mapping[str, ElementFormat]:
+    return MappingProxyType({row.name: row for row in formats})
+
+
+ELEMENT_FORMATS: Mapping[str, ElementFormat] = _by_name(
+    ElementFormat(
+        name="fp8_e4m3", exponent_bits=4, mantissa_bits=3, bias=7, nan_magnitudes=frozenset({0x7F})
+    ),
+    ElementFormat(
+        name="fp8_e5m2",
+        exponent_bits=5,
+        mantissa_bits=2,
+        bias=15,
+        inf_magnitudes=frozenset({0x7C}),
+        nan_magnitudes=frozenset({0x7D, 0x7E, 0x7F}),
+    ),
+    ElementFormat(name="fp6_e3m2", exponent_bits=3, mantissa_bits=2, bias=3),
+    ElementFormat(name="fp6_e2m3", exponent_bits=2, mantissa_bits=3, bias=1),
+    ElementFormat(name="fp4_e2m1", exponent_bits=2, mantissa_bits=1, bias=1),
+    ElementFormat(name="mxint8", exponent_bits=1, mantissa_bits=6, bias=1, twos_complement=True),
+)
+
+
+def element_format(name: str) -> ElementFormat:
+    """The format called `name`.
+
+    Raises:
+        ValueError: no such format; names the allowed ones and the nearest match.
+    """
+    return ELEMENT_FORMATS[choose("format", name, ELEMENT_FORMATS)]

@@ -1,0 +1,105 @@
+"""A quantized tensor: element codes, E8M0 scales and the cast that made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxcheck.formats.codes import code_values, scale_values
+from mxcheck.formats.elements import ElementFormat
+from mxcheck.formats.spec import CastSpec, resolve_axis
+from mxcheck.kernels.eager import DTYPES
+
+# bits of a code -> (codes in a group, bytes in a group)
+_GROUPS = {4: (2, 1), 6: (4, 3), 8: (1, 1)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QuantizedTensor:
+    """Result of `mxcheck.quantize`.
+
+    Attributes:
+        codes: uint8, the input's shape, one code an element in the low bits.
+        scales: uint8 E8M0 codes, the input's shape with the block axis of length ceil(n / block_size).
+        spec: the cast.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    spec: CastSpec
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Element times scale: exact in fp32, then rounded once to `dtype`; what overflows becomes Inf.
+
+        A block with the scale FF is NaN throughout (OCP MX v1.0, section 5.1).
+
+        Raises:
+            TypeError: `dtype` is not fp32, bf16 or fp16.
+        """
+        if dtype not in DTYPES:
+            raise TypeError(f"cannot dequantize to {dtype}; allowed: {', '.join(map(str, DTYPES))}")
+        axis = resolve_axis(self.codes.dim(), self.spec.axis)
+        elements = _look_up(code_values(self.spec.element), self.codes)
+        scales = _look_up(scale_values(), self.scales)
+        spread = scales.repeat_interleave(self.spec.block_size, axis)
+        return elements.mul_(spread.narrow(axis, 0, self.codes.shape[axis])).to(dtype)
+
+    def packed(self) -> Tensor:
+        """The codes without their unused bits: see `pack`."""
+        return pack(self.codes, self.spec.element, self.spec.axis)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed codes and the scales, computed without packing."""
+        length = self.codes.shape[self.spec.axis]
+        per_group, group_bytes = _GROUPS[self.spec.element.bits]
+        packed_length = -(-length // per_group) * group_bytes
+        return self.codes.numel() // length * packed_length + self.scales.numel()
+
+
+def pack(codes: Tensor, element: ElementFormat, axis: int) -> Tensor:
+    """Pack codes along `axis`, first code in the lowest bits: 4-bit codes two to a byte, 6-bit codes four
+    to three bytes (lowest byte first), 8-bit codes as they are.
+
+    Args:
+        codes: uint8, one code an element in the low bits.
+
+    Returns:
+        uint8, codes' shape with `axis` of length ceil(n / codes in a group) * bytes in a group. A last
+        group that is not full is filled up with zero codes.
+    """
+    per_group, group_bytes = _GROUPS[element.bits]
+    if per_group == 1:
+        return codes
+    rows = codes.movedim(axis, -1)
+    missing = -rows.shape[-1] % per_group
+    padded = torch.nn.functional.pad(rows, (0, missing))
+    groups = padded.reshape(*rows.shape[:-1], -1, per_group).int()
+    word = _shifted(groups, element.bits, range(per_group), left=True).sum(-1, keepdim=True)
+    packed = _shifted(word, 8, range(group_bytes), left=False) & 0xFF
+    return packed.flatten(-2).to(torch.uint8).movedim(-1, axis).contiguous()
+
+
+def unpack(packed: Tensor, element: ElementFormat, axis: int, length: int) -> Tensor:
+    """The `length` codes along `axis` that `pack` packed: uint8, one a byte."""
+    per_group, group_bytes = _GROUPS[element.bits]
+    if per_group == 1:
+        return packed
+    rows = packed.movedim(axis, -1)
+    groups = rows.reshape(*rows.shape[:-1], -1, group_bytes).int()
+    word = _shifted(groups, 8, range(group_bytes), left=True).sum(-1, keepdim=True)
+    codes = _shifted(word, element.bits, range(per_group), left=False) & (2 * element.sign_bit - 1)
+    return codes.flatten(-2)[..., :length].to(torch.uint8).movedim(-1, axis).contiguous()
+
+
+def _shifted(words: Tensor, bits: int, places: range, *, left: bool) -> Tensor:
+    """Words shifted by `bits` times their place along the last axis."""
+    amounts = torch.tensor([bits * place for place in places], dtype=torch.int32, device=words.device)
+    return words << amounts if left else words >> amounts
+
+
+def _look_up(table: tuple[float, ...], codes: Tensor) -> Tensor:
+    values = torch.tensor(table, dtype=torch.float32, device=codes.device)
+    return values[codes.int()]

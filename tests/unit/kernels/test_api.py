@@ -1,0 +1,123 @@
+"""The public casts: the house kernel, the user's, and what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mxcheck
+from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.api import resolve_kernel
+from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
+
+X = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
+SPEC = CastSpec(format="fp8_e4m3")
+
+USER_MODULE = """
+from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
+
+def codes(x, spec):
+    return quantize_eager(x, spec)
+
+def values(x, spec):
+    return fake_quantize_eager(x, spec)
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "mx_user_casts.py").write_text(USER_MODULE)
+    (tmp_path / "mx_user_broken.py").write_text("import mx_not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "mx_user_casts"
+
+
+def test_defaults() -> None:
+    quantized = mxcheck.quantize(X, "fp8_e4m3")
+    codes, scales = quantize_eager(X, SPEC)
+    assert torch.equal(quantized.codes, codes)
+    assert torch.equal(quantized.scales, scales)
+    assert quantized.spec == SPEC
+    assert (codes.shape, scales.shape) == (X.shape, (4, 2))
+    assert torch.equal(mxcheck.fake_quantize(X, "fp8_e4m3"), quantized.dequantize())
+
+
+def test_arguments_reach_the_spec() -> None:
+    spec = mxcheck.quantize(X, "mxint8", axis=0, block_size=2, tail="error").spec
+    assert spec == CastSpec(format="mxint8", axis=0, block_size=2, tail="error")
+    with pytest.raises(ValueError, match="unknown scale rule 'flor'"):
+        mxcheck.fake_quantize(X, "mxint8", scale_rule="flor")
+
+
+@pytest.mark.parametrize("function", ["codes", "values"])
+def test_a_users_kernel_by_name(user_module: str, function: str) -> None:
+    kernel = f"{user_module}:{function}"
+    assert torch.equal(mxcheck.fake_quantize(X, "fp8_e4m3", kernel=kernel), fake_quantize_eager(X, SPEC))
+
+
+def test_a_users_kernel_as_a_callable() -> None:
+    seen: list[CastSpec] = []
+
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
+        seen.append(spec)
+        return quantize_eager(x, spec)
+
+    mxcheck.quantize(X, "fp8_e4m3", kernel=kernel)
+    mxcheck.fake_quantize(X.bfloat16(), "fp8_e4m3", kernel=kernel)
+    assert seen == [SPEC, SPEC]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        pytest.param("eagr", "unknown kernel 'eagr'; allowed: auto, eager.*did you mean 'eager'", id="name"),
+        pytest.param("mx_nowhere.casts:f", "there is no module 'mx_nowhere' on sys.path", id="package"),
+        pytest.param("mx_user_casts.sub:f", "there is no module 'mx_user_casts.sub'", id="submodule"),
+        pytest.param(
+            "mx_user_casts:value", "unknown function of module 'mx_user_casts'.*'values'", id="attribute"
+        ),
+        pytest.param("mx_user_casts:constant", "is not callable: its type is int", id="not callable"),
+        pytest.param("mx_user_casts:", "unknown kernel", id="no function"),
+        pytest.param(3, "must be a name or a callable", id="neither"),
+    ],
+)
+@pytest.mark.usefixtures("user_module")
+def test_kernels_that_cannot_be_found(kernel: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        resolve_kernel(kernel)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("user_module")
+def test_a_kernels_own_failed_import_is_not_hidden() -> None:
+    with pytest.raises(ModuleNotFoundError, match="mx_not_installed"):
+        resolve_kernel("mx_user_broken:f")
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "message"),
+    [
+        pytest.param(lambda x: x[:2], ValueError, r"values of shape \(2, 40\)", id="shape"),
+        pytest.param(lambda x: x.bfloat16(), ValueError, "torch.bfloat16 on cpu; expected", id="dtype"),
+        pytest.param(lambda x: (x, x), ValueError, "returned codes of .*float32", id="codes"),
+        pytest.param(lambda x: (x.byte(), x.byte()), ValueError, r"scales .*expected \(4, 2\)", id="scales"),
+        pytest.param(
+            lambda _: None, TypeError, r"must return \(codes, scales\) or a tensor, got None", id="None"
+        ),
+        pytest.param(lambda x: (x, x, x), TypeError, "got tuple", id="three"),
+    ],
+)
+def test_wrong_results(result: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        mxcheck.fake_quantize(X, "fp8_e4m3", kernel=lambda x, _spec: result(x))
+
+
+def test_quantize_needs_codes() -> None:
+    with pytest.raises(TypeError, match="fake_quantize_eager returned values, not"):
+        mxcheck.quantize(X, "fp8_e4m3", kernel=fake_quantize_eager)
