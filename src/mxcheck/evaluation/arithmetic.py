@@ -1,0 +1,27 @@
+"""Whether two machines multiply alike: the bits of fixed products, shaped as a model's are.
+
+Equal losses of the fp32 reference do not settle it for a stage that computes in another type: with oneDNN
+held to AVX2 the reference stayed bit-equal here, while every bf16 product came out otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from mxcheck.models.load import tensor_bytes
+from mxcheck.models.probe import probe
+
+#: (batch, rows, inner, columns): a projection, the two products of attention, the output embedding.
+_SHAPES = ((1, 2048, 128, 344), (32, 256, 32, 256), (32, 256, 256, 32), (1, 2048, 128, 1024))
+
+
+def product_digest(dtype: torch.dtype, device: str = "cpu") -> str:
+    """SHA-256 of the results of fixed matrix products computed in `dtype` on `device`."""
+    digest = hashlib.sha256()
+    for batch, rows, inner, columns in _SHAPES:
+        left = probe(batch * rows, inner).view(batch, rows, inner).to(device, dtype)
+        right = probe(batch * columns, inner).view(batch, columns, inner).to(device, dtype)
+        digest.update(tensor_bytes(left @ right.mT))
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""How far results move when only this machine's arithmetic changes.
+
+A baseline is accepted on one machine and held on others, whose matrix products round differently. How much
+that moves a loss cannot be guessed: a rounding that falls the other way before a cast flips a code. So the
+accepting machine measures it: the same cases in child processes with other instruction sets, which must be
+chosen before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: By kind of device, settings by name. On a CPU each stands for a class of machines, with all libraries that
+#: multiply switched together; on a GPU (not yet run on one) for other kernels of the matrix products.
+ENVIRONMENTS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "cpu": {
+        "avx2": {
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+        },
+        "default": {
+            "ATEN_CPU_CAPABILITY": "default",
+            "MKL_CBWR": "COMPATIBLE",
+            "ONEDNN_MAX_CPU_ISA": "SSE41",
+        },
+    },
+    "cuda": {
+        "cublaslt": {"TORCH_BLAS_PREFER_CUBLASLT": "1"},
+        "small-workspace": {"CUBLAS_WORKSPACE_CONFIG": ":16:8"},
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Results of one case in one environment, in nats per token and sequence."""
+
+    environment: str
+    reference_losses: list[float]
+    sequence_losses: list[float]
+    sequence_kl: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a child process measures: recipes (as plain dicts) of one model on the same tokens.
+
+    `threads` is the child's thread count, 0 for torch's own choice.
+    """
+
+    model: str
+    recipes: list[dict[str, Any]]
+    tokens: str
+    max_samples: int
+    batch_size: int
+    threads: int
+    device: str = "cpu"
+
+
+def measure_noise(job: Job, environments: Mapping[str, Mapping[str, str]] | None = None) -> list[list[Trial]]:
+    """For each recipe of `job`, its trials, one an environment (default: those of the job's device).
+
+    Raises RuntimeError with the child's last lines where a child fails.
+    """
+    chosen = ENVIRONMENTS[job.device] if environments is None else environments
+    by_environment = [_run_child(job, name, settings) for name, settings in chosen.items()]
+    return [list(trials) for trials in zip(*by_environment, strict=True)]
+
+
+def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
+    with tempfile.TemporaryDirectory(prefix="mxcheck-noise-") as folder:
+        request, answer = Path(folder) / "job.json", Path(folder) / "trials.json"
+        fields = {field: getattr(job, field) for field in Job.__slots__}
+        request.write_text(json.dumps(fields))
+        done = subprocess.run(  # noqa: S603  (our own module, by the running interpreter)
+            [sys.executable, "-m", "mxcheck.evaluation.noise", str(request), str(answer)],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            tail = "\n".join(done.stderr.splitlines()[-5:])
+            raise RuntimeError(f"measuring the noise of {job.model} in environment {name!r} failed:\n{tail}")
+        return [Trial(environment=name, **trial) for trial in json.loads(answer.read_text())]
+
+
+def _trials(job: Job) -> list[dict[str, Any]]:
+    import torch
+
+    from mxcheck.evaluation.measure import evaluate
+    from mxcheck.evaluation.tokens import load_tokens
+    from mxcheck.models.convert import convert
+    from mxcheck.models.load import load
+    from mxcheck.models.recipe import Recipe
+
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    loaded = load(job.model, device=job.device)
+    tokens = load_tokens(Path(job.tokens))[: job.max_samples]
+    reference = evaluate(loaded.model, tokens, batch_size=job.batch_size, keep_log_probabilities=True)
+    trials = []
+    for fields in job.recipes:
+        conversion = convert(loaded.model, Recipe(**{**fields, "roles": tuple(fields["roles"])}))
+        result = evaluate(loaded.model, tokens, reference=reference, batch_size=job.batch_size)
+        conversion.undo()
+        trials.append(
+            {
+                "reference_losses": reference.sequence_losses,
+                "sequence_losses": result.sequence_losses,
+                "sequence_kl": result.sequence_kl,
+            }
+        )
+    return trials
+
+
+def _main(arguments: Sequence[str]) -> None:
+    request, answer = arguments
+    job = Job(**json.loads(Path(request).read_text()))
+    Path(answer).write_text(json.dumps(_trials(job)))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
