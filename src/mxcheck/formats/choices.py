@@ -7,10 +7,16 @@ from collections.abc import Iterable
 
 
 def choose(kind: str, value: str, allowed: Iterable[str]) -> str:
-    """Return `value` if it is one of `allowed`, else raise a one-line ValueError with the nearest match."""
+    """Return `value` if it is one of `allowed`, else raise the ValueError of `unknown`."""
     names = list(allowed)
     if value in names:
         return value
+    raise unknown(kind, value, names)
+
+
+def unknown(kind: str, value: object, allowed: Iterable[str]) -> ValueError:
+    """The error for a name that is not allowed, in one line with the nearest match."""
+    names = list(allowed)
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {kind} {value!r}; allowed: {', '.join(names)}{hint}")
+    return ValueError(f"unknown {kind} {value!r}; allowed: {', '.join(names)}{hint}")

@@ -1,0 +1,117 @@
+"""Accepted records on disk: one small JSON a case, sealed, written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mxcheck.gate.record import FORMAT_VERSION, Record, record_from_dict
+
+
+class BaselineError(Exception):
+    """A baseline file that cannot be used. The message is one line and names the file."""
+
+
+def _canonical(data: dict[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _seal(data: dict[str, Any]) -> str:
+    return hashlib.sha256(_canonical(data).encode()).hexdigest()
+
+
+def encode(record: Record) -> str:
+    """The file's text: sorted keys, one list of numbers a line, trailing newline.
+
+    The seal is a hash over everything else. It is no signature: it catches edits by hand and bad merges,
+    which could otherwise widen a tolerance (the stored noise) without moving anything that is compared.
+    """
+    data: dict[str, Any] = {"format_version": FORMAT_VERSION, **record.as_dict()}
+    return _layout({**data, "seal": _seal(data)})
+
+
+def _layout(data: dict[str, Any]) -> str:
+    lines = []
+    for key in sorted(data):
+        value = data[key]
+        if isinstance(value, dict) and value:
+            inner = ",\n".join(
+                f"  {json.dumps(name)}: {json.dumps(value[name], sort_keys=True, allow_nan=False)}"
+                for name in sorted(value)
+            )
+            text = "{\n" + inner + "\n }"
+        else:
+            text = json.dumps(value, sort_keys=True, allow_nan=False)
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def decode(text: str, *, where: str) -> Record:
+    """Read a baseline's text. Raises BaselineError, naming `where`, if it is corrupt, of another format
+    version, or does not bear its seal.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BaselineError(
+            f"corrupt baseline {where}: not JSON ({error}); restore it from version control, "
+            f"or accept anew with --snapshot-update"
+        ) from error
+    if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
+        got = data.get("format_version") if isinstance(data, dict) else type(data).__name__
+        raise BaselineError(
+            f"baseline {where} has format version {got!r}, this mxcheck reads {FORMAT_VERSION}; "
+            f"accept anew with --snapshot-update"
+        )
+    seal = data.pop("seal", None)
+    try:
+        expected = _seal(data)
+    except ValueError as error:
+        raise BaselineError(
+            f"corrupt baseline {where}: {error}; restore it from version control, "
+            f"or accept anew with --snapshot-update"
+        ) from error
+    if seal != expected:
+        raise BaselineError(
+            f"baseline {where} was changed by hand or by a merge: its contents do not bear its seal; "
+            f"restore it from version control, or accept anew with --snapshot-update"
+        )
+    data.pop("format_version")
+    try:
+        return record_from_dict(data)
+    except (ValueError, TypeError) as error:
+        raise BaselineError(
+            f"corrupt baseline {where}: {error}; accept anew with --snapshot-update"
+        ) from error
+
+
+def read(path: Path) -> Record:
+    """Read one baseline. Raises FileNotFoundError or BaselineError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BaselineError(
+            f"corrupt baseline {path}: not UTF-8 text; restore it from version control, "
+            f"or accept anew with --snapshot-update"
+        ) from error
+    return decode(text, where=str(path))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write so that a reader, or a run that dies, sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp makes it private; a baseline is a file of the repository
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,86 @@
+"""What a case measured, as plain data: it travels from worker to controller and lies under `baselines/`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+#: Layout of the JSON file. A file of another version is refused, never guessed at.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """How far the results moved when only this machine's arithmetic changed (nats per token, by sequence).
+
+    `environments` names the settings that were tried; the figures are the worst of them. `*_rms` is the
+    root mean square over sequences of the change, `*_max` its largest absolute value; for the reference's
+    losses, the case's losses and the case's KL.
+    """
+
+    environments: list[str]
+    reference_rms: float
+    reference_max: float
+    loss_rms: float
+    loss_max: float
+    kl_rms: float
+    kl_max: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One case's result. Losses, entropies and KL are in nats per token; SQNR in dB.
+
+    `arithmetic` is a digest of fixed products in the stage's type: where it and the reference's losses are
+    the accepted ones, this machine multiplies as the accepting one did.
+
+    Sequences are listed in the order of the tokens. `digests` holds, by module, what no machine may
+    change: the weight's codes and scales, and the operands that a fixed probe brings to the product.
+    """
+
+    model: str
+    precision: str
+    tier: str | None
+    options: list[str]
+    recipe: dict[str, Any]
+    changes_bits: bool
+    fingerprints: dict[str, str]
+    arithmetic: str
+    environment: dict[str, str]
+    replaced: dict[str, str]
+    digests: dict[str, dict[str, str]]
+    self_sampled: bool
+    scored_tokens: int
+    reference_cross_entropy: float
+    reference_entropy: float
+    reference_losses: list[float]
+    reference_entropies: list[float]
+    bit_equal: bool
+    cross_entropy: float
+    perplexity: float
+    entropy: float
+    kl: float
+    top1_agreement: float
+    sequence_losses: list[float]
+    sequence_kl: list[float]
+    sqnr: dict[str, float]
+    noise: Noise | None = None
+
+    @property
+    def id(self) -> str:
+        stem = self.precision if self.tier is None else f"{self.precision}-{self.tier}"
+        return "+".join([f"{self.model}-{stem}", *self.options])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def record_from_dict(data: dict[str, Any]) -> Record:
+    """The inverse of `Record.as_dict`. Raises ValueError naming missing or unknown fields."""
+    expected = {field.name for field in fields(Record)}
+    missing, unknown = sorted(expected - data.keys()), sorted(data.keys() - expected)
+    if missing or unknown:
+        raise ValueError(f"missing fields: {missing or 'none'}, unknown fields: {unknown or 'none'}")
+    noise = data["noise"]
+    return Record(**{**data, "noise": None if noise is None else Noise(**noise)})

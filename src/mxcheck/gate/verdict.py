@@ -1,0 +1,283 @@
+"""The gate's six steps, in order, as pure functions of a record, its accepted baseline and its budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.record import Record
+from mxcheck.gate.statistics import UPPER_95, differences, largest, mean_and_error, rms
+
+STEPS = {
+    1: "inputs",
+    2: "reference",
+    3: "conversion",
+    4: "casts",
+    5: "budget",
+    6: "drift",
+}
+
+#: |mean(loss - entropy)| of the reference on text sampled from itself, in standard errors. Its expectation
+#: is zero; four standard errors are passed by chance once in 16,000 samplings, and the tokens are fixed.
+SELF_SAMPLED_Z = 4.0
+#: Where this machine multiplies as the accepting one did (`same_arithmetic`).
+EXACT_TOLERANCE = 1e-9
+#: Elsewhere: this multiple of the noise that was measured at acceptance, plus the floor (nats per token).
+NOISE_MULTIPLE = 4.0
+NOISE_FLOOR = 2e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One assertion of one step: what was asked, whether it held, and the figures."""
+
+    step: int
+    passed: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """All checks of a case in the order of the steps."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    @property
+    def failed_steps(self) -> tuple[int, ...]:
+        return tuple(sorted({check.step for check in self.failures}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """Change of the per-sequence losses (or KL) against the accepted ones, and what is allowed."""
+
+    rms: float
+    max: float
+    rms_bound: float
+    max_bound: float
+
+    @property
+    def within(self) -> bool:
+        return self.rms <= self.rms_bound and self.max <= self.max_bound
+
+
+def judge(record: Record, baseline: Record | None, budget: Budget) -> Verdict:
+    """Every check that can be made; without a baseline, those that need none (steps 2, 3 and 5)."""
+    checks: list[Check] = []
+    if baseline is not None:
+        same_recipe = _same_recipe(record, baseline)
+        if not same_recipe.passed:
+            return Verdict(checks=(same_recipe,))  # records of different recipes are not comparable
+        checks += [same_recipe, *_fingerprints(record, baseline)]
+    checks += _reference(record, baseline)
+    checks += _conversion(record, baseline)
+    if baseline is not None:
+        checks += _casts(record, baseline)
+    checks += _budget(record, budget)
+    if baseline is not None:
+        checks += _drift(record, baseline)
+    return Verdict(checks=tuple(checks))
+
+
+def same_arithmetic(record: Record, baseline: Record) -> bool:
+    """Whether this machine multiplies as the accepting one did."""
+    return record.arithmetic == baseline.arithmetic and record.reference_losses == baseline.reference_losses
+
+
+def drift(record: Record, baseline: Record, quantity: str) -> Drift:
+    """Drift of `quantity` (`reference`, `loss` or `kl`). Raises ValueError where there is nothing to pair."""
+    field = {"reference": "reference_losses", "loss": "sequence_losses", "kl": "sequence_kl"}[quantity]
+    change = differences(getattr(record, field), getattr(baseline, field))
+    if same_arithmetic(record, baseline):
+        bounds = (EXACT_TOLERANCE, EXACT_TOLERANCE)
+    else:
+        noise = baseline.noise
+        measured = (
+            (0.0, 0.0)
+            if noise is None
+            else (
+                getattr(noise, f"{quantity}_rms"),
+                getattr(noise, f"{quantity}_max"),
+            )
+        )
+        bounds = (NOISE_FLOOR + NOISE_MULTIPLE * measured[0], NOISE_FLOOR + NOISE_MULTIPLE * measured[1])
+    return Drift(rms=rms(change), max=largest(change), rms_bound=bounds[0], max_bound=bounds[1])
+
+
+def rise(record: Record) -> tuple[float, float, float]:
+    """Paired rise of the cross-entropy over the reference: mean, standard error, upper 95 % bound."""
+    mean, error = mean_and_error(differences(record.sequence_losses, record.reference_losses))
+    return mean, error, mean + UPPER_95 * error
+
+
+def self_sampled_z(record: Record) -> float:
+    """The reference's mean (loss - entropy) in standard errors, clustered by sequence."""
+    mean, error = mean_and_error(differences(record.reference_losses, record.reference_entropies))
+    if error == 0:
+        return 0.0 if mean == 0 else math.copysign(math.inf, mean)
+    return mean / error
+
+
+def _check(step: int, passed: bool, message: str) -> Check:
+    return Check(step=step, passed=passed, message=message)
+
+
+def _same_recipe(record: Record, baseline: Record) -> Check:
+    now, then = record.recipe, baseline.recipe
+    keys = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+    parts = [f"{key} is {now.get(key)}, accepted {then.get(key)}" for key in keys]
+    return _check(1, not parts, f"another recipe: {'; '.join(parts)}" if parts else "same recipe")
+
+
+def _fingerprints(record: Record, baseline: Record) -> Iterator[Check]:
+    for name in sorted(record.fingerprints.keys() | baseline.fingerprints.keys()):
+        now, then = record.fingerprints.get(name, "none"), baseline.fingerprints.get(name, "none")
+        yield _check(
+            1,
+            now == then,
+            f"{name} are not the accepted ones: {now[:16]}…, accepted {then[:16]}…"
+            if now != then
+            else f"{name} are the accepted ones",
+        )
+
+
+def _reference(record: Record, baseline: Record | None) -> Iterator[Check]:
+    if record.self_sampled:
+        z = self_sampled_z(record)
+        yield _check(
+            2,
+            abs(z) <= SELF_SAMPLED_Z,
+            f"reference on its own samples: cross-entropy {record.reference_cross_entropy:.6f}, entropy "
+            f"{record.reference_entropy:.6f}, apart by {z:+.2f} standard errors (bound {SELF_SAMPLED_Z:g})",
+        )
+    if baseline is None:
+        return
+    if len(record.reference_losses) != len(baseline.reference_losses):
+        yield _check(
+            2, False, f"{len(record.reference_losses)} sequences, accepted {len(baseline.reference_losses)}"
+        )
+        return
+    yield _drift_check(2, "reference's losses", drift(record, baseline, "reference"))
+
+
+def _conversion(record: Record, baseline: Record | None) -> Iterator[Check]:
+    if record.changes_bits:
+        yield _check(
+            3,
+            not record.bit_equal,
+            "result is bit-equal to the reference: nothing was quantized"
+            if record.bit_equal
+            else "result differs from the reference",
+        )
+    else:
+        yield _check(
+            3,
+            record.bit_equal,
+            "result is bit-equal to the reference"
+            if record.bit_equal
+            else "result differs from the reference, though the recipe changes no bit",
+        )
+    if baseline is None:
+        return
+    lost = sorted(baseline.replaced.keys() - record.replaced.keys())
+    added = sorted(record.replaced.keys() - baseline.replaced.keys())
+    moved = sorted(
+        name
+        for name in record.replaced.keys() & baseline.replaced.keys()
+        if record.replaced[name] != baseline.replaced[name]
+    )
+    parts = [
+        f"{title}: {_some(names)}"
+        for title, names in (
+            ("no longer quantized", lost),
+            ("newly quantized", added),
+            ("another role", moved),
+        )
+        if names
+    ]
+    yield _check(3, not parts, "; ".join(parts) or f"{len(record.replaced)} modules replaced, as accepted")
+
+
+def _casts(record: Record, baseline: Record) -> Iterator[Check]:
+    names = sorted(
+        name
+        for name in record.digests.keys() | baseline.digests.keys()
+        # a module that was lost or added is the matter of step 3
+        if (name in record.replaced) == (name in baseline.replaced)
+    )
+    for what, meaning in (
+        ("weight", "quantized weights"),
+        ("operands", "operands of the products (fixed activation probe)"),
+    ):
+        changed = [
+            name
+            for name in names
+            if record.digests.get(name, {}).get(what) != baseline.digests.get(name, {}).get(what)
+        ]
+        yield _check(
+            4,
+            not changed,
+            f"{meaning} changed bits in {len(changed)} of {len(names)} modules: {_some(changed)}"
+            if changed
+            else f"{meaning}: {len(names)} digests as accepted",
+        )
+
+
+def _budget(record: Record, budget: Budget) -> Iterator[Check]:
+    yield _check(
+        5,
+        record.kl <= budget.kl,
+        f"KL to the reference {record.kl:.6f} nats/token, budget {budget.kl:g}",
+    )
+    mean, error, upper = rise(record)
+    held = mean if math.isinf(error) else upper  # one sequence has no error bar: its rise itself is held
+    bound = budget.rise + sampling_allowance(budget, record.scored_tokens)
+    yield _check(
+        5,
+        held <= bound,
+        f"rise of the cross-entropy {mean:+.6f} ± {error:.6f}, upper 95 % bound {held:+.6f}, "
+        f"budget {budget.rise:g} and for the sampling error of {record.scored_tokens} tokens "
+        f"{bound - budget.rise:.2g}",
+    )
+
+
+def sampling_allowance(budget: Budget, scored_tokens: int) -> float:
+    """Four standard errors of the mean rise of a case at its KL budget, in nats per token.
+
+    On text sampled from p the rise log p - log q has, to second order, the mean KL and the variance 2 KL.
+    """
+    return 4 * math.sqrt(2 * budget.kl / scored_tokens)
+
+
+def _drift(record: Record, baseline: Record) -> Iterator[Check]:
+    if len(record.sequence_losses) != len(baseline.sequence_losses):
+        yield _check(
+            6, False, f"{len(record.sequence_losses)} sequences, accepted {len(baseline.sequence_losses)}"
+        )
+        return
+    yield _drift_check(6, "losses", drift(record, baseline, "loss"))
+    yield _drift_check(6, "KL", drift(record, baseline, "kl"))
+
+
+def _drift_check(step: int, what: str, moved: Drift) -> Check:
+    return _check(
+        step,
+        moved.within,
+        f"{what} moved by sequence: rms {moved.rms:.2e} (bound {moved.rms_bound:.2e}), "
+        f"max {moved.max:.2e} (bound {moved.max_bound:.2e})",
+    )
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

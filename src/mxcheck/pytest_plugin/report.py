@@ -1,0 +1,124 @@
+"""Header and table, in the controller: rows arrive with the reports of the workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.case import Case
+from mxcheck.gate.record import record_from_dict
+from mxcheck.gate.verdict import Drift
+from mxcheck.pytest_plugin.options import Settings
+
+
+class RunReport:
+    """Collects the rows of a run and prints them. Costs nothing where no test asks for a case."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._announced = False
+
+    @property
+    def _settings(self) -> Settings:
+        from mxcheck.pytest_plugin.plugin import settings
+
+        return settings(self._config)
+
+    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
+        return self._header([item.nodeid for item in items])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        for line in self._header(ids):
+            reporter.ensure_newline()
+            reporter.write_line(line)
+
+    def _header(self, node_ids: list[str]) -> list[str]:
+        if self._announced or not any(_case_id(node_id) for node_id in node_ids):
+            return []
+        self._announced = True
+        run = self._settings
+        known = {case.id: case for case in run.cases}
+        selected = [known[name] for node_id in node_ids if (name := _case_id(node_id)) in known]
+        models, precisions, tiers = (
+            ", ".join(dict.fromkeys(values))
+            for values in (
+                [case.model for case in selected],
+                [case.precision for case in selected],
+                [case.tier for case in selected if case.tier],
+            )
+        )
+        return [
+            f"mxcheck: {len(selected)} cases of {models}",
+            f"mxcheck: precisions {precisions}; tiers {tiers or 'none'}",
+            (
+                f"mxcheck: scale rule {run.scale_rule}, rounding {run.rounding}, blocks of {run.block_size}, "
+                f"kernel {run.kernel}, device {run.device}, "
+                f"baselines {_relative(run.baselines, self._config)}"
+            ),
+        ]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        name = _case_id(report.nodeid)
+        if not name:
+            return
+        row: Any = dict(report.user_properties).get("mxcheck")
+        if row is not None:
+            self._rows[name] = row
+        if report.skipped:
+            self._rows[name] = {"id": name, "verdict": "skipped"}
+        elif report.failed:
+            # A test that raised, or a worker that died: it has no row of its own.
+            when: str = report.when  # xdist's "???" is no phase that pytest knows
+            word = "CRASH" if when == "???" else "ERROR"
+            self._rows.setdefault(name, {"id": name, "verdict": word})
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self._rows:
+            return
+        from mxcheck.reporting.table import Row, render, results_table
+
+        rows = []
+        for case in self._settings.cases:  # the order of the ladder, whichever worker was first
+            row = self._rows.get(case.id)
+            if row is not None:
+                rows.append(_row(Row, case, row))
+        terminalreporter.ensure_newline()
+        color = terminalreporter._tw.hasmarkup
+        terminalreporter.write(render(results_table(rows), width=terminalreporter._tw.fullwidth, color=color))
+        if self._settings.debug:
+            self._list_modules(terminalreporter)
+
+    def _list_modules(self, terminalreporter: Any) -> None:
+        terminalreporter.section("mxcheck: replaced modules")
+        for name, row in sorted(self._rows.items()):
+            for module, role in (row.get("record") or {}).get("replaced", {}).items():
+                terminalreporter.write_line(f"{name}: {module} ({role})")
+
+
+def _case_id(node_id: str) -> str:
+    """The case of a node id, or an empty string where it is another test."""
+    function, bracket, parameter = node_id.rpartition("::")[2].partition("[")
+    return parameter.rstrip("]") if bracket and function == "test_accuracy" else ""
+
+
+def _relative(path: Any, config: pytest.Config) -> str:
+    return str(path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path)
+
+
+def _row(row_type: Any, case: Case, row: dict[str, Any]) -> Any:
+    record, budget, moved = row.get("record"), row.get("budget"), row.get("drift")
+    return row_type(
+        model=case.model,
+        precision=case.precision,
+        tier=case.tier,
+        options=case.options,
+        verdict=row["verdict"],
+        record=None if record is None else record_from_dict(record),
+        budget=None if budget is None else Budget(**budget),
+        drift=None if moved is None else Drift(**moved),
+    )

@@ -1,0 +1,90 @@
+"""Baselines as syrupy snapshots: one JSON file a case, compared by the gate and never by text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from syrupy.data import Snapshot, SnapshotCollection, SnapshotCollections
+from syrupy.extensions.base import AbstractSyrupyExtension
+
+from mxcheck.gate.baseline import BaselineError, decode, encode, write_text
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.verdict import judge
+
+if TYPE_CHECKING:
+    from syrupy.location import PyTestLocation
+    from syrupy.types import SerializedData, SnapshotIndex
+
+_NO_BUDGET = Budget(kl=math.inf, rise=math.inf)  # budgets are asserted before the snapshot is
+
+
+class BaselineExtension(AbstractSyrupyExtension):
+    """Storage and comparison of one case; `extension_for` binds it to a file.
+
+    It discovers nothing and deletes nothing: syrupy's clean-up of unused snapshots would remove the
+    baselines of every case that a narrowed, stopped or crashed run did not reach. `mxcheck baselines prune`
+    finds orphans instead.
+    """
+
+    file_extension = "json"
+    write_immediately = True  # a worker that dies later must not lose what it accepted
+    path: ClassVar[Path]
+    exactly: ClassVar[bool]
+
+    # Arguments are syrupy's; most methods need only the file that the class is bound to.
+    # ruff: noqa: ARG002, ARG003
+
+    def serialize(self, data: Any, **_: Any) -> str:
+        return encode(data)
+
+    def matches(self, *, serialized_data: SerializedData, snapshot_data: SerializedData) -> bool:
+        if self.exactly:
+            return serialized_data == snapshot_data
+        try:
+            accepted = decode(str(snapshot_data), where=str(self.path))
+        except BaselineError:
+            return False  # the caller has reported it, or is replacing it
+        return judge(decode(str(serialized_data), where="this run"), accepted, _NO_BUDGET).passed
+
+    @classmethod
+    def get_location(cls, *, test_location: PyTestLocation, index: SnapshotIndex) -> str:
+        return str(cls.path)
+
+    @classmethod
+    def dirname(cls, *, test_location: PyTestLocation) -> str:
+        return str(cls.path.parent)
+
+    @classmethod
+    def matches_test_location(cls, *, test_location: PyTestLocation, snapshot_location: str) -> bool:
+        return True
+
+    def discover_snapshots(self, **_: Any) -> SnapshotCollections:
+        return SnapshotCollections()
+
+    def delete_snapshots(self, *, snapshot_location: str, snapshot_names: set[str]) -> None:
+        raise AssertionError("nothing is discovered, so syrupy has nothing to delete")
+
+    def read_snapshot_collection(self, *, snapshot_location: str) -> SnapshotCollection:
+        collection = SnapshotCollection(location=snapshot_location)
+        collection.add(Snapshot(name=Path(snapshot_location).stem))
+        return collection
+
+    def read_snapshot_data_from_location(
+        self, *, snapshot_location: str, snapshot_name: str, session_id: str
+    ) -> SerializedData | None:
+        path = Path(snapshot_location)
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+    @classmethod
+    def write_snapshot_collection(
+        cls, *, snapshot_collection: SnapshotCollection, name_order: dict[str, int] | None = None
+    ) -> None:
+        for snapshot in snapshot_collection:
+            write_text(Path(snapshot_collection.location), str(snapshot.data))
+
+
+def extension_for(path: Path, *, exactly: bool) -> type[BaselineExtension]:
+    """The extension of the case whose baseline is `path`; `exactly` compares text, for re-centring."""
+    return type("CaseBaseline", (BaselineExtension,), {"path": path, "exactly": exactly})

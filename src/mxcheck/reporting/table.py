@@ -1,0 +1,113 @@
+"""The table at the end of a run. Reads records and verdicts, nothing else."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.record import Record
+from mxcheck.gate.statistics import exponential
+from mxcheck.gate.verdict import Drift, rise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One case of the table. `record` is None where a case ended before it measured anything."""
+
+    model: str
+    precision: str
+    tier: str | None
+    options: tuple[str, ...] = ()
+    verdict: str
+    record: Record | None = None
+    budget: Budget | None = None
+    drift: Drift | None = None
+
+
+def percent_change(record: Record) -> tuple[float, float]:
+    """Change of the perplexity against the reference in percent, and its standard error, which is the
+    paired one (clustered by sequence) carried through the exponential."""
+    mean, error, _ = rise(record)
+    return 100 * (exponential(mean) - 1), 100 * exponential(mean) * error
+
+
+def results_table(rows: Sequence[Row]) -> Table:
+    table = Table(
+        title="mxcheck: accuracy",
+        title_justify="left",
+        caption=_CAPTION,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for name in ("model", "precision", "tier"):
+        table.add_column(name, no_wrap=True)
+    for name in ("perplexity", "cross-ent.", "entropy", "change % ± SE", "KL", "top-1 %", "budget", "drift"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    last = rows[0].model if rows else ""
+    for row in rows:
+        if row.model != last:
+            table.add_section()
+            last = row.model
+        table.add_row(*_cells(row), style=None if row.verdict in _GOOD else "bold red")
+    return table
+
+
+_GOOD = ("pass", "accepted", "updated", "recentred")
+_CAPTION = (
+    "cross-entropy, entropy, KL in nats/token; change: perplexity against the fp32 reference; "
+    "budget: share of the KL budget used; drift: rms change of sequence losses since accepted"
+)
+
+
+def _cells(row: Row) -> list[str]:
+    name = [row.model, row.precision, "+".join([row.tier or "", *row.options]).strip("+")]
+    record = row.record
+    if record is None:
+        return [*name, *[""] * 8, row.verdict]
+    change, error = percent_change(record)
+    if record.bit_equal:
+        change_text = "0"
+    elif math.isinf(error):
+        change_text = f"{change:+.3f}"
+    else:
+        change_text = f"{change:+.3f} ± {error:.3f}"
+    return [
+        *name,
+        f"{record.perplexity:.3f}",
+        f"{record.cross_entropy:.5f}",
+        f"{record.entropy:.5f}",
+        change_text,
+        f"{record.kl:.6f}",
+        f"{100 * record.top1_agreement:.2f}",
+        ""
+        if row.budget is None
+        else ("-" if row.budget.kl == 0 else f"{100 * record.kl / row.budget.kl:.0f}%"),
+        "" if row.drift is None else ("0" if row.drift.rms == 0 else f"{row.drift.rms:.0e}"),
+        row.verdict,
+    ]
+
+
+def render(table: Table, *, width: int, color: bool) -> str:
+    """The table as text, as wide as it needs to be: figures are never folded or cut."""
+    needed = Console(width=10_000).measure(table).maximum
+    console = Console(
+        file=io.StringIO(),
+        width=max(width, needed),
+        force_terminal=color,
+        no_color=not color,
+        legacy_windows=False,
+    )
+    console.print(table)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
