@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mxcheck.evaluation.tokens import load_tokens, save_tokens
+from mxcheck.evaluation.tokens import fingerprint, load_tokens, save_tokens
 
 TOKENS = torch.arange(12).view(3, 4)
 
@@ -72,3 +72,12 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path, tokens, message):
     with pytest.raises(ValueError, match=message):
         save_tokens(tokens, path)
     assert not path.exists()
+
+
+def test_the_fingerprint_is_of_shape_and_ids_alone():
+    same = [TOKENS.int(), TOKENS.T.contiguous().T, TOKENS.clone()]
+    assert {fingerprint(tokens) for tokens in same} == {fingerprint(TOKENS)}
+    changed = TOKENS.clone()
+    changed[1, 2] += 1
+    other = [changed, TOKENS.flip(0), TOKENS[:2], TOKENS[:, :3], TOKENS.view(4, 3)]
+    assert len({fingerprint(tokens) for tokens in (TOKENS, *other)}) == 6

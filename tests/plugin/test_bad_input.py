@@ -1,0 +1,145 @@
+"""Bad input gets one clear line: what, what was got, what is allowed, the nearest match."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gate_project import Project
+
+RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ("--mx-models", "ref-lama"),
+            "unknown model 'ref-lama'; allowed: ref-llama, ref-neo, ref-moe, outlier-llama",
+        ),
+        (("--mx-models", "ref-lama"), "did you mean 'ref-llama'?"),
+        (("--mx-models", "./nowhere"), "model directory './nowhere' does not exist"),
+        (("--mx-precision", "fp8_e4m2"), "unknown --mx-precision 'fp8_e4m2'; allowed: fp32, bf16, fp8_e4m3"),
+        (("--mx-precision", "fp8e4m3"), "did you mean 'fp8_e4m3'?"),
+        (("--mx-format", "fp8"), "unknown --mx-format 'fp8'; allowed: fp8_e4m3, fp8_e5m2"),
+        (("--mx-tier", "C"), "unknown --mx-tier 'C'; allowed: A, B, all"),
+        (("--mx-tier", "B", "--mx-mlp-only"), "--mx-mlp-only is --mx-tier A, got --mx-tier B as well"),
+        (("--mx-skip", "int8"), "unknown --mx-skip 'int8'; allowed: mx, bf16"),
+        (
+            ("--mx-scale-rule", "flor"),
+            "unknown --mx-scale-rule 'flor'; allowed: floor; did you mean 'floor'?",
+        ),
+        (("--mx-rounding", "odd"), "unknown --mx-rounding 'odd'; allowed: even"),
+        (("--mx-block-size", "0"), "--mx-block-size must be a whole number of at least 1, got '0'"),
+        (("--mx-batch-size", "many"), "--mx-batch-size must be a whole number of at least 1, got 'many'"),
+        (("--mx-device", "gpu"), "unknown --mx-device 'gpu'; allowed: auto, cpu, cuda"),
+        (("--mx-precision", "bf16", "--mx-skip", "bf16"), "no precision is left"),
+        (("--mx-budgets", "none.toml"), "none.toml"),
+        (("--mx-recentre",), "--mx-recentre rewrites baselines: add --snapshot-update"),
+    ],
+)
+def test_options(project: Project, arguments: tuple[str, ...], line: str) -> None:
+    run = project.gate(*arguments, "--collect-only")
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.output
+    (error,) = [text for text in run.output.splitlines() if text.startswith("ERROR")]
+    assert "mxcheck: " in error
+    assert line in error
+
+
+def test_two_models_of_one_name(project: Project) -> None:
+    for parent in ("one", "two"):
+        (project.directory / parent / "same").mkdir(parents=True)
+    run = project.gate("--mx-models", "./one/same,./two/same", "--collect-only")
+    assert run.code == pytest.ExitCode.USAGE_ERROR
+    assert "rename one" in run.output
+
+
+@pytest.fixture
+def model(project: Project) -> Path:
+    """A model directory of the user's, with its evaluation tokens where `mxcheck sample` puts them."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from mxcheck.evaluation.tokens import save_tokens
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    path = project.directory / "my-model"
+    LlamaForCausalLM(config).save_pretrained(path)
+    tokens = project.baselines / "my-model" / "tokens.safetensors"
+    tokens.parent.mkdir(parents=True)
+    save_tokens(torch.randint(0, 64, (2, 16)), tokens)
+    return path
+
+
+def one_line(project: Project) -> str:
+    run = project.gate("--mx-models", "./my-model", *RUN)
+    assert (run.code, run.verdicts()) == (1, {"my-model-fp8_e4m3-A+samples2": "ERROR"}), run.output
+    lines = [text for text in run.output.splitlines() if text.startswith("my-model-fp8_e4m3-A+samples2: ")]
+    assert len(lines) == 1, run.output
+    assert "Traceback" not in run.output
+    return lines[0]
+
+
+def test_model_without_safetensors(project: Project, model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    assert f"model directory {model.name} has no *.safetensors file" in one_line(project)
+
+
+def test_truncated_safetensors(project: Project, model: Path) -> None:
+    data = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(data[:-1000])
+    assert "my-model/model.safetensors is truncated or corrupt" in one_line(project)
+
+
+def test_nan_weights(project: Project, model: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    line = one_line(project)
+    assert "my-model/model.safetensors (tensor model.layers.1.mlp.up_proj.weight)" in line
+    assert "NaN or infinite" in line
+
+
+def test_non_finite_logits_name_the_module(project: Project, model: Path) -> None:
+    """Finite weights whose products overflow."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"].fill_(3e38)
+    tensors["model.layers.1.mlp.gate_proj.weight"].fill_(3e38)
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    line = one_line(project)
+    assert "logits are not finite: the first module to produce NaN or infinity is model.layers.1.mlp." in line
+
+
+@pytest.mark.usefixtures("model")
+def test_model_without_tokens(project: Project) -> None:
+    (project.baselines / "my-model" / "tokens.safetensors").unlink()
+    assert "make them with: mxcheck sample ./my-model" in one_line(project)
+
+
+@pytest.mark.usefixtures("model")
+def test_kernel_that_does_not_exist(project: Project) -> None:
+    run = project.gate("--mx-models", "./my-model", *RUN, "--mx-kernel", "no_such:cast")
+    assert run.code == 1
+    assert "there is no module 'no_such'" in run.output
+
+
+@pytest.mark.usefixtures("model")
+def test_own_model_end_to_end(project: Project) -> None:
+    """Sample, accept, gate: what the README tells a new user to do."""
+    (project.baselines / "my-model" / "tokens.safetensors").unlink()
+    done = project.run("-m", "mxcheck.cli", "sample", "./my-model", "--sequences", "8", "--length", "32")
+    assert done.returncode == 0, done.stderr
+    narrow = ("--mx-models", "./my-model", "--mx-precision", "fp8_e4m3,bf16")
+    run = project.gate(*narrow, "--snapshot-update")
+    assert (run.code, set(run.verdicts().values())) == (0, {"accepted"}), run.output
+    run = project.gate(*narrow, "-n", "2")
+    assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
+    assert sorted(run.rows) == ["my-model-bf16", "my-model-fp8_e4m3-A", "my-model-fp8_e4m3-B"]

@@ -1,0 +1,90 @@
+"""The plugin lives in other people's pytest runs: no heavy import at collection, no network at all."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from gate_project import Project
+
+HEAVY = ("torch", "numpy", "datasets", "transformers")
+
+#: Prints which heavy modules a process has loaded when it ends.
+_SPY = f"""
+import atexit, sys
+atexit.register(lambda: print("LOADED", [name for name in {HEAVY!r} if name in sys.modules]))
+"""
+
+
+def loaded(project: Project, *arguments: str) -> str:
+    """The line of the spy, which Python's own `sitecustomize` hook starts before anything else."""
+    (project.source / "sitecustomize.py").write_text(_SPY)
+    done = project.run(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith("LOADED")]
+    return line
+
+
+USES = [
+    ("-c", "import mxcheck, mxcheck.cli"),
+    ("-m", "pytest", "--help"),
+    ("-m", "pytest", "--collect-only", "-q", "--pyargs", "mxcheck.suite"),
+    ("-m", "pytest", "--collect-only", "-q", "--mx-models", "ref-llama", "--pyargs", "mxcheck.suite.models"),
+    ("-m", "pytest", "-q", "test_theirs.py"),
+]
+
+
+@pytest.mark.parametrize("arguments", USES, ids=lambda words: words[-1])
+def test_loads_nothing_heavy(project: Project, arguments: tuple[str, ...]) -> None:
+    (project.directory / "test_theirs.py").write_text("def test_theirs():\n    assert True\n")
+    assert loaded(project, *arguments) == "LOADED []"
+
+
+@pytest.mark.parametrize("module", ["numpy", "torch"])
+def test_the_test_above_can_fail(project: Project, module: str) -> None:
+    path = project.source / "mxcheck/pytest_plugin/options.py"
+    path.write_text(path.read_text().replace("import pytest\n", f"import pytest\nimport {module}\n", 1))
+    assert module in loaded(project, *USES[1])
+
+
+def test_other_peoples_runs_show_nothing_of_us(project: Project) -> None:
+    (project.directory / "test_theirs.py").write_text("def test_theirs():\n    assert True\n")
+    run = project.pytest("test_theirs.py", "-n", "1")
+    assert run.code == 0
+    lines = [line for line in run.output.splitlines() if not line.startswith(("plugins:", "rootdir:"))]
+    assert "mxcheck" not in "\n".join(lines)
+
+
+#: Refuses, and writes down, every connection and name look-up but those of local sockets.
+_NO_NETWORK = """
+import pathlib, socket
+LOG = pathlib.Path(__file__).with_name("network.log")
+def refuse(what):
+    with LOG.open("a") as file:
+        file.write(what + "\\n")
+    raise OSError("network use: " + what)
+connect, look_up = socket.socket.connect, socket.getaddrinfo
+def guarded(self, address):
+    return connect(self, address) if self.family == socket.AF_UNIX else refuse(f"connect {address}")
+socket.socket.connect = guarded
+socket.getaddrinfo = lambda *words, **more: refuse(f"look up {words[0]}")
+"""
+
+
+def test_no_network_request(accepted: Project) -> None:
+    (accepted.source / "sitecustomize.py").write_text(_NO_NETWORK)
+    log = accepted.source / "network.log"
+    run = accepted.gate("--mx-precision", "fp8_e4m3", "--mx-tier", "B", "-n", "2")
+    assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
+    assert not log.exists(), log.read_text()
+    # The guard guards: a hub id, which may use the network, is refused and written down.
+    hub = ("--mx-models", "mxcheck-tests/no-such-model", "--mx-precision", "fp32")
+    (accepted.baselines / "mxcheck-tests--no-such-model").mkdir()
+    shutil.copy(
+        accepted.source / "mxcheck/models/reference/ref-llama/tokens.safetensors",
+        accepted.baselines / "mxcheck-tests--no-such-model",
+    )
+    run = accepted.gate(*hub)
+    assert run.code == 1
+    assert "model 'mxcheck-tests/no-such-model' cannot be loaded" in run.output
+    assert "look up huggingface.co" in log.read_text()

@@ -1,0 +1,194 @@
+"""Each fault, put into a copy of the package, turns the gate red, and at the right step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from gate_project import Project
+
+CASE = ("--mx-models", "ref-llama", "--mx-precision", "fp8_e4m3", "--mx-tier", "B")
+ID = "ref-llama-fp8_e4m3-B"
+
+
+def failed_steps(project: Project, *arguments: str, **environment: str) -> tuple[set[int], str]:
+    run = project.gate(*(arguments or CASE), **environment)
+    assert run.code == 1, run.output
+    (verdict,) = run.verdicts().values()
+    word, _, steps = str(verdict).rpartition("step ")
+    assert word.startswith("FAIL"), run.output
+    return {int(step) for step in steps.split(",")}, run.output
+
+
+def test_the_copy_is_what_runs_and_is_green(accepted: Project) -> None:
+    run = accepted.gate(*CASE)
+    assert (run.code, run.verdicts()) == (0, {ID: "pass"}), run.output
+    where = accepted.run("-c", "import mxcheck; print(mxcheck.__file__)").stdout
+    assert where.startswith(str(accepted.source))
+
+
+def test_ties_away(accepted: Project) -> None:
+    """Seen by digest, and by the loss too: in other arithmetic, where step 6 only has the noise to go by."""
+    accepted.replace(
+        "kernels/eager.py",
+        "    values.add_(binade, alpha=alpha).sub_(binade, alpha=alpha)",
+        "    step = binade * 2.0**-mantissa_bits\n"
+        "    values.copy_(torch.sign(values) * torch.floor(values.abs() / step + 0.5) * step)",
+    )
+    steps, output = failed_steps(accepted, ATEN_CPU_CAPABILITY="default")
+    assert steps == {4, 6}
+    assert "step 4 (casts): quantized weights changed bits in 28 of 28 modules" in output
+    assert "this machine multiplies otherwise" in output
+
+
+def test_scale_off_by_one(accepted: Project) -> None:
+    accepted.replace(
+        "kernels/eager.py",
+        "(amax >> _FRACTION_BITS) - element.emax",
+        "(amax >> _FRACTION_BITS) - element.emax + 1",
+    )
+    steps, _ = failed_steps(accepted)
+    assert steps >= {4, 6}
+
+
+def test_activations_left_unquantized(accepted: Project) -> None:
+    accepted.replace("models/convert.py", "        position = PRODUCTS.get(func)", "        position = None")
+    steps, output = failed_steps(accepted)
+    assert steps >= {4, 6}
+    assert "step 4 (casts): operands of the products" in output
+    assert "quantized weights changed" not in output
+
+
+def test_one_layer_not_converted(accepted: Project) -> None:
+    accepted.replace(
+        "models/convert.py",
+        "if role in recipe.roles",
+        'if role in recipe.roles and name != "model.layers.1.mlp.down_proj"',
+    )
+    steps, output = failed_steps(accepted)
+    assert min(steps) == 3
+    assert f"{ID}: step 3 (conversion): no longer quantized: model.layers.1.mlp.down_proj" in output
+
+
+def test_blocks_along_the_wrong_axis(accepted: Project) -> None:
+    accepted.replace("models/convert.py", "spec = recipe.spec(axis=-1)", "spec = recipe.spec(axis=-2)")
+    steps, _ = failed_steps(accepted)
+    assert steps >= {4, 6}
+
+
+def test_nothing_converted(accepted: Project) -> None:
+    """The conversion claims its modules and changes nothing: the result is the reference itself."""
+    accepted.replace("models/convert.py", "    conversion._activate()\n    setattr", "    setattr")
+    steps, output = failed_steps(accepted)
+    assert min(steps) == 3
+    assert "bit-equal to the reference: nothing was quantized" in output
+
+
+def test_changed_weight(accepted: Project) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = accepted.source / "mxcheck/models/reference/ref-llama/model.safetensors"
+    tensors = load_file(path)
+    name = "model.layers.2.mlp.up_proj.weight"
+    tensors[name][3, 7] *= 2
+    save_file(tensors, path, metadata={"format": "pt"})
+    steps, output = failed_steps(accepted)
+    assert min(steps) == 1
+    assert f"{ID}: step 1 (inputs): weights are not the accepted ones" in output
+
+
+def test_changed_token(accepted: Project) -> None:
+    from mxcheck.evaluation.tokens import load_tokens, save_tokens
+
+    path = accepted.source / "mxcheck/models/reference/ref-llama/tokens.safetensors"
+    tokens = load_tokens(path)
+    tokens[5, 100] = (tokens[5, 100] + 1) % 1024
+    save_tokens(tokens, path)
+    steps, output = failed_steps(accepted)
+    assert min(steps) == 1
+    assert f"{ID}: step 1 (inputs): tokens are not the accepted ones" in output
+
+
+def test_changed_tokenizer(accepted: Project) -> None:
+    path = accepted.source / "mxcheck/models/reference/ref-llama/tokenizer.json"
+    data = json.loads(path.read_text())
+    data["model"]["merges"] = data["model"]["merges"][:-1]
+    path.write_text(json.dumps(data))
+    steps, output = failed_steps(accepted)
+    assert steps == {1}
+    assert "tokenizer are not the accepted ones" in output
+
+
+ARGMAX = ("target = batch[:, 1:].unsqueeze(-1)", "target = log_p.argmax(-1, keepdim=True)")
+
+
+def test_scoring_against_the_argmax(accepted: Project) -> None:
+    accepted.replace("evaluation/measure.py", *ARGMAX)
+    steps, output = failed_steps(accepted)
+    assert min(steps) == 2
+    assert f"{ID}: step 2 (reference): reference on its own samples" in output
+
+
+def test_scoring_against_the_argmax_is_never_accepted(project: Project) -> None:
+    """Without a baseline too: the absolute check precedes every update."""
+    project.replace("evaluation/measure.py", *ARGMAX)
+    run = project.gate(*CASE, "--snapshot-update")
+    assert run.code == 1
+    assert "step 2 (reference)" in run.output
+    assert not project.files()
+
+
+def test_a_broken_budget_is_never_accepted(project: Project) -> None:
+    budgets = project.directory / "tight.toml"
+    budgets.write_text('[default]\n"fp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n')
+    run = project.gate(*CASE, "--mx-budgets", "tight.toml", "--snapshot-update")
+    assert run.code == 1
+    assert run.verdicts() == {ID: "FAIL step 5"}
+    assert "step 5 (budget): KL to the reference" in run.output
+    assert not project.files()
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_missing_baseline(accepted: Project) -> None:
+    (accepted.baselines / "ref-llama/fp8_e4m3-B.json").unlink()
+    run = accepted.gate(*CASE)
+    assert (run.code, run.verdicts()) == (1, {ID: "FAIL missing"}), run.output
+    assert "no accepted baseline" in run.output
+    assert (
+        f"pytest --mx-models ref-llama --mx-precision fp8_e4m3 --mx-tier B -k {ID} --snapshot-update"
+        in run.output
+    )
+
+
+def test_corrupt_baseline(accepted: Project) -> None:
+    path = accepted.baselines / "ref-llama/fp8_e4m3-B.json"
+    path.write_text(path.read_text()[:-100])
+    run = accepted.gate(*CASE)
+    assert (run.code, run.verdicts()) == (1, {ID: "FAIL corrupt"}), run.output
+    assert f"corrupt baseline {path}" in run.output
+
+
+@pytest.mark.parametrize("key", ["cross_entropy", "noise"])
+def test_hand_edited_baseline(accepted: Project, key: str) -> None:
+    """A figure, or the noise that sets the tolerance, changed in an editor."""
+    path = accepted.baselines / "ref-llama/fp8_e4m3-B.json"
+    data = json.loads(path.read_text())
+    figure = data["noise"]["loss_rms"] if key == "noise" else data[key]
+    edit(path, json.dumps(figure), json.dumps(figure * 2))
+    run = accepted.gate(*CASE)
+    assert (run.code, run.verdicts()) == (1, {ID: "FAIL corrupt"}), run.output
+    assert "do not bear its seal" in run.output
+
+
+def test_update_is_refused_in_ci(accepted: Project) -> None:
+    before = accepted.files()
+    run = accepted.gate(*CASE, "--snapshot-update", CI="true")
+    assert run.code == pytest.ExitCode.USAGE_ERROR
+    assert "--snapshot-update is refused in CI" in run.output
+    assert accepted.files() == before

@@ -1,0 +1,87 @@
+"""Names: what `-k`, `-m` and the options select, and where the suites' files lie."""
+
+from __future__ import annotations
+
+import pytest
+from gate_project import PACKAGE, ROOT, Project
+
+
+def collected(project: Project, *arguments: str) -> list[str]:
+    run = project.gate("--collect-only", "-q", *arguments)
+    assert run.code == 0, run.output
+    return [line.partition("[")[2].rstrip("]") for line in run.output.splitlines() if "::" in line]
+
+
+def test_the_default_matrix(project: Project) -> None:
+    names = collected(project)
+    assert len(names) == len(set(names)) == 56
+    assert names[:5] == [
+        "ref-llama-fp32",
+        "ref-llama-bf16",
+        "ref-llama-fp8_e4m3-A",
+        "ref-llama-fp8_e4m3-B",
+        "ref-llama-fp8_e5m2-A",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (("-k", "fp8_e4m3"), 8),
+        (("-m", "fp4_e2m1 and tier_B"), 4),
+        (("-m", "ref-moe and not bf16"), 13),
+        (("--mx-tier", "A"), 32),
+        (("--mx-mlp-only",), 32),
+        (("--no-mx",), 8),
+        (("--mx-skip", "mx"), 8),
+        (("--mx-skip", "bf16", "--mx-models", "ref-neo"), 13),
+        (("--mx-format", "mxint8,fp4_e2m1", "--mx-format", "fp8_e5m2"), 32),
+        (("--mx-precision", "all", "--mx-tier", "all"), 56),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_selection(project: Project, arguments: tuple[str, ...], count: int) -> None:
+    assert len(collected(project, *arguments)) == count
+
+
+def test_users_get_tier_b(project: Project) -> None:
+    (project.directory / "pytest.ini").write_text("[pytest]\n")
+    assert collected(project, "--mx-models", "ref-llama", "--mx-precision", "mxint8") == [
+        "ref-llama-mxint8-B"
+    ]
+
+
+def test_options_that_change_the_result_are_part_of_the_name(project: Project) -> None:
+    names = collected(
+        project, "--mx-models", "ref-llama", "--mx-precision", "bf16,mxint8", "--mx-tier", "A",
+        "--mx-block-size", "16", "--mx-max-samples", "4", "--mx-batch-size", "3",
+    )  # fmt: skip
+    assert names == ["ref-llama-bf16+samples4", "ref-llama-mxint8-A+block16+samples4"]
+
+
+def test_a_hub_id_is_encoded(project: Project) -> None:
+    names = collected(project, "--mx-models", "some/model", "--mx-precision", "bf16")
+    assert names == ["some--model-bf16"]
+
+
+def test_every_suite_file_has_its_thin_file() -> None:
+    """One import each, and no name twice: a snapshot's path and `-k` must mean one thing."""
+    suites = sorted((PACKAGE / "suite").rglob("test_*.py"))
+    assert len({path.name for path in suites}) == len(suites) > 1
+    for path in suites:
+        thin = ROOT / "tests" / path.relative_to(PACKAGE / "suite")
+        module = f"mxcheck.suite.{path.parent.name}.{path.stem}"
+        lines = [line for line in thin.read_text().splitlines() if line.startswith(("from ", "import "))]
+        assert [line.partition("  #")[0] for line in lines] == [f"from {module} import *"]
+    assert sum(1 for folder in ("kernels", "models") for _ in (ROOT / "tests" / folder).glob("*.py")) == len(
+        suites
+    )
+
+
+def test_debug_lists_the_replaced_modules(accepted: Project) -> None:
+    run = accepted.gate(
+        "--mx-models", "ref-moe", "--mx-precision", "mxint8", "--mx-tier", "A", "--mx-debug", "-n", "1"
+    )
+    assert run.code == 0, run.output
+    assert "ref-moe-mxint8-A: model.layers.0.mlp.experts (mlp)" in run.output
+    assert run.output.count("experts (mlp)") == 3

@@ -1,0 +1,85 @@
+"""A project of somebody's: a copy of the package that a test may break, and the real pytest run in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "mxcheck"
+
+#: Writes every row of the run as JSON, beside the table that people read.
+CONFTEST = """
+import json, pathlib
+def pytest_sessionfinish(session):
+    report = session.config.pluginmanager.get_plugin("mxcheck-report")
+    if report is not None and report._rows:
+        pathlib.Path("rows.json").write_text(json.dumps(report._rows))
+"""
+
+
+@dataclass
+class Run:
+    """A finished pytest run."""
+
+    code: int
+    output: str
+    rows: dict[str, dict[str, object]] = field(default_factory=dict)
+
+    def verdicts(self) -> dict[str, object]:
+        return {name: row["verdict"] for name, row in self.rows.items()}
+
+
+@dataclass
+class Project:
+    """Somebody's project directory, with a copy of mxcheck before the installed one on its path."""
+
+    directory: Path
+    source: Path
+
+    @property
+    def baselines(self) -> Path:
+        return self.directory / "baselines"
+
+    def replace(self, file: str, old: str, new: str) -> None:
+        """Break the copy: `old` must stand in `file` exactly once."""
+        path = self.source / "mxcheck" / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {file}"
+        path.write_text(text.replace(old, new))
+
+    def pytest(self, *arguments: str, **environment: str) -> Run:
+        rows = self.directory / "rows.json"
+        rows.unlink(missing_ok=True)
+        done = self.run("-m", "pytest", "-p", "no:cacheprovider", *arguments, **environment)
+        found = json.loads(rows.read_text()) if rows.is_file() else {}
+        return Run(code=done.returncode, output=done.stdout + done.stderr, rows=found)
+
+    def gate(self, *arguments: str, **environment: str) -> Run:
+        return self.pytest("--pyargs", "mxcheck.suite.models", *arguments, **environment)
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The interpreter with `arguments`, in the project, without what this test run left around it."""
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTEST_", "HF_", "TRANSFORMERS_", "OMP_")) and name != "CI"
+        }
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.directory,
+            env={**inherited, "PYTHONPATH": str(self.source), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def files(self) -> dict[str, bytes]:
+        return {
+            path.relative_to(self.baselines).as_posix(): path.read_bytes()
+            for path in sorted(self.baselines.rglob("*.json"))
+        }

@@ -1,0 +1,62 @@
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from mxcheck.evaluation.tokens import load_tokens
+from mxcheck.models.convert import Conversion, convert
+from mxcheck.models.load import LoadedModel, load
+from mxcheck.models.recipe import Recipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def reference_model() -> Callable[[str], LoadedModel]:
+    """The reference model of that name, loaded once a session: leave it as it was."""
+    return cache(load)
+
+
+@pytest.fixture(scope="session")
+def tokens() -> Callable[[LoadedModel], torch.Tensor]:
+    """The first 64 tokens of 4 of the model's own sequences."""
+
+    def read(loaded: LoadedModel) -> torch.Tensor:
+        assert loaded.source.tokens is not None
+        return load_tokens(loaded.source.tokens)[:4, :64]
+
+    return read
+
+
+@pytest.fixture
+def converted(request: pytest.FixtureRequest) -> Callable[[PreTrainedModel, Recipe], Conversion]:
+    """`convert`, undone when the test ends, however it ends."""
+
+    def convert_for_this_test(model: PreTrainedModel, recipe: Recipe) -> Conversion:
+        conversion = convert(model, recipe)
+        request.addfinalizer(conversion.undo)
+        return conversion
+
+    return convert_for_this_test
+
+
+@pytest.fixture
+def tiny_llama() -> LlamaForCausalLM:
+    """A random Llama of two layers, the test's own to spoil."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=64,
+        intermediate_size=80,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        initializer_range=0.2,
+        attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config).eval().requires_grad_(False)

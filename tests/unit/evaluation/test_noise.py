@@ -1,0 +1,128 @@
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+
+from mxcheck.evaluation import noise
+from mxcheck.evaluation.measure import Measurement, evaluate
+from mxcheck.evaluation.noise import ENVIRONMENTS, Job, Trial, measure_noise
+from mxcheck.evaluation.tokens import load_tokens
+from mxcheck.models.convert import convert
+from mxcheck.models.load import LoadedModel
+from mxcheck.models.recipe import recipe
+
+#: Two precisions whose results lie far apart, so that trials given to the wrong recipe are seen.
+RECIPES = (recipe("mxint8", tier="A"), recipe("fp4_e2m1", tier="B"))
+SAMPLES = 2
+
+#: DESIGN section 5: another instruction set moved a sequence's loss by 2e-3 at most. Five times that.
+QUANTIZED = 0.01
+#: Unquantized there is only the rounding of fp32: 2^-24 on sums of 344 terms, in four layers.
+REFERENCE = 1e-4
+
+
+def job(loaded: LoadedModel, **changes: object) -> Job:
+    fields = {
+        "model": loaded.source.name,
+        "recipes": [r.as_dict() for r in RECIPES],
+        "tokens": str(loaded.source.tokens),
+        "max_samples": SAMPLES,
+        "batch_size": 2,
+        "threads": 1,
+    }
+    return Job(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def ref_llama(reference_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return reference_model("ref-llama")
+
+
+@pytest.fixture(scope="module")
+def here(ref_llama: LoadedModel) -> tuple[Measurement, list[Measurement]]:
+    """The reference and each recipe, measured in this process."""
+    assert ref_llama.source.tokens is not None
+    tokens = load_tokens(ref_llama.source.tokens)[:SAMPLES]
+    reference = evaluate(ref_llama.model, tokens, batch_size=2, keep_log_probabilities=True)
+    results = []
+    for one in RECIPES:
+        conversion = convert(ref_llama.model, one)
+        results.append(evaluate(ref_llama.model, tokens, reference=reference, batch_size=2))
+        conversion.undo()
+    return reference, results
+
+
+@pytest.fixture(scope="module")
+def trials(ref_llama: LoadedModel) -> list[list[Trial]]:
+    """What one child process finds with the plainest instruction set."""
+    return measure_noise(job(ref_llama), {"default": ENVIRONMENTS["cpu"]["default"]})
+
+
+def test_each_recipe_has_a_trial_in_each_environment_one_value_a_sequence(trials: list[list[Trial]]) -> None:
+    assert [[trial.environment for trial in of_recipe] for of_recipe in trials] == [["default"], ["default"]]
+    for (trial,) in trials:
+        assert len(trial.reference_losses) == len(trial.sequence_losses) == len(trial.sequence_kl) == SAMPLES
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["mxint8", "fp4_e2m1"])
+def test_another_instruction_set_moves_results_a_little(
+    index: int, trials: list[list[Trial]], here: tuple[Measurement, list[Measurement]]
+) -> None:
+    reference, results = here
+    trial = trials[index][0]
+
+    assert trial.reference_losses == pytest.approx(reference.sequence_losses, abs=REFERENCE)
+    assert trial.sequence_losses == pytest.approx(results[index].sequence_losses, abs=QUANTIZED)
+    assert trial.sequence_kl == pytest.approx(results[index].sequence_kl, abs=QUANTIZED)
+    # and the other recipe's are not within these bounds
+    assert trial.sequence_kl != pytest.approx(results[1 - index].sequence_kl, abs=QUANTIZED)
+
+
+def test_the_environment_is_applied(
+    trials: list[list[Trial]], here: tuple[Measurement, list[Measurement]]
+) -> None:
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("this process has the plainest instruction set already: nothing to compare with")
+
+    # were it lost on the way, the child would multiply as this process does, and give the same bits
+    assert trials[0][0].reference_losses != here[0].sequence_losses
+
+
+def test_a_child_without_a_changed_environment_gives_this_processs_bits(
+    ref_llama: LoadedModel, here: tuple[Measurement, list[Measurement]]
+) -> None:
+    ((trial,),) = measure_noise(job(ref_llama, recipes=[RECIPES[1].as_dict()]), {"same": {}})
+
+    assert trial.reference_losses == here[0].sequence_losses
+    assert trial.sequence_losses == here[1][1].sequence_losses
+    assert trial.sequence_kl == here[1][1].sequence_kl
+
+
+def test_a_failing_child_reports_its_environment_and_its_last_words(ref_llama: LoadedModel) -> None:
+    # Python does not start without its standard library: no child could fail sooner
+    with pytest.raises(RuntimeError, match=r"(?s)of ref-llama in environment 'broken' failed:.*encodings"):
+        measure_noise(job(ref_llama), {"broken": {"PYTHONHOME": "/nonexistent"}})
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS["cpu"])
+def test_every_environment_of_a_cpu_switches_all_libraries_that_multiply(name: str) -> None:
+    libraries = {variable.partition("_")[0] for variable in ENVIRONMENTS["cpu"][name]}
+
+    assert libraries == {"ATEN", "MKL", "ONEDNN"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_environments_are_those_of_the_job_s_device(
+    device: str, ref_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Mapping[str, str]] = {}
+
+    def run_child(_job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
+        seen[name] = settings
+        return []
+
+    monkeypatch.setattr(noise, "_run_child", run_child)
+    measure_noise(job(ref_llama, device=device))
+
+    assert seen == ENVIRONMENTS[device]
+    assert len(seen) >= 2

@@ -1,0 +1,138 @@
+"""Budgets: which table wins, and what a bad file says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mxcheck.gate.budget import Budget, Budgets, load_budgets
+from mxcheck.gate.case import Case
+from mxcheck.models.recipe import MX, TIERS, WHOLE_MODEL
+from mxcheck.models.zoo import REFERENCE_MODELS
+
+OURS = {
+    "default": {"bf16": {"kl": 1, "rise": 10}, "fp8_e4m3-A": {"kl": 2, "rise": 20}},
+    "models": {"ref-moe": {"bf16": {"kl": 3, "rise": 30}}},
+}
+THEIRS = {
+    "default": {"bf16": {"kl": 4, "rise": 40}},
+    "models": {"ref-neo": {"bf16": {"kl": 5, "rise": 50}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "stage", "kl"),
+    [
+        pytest.param("ref-neo", "bf16", 5, id="their-model"),
+        pytest.param("ref-llama", "bf16", 4, id="their-default"),
+        pytest.param("ref-moe", "bf16", 4, id="their-default-before-our-model"),
+        pytest.param("ref-neo", "fp8_e4m3-A", 2, id="our-default"),
+    ],
+)
+def test_a_user_s_table_goes_first(model: str, stage: str, kl: float) -> None:
+    assert Budgets([THEIRS, OURS]).of(model, stage) == Budget(kl=kl, rise=10 * kl)
+
+
+@pytest.mark.parametrize(("model", "kl"), [("ref-moe", 3), ("ref-llama", 1)])
+def test_a_model_s_entry_goes_before_the_common_one(model: str, kl: float) -> None:
+    assert Budgets([OURS]).of(model, "bf16") == Budget(kl=kl, rise=10 * kl)
+
+
+@pytest.mark.parametrize("tables", [pytest.param([], id="none"), pytest.param([THEIRS, OURS], id="both")])
+def test_a_missing_budget_names_stage_and_model(tables: list[dict[str, object]]) -> None:
+    with pytest.raises(ValueError, match=r"no budget for fp6_e2m3-B of ref-neo; .*--mx-budgets"):
+        Budgets(tables).of("ref-neo", "fp6_e2m3-B")
+
+
+@pytest.mark.parametrize("model", REFERENCE_MODELS)
+def test_our_table_covers_the_ladder(model: str) -> None:
+    budgets = load_budgets()
+    cases = [Case(model=model, precision=precision) for precision in WHOLE_MODEL]
+    cases += [Case(model=model, precision=precision, tier=tier) for precision in MX for tier in TIERS]
+    for case in cases:
+        budget = budgets.of(case.model, case.budget_key)
+        assert budget.kl >= 0
+        assert budget.rise >= 0
+    assert budgets.of(model, "fp32") == Budget(kl=0.0, rise=0.0)
+
+
+def test_a_user_s_file_goes_before_ours(tmp_path: Path) -> None:
+    path = tmp_path / "budgets.toml"
+    path.write_text(
+        "[default]\nbf16 = { kl = 0.25, rise = 0 }\n"
+        '[models."org--m"]\n"fp8_e4m3-A" = { kl = 1e-3, rise = 2 }\n'
+    )
+    budgets = load_budgets(str(path))
+    assert budgets.of("ref-llama", "bf16") == Budget(kl=0.25, rise=0.0)
+    assert budgets.of("org--m", "fp8_e4m3-A") == Budget(kl=0.001, rise=2.0)
+    assert budgets.of("ref-llama", "fp8_e4m3-A") == load_budgets().of("ref-llama", "fp8_e4m3-A")
+    assert load_budgets().of("ref-llama", "bf16") != budgets.of("ref-llama", "bf16")
+
+
+def test_without_a_rise_it_is_the_kl(tmp_path: Path) -> None:
+    """On text sampled from the reference the expected rise is the KL divergence."""
+    path = tmp_path / "budgets.toml"
+    path.write_text("[default]\nbf16 = { kl = 0.25 }\n")
+    assert load_budgets(str(path)).of("ref-llama", "bf16") == Budget(kl=0.25, rise=0.25)
+
+
+ENTRY = "allowed: { kl = NATS } or { kl = NATS, rise = NATS } with numbers >= 0"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param(b"[default\n", "Expected ']'", id="no-toml"),
+        pytest.param(b"[defaults]\n", "unknown table 'defaults'; allowed: default, models", id="unknown"),
+        pytest.param(b"kl = 1\n", "unknown table 'kl'", id="top-level-value"),
+        pytest.param(b"[default]\nbf16 = 1\n", f"[default] 'bf16' is 1; {ENTRY}", id="number"),
+        pytest.param(b"[default]\nbf16 = { rise = 1 }\n", f"is {{'rise': 1}}; {ENTRY}", id="no-kl"),
+        pytest.param(b"[default]\nbf16 = { kl = 1, rise = 1, top = 1 }\n", ENTRY, id="surplus"),
+        pytest.param(b"[default]\nbf16 = { kl = -1, rise = 1 }\n", ENTRY, id="negative"),
+        pytest.param(b"[default]\nbf16 = { kl = nan, rise = 1 }\n", ENTRY, id="nan"),
+        pytest.param(b"[default]\nbf16 = { kl = 1, rise = '1' }\n", ENTRY, id="text"),
+        pytest.param(b"[models.m]\nbf16 = 1\n", f"[models.m] 'bf16' is 1; {ENTRY}", id="of-a-model"),
+        pytest.param(b"default = 1\n", "default must be a table, got 1", id="default-no-table"),
+        pytest.param(b"models = []\n", "models must be a table, got []", id="models-no-table"),
+        pytest.param(b"[models]\nm = 3\n", "models.m must be a table, got 3", id="model-no-table"),
+        pytest.param(b"# \xff\n", "can't decode byte 0xff", id="no-utf8"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: bytes, words: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(text)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is held below)
+        load_budgets(str(path))
+    message = str(caught.value)
+    assert message.startswith(f"budgets file {path}: ")
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("table", ["default", "models.ref-llama"])
+@pytest.mark.parametrize(
+    ("stage", "hint"),
+    [
+        pytest.param("fp8_e4m3_A", "; did you mean 'fp8_e4m3-A'?", id="misspelt"),
+        pytest.param("fp8_e4m3-C", "; did you mean 'fp8_e4m3-B'?", id="unknown-tier"),
+        pytest.param("fp8_e4m3", "; did you mean 'fp8_e4m3-B'?", id="no-tier"),
+        pytest.param("zzz", "", id="nothing-near"),
+    ],
+)
+def test_a_stage_that_no_case_has_is_refused(tmp_path: Path, table: str, stage: str, hint: str) -> None:
+    """It would never be read, and the budget that its author meant would stay ours."""
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[{table}]\n{stage} = {{ kl = 1, rise = 1 }}\n")
+    with pytest.raises(ValueError, match="unknown stage") as caught:
+        load_budgets(str(path))
+    message = str(caught.value)
+    where = f"[{table}] of budgets file {path}"
+    assert message.startswith(f"unknown stage in {where}: {stage!r}; allowed: fp32, bf16, ")
+    assert message.endswith(hint or "mxint8-B")
+    assert "\n" not in message
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"budgets file .*absent\.toml: .*No such file"):
+        load_budgets(str(tmp_path / "absent.toml"))

@@ -1,0 +1,96 @@
+"""What this repository has accepted: the whole matrix, in the order that physics gives it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from mxcheck.gate.baseline import read
+from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.case import Case
+from mxcheck.gate.record import Record
+from mxcheck.gate.verdict import judge
+from mxcheck.models.recipe import MX, TIERS, WHOLE_MODEL
+from mxcheck.models.zoo import REFERENCE_MODELS
+
+BASELINES = Path(__file__).parents[3] / "baselines"
+TRAINED = ("ref-llama", "ref-neo", "ref-moe")
+MATRIX = [
+    case
+    for model in REFERENCE_MODELS
+    for case in (
+        *(Case(model=model, precision=precision) for precision in WHOLE_MODEL),
+        *(Case(model=model, precision=precision, tier=tier) for precision in MX for tier in TIERS),
+    )
+]
+
+each_tier = pytest.mark.parametrize("tier", list(TIERS))
+
+
+@cache
+def accepted(case: Case) -> Record:
+    return read(BASELINES / case.baseline)
+
+
+def kl(model: str, precision: str, tier: str) -> float:
+    return accepted(Case(model=model, precision=precision, tier=tier)).kl
+
+
+def test_the_matrix_is_accepted_and_nothing_else() -> None:
+    assert len(MATRIX) == 56
+    files = {path.relative_to(BASELINES) for path in BASELINES.rglob("*") if path.is_file()}
+    assert files == {case.baseline for case in MATRIX}
+
+
+@pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)
+def test_each_is_of_its_case_and_within_budget(case: Case) -> None:
+    record = accepted(case)
+    assert record.id == case.id
+    assert record.noise is not None
+    assert set(record.noise.environments) == {"avx2", "default"}
+    verdict = judge(record, record, load_budgets().of(case.model, case.budget_key))
+    assert verdict.passed, verdict.failures
+
+
+@pytest.mark.parametrize("model", REFERENCE_MODELS)
+def test_fp32_is_the_reference_itself(model: str) -> None:
+    record = accepted(Case(model=model, precision="fp32"))
+    assert record.bit_equal
+    assert record.sequence_kl == [0.0] * 64
+    assert record.sequence_losses == record.reference_losses
+
+
+@each_tier
+@pytest.mark.parametrize("model", TRAINED)
+def test_degradation_is_ordered(model: str, tier: str) -> None:
+    """More significand bits, less damage."""
+    mxint8, e4m3, e5m2, e2m1 = (
+        kl(model, precision, tier) for precision in ("mxint8", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1")
+    )
+    assert 0 < mxint8 < e4m3 < e5m2 < e2m1
+
+
+@pytest.mark.parametrize("precision", MX)
+@pytest.mark.parametrize("model", REFERENCE_MODELS)
+def test_more_layers_more_damage(model: str, precision: str) -> None:
+    assert kl(model, precision, "A") < kl(model, precision, "B")
+
+
+@each_tier
+@pytest.mark.parametrize("precision", ["mxint8", "fp6_e2m3", "fp4_e2m1"])
+def test_outliers_ruin_formats_with_few_exponent_bits(precision: str, tier: str) -> None:
+    """Their neighbours lose four bits of 16-fold outliers; three times the damage is the least to expect."""
+    assert kl("outlier-llama", precision, tier) > 3 * kl("ref-llama", precision, tier)
+
+
+@each_tier
+@pytest.mark.parametrize("precision", ["fp8_e4m3", "fp8_e5m2", "fp6_e3m2"])
+def test_outliers_hardly_touch_formats_with_exponent_bits(precision: str, tier: str) -> None:
+    assert kl("outlier-llama", precision, tier) < 1.1 * kl("ref-llama", precision, tier)
+
+
+@pytest.mark.parametrize("tier", ["A", "B"])
+def test_with_outliers_mxint8_falls_behind_fp8(tier: str) -> None:
+    assert kl("outlier-llama", "mxint8", tier) > kl("outlier-llama", "fp8_e4m3", tier)

@@ -1,0 +1,495 @@
+"""The six steps: every check has a test that makes exactly it fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.record import Noise, Record
+from mxcheck.gate.verdict import Verdict, drift, judge, rise, same_arithmetic, self_sampled_z
+
+MakeRecord = Callable[..., Record]
+
+WIDE = Budget(kl=1.0, rise=1.0)
+REFERENCE = [2.0, 2.1, 1.9, 2.05]
+LOSSES = [2.001, 2.102, 1.9015, 2.0512]
+KL = [0.001, 0.0011, 0.0009, 0.001]
+
+
+def moved(values: list[float], *changes: float) -> list[float]:
+    return [value + change for value, change in zip(values, changes, strict=True)]
+
+
+def test_a_record_passes_against_itself(make_record: MakeRecord) -> None:
+    verdict = judge(make_record(), make_record(), WIDE)
+    assert verdict.passed
+    assert verdict.failures == ()
+    assert verdict.failed_steps == ()
+    steps = [check.step for check in verdict.checks]
+    # recipe and three fingerprints; z and drift; bits and modules; weights and operands; KL and rise; drift
+    assert steps == [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+
+
+def test_environment_and_sqnr_are_not_compared(make_record: MakeRecord) -> None:
+    record = make_record(environment={"torch": "3"}, sqnr={"layers.0.up": 1.0}, noise=None)
+    assert judge(record, make_record(), WIDE).passed
+
+
+UP, Q = "layers.0.up", "layers.0.q"
+OTHER_WEIGHT = {UP: {"weight": "x", "operands": "e1"}, Q: {"weight": "d2", "operands": "e2"}}
+OTHER_OPERANDS = {UP: {"weight": "d1", "operands": "e1"}, Q: {"weight": "d2", "operands": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget", "step", "words"),
+    [
+        *(
+            pytest.param(
+                {
+                    "fingerprints": {
+                        "weights": "a" * 64,
+                        "tokenizer": "b" * 64,
+                        "tokens": "c" * 64,
+                        name: "f" * 64,
+                    }
+                },
+                WIDE,
+                1,
+                f"{name} are not the accepted ones: {'f' * 16}…",
+                id=name,
+            )
+            for name in ("weights", "tokenizer", "tokens")
+        ),
+        pytest.param(
+            {"fingerprints": {"weights": "a" * 64, "tokenizer": "b" * 64}},
+            WIDE,
+            1,
+            "tokens are not the accepted ones: none…",
+            id="no-fingerprint",
+        ),
+        pytest.param(
+            {"reference_entropies": moved(REFERENCE, -0.1, -0.11, -0.1, -0.11)},
+            WIDE,
+            2,
+            "reference on its own samples",
+            id="loss-above-entropy",
+        ),
+        pytest.param(
+            {"reference_entropies": moved(REFERENCE, 0.1, 0.11, 0.1, 0.11)},
+            WIDE,
+            2,
+            "reference on its own samples",
+            id="loss-below-entropy",
+        ),
+        pytest.param(
+            {"reference_losses": moved(REFERENCE, 1e-3, 0, 0, 0)},
+            WIDE,
+            2,
+            "reference's losses moved by sequence",
+            id="reference-moved",
+        ),
+        pytest.param({"bit_equal": True}, WIDE, 3, "nothing was quantized", id="nothing-quantized"),
+        pytest.param(
+            {"changes_bits": False}, WIDE, 3, "though the recipe changes no bit", id="bits-of-no-change"
+        ),
+        pytest.param({"replaced": {UP: "mlp"}}, WIDE, 3, f"no longer quantized: {Q}", id="module-lost"),
+        pytest.param(
+            {"replaced": {UP: "mlp", Q: "attention", "head": "head"}},
+            WIDE,
+            3,
+            "newly quantized: head",
+            id="module-added",
+        ),
+        pytest.param({"replaced": {UP: "mlp", Q: "mlp"}}, WIDE, 3, f"another role: {Q}", id="role"),
+        pytest.param(
+            {"digests": OTHER_WEIGHT},
+            WIDE,
+            4,
+            f"quantized weights changed bits in 1 of 2 modules: {UP}",
+            id="weights-cast",
+        ),
+        pytest.param(
+            {"digests": OTHER_OPERANDS},
+            WIDE,
+            4,
+            f"operands of the products (fixed activation probe) changed bits in 1 of 2 modules: {Q}",
+            id="activations-cast",
+        ),
+        pytest.param({}, Budget(kl=0.0009, rise=1.0), 5, "KL to the reference 0.001000", id="kl-budget"),
+        pytest.param({}, Budget(kl=1.0, rise=0.0014), 5, "rise of the cross-entropy", id="rise-budget"),
+        pytest.param({"sequence_losses": moved(LOSSES, 0, 0, 1e-8, 0)}, WIDE, 6, "losses moved", id="losses"),
+        pytest.param({"sequence_kl": moved(KL, 0, 0, 1e-8, 0)}, WIDE, 6, "KL moved", id="kl"),
+    ],
+)
+def test_one_fault_fails_one_check(
+    make_record: MakeRecord, changes: dict[str, Any], budget: Budget, step: int, words: str
+) -> None:
+    verdict = judge(make_record(**changes), make_record(), budget)
+    assert [check.step for check in verdict.failures] == [step]
+    assert words in verdict.failures[0].message
+    assert verdict.failed_steps == (step,)
+    assert not verdict.passed
+
+
+def test_another_number_of_sequences_is_named_not_raised(make_record: MakeRecord) -> None:
+    """Losses and reference lose a sequence together, so both comparisons say so."""
+    fewer = make_record(
+        reference_losses=REFERENCE[:3],
+        reference_entropies=[2.01, 2.08, 1.92],
+        sequence_losses=LOSSES[:3],
+        sequence_kl=KL[:3],
+    )
+    verdict = judge(fewer, make_record(), WIDE)
+    assert [(check.step, check.message) for check in verdict.failures] == [
+        (2, "3 sequences, accepted 4"),
+        (6, "3 sequences, accepted 4"),
+    ]
+
+
+def test_steps_are_in_order_and_named_once(make_record: MakeRecord) -> None:
+    record = make_record(
+        sequence_losses=moved(LOSSES, 1, 1, 1, 1), sequence_kl=moved(KL, 1, 1, 1, 1), digests=OTHER_WEIGHT
+    )
+    verdict = judge(record, make_record(), Budget(kl=1.0, rise=0.5))
+    assert [check.step for check in verdict.failures] == [4, 5, 6, 6]
+    assert verdict.failed_steps == (4, 5, 6)
+
+
+@pytest.mark.parametrize("bit_equal", [True, False])
+def test_a_recipe_that_changes_no_bit(make_record: MakeRecord, bit_equal: bool) -> None:
+    record = make_record(changes_bits=False, bit_equal=bit_equal)
+    assert judge(record, record, WIDE).passed is bit_equal
+
+
+# Step 1: other recipes
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "value", "accepted"),
+    [
+        pytest.param({"block_size": 16}, "block_size", "16", "32", id="value"),
+        pytest.param({"rounding": "away"}, "rounding", "away", "None", id="added"),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True], ids=["record", "baseline"])
+def test_other_recipes_are_refused_and_nothing_more_is_judged(
+    make_record: MakeRecord, change: dict[str, Any], key: str, value: str, accepted: str, swapped: bool
+) -> None:
+    everything_else = {
+        "fingerprints": {},
+        "bit_equal": True,
+        "replaced": {},
+        "digests": OTHER_WEIGHT,
+        "kl": 9.0,
+        "sequence_losses": moved(LOSSES, 9, 9, 9, 9),
+    }
+    plain = make_record()
+    other = make_record(recipe={**plain.recipe, **change}, **everything_else)
+    pair = (plain, other) if swapped else (other, plain)
+    verdict = judge(*pair, Budget(kl=0.0, rise=0.0))
+    got, then = (accepted, value) if swapped else (value, accepted)
+    assert [(check.step, check.message) for check in verdict.checks] == [
+        (1, f"another recipe: {key} is {got}, accepted {then}")
+    ]
+    assert verdict.failed_steps == (1,)
+
+
+def test_every_difference_of_the_recipes_is_named(make_record: MakeRecord) -> None:
+    other = make_record(recipe={**make_record().recipe, "tier": "A", "roles": ["mlp"]})
+    (check,) = judge(other, make_record(), WIDE).failures
+    assert check.message == (
+        "another recipe: roles is ['mlp'], accepted ['attention', 'mlp']; tier is A, accepted B"
+    )
+
+
+# Step 2: the reference on its own samples
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["above", "below"])
+@pytest.mark.parametrize(("z", "passes"), [(3.9, True), (4.1, False)], ids=["within", "beyond"])
+def test_four_standard_errors(make_record: MakeRecord, sign: int, z: float, passes: bool) -> None:
+    # differences m ± 0.01, twice each: standard deviation 0.01 * sqrt(4 / 3), error 0.01 / sqrt(3)
+    mean = sign * z * 0.01 / math.sqrt(3)
+    gaps = [mean + 0.01, mean - 0.01, mean + 0.01, mean - 0.01]
+    record = make_record(reference_entropies=moved(REFERENCE, *(-gap for gap in gaps)))
+    assert self_sampled_z(record) == pytest.approx(sign * z, rel=1e-9)
+    verdict = judge(record, None, WIDE)
+    assert verdict.failed_steps == (() if passes else (2,))
+
+
+def test_a_corpus_that_is_not_self_sampled_has_no_such_check(make_record: MakeRecord) -> None:
+    record = make_record(self_sampled=False, reference_entropies=[0.0, 0.0, 0.1, 0.0])
+    verdict = judge(record, None, WIDE)
+    assert verdict.passed
+    assert [check.step for check in verdict.checks] == [3, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("gap", "z"),
+    [
+        pytest.param(0.0, 0.0, id="equal"),
+        pytest.param(0.5, math.inf, id="above"),
+        pytest.param(-0.5, -math.inf, id="below"),
+    ],
+)
+def test_z_without_spread(make_record: MakeRecord, gap: float, z: float) -> None:
+    losses = [2.0, 2.0, 2.0, 2.0]
+    record = make_record(reference_losses=losses, reference_entropies=[2.0 - gap] * 4)
+    assert self_sampled_z(record) == z
+
+
+# Step 4: the casts
+
+ONE_LOST = {UP: OTHER_OPERANDS[UP]}
+HALF_LOST = {UP: {"weight": "d1"}, Q: OTHER_OPERANDS[Q] | {"operands": "e2"}}
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["record", "baseline"])
+@pytest.mark.parametrize(
+    ("digests", "counts"),
+    [
+        pytest.param({}, [2, 2], id="all"),
+        pytest.param(ONE_LOST, [1, 1], id="one-module"),
+        pytest.param(HALF_LOST, [1], id="operands-of-one-module"),
+    ],
+)
+def test_a_replaced_module_without_a_digest_fails(
+    make_record: MakeRecord, digests: dict[str, Any], counts: list[int], swapped: bool
+) -> None:
+    pair = (make_record(digests=digests), make_record())
+    verdict = judge(*(reversed(pair) if swapped else pair), WIDE)
+    assert verdict.failed_steps == (4,)
+    for check, count in zip(verdict.failures, counts, strict=True):
+        assert f"changed bits in {count} of 2 modules" in check.message
+
+
+def test_a_whole_model_stage_without_a_digest_fails(make_record: MakeRecord) -> None:
+    whole = make_record(replaced={}, digests={"parameters": {"weight": "d"}})
+    lost = make_record(replaced={}, digests={})
+    assert judge(whole, whole, WIDE).passed
+    assert judge(lost, whole, WIDE).failed_steps == (4,)
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["lost", "added"])
+def test_a_module_lost_or_added_with_its_digests_is_of_step_3_alone(
+    make_record: MakeRecord, swapped: bool
+) -> None:
+    pair = (make_record(replaced={UP: "mlp"}, digests=ONE_LOST), make_record())
+    assert judge(*(reversed(pair) if swapped else pair), WIDE).failed_steps == (3,)
+
+
+# Step 5: budgets
+
+
+def test_rise_by_hand(make_record: MakeRecord) -> None:
+    record = make_record(reference_losses=[1.0, 1.0, 1.0, 1.0], sequence_losses=[2.0, 3.0, 4.0, 5.0])
+    error = math.sqrt(5 / 12)
+    assert rise(record) == pytest.approx((2.5, error, 2.5 + 1.6448536269514722 * error), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("budget", "failed"),
+    [
+        pytest.param(Budget(kl=0.001, rise=2.0), 0, id="kl-at-bound"),
+        pytest.param(Budget(kl=math.nextafter(0.001, 0), rise=2.0), 1, id="kl-beyond"),
+        pytest.param(Budget(kl=1.0, rise=1.4), 1, id="mean-within-upper-bound-beyond"),
+        pytest.param(Budget(kl=1.0, rise=1.7), 0, id="upper-bound-within"),
+    ],
+)
+def test_the_upper_bound_is_held_not_the_mean(make_record: MakeRecord, budget: Budget, failed: int) -> None:
+    # rises 0.5, 1.5, 0.5, 1.5: mean 1, error 0.5 * sqrt(4 / 3) / 2 = 0.2887, upper 95 % bound 1.4748
+    record = make_record(sequence_losses=moved(REFERENCE, 0.5, 1.5, 0.5, 1.5))
+    assert len(judge(record, None, budget).failures) == failed
+
+
+@pytest.mark.parametrize(("allowed", "passes"), [(0.011, True), (0.009, False)], ids=["within", "beyond"])
+def test_a_single_sequence_is_held_by_its_rise(make_record: MakeRecord, allowed: float, passes: bool) -> None:
+    record = make_record(
+        reference_losses=[2.0], reference_entropies=[2.0], sequence_losses=[2.01], sequence_kl=[0.001]
+    )
+    assert judge(record, None, Budget(kl=1.0, rise=allowed)).passed is passes
+
+
+def test_a_gain_is_within_any_budget(make_record: MakeRecord) -> None:
+    record = make_record(sequence_losses=moved(REFERENCE, -0.1, -0.1, -0.2, -0.1))
+    assert judge(record, None, Budget(kl=1.0, rise=0.0)).passed
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize(
+    ("field", "values", "failed"),
+    [
+        pytest.param("sequence_losses", LOSSES, (5, 6), id="losses"),
+        pytest.param("reference_losses", REFERENCE, (2, 5), id="reference"),
+    ],
+)
+def test_losses_that_are_no_numbers_fail(
+    make_record: MakeRecord, field: str, values: list[float], failed: tuple[int, ...], value: float
+) -> None:
+    verdict = judge(make_record(**{field: [value, *values[1:]]}), make_record(), WIDE)
+    assert verdict.failed_steps == failed
+
+
+def test_a_kl_that_is_no_number_fails(make_record: MakeRecord) -> None:
+    assert judge(make_record(kl=math.nan), None, WIDE).failed_steps == (5,)
+
+
+# Step 6: drift
+
+FIELDS = {"loss": ("sequence_losses", LOSSES), "kl": ("sequence_kl", KL)}
+SIGNS = pytest.mark.parametrize("sign", [1, -1], ids=["up", "down"])
+QUANTITIES = pytest.mark.parametrize("quantity", ["loss", "kl"])
+
+
+def drifted(make_record: MakeRecord, quantity: str, *changes: float, **others: Any) -> Record:
+    field, values = FIELDS[quantity]
+    return make_record(**{field: moved(values, *changes)}, **others)
+
+
+#: What makes a baseline's machine another one than the record's.
+OTHER_REFERENCE: dict[str, Any] = {"reference_losses": [math.nextafter(REFERENCE[0], 0), *REFERENCE[1:]]}
+OTHER_PRODUCTS: dict[str, Any] = {"arithmetic": "0" * 64}
+ELSEWHERE = pytest.mark.parametrize(
+    "elsewhere", [OTHER_REFERENCE, OTHER_PRODUCTS], ids=["reference", "products"]
+)
+
+
+NOISE = Noise(
+    environments=["x"],
+    reference_rms=1e-5,
+    reference_max=1.5e-5,
+    loss_rms=1e-4,
+    loss_max=1.5e-4,
+    kl_rms=1e-4,
+    kl_max=1.5e-4,
+)
+
+
+@SIGNS
+@QUANTITIES
+@pytest.mark.parametrize(("change", "passes"), [(9e-10, True), (1.1e-9, False)], ids=["within", "beyond"])
+def test_on_the_same_arithmetic_the_bound_is_1e_9(
+    make_record: MakeRecord, quantity: str, sign: int, change: float, passes: bool
+) -> None:
+    record, baseline = drifted(make_record, quantity, 0, sign * change, 0, 0), make_record()
+    assert same_arithmetic(record, baseline)
+    figures = drift(record, baseline, quantity)
+    assert (figures.rms_bound, figures.max_bound) == (1e-9, 1e-9)
+    assert figures.max == pytest.approx(change, rel=1e-3)
+    assert figures.rms == pytest.approx(change / 2, rel=1e-3)
+    assert judge(record, baseline, WIDE).failed_steps == (() if passes else (6,))
+
+
+@ELSEWHERE
+@SIGNS
+@QUANTITIES
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        # bounds: rms 2e-6 + 4 * 1e-4 = 4.02e-4, max 2e-6 + 4 * 1.5e-4 = 6.02e-4
+        pytest.param((4.01e-4, 4.01e-4, 4.01e-4, 4.01e-4), True, id="rms-within"),
+        pytest.param((4.03e-4, 4.03e-4, 4.03e-4, 4.03e-4), False, id="rms-beyond"),
+        pytest.param((6.01e-4, 0, 0, 0), True, id="max-within"),
+        pytest.param((6.03e-4, 0, 0, 0), False, id="max-beyond"),
+    ],
+)
+def test_on_other_arithmetic_the_bound_is_the_noise_s(
+    make_record: MakeRecord,
+    elsewhere: dict[str, Any],
+    quantity: str,
+    sign: int,
+    changes: tuple[float, ...],
+    passes: bool,
+) -> None:
+    record = drifted(make_record, quantity, *(sign * change for change in changes))
+    baseline = make_record(noise=NOISE, **elsewhere)
+    assert not same_arithmetic(record, baseline)
+    figures = drift(record, baseline, quantity)
+    assert (figures.rms_bound, figures.max_bound) == pytest.approx((4.02e-4, 6.02e-4), rel=1e-12)
+    assert judge(record, baseline, WIDE).failed_steps == (() if passes else (6,))
+
+
+@SIGNS
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        # bounds: rms 2e-6 + 4 * 1e-5 = 4.2e-5, max 2e-6 + 4 * 1.5e-5 = 6.2e-5
+        pytest.param((4.1e-5, 4.1e-5, 4.1e-5, 4.1e-5), True, id="rms-within"),
+        pytest.param((4.3e-5, 4.3e-5, 4.3e-5, 4.3e-5), False, id="rms-beyond"),
+        pytest.param((6.1e-5, 0, 0, 0), True, id="max-within"),
+        pytest.param((6.3e-5, 0, 0, 0), False, id="max-beyond"),
+    ],
+)
+def test_the_reference_is_held_by_its_own_noise(
+    make_record: MakeRecord, sign: int, changes: tuple[float, ...], passes: bool
+) -> None:
+    record = make_record(reference_losses=moved(REFERENCE, *(sign * change for change in changes)))
+    verdict = judge(record, make_record(noise=NOISE), WIDE)
+    assert verdict.failed_steps == (() if passes else (2,))
+
+
+@ELSEWHERE
+@QUANTITIES
+@pytest.mark.parametrize(("change", "passes"), [(1.9e-6, True), (2.1e-6, False)], ids=["within", "beyond"])
+def test_without_measured_noise_only_the_floor_is_left(
+    make_record: MakeRecord, elsewhere: dict[str, Any], quantity: str, change: float, passes: bool
+) -> None:
+    record = drifted(make_record, quantity, change, change, change, change)
+    verdict = judge(record, make_record(noise=None, **elsewhere), WIDE)
+    assert verdict.failed_steps == (() if passes else (6,))
+
+
+def test_the_tolerance_is_the_baseline_s_noise_not_the_record_s(make_record: MakeRecord) -> None:
+    loud = replace(NOISE, loss_rms=1.0, loss_max=1.0)
+    record = drifted(make_record, "loss", 0.1, 0.1, 0.1, 0.1, noise=loud)
+    assert judge(record, make_record(noise=NOISE, **OTHER_REFERENCE), WIDE).failed_steps == (6,)
+    assert judge(record, make_record(noise=loud, **OTHER_REFERENCE), WIDE).passed
+
+
+@QUANTITIES
+@pytest.mark.parametrize("noise", [None, NOISE], ids=["exact", "noise"])
+def test_errors_of_opposite_sign_do_not_cancel(
+    make_record: MakeRecord, quantity: str, noise: Noise | None
+) -> None:
+    record = drifted(make_record, quantity, 5e-4, -5e-4, 5e-4, -5e-4)
+    baseline = make_record() if noise is None else make_record(noise=noise, **OTHER_REFERENCE)
+    field, values = FIELDS[quantity]
+    changes = [a - b for a, b in zip(getattr(record, field), values, strict=True)]
+    assert math.fsum(changes) == pytest.approx(0, abs=1e-12)
+    assert judge(record, baseline, WIDE).failed_steps == (6,)
+
+
+# Without a baseline
+
+
+def steps(verdict: Verdict) -> set[int]:
+    return {check.step for check in verdict.checks}
+
+
+def test_without_a_baseline_only_steps_2_3_5_are_made(make_record: MakeRecord) -> None:
+    verdict = judge(make_record(), None, WIDE)
+    assert [check.step for check in verdict.checks] == [2, 3, 5, 5]
+    assert verdict.passed
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget", "step"),
+    [
+        pytest.param(
+            {"reference_entropies": moved(REFERENCE, 0.1, 0.11, 0.1, 0.11)}, WIDE, 2, id="reference"
+        ),
+        pytest.param({"bit_equal": True}, WIDE, 3, id="conversion"),
+        pytest.param({}, Budget(kl=0.0, rise=1.0), 5, id="kl"),
+        pytest.param({}, Budget(kl=1.0, rise=0.0), 5, id="rise"),
+    ],
+)
+def test_without_a_baseline_faults_still_show(
+    make_record: MakeRecord, changes: dict[str, Any], budget: Budget, step: int
+) -> None:
+    verdict = judge(make_record(**changes), None, budget)
+    assert [check.step for check in verdict.failures] == [step]

@@ -1,0 +1,149 @@
+"""A red case's message: step, bound, place, environment, and what to type."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from sample_record import build_record
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.record import Record
+from mxcheck.gate.verdict import judge
+from mxcheck.reporting.failure import environment_differences, failure_message, worst_modules
+
+WIDE = Budget(kl=1.0, rise=1.0)
+ACCEPT = "pytest --mx-models ref-llama -k ref-llama-fp8_e4m3-B --snapshot-update"
+OTHERWISE = "this machine multiplies otherwise than the accepting one"
+
+
+def message(record: Record, baseline: Record | None, budget: Budget = WIDE) -> list[str]:
+    verdict = judge(record, baseline, budget)
+    return failure_message(record, baseline, verdict, accept=ACCEPT).splitlines()
+
+
+def test_first_line_names_case_step_module_and_the_last_one_what_to_type() -> None:
+    digests = {**build_record().digests, "layers.0.q": {"weight": "x", "operands": "e2"}}
+    lines = message(build_record(digests=digests), build_record())
+    assert lines[0] == (
+        "ref-llama-fp8_e4m3-B: step 4 (casts): quantized weights changed bits in 1 of 2 modules: layers.0.q"
+    )
+    assert lines[-1] == f"  if the change is meant, accept it with: {ACCEPT}"
+    assert not any("also step" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget", "words"),
+    [
+        pytest.param(
+            {"fingerprints": {**build_record().fingerprints, "tokens": "f" * 64}},
+            WIDE,
+            ["step 1 (inputs)", "tokens", "f" * 16, "accepted " + "c" * 16],
+            id="inputs",
+        ),
+        pytest.param(
+            {"reference_losses": [2.1, 2.1, 1.9, 2.05]},
+            WIDE,
+            ["step 2 (reference)", "rms 5.00e-02 (bound 4.20e-05)", "max 1.00e-01 (bound 6.20e-05)"],
+            id="reference",
+        ),
+        pytest.param(
+            {"replaced": {"layers.0.up": "mlp"}},
+            WIDE,
+            ["step 3 (conversion)", "no longer quantized: layers.0.q"],
+            id="conversion",
+        ),
+        pytest.param(
+            {}, Budget(kl=0.0005, rise=1.0), ["step 5 (budget)", "KL", "0.001000", "budget 0.0005"], id="kl"
+        ),
+        pytest.param(
+            {},
+            Budget(kl=1.0, rise=0.0001),
+            # rises 1, 2, 1.5, 1.2 e-3: mean 1.425e-3, error 2.175e-4
+            ["step 5 (budget)", "+0.001425 ± 0.000217", "upper 95 % bound +0.001783", "budget 0.0001"],
+            id="rise",
+        ),
+        pytest.param(
+            {"sequence_kl": [0.002, 0.0011, 0.0009, 0.001]},
+            WIDE,
+            ["step 6 (drift)", "KL", "rms 5.00e-04 (bound 1.00e-09)", "max 1.00e-03 (bound 1.00e-09)"],
+            id="drift",
+        ),
+    ],
+)
+def test_what_moved_by_how_much_against_which_bound(
+    changes: dict[str, Any], budget: Budget, words: list[str]
+) -> None:
+    first = message(build_record(**changes), build_record(), budget)[0]
+    for word in words:
+        assert word in first
+
+
+def test_the_other_failures_follow_the_first() -> None:
+    record = build_record(kl=0.5, sequence_losses=[3.0, 3.0, 3.0, 3.0])
+    lines = message(record, build_record(), Budget(kl=0.1, rise=0.1))
+    assert lines[0].startswith("ref-llama-fp8_e4m3-B: step 5 (budget): KL")
+    assert lines[1].startswith("  also step 5 (budget): rise")
+    assert lines[2].startswith("  also step 6 (drift): losses moved")
+    assert [line for line in lines if "also step" in line] == lines[1:3]
+
+
+def test_environment_differences() -> None:
+    then = build_record(environment={"torch": "2.9.0", "capability": "AVX2", "MKL_CBWR": "COMPATIBLE"})
+    now = build_record(environment={"torch": "2.10.0", "capability": "AVX2", "threads": "4"})
+    expected = [
+        "MKL_CBWR: unset, accepted with COMPATIBLE",
+        "threads: 4, accepted with unset",
+        "torch: 2.10.0, accepted with 2.9.0",
+    ]
+    assert environment_differences(now, then) == expected
+    assert environment_differences(now, now) == []
+    lines = message(now, then, Budget(kl=0.0, rise=1.0))
+    assert [line for line in lines if "environment: " in line] == [f"  environment: {x}" for x in expected]
+
+
+@pytest.mark.parametrize(
+    ("changes", "otherwise"),
+    [
+        pytest.param({}, False, id="same"),
+        pytest.param({"arithmetic": "x"}, True, id="products"),
+        pytest.param({"reference_losses": [math.nextafter(2.0, 3.0), 2.1, 1.9, 2.05]}, True, id="reference"),
+    ],
+)
+def test_another_arithmetic_is_named(changes: dict[str, Any], otherwise: bool) -> None:
+    lines = message(build_record(**changes), build_record(), Budget(kl=0.0, rise=1.0))
+    assert any(OTHERWISE in line for line in lines) is otherwise
+
+
+def test_without_a_baseline_nothing_is_compared() -> None:
+    lines = message(build_record(), None, Budget(kl=0.0, rise=1.0))
+    assert lines == [
+        "ref-llama-fp8_e4m3-B: step 5 (budget): KL to the reference 0.001000 nats/token, budget 0",
+        "  lowest SQNR: layers.0.q 29.5 dB",
+        "  lowest SQNR: layers.0.up 31.2 dB",
+        f"  if the change is meant, accept it with: {ACCEPT}",
+    ]
+
+
+def test_worst_modules_are_those_that_lost_most_then_the_lowest() -> None:
+    before = {"a": 30.0, "b": 20.0, "c": 40.0, "d": 10.0, "e": 25.0, "f": 50.0}
+    now = {"a": 29.0, "b": 20.0, "c": 30.0, "d": 10.0, "e": 26.0, "g": 15.0}
+    texts = worst_modules(build_record(sqnr=now), build_record(sqnr=before))
+    assert texts == [
+        "c 30.0 dB (accepted 40.0 dB)",
+        "a 29.0 dB (accepted 30.0 dB)",
+        "d 10.0 dB (accepted 10.0 dB)",
+        "g 15.0 dB",
+        "b 20.0 dB (accepted 20.0 dB)",
+    ]
+
+
+def test_worst_modules_without_a_baseline_are_the_lowest() -> None:
+    sqnr = {f"m{level}": float(level) for level in (30, 10, 60, 20, 50, 40)}
+    texts = worst_modules(build_record(sqnr=sqnr), None)
+    assert texts == ["m10 10.0 dB", "m20 20.0 dB", "m30 30.0 dB", "m40 40.0 dB", "m50 50.0 dB"]
+
+
+def test_a_model_without_sqnr_has_no_worst_modules() -> None:
+    assert worst_modules(build_record(sqnr={}), build_record()) == []

@@ -1,0 +1,235 @@
+"""The table at the end of a run: every figure of every row, whole."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sample_record import build_record
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.verdict import Drift
+from mxcheck.models.recipe import LADDER
+from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.reporting.table import Row, percent_change, render, results_table
+
+BUDGET = Budget(kl=0.004, rise=1.0)
+DRIFT = Drift(rms=1.23e-4, max=1.0, rms_bound=1.0, max_bound=1.0)
+ROW = Row(
+    model="ref-llama",
+    precision="fp8_e4m3",
+    tier="B",
+    verdict="pass",
+    record=build_record(),
+    budget=BUDGET,
+    drift=DRIFT,
+)
+COLUMNS = [
+    *("model", "precision", "tier", "perplexity", "cross-ent.", "entropy", "change_%_±_SE"),
+    *("KL", "top-1_%", "budget", "drift", "verdict"),
+]
+
+
+def cells(row: Row) -> dict[str, str]:
+    """One row's cells by the column's name."""
+    table = results_table([row])
+    return {str(column.header).replace(" ", "_"): str(next(iter(column.cells))) for column in table.columns}
+
+
+def text(*rows: Row, width: int = 80, color: bool = False) -> str:
+    return render(results_table(rows), width=width, color=color)
+
+
+def test_cells() -> None:
+    # rises 1, 2, 1.5, 1.2 e-3: mean 1.425e-3, standard error 2.175e-4; exp(mean) - 1 = 1.42602e-3
+    assert cells(ROW) == {
+        "model": "ref-llama",
+        "precision": "fp8_e4m3",
+        "tier": "B",
+        "perplexity": "7.493",
+        "cross-ent.": "2.01393",
+        "entropy": "2.01310",
+        "change_%_±_SE": "+0.143 ± 0.022",
+        "KL": "0.001000",
+        "top-1_%": "98.75",
+        "budget": "25%",
+        "drift": "1e-04",
+        "verdict": "pass",
+    }
+    assert list(cells(ROW)) == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("changes", "column", "cell"),
+    [
+        pytest.param({"tier": None}, "tier", "", id="whole-model"),
+        pytest.param({"options": ("block16", "samples8")}, "tier", "B+block16+samples8", id="options"),
+        pytest.param(
+            {"tier": None, "options": ("samples8",)}, "tier", "samples8", id="options-of-whole-model"
+        ),
+        pytest.param({"record": build_record(bit_equal=True)}, "change_%_±_SE", "0", id="bit-equal"),
+        pytest.param(
+            {
+                "record": build_record(
+                    reference_losses=[1.0], sequence_losses=[1.0 + math.log(1.5)], reference_entropies=[1.0]
+                )
+            },
+            "change_%_±_SE",
+            "+50.000",
+            id="one-sequence-has-no-error",
+        ),
+        pytest.param(
+            {"record": build_record(sequence_losses=[1.9, 2.0, 1.8, 1.95])},
+            "change_%_±_SE",
+            "-9.516 ± 0.000",
+            id="a-gain",
+        ),
+        pytest.param({"budget": None}, "budget", "", id="no-budget"),
+        pytest.param({"budget": Budget(kl=0.0, rise=0.0)}, "budget", "-", id="budget-of-zero"),
+        pytest.param({"budget": Budget(kl=0.0005, rise=0.0)}, "budget", "200%", id="over-budget"),
+        pytest.param({"drift": None}, "drift", "", id="no-baseline"),
+        pytest.param({"drift": replace(DRIFT, rms=0.0)}, "drift", "0", id="no-drift"),
+    ],
+)
+def test_a_cell(changes: dict[str, Any], column: str, cell: str) -> None:
+    assert cells(replace(ROW, **changes))[column] == cell
+
+
+def test_percent_carries_the_error_through_the_exponential() -> None:
+    record = build_record(
+        reference_losses=[0.0, 0.0, 0.0, 0.0], sequence_losses=[math.log(2) + x for x in (-1, 1, -1, 1)]
+    )
+    change, error = percent_change(record)
+    assert change == pytest.approx(100.0)  # twice the perplexity
+    assert error == pytest.approx(100 * 2 * math.sqrt(4 / 3) / 2)  # delta method: d exp(m) = exp(m) dm
+
+
+def test_a_case_that_ended_before_it_measured_has_only_names_and_a_verdict() -> None:
+    row = cells(Row(model="ref-moe", precision="mxint8", tier="A", verdict="CRASH"))
+    assert {name: cell for name, cell in row.items() if cell} == {
+        "model": "ref-moe",
+        "precision": "mxint8",
+        "tier": "A",
+        "verdict": "CRASH",
+    }
+    assert re.search(r"ref-moe +mxint8 +A +CRASH", text(ROW, replace(ROW, model="ref-moe"), _crash()))
+
+
+def _crash() -> Row:
+    return Row(model="ref-moe", precision="mxint8", tier="A", verdict="CRASH")
+
+
+VERDICTS = (
+    "pass",
+    "accepted",
+    "updated",
+    "recentred",
+    "FAIL step 4,5,6",
+    "FAIL corrupt",
+    "FAIL missing",
+    "CRASH",
+)
+LARGE = build_record(
+    perplexity=12345.678,
+    cross_entropy=12.34567,
+    entropy=10.12345,
+    kl=10.123456,
+    top1_agreement=1.0,
+    sequence_losses=[2.5, 2.9, 2.4, 2.8],
+)
+
+
+def assert_whole(output: str, rows: list[Row]) -> None:
+    """Each row is one line that holds every one of its cells, and the header every column."""
+    assert "…" not in output
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    assert " ".join(COLUMNS).replace("_", " ") in lines
+    for row in rows:
+        assert " ".join(cell for cell in cells(row).values() if cell) in lines
+
+
+@pytest.mark.parametrize("width", [20, 80, 132])
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_no_figure_is_folded_or_cut(width: int, verdict: str) -> None:
+    rows = [
+        Row(
+            model=max(REFERENCE_MODELS, key=len),
+            precision=max(LADDER, key=len),
+            tier="B",
+            verdict=verdict,
+            record=build_record(),
+            budget=BUDGET,
+            drift=DRIFT,
+        ),
+        replace(ROW, verdict=verdict),
+        _crash(),
+    ]
+    output = text(*rows, width=width)
+    assert max(len(line) for line in output.splitlines()) <= 132  # a wide terminal shows our models whole
+    assert_whole(output, rows)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"model": "meta-llama--Llama-3.1-8B-Instruct"}, id="hub-id"),
+        pytest.param({"model": "outlier-llama", "options": ("samples64",)}, id="options"),
+        pytest.param({"model": "outlier-llama", "verdict": "FAIL step 2,3,4,5,6"}, id="many-steps"),
+        pytest.param({"record": LARGE}, id="large-figures"),
+    ],
+)
+def test_nor_where_the_table_is_wider(changes: dict[str, Any]) -> None:
+    rows = [replace(ROW, **{"verdict": "FAIL step 4,5,6", **changes})]
+    assert_whole(text(*rows), rows)
+
+
+def test_a_ruined_model_is_still_a_row() -> None:
+    """exp overflows beyond 709 nats."""
+    rows = [replace(ROW, record=build_record(sequence_losses=[800.0, 801.0, 802.0, 803.0]))]
+    assert cells(rows[0])["change_%_±_SE"] == "+inf"
+    assert_whole(text(*rows), rows)
+
+
+def test_a_table_is_no_wider_than_it_needs_to_be() -> None:
+    """Nor does a wide terminal stretch it: the rows are the same text."""
+    narrow, wide = (text(ROW, width=width) for width in (20, 300))
+    row = next(line for line in narrow.splitlines() if line.strip().startswith("ref-llama"))
+    assert row in wide.splitlines()
+    assert max(map(len, wide.splitlines())) < 200
+
+
+def test_a_wide_terminal_is_used() -> None:
+    rows = [replace(ROW, model="meta-llama--Llama-3.1-8B-Instruct", verdict="FAIL step 4,5,6")]
+    assert_whole(text(*rows, width=200), rows)
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_only_what_is_not_good_is_red(verdict: str) -> None:
+    red = "\x1b[1;31m"
+    good = verdict in ("pass", "accepted", "updated", "recentred")
+    assert (red in text(replace(ROW, verdict=verdict), color=True)) is not good
+
+
+def test_without_colour_there_are_no_escapes() -> None:
+    assert "\x1b" not in text(replace(ROW, verdict="CRASH"))
+
+
+def test_rows_keep_their_order_and_models_are_set_apart() -> None:
+    names = ["ref-neo", "ref-neo", "ref-llama", "ref-moe"]
+    table = results_table([replace(ROW, model=name) for name in names])
+    assert list(table.columns[0].cells) == names
+    assert [row.end_section for row in table.rows] == [False, True, True, False]
+
+
+def test_units_are_explained() -> None:
+    output = " ".join(text(ROW).split())
+    assert output.startswith("mxcheck: accuracy")
+    assert "cross-entropy, entropy, KL in nats/token" in output
+    assert "share of the KL budget used" in output
+
+
+def test_no_rows() -> None:
+    assert "perplexity" in text()
