@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mxcheck.formats.choices import choose
+from mxcheck.formats.choices import unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +41,14 @@ class Budgets:
 
 def _checked(table: dict[str, Any], path: str, stages: Collection[str]) -> dict[str, Any]:
     """Refuse, in one line that names the file, whatever would be ignored or fail later."""
-    unknown = sorted(table.keys() - {"default", "models"})
-    if unknown:
-        raise ValueError(f"budgets file {path}: unknown table {unknown[0]!r}; allowed: default, models")
+    for name in table.keys() - {"default", "models"}:
+        raise ValueError(f"budgets file {path}: {unknown('table', name, ('default', 'models'))}")
     models = _table(table.get("models", {}), "models", path)
     sections = [("default", table.get("default", {})), *((f"models.{name}", models[name]) for name in models)]
     for title, section in sections:
         for stage, entry in _table(section, title, path).items():
-            choose(f"stage in [{title}] of budgets file {path}:", stage, stages)
+            if stage not in stages:
+                raise ValueError(f"budgets file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
             ok = isinstance(entry, dict) and {"kl"} <= entry.keys() <= {"kl", "rise"}
             if not ok or not all(isinstance(v, int | float) and v >= 0 for v in entry.values()):
                 raise ValueError(

@@ -43,7 +43,7 @@ def model_label(name: str) -> str:
     its last component. Two models of one run that get the same label are refused by the caller.
     """
     stripped = name.rstrip("/")
-    if name.startswith((".", "~")) or Path(stripped or "no name").is_dir():
+    if stripped and (name.startswith((".", "/", "~")) or Path(stripped).is_dir()):
         label = Path(os.path.expanduser(stripped)).resolve().name  # noqa: PTH111  (Path's raises where this does not)
     else:
         label = stripped.replace("/", "--")

@@ -55,12 +55,13 @@ class ActivationCast(TorchFunctionMode):
 class ConvertedModule:
     """One quantized module: its original and quantized weights, and the cast of its activations."""
 
-    def __init__(self, module: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, name: str, module: nn.Module, recipe: Recipe) -> None:
+        self.name = name
         self.module = module
         if getattr(module, "is_transposed", False):
             raise ValueError(
-                f"{type(module).__name__} stores its experts transposed [experts, in, out], which is not "
-                f"supported yet: their blocks would run along the wrong axis"
+                f"{name} ({type(module).__name__}) stores its experts transposed [experts, in, out], which "
+                f"is not supported yet: their blocks would run along the wrong axis"
             )
         spec = recipe.spec(axis=-1)
         fake_quantize = resolve_kernel(recipe.kernel)[1]
@@ -68,8 +69,8 @@ class ConvertedModule:
         self._originals: dict[str, nn.Parameter] = {}
         self._quantized: dict[str, nn.Parameter] = {}
         codes = hashlib.sha256()
-        for name in expert_parameters(module) or ["weight"]:
-            original = module.get_parameter(name)
+        for key in expert_parameters(module) or ["weight"]:
+            original = module.get_parameter(key)
             quantized = quantize(
                 original.detach(),
                 spec.format,
@@ -82,8 +83,8 @@ class ConvertedModule:
             )
             codes.update(tensor_bytes(quantized.codes))
             codes.update(tensor_bytes(quantized.scales))
-            self._originals[name] = original
-            self._quantized[name] = nn.Parameter(quantized.dequantize(original.dtype), requires_grad=False)
+            self._originals[key] = original
+            self._quantized[key] = nn.Parameter(quantized.dequantize(original.dtype), requires_grad=False)
         #: SHA-256 of the weights' element codes and scale codes.
         self.weight_digest = codes.hexdigest()
 
@@ -96,7 +97,7 @@ class ConvertedModule:
                 output = forward(self.module, *args, **kwargs)
             if mode.products == 0:
                 raise RuntimeError(
-                    f"{type(self.module).__name__} makes no product that mxcheck can see "
+                    f"{self.name} ({type(self.module).__name__}) makes no product that mxcheck can see "
                     f"({', '.join(product.__name__ for product in PRODUCTS)}): its activations would stay "
                     f"unquantized; leave its role out of the recipe"
                 )
@@ -175,7 +176,7 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
                 f"nothing would be quantized"
             )
         for name, role in conversion.replaced.items():
-            conversion.modules[name] = ConvertedModule(modules[name], recipe)
+            conversion.modules[name] = ConvertedModule(name, modules[name], recipe)
             logger.info("%s (%s, %s): %s", name, role, type(modules[name]).__name__, recipe.precision)
     elif recipe.precision == "bf16":
         conversion._parameters = [(p, p.data) for p in model.parameters() if p.is_floating_point()]

@@ -89,7 +89,7 @@ class RunReport:
                 rows.append(_row(Row, case, row))
         terminalreporter.ensure_newline()
         color = terminalreporter._tw.hasmarkup
-        terminalreporter.write(render(results_table(rows), width=terminalreporter._tw.fullwidth, color=color))
+        terminalreporter.write(render(results_table(rows), color=color))
         if self._settings.debug:
             self._list_modules(terminalreporter)
 

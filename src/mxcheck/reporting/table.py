@@ -97,12 +97,12 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def render(table: Table, *, width: int, color: bool) -> str:
+def render(table: Table, *, color: bool) -> str:
     """The table as text, as wide as it needs to be: figures are never folded or cut."""
     needed = Console(width=10_000).measure(table).maximum
     console = Console(
         file=io.StringIO(),
-        width=max(width, needed),
+        width=needed,
         force_terminal=color,
         no_color=not color,
         legacy_windows=False,

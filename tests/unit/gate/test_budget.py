@@ -127,8 +127,8 @@ def test_a_stage_that_no_case_has_is_refused(tmp_path: Path, table: str, stage: 
     with pytest.raises(ValueError, match="unknown stage") as caught:
         load_budgets(str(path))
     message = str(caught.value)
-    where = f"[{table}] of budgets file {path}"
-    assert message.startswith(f"unknown stage in {where}: {stage!r}; allowed: fp32, bf16, ")
+    where = f"budgets file {path}: unknown stage in [{table}]"
+    assert message.startswith(f"{where} {stage!r}; allowed: fp32, bf16, ")
     assert message.endswith(hint or "mxint8-B")
     assert "\n" not in message
 

@@ -433,13 +433,40 @@ def test_the_reference_is_held_by_its_own_noise(
     assert verdict.failed_steps == (() if passes else (2,))
 
 
+# By hand: KL 0.001 and 1e9 / 4 tokens a sequence, whose rise has the deviation sqrt(0.002 / 2.5e8).
+OWN_SCALE = pytest.mark.parametrize(
+    ("quantity", "rms_bound", "max_bound"),
+    [
+        pytest.param("loss", 2e-6 + 0.3 * 2.8284e-6, 2e-6 + 2 * 2.8284e-6, id="loss"),
+        pytest.param("kl", 2e-6 + 0.03 * 0.001, 2e-6 + 0.2 * 0.001, id="kl"),
+        pytest.param("reference", 2e-6, 2e-6, id="reference"),
+    ],
+)
+
+
 @ELSEWHERE
-@QUANTITIES
-@pytest.mark.parametrize(("change", "passes"), [(1.9e-6, True), (2.1e-6, False)], ids=["within", "beyond"])
-def test_without_measured_noise_only_the_floor_is_left(
-    make_record: MakeRecord, elsewhere: dict[str, Any], quantity: str, change: float, passes: bool
+@OWN_SCALE
+def test_without_measured_noise_the_case_s_own_scale_is_left(
+    make_record: MakeRecord, elsewhere: dict[str, Any], quantity: str, rms_bound: float, max_bound: float
 ) -> None:
-    record = drifted(make_record, quantity, change, change, change, change)
+    moved = drift(make_record(), make_record(noise=None, **elsewhere), quantity)
+    assert (moved.rms_bound, moved.max_bound) == pytest.approx((rms_bound, max_bound), rel=1e-4)
+
+
+@ELSEWHERE
+@pytest.mark.parametrize(
+    ("quantity", "bound"), [("loss", 2e-6 + 0.3 * 2.8284e-6), ("kl", 2e-6 + 0.03 * 0.001)]
+)
+@pytest.mark.parametrize(("share", "passes"), [(0.99, True), (1.01, False)], ids=["within", "beyond"])
+def test_the_case_s_own_scale_judges(
+    make_record: MakeRecord,
+    elsewhere: dict[str, Any],
+    quantity: str,
+    bound: float,
+    share: float,
+    passes: bool,
+) -> None:
+    record = drifted(make_record, quantity, *[share * bound] * 4)
     verdict = judge(record, make_record(noise=None, **elsewhere), WIDE)
     assert verdict.failed_steps == (() if passes else (6,))
 

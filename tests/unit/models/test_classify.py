@@ -204,6 +204,12 @@ class Config:
     [
         pytest.param(1, Config(), "router", id="one-shared-expert"),
         pytest.param(1, Config(num_experts=4), "router", id="shared-beside-many"),
+        pytest.param(
+            1,
+            Config(num_experts=4, num_local_experts=4, n_routed_experts=4),
+            "router",
+            id="shared-beside-every-count",
+        ),
         pytest.param(4, Config(num_experts=4), "router", id="num_experts"),
         pytest.param(4, Config(num_local_experts=4), "router", id="num_local_experts"),
         pytest.param(4, Config(n_routed_experts=4), "router", id="n_routed_experts"),
