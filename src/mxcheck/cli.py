@@ -19,7 +19,11 @@ from mxcheck.reporting.baselines import diff_table, list_table, read_directory, 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0, 1 where `diff` or `prune` found something, 2 for bad input."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if others and options.run is not _recentre:
+        parser.error(f"unknown arguments: {' '.join(others)}")
+    options.pytest = others
     try:
         return int(options.run(options))
     except ValueError as error:
@@ -53,10 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     prune.set_defaults(run=_prune)
 
     recentre = actions.add_parser(
-        "recentre", help="measure again and rewrite baselines that are within tolerance"
-    )
-    recentre.add_argument(
-        "pytest", nargs=argparse.REMAINDER, help="arguments for pytest, such as -k fp8_e4m3"
+        "recentre",
+        help="measure again and rewrite baselines that are within tolerance; "
+        "other arguments go to pytest, such as -k fp8_e4m3",
     )
     recentre.set_defaults(run=_recentre)
     for action in (listing, diff, prune, recentre):
@@ -120,16 +123,9 @@ def _default_matrix(label: str) -> list[Case]:
 
 
 def _recentre(options: argparse.Namespace) -> int:
-    command = [sys.executable, "-m", "pytest", "--snapshot-update", "--mx-recentre"]
-    suite = (
-        []
-        if any(not word.startswith("-") and Path(word).exists() for word in options.pytest)
-        else [
-            "--pyargs",
-            "mxcheck.suite.models",
-        ]
-    )
-    command += ["--mx-baselines", str(options.baselines), *suite, *options.pytest]
+    command = [sys.executable, "-m", "pytest", "--pyargs", "mxcheck.suite.models"]
+    command += ["--snapshot-update", "--mx-recentre", "--mx-baselines", str(options.baselines.resolve())]
+    command += options.pytest
     return subprocess.run(command, check=False).returncode  # noqa: S603  (pytest of this interpreter, no shell)
 
 
@@ -140,6 +136,11 @@ def _sample(options: argparse.Namespace) -> int:
 
     if options.model in REFERENCE_MODELS:
         raise ValueError(f"{options.model} ships with its tokens; name a directory or a hub id")
+    if options.length < 2 or options.sequences < 1:
+        raise ValueError(
+            f"nothing to score in {options.sequences} sequences of {options.length} tokens; "
+            f"give at least one sequence of two"
+        )
     source = model_source(options.model)
     target = options.baselines / model_label(options.model) / "tokens.safetensors"
     if target.exists():

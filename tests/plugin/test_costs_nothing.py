@@ -47,10 +47,17 @@ def test_the_test_above_can_fail(project: Project, module: str) -> None:
     assert module in loaded(project, *USES[1])
 
 
-def test_other_peoples_runs_show_nothing_of_us(project: Project) -> None:
-    (project.directory / "test_theirs.py").write_text("def test_theirs():\n    assert True\n")
-    run = project.pytest("test_theirs.py", "-n", "1")
-    assert run.code == 0
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_other_peoples_runs_show_nothing_of_us(project: Project, workers: str) -> None:
+    """Not even where a test of theirs has our test's name, and fails."""
+    (project.directory / "test_theirs.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('model', ['resnet'])\n"
+        "def test_accuracy(model):\n"
+        "    assert not model\n"
+    )
+    run = project.pytest("test_theirs.py", "-n", workers)
+    assert run.code == 1
     lines = [line for line in run.output.splitlines() if not line.startswith(("plugins:", "rootdir:"))]
     assert "mxcheck" not in "\n".join(lines)
 

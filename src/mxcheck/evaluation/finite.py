@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ class NonFiniteLogitsError(ValueError):
 def _finite(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
         return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, Mapping):  # a ModelOutput is one
+        return all(map(_finite, value.values()))
     if isinstance(value, tuple | list):
-        return all(_finite(item) for item in value)
+        return all(map(_finite, value))
     return True
 
 
@@ -31,8 +34,7 @@ def first_non_finite_module(model: nn.Module, batch: torch.Tensor) -> str:
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, _args: Any, output: Any) -> None:
-            values = output if isinstance(output, tuple | list | torch.Tensor) else tuple(output.values())
-            if not culprits and not _finite(values):
+            if not culprits and not _finite(output):
                 culprits.append(f"{name or 'the model'} ({type(module).__name__})")
 
         return hook

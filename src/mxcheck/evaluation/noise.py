@@ -42,9 +42,10 @@ ENVIRONMENTS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Results of one case in one environment, in nats per token and sequence."""
+    """Results of one case in one environment, in nats per token and sequence; and its casts' digests."""
 
     environment: str
+    digests: dict[str, dict[str, str]]
     reference_losses: list[float]
     sequence_losses: list[float]
     sequence_kl: list[float]
@@ -69,7 +70,7 @@ class Job:
 def measure_noise(job: Job, environments: Mapping[str, Mapping[str, str]] | None = None) -> list[list[Trial]]:
     """For each recipe of `job`, its trials, one an environment (default: those of the job's device).
 
-    Raises RuntimeError with the child's last lines where a child fails.
+    Raises ValueError with the child's last lines where a child fails.
     """
     chosen = ENVIRONMENTS[job.device] if environments is None else environments
     by_environment = [_run_child(job, name, settings) for name, settings in chosen.items()]
@@ -83,14 +84,15 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
         request.write_text(json.dumps(fields))
         done = subprocess.run(  # noqa: S603  (our own module, by the running interpreter)
             [sys.executable, "-m", "mxcheck.evaluation.noise", str(request), str(answer)],
-            env={**os.environ, **settings},
+            # sys.path as it is: pytest may have added the folder that a user's kernel lies in
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **settings},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
             tail = "\n".join(done.stderr.splitlines()[-5:])
-            raise RuntimeError(f"measuring the noise of {job.model} in environment {name!r} failed:\n{tail}")
+            raise ValueError(f"measuring the noise of {job.model} in environment {name!r} failed:\n{tail}")
         return [Trial(environment=name, **trial) for trial in json.loads(answer.read_text())]
 
 
@@ -101,6 +103,7 @@ def _trials(job: Job) -> list[dict[str, Any]]:
     from mxcheck.evaluation.tokens import load_tokens
     from mxcheck.models.convert import convert
     from mxcheck.models.load import load
+    from mxcheck.models.probe import digests
     from mxcheck.models.recipe import Recipe
 
     if job.threads:
@@ -111,10 +114,12 @@ def _trials(job: Job) -> list[dict[str, Any]]:
     trials = []
     for fields in job.recipes:
         conversion = convert(loaded.model, Recipe(**{**fields, "roles": tuple(fields["roles"])}))
+        bits = digests(conversion)
         result = evaluate(loaded.model, tokens, reference=reference, batch_size=job.batch_size)
         conversion.undo()
         trials.append(
             {
+                "digests": bits,
                 "reference_losses": reference.sequence_losses,
                 "sequence_losses": result.sequence_losses,
                 "sequence_kl": result.sequence_kl,

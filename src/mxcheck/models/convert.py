@@ -96,7 +96,7 @@ class ConvertedModule:
             with ActivationCast(lambda x: self.cast(x)) as mode:  # late: the probe puts its own cast in
                 output = forward(self.module, *args, **kwargs)
             if mode.products == 0:
-                raise RuntimeError(
+                raise ValueError(
                     f"{self.name} ({type(self.module).__name__}) makes no product that mxcheck can see "
                     f"({', '.join(product.__name__ for product in PRODUCTS)}): its activations would stay "
                     f"unquantized; leave its role out of the recipe"

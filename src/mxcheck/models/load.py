@@ -56,9 +56,10 @@ def load(name: str, *, device: str = "cpu") -> LoadedModel:
         )
     except SafetensorError as error:
         raise ValueError(f"model {name!r}: a safetensors file cannot be read: {error}") from error
-    except OSError as error:  # the hub's answer: no such model, no access, no network
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(f"model {name!r} cannot be loaded from {source.location}: {first}") from error
+    # OSError is the hub's answer (no such model, no access, no network), ValueError an unknown model_type.
+    except (OSError, ValueError) as error:
+        words = " ".join(str(error).split())
+        raise ValueError(f"model {name!r} cannot be loaded from {source.location}: {words}") from error
     model: PreTrainedModel
     model, info = loading
     for what in ("missing_keys", "mismatched_keys"):

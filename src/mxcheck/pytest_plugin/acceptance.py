@@ -26,27 +26,32 @@ class Outcome:
     drift: Drift | None = None
 
 
-def baseline_path(root: Path, case: Case, device_class: str, *, writing: bool) -> Path:
-    """Where a case's baseline lies: this device class's override where there is one, else the common file.
+def baseline_paths(root: Path, case: Case, device_class: str) -> tuple[Path, Path]:
+    """Where a case's baseline is read, and where a new one is written.
 
-    What a GPU accepts goes into its own override: the common file is the CPU's.
+    Read: this device class's override where there is one, else the common file. Written: the common file is
+    the CPU's, any other device class writes its own override.
     """
     common = root / case.baseline
     override = common.with_name(f"{common.stem}@{device_class}.json")
-    return override if override.is_file() or (writing and device_class != "cpu") else common
+    return (
+        override if override.is_file() else common,
+        common if device_class == "cpu" and not override.is_file() else override,
+    )
 
 
 def settle(
     record: Record,
     *,
     path: Path,
+    target: Path,
     budget: Budget,
     snapshot: SnapshotAssertion,
     recentre: bool,
     accept_command: str,
     measure_noise: Callable[[], Noise],
 ) -> Outcome:
-    """Judge `record`; under `--snapshot-update`, write it where it passes on its own but not against `path`.
+    """Judge `record` against `path`; under `--snapshot-update`, what passes only on its own goes to `target`.
     Re-centring does the opposite: it rewrites what passes against `path`, and accepts nothing new.
 
     What needs no baseline (the reference on its own samples, the conversion, the budget) is asserted before
@@ -66,21 +71,25 @@ def settle(
     holds = accepted is not None and verdict.passed
     updating = snapshot.update_snapshots or (snapshot.update_new_snapshots_only and not path.exists())
     if updating and alone.passed and not holds and not recentre:
-        word = "updated" if path.exists() else "accepted"
-        _store(snapshot, path, replace(record, noise=measure_noise()))
+        word = "updated" if target.exists() else "accepted"
+        _store(snapshot, target, replace(record, noise=measure_noise()))
         return Outcome(verdict=word)
     if accepted is not None and holds:
         if updating and recentre:
             # The noise that was measured stays: nothing about it is in question.
-            _store(snapshot, path, replace(record, noise=accepted.noise))
+            _store(snapshot, target, replace(record, noise=accepted.noise))
             return Outcome(verdict="recentred", drift=moved)
         # Through syrupy, so that its own summary counts the case.
         matched = snapshot.use_extension(extension_for(path, exactly=False)) == record
         assert matched, "syrupy and the gate read the same file and judge by the same function"
         return Outcome(verdict="pass", drift=moved)
-    lines = [f"{record.id}: {trouble}; accept with: {accept_command}"] if trouble else []
+    lines = []
+    if trouble:
+        lines.append(f"{record.id}: {trouble}" + (f"; accept with: {accept_command}" if alone.passed else ""))
     if not verdict.passed:
-        lines.append(failure_message(record, accepted, verdict, accept=accept_command))
+        lines.append(
+            failure_message(record, accepted, verdict, accept=accept_command, acceptable=alone.passed)
+        )
     steps = ",".join(str(step) for step in verdict.failed_steps)
     word = f"FAIL step {steps}" if steps else ("FAIL corrupt" if path.exists() else "FAIL missing")
     return Outcome(verdict=word, message="\n".join(lines), drift=moved)

@@ -96,10 +96,12 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def own_options(arguments: list[str]) -> list[str]:
-    """Those of a command line's words that are ours, each with its value."""
+    """Those of a command line's words that are ours and say what is measured, each with its value."""
     flags = {"--no-mx", *(f"--mx-{name}" for name in _FLAGS)}
     words: list[str] = []
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word in ("--mx-recentre", "--mx-debug"):
+            continue
         if word.startswith("--mx-") or word == "--no-mx":
             words.append(word)
             if "=" not in word and word not in flags:

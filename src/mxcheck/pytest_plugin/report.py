@@ -11,6 +11,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.record import record_from_dict
 from mxcheck.gate.verdict import Drift
 from mxcheck.pytest_plugin.options import Settings
+from mxcheck.reporting.verdicts import GOOD
 
 
 class RunReport:
@@ -38,12 +39,11 @@ class RunReport:
             reporter.write_line(line)
 
     def _header(self, node_ids: list[str]) -> list[str]:
-        if self._announced or not any(_case_id(node_id) for node_id in node_ids):
+        selected = [case for node_id in node_ids if (case := self._case(node_id)) is not None]
+        if self._announced or not selected:
             return []
         self._announced = True
         run = self._settings
-        known = {case.id: case for case in run.cases}
-        selected = [known[name] for node_id in node_ids if (name := _case_id(node_id)) in known]
         models, precisions, tiers = (
             ", ".join(dict.fromkeys(values))
             for values in (
@@ -62,10 +62,18 @@ class RunReport:
             ),
         ]
 
+    def _case(self, node_id: str) -> Case | None:
+        """The case of a node id, or None where it is another test."""
+        function, bracket, parameter = node_id.rpartition("::")[2].partition("[")
+        if not bracket or function != "test_accuracy":
+            return None  # without a look at our options: other people's runs have none
+        return {case.id: case for case in self._settings.cases}.get(parameter.removesuffix("]"))
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        name = _case_id(report.nodeid)
-        if not name:
+        case = self._case(report.nodeid)
+        if case is None:
             return
+        name = case.id
         row: Any = dict(report.user_properties).get("mxcheck")
         if row is not None:
             self._rows[name] = row
@@ -75,7 +83,8 @@ class RunReport:
             # A test that raised, or a worker that died: it has no row of its own.
             when: str = report.when  # xdist's "???" is no phase that pytest knows
             word = "CRASH" if when == "???" else "ERROR"
-            self._rows.setdefault(name, {"id": name, "verdict": word})
+            if self._rows.get(name, {}).get("verdict") in (None, *GOOD):
+                self._rows[name] = {**self._rows.get(name, {"id": name}), "verdict": word}
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self._rows:
@@ -98,12 +107,6 @@ class RunReport:
         for name, row in sorted(self._rows.items()):
             for module, role in (row.get("record") or {}).get("replaced", {}).items():
                 terminalreporter.write_line(f"{name}: {module} ({role})")
-
-
-def _case_id(node_id: str) -> str:
-    """The case of a node id, or an empty string where it is another test."""
-    function, bracket, parameter = node_id.rpartition("::")[2].partition("[")
-    return parameter.rstrip("]") if bracket and function == "test_accuracy" else ""
 
 
 def _relative(path: Any, config: pytest.Config) -> str:

@@ -17,7 +17,7 @@ from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.statistics import differences, largest, rms
-from mxcheck.pytest_plugin.acceptance import baseline_path, settle
+from mxcheck.pytest_plugin.acceptance import baseline_paths, settle
 from mxcheck.pytest_plugin.options import Settings, own_options
 from mxcheck.pytest_plugin.workbench import Workbench
 
@@ -39,24 +39,20 @@ class GateSession:
         """The case's row for the table, as plain JSON types, and the message if it is red."""
         try:
             record = self.bench.record(case)
-            path = baseline_path(
-                self._settings.baselines,
-                case,
-                self.bench.device_class,
-                writing=snapshot.update_snapshots or snapshot.update_new_snapshots_only,
+            path, target = baseline_paths(self._settings.baselines, case, self.bench.device_class)
+            budget = load_budgets(self._settings.budgets).of(case.model, case.budget_key)
+            outcome = settle(
+                record,
+                path=path,
+                target=target,
+                budget=budget,
+                snapshot=snapshot,
+                recentre=self._settings.recentre,
+                accept_command=self._accept_command(case),
+                measure_noise=lambda: self._noise(case, record),
             )
         except ValueError as error:
             return {"id": case.id, "verdict": "ERROR"}, f"{case.id}: {error}"
-        budget = load_budgets(self._settings.budgets).of(case.model, case.budget_key)
-        outcome = settle(
-            record,
-            path=path,
-            budget=budget,
-            snapshot=snapshot,
-            recentre=self._settings.recentre,
-            accept_command=self._accept_command(case),
-            measure_noise=lambda: self._noise(case, record),
-        )
         row = {
             "id": case.id,
             "verdict": outcome.verdict,
@@ -67,8 +63,9 @@ class GateSession:
         return row, outcome.message
 
     def _accept_command(self, case: Case) -> str:
-        """What to type: this run's own mxcheck options, narrowed to the case."""
-        words = ["pytest", *own_options(self._arguments), "-k", case.id, "--snapshot-update"]
+        """What to type: this run's own suite and options, narrowed to the case."""
+        suite = ["--pyargs", "mxcheck.suite.models"] if "--pyargs" in self._arguments else []
+        words = ["pytest", *suite, *own_options(self._arguments), "-k", case.id, "--snapshot-update"]
         return shlex.join(words)
 
     def _noise(self, case: Case, record: Record) -> Noise:
@@ -111,6 +108,13 @@ class GateSession:
 
 
 def _worst(record: Record, trials: list[dict[str, Any]]) -> Noise:
+    """The worst of the trials. Raises ValueError where a cast gave other bits: that is no noise."""
+    for trial in trials:
+        if trial["digests"] != record.digests:
+            raise ValueError(
+                f"the casts gave other bits in environment {trial['environment']!r}, which no machine may "
+                f"do; mend the cast, nothing was accepted"
+            )
     figures: dict[str, float] = {}
     for short, field, own in (
         ("reference", "reference_losses", record.reference_losses),

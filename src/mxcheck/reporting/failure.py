@@ -8,8 +8,13 @@ from mxcheck.gate.verdict import STEPS, Verdict, same_arithmetic
 WORST_MODULES = 5
 
 
-def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *, accept: str) -> str:
-    """Several lines, the most telling first: pytest cuts long messages from the end."""
+def failure_message(
+    record: Record, baseline: Record | None, verdict: Verdict, *, accept: str, acceptable: bool
+) -> str:
+    """Several lines, the most telling first: pytest cuts long messages from the end.
+
+    `acceptable` says whether an update would take the record: one that fails on its own is never accepted.
+    """
     failures = verdict.failures
     first = failures[0]
     lines = [f"{record.id}: step {first.step} ({STEPS[first.step]}): {first.message}"]
@@ -22,7 +27,12 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
                 "  this machine multiplies otherwise than the accepting one: step 6 allows for noise"
             )
         lines += [f"  environment: {text}" for text in environment_differences(record, baseline)]
-    lines.append(f"  if the change is meant, accept it with: {accept}")
+    if acceptable:
+        lines.append(f"  if the change is meant, accept it with: {accept}")
+    else:
+        lines.append("  no update accepts this: it fails without any baseline")
+        if 5 in verdict.failed_steps:
+            lines.append("  a budget of your own is given with --mx-budgets FILE (docs/gate.md)")
     return "\n".join(lines)
 
 

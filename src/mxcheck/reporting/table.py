@@ -15,6 +15,7 @@ from mxcheck.gate.budget import Budget
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import exponential
 from mxcheck.gate.verdict import Drift, rise
+from mxcheck.reporting.verdicts import GOOD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +59,10 @@ def results_table(rows: Sequence[Row]) -> Table:
         if row.model != last:
             table.add_section()
             last = row.model
-        table.add_row(*_cells(row), style=None if row.verdict in _GOOD else "bold red")
+        table.add_row(*_cells(row), style=None if row.verdict in GOOD else "bold red")
     return table
 
 
-_GOOD = ("pass", "accepted", "updated", "recentred")
 _CAPTION = (
     "cross-entropy, entropy, KL in nats/token; change: perplexity against the fp32 reference; "
     "budget: share of the KL budget used; drift: rms change of sequence losses since accepted"

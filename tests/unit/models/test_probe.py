@@ -277,7 +277,7 @@ def test_a_module_without_a_visible_product_is_an_error(
     conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="A"))
 
     with pytest.raises(
-        RuntimeError,
+        ValueError,
         match=r"^model\.layers\.1\.mlp\.down_proj \(Invisible\) makes no product .* \(linear\)",
     ):
         digests(conversion)

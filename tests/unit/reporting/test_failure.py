@@ -18,9 +18,20 @@ ACCEPT = "pytest --mx-models ref-llama -k ref-llama-fp8_e4m3-B --snapshot-update
 OTHERWISE = "this machine multiplies otherwise than the accepting one"
 
 
-def message(record: Record, baseline: Record | None, budget: Budget = WIDE) -> list[str]:
+def message(
+    record: Record, baseline: Record | None, budget: Budget = WIDE, *, acceptable: bool = True
+) -> list[str]:
     verdict = judge(record, baseline, budget)
-    return failure_message(record, baseline, verdict, accept=ACCEPT).splitlines()
+    return failure_message(record, baseline, verdict, accept=ACCEPT, acceptable=acceptable).splitlines()
+
+
+def test_what_no_update_accepts_is_not_advised() -> None:
+    lines = message(build_record(), build_record(), Budget(kl=0.0, rise=1.0), acceptable=False)
+    assert not any(ACCEPT in line for line in lines)
+    assert lines[-2:] == [
+        "  no update accepts this: it fails without any baseline",
+        "  a budget of your own is given with --mx-budgets FILE (docs/gate.md)",
+    ]
 
 
 def test_first_line_names_case_step_module_and_the_last_one_what_to_type() -> None:
