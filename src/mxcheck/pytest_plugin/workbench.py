@@ -87,6 +87,8 @@ class Workbench:
         if self._resident is not None and self._resident.label == label:
             return self._resident
         self._resident = None  # free the old one before the new one comes
+        from transformers.utils.logging import disable_progress_bar
+
         from mxcheck.evaluation.measure import evaluate
         from mxcheck.evaluation.tokens import load_tokens
         from mxcheck.models.load import load
@@ -98,6 +100,7 @@ class Workbench:
                 f"model {name!r} has no evaluation tokens at {path}; make them with: mxcheck sample {name} "
                 f"--baselines {self.settings.baselines}"
             )
+        disable_progress_bar()  # of single tensors, into the captured output of a red case
         loaded = load(name, device=self.device)
         tokens = load_tokens(path)[: self.settings.max_samples]
         reference = evaluate(

@@ -99,9 +99,11 @@ def test_a_child_without_a_changed_environment_gives_this_processs_bits(
 
 
 def test_a_failing_child_reports_its_environment_and_its_last_words(ref_llama: LoadedModel) -> None:
-    # Python does not start without its standard library: no child could fail sooner
-    with pytest.raises(ValueError, match=r"(?s)of ref-llama in environment 'broken' failed:.*encodings"):
-        measure_noise(job(ref_llama), {"broken": {"PYTHONHOME": "/nonexistent"}})
+    recipes = [{**RECIPES[1].as_dict(), "precision": "fp9"}]
+    with pytest.raises(
+        ValueError, match=r"(?s)of ref-llama in environment 'any' failed:.*unknown precision 'fp9'"
+    ):
+        measure_noise(job(ref_llama, recipes=recipes), {"any": {}})
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS["cpu"])
