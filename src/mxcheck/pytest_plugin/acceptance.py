@@ -11,8 +11,9 @@ from syrupy.assertion import SnapshotAssertion
 from mxcheck.gate.baseline import BaselineError, read
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
+from mxcheck.gate.drift import Drift, drift
 from mxcheck.gate.record import Noise, Record
-from mxcheck.gate.verdict import Drift, drift, judge
+from mxcheck.gate.verdict import judge
 from mxcheck.pytest_plugin.snapshots import extension_for
 from mxcheck.reporting.failure import failure_message
 

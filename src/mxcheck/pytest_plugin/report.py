@@ -8,8 +8,8 @@ import pytest
 
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
+from mxcheck.gate.drift import Drift
 from mxcheck.gate.record import record_from_dict
-from mxcheck.gate.verdict import Drift
 from mxcheck.pytest_plugin.options import Settings
 from mxcheck.reporting.verdicts import GOOD
 

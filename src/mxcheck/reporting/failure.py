@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.record import Record
-from mxcheck.gate.verdict import STEPS, Verdict, same_arithmetic
+from mxcheck.gate.verdict import STEPS, Verdict
 
 WORST_MODULES = 5
 

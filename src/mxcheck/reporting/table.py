@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mxcheck.gate.budget import Budget
+from mxcheck.gate.drift import Drift
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import exponential
-from mxcheck.gate.verdict import Drift, rise
+from mxcheck.gate.verdict import rise
 from mxcheck.reporting.verdicts import GOOD
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.budget import Budget
+from mxcheck.gate.drift import drift, same_arithmetic
 from mxcheck.gate.record import Noise, Record
-from mxcheck.gate.verdict import Verdict, drift, judge, rise, same_arithmetic, self_sampled_z
+from mxcheck.gate.verdict import Verdict, judge, rise, self_sampled_z
 
 MakeRecord = Callable[..., Record]
 

@@ -11,7 +11,7 @@ import pytest
 from sample_record import build_record
 
 from mxcheck.gate.budget import Budget
-from mxcheck.gate.verdict import Drift
+from mxcheck.gate.drift import Drift
 from mxcheck.models.recipe import LADDER
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.reporting.table import Row, percent_change, render, results_table
