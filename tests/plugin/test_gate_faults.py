@@ -151,6 +151,20 @@ def test_a_broken_budget_is_never_accepted(project: Project) -> None:
     assert not project.files()
 
 
+def test_a_cast_that_depends_on_the_machine_is_never_accepted(project: Project) -> None:
+    """Right here, another scale under other instructions: that is a fault, and no noise to be tolerated."""
+    project.replace(
+        "kernels/eager.py",
+        "(amax >> _FRACTION_BITS) - element.emax",
+        "(amax >> _FRACTION_BITS) - element.emax + "
+        "(__import__('os').environ.get('ATEN_CPU_CAPABILITY') == 'default')",
+    )
+    run = project.gate(*CASE, "--mx-max-samples", "4", "--snapshot-update")
+    assert (run.code, run.verdicts()) == (1, {f"{ID}+samples4": "ERROR"}), run.output
+    assert "the casts gave other bits in environment 'default'" in run.output
+    assert not project.files()
+
+
 def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
