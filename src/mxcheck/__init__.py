@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mxcheck.evaluation.measure import Measurement as Measurement
     from mxcheck.evaluation.measure import evaluate as evaluate
+    from mxcheck.formats.spec import CastSpec as CastSpec
+    from mxcheck.formats.spec import cast_spec as cast_spec
+    from mxcheck.formats.spec import dialect as dialect
     from mxcheck.kernels.api import fake_quantize as fake_quantize
     from mxcheck.kernels.api import quantize as quantize
+    from mxcheck.kernels.layouts import pad_scales as pad_scales
+    from mxcheck.kernels.layouts import quantize_operand as quantize_operand
+    from mxcheck.kernels.layouts import swizzle_scales as swizzle_scales
+    from mxcheck.kernels.layouts import unpad_scales as unpad_scales
+    from mxcheck.kernels.layouts import unswizzle_scales as unswizzle_scales
+    from mxcheck.kernels.products import matmul as matmul
+    from mxcheck.kernels.quantized import QuantizedTensor as QuantizedTensor
     from mxcheck.models.convert import Conversion as Conversion
     from mxcheck.models.convert import convert as convert
     from mxcheck.models.load import load as load
@@ -21,8 +31,18 @@ if TYPE_CHECKING:
     from mxcheck.models.recipe import recipe as recipe
 
 _HOME = {
+    "CastSpec": "mxcheck.formats.spec",
+    "cast_spec": "mxcheck.formats.spec",
+    "dialect": "mxcheck.formats.spec",
     "quantize": "mxcheck.kernels.api",
     "fake_quantize": "mxcheck.kernels.api",
+    "QuantizedTensor": "mxcheck.kernels.quantized",
+    "matmul": "mxcheck.kernels.products",
+    "quantize_operand": "mxcheck.kernels.layouts",
+    "pad_scales": "mxcheck.kernels.layouts",
+    "unpad_scales": "mxcheck.kernels.layouts",
+    "swizzle_scales": "mxcheck.kernels.layouts",
+    "unswizzle_scales": "mxcheck.kernels.layouts",
     "Recipe": "mxcheck.models.recipe",
     "recipe": "mxcheck.models.recipe",
     "Conversion": "mxcheck.models.convert",

@@ -32,7 +32,7 @@ def test_the_copy_is_what_runs_and_is_green(accepted: Project) -> None:
 def test_ties_away(accepted: Project) -> None:
     """Seen by digest, and by the loss too: in other arithmetic, where step 6 only has the noise to go by."""
     accepted.replace(
-        "kernels/eager.py",
+        "kernels/rules.py",
         "    values.add_(binade, alpha=alpha).sub_(binade, alpha=alpha)",
         "    step = binade * 2.0**-mantissa_bits\n"
         "    values.copy_(torch.sign(values) * torch.floor(values.abs() / step + 0.5) * step)",
@@ -45,9 +45,9 @@ def test_ties_away(accepted: Project) -> None:
 
 def test_scale_off_by_one(accepted: Project) -> None:
     accepted.replace(
-        "kernels/eager.py",
-        "(amax >> _FRACTION_BITS) - element.emax",
-        "(amax >> _FRACTION_BITS) - element.emax + 1",
+        "kernels/rules.py",
+        "(amax >> FRACTION_BITS) - element.emax",
+        "(amax >> FRACTION_BITS) - element.emax + 1",
     )
     steps, _ = failed_steps(accepted)
     assert steps >= {4, 6}
@@ -154,9 +154,9 @@ def test_a_broken_budget_is_never_accepted(project: Project) -> None:
 def test_a_cast_that_depends_on_the_machine_is_never_accepted(project: Project) -> None:
     """Right here, another scale under other instructions: that is a fault, and no noise to be tolerated."""
     project.replace(
-        "kernels/eager.py",
-        "(amax >> _FRACTION_BITS) - element.emax",
-        "(amax >> _FRACTION_BITS) - element.emax + "
+        "kernels/rules.py",
+        "(amax >> FRACTION_BITS) - element.emax",
+        "(amax >> FRACTION_BITS) - element.emax + "
         "(__import__('os').environ.get('ATEN_CPU_CAPABILITY') == 'default')",
     )
     run = project.gate(*CASE, "--mx-max-samples", "4", "--snapshot-update")

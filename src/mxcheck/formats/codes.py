@@ -12,13 +12,18 @@ from functools import cache
 from types import MappingProxyType
 
 from mxcheck.formats.elements import ElementFormat
+from mxcheck.formats.spec import RANDOM_BITS
 
 E8M0_BIAS = 127
 E8M0_NAN = 0xFF
 
-ROUNDINGS: Mapping[str, Callable[[Fraction], int]] = MappingProxyType(
+# (number of steps, random integer) -> whole number of steps
+ROUNDINGS: Mapping[str, Callable[[Fraction, int], int]] = MappingProxyType(
     {
-        "even": round,  # Python rounds a Fraction's ties to even, exactly
+        "even": lambda steps, _: round(steps),  # Python rounds a Fraction's ties to even, exactly
+        "away": lambda steps, _: math.floor(steps + Fraction(1, 2)),
+        "zero": lambda steps, _: math.floor(steps),
+        "stochastic": lambda steps, random: math.floor(steps + Fraction(random, 1 << RANDOM_BITS)),
     }
 )
 
@@ -70,18 +75,24 @@ def decode(element: ElementFormat, code: int) -> Fraction:
     return -value if negative else value
 
 
-def encode(element: ElementFormat, value: Fraction, *, negative: bool, rounding: str = "even") -> int:
+def encode(
+    element: ElementFormat, value: Fraction, *, negative: bool, rounding: str = "even", random: int = 0
+) -> int:
     """The code of a value, rounded once, saturating to the largest finite code.
+
+    In a format without mantissa bits (fp4_e3m0) neither neighbour of a tie between normal numbers is even;
+    the larger one is taken, as IEEE 754-2019, section 4.3.1, has it.
 
     Args:
         value: exact value; only its magnitude is read.
         negative: the sign, apart from the value because a rational has no -0. A negative value that
             rounds to zero gives -0 where the format has one.
         rounding: a key of `ROUNDINGS`.
+        random: the random integer of `stochastic`.
     """
     size = abs(value)
     exponent = max(floor_log2(size), element.emin) if size else element.emin
-    steps = ROUNDINGS[rounding](size / Fraction(2) ** (exponent - element.mantissa_bits))
+    steps = ROUNDINGS[rounding](size / Fraction(2) ** (exponent - element.mantissa_bits), random)
     # A carry into the next binade needs no case of its own: magnitude codes are consecutive there.
     magnitude = ((exponent - element.emin) << element.mantissa_bits) + steps
     return join_sign(element, min(magnitude, element.max_magnitude), negative=negative)

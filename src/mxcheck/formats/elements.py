@@ -99,6 +99,8 @@ ELEMENT_FORMATS: Mapping[str, ElementFormat] = _by_name(
     ElementFormat(name="fp6_e2m3", exponent_bits=2, mantissa_bits=3, bias=1),
     ElementFormat(name="fp4_e2m1", exponent_bits=2, mantissa_bits=1, bias=1),
     ElementFormat(name="mxint8", exponent_bits=1, mantissa_bits=6, bias=1, twos_complement=True),
+    # Experimental, no part of OCP MX v1.0: powers of two and zero.
+    ElementFormat(name="fp4_e3m0", exponent_bits=3, mantissa_bits=0, bias=3),
 )
 
 

@@ -1,12 +1,14 @@
-"""The exact oracle: what the bits of an MX cast have to be (OCP MX v1.0, section 6.3; dialect `ocp`).
+"""The exact oracle: what the bits of a cast with E8M0 scales have to be (OCP MX v1.0, section 6.3).
 
 Two independent forms. `quantize_block` is the definition read aloud, in rationals, one block at a time.
-`quantize_array` is the same in whole numbers on numpy arrays, for the exhaustive sweeps; the tests hold the
-two against each other. Neither rounds in floating point, and neither shares code with any kernel.
+`quantize_array` is the same in whole numbers on numpy arrays; the tests hold the two against each other, and
+both against the table search of `mxcheck.formats.search`. None rounds in floating point, and none shares code
+with any kernel.
 
-What OCP leaves open is settled here: a NaN or an Inf in a block gives the scale code FF, and its element
-codes (here 0) mean nothing; a zero block has the scale code 0 and keeps the signs of its zeros; scale
-exponents are clamped to [-127, 127]; elements saturate to the largest finite magnitude.
+What OCP leaves open is settled here: a zero block has the scale code 0 and keeps the signs of its zeros;
+scale exponents are clamped to [-127, 127]; elements saturate to the largest finite magnitude; NaN and Inf do
+what `CastSpec.nonfinite` says, and where they give the scale code FF, the block's element codes (here 0) mean
+nothing.
 """
 
 from __future__ import annotations
@@ -15,53 +17,98 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN, code_values, encode, floor_log2, scale_values
+from mxcheck.formats.blocks import E8M0
+from mxcheck.formats.codes import (
+    E8M0_BIAS,
+    E8M0_NAN,
+    code_values,
+    encode,
+    floor_log2,
+    join_sign,
+    scale_values,
+)
 from mxcheck.formats.elements import ElementFormat
-from mxcheck.formats.spec import CastSpec, block_count, resolve_axis
+from mxcheck.formats.real_scales import dequantize_real_scaled, quantize_real_scaled
+from mxcheck.formats.spec import RANDOM_BITS, CastSpec, block_count, resolve_axis
 
 Int64 = NDArray[np.int64]
-
-# rule -> scale exponent of amax > 0, before clamping
-_SCALE_RULES: Mapping[str, Callable[[Fraction, ElementFormat], int]] = MappingProxyType(
-    {"floor": lambda amax, element: floor_log2(amax) - element.emax}
-)
-# The same of amax = significand * 2^exponent, in whole numbers.
-_ARRAY_SCALE_RULES: Mapping[str, Callable[[Int64, Int64, ElementFormat], Int64]] = MappingProxyType(
-    {"floor": lambda significand, exponent, element: _bit_length(significand) - 1 + exponent - element.emax}
-)
-# (steps below, remainder, half a step) -> where to go one step up
-_ARRAY_ROUNDINGS: Mapping[str, Callable[[Int64, Int64, Int64], NDArray[np.bool_]]] = MappingProxyType(
-    {"even": lambda steps, rest, half: (rest > half) | ((rest == half) & (steps % 2 == 1))}
-)
+Bool = NDArray[np.bool_]
+#: Codes and scales; of NVFP4 also the tensor's scale. (So that `codes, scales = ...` passes a type checker.)
+Parts = tuple[NDArray[Any], ...]
 
 
-def quantize_block(values: Sequence[float], spec: CastSpec) -> tuple[tuple[int, ...], int]:
+def _significand(amax: Fraction) -> Fraction:
+    return amax / Fraction(2) ** floor_log2(amax)
+
+
+def _even_threshold(element: ElementFormat) -> Fraction:
+    """Significands from here on round up to 2 in the element's precision."""
+    return 2 - Fraction(1, 1 << (element.mantissa_bits + 1))
+
+
+def _max_significand(element: ElementFormat) -> Fraction:
+    return Fraction(element.max_value) / Fraction(2) ** element.emax
+
+
+# rule -> whether the exponent is one more than that of `floor`, by amax's significand in [1, 2)
+_ONE_MORE: Mapping[str, Callable[[Fraction, ElementFormat], bool]] = MappingProxyType(
+    {
+        "floor": lambda _significand, _element: False,
+        "ceil": lambda significand, _element: significand > 1,
+        "even": lambda significand, element: significand >= _even_threshold(element),
+        "rceil": lambda significand, element: significand > _max_significand(element),
+    }
+)
+
+
+def scale_exponent(amax: Fraction, element: ElementFormat, rule: str) -> int:
+    """Exponent of the E8M0 scale of a block whose largest magnitude is `amax`, clamped to [-127, 127]."""
+    if not amax:
+        return -E8M0_BIAS
+    exponent = floor_log2(amax) - element.emax + _ONE_MORE[rule](_significand(amax), element)
+    return min(max(exponent, -E8M0_BIAS), E8M0_BIAS)
+
+
+def quantize_block(
+    values: Sequence[float], spec: CastSpec, random: Sequence[int] | None = None
+) -> tuple[tuple[int, ...], int]:
     """Codes and E8M0 scale code of one block, of any length, in exact rational arithmetic.
 
     Args:
         values: floats, taken exactly; an fp32 value is one.
-        spec: its format, scale rule and rounding are used.
+        spec: its format, scale rule, rounding and NaN/Inf policy are used.
+        random: for stochastic rounding, an integer in [0, 2^32) a value.
+
+    Raises:
+        ValueError: stochastic rounding without a random integer for each value.
     """
-    if not all(map(math.isfinite, values)):
-        return (0,) * len(values), E8M0_NAN
+    if spec.rounding == "stochastic" and (random is None or len(random) != len(values)):
+        given = "none" if random is None else str(len(random))
+        raise ValueError(f"stochastic rounding needs a random integer a value: {len(values)}, got {given}")
     element = spec.element
-    exact = [Fraction(value) for value in values]
-    amax = max(map(abs, exact))
-    exponent = _SCALE_RULES[spec.scale_rule](amax, element) if amax else -E8M0_BIAS
-    exponent = min(max(exponent, -E8M0_BIAS), E8M0_BIAS)
-    codes = tuple(
-        encode(
-            element,
-            quotient / Fraction(2) ** exponent,
-            negative=math.copysign(1.0, value) < 0,
-            rounding=spec.rounding,
-        )
-        for quotient, value in zip(exact, values, strict=True)
-    )
+    finite = [value for value in values if math.isfinite(value)]
+    if spec.nonfinite == "block" and len(finite) < len(values):
+        return (0,) * len(values), E8M0_NAN
+    amax = max((abs(Fraction(value)) for value in finite), default=Fraction(0))
+    exponent = scale_exponent(amax, element, spec.scale_rule)
+    if any(map(math.isinf, values)):
+        exponent = E8M0_BIAS
+
+    def code(value: float, integer: int) -> int:
+        negative = math.copysign(1.0, value) < 0
+        if math.isnan(value):
+            return join_sign(element, max(element.nan_magnitudes), negative=negative)
+        if math.isinf(value):
+            return join_sign(element, element.max_magnitude, negative=negative)
+        quotient = Fraction(value) / Fraction(2) ** exponent
+        return encode(element, quotient, negative=negative, rounding=spec.rounding, random=integer)
+
+    codes = tuple(map(code, values, random if random is not None else [0] * len(values)))
     return codes, exponent + E8M0_BIAS
 
 
@@ -71,8 +118,46 @@ def dequantize_block(codes: Sequence[int], scale_code: int, spec: CastSpec) -> t
     return tuple(elements[code] * scale for code in codes)
 
 
-def quantize_array(x: NDArray[np.float32], spec: CastSpec) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Codes and E8M0 scale codes of an array, in exact whole-number arithmetic.
+# (steps below, remainder, bits of the step, random integer) -> where to go one step up
+_ARRAY_ROUNDINGS: Mapping[str, Callable[[Int64, Int64, Int64, Int64], Bool]] = MappingProxyType(
+    {
+        "even": lambda steps, rest, right, _: (
+            (2 * rest > _step(right)) | ((2 * rest == _step(right)) & (steps % 2 == 1))
+        ),
+        "away": lambda _steps, rest, right, _: 2 * rest >= _step(right),
+        "zero": lambda _steps, rest, _right, _: np.zeros_like(rest, dtype=np.bool_),
+        # rest / 2^right + random / 2^32 >= 1, in whole numbers; rest has 24 bits, so nothing overflows
+        "stochastic": lambda _steps, rest, right, random: (
+            ((rest << RANDOM_BITS) >> right) + random >= (1 << RANDOM_BITS)
+        ),
+    }
+)
+
+
+def _step(right: Int64) -> Int64:
+    return np.int64(1) << right
+
+
+# rule -> whether the exponent is one more than that of `floor`, by amax's significand as (whole number, its
+# power-of-two floor)
+_ARRAY_ONE_MORE: Mapping[str, Callable[[Int64, Int64, ElementFormat], Bool]] = MappingProxyType(
+    {
+        "floor": lambda whole, _floor, _element: np.zeros_like(whole, dtype=np.bool_),
+        "ceil": lambda whole, floor, _element: whole > floor,
+        # times 2^(m + 1), so that the threshold is whole
+        "even": lambda whole, floor, element: (
+            (whole << (element.mantissa_bits + 1)) >= ((2 << (element.mantissa_bits + 1)) - 1) * floor
+        ),
+        "rceil": lambda whole, floor, element: (
+            (whole << element.mantissa_bits)
+            > int(element.max_value * 2.0 ** (element.mantissa_bits - element.emax)) * floor
+        ),
+    }
+)
+
+
+def quantize_array(x: NDArray[np.float32], spec: CastSpec) -> Parts:
+    """Codes and scales of an array, in exact whole-number arithmetic.
 
     Args:
         x: float32, any shape, not empty. (16-bit floats upcast exactly.)
@@ -80,60 +165,100 @@ def quantize_array(x: NDArray[np.float32], spec: CastSpec) -> tuple[NDArray[np.u
 
     Returns:
         codes: uint8, x's shape, one code an element in the low bits.
-        scales: uint8, x's shape with the block axis of length ceil(n / block_size).
+        scales: of the shape `scales_shape(x.shape, spec)`; uint8 E8M0 codes, NVFP4: uint8 E4M3 codes, and for
+            a scale a row or a tensor: float32.
+        tensor scale (NVFP4 only): float32, of shape ().
 
     Raises:
         TypeError: x is not float32.
-        ValueError: empty; no such axis; a ragged tail that the spec refuses.
+        ValueError: empty; no such axis; a ragged tail that the spec refuses; stochastic rounding without
+            random integers.
     """
     if x.dtype != np.float32:
         raise TypeError(f"the oracle reads the bits of float32, got {x.dtype}")
     axis = resolve_axis(x.ndim, spec.axis)
     if x.size == 0:
         raise ValueError(f"x is empty (shape {x.shape}): there is nothing to quantize")
-    element, length = spec.element, x.shape[axis]
-    blocks = _blocks(np.moveaxis(x, axis, -1), block_count(length, spec), spec.block_size)
+    if spec.block.scale != E8M0:
+        return quantize_real_scaled(x, spec)
+    block_size, length = spec.block_size, x.shape[axis]
+    assert block_size is not None, "every format with E8M0 scales has blocks"
+    count = block_count(length, spec)
+    random: Int64 = np.zeros((), np.int64)
+    if spec.rounding == "stochastic":
+        if spec.random is None or np.shape(spec.random) != x.shape:
+            raise ValueError(
+                f"stochastic rounding needs spec.random, an integer in [0, 2^32) for each element: shape "
+                f"{x.shape}, got {np.shape(spec.random) if spec.random is not None else None}"
+            )
+        random = _blocks(np.moveaxis(np.asarray(spec.random, np.int64), axis, -1), count, block_size)
+    blocks = _blocks(np.moveaxis(x, axis, -1), count, block_size)
+    codes, scales = _quantize_blocks(blocks, random, spec)
+    rows = codes.reshape(*codes.shape[:-2], -1)[..., :length]
+    return np.moveaxis(rows, -1, axis), np.moveaxis(scales, -1, axis)
 
+
+def _quantize_blocks(
+    blocks: NDArray[np.float32], random: Int64, spec: CastSpec
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Codes and scale codes of blocks [..., count, block size]."""
+    element = spec.element
     bits = blocks.view(np.uint32).astype(np.int64)
     magnitude = bits & 0x7FFF_FFFF
-    significand, exponent = _split(magnitude)
-    amax = magnitude.max(-1, keepdims=True)
-    scale = _ARRAY_SCALE_RULES[spec.scale_rule](*_split(amax), element)
-    scale = np.where(amax == 0, -E8M0_BIAS, np.clip(scale, -E8M0_BIAS, E8M0_BIAS))
-    not_finite = amax >= 0x7F80_0000
+    is_nan, is_inf = magnitude > 0x7F80_0000, magnitude == 0x7F80_0000
+    amax = np.where(is_nan | is_inf, 0, magnitude).max(-1, keepdims=True)
+    scale = _scale_exponents(amax, element, spec.scale_rule)
+    scale = np.where(is_inf.any(-1, keepdims=True), E8M0_BIAS, scale)
 
     # Steps of 2^(binade - mantissa bits), where the binade is the element's own or the lowest one.
+    significand, exponent = _split(magnitude)
     binade = np.maximum(_bit_length(significand) - 1 + exponent - scale, element.emin)
     shift = np.minimum(binade - element.mantissa_bits - (exponent - scale), 62)  # 62: all bits are gone
     right, left = np.maximum(shift, 0), np.maximum(-shift, 0)
     steps = (significand << left) >> right
-    rest = significand - (steps << right) * (shift >= 0)
-    half = (np.int64(1) << right) >> 1
-    up = _ARRAY_ROUNDINGS[spec.rounding](steps, rest, half) & (shift > 0)
+    rest = np.where(shift > 0, significand - (steps << right), 0)
+    up = _ARRAY_ROUNDINGS[spec.rounding](steps, rest, right, random) & (shift > 0)
     codes = np.minimum(((binade - element.emin) << element.mantissa_bits) + steps + up, element.max_magnitude)
-    negative = (bits >> 31) == 1
+    if spec.nonfinite == "element":
+        codes = np.where(is_nan, max(element.nan_magnitudes), np.where(is_inf, element.max_magnitude, codes))
     signed = -codes % (2 * element.sign_bit) if element.twos_complement else codes | element.sign_bit
-    codes = np.where(negative, signed, codes) * ~not_finite
+    codes = np.where((bits >> 31) == 1, signed, codes)
+    scale = scale + E8M0_BIAS
+    if spec.nonfinite == "block":
+        poisoned = (is_nan | is_inf).any(-1, keepdims=True)
+        codes, scale = np.where(poisoned, 0, codes), np.where(poisoned, E8M0_NAN, scale)
+    return codes.astype(np.uint8), scale[..., 0].astype(np.uint8)
 
-    rows = codes.astype(np.uint8).reshape(*codes.shape[:-2], -1)[..., :length]
-    scales = np.where(not_finite, E8M0_NAN, scale + E8M0_BIAS).astype(np.uint8)[..., 0]
-    return np.moveaxis(rows, -1, axis), np.moveaxis(scales, -1, axis)
+
+def _scale_exponents(amax: Int64, element: ElementFormat, rule: str) -> Int64:
+    """`scale_exponent` of fp32 magnitudes."""
+    significand, exponent = _split(amax)
+    length = _bit_length(significand)
+    floor = np.int64(1) << np.maximum(length - 1, 0)
+    scale = length - 1 + exponent - element.emax + _ARRAY_ONE_MORE[rule](significand, floor, element)
+    return np.where(amax == 0, -E8M0_BIAS, np.clip(scale, -E8M0_BIAS, E8M0_BIAS))
 
 
 def dequantize_array(
-    codes: NDArray[np.uint8], scales: NDArray[np.uint8], spec: CastSpec
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.generic],
+    spec: CastSpec,
+    tensor_scale: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
-    """Values of codes and scales: exact, in float64, of the codes' shape; NaN where the scale code is FF."""
+    """Values of codes and scales: exact, in float64, of the codes' shape; NaN where the scale is NaN."""
+    if spec.block.scale != E8M0:
+        return dequantize_real_scaled(codes, scales, spec, tensor_scale)
     axis = resolve_axis(codes.ndim, spec.axis)
-    spread = np.repeat(np.array(scale_values())[scales], spec.block_size, axis)
+    assert spec.block_size is not None, "every format with E8M0 scales has blocks"
+    spread = np.repeat(np.array(scale_values())[scales.astype(np.uint8)], spec.block_size, axis)
     spread = np.moveaxis(np.moveaxis(spread, axis, 0)[: codes.shape[axis]], 0, axis)
     values: NDArray[np.float64] = np.array(code_values(spec.element))[codes] * spread
     return values
 
 
-def _blocks(rows: NDArray[np.float32], count: int, block_size: int) -> NDArray[np.float32]:
+def _blocks(rows: NDArray[Any], count: int, block_size: int) -> NDArray[Any]:
     """[..., n] as [..., count, block_size], filled up with zeros."""
-    padded = np.zeros((*rows.shape[:-1], count * block_size), np.float32)
+    padded = np.zeros((*rows.shape[:-1], count * block_size), rows.dtype)
     padded[..., : rows.shape[-1]] = rows
     return padded.reshape(*rows.shape[:-1], count, block_size)
 

@@ -1,15 +1,24 @@
-"""What a cast to an MX format has to do: everything that decides its bits, and nothing else."""
+"""What a cast has to do: everything that decides its bits, and nothing else."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
+from mxcheck.formats.blocks import E8M0, BlockFormat, block_format
 from mxcheck.formats.choices import choose
-from mxcheck.formats.elements import ElementFormat, element_format
+from mxcheck.formats.elements import ElementFormat
 
-SCALE_RULES: tuple[str, ...] = ("floor",)
-ROUNDINGS: tuple[str, ...] = ("even",)
+#: How amax gives an E8M0 scale. (`amax`: the one rule of formats whose scale is no power of two.)
+SCALE_RULES: tuple[str, ...] = ("floor", "ceil", "even", "rceil", "amax")
+ROUNDINGS: tuple[str, ...] = ("even", "away", "zero", "stochastic")
 TAILS: tuple[str, ...] = ("pad", "error")
+NONFINITE: tuple[str, ...] = ("block", "element")
+
+#: Random integers of stochastic rounding lie in [0, 2^RANDOM_BITS).
+RANDOM_BITS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,13 +26,26 @@ class CastSpec:
     """One cast. A kernel under test gets it as its second argument.
 
     Attributes:
-        format: name of an element format (`mxcheck.formats.elements.ELEMENT_FORMATS`).
-        axis: the axis that blocks run along; negative counts from the last one.
-        block_size: elements that share one E8M0 scale (OCP MX v1.0, section 5.2: 32).
-        scale_rule: how a block's largest magnitude gives the scale; `floor` is OCP MX v1.0, section 6.3.
-        rounding: how an element between two codes is rounded; `even` is to nearest, ties to even.
+        format: a name of `mxcheck.formats.blocks.BLOCK_FORMATS`.
+        axis: the axis that blocks run along; negative counts from the last one. (One scale a tensor: no
+            matter.)
+        block_size: elements that share one scale (OCP MX v1.0, section 5.2: 32; NVFP4: 16). None for the
+            formats with a scale a row or a tensor, and only for them.
+        scale_rule: how a block's largest magnitude, amax, gives the exponent s of an E8M0 scale, clamped to
+            [-127, 127]. With emax and max the exponent and the value of the largest element:
+            `floor`: floor(log2 amax) - emax (OCP MX v1.0, section 6.3); `ceil`: ceil(log2 amax) - emax;
+            `even`: `floor` of amax rounded to the element's precision, ties up; `rceil`: the least s with
+            amax <= max * 2^s. `amax`: amax / max, for the formats whose scale is no power of two.
+        rounding: of an element between two codes: `even` to nearest, ties to even; `away` to nearest, ties
+            away from zero; `zero` towards zero; `stochastic` up in magnitude with the probability of the
+            remainder: where remainder / step + r / 2^32 >= 1, r being the element's random integer.
         tail: what happens where `block_size` does not divide the axis: `pad` treats the last block as if
             filled up with zeros and cuts the result back, `error` refuses.
+        nonfinite: what a NaN or an Inf does. `block`: everything that shares its scale becomes NaN (E8M0:
+            scale code FF). `element` (FP8 elements with E8M0 scales): a NaN stays in its element and the
+            others are scaled by the amax of the rest; an Inf gives the scale code FE and saturates.
+        random: for `stochastic`, an integer in [0, 2^32) for each element, in an array or tensor (int64) of
+            the input's shape; no part of the cast's identity.
 
     Raises:
         ValueError: a value that is not allowed, in one line with the allowed ones and the nearest match.
@@ -31,27 +53,94 @@ class CastSpec:
 
     format: str
     axis: int = -1
-    block_size: int = 32
+    block_size: int | None = 32
     scale_rule: str = "floor"
     rounding: str = "even"
     tail: str = "pad"
+    nonfinite: str = "block"
+    random: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        element_format(self.format)
+        block = block_format(self.format)
         choose("scale rule", self.scale_rule, SCALE_RULES)
+        choose(f"scale rule of {self.format}", self.scale_rule, block.scale_rules)
         choose("rounding", self.rounding, ROUNDINGS)
         choose("tail", self.tail, TAILS)
-        # bool is an int, and axis=True is a slip of the keyboard
-        for what, number in (("axis", self.axis), ("block size", self.block_size)):
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise ValueError(f"{what} must be an integer, got {number!r}")
-        if self.block_size < 1:
-            raise ValueError(f"block size must be at least 1, got {self.block_size}")
+        choose("NaN/Inf policy", self.nonfinite, NONFINITE)
+        if not isinstance(self.axis, int) or isinstance(self.axis, bool):
+            raise ValueError(f"axis must be an integer, got {self.axis!r}")
+        self._check_block_size(block)
+        if block.scale != E8M0 and self.rounding != "even":
+            raise ValueError(f"{self.format} is defined with rounding 'even' only, got {self.rounding!r}")
+        fp8 = block.element.name.startswith("fp8_")
+        if self.nonfinite == "element" and not (fp8 and block.scale == E8M0):
+            raise ValueError(
+                f"the NaN/Inf policy 'element' (dialect te) is defined for fp8_e4m3 and fp8_e5m2 only, "
+                f"got {self.format}; use 'block'"
+            )
+
+    def _check_block_size(self, block: BlockFormat) -> None:
+        if block.scale == E8M0:
+            # bool is an int, and block_size=True is a slip of the keyboard
+            if not isinstance(self.block_size, int) or isinstance(self.block_size, bool):
+                raise ValueError(f"block size must be an integer, got {self.block_size!r}")
+            if self.block_size < 1:
+                raise ValueError(f"block size must be at least 1, got {self.block_size}")
+        elif (type(self.block_size), self.block_size) != (type(block.block_size), block.block_size):
+            raise ValueError(f"{self.format} has the block size {block.block_size}, got {self.block_size!r}")
+
+    @property
+    def block(self) -> BlockFormat:
+        """The data of `format`."""
+        return block_format(self.format)
 
     @property
     def element(self) -> ElementFormat:
-        """The data of `format`."""
-        return element_format(self.format)
+        """The element format of `format`."""
+        return block_format(self.format).element
+
+
+def cast_spec(format: str, **given: Any) -> CastSpec:
+    """A CastSpec in which what is not given (or None) is what `format` has by default.
+
+    Args:
+        format: a name of `BLOCK_FORMATS`.
+        given: other fields of `CastSpec`.
+
+    Raises:
+        ValueError: as `CastSpec`.
+    """
+    block = block_format(format)
+    given = {name: value for name, value in given.items() if value is not None}
+    own = {"block_size": block.block_size, "scale_rule": block.scale_rules[0]}
+    return CastSpec(format=format, **{**own, **given})
+
+
+#: name -> what it bundles. OCP MX v1.0 leaves zero blocks, the clamps of the scale, NaN and Inf open: for
+#: these the dialect is the reference, not the specification.
+DIALECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        name: MappingProxyType({"scale_rule": rule, "rounding": rounding, "nonfinite": nonfinite})
+        for name, rule, rounding, nonfinite in (
+            ("ocp", "floor", "even", "block"),
+            ("ocp_away", "floor", "away", "block"),
+            ("rceil", "rceil", "even", "block"),
+            ("te", "rceil", "even", "element"),
+            ("ceil", "ceil", "even", "block"),
+            ("even", "even", "even", "block"),
+        )
+    }
+)
+
+
+def dialect(name: str) -> dict[str, Any]:
+    """Scale rule, rounding and NaN/Inf policy of a named dialect, as keyword arguments of a cast:
+    `mxcheck.quantize(x, "fp8_e4m3", **mxcheck.dialect("te"))`.
+
+    Raises:
+        ValueError: no such dialect; names the allowed ones and the nearest match.
+    """
+    return dict(DIALECTS[choose("dialect", name, DIALECTS)])
 
 
 def block_count(length: int, spec: CastSpec) -> int:
@@ -60,6 +149,8 @@ def block_count(length: int, spec: CastSpec) -> int:
     Raises:
         ValueError: `tail` is `error` and the block size does not divide `length`.
     """
+    if spec.block_size is None:
+        return 1
     if spec.tail == "error" and length % spec.block_size:
         raise ValueError(
             f"axis {spec.axis} has {length} elements, which blocks of {spec.block_size} do not divide, "
@@ -80,3 +171,16 @@ def resolve_axis(dimensions: int, axis: int) -> int:
             + (f"allowed: {-dimensions} to {dimensions - 1}" if dimensions else "it has none to block along")
         )
     return axis % dimensions
+
+
+def scales_shape(shape: tuple[int, ...], spec: CastSpec) -> tuple[int, ...]:
+    """Shape of the scales of an input of `shape`: 1 throughout where one scale serves the whole tensor, else
+    the input's with the block axis of length `block_count`.
+
+    Raises:
+        ValueError: no such axis; a ragged tail that the spec refuses.
+    """
+    axis = resolve_axis(len(shape), spec.axis)
+    if spec.block.whole_tensor:
+        return (1,) * len(shape)
+    return (*shape[:axis], block_count(shape[axis], spec), *shape[axis + 1 :])

@@ -8,13 +8,16 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from mxcheck.formats.blocks import E4M3, FP32
 from mxcheck.formats.choices import choose
-from mxcheck.formats.spec import CastSpec
-from mxcheck.kernels.eager import check_input, fake_quantize_eager, quantize_eager, scales_shape
+from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
+from mxcheck.kernels.blocks import check_input
+from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.kernels.quantized import QuantizedTensor
+from mxcheck.kernels.registry import implementation
 
-# A kernel returns (codes, scales), or the values of the cast.
-Kernel = Callable[[Tensor, CastSpec], "tuple[Tensor, Tensor] | Tensor"]
+# A kernel returns (codes, scales), for NVFP4 (codes, scales, tensor scale), or the values of the cast.
+Kernel = Callable[[Tensor, CastSpec], "tuple[Tensor, ...] | Tensor"]
 
 # name -> (codes and scales, values)
 _OWN: dict[str, tuple[Kernel, Kernel]] = {
@@ -28,18 +31,22 @@ def quantize(
     format: str,
     *,
     axis: int = -1,
-    block_size: int = 32,
-    scale_rule: str = "floor",
+    block_size: int | None = None,
+    scale_rule: str | None = None,
     rounding: str = "even",
     tail: str = "pad",
+    nonfinite: str = "block",
+    random: Tensor | None = None,
     kernel: str | Kernel = "auto",
 ) -> QuantizedTensor:
-    """Quantize to an MX format (OCP MX v1.0, section 6.3).
+    """Quantize to a block format (OCP MX v1.0, section 6.3).
 
     Args:
         x: fp32, bf16 or fp16, any shape and strides, not empty.
-        format: a name of `mxcheck.formats.elements.ELEMENT_FORMATS`.
-        axis, block_size, scale_rule, rounding, tail: as in `CastSpec`.
+        format: a name of `mxcheck.formats.blocks.BLOCK_FORMATS`.
+        axis, rounding, tail, nonfinite: as in `CastSpec`.
+        block_size, scale_rule: as in `CastSpec`; None is the format's own (MX: 32 and `floor`).
+        random: for stochastic rounding, int64 of x's shape with values in [0, 2^32).
         kernel: `auto` or `eager` (the house kernel), a callable `f(x, spec)` that returns
             (codes, scales), or where to find one: `package.module:function`.
 
@@ -48,18 +55,25 @@ def quantize(
         ValueError: an argument that is not allowed; a kernel that cannot be found, or whose result has
             the wrong shape, dtype or device.
     """
-    spec = CastSpec(
-        format=format, axis=axis, block_size=block_size, scale_rule=scale_rule, rounding=rounding, tail=tail
+    spec = cast_spec(
+        format,
+        axis=axis,
+        block_size=block_size,
+        scale_rule=scale_rule,
+        rounding=rounding,
+        tail=tail,
+        nonfinite=nonfinite,
+        random=random,
     )
     check_input(x, spec)
     function = resolve_kernel(kernel)[0]
     result = function(x, spec)
     if isinstance(result, Tensor):
         raise TypeError(
-            f"kernel {_name(function)} returned values, not (codes, scales): quantize needs codes; "
+            f"kernel {kernel_name(function)} returned values, not (codes, scales): quantize needs codes; "
             f"fake_quantize takes either"
         )
-    return _quantized(function, result, x, spec)
+    return check_parts(function, result, x, spec)
 
 
 def fake_quantize(
@@ -67,19 +81,29 @@ def fake_quantize(
     format: str,
     *,
     axis: int = -1,
-    block_size: int = 32,
-    scale_rule: str = "floor",
+    block_size: int | None = None,
+    scale_rule: str | None = None,
     rounding: str = "even",
     tail: str = "pad",
+    nonfinite: str = "block",
+    random: Tensor | None = None,
     kernel: str | Kernel = "auto",
 ) -> Tensor:
-    """Quantize to an MX format and back: x's shape and dtype.
+    """Quantize to a block format and back: x's shape and dtype.
 
     Arguments and errors are those of `quantize`; here the kernel may return values as well. Values are
-    exact in fp32, then rounded once to x's dtype. No gradient flows through.
+    element times scale in fp32 (exact where the scale is a power of two), then rounded once to x's dtype. No
+    gradient flows through.
     """
-    spec = CastSpec(
-        format=format, axis=axis, block_size=block_size, scale_rule=scale_rule, rounding=rounding, tail=tail
+    spec = cast_spec(
+        format,
+        axis=axis,
+        block_size=block_size,
+        scale_rule=scale_rule,
+        rounding=rounding,
+        tail=tail,
+        nonfinite=nonfinite,
+        random=random,
     )
     return fake_quantize_with(x, spec, resolve_kernel(kernel)[1])
 
@@ -89,8 +113,8 @@ def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel) -> Tensor:
     check_input(x, spec)
     result = function(x, spec)
     if not isinstance(result, Tensor):
-        return _quantized(function, result, x, spec).dequantize(x.dtype)
-    _check_result(function, "values", result, x, x.shape, x.dtype)
+        return check_parts(function, result, x, spec).dequantize(x.dtype)
+    check_values(function, result, x)
     return result
 
 
@@ -98,7 +122,7 @@ def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:
     """The functions that a `kernel` argument names, for `quantize` and for `fake_quantize`.
 
     Raises:
-        ValueError: nothing by that name, or it cannot be called.
+        ValueError: nothing by that name, its library is not installed, or it cannot be called.
     """
     if not isinstance(kernel, str):
         if not callable(kernel):
@@ -106,9 +130,22 @@ def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:
         return kernel, kernel
     if kernel in _OWN:
         return _OWN[kernel]
-    module_name, colon, attribute = kernel.partition(":")
-    if not (module_name and colon and attribute):
-        choose("kernel", kernel, [*_OWN, "<package.module:function>"])
+    named = implementation(kernel)
+    if (missing := named.missing()) is not None:
+        raise ValueError(f"kernel {kernel!r}: {missing}")
+    function = load_target(named.target)
+    return function, function
+
+
+def load_target(target: str) -> Kernel:
+    """The function that `package.module:function` names.
+
+    Raises:
+        ValueError: no such module or function, or it cannot be called. What the module itself raises while it
+            is imported goes through.
+    """
+    kernel = target
+    module_name, _, attribute = target.partition(":")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
@@ -123,17 +160,44 @@ def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:
     function: Kernel = getattr(module, attribute)
     if not callable(function):
         raise ValueError(f"kernel {kernel!r} is not callable: its type is {type(function).__name__}")
-    return function, function
+    return function
 
 
-def _quantized(function: Kernel, result: object, x: Tensor, spec: CastSpec) -> QuantizedTensor:
-    match result:
-        case (Tensor() as codes, Tensor() as scales):
-            _check_result(function, "codes", codes, x, x.shape, torch.uint8)
-            _check_result(function, "scales", scales, x, scales_shape(x, spec), torch.uint8)
-            return QuantizedTensor(codes=codes, scales=scales, spec=spec)
-    got = type(result).__name__
-    raise TypeError(f"kernel {_name(function)} must return (codes, scales) or a tensor, got {got}")
+def check_parts(function: Kernel, result: object, x: Tensor, spec: CastSpec) -> QuantizedTensor:
+    """A kernel's codes and scales, if they are what they have to be.
+
+    Raises:
+        TypeError: not a tuple of tensors, or of the wrong length.
+        ValueError: the wrong shape, dtype or device.
+    """
+    scales_dtype = torch.float32 if spec.block.scale == FP32 else torch.uint8
+    parts = [
+        ("codes", x.shape, torch.uint8),
+        ("scales", torch.Size(scales_shape(tuple(x.shape), spec)), scales_dtype),
+        ("tensor scale", torch.Size(()), torch.float32),
+    ][: 3 if spec.block.scale == E4M3 else 2]
+    names = f"({', '.join(name for name, _, _ in parts)})"
+    if not isinstance(result, tuple) or not all(isinstance(part, Tensor) for part in result):
+        got = type(result).__name__
+        raise TypeError(f"kernel {kernel_name(function)} must return {names} or a tensor, got {got}")
+    if len(result) != len(parts):
+        raise TypeError(
+            f"kernel {kernel_name(function)} must return {names} for {spec.format}, got {len(result)} tensors"
+        )
+    for part, (name, shape, dtype) in zip(result, parts, strict=True):
+        _check_result(function, name, part, x, shape, dtype)
+    return QuantizedTensor(
+        codes=result[0], scales=result[1], spec=spec, tensor_scale=result[2] if len(parts) == 3 else None
+    )
+
+
+def check_values(function: Kernel, result: Tensor, x: Tensor) -> None:
+    """Refuse a fake quantizer's result that is not of x's shape, dtype and device.
+
+    Raises:
+        ValueError: it is not.
+    """
+    _check_result(function, "values", result, x, x.shape, x.dtype)
 
 
 def _check_result(
@@ -143,10 +207,11 @@ def _check_result(
     expected = (tuple(shape), dtype, x.device)
     if got != expected:
         raise ValueError(
-            f"kernel {_name(function)} returned {what} of shape {got[0]}, {got[1]} on {got[2]}; "
+            f"kernel {kernel_name(function)} returned {what} of shape {got[0]}, {got[1]} on {got[2]}; "
             f"expected {expected[0]}, {expected[1]} on {expected[2]}"
         )
 
 
-def _name(function: Kernel) -> str:
+def kernel_name(function: Kernel) -> str:
+    """Where a kernel lives: `module:function`."""
     return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"

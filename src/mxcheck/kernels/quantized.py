@@ -1,4 +1,4 @@
-"""A quantized tensor: element codes, E8M0 scales and the cast that made them."""
+"""A quantized tensor: element codes, scales and the cast that made them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.codes import code_values, scale_values
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.spec import CastSpec, resolve_axis
-from mxcheck.kernels.eager import DTYPES
+from mxcheck.kernels.blocks import DTYPES
+from mxcheck.kernels.real_scaled import decode_scales
 
 # bits of a code -> (codes in a group, bytes in a group)
 _GROUPS = {4: (2, 1), 6: (4, 3), 8: (1, 1)}
@@ -22,29 +24,41 @@ class QuantizedTensor:
 
     Attributes:
         codes: uint8, the input's shape, one code an element in the low bits.
-        scales: uint8 E8M0 codes, the input's shape with the block axis of length ceil(n / block_size).
+        scales: the input's shape with the block axis of length ceil(n / block_size), uint8: E8M0 codes, or
+            for NVFP4 E4M3 codes. With a scale a row or a tensor: fp32, the block axis or every axis of
+            length 1.
         spec: the cast.
+        tensor_scale: NVFP4's scale of the tensor, fp32, of shape (); None for other formats.
     """
 
     codes: Tensor
     scales: Tensor
     spec: CastSpec
+    tensor_scale: Tensor | None = None
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Element times scale: exact in fp32, then rounded once to `dtype`; what overflows becomes Inf.
+        """Element times scale, in fp32 and then rounded once to `dtype`; what overflows becomes Inf.
 
-        A block with the scale FF is NaN throughout (OCP MX v1.0, section 5.1).
+        In fp32 the product is exact where the scale is a power of two, and rounded once elsewhere. A block
+        with the scale FF is NaN throughout (OCP MX v1.0, section 5.1).
 
         Raises:
             TypeError: `dtype` is not fp32, bf16 or fp16.
         """
         if dtype not in DTYPES:
             raise TypeError(f"cannot dequantize to {dtype}; allowed: {', '.join(map(str, DTYPES))}")
-        axis = resolve_axis(self.codes.dim(), self.spec.axis)
         elements = _look_up(code_values(self.spec.element), self.codes)
-        scales = _look_up(scale_values(), self.scales)
-        spread = scales.repeat_interleave(self.spec.block_size, axis)
-        return elements.mul_(spread.narrow(axis, 0, self.codes.shape[axis])).to(dtype)
+        if self.spec.block.scale == E8M0:
+            return elements.mul_(self._spread(_look_up(scale_values(), self.scales))).to(dtype)
+        exact = elements.double() * self._spread(decode_scales(self.scales, self.tensor_scale))
+        return exact.float().to(dtype)
+
+    def _spread(self, scales: Tensor) -> Tensor:
+        """Each scale's value for each element (or one that broadcasts)."""
+        if self.spec.block_size is None:
+            return scales
+        axis = resolve_axis(self.codes.dim(), self.spec.axis)
+        return scales.repeat_interleave(self.spec.block_size, axis).narrow(axis, 0, self.codes.shape[axis])
 
     def packed(self) -> Tensor:
         """The codes without their unused bits: see `pack`."""
@@ -52,11 +66,12 @@ class QuantizedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed codes and the scales, computed without packing."""
+        """Bytes of the packed codes and all scales, computed without packing."""
         length = self.codes.shape[self.spec.axis]
         per_group, group_bytes = _GROUPS[self.spec.element.bits]
         packed_length = -(-length // per_group) * group_bytes
-        return self.codes.numel() // length * packed_length + self.scales.numel()
+        scales = [self.scales] if self.tensor_scale is None else [self.scales, self.tensor_scale]
+        return self.codes.numel() // length * packed_length + sum(scale.nbytes for scale in scales)
 
 
 def pack(codes: Tensor, element: ElementFormat, axis: int) -> Tensor:

@@ -13,7 +13,7 @@ from mxcheck.formats.spec import CastSpec
 #: Stages that change the whole model and therefore have no tier.
 WHOLE_MODEL = ("fp32", "bf16")
 #: Stages in which chosen products take their operands through an MX block format.
-MX = tuple(ELEMENT_FORMATS)
+MX = tuple(name for name in ELEMENT_FORMATS if name != "fp4_e3m0")
 #: The ladder, in the order of tables.
 LADDER = (*WHOLE_MODEL, *MX)
 

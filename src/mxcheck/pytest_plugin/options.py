@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mxcheck.conformance.cells import LEVELS
+from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
 from mxcheck.gate.budget import load_budgets
@@ -14,6 +16,9 @@ from mxcheck.gate.case import Case, model_label
 from mxcheck.models.recipe import LADDER, MX, TIERS, WHOLE_MODEL, Recipe, recipe
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
 
+MODEL_SCALE_RULES = tuple(rule for rule in SCALE_RULES if rule != "amax")
+# Stochastic rounding wants a random integer for each element of each activation; the kernel suite has them.
+MODEL_ROUNDINGS = tuple(rounding for rounding in ROUNDINGS if rounding != "stochastic")
 SKIPPABLE = ("mx", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_SAMPLES = 1000
@@ -25,14 +30,20 @@ _LISTS = {
     "format": ("all", f"narrow the MX formats of the ladder: {', '.join(MX)}"),
     "tier": ("B", f"tiers: {', '.join(TIERS)}, all"),
     "skip": ("nothing", f"groups to leave out: {', '.join(SKIPPABLE)}"),
+    "kernel": (
+        "model suite: eager; kernel suite: all that are installed",
+        "casts under test: names of implementations, package.module:function",
+    ),
 }
 _VALUES = {
-    "scale-rule": ("floor", f"scale rule: {', '.join(SCALE_RULES)}"),
-    "rounding": ("even", f"rounding of elements: {', '.join(ROUNDINGS)}"),
+    "scale-rule": ("floor", f"scale rule: {', '.join(MODEL_SCALE_RULES)}"),
+    "rounding": ("even", f"rounding of elements: {', '.join(MODEL_ROUNDINGS)}"),
     "block-size": (str(DEFAULT_BLOCK_SIZE), "elements that share a scale"),
     "max-samples": (str(DEFAULT_SAMPLES), "sequences to measure at most"),
     "batch-size": ("8", "sequences a forward pass; changes no result"),
-    "kernel": ("eager", "cast under test: eager or package.module:function"),
+    "level": ("quick", f"kernel suite: {', '.join(LEVELS)}"),
+    "microxcaling": ("none", "kernel suite: a checkout of microxcaling, to be compared too"),
+    "report": ("none", "kernel suite: directory to write the conformance matrix to, as Markdown and JSON"),
     "device": ("auto", f"where models run: {', '.join(DEVICES)} (auto: cuda where there is one)"),
     "baselines": ("baselines", "directory of accepted baselines, relative to pytest's root directory"),
     "budgets": ("ours", "TOML file whose budgets go before ours"),
@@ -55,12 +66,20 @@ class Settings:
     block_size: int
     max_samples: int
     batch_size: int
-    kernel: str
+    kernels: tuple[str, ...]  # as named; none: each suite's default
+    level: str
+    microxcaling: str
+    report: Path | None
     device: str
     baselines: Path
     budgets: str | None
     recentre: bool
     debug: bool
+
+    @property
+    def kernel(self) -> str:
+        """The one cast of a model run."""
+        return self.kernels[0] if self.kernels else "eager"
 
     def recipe(self, case: Case) -> Recipe:
         """What to do to the model of `case`."""
@@ -132,9 +151,11 @@ def _read(config: pytest.Config) -> Settings:
     models = _labels(_names(config, "models") or list(REFERENCE_MODELS))
     block_size = _integer(config, "block-size", DEFAULT_BLOCK_SIZE)
     max_samples = _integer(config, "max-samples", DEFAULT_SAMPLES)
-    scale_rule = choose("--mx-scale-rule", _value(config, "scale-rule") or "floor", SCALE_RULES)
-    rounding = choose("--mx-rounding", _value(config, "rounding") or "even", ROUNDINGS)
+    scale_rule = choose("--mx-scale-rule", _value(config, "scale-rule") or "floor", MODEL_SCALE_RULES)
+    rounding = choose("--mx-rounding", _value(config, "rounding") or "even", MODEL_ROUNDINGS)
     # Options that change the result are part of a case's identity, in this fixed order.
+    rule = (scale_rule,) if scale_rule != "floor" else ()
+    nearest = (rounding,) if rounding != "even" else ()
     samples = (f"samples{max_samples}",) if max_samples != DEFAULT_SAMPLES else ()
     block = (f"block{block_size}",) if block_size != DEFAULT_BLOCK_SIZE else ()
     cases = []
@@ -143,14 +164,21 @@ def _read(config: pytest.Config) -> Settings:
             if precision in WHOLE_MODEL:
                 cases.append(Case(model=label, precision=precision, options=samples))
             else:
+                choose(f"--mx-scale-rule for {precision}", scale_rule, BLOCK_FORMATS[precision].scale_rules)
                 cases += [
-                    Case(model=label, precision=precision, tier=tier, options=(*block, *samples))
+                    Case(
+                        model=label,
+                        precision=precision,
+                        tier=tier,
+                        options=(*rule, *nearest, *block, *samples),
+                    )
                     for tier in _tiers(config)
                 ]
     budgets = _value(config, "budgets") or None
     if budgets is not None:
         budgets = str(config.rootpath / budgets)
     load_budgets(budgets)
+    report = _value(config, "report")
     return Settings(
         models=models,
         cases=tuple(cases),
@@ -159,7 +187,10 @@ def _read(config: pytest.Config) -> Settings:
         block_size=block_size,
         max_samples=max_samples,
         batch_size=_integer(config, "batch-size", 8),
-        kernel=_value(config, "kernel") or "eager",
+        kernels=tuple(_names(config, "kernel")),
+        level=choose("--mx-level", _value(config, "level") or "quick", LEVELS),
+        microxcaling=_value(config, "microxcaling"),
+        report=config.rootpath / report if report else None,
         device=choose("--mx-device", _value(config, "device") or "auto", DEVICES),
         baselines=config.rootpath / (_value(config, "baselines") or "baselines"),
         budgets=budgets,

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.pytest_plugin.options import Settings, add_options, given, read_settings
 
 if TYPE_CHECKING:
+    from mxcheck.pytest_plugin.kernels import KernelBench
     from mxcheck.pytest_plugin.session import GateSession
 
 pytest.register_assert_rewrite("mxcheck.suite")
@@ -26,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from mxcheck.models.recipe import LADDER, TIERS
     from mxcheck.models.zoo import REFERENCE_MODELS
 
-    for name in (*REFERENCE_MODELS, *LADDER):
+    for name in dict.fromkeys((*REFERENCE_MODELS, *LADDER, *BLOCK_FORMATS)):
         config.addinivalue_line("markers", f"{name}: cases of this name (added by mxcheck)")
     for tier in TIERS:
         config.addinivalue_line("markers", f"tier_{tier}: cases of tier {tier} (added by mxcheck)")
@@ -59,11 +61,37 @@ def _refuse_update_in_ci(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if _KERNEL_PARAMETERS.isdisjoint(metafunc.fixturenames):
+        return
     if "mx_case" not in metafunc.fixturenames:
+        _parametrize_kernels(metafunc)
         return
     _refuse_update_in_ci(metafunc.config)
+    if len(kernels := settings(metafunc.config).kernels) > 1:
+        raise pytest.UsageError(f"mxcheck: a model runs with one --mx-kernel, got {', '.join(kernels)}")
     cases = settings(metafunc.config).cases
     metafunc.parametrize("mx_case", [pytest.param(case, id=case.id, marks=_marks(case)) for case in cases])
+
+
+_KERNEL_PARAMETERS = frozenset({"mx_case", "mx_kernel_case", "mx_finding", "mx_exhaustive"})
+
+
+def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
+    from mxcheck.conformance.findings import findings
+    from mxcheck.pytest_plugin.kernels import exhaustive_cases, find_microxcaling, finding_cases, kernel_cases
+
+    run = settings(metafunc.config)
+    try:
+        if run.microxcaling:
+            find_microxcaling(run.microxcaling, metafunc.config.rootpath)
+        if "mx_kernel_case" in metafunc.fixturenames:
+            metafunc.parametrize("mx_kernel_case", kernel_cases(run))
+        if "mx_finding" in metafunc.fixturenames:
+            metafunc.parametrize("mx_finding", finding_cases(run, findings()))
+        if "mx_exhaustive" in metafunc.fixturenames:
+            metafunc.parametrize("mx_exhaustive", exhaustive_cases(run))
+    except ValueError as error:
+        raise pytest.UsageError(f"mxcheck: {error}") from error
 
 
 def _marks(case: Any) -> list[pytest.MarkDecorator]:
@@ -97,3 +125,42 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
             pytest.fail(message, pytrace=False)
 
     return hold
+
+
+@pytest.fixture(scope="session")
+def mx_kernels() -> KernelBench:
+    """This worker's implementations under test, loaded once each."""
+    from mxcheck.pytest_plugin.kernels import KernelBench
+
+    return KernelBench()
+
+
+@pytest.fixture
+def mx_conformance(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> Any:
+    """Holds an implementation's cell against the oracle. Fails with the smallest counterexample; a known
+    finding is an expected failure, and what is not supported a skip with the implementation's own reason."""
+
+    def hold(case: Any) -> None:
+        row, verdict, message = mx_kernels.hold(case)
+        request.node.user_properties.append(("mxcheck-kernel", row))
+        if verdict == "unsupported":
+            pytest.skip(message)
+        if verdict == "known":
+            pytest.xfail(f"known: {', '.join(row['findings'])}")
+        if verdict == "red":
+            pytest.fail(message, pytrace=False)
+
+    return hold
+
+
+@pytest.fixture
+def mx_reproduce(mx_kernels: KernelBench) -> Any:
+    """What the implementation of a finding makes of its counterexample today."""
+
+    def reproduce(finding: Any) -> dict[str, Any]:
+        from mxcheck.conformance.run import reproduce
+        from mxcheck.kernels.registry import implementation
+
+        return reproduce(mx_kernels.kernel(implementation(finding.implementation)), finding)
+
+    return reproduce

@@ -20,6 +20,7 @@ class RunReport:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._rows: dict[str, dict[str, Any]] = {}
+        self._cells: list[dict[str, Any]] = []
         self._announced = False
 
     @property
@@ -70,11 +71,14 @@ class RunReport:
         return {case.id: case for case in self._settings.cases}.get(parameter.removesuffix("]"))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties: dict[str, Any] = dict(report.user_properties)
+        if "mxcheck-kernel" in properties and report.when == "call":
+            self._cells.append(properties["mxcheck-kernel"])
         case = self._case(report.nodeid)
         if case is None:
             return
         name = case.id
-        row: Any = dict(report.user_properties).get("mxcheck")
+        row: Any = properties.get("mxcheck")
         if row is not None:
             self._rows[name] = row
         if report.skipped:
@@ -87,6 +91,8 @@ class RunReport:
                 self._rows[name] = {**self._rows.get(name, {"id": name}), "verdict": word}
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self._cells:
+            self._conformance(terminalreporter)
         if not self._rows:
             return
         from mxcheck.reporting.table import Row, render, results_table
@@ -101,6 +107,18 @@ class RunReport:
         terminalreporter.write(render(results_table(rows), color=color))
         if self._settings.debug:
             self._list_modules(terminalreporter)
+
+    def _conformance(self, terminalreporter: Any) -> None:
+        from mxcheck.reporting.matrix import as_json, in_order, markdown, rendered
+
+        rows = in_order(self._cells)  # whichever worker was first
+        terminalreporter.ensure_newline()
+        terminalreporter.write(rendered(rows, color=terminalreporter._tw.hasmarkup))
+        if (folder := self._settings.report) is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "conformance.md").write_text(markdown(rows), encoding="utf-8")
+            (folder / "conformance.json").write_text(as_json(rows), encoding="utf-8")
+            terminalreporter.write_line(f"mxcheck: written to {_relative(folder, self._config)}")
 
     def _list_modules(self, terminalreporter: Any) -> None:
         terminalreporter.section("mxcheck: replaced modules")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import gfloat
@@ -29,6 +30,8 @@ GFLOAT = {
     "fp6_e2m3": gfloat.formats.format_info_ocp_e2m3,
     "fp4_e2m1": gfloat.formats.format_info_ocp_e2m1,
     "mxint8": gfloat.formats.format_info_ocp_int8,
+    # gfloat has no E3M0, but decodes it when its data say so.
+    "fp4_e3m0": replace(gfloat.formats.format_info_ocp_e2m1, name="e3m0", precision=1, bias=3),
 }
 ML_DTYPES = {
     "fp8_e4m3": ml_dtypes.float8_e4m3fn,
@@ -61,9 +64,26 @@ def test_values_equal_ml_dtypes(name: str) -> None:
     assert all(map(same, values, theirs.tolist()))
 
 
+def test_values_of_e3m0() -> None:
+    """No library has it as its own type: the table by hand."""
+    sizes = [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
+    theirs = [*sizes, *(-size for size in sizes)]
+    assert all(map(same, code_values(element_format("fp4_e3m0")), theirs))
+
+
+def test_every_format_has_an_independent_table() -> None:
+    assert set(GFLOAT) == set(ELEMENT_FORMATS)
+    assert set(ML_DTYPES) == set(ELEMENT_FORMATS) - {"mxint8", "fp4_e3m0"}
+
+
 def test_scale_values_equal_gfloat() -> None:
     theirs = [gfloat.decode_float(gfloat.formats.format_info_ocp_e8m0, code).fval for code in range(256)]
     assert all(map(same, scale_values(), theirs))
+
+
+def test_scale_values_equal_ml_dtypes() -> None:
+    theirs = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e8m0fnu).astype(np.float64)
+    assert all(map(same, scale_values(), theirs.tolist()))
 
 
 @each_format
@@ -86,6 +106,12 @@ def test_mxint8_has_no_negative_zero_and_never_produces_80() -> None:
 def test_encode_saturates(name: str) -> None:
     element = element_format(name)
     assert decode(element, encode(element, Fraction(10**9), negative=False)) == element.max_value
+
+
+def test_a_tie_without_mantissa_bits_goes_to_the_larger() -> None:
+    element = element_format("fp4_e3m0")
+    ties = {Fraction(1, 8): 0, Fraction(3, 8): 2, Fraction(3, 4): 3, Fraction(3): 5, Fraction(12): 7}
+    assert {tie: encode(element, tie, negative=False) for tie in ties} == ties
 
 
 def test_not_finite_and_too_wide_codes_are_refused() -> None:

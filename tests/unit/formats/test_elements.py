@@ -17,6 +17,8 @@ TABLE = {
     "fp6_e2m3": (6, 1, 2, 7.5, 1.0, 0.125, 64),
     "fp4_e2m1": (4, 1, 2, 6.0, 1.0, 0.5, 16),
     "mxint8": (8, 1, 0, 127 / 64, 1.0, 1 / 64, 255),
+    # no part of OCP MX v1.0; without mantissa bits there are no subnormals, and the least value is normal
+    "fp4_e3m0": (4, 3, 4, 16.0, 0.25, 0.25, 16),
 }
 
 
@@ -46,9 +48,9 @@ def test_a_format_is_hashable_data() -> None:
 
 
 def test_a_new_format_is_a_new_row() -> None:
-    """E3M0, which is not in the table: nothing but its data is needed."""
-    e3m0 = replace(element_format("fp6_e3m2"), name="fp4_e3m0", mantissa_bits=0)
-    assert (e3m0.bits, e3m0.emax, e3m0.max_value, e3m0.min_normal) == (4, 4, 16.0, 0.25)
+    """E2M2, which is not in the table: nothing but its data is needed."""
+    e2m2 = replace(element_format("fp6_e2m3"), name="fp5_e2m2", mantissa_bits=2)
+    assert (e2m2.bits, e2m2.emax, e2m2.max_value, e2m2.min_normal) == (5, 2, 7.0, 1.0)
 
 
 def test_unknown_format() -> None:

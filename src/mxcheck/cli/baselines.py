@@ -1,4 +1,4 @@
-"""The side door: `mxcheck baselines …` and `mxcheck sample`. Measuring goes through pytest."""
+"""`mxcheck baselines …`: look at accepted baselines, prune and re-centre them."""
 
 from __future__ import annotations
 
@@ -7,33 +7,17 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+from mxcheck.cli.console import console
 from mxcheck.gate.case import Case, model_label
 from mxcheck.models.recipe import MX, TIERS, WHOLE_MODEL
-from mxcheck.models.zoo import REFERENCE_MODELS, model_source
+from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.reporting.baselines import diff_table, list_table, read_directory, read_revision
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code: 0, 1 where `diff` or `prune` found something, 2 for bad input."""
-    parser = _parser()
-    options, others = parser.parse_known_args(arguments)
-    if others and options.run is not _recentre:
-        parser.error(f"unknown arguments: {' '.join(others)}")
-    options.pytest = others
-    try:
-        return int(options.run(options))
-    except ValueError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"mxcheck: {error}", markup=False)
-        return 2
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mxcheck", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def add_commands(commands: Any) -> None:
+    """Add them to the parser's commands."""
     baselines = commands.add_parser("baselines", help="look at accepted baselines, prune and re-centre them")
     actions = baselines.add_subparsers(required=True, metavar="ACTION")
 
@@ -61,25 +45,14 @@ def _parser() -> argparse.ArgumentParser:
         help="measure again and rewrite baselines that are within tolerance; "
         "other arguments go to pytest, such as -k fp8_e4m3",
     )
-    recentre.set_defaults(run=_recentre)
+    recentre.set_defaults(run=_recentre, passes_on=True)
     for action in (listing, diff, prune, recentre):
         action.add_argument("--baselines", type=Path, default=Path("baselines"), help="default: baselines")
-
-    sample = commands.add_parser("sample", help="sample evaluation tokens from a model of your own")
-    sample.add_argument("model", help="directory or hub id")
-    sample.add_argument(
-        "--baselines", type=Path, default=Path("baselines"), help="where to (default: baselines)"
-    )
-    sample.add_argument("--sequences", type=int, default=64)
-    sample.add_argument("--length", type=int, default=256, help="tokens a sequence, the first one included")
-    sample.add_argument("--seed", type=int, default=0)
-    sample.set_defaults(run=_sample)
-    return parser
 
 
 def _list(options: argparse.Namespace) -> int:
     baselines = read_directory(options.baselines)
-    _console().print(list_table(baselines))
+    console().print(list_table(baselines))
     return 0
 
 
@@ -89,7 +62,7 @@ def _diff(options: argparse.Namespace) -> int:
         for side in (options.before, options.after or str(options.baselines))
     ]
     table = diff_table(*sides)
-    _console().print("no differences" if table is None else table)
+    console().print("no differences" if table is None else table)
     return 0 if table is None else 1
 
 
@@ -127,53 +100,3 @@ def _recentre(options: argparse.Namespace) -> int:
     command += ["--snapshot-update", "--mx-recentre", "--mx-baselines", str(options.baselines.resolve())]
     command += options.pytest
     return subprocess.run(command, check=False).returncode  # noqa: S603  (pytest of this interpreter, no shell)
-
-
-def _sample(options: argparse.Namespace) -> int:
-    from mxcheck.evaluation.sampling import sample_tokens
-    from mxcheck.evaluation.tokens import save_tokens
-    from mxcheck.models.load import load
-
-    if options.model in REFERENCE_MODELS:
-        raise ValueError(f"{options.model} ships with its tokens; name a directory or a hub id")
-    if options.length < 2 or options.sequences < 1:
-        raise ValueError(
-            f"nothing to score in {options.sequences} sequences of {options.length} tokens; "
-            f"give at least one sequence of two"
-        )
-    source = model_source(options.model)
-    target = options.baselines / model_label(options.model) / "tokens.safetensors"
-    if target.exists():
-        raise ValueError(
-            f"{target} exists already, and accepted baselines may rest on it; delete it to sample anew"
-        )
-    loaded = load(source.name)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed} tokens"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"sampling {options.model}", total=options.sequences * (options.length - 1))
-        tokens = sample_tokens(
-            loaded.model,
-            sequences=options.sequences,
-            length=options.length,
-            seed=options.seed,
-            progress=lambda count: progress.advance(task, count),
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_tokens(tokens, target)
-    print(f"{target}: {options.sequences} sequences of {options.length} tokens")  # noqa: T201
-    return 0
-
-
-def _console() -> Console:
-    """Wide enough that no figure is folded where the output is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

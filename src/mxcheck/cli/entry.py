@@ -1,0 +1,38 @@
+"""`mxcheck`: its commands, and what becomes of bad input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rich.console import Console
+
+from mxcheck.cli import baselines, explain, formats, sample
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. Returns the exit code: 0, 1 where `baselines diff`, `baselines prune` or `explain` found
+    something, 2 for bad input."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return int(options.run(options))
+    except ValueError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"mxcheck: {error}", markup=False)
+        return 2
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The options of a command line, with `run`, which carries it out; bad usage ends the program."""
+    parser = argparse.ArgumentParser(
+        prog="mxcheck",
+        description="Formats, single casts and accepted baselines. Measuring goes through pytest.",
+    )
+    parser.set_defaults(passes_on=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (formats, explain, baselines, sample):
+        group.add_commands(commands)
+    options, others = parser.parse_known_args(explain.numbers_are_no_options(words))
+    if others and not options.passes_on:
+        parser.error(f"unknown arguments: {' '.join(others)}")
+    options.pytest = others
+    return options

@@ -1,0 +1,195 @@
+"""`mxcheck explain`: one cast, step by step, and what a kernel makes of the same tensor."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mxcheck.cli.console import console
+from mxcheck.formats.spec import CastSpec, cast_spec, dialect
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mxcheck.reporting.differences import Got
+
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+
+
+def numbers_are_no_options(words: list[str]) -> list[str]:
+    """Words of `mxcheck explain` in which argparse takes no negative number for an option: it knows -1, but
+    not -1e5 and not -inf. Behind a space all of them are plain values, and numbers to `float` and `int`."""
+    if words[:1] != ["explain"]:
+        return words
+    return [f" {word}" if _NEGATIVE.match(word) else word for word in words]
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    command = commands.add_parser(
+        "explain",
+        help="show how each bit of a cast comes about; with --kernel, where a kernel differs",
+        description="Quantize a tensor by the exact oracle and show each step. With --kernel, run that "
+        "kernel on the same tensor and mark what differs: exit code 0 if nothing does, 1 if a bit does.",
+    )
+    command.add_argument("format", metavar="FORMAT", help="see `mxcheck formats`")
+    given = command.add_mutually_exclusive_group(required=True)
+    given.add_argument(
+        "--values",
+        nargs="+",
+        metavar="NUMBER",
+        help="decimal numbers, nan, inf, -inf; rounded once to the dtype",
+    )
+    given.add_argument(
+        "--hex", nargs="+", metavar="BITS", help="float32 bit patterns; BITS*n is n times the same one"
+    )
+    command.add_argument("--shape", metavar="32x1", help="of the tensor (default: one axis)")
+    command.add_argument("--axis", type=int, default=-1, help="that blocks run along (default: -1)")
+    command.add_argument(
+        "--dtype", default="float32", help="of the tensor: float32 (default), bfloat16, float16"
+    )
+    command.add_argument("--block-size", type=int, help="elements that share a scale (default: the format's)")
+    command.add_argument(
+        "--scale-rule", metavar="RULE", help="default: the format's first; see `mxcheck formats`"
+    )
+    command.add_argument("--rounding", help="default: even")
+    command.add_argument(
+        "--nonfinite", metavar="POLICY", help="what NaN and Inf do: block (default), element"
+    )
+    command.add_argument(
+        "--dialect", help="a name for a scale rule, a rounding and a NaN/Inf policy, in place of these three"
+    )
+    command.add_argument("--tail", help="where blocks do not divide the axis: pad (default), error")
+    command.add_argument(
+        "--random",
+        nargs="+",
+        metavar="R",
+        help="for --rounding stochastic: an integer in [0, 2^32) an element",
+    )
+    command.add_argument("--kernel", metavar="NAME", help="auto, eager, or package.module:function")
+    command.set_defaults(run=_explain)
+
+
+def read_cast(options: argparse.Namespace) -> tuple[NDArray[np.float32], CastSpec]:
+    """The tensor (float32) and the cast that a command line asks for.
+
+    Raises:
+        ValueError: something that is not allowed, in one line.
+    """
+    from mxcheck.formats.notation import parse_hex, parse_random, parse_shape, parse_values
+
+    parse, words = (parse_hex, options.hex) if options.values is None else (parse_values, options.values)
+    x = parse(words, options.dtype)
+    if options.shape is not None:
+        x = x.reshape(parse_shape(options.shape, x.size))
+    named = {name: getattr(options, name) for name in ("scale_rule", "rounding", "nonfinite")}
+    if options.dialect is not None:
+        twice = [f"--{name.replace('_', '-')}" for name, value in named.items() if value is not None]
+        if twice:
+            raise ValueError(
+                f"--dialect {options.dialect} says {', '.join(twice)} already; leave out one or the other"
+            )
+        named = dict(dialect(options.dialect))
+    random = None
+    if options.random is not None:
+        if named["rounding"] != "stochastic":
+            raise ValueError("--random is for --rounding stochastic; leave it out, or add that")
+        random = parse_random(options.random, x.shape)
+    elif named["rounding"] == "stochastic":
+        raise ValueError(
+            f"--rounding stochastic takes --random with an integer in [0, 2^32) for each element: "
+            f"{x.size}, got none (r*n is n times r)"
+        )
+    spec = cast_spec(
+        options.format,
+        axis=options.axis,
+        block_size=options.block_size,
+        tail=options.tail,
+        random=random,
+        **named,
+    )
+    return x, spec
+
+
+def _explain(options: argparse.Namespace) -> int:
+    x, spec = read_cast(options)
+
+    from mxcheck.reporting.differences import differences
+    from mxcheck.reporting.explain import Comparison, print_explanation
+    from mxcheck.reporting.steps import cast
+
+    done = cast(x, spec)
+    if options.kernel is None:
+        print_explanation(console(), done, dtype=options.dtype)
+        return 0
+    # As `python -m` has it: the installed command would not see the modules of the directory it runs in.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        got = _run_kernel(options.kernel, x, spec, options.dtype)
+    except _KernelError as error:
+        print_explanation(console(), done, dtype=options.dtype)
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        print(f"kernel {options.kernel}: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    comparison = Comparison(
+        kernel=options.kernel, dtype=options.dtype, got=got, differences=differences(done, got, options.dtype)
+    )
+    print_explanation(console(), done, dtype=options.dtype, comparison=comparison)
+    return 1 if comparison.differences.any else 0
+
+
+class _KernelError(Exception):
+    """A kernel that gave no result to compare."""
+
+
+def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -> Got:
+    """What a kernel makes of x in `dtype`.
+
+    Raises:
+        ValueError: no such kernel, or one that says that it does not do this.
+        _KernelError: it failed, returned something else than a cast does, or changed its input.
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from mxcheck.kernels.api import check_parts, check_values, resolve_kernel
+    from mxcheck.reporting.differences import Got
+    from mxcheck.reporting.steps import in_block_order
+
+    kernel = resolve_kernel(name)[0]
+    tensor = torch.from_numpy(x.copy()).to(getattr(torch, dtype))
+    before = tensor.clone()
+    if spec.random is not None:
+        spec = replace(spec, random=torch.from_numpy(spec.random.copy()))
+    try:
+        result = kernel(tensor, spec)
+    except NotImplementedError as error:
+        raise ValueError(f"kernel {name} does not do this: {error or 'it gives no reason'}") from error
+    except Exception as error:  # (whatever a kernel raises is told as its own)
+        raise _KernelError(f"raised {type(error).__name__}") from error
+    try:
+        if isinstance(result, torch.Tensor):
+            check_values(kernel, result, tensor)
+        else:
+            quantized = check_parts(kernel, result, tensor, spec)
+    except (TypeError, ValueError) as error:
+        raise _KernelError(str(error)) from None
+    if not torch.equal(before.view(torch.uint8), tensor.view(torch.uint8)):  # NaN equals NaN
+        raise _KernelError("it changed its input")
+    if isinstance(result, torch.Tensor):
+        return Got(spec=spec, values=result.detach().float().contiguous().numpy())
+    tensor_scale = quantized.tensor_scale
+    return Got(
+        spec=spec,
+        codes=quantized.codes.contiguous().numpy(),
+        scales=in_block_order(quantized.scales.detach().numpy(), spec),
+        tensor_scale=None if tensor_scale is None else tensor_scale.detach().numpy(),
+    )

@@ -1,0 +1,27 @@
+"""`mxcheck formats`: the formats and their properties."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mxcheck.cli.console import console
+from mxcheck.reporting.formats import WIDTH, tables
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    command = commands.add_parser(
+        "formats", help="the formats, their properties and the names of their casts"
+    )
+    command.set_defaults(run=_formats)
+
+
+def _formats(options: argparse.Namespace) -> int:
+    del options
+    output = console(at_least=WIDTH)
+    for number, table in enumerate(tables(output.width)):
+        if number:
+            output.print()
+        output.print(table)
+    return 0

@@ -1,0 +1,66 @@
+"""`mxcheck sample`: evaluation tokens from a model of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mxcheck.gate.case import model_label
+from mxcheck.models.zoo import REFERENCE_MODELS, model_source
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    sample = commands.add_parser("sample", help="sample evaluation tokens from a model of your own")
+    sample.add_argument("model", help="directory or hub id")
+    sample.add_argument(
+        "--baselines", type=Path, default=Path("baselines"), help="where to (default: baselines)"
+    )
+    sample.add_argument("--sequences", type=int, default=64)
+    sample.add_argument("--length", type=int, default=256, help="tokens a sequence, the first one included")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.set_defaults(run=_sample)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from mxcheck.evaluation.sampling import sample_tokens
+    from mxcheck.evaluation.tokens import save_tokens
+    from mxcheck.models.load import load
+
+    if options.model in REFERENCE_MODELS:
+        raise ValueError(f"{options.model} ships with its tokens; name a directory or a hub id")
+    if options.length < 2 or options.sequences < 1:
+        raise ValueError(
+            f"nothing to score in {options.sequences} sequences of {options.length} tokens; "
+            f"give at least one sequence of two"
+        )
+    source = model_source(options.model)
+    target = options.baselines / model_label(options.model) / "tokens.safetensors"
+    if target.exists():
+        raise ValueError(
+            f"{target} exists already, and accepted baselines may rest on it; delete it to sample anew"
+        )
+    loaded = load(source.name)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} tokens"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"sampling {options.model}", total=options.sequences * (options.length - 1))
+        tokens = sample_tokens(
+            loaded.model,
+            sequences=options.sequences,
+            length=options.length,
+            seed=options.seed,
+            progress=lambda count: progress.advance(task, count),
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_tokens(tokens, target)
+    print(f"{target}: {options.sequences} sequences of {options.length} tokens")  # noqa: T201
+    return 0

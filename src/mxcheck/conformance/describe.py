@@ -1,0 +1,113 @@
+"""A counterexample in words and as plain data: what goes into a failure, a report and a finding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxcheck.conformance.shrinker import Counterexample
+from mxcheck.conformance.verifier import Comparison
+from mxcheck.formats.blocks import E8M0
+from mxcheck.formats.codes import E8M0_NAN
+from mxcheck.formats.notation import hex_words, reproduction
+from mxcheck.formats.spec import resolve_axis
+
+_MOST_SHOWN = 8
+
+
+def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
+    """Plain JSON types: the input, what was got and what was expected, all as hex words, and the command that
+    reproduces it."""
+    x, spec, found = counterexample.x, counterexample.spec, counterexample.comparison
+    data: dict[str, Any] = {
+        "kind": counterexample.kind,
+        "single_block": counterexample.single_block,
+        "dtype": str(x.dtype).removeprefix("torch."),
+        "shape": list(x.shape),
+        "axis": spec.axis,
+        "block_size": spec.block_size,
+        "input": " ".join(hex_words(x.detach().float().numpy())),
+        "reproduce": reproduction(
+            x.detach().float().numpy(), spec, dtype=str(x.dtype).removeprefix("torch."), kernel=kernel
+        ),
+    }
+    return {**data, **results(found)}
+
+
+def results(found: Comparison) -> dict[str, str]:
+    """What was got and what was expected, as hex words by name; or the error."""
+    if found.error:
+        return {"error": found.error}
+    names = ("values",) if len(found.got) == 1 else ("codes", "scales", "tensor_scale")
+    data = {}
+    for name, got, expected in zip(names, found.got, found.expected, strict=False):
+        data[f"{name}_got"], data[f"{name}_expected"] = _words(got), _words(expected)
+    return data
+
+
+def describe(group: str, counterexample: Counterexample, kernel: str) -> list[str]:
+    """Lines for a failure: where it comes from, the input, what differs, a command to paste."""
+    x, spec, found = counterexample.x, counterexample.spec, counterexample.comparison
+    values = x.detach().float().numpy()
+    size = "a single block" if counterexample.single_block else f"a tensor of shape {tuple(x.shape)}"
+    shaped = f", shape {'x'.join(map(str, x.shape))}, axis {spec.axis}" if x.dim() > 1 else ""
+    length = x.shape[resolve_axis(x.dim(), spec.axis)]
+    dtype = str(x.dtype).removeprefix("torch.")
+    lines = [f"{counterexample.kind}: smallest input, {size} of {length} {dtype}{shaped}, from {group}:"]
+    places = [tuple(int(i) for i in at) for at in np.argwhere(values.view(np.uint32))]
+    lines.append(
+        "  input: " + (_listed(places, lambda at: _number(values[at])) or "zeros") + _rest(values, places)
+    )
+    if found.error:
+        lines.append(f"  {found.error}")
+    elif len(found.got) == 1:
+        lines += _differing("value", found.got[0], found.expected[0], _number)
+    else:
+        show = _scale if spec.block.scale == E8M0 else _number
+        lines += _differing("scale", found.got[1], found.expected[1], show)
+        if len(found.got) == 3:
+            lines += _differing("tensor scale", found.got[2], found.expected[2], _number)
+        if not (
+            spec.block.scale == E8M0 and (found.expected[1] == E8M0_NAN).all()
+        ):  # else codes mean nothing
+            lines += _differing("code", found.got[0], found.expected[0], lambda code: f"{int(code):02x}")
+    lines.append("  reproduce: " + as_data(counterexample, kernel)["reproduce"])
+    return lines
+
+
+def _differing(name: str, got: NDArray[Any], expected: NDArray[Any], show: Any) -> list[str]:
+    bits = [part.view(np.uint32) if part.dtype == np.float32 else part for part in (got, expected)]
+    places = [tuple(int(i) for i in at) for at in np.argwhere(np.asarray(bits[0] != bits[1]))]
+    if not places:
+        return [f"  {name}s: as expected"] if name != "tensor scale" else []
+    told = _listed(places, lambda at: f"got {show(got[at])}, expected {show(expected[at])}")
+    return [f"  {name}: {told}"]
+
+
+def _listed(places: list[tuple[int, ...]], show: Any) -> str:
+    shown = [f"[{', '.join(map(str, at))}] {show(at)}" for at in places[:_MOST_SHOWN]]
+    more = len(places) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+
+def _rest(values: NDArray[np.float32], places: list[tuple[int, ...]]) -> str:
+    others = values.size - len(places)
+    return f"; the other {others} are 0" if others and places else ""
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, np.floating):
+        return f"{int(value):02x}"
+    return f"{int(np.float32(value).view(np.uint32)):08x} ({value:.9g})"
+
+
+def _scale(code: Any) -> str:
+    return f"{int(code):02x} (" + ("NaN" if code == 0xFF else f"2^{int(code) - 127}") + ")"
+
+
+def _words(values: NDArray[Any]) -> str:
+    if values.dtype == np.float32:
+        return " ".join(hex_words(values.ravel()))
+    return " ".join(f"{int(code):02x}" for code in values.ravel())

@@ -1,0 +1,117 @@
+"""The generator: named tensors for a cell of the matrix, deterministic, in levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.draws import Draws
+from mxcheck.conformance.inputs import GROUPS, Blocks, wide
+from mxcheck.conformance.tensors import TENSOR_GROUPS
+from mxcheck.formats.blocks import E8M0
+from mxcheck.formats.spec import CastSpec
+
+BLOCK = 32
+OTHER_BLOCK_SIZES = (16, 64, 128)
+# No axis that 32 divides, and one that it exceeds.
+_RAGGED_SHAPE = (33, 7, 70)
+_TAIL_LENGTHS = (1, 2, 31, 33, 63, 65, 344)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Example:
+    """One input of one cast, and the group that it belongs to."""
+
+    group: str
+    x: Tensor
+    spec: CastSpec
+
+
+def examples(cell: Cell, level: str) -> Iterator[Example]:
+    """Every example of a cell at `quick` or `full`, in a fixed order. The first one is plain: whole blocks of
+    fp32 along the last axis.
+
+    `quick` has each group in blocks of 32 along the last axis, and a mixture for other block sizes, axes,
+    strides, ragged tails and 16-bit inputs; `full` has every group for every block size, and along the first
+    axis too.
+    """
+    if cell.spec().block.scale == E8M0:
+        yield from _blocks(cell, level)
+    else:
+        for group, make in TENSOR_GROUPS[level].items():
+            for x in make(cell, Draws(f"{cell.id} {group}")):
+                yield _example(group, torch.from_numpy(x), cell)
+    yield from _layouts(cell)
+    yield from _sixteen_bits(cell)
+
+
+def _blocks(cell: Cell, level: str) -> Iterator[Example]:
+    for group, make in GROUPS[level].items():
+        yield _example(group, _made(make, cell, BLOCK, group), cell)
+    for size in OTHER_BLOCK_SIZES:
+        if level == "quick":
+            yield _example(f"blocks_of_{size}", _made(wide, cell, size, "wide"), cell, block_size=size)
+            continue
+        for group, make in GROUPS[level].items():
+            yield _example(
+                f"{group}, blocks of {size}", _made(make, cell, size, group), cell, block_size=size
+            )
+    if level == "full":
+        for group, make in GROUPS[level].items():
+            x = _made(make, cell, BLOCK, group).T.contiguous()
+            yield _example(f"{group}, first axis", x, cell, axis=0)
+
+
+def _made(make: Callable[[Cell, int, Draws], Blocks], cell: Cell, length: int, group: str) -> Tensor:
+    with np.errstate(over="ignore", under="ignore"):  # moving blocks by powers of two
+        blocks = make(cell, length, Draws(f"{cell.id} {group} {length}"))
+    return torch.from_numpy(blocks)
+
+
+def _layouts(cell: Cell) -> Iterator[Example]:
+    """Ragged tails, each axis counted from either end, contiguous or not; 1 to 4 dimensions."""
+    random = Draws(f"{cell.id} layouts")
+    for length in _TAIL_LENGTHS:
+        yield _example("ragged_tails", _spread((5, length), random), cell)
+    x = _spread(_RAGGED_SHAPE, random)
+    views = {"axes": x, "transposed": x.transpose(0, 2), "strided": x[::2, :, 3:]}
+    for group, view in views.items():
+        for axis in range(-x.dim(), x.dim()):
+            yield _example(group, view, cell, axis=axis)
+    for shape in ((64,), (2, 3, 4, 32)):
+        yield _example("dimensions", _spread(shape, random), cell)
+
+
+def _sixteen_bits(cell: Cell) -> Iterator[Example]:
+    """Every bf16 and every fp16 value, in the input's own dtype. Where a tensor shares a scale, the finite
+    ones of moderate size: others have a group of their own."""
+    bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
+    for group, dtype in (("bfloat16_input", torch.bfloat16), ("float16_input", torch.float16)):
+        values = bits.view(dtype)
+        if cell.spec().block.scale != E8M0:
+            values = values[(values.abs() < 2.0**15) & (values.abs() > 2.0**-14)]
+        yield _example(group, values[: values.numel() // BLOCK * BLOCK].view(-1, BLOCK), cell)
+
+
+def _spread(shape: tuple[int, ...], random: Draws) -> Tensor:
+    """fp32 numbers of either sign over a dozen binades, some of them zero."""
+    bits = random.integers(0x3C00_0000, 0x4200_0000, shape) | (random.integers(0, 2, shape) << 31)
+    bits = np.where(random.integers(0, 16, shape) == 0, 0, bits)
+    return torch.from_numpy(bits.astype(np.uint32).view(np.float32))
+
+
+def _example(group: str, x: Tensor, cell: Cell, *, axis: int = -1, block_size: int | None = None) -> Example:
+    random = None
+    if cell.rounding == "stochastic":
+        # Both ends and the middle besides plain ones: a remainder of a half goes up from 2^31 on.
+        draws = Draws(f"{cell.id} {group} {tuple(x.shape)} random")
+        edges = np.array([0, (1 << 31) - 1, 1 << 31, (1 << 32) - 1])
+        plain = draws.integers(0, 1 << 32, tuple(x.shape))
+        chosen = draws.integers(0, 8, tuple(x.shape))
+        random = torch.from_numpy(np.where(chosen < 4, edges[chosen % 4], plain))
+    return Example(group=group, x=x, spec=cell.spec(axis=axis, block_size=block_size, random=random))

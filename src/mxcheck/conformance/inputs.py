@@ -1,0 +1,204 @@
+"""Blocks that sit on the edges: float32 arrays [blocks, n] for a cast with E8M0 scales, made and named.
+
+Each group is a function of the cell, of the block length n and of a seeded generator: the same numbers on any
+machine. What they look for is what bit-exact testers of IEEE arithmetic look for (TestFloat, FPgen): every
+code, every boundary between two codes with both its fp32 neighbours, boundary exponents, both ends of the
+range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.draws import Draws
+from mxcheck.formats.codes import code_values, finite_codes
+from mxcheck.formats.elements import ElementFormat
+
+Blocks = NDArray[np.float32]
+
+_INF = 0x7F80_0000
+_NON_FINITE = np.array([0x7FC0_0000, 0xFFC0_0000, 0x7F80_0001, _INF, 0xFF80_0000], np.uint32)
+# Powers of two that a unit-scale block is moved by: none, to the lowest scale, near the highest, in between.
+_SHIFTS = (0, -127, 100, -60)
+
+
+def largest_of_unit_scale(element: ElementFormat, rule: str) -> np.float32:
+    """The largest amax that a scale rule gives the scale 1."""
+    power = 2.0**element.emax
+    too_large = {"floor": 2 * power, "even": (2 - 2.0 ** -(element.mantissa_bits + 1)) * power}
+    if rule in too_large:
+        return np.float32(np.nextafter(np.float32(too_large[rule]), np.float32(0)))
+    return np.float32({"ceil": power, "rceil": element.max_value}[rule])
+
+
+def every_code(cell: Cell, length: int, random: Draws) -> Blocks:
+    """The value of every code that can be reached, at four scales."""
+    element = cell.spec().element
+    values = np.array([code_values(element)[code] for code in finite_codes(element)], np.float32)
+    return _at_scales(values, cell, length, random)
+
+
+def boundaries(cell: Cell, length: int, random: Draws) -> Blocks:
+    """The midpoint of every two neighbouring codes, the codes themselves, and both fp32 neighbours of each,
+    of either sign, at four scales. Above the largest code: half a step more, where saturation has to begin,
+    and the next power of two."""
+    element = cell.spec().element
+    ladder = np.array(sorted({abs(code_values(element)[code]) for code in finite_codes(element)}))
+    middle = (ladder[:-1] + ladder[1:]) / 2
+    above = [ladder[-1] + (ladder[-1] - ladder[-2]) / 2, 2.0 ** (element.emax + 1)]
+    points = np.concatenate([middle, ladder[1:], above]).astype(np.float32)  # one bit more than a code: exact
+    near = np.concatenate(
+        [np.nextafter(points, np.float32(0)), points, np.nextafter(points, np.float32(4096 * 32))]
+    )
+    return _at_scales(np.concatenate([near, -near]), cell, length, random)
+
+
+def bfloat16_together(cell: Cell, length: int, random: Draws) -> Blocks:
+    """All 65,536 bf16 values: neighbours in one block, and the finite ones again in a seeded shuffle."""
+    del cell
+    values = _bfloat16()
+    shuffled = random.permutation(values[np.isfinite(values)])
+    return _in_blocks(np.concatenate([values, shuffled]), length)
+
+
+def bfloat16_alone(cell: Cell, length: int, random: Draws) -> Blocks:
+    """Each of the 65,536 bf16 values among zeros, in every position in turn."""
+    del cell, random
+    return _alone(_bfloat16(), length)
+
+
+def bfloat16_alone_in_part(cell: Cell, length: int, random: Draws) -> Blocks:
+    """`bfloat16_alone` for a seeded sample of 2,048 values."""
+    del cell
+    return _alone(random.permutation(_bfloat16())[:2048], length)
+
+
+def zero_and_subnormal(cell: Cell, length: int, random: Draws) -> Blocks:
+    """Blocks of zeros of either sign, of fp32 subnormals, and of both with a small normal number."""
+    del cell
+    zeros = np.zeros((16, length), np.int64)
+    subnormal = random.integers(0, 1 << 23, (16, length)) >> random.integers(0, 23, (16, 1))
+    mixed = np.where(np.arange(length) % 3 == 0, 1 << 23, subnormal)
+    signed = _with_random_signs(np.concatenate([zeros, subnormal, mixed]), random)
+    return np.concatenate(
+        [np.full((1, length), 0.0, np.float32), np.full((1, length), -0.0, np.float32), signed]
+    )
+
+
+def not_finite(cell: Cell, length: int, random: Draws) -> Blocks:
+    """NaN and Inf of either sign, each in every position, among normal numbers, among zeros, and both in one
+    block; and blocks of nothing else."""
+    del cell
+    normal = _with_random_signs(random.integers(0x3E00_0000, 0x4080_0000, length), random).view(np.uint32)
+    bits = np.stack([normal, np.zeros(length, np.uint32)])
+    bits = np.tile(bits[:, None, None], (1, _NON_FINITE.size, length, 1))
+    for position in range(length):
+        bits[:, :, position, position] = _NON_FINITE
+    both = np.tile(normal, (length, 1))
+    both[np.arange(length), np.arange(length)] = _INF
+    both[np.arange(length), np.arange(1, length + 1) % length] = 0x7FC0_0000
+    only = np.repeat(_NON_FINITE, length).reshape(-1, length)
+    blocks: Blocks = np.concatenate([bits.reshape(-1, length), both, only]).view(np.float32)
+    return blocks
+
+
+def amax_boundaries(cell: Cell, length: int, random: Draws) -> Blocks:
+    """amax at every power of two that fp32 has, at that times the largest code's significand and the one from
+    which `even` rounds up, and one fp32 value to each side; the other elements lie below. The lowest and the
+    highest powers reach both clamps of the scale, whatever the format."""
+    element = cell.spec().element
+    exponents = np.arange(-149, 128)
+    significands = (1.0, element.max_value / 2.0**element.emax, 2 - 2.0 ** -(element.mantissa_bits + 1))
+    points = np.concatenate([np.ldexp(np.float64(one), exponents) for one in significands])
+    bits = np.unique(points.astype(np.float32).view(np.uint32)).astype(np.int64)
+    amax = np.unique(np.concatenate([bits - 1, bits, bits + 1, [0x7F7F_FFFF]]).clip(1, 0x7F7F_FFFF))
+    # Bits below amax's are magnitudes below amax; dropping low exponents keeps many in its own binade.
+    rest = amax[:, None] - np.minimum(random.integers(0, 1 << 26, (amax.size, length)), amax[:, None])
+    rest[np.arange(amax.size), random.integers(0, length, amax.size)] = amax
+    return _with_random_signs(rest, random)
+
+
+def wide(cell: Cell, length: int, random: Draws) -> Blocks:
+    """Random bit patterns: exponents within a block's reach of a random one, significands plain, sparse,
+    dense."""
+    del cell
+    return _wide(512, length, random)
+
+
+def wide_at_length(cell: Cell, length: int, random: Draws) -> Blocks:
+    """`wide`, sixteen times as many."""
+    del cell
+    return _wide(8192, length, random)
+
+
+_QUICK = (
+    every_code,
+    boundaries,
+    bfloat16_together,
+    bfloat16_alone_in_part,
+    zero_and_subnormal,
+    not_finite,
+    amax_boundaries,
+    wide,
+)
+#: level -> name -> group
+GROUPS: Mapping[str, Mapping[str, Callable[[Cell, int, Draws], Blocks]]] = MappingProxyType(
+    {
+        "quick": {make.__name__: make for make in _QUICK},
+        "full": {make.__name__: make for make in (*_QUICK, bfloat16_alone, wide_at_length)},
+    }
+)
+
+
+@cache
+def _bfloat16() -> NDArray[np.float32]:
+    return (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+
+
+def _alone(values: NDArray[np.float32], length: int) -> Blocks:
+    blocks = np.zeros((values.size, length), np.float32)
+    blocks[np.arange(values.size), np.arange(values.size) % length] = values
+    return blocks
+
+
+def _in_blocks(values: NDArray[np.float32], length: int) -> Blocks:
+    padded = np.zeros(-(-values.size // length) * length, np.float32)
+    padded[: values.size] = values
+    return padded.reshape(-1, length)
+
+
+def _at_scales(values: NDArray[np.float32], cell: Cell, length: int, random: Draws) -> Blocks:
+    """Values in blocks that are led by the largest amax of the scale 1, in every position; moved by powers of
+    two, as far as fp32 can hold them."""
+    largest = largest_of_unit_scale(cell.spec().element, cell.scale_rule)
+    values = values[np.abs(values) <= largest]
+    room = max(length - 1, 1)
+    rows = _in_blocks(values, room)
+    position = random.integers(0, length, rows.shape[0])
+    blocks = np.full((rows.shape[0], length), largest, np.float32)
+    if length > 1:
+        blocks[np.arange(length) != position[:, None]] = rows.ravel()
+    moved = np.concatenate([np.ldexp(blocks, shift) for shift in _SHIFTS])
+    return np.asarray(moved[np.isfinite(moved).all(-1)])
+
+
+def _wide(count: int, length: int, random: Draws) -> Blocks:
+    top = random.integers(1, 255, (count, 1))
+    exponent = (top - random.integers(0, 12, (count, length)) * random.integers(0, 3, (count, 1))).clip(0)
+    plain = random.integers(0, 1 << 23, (count, length))
+    one_bit = np.int64(1) << random.integers(0, 23, (count, length))
+    fraction = np.choose(
+        random.integers(0, 4, (count, length)), [plain, one_bit, (1 << 23) - one_bit, plain & 0x7F_0000]
+    )
+    return _with_random_signs((exponent << 23) | fraction, random)
+
+
+def _with_random_signs(magnitudes: NDArray[np.int64], random: Draws) -> Blocks:
+    signs = random.integers(0, 2, magnitudes.shape) << 31
+    return np.asarray((magnitudes | signs).astype(np.uint32).view(np.float32))

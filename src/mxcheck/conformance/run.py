@@ -1,0 +1,111 @@
+"""One cell of the matrix for one implementation: generator, implementation and verifier put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mxcheck.conformance.cells import Cell, cells
+from mxcheck.conformance.describe import results
+from mxcheck.conformance.findings import Finding
+from mxcheck.conformance.generator import Example, examples
+from mxcheck.conformance.shrinker import Counterexample, shrink
+from mxcheck.conformance.verifier import KINDS, compare
+from mxcheck.formats.notation import parse_hex
+from mxcheck.kernels.api import Kernel
+
+MOST_COUNTEREXAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mismatch:
+    """The first mismatch of a kind in a group: what the shrinker starts from."""
+
+    kind: str
+    example: Example
+    place: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CellResult:
+    """What came of a cell.
+
+    Attributes:
+        elements: number of elements that were compared.
+        unsupported: group -> why, for what the implementation does not do.
+        counts: group -> kind -> number of mismatches.
+        mismatches: the first of each group and kind.
+    """
+
+    elements: int
+    unsupported: dict[str, str]
+    counts: dict[str, dict[str, int]]
+    mismatches: list[Mismatch]
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing was compared; None where something was."""
+        return None if self.elements else next(iter(self.unsupported.values()))
+
+
+def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
+    """Put every example of a cell through an implementation.
+
+    An implementation that refuses the first, plain example is asked nothing more.
+    """
+    elements = 0
+    unsupported: dict[str, str] = {}
+    counts: dict[str, dict[str, int]] = {}
+    mismatches: list[Mismatch] = []
+    for number, example in enumerate(examples(cell, level)):
+        comparison = compare(kernel, example.x, example.spec)
+        if comparison.unsupported is not None:
+            unsupported.setdefault(example.group, comparison.unsupported)
+            if number == 0:
+                break
+            continue
+        elements += example.x.numel()
+        for kind, count in comparison.counts.items():
+            group = counts.setdefault(example.group, {})
+            if kind not in group:
+                mismatches.append(Mismatch(kind=kind, example=example, place=comparison.places[kind]))
+            group[kind] = group.get(kind, 0) + count
+    return CellResult(elements=elements, unsupported=unsupported, counts=counts, mismatches=mismatches)
+
+
+def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Counterexample]]:
+    """(group, smallest input) of a cell's mismatches, at most `MOST_COUNTEREXAMPLES`: first one for each
+    kind, then for other groups; inputs that shrank to the same only once."""
+    in_order = sorted(result.mismatches, key=lambda one: KINDS.index(one.kind))
+    leading = list({one.kind: one for one in reversed(in_order)}.values())[::-1]
+    rest = [one for one in in_order if one not in leading]
+    found: dict[str, tuple[str, Counterexample]] = {}
+    for one in [*leading, *rest][:MOST_COUNTEREXAMPLES]:
+        smallest = shrink(kernel, one.example.x, one.example.spec, one.kind, one.place)
+        same = (
+            smallest.kind,
+            smallest.x.dtype,
+            smallest.x.shape,
+            tuple(smallest.x.double().flatten().tolist()),
+        )
+        found.setdefault(repr(same), (one.example.group, smallest))
+    return list(found.values())
+
+
+def reproduce(kernel: Kernel, finding: Finding) -> dict[str, Any]:
+    """What an implementation makes of a finding's counterexample today: the same keys, as `as_data` has
+    them."""
+    told = finding.counterexample
+    cell = next(one for one in cells("full") if one.id == f"{told['format']}-{told['rule']}")
+    words = told["input"].split()
+    shape = tuple(told.get("shape") or [parse_hex(words).size])
+    x = torch.from_numpy(parse_hex(words).reshape(shape)).to(getattr(torch, told.get("dtype", "float32")))
+    spec = cell.spec(axis=told.get("axis", -1), block_size=told.get("block_size"))
+    comparison = compare(kernel, x, spec)
+    if comparison.unsupported is not None:
+        raise ValueError(
+            f"{finding.name}: {finding.implementation} does not do this: {comparison.unsupported}"
+        )
+    return {key: value for key, value in results(comparison).items() if key in told}

@@ -1,0 +1,146 @@
+"""Tensors that sit on the edges of formats whose scale is no power of two: NVFP4, fp8 by rows and tensors.
+
+Here a scale depends on a whole row or tensor, so an example is a tensor, and an edge is made by choosing the
+scales first: with a power of two for the fp32 scale every threshold is a representable input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.draws import Draws
+from mxcheck.formats.blocks import E4M3
+from mxcheck.formats.codes import code_values, finite_codes
+from mxcheck.formats.elements import ElementFormat
+from mxcheck.formats.real_scales import NVFP4_BLOCK_SCALE
+
+Tensors = Sequence[NDArray[np.float32]]
+_ROW = 64
+_POWERS = (0, -20, 30)
+
+
+def element_boundaries(cell: Cell, _: Draws) -> Tensors:
+    """Every code and every midpoint of the element, with both fp32 neighbours, in rows whose fp32 scale is a
+    power of two; for NVFP4 under every block scale."""
+    element = cell.spec().element
+    points = _boundaries(element)
+    found = []
+    for power in _POWERS:
+        if cell.spec().block.scale != E4M3:
+            rows = _in_rows(points, _ROW - 1)
+            found.append(np.concatenate([np.full((len(rows), 1), element.max_value), rows], 1) * 2.0**power)
+            continue
+        # amax = 448 * 6 gives the tensor scale 1; a block led by 6 * s has the block scale s.
+        scales = _magnitudes(NVFP4_BLOCK_SCALE)[1:]
+        parts = _in_rows(points, 15)
+        led = np.concatenate([np.full((len(parts), 1), element.max_value), parts], 1)
+        found.append((scales[:, None, None] * led).reshape(-1, 16) * 2.0**power)
+    return [x.astype(np.float32) for x in found]
+
+
+def scale_boundaries(cell: Cell, random: Draws) -> Tensors:
+    """amax where the scale is hard: for NVFP4 every midpoint of two E4M3 block scales with both fp32
+    neighbours; else amax over random significands, in which fp32(amax / max) rounds up, down and to even."""
+    element = cell.spec().element
+    if cell.spec().block.scale != E4M3:
+        rows = _random(random, (256, _ROW), spread=3)
+        return [rows] if not cell.spec().block.whole_tensor else list(rows[:64].reshape(64, 1, _ROW))
+    lead = np.abs(_boundaries(NVFP4_BLOCK_SCALE)).astype(np.float64) * element.max_value
+    blocks = _random(random, (lead.size, 16), spread=2).astype(np.float64) % 1.0 * lead[:, None]
+    blocks[np.arange(lead.size), random.integers(0, 16, lead.size)] = lead
+    top = np.zeros((1, 16))
+    top[0, 5] = NVFP4_BLOCK_SCALE.max_value * element.max_value
+    x = np.concatenate([top, blocks])
+    return [(x * 2.0**power).astype(np.float32) for power in _POWERS]
+
+
+def any_scale(cell: Cell, random: Draws) -> Tensors:
+    """Random tensors of any magnitude that fp32 has: the scale itself is rounded, down to its subnormals."""
+    del cell
+    tensors = [
+        np.ldexp(_random(random, (4, _ROW), spread=spread).astype(np.float64), power)
+        for power in range(-146, 122, 4)
+        for spread in (2, 12)
+    ]
+    with np.errstate(under="ignore", over="ignore"):
+        return [x.astype(np.float32) for x in tensors if np.abs(x).max() < 3e38]
+
+
+def zero_and_tiny(cell: Cell, random: Draws) -> Tensors:
+    """Zeros of either sign, a zero block or row among others, and tensors whose scale underflows fp32."""
+    del cell
+    zeros = np.zeros((2, _ROW), np.float32)
+    mixed = _random(random, (4, _ROW), spread=3)
+    mixed[1], mixed[2, :32] = 0, -0.0
+    tiny = random.integers(0, 1 << 14, (4, _ROW)).astype(np.uint32).view(np.float32)
+    smallest = np.zeros((1, _ROW), np.float32)
+    smallest[0, 7] = np.float32(2.0**-149)
+    return [zeros, -zeros, mixed, tiny, -tiny, smallest]
+
+
+def not_finite(cell: Cell, random: Draws) -> Tensors:
+    """One NaN or Inf of either sign in a tensor, in a few positions, and among zeros."""
+    del cell
+    found = []
+    for special in (np.nan, -np.nan, np.inf, -np.inf):
+        for position in (0, 17, _ROW - 1):
+            x = _random(random, (3, _ROW), spread=3)
+            x[1, position] = special
+            alone = np.zeros((2, _ROW), np.float32)
+            alone[0, position] = special
+            found += [x, alone]
+    return found
+
+
+def plain(cell: Cell, random: Draws) -> Tensors:
+    """Random numbers over a dozen binades."""
+    del cell
+    return [_random(random, (64, 256), spread=12)]
+
+
+def plain_at_length(cell: Cell, random: Draws) -> Tensors:
+    """`plain`, sixty-four times."""
+    return [x for _ in range(64) for x in plain(cell, random)]
+
+
+_QUICK = (plain, element_boundaries, scale_boundaries, any_scale, zero_and_tiny, not_finite)
+#: level -> name -> group
+TENSOR_GROUPS: Mapping[str, Mapping[str, Callable[[Cell, Draws], Tensors]]] = MappingProxyType(
+    {
+        "quick": {make.__name__: make for make in _QUICK},
+        "full": {make.__name__: make for make in (*_QUICK, plain_at_length)},
+    }
+)
+
+
+def _magnitudes(element: ElementFormat) -> NDArray[np.float64]:
+    return np.array(sorted({abs(code_values(element)[code]) for code in finite_codes(element)}))
+
+
+def _boundaries(element: ElementFormat) -> NDArray[np.float32]:
+    """Codes and midpoints up to the largest code, with both fp32 neighbours of each, of either sign."""
+    ladder = _magnitudes(element)
+    points = np.concatenate([(ladder[:-1] + ladder[1:]) / 2, ladder[1:]]).astype(np.float32)
+    near = np.concatenate(
+        [np.nextafter(points, np.float32(0)), points, np.nextafter(points, np.float32(2**17))]
+    )
+    near = near[near <= element.max_value]
+    return np.concatenate([near, -near])
+
+
+def _in_rows(values: NDArray[np.float32], length: int) -> NDArray[np.float64]:
+    padded = np.zeros(-(-values.size // length) * length)
+    padded[: values.size] = values
+    return padded.reshape(-1, length)
+
+
+def _random(random: Draws, shape: tuple[int, ...], *, spread: int) -> NDArray[np.float32]:
+    """fp32 numbers of either sign, of random significands, over `spread` binades below 2."""
+    exponent = 127 - random.integers(0, spread, shape)
+    bits = (random.integers(0, 2, shape) << 31) | (exponent << 23) | random.integers(0, 1 << 23, shape)
+    return bits.astype(np.uint32).view(np.float32)

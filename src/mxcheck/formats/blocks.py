@@ -1,0 +1,84 @@
+"""What shares a scale, and what that scale is: the block formats, as data.
+
+Standard library only, like `elements.py`.
+
+Sources: OCP Microscaling Formats (MX) v1.0, section 5.2; NVFP4 as NVIDIA describes it (blocks of 16, an E4M3
+scale a block, an fp32 scale a tensor). FP4 E3M0 is no part of the specification: experimental.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from mxcheck.formats.choices import choose
+from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
+
+E8M0 = "e8m0"
+E4M3 = "e4m3"
+FP32 = "fp32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockFormat:
+    """A format that a cast can be asked for.
+
+    Attributes:
+        name: what users write.
+        element: the format of the elements.
+        scale: kind of the scale: `e8m0` (a power of two a block), `e4m3` (an E4M3 number a block and an
+            fp32 number a tensor: NVFP4), `fp32` (a number a row or a tensor).
+        block_size: elements that share a scale unless asked otherwise; None where that is the whole axis or
+            tensor.
+        whole_tensor: the scale is shared by all of the tensor, not by a row.
+    """
+
+    name: str
+    element: ElementFormat
+    scale: str = E8M0
+    block_size: int | None = 32
+    whole_tensor: bool = False
+
+    @property
+    def scale_rules(self) -> tuple[str, ...]:
+        """The scale rules that are defined for it, its default first."""
+        if self.scale != E8M0:
+            return ("amax",)
+        # `even` rounds amax as the element would be rounded; mxint8's uniform step has no such thing.
+        if self.element.twos_complement:
+            return ("floor", "ceil", "rceil")
+        return ("floor", "ceil", "even", "rceil")
+
+
+def _fp32_scaled(element: str) -> tuple[BlockFormat, BlockFormat]:
+    short = element.removeprefix("fp8_")
+    shared = {"element": ELEMENT_FORMATS[element], "scale": FP32, "block_size": None}
+    return (
+        BlockFormat(name=f"{short}_tensor", whole_tensor=True, **shared),  # type: ignore[arg-type]
+        BlockFormat(name=f"{short}_row", **shared),  # type: ignore[arg-type]
+    )
+
+
+#: name -> format: the elements' own names with E8M0 scales, then the others. Their names do not contain an
+#: element's name, so that `-k fp8_e4m3` means the MX format alone.
+BLOCK_FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            *(BlockFormat(name=name, element=element) for name, element in ELEMENT_FORMATS.items()),
+            BlockFormat(name="nvfp4", element=ELEMENT_FORMATS["fp4_e2m1"], scale=E4M3, block_size=16),
+            *_fp32_scaled("fp8_e4m3"),
+            *_fp32_scaled("fp8_e5m2"),
+        )
+    }
+)
+
+
+def block_format(name: str) -> BlockFormat:
+    """The format called `name`.
+
+    Raises:
+        ValueError: no such format; names the allowed ones and the nearest match.
+    """
+    return BLOCK_FORMATS[choose("format", name, BLOCK_FORMATS)]

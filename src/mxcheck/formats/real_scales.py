@@ -1,0 +1,130 @@
+"""The oracle of formats whose scale is a number with a significand: NVFP4, and fp8 with an fp32 scale.
+
+The definition, divisions exact and each result rounded once:
+
+- a scale a row or a tensor: scale = fp32(amax / max), element = nearest-even, saturating, of x / scale;
+- NVFP4: tensor scale g = fp32(amax / (448 * 6)); block scale = E4M3, nearest-even, saturating, of
+  amax(block) / (6 * g), subnormals included; element = E2M1, nearest-even, saturating, of
+  x / (block scale * g). A block whose scale is 0 has zero elements, which keep their signs.
+
+A scale that is 0 (a zero tensor or row, or one whose quotient underflows fp32) counts as 1. A NaN or an Inf
+makes the fp32 scale NaN, and with it all that it scales; the codes there (here 0) mean nothing.
+
+No division is done: x is compared with every threshold between two codes times the scale. A threshold has at
+most 5 significant bits and a scale at most 28, so these products are exact in float64. NVIDIA's description
+of NVFP4 (Transformer Engine, cuBLAS) leaves the order of operations to the implementation; this one is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxcheck.formats.blocks import E4M3
+from mxcheck.formats.codes import code_values, decode, encode
+from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
+from mxcheck.formats.spec import CastSpec, block_count, resolve_axis
+
+Float64 = NDArray[np.float64]
+
+#: fp32 as a format like the others: one generic encode rounds to it, too.
+_FP32 = ElementFormat(
+    name="fp32", exponent_bits=8, mantissa_bits=23, bias=127, inf_magnitudes=frozenset({0x7F80_0000})
+)
+NVFP4_BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]
+
+
+def fp32_quotient(amax: float, divisor: Fraction) -> float:
+    """fp32(amax / divisor), rounded once; 1 where that is 0, NaN where amax is not finite."""
+    if not math.isfinite(amax):
+        return math.nan
+    rounded = decode(_FP32, encode(_FP32, Fraction(amax) / divisor, negative=False))
+    return float(rounded) or 1.0
+
+
+def quantize_real_scaled(
+    x: NDArray[np.float32], spec: CastSpec
+) -> (
+    tuple[NDArray[np.uint8], NDArray[np.float32]]
+    | tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]
+):
+    """As `mxcheck.formats.oracle.quantize_array`."""
+    axis = resolve_axis(x.ndim, spec.axis)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        element, exact = spec.element, x.astype(np.float64)
+    size = np.abs(exact)
+    if spec.block.scale == E4M3:
+        return _quantize_nvfp4(exact, axis, spec)
+    amax = size.max(None if spec.block.whole_tensor else axis, keepdims=True)
+    divisor = Fraction(element.max_value)
+    scales = np.vectorize(lambda top: fp32_quotient(top, divisor), otypes=[np.float64])(amax)
+    codes = _nearest(size, scales, element)
+    return _signed(codes, exact, scales, element), scales.astype(np.float32)
+
+
+def _quantize_nvfp4(
+    exact: Float64, axis: int, spec: CastSpec
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+    element, block_size = spec.element, spec.block_size
+    assert block_size is not None
+    rows = np.moveaxis(exact, axis, -1)
+    count = block_count(rows.shape[-1], spec)
+    padded = np.zeros((*rows.shape[:-1], count * block_size))
+    padded[..., : rows.shape[-1]] = rows
+    size = np.abs(padded).reshape(*rows.shape[:-1], count, block_size)
+    tensor = np.float64(
+        fp32_quotient(float(size.max()), Fraction(NVFP4_BLOCK_SCALE.max_value) * Fraction(element.max_value))
+    )
+    amax = size.max(-1, keepdims=True)
+    scale_codes = _nearest(amax, np.full_like(amax, tensor * element.max_value), NVFP4_BLOCK_SCALE)
+    scales = np.array(code_values(NVFP4_BLOCK_SCALE))[scale_codes] * tensor
+    codes = _nearest(size, scales, element).reshape(padded.shape)[..., : rows.shape[-1]]
+    spread = np.broadcast_to(scales, size.shape).reshape(padded.shape)[..., : rows.shape[-1]]
+    signed = _signed(codes, rows, spread, element)
+    block_scales = np.where(np.isnan(tensor), 0, scale_codes)[..., 0].astype(np.uint8)
+    return np.moveaxis(signed, -1, axis), np.moveaxis(block_scales, -1, axis), np.asarray(tensor, np.float32)
+
+
+def _nearest(size: Float64, scales: Float64, element: ElementFormat) -> NDArray[np.int64]:
+    """Magnitude codes, nearest-even and saturating, of size / scales; 0 where the scale is 0 or NaN."""
+    codes = np.zeros(np.broadcast_shapes(size.shape, scales.shape), np.int64)
+    for code in range(1, element.max_magnitude + 1):
+        threshold = float(decode(element, code - 1) + decode(element, code)) / 2
+        # A tie goes to the even one of the two codes.
+        reached = size >= threshold * scales if code % 2 == 0 else size > threshold * scales
+        codes += reached & (scales > 0)
+    return codes
+
+
+def _signed(
+    codes: NDArray[np.int64], x: Float64, scales: Float64, element: ElementFormat
+) -> NDArray[np.uint8]:
+    signed = np.where(np.signbit(x), codes | element.sign_bit, codes)
+    return np.where(np.isnan(scales), 0, signed).astype(np.uint8)
+
+
+def dequantize_real_scaled(
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.generic],
+    spec: CastSpec,
+    tensor_scale: NDArray[np.float32] | None,
+) -> Float64:
+    """As `mxcheck.formats.oracle.dequantize_array`."""
+    elements = np.array(code_values(spec.element))[codes]
+    if spec.block.scale != E4M3:
+        return _product(elements, scales)
+    assert tensor_scale is not None
+    assert spec.block_size is not None
+    axis = resolve_axis(codes.ndim, spec.axis)
+    block_scales = _product(np.array(code_values(NVFP4_BLOCK_SCALE))[scales.astype(np.uint8)], tensor_scale)
+    spread = np.moveaxis(np.repeat(block_scales, spec.block_size, axis), axis, 0)[: codes.shape[axis]]
+    return _product(elements, np.moveaxis(spread, 0, axis))
+
+
+def _product(left: Float64, right: NDArray[np.generic]) -> Float64:
+    # The scales may be anybody's: Inf * 0 and a signalling NaN are NaN, and no cause for a warning.
+    with np.errstate(invalid="ignore"):
+        return np.asarray(left * right.astype(np.float64), np.float64)

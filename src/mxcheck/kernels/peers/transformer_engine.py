@@ -1,0 +1,64 @@
+"""Transformer Engine's MXFP8 cast, row by row. Unverified: it needs a GPU that this was not written on.
+
+Source: NVIDIA's Transformer Engine, transformer_engine.pytorch.tensor.mxfp8_tensor.MXFP8Quantizer. Its scales
+come padded to [a multiple of 128, a multiple of 4]; the padding is cut off here.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.peers.coverage import Coverage, as_rows, from_rows, require
+
+# our element -> the name in transformer_engine_torch.DType
+_ELEMENTS = MappingProxyType({"fp8_e4m3": "kFloat8E4M3", "fp8_e5m2": "kFloat8E5M2"})
+_COVERAGE = Coverage(
+    library="Transformer Engine",
+    formats=_ELEMENTS,
+    scale_rules=("rceil",),
+    nonfinite=("element",),
+    block_sizes=(32,),
+)
+_CAPABILITY = (10, 0)  # Blackwell
+
+
+def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
+    """Codes and scales by Transformer Engine, computed on the GPU, given back on x's device.
+
+    Raises:
+        NotImplementedError: Transformer Engine does not do that, or not on this machine.
+        ModuleNotFoundError: Transformer Engine is not installed.
+    """
+    require(_COVERAGE, x, spec)
+    rows = as_rows(x, spec.axis)
+    if rows.shape[0] % 32:
+        raise NotImplementedError(
+            f"Transformer Engine needs a number of rows that 32 divides, got {rows.shape[0]}"
+        )
+    if not torch.cuda.is_available():
+        raise NotImplementedError("Transformer Engine casts on a GPU only, and torch sees none")
+    capability = torch.cuda.get_device_capability()
+    if capability < _CAPABILITY:
+        raise NotImplementedError(
+            f"Transformer Engine has MXFP8 from compute capability {_CAPABILITY} on, and this GPU has "
+            f"{capability}"
+        )
+    import transformer_engine_torch
+    from transformer_engine.pytorch.tensor.mxfp8_tensor import MXFP8Quantizer
+
+    quantizer = MXFP8Quantizer(
+        fp8_dtype=getattr(transformer_engine_torch.DType, _ELEMENTS[spec.format]),
+        rowwise=True,
+        columnwise=False,
+        with_2d_quantization=False,
+    )
+    quantized = quantizer.quantize(rows.cuda())
+    # There is no public way to the codes and scales.
+    codes = quantized._rowwise_data.view(torch.uint8).to(x.device)
+    scales = quantized._rowwise_scale_inv.view(torch.uint8).to(x.device)
+    scales = scales[: rows.shape[0], : rows.shape[1] // 32]
+    return from_rows(codes, x.shape, spec.axis), from_rows(scales, x.shape, spec.axis)

@@ -1,0 +1,138 @@
+"""Every cast that has a name: ours, the peers', and those that installed packages offer. Torch-free.
+
+A package offers a cast by an entry point in the group `mxcheck.kernels`, whose value is
+`package.module:function`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+
+ENTRY_POINTS = "mxcheck.kernels"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Implementation:
+    """A cast by name.
+
+    Attributes:
+        name: what users write, and what test ids begin with.
+        target: `package.module:function`.
+        library: the import name of the library that the function needs; empty where it needs none.
+        distribution: the name that the library is installed by.
+        obtain: how to get the library, for the message where it is missing.
+    """
+
+    name: str
+    target: str
+    library: str = ""
+    distribution: str = ""
+    obtain: str = ""
+
+    def missing(self) -> str | None:
+        """Why it cannot be called here, or None. Imports nothing."""
+        if not self.library:
+            return None
+        found = find_spec(self.library)
+        if found is not None and (self.distribution or self._checkout() is not None):
+            return None
+        return f"{self.name} is not installed: {self.obtain}"
+
+    def version(self) -> str:
+        """The version of its library; a digest of the sources where the library has no version."""
+        if not self.library:
+            return ""
+        if self.distribution:
+            try:
+                return version(self.distribution)
+            except PackageNotFoundError:
+                return "unknown"
+        folder = self._checkout()
+        if folder is None:
+            return "unknown"
+        digest = sha256()
+        for source in sorted(folder.glob("*.py")):
+            digest.update(source.name.encode() + b"\0" + source.read_bytes())
+        return f"sources {digest.hexdigest()[:12]}"
+
+    def _checkout(self) -> Path | None:
+        """The folder of microxcaling's package `mx`, which is told from others of that name by a file."""
+        found = find_spec(self.library)
+        for folder in (found.submodule_search_locations or []) if found else []:
+            if (Path(folder) / "mx_ops.py").is_file():
+                return Path(folder)
+        return None
+
+
+MICROXCALING = "https://github.com/microsoft/microxcaling"
+
+_HOUSE = (
+    Implementation(name="eager", target="mxcheck.kernels.eager:quantize_eager"),
+    Implementation(name="eager_values", target="mxcheck.kernels.eager:fake_quantize_eager"),
+)
+
+
+def _peer(name: str, distribution: str = "", library: str = "", obtain: str = "") -> Implementation:
+    return Implementation(
+        name=name,
+        target=f"mxcheck.kernels.peers.{name}:quantize",
+        library=library or name,
+        distribution=distribution,
+        obtain=obtain or f"pip install {distribution}",
+    )
+
+
+_PEERS = (
+    _peer("torchao", "torchao"),
+    _peer("compressed_tensors", "compressed-tensors"),
+    _peer("gfloat", "gfloat"),
+    _peer("ml_dtypes", "ml_dtypes"),
+    _peer(
+        "microxcaling",
+        library="mx",
+        obtain=f"name a checkout of {MICROXCALING} with --mx-microxcaling PATH",
+    ),
+    _peer(
+        "transformer_engine", "transformer_engine", obtain="pip install transformer_engine[pytorch] (CUDA)"
+    ),
+)
+
+
+def implementations() -> Mapping[str, Implementation]:
+    """name -> implementation: ours first, then what packages offer, then the peers.
+
+    Raises:
+        ValueError: an entry point has the name of one of ours.
+    """
+    found = {one.name: one for one in _HOUSE}
+    peers = {one.name: one for one in _PEERS}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in found or entry.name in peers:
+            raise ValueError(
+                f"entry point {entry.name!r} of {ENTRY_POINTS} ({entry.value}): the name is taken"
+            )
+        found[entry.name] = Implementation(name=entry.name, target=entry.value)
+    return MappingProxyType({**found, **peers})
+
+
+def implementation(name: str) -> Implementation:
+    """The implementation of that name, or the one that `package.module:function` names.
+
+    Raises:
+        ValueError: neither.
+    """
+    from mxcheck.formats.choices import choose
+
+    known = implementations()
+    if name in known:
+        return known[name]
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        choose("kernel", name, [*known, "<package.module:function>"])
+    return Implementation(name=name.replace(":", "."), target=name)

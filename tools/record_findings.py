@@ -1,0 +1,36 @@
+"""Record what the known findings come to: how many mismatches, of which kind, in which group of inputs.
+
+Reads the JSON that `pytest tests/kernels --mx-report DIR` wrote (once for each level) and rewrites
+`src/mxcheck/conformance/known.json`. Look at the diff: every new cell needs a finding in `findings.toml`,
+checked by hand; a test refuses cells and kinds that none explains.
+
+    python tools/record_findings.py REPORT.json [REPORT.json ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+KNOWN = Path(__file__).parent.parent / "src/mxcheck/conformance/known.json"
+
+
+def main(reports: list[str]) -> None:
+    known: dict[str, Any] = json.loads(KNOWN.read_text())
+    for row in (row for report in reports for row in json.loads(Path(report).read_text())):
+        if row["implementation"] in ("eager", "eager_values"):
+            assert not row["mismatches"], f"ours is exact or it is mended: {row}"
+            continue
+        own = known.setdefault(row["implementation"], {"cells": {}})
+        own["version"] = row["version"]
+        levels = own["cells"].setdefault(f"{row['format']}-{row['rule']}", {})
+        levels[row["level"]] = row["mismatches"]
+        if not any(levels.values()):
+            del own["cells"][f"{row['format']}-{row['rule']}"]
+    KNOWN.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
