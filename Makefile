@@ -8,7 +8,7 @@ TESTS := tests/kernels tests/models tests/unit tests/plugin
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate test lint benchmark baselines clean
+.PHONY: help install gate kernels test lint benchmark casts exhaustive baselines clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 gate: $(STAMP) ## run the accuracy gate on the embedded reference models
 	$(OFFLINE) $(BIN)/pytest tests/models -n 2
 
+kernels: $(STAMP) ## hold every installed cast against the oracle; MICROXCALING=PATH adds a checkout of microxcaling
+	$(OFFLINE) $(BIN)/pytest tests/kernels -n 2 $(if $(MICROXCALING),--mx-microxcaling $(MICROXCALING))
+
 test: $(STAMP) ## run every test
 	$(OFFLINE) $(BIN)/pytest $(TESTS) -n 2
 
@@ -35,6 +38,12 @@ lint: $(STAMP) ## formatting, lint, types and the import contract
 
 benchmark: $(STAMP) ## time a quantized evaluation against the unquantized one, as ratios within one run
 	$(OFFLINE) $(BIN)/python tools/benchmark_evaluation.py
+
+casts: $(STAMP) ## time our casts beside the peers', as ratios within one run
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest benchmarks --benchmark-only
+
+exhaustive: $(STAMP) ## hold our casts against the oracle on all 2^32 fp32 inputs; stop it at will, it goes on
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck exhaustive --jobs 2 --state build/exhaustive.json --summary docs/exhaustive.md
 
 baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
 	$(OFFLINE) $(BIN)/pytest tests/models -n 2 --snapshot-update

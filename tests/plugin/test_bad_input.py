@@ -27,9 +27,9 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         (("--mx-skip", "int8"), "unknown --mx-skip 'int8'; allowed: mx, bf16"),
         (
             ("--mx-scale-rule", "flor"),
-            "unknown --mx-scale-rule 'flor'; allowed: floor; did you mean 'floor'?",
+            "unknown --mx-scale-rule 'flor'; allowed: floor, ceil, even, rceil; did you mean 'floor'?",
         ),
-        (("--mx-rounding", "odd"), "unknown --mx-rounding 'odd'; allowed: even"),
+        (("--mx-rounding", "odd"), "unknown --mx-rounding 'odd'; allowed: even, away, zero"),
         (("--mx-block-size", "0"), "--mx-block-size must be a whole number of at least 1, got '0'"),
         (("--mx-batch-size", "many"), "--mx-batch-size must be a whole number of at least 1, got 'many'"),
         (("--mx-device", "gpu"), "unknown --mx-device 'gpu'; allowed: auto, cpu, cuda"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from gate_project import Project
+from gate_project import ROOT, Project
 
 HEAVY = ("torch", "numpy", "datasets", "transformers")
 
@@ -31,12 +31,19 @@ USES = [
     ("-m", "pytest", "--collect-only", "-q", "--pyargs", "mxcheck.suite"),
     ("-m", "pytest", "--collect-only", "-q", "--mx-models", "ref-llama", "--pyargs", "mxcheck.suite.models"),
     ("-m", "pytest", "-q", "test_theirs.py"),
+    # The kernel suite, with everything that is asked of it by an option, and as this repository has it.
+    (
+        *("-m", "pytest", "--collect-only", "-q", "--mx-kernel", "my_casts:quantize,gfloat,torchao"),
+        *("--mx-level", "exhaustive", "--mx-report", "reports", "--pyargs", "mxcheck.suite.kernels"),
+    ),
+    ("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "kernels")),
 ]
 
 
-@pytest.mark.parametrize("arguments", USES, ids=lambda words: words[-1])
+@pytest.mark.parametrize("arguments", USES, ids=lambda words: words[-1].removeprefix(f"{ROOT}/"))
 def test_loads_nothing_heavy(project: Project, arguments: tuple[str, ...]) -> None:
     (project.directory / "test_theirs.py").write_text("def test_theirs():\n    assert True\n")
+    (project.directory / "my_casts.py").write_text("import torch\n")
     assert loaded(project, *arguments) == "LOADED []"
 
 

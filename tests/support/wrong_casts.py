@@ -1,7 +1,7 @@
 """Casts that are wrong on purpose, one fault each, small: what the conformance suite has to catch.
 
-Each is a kernel `f(x, spec)` like any other, right but for its fault. `FAULTS` says of each which cells concern it,
-what it shows as, and whether one block alone can show it.
+Each is a kernel `f(x, spec)` like any other, right but for its fault. `FAULTS` says of each which cells
+concern it, what it shows as, and whether one block alone can show it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def encoded(blocks: Tensor, scales: Tensor, spec: CastSpec) -> Tensor:
 def with_scales(
     x: Tensor, spec: CastSpec, scale_codes: Callable[[Tensor, Tensor], Tensor], fill: float = 0.0
 ) -> Parts:
-    """A cast whose scale codes are `scale_codes(amax, right ones)`, both [..., blocks, 1]; poisoned blocks stay so."""
+    """A cast whose scale codes are `scale_codes(amax, right ones)`, both [..., blocks, 1]; FF stays FF."""
     blocks = blocks_of(x.float(), spec, fill)
     _, right = quantize_eager(blocks.flatten(-2), replace(spec, axis=-1))
     right = right.unsqueeze(-1).int()
@@ -74,7 +74,9 @@ def values_of(kernel: Cast) -> Cast:
 
     def values(x: Tensor, spec: CastSpec) -> Tensor:
         result = kernel(x, spec)
-        return result if isinstance(result, Tensor) else check_parts(kernel, result, x, spec).dequantize(x.dtype)
+        return (
+            result if isinstance(result, Tensor) else check_parts(kernel, result, x, spec).dequantize(x.dtype)
+        )
 
     values.__name__ = values.__qualname__ = f"values_of({kernel.__name__})"
     return values
@@ -136,12 +138,22 @@ def rceil_by_float_log2(x: Tensor, spec: CastSpec) -> Parts:
     return with_scales(x, spec, scales)
 
 
-def scale_not_clamped(x: Tensor, spec: CastSpec) -> Parts:
-    """The scale's byte wraps around, at either end."""
+def scale_not_clamped_below(x: Tensor, spec: CastSpec) -> Parts:
+    """The scale's byte wraps around."""
 
     def scales(amax: Tensor, right: Tensor) -> Tensor:
         exponent = rules.SCALE_RULES[spec.scale_rule](amax.view(torch.int32), spec.element)
         return torch.where(amax == 0, right, exponent & 0xFF)
+
+    return with_scales(x, spec, scales)
+
+
+def scale_not_clamped_above(x: Tensor, spec: CastSpec) -> Parts:
+    """The largest amax gets FF, which is NaN. (Only mxint8's emax is so low that this can happen.)"""
+
+    def scales(amax: Tensor, right: Tensor) -> Tensor:
+        exponent = rules.SCALE_RULES[spec.scale_rule](amax.view(torch.int32), spec.element)
+        return torch.where(amax == 0, right, exponent.clamp(min=0))
 
     return with_scales(x, spec, scales)
 
@@ -155,7 +167,9 @@ def scale_0_is_zero(x: Tensor, spec: CastSpec) -> Parts:
     codes, scales = quantize_eager(x, spec)
     lowest = spread((scales == 0).byte(), x, spec) == 1
     zeros = (codes & (spec.element.sign_bit - 1)) == 0
-    return torch.where(lowest & ~zeros, codes & spec.element.sign_bit | spec.element.max_magnitude, codes), scales
+    return torch.where(
+        lowest & ~zeros, codes & spec.element.sign_bit | spec.element.max_magnitude, codes
+    ), scales
 
 
 def scale_never_255(x: Tensor, spec: CastSpec) -> Parts:
@@ -194,6 +208,10 @@ def nan_poisons_its_block(x: Tensor, spec: CastSpec) -> Parts:
     return quantize_eager(x, replace(spec, nonfinite="block"))
 
 
+def nan_spared(x: Tensor, spec: CastSpec) -> Parts:
+    return quantize_eager(x, replace(spec, nonfinite="element"))
+
+
 def negative_zero_lost(x: Tensor, spec: CastSpec) -> Parts:
     codes, *scales = quantize_eager(x, spec)
     return codes.masked_fill(codes == spec.element.sign_bit, 0), *scales
@@ -223,6 +241,16 @@ def overflow_to_nan(x: Tensor, spec: CastSpec) -> Parts:
     return _not_saturated(x, spec, 0x7F)
 
 
+def in_the_inputs_own_dtype(x: Tensor, spec: CastSpec) -> Parts:
+    """x times the scale's inverse, which fp16 cannot hold everywhere."""
+    codes, scales = quantize_eager(x, spec)
+    exponents = spread(scales, x, spec).int() - 127
+    inverse = torch.ldexp(torch.ones(exponents.shape), -exponents).to(x.dtype)
+    quotient = (x * inverse).float()
+    found = _to_codes(quotient, spec.element, x.float())
+    return torch.where(exponents == 128, codes, found), scales
+
+
 def nibbles_swapped(x: Tensor, spec: CastSpec) -> Parts:
     """Packed with the first code in the high bits, unpacked as if it were in the low ones."""
     codes, *scales = quantize_eager(x, spec)
@@ -250,6 +278,7 @@ def viewed_where_transposed(x: Tensor, spec: CastSpec) -> Parts:
 
 
 def blocks_of_half_the_size(x: Tensor, spec: CastSpec) -> Parts:
+    assert spec.block_size is not None
     codes, scales = quantize_eager(x, replace(spec, block_size=max(1, spec.block_size // 2)))
     count = scales_shape(tuple(x.shape), spec)[spec.axis]
     every_other = torch.arange(count) * (2 if spec.block_size > 1 else 1)
@@ -257,12 +286,14 @@ def blocks_of_half_the_size(x: Tensor, spec: CastSpec) -> Parts:
 
 
 def always_blocks_of_32(x: Tensor, spec: CastSpec) -> Parts:
+    assert spec.block_size is not None
     codes, scales = quantize_eager(x, replace(spec, block_size=32))
     count = scales_shape(tuple(x.shape), spec)[spec.axis]
     return codes, scales.index_select(spec.axis, torch.arange(count) * spec.block_size // 32)
 
 
 def _tail(x: Tensor, spec: CastSpec) -> int:
+    assert spec.block_size is not None
     return x.shape[spec.axis] % spec.block_size
 
 
@@ -289,6 +320,7 @@ def padding_not_cleared(x: Tensor, spec: CastSpec) -> Parts:
 
 def tail_reads_on(x: Tensor, spec: CastSpec) -> Parts:
     """A ragged tail is filled up with what follows in memory: the next row."""
+    assert spec.block_size is not None
     codes, scales = quantize_eager(x, spec)
     moved = x.movedim(spec.axis, -1).contiguous()
     if tail := _tail(x, spec):
@@ -319,6 +351,7 @@ def last_block_zeroed(x: Tensor, spec: CastSpec) -> Parts:
 
 
 def input_overwritten(x: Tensor, spec: CastSpec) -> Parts:
+    """The right result, and the input quantized in place."""
     result = quantize_eager(x, spec)
     x.copy_(fake_quantize_eager(x, spec))
     return result
@@ -364,7 +397,7 @@ def tensor_scale_forgotten(x: Tensor, spec: CastSpec) -> Parts:
 
 
 def block_scale_through_bf16(x: Tensor, spec: CastSpec) -> Parts:
-    codes, scales, tensor_scale = quantize_eager(x, spec)
+    codes, _, tensor_scale = quantize_eager(x, spec)
     amax = blocks_of(x.float(), spec).abs().amax(-1)
     e4m3 = ELEMENT_FORMATS["fp8_e4m3"]
     quotient = (amax.double() / (tensor_scale.double() * spec.element.max_value)).bfloat16()
@@ -397,61 +430,74 @@ class Fault:
 
 
 _EIGHT = ("fp8_e4m3", "fp8_e5m2")
-_FLOATS = (*_EIGHT, "fp6_e3m2", "fp6_e2m3", "fp4_e2m1")
-_MX = (*_FLOATS, "mxint8", "fp4_e3m0")
-_REAL = ("nvfp4-amax", "e4m3_tensor-amax", "e4m3_row-amax", "e5m2_tensor-amax", "e5m2_row-amax")
-
-
-def _cells(formats: Sequence[str], rule: str = "floor") -> tuple[str, ...]:
-    return tuple(f"{name}-{rule}" for name in formats)
+# One with subnormals of many bits, one of few codes, and the one that is no float.
+_SOME = ("fp8_e4m3", "fp4_e2m1", "mxint8")
+_REAL = ("nvfp4", "e4m3_tensor", "e5m2_row")
 
 
 def _faults() -> Iterator[Fault]:
-    def fault(kernel: Cast, cells: Sequence[str], *kinds: str, single_block: bool = True) -> Fault:
+    def fault(
+        kernel: Cast, formats: Sequence[str], rule: str, *kinds: str, single_block: bool = True
+    ) -> Fault:
+        cells = tuple(f"{name}-{rule}" for name in formats)
         return Fault(kernel=kernel, cells=cells, kinds=kinds, single_block=single_block)
 
-    # fp4_e3m0 has no tie that goes down: without mantissa bits the larger neighbour is taken (but half the least).
-    yield fault(ties_away, _cells((*_FLOATS, "mxint8")), "code")
-    yield fault(truncation, _cells(_MX), "code")
-    yield fault(ties_to_even_for_away, _cells((*_FLOATS, "mxint8"), "floor-away"), "code")
-    yield fault(rounded_to_bf16_first, _cells(_MX), "code")
-    yield fault(stochastic_without_its_integers, _cells(_MX, "floor-stochastic"), "code")
-    yield fault(stochastic_with_greater, _cells(_MX, "floor-stochastic"), "code")
-    yield fault(scale_one_up, _cells(_MX), "scale")
-    yield fault(scale_one_down, _cells(_MX), "scale")
-    yield fault(scale_by_float_log2, _cells(_MX), "scale")
-    yield fault(rceil_by_float_log2, _cells(_MX, "rceil"), "scale")
-    yield fault(scale_not_clamped, (*_cells(_MX), "mxint8-ceil", "mxint8-rceil"), "scale")
-    yield fault(scale_one_for_zeros, _cells(_MX), "scale")
-    yield fault(scale_0_is_zero, _cells(_FLOATS), "code")
-    yield fault(scale_never_255, _cells(_MX), "scale")
-    yield fault(subnormal_elements_flushed, _cells(_FLOATS), "code")
-    yield fault(subnormal_inputs_flushed, _cells(("fp8_e5m2", "mxint8")), "code")
-    yield fault(nan_swallowed, _cells(_MX), "scale")
-    yield fault(inf_saturated, _cells(_MX), "scale")
-    yield fault(nan_poisons_its_block, _cells(_EIGHT, "rceil-te"), "scale")
-    yield fault(negative_zero_lost, (*_cells((*_FLOATS, "fp4_e3m0")), *_REAL), "zero sign")
-    yield fault(negative_by_sign_bit, _cells(("mxint8",)), "code")
-    yield fault(overflow_to_inf, _cells(("fp8_e5m2",)), "code")
-    yield fault(overflow_to_nan, _cells(("fp8_e4m3",)), "nan")
-    yield fault(nibbles_swapped, (*_cells(("fp4_e2m1", "fp4_e3m0")), "nvfp4-amax"), "code")
-    yield fault(always_along_the_last_axis, _cells(_MX), "scale")
-    yield fault(viewed_where_transposed, _cells(_MX), "scale", single_block=False)
-    yield fault(blocks_of_half_the_size, _cells(_MX), "scale")
-    yield fault(always_blocks_of_32, _cells(_MX), "scale")
-    yield fault(tail_not_written, _cells(_MX), "scale")
-    yield fault(tail_with_the_scale_before, _cells(_MX), "scale", single_block=False)
-    yield fault(padding_not_cleared, _cells(_MX), "scale")
-    yield fault(tail_reads_on, _cells(_MX), "scale", single_block=False)
-    yield fault(first_block_zeroed, (*_cells(_MX), *_REAL), "code")
-    yield fault(last_block_zeroed, (*_cells(_MX), *_REAL), "code")
-    yield fault(input_overwritten, (*_cells(_MX), *_REAL), "error")
-    yield fault(divided_in_float32, _REAL, "code")
+    yield fault(ties_away, ("fp8_e4m3", "fp6_e3m2", "mxint8"), "floor", "code")
+    yield fault(truncation, (*_SOME, "fp4_e3m0"), "floor", "code")
+    yield fault(ties_to_even_for_away, ("fp8_e5m2", "fp6_e2m3"), "floor-away", "code")
+    yield fault(rounded_to_bf16_first, _SOME, "floor", "code", "scale")
+    yield fault(stochastic_without_its_integers, _SOME, "floor-stochastic", "code")
+    yield fault(stochastic_with_greater, (*_SOME, "fp4_e3m0"), "floor-stochastic", "code")
+    yield fault(scale_one_up, _SOME, "floor", "scale")
+    yield fault(scale_one_down, _SOME, "floor", "scale")
+    yield fault(scale_by_float_log2, _SOME, "floor", "scale")
+    yield fault(rceil_by_float_log2, (*_SOME, "fp8_e5m2", "fp6_e2m3", "fp4_e3m0"), "rceil", "scale")
+    yield fault(scale_not_clamped_below, ("fp8_e5m2", "fp4_e2m1"), "floor", "scale")
+    yield fault(scale_not_clamped_above, ("mxint8",), "ceil", "scale")
+    yield fault(scale_one_for_zeros, _SOME, "floor", "scale")
+    yield fault(scale_0_is_zero, _SOME, "floor", "code")
+    yield fault(scale_never_255, _SOME, "floor", "scale")
+    yield fault(subnormal_elements_flushed, ("fp8_e5m2", "fp6_e2m3", "fp4_e2m1"), "floor", "code")
+    yield fault(subnormal_inputs_flushed, ("fp8_e5m2", "mxint8"), "floor", "code")
+    yield fault(nan_swallowed, _SOME, "floor", "scale")
+    yield fault(inf_saturated, _SOME, "floor", "scale")
+    yield fault(nan_poisons_its_block, _EIGHT, "rceil-te", "scale")
+    yield fault(nan_spared, _EIGHT, "rceil", "scale")
+    yield fault(negative_zero_lost, ("fp8_e4m3", "fp4_e2m1"), "floor", "zero sign")
+    yield fault(negative_by_sign_bit, ("mxint8",), "floor", "code")
+    yield fault(overflow_to_inf, ("fp8_e5m2",), "floor", "code")
+    yield fault(overflow_to_nan, ("fp8_e4m3",), "floor", "nan")
+    yield fault(in_the_inputs_own_dtype, _EIGHT, "floor", "code")
+    yield fault(nibbles_swapped, ("fp4_e2m1", "fp4_e3m0"), "floor", "code")
+    yield fault(always_along_the_last_axis, _SOME, "floor", "scale")
+    yield fault(viewed_where_transposed, _SOME, "floor", "scale", single_block=False)
+    yield fault(blocks_of_half_the_size, _SOME, "floor", "scale")
+    yield fault(always_blocks_of_32, _SOME, "floor", "scale")
+    yield fault(tail_not_written, _SOME, "floor", "scale")
+    yield fault(tail_with_the_scale_before, _SOME, "floor", "scale", single_block=False)
+    yield fault(padding_not_cleared, _SOME, "floor", "scale")
+    yield fault(tail_reads_on, _SOME, "floor", "scale", single_block=False)
+    yield fault(first_block_zeroed, _SOME, "floor", "code")
+    yield fault(last_block_zeroed, _SOME, "floor", "code")
+
+
+def _faults_of_real_scales() -> Iterator[Fault]:
+    def fault(kernel: Cast, formats: Sequence[str], *kinds: str) -> Fault:
+        cells = tuple(f"{name}-amax" for name in formats)
+        return Fault(kernel=kernel, cells=cells, kinds=kinds, single_block=False)
+
+    yield fault(negative_zero_lost, ("nvfp4",), "zero sign")
+    yield fault(nibbles_swapped, ("nvfp4",), "code")
+    yield fault(first_block_zeroed, ("e5m2_row",), "code")
+    yield fault(last_block_zeroed, ("nvfp4",), "code")
+    yield fault(divided_in_float32, ("nvfp4",), "code")
     yield fault(multiplied_by_the_reciprocal, _REAL, "code")
-    yield fault(tensor_scale_forgotten, ("nvfp4-amax",), "scale")
-    yield fault(block_scale_through_bf16, ("nvfp4-amax",), "scale")
-    yield fault(row_scale_of_the_tensor, ("e4m3_row-amax", "e5m2_row-amax"), "scale", single_block=False)
+    yield fault(tensor_scale_forgotten, ("nvfp4",), "scale")
+    yield fault(block_scale_through_bf16, ("nvfp4",), "scale")
+    yield fault(row_scale_of_the_tensor, ("e4m3_row",), "scale")
 
 
-#: name -> fault
+#: In casts with E8M0 scales: name -> fault
 FAULTS = {fault.kernel.__name__: fault for fault in _faults()}
+#: In casts whose scale is no power of two: name -> fault
+FAULTS_OF_REAL_SCALES = {fault.kernel.__name__: fault for fault in _faults_of_real_scales()}

@@ -1,15 +1,20 @@
-"""`mxcheck baselines …`: what it prints and what it returns."""
+"""`mxcheck …`: what the commands print and what they return."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sample_record import build_record
 
 from mxcheck.cli import main
+from mxcheck.formats.notation import parse_values, reproduction
+from mxcheck.formats.spec import cast_spec
 from mxcheck.gate.baseline import encode, write_text
 from mxcheck.gate.record import Record
 
@@ -253,16 +258,198 @@ def test_prune_of_a_bad_model_name_is_refused_and_deletes_nothing(capsys: Captur
     assert kept < before == files()
 
 
+# formats
+
+
+def test_formats(capsys: Capture) -> None:
+    assert main(["formats"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    text = lines(captured.out)
+    assert "fp8_e4m3 8: 1/4/3 7 8 448 2^-6 2^-9 … 7·2^-9 7F, FF - 254 107.2" in text
+    assert "nvfp4 fp4_e2m1 e4m3 · fp32 16 elements 4.5 7.11 amax" in text
+    assert "te rceil even element" in text
+
+
+# explain
+
+KERNELS = """
+import torch
+from mxcheck.kernels.api import resolve_kernel
+
+def right(x, spec):
+    return resolve_kernel("auto")[0](x, spec)
+
+def values(x, spec):
+    return resolve_kernel("auto")[1](x, spec)
+
+def wrong(x, spec):
+    codes, scales = right(x, spec)
+    codes.view(-1)[1] ^= 1
+    return codes, scales
+
+def one_too_few(x, spec):
+    return right(x, spec)[:1]
+
+def fails(x, spec):
+    raise ValueError("out of shared memory")
+
+def unable(x, spec):
+    raise NotImplementedError("no fp4 on this device")
+
+def in_place(x, spec):
+    result = right(x, spec)
+    x.zero_()
+    return result
+"""
+
+
+@pytest.fixture
+def kernels(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a module with kernels, in the directory that the command runs in."""
+    name = f"kernels_of_{project.name}"
+    (project / f"{name}.py").write_text(KERNELS)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_explain(capsys: Capture) -> None:
+    assert main(["explain", "fp8_e4m3", "--values", "0.1", "3e5", "-inf"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "policy 'block'" in captured.out
+    assert "2 -Inf ff800000 - any - NaN - - an Inf" in lines(captured.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--values", "-3e5", "-.5", "1"], "1 -0.5 bf000000 "),
+        (["--hex", "3f8ccccd", "0*30", "0x40000000"], "31 2 40000000 "),
+        (["--hex", "3f800000*6", "--shape", "3x2", "--axis", "-2"], "0,1 … 2,1 1 3f800000 "),
+        (["--values", "0.1", "--dtype", "bfloat16"], "0 0.100097656 3dcd0000 "),
+        (["--values", "1", "--block-size", "16"], "block 0 of 1: element [0], filled up with 15 zeros"),
+        (["--values", "500", "--scale-rule", "rceil"], "rceil s = least with amax ≤ max · 2^s = 1 "),
+        (
+            ["--values", "500", "--dialect", "te"],
+            "fp8_e4m3; blocks of 32 with E8M0 scales; scale rule rceil; ",
+        ),
+        (["--values", "1", "--nonfinite", "element"], "NaN/Inf policy element"),
+        (["--values", "272", "--rounding", "away"], "tie, away from zero"),
+        (["--values", "272", "--rounding", "stochastic", "--random", "5"], "down: 0.5 + 1.164e-09 < 1"),
+    ],
+)
+def test_options_of_explain(capsys: Capture, arguments: list[str], expected: str) -> None:
+    assert main(["explain", "fp8_e4m3", *arguments]) == 0
+    assert expected in "\n".join(lines(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("function", ["right", "values"])
+@pytest.mark.parametrize("format", ["fp8_e4m3", "nvfp4", "e5m2_row", "e4m3_tensor", "mxint8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_right_kernel(capsys: Capture, kernels: str, function: str, format: str, dtype: str) -> None:
+    words = ["--hex", "3f800000", "c0400000*40", "0*3", "80000000", "--shape", "5x9", "--axis", "0"]
+    assert main(["explain", format, *words, "--dtype", dtype, "--kernel", f"{kernels}:{function}"]) == 0
+    assert f"kernel {kernels}:{function}: every bit is right" in capsys.readouterr().out
+
+
+def test_a_kernel_gets_the_random_integers(capsys: Capture) -> None:
+    words = ["--values", "272", "272", "--rounding", "stochastic", "--random", "4294967295", "0"]
+    assert main(["explain", "fp8_e4m3", *words, "--kernel", "eager"]) == 0
+    assert "every bit is right (2 codes and 1 scales)" in capsys.readouterr().out
+
+
+def test_a_wrong_kernel(capsys: Capture, kernels: str) -> None:
+    assert main(["explain", "fp8_e4m3", "--values", "448", "1", "--kernel", f"{kernels}:wrong"]) == 1
+    text = lines(capsys.readouterr().out)
+    assert "1 1 3f800000 1 38 0|0111|000 1 1 0 0 ≠ 39 0|0111|001 1.125" in text
+    assert text[-1] == f"kernel {kernels}:wrong: 1 of 2 codes and 0 of 1 scales differ"
+
+
+def test_what_a_failure_prints_shows_the_failure(capsys: Capture, kernels: str) -> None:
+    x = parse_values(["1", "2"])
+    words = shlex.split(reproduction(x, cast_spec("fp4_e2m1"), kernel=f"{kernels}:wrong"))
+    assert main(words[1:]) == 1
+    assert "1 of 2 codes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("one_too_few", "got 1 tensors"),
+        ("fails", "raised ValueError"),
+        ("in_place", "it changed its input"),
+    ],
+)
+def test_a_kernel_without_a_result(capsys: Capture, kernels: str, function: str, message: str) -> None:
+    assert main(["explain", "fp8_e4m3", "--values", "1", "--kernel", f"{kernels}:{function}"]) == 1
+    captured = capsys.readouterr()
+    assert "0 1 3f800000 256 78 0|1111|000 256 1 0 0" in lines(captured.out)  # what it had to be
+    assert captured.err.splitlines()[-1].startswith(f"kernel {kernels}:{function}: ")
+    assert captured.err.rstrip().endswith(message)
+    assert ("out of shared memory" in captured.err) == (function == "fails")
+
+
+def test_a_kernel_that_says_what_it_does_not_do(capsys: Capture, kernels: str) -> None:
+    message = refused(capsys, "explain", "fp4_e2m1", "--values", "1", "--kernel", f"{kernels}:unable")
+    assert "does not do this: no fp4 on this device" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fp8_e4m4", "--values", "1"], "did you mean 'fp8_e4m3'?"),
+        (["fp8_e4m3", "--values", "x"], "'x' is not a number; allowed: "),
+        (["fp8_e4m3", "--hex", "3f8000000"], "'3f8000000' is no bit pattern; allowed: "),
+        (["fp8_e4m3", "--values", "1", "--dtype", "f16"], "did you mean 'float16'?"),
+        (["fp8_e4m3", "--values", "1", "2", "--shape", "3x1"], "has 3 elements, got 2 values"),
+        (["fp8_e4m3", "--values", "1", "--axis", "1"], "axis 1 is out of range"),
+        (["fp8_e4m3", "--values", "1", "--block-size", "0"], "block size must be at least 1, got 0"),
+        (["fp8_e4m3", "--values", "1", "--tail", "error"], "tail='pad' would fill"),
+        (["fp8_e4m3", "--values", "1", "--rounding", "stochastic"], "takes --random with an integer"),
+        (["fp8_e4m3", "--values", "1", "--random", "1"], "--random is for --rounding stochastic"),
+        (
+            ["fp8_e4m3", "--values", "1", "--dialect", "te", "--scale-rule", "ceil"],
+            "--dialect te says --scale-rule already",
+        ),
+        (["fp8_e4m3", "--values", "1", "--dialect", "tee"], "did you mean 'te'?"),
+        (["nvfp4", "--values", "1", "--scale-rule", "ceil"], "allowed: amax"),
+        (["fp8_e4m3", "--values", "1", "--kernel", "absent_module:f"], "no module 'absent_module'"),
+    ],
+)
+def test_what_explain_refuses(capsys: Capture, arguments: list[str], message: str) -> None:
+    assert message in refused(capsys, "explain", *arguments)
+
+
 # the command itself
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["baselines"], ["unknown"], ["baselines", "list", "--absent"]],
-    ids=["nothing", "no-action", "unknown", "unknown-option"],
+    [
+        *([], ["baselines"], ["unknown"], ["baselines", "list", "--absent"]),
+        *(["explain", "fp8_e4m3"], ["explain", "fp8_e4m3", "--values", "1", "--hex", "1"]),
+    ],
+    ids=["nothing", "no-action", "unknown", "unknown-option", "no-values", "two-kinds-of-values"],
 )
 def test_bad_usage_ends_with_2(capsys: Capture, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     assert "usage: mxcheck" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["formats"], ["explain", "fp4_e2m1", "--values", "1"]], ids=lambda w: w[0]
+)
+def test_no_command_of_formats_loads_torch(arguments: list[str]) -> None:
+    program = (
+        f"import sys; from mxcheck.cli import main; main({arguments}); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_the_commands_are_a_module_that_runs() -> None:
+    done = subprocess.run([sys.executable, "-m", "mxcheck.cli", "formats"], check=True, capture_output=True)
+    assert "e8m0" in done.stdout.decode()

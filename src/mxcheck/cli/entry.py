@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from mxcheck.cli import baselines, explain, formats, sample
+from mxcheck.cli import baselines, exhaustive, explain, formats, sample
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.set_defaults(passes_on=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (formats, explain, baselines, sample):
+    for group in (formats, explain, exhaustive, baselines, sample):
         group.add_commands(commands)
     options, others = parser.parse_known_args(explain.numbers_are_no_options(words))
     if others and not options.passes_on:

@@ -68,14 +68,23 @@ def compare(kernel: Kernel, x: Tensor, spec: CastSpec) -> Comparison:
     except NotImplementedError as error:
         return Comparison(unsupported=str(error) or "not supported, no reason given")
     except Exception as error:  # noqa: BLE001  (whatever a kernel under test raises is told as a mismatch)
+        _restored(x, before)
         text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         return Comparison(counts={"error": 1}, places={"error": (0,) * x.dim()}, error=text)
-    if not torch.equal(_bits(before), _bits(x)):
+    if _restored(x, before):
         return Comparison(counts={"error": 1}, places={"error": (0,) * x.dim()}, error="it changed its input")
     expected = expected_parts(x, spec)
     if isinstance(result, Tensor):
         return _compare_values(result, expected_values(expected, x.dtype, spec))
     return _compare_parts(quantized, expected, spec)
+
+
+def _restored(x: Tensor, before: Tensor) -> bool:
+    """Whether a kernel has changed x; if so it is put back, since the shrinker starts from it."""
+    changed = not torch.equal(_bits(before), _bits(x))
+    if changed:
+        x.copy_(before)
+    return changed
 
 
 def expected_parts(x: Tensor, spec: CastSpec) -> Parts:

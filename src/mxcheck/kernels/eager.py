@@ -20,7 +20,7 @@ from mxcheck.formats.codes import E8M0_NAN, scale_values
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.spec import CastSpec, scales_shape
 from mxcheck.kernels.blocks import check_input, chunks, rows, sections
-from mxcheck.kernels.elements import encode, round_elements
+from mxcheck.kernels.elements import clear, encode, round_elements
 from mxcheck.kernels.real_scaled import fake_quantize_real_scaled, quantize_real_scaled
 from mxcheck.kernels.rules import EXPONENT, MAGNITUDE, SCALE_RULES
 
@@ -56,10 +56,9 @@ def quantize_eager(x: Tensor, spec: CastSpec) -> Parts:
             source, *random, target, scale_target
         ):
             values, scale_codes = _cast_blocks(source_chunk.float(), spec, *random_chunk)
-            magnitudes = encode(values, spec.element)
+            target_chunk.copy_(encode(values, spec.element))
             if spec.nonfinite == "block":
-                magnitudes.masked_fill_(scale_codes == E8M0_NAN, 0)
-            target_chunk.copy_(magnitudes)
+                clear(target_chunk, scale_codes == E8M0_NAN)
             scale_chunk.copy_(scale_codes)
     return codes, scales
 

@@ -36,19 +36,28 @@ def round_elements(
 
 
 def encode(values: Tensor, element: ElementFormat) -> Tensor:
-    """Codes (int32) of fp32 values that the format represents exactly. NaN has the format's largest NaN code;
+    """Codes (uint8) of fp32 values that the format represents exactly. NaN has the format's largest NaN code;
     where the format has none, anything."""
+    if element.twos_complement:  # one binade: the value in steps is the code
+        return values.mul(2.0**element.mantissa_bits).to(torch.int8).view(torch.uint8)
     # Scaled so that the format's lowest binade is that of fp32's subnormals, a value's bits are its code.
     bits = values.mul(2.0 ** (_LOWEST_BINADE - element.emin)).view(torch.int32)
-    if element.twos_complement:
-        negative = bits >> 31  # all ones, or zero
-        magnitude = bits.bitwise_and_(MAGNITUDE).bitwise_right_shift_(FRACTION_BITS - element.mantissa_bits)
-        return magnitude.bitwise_xor_(negative).sub_(negative).bitwise_and_(2 * element.sign_bit - 1)
-    sign = (bits >> (32 - element.bits)).bitwise_and_(element.sign_bit)
-    magnitude = bits.bitwise_and_(MAGNITUDE).bitwise_right_shift_(FRACTION_BITS - element.mantissa_bits)
+    negative = bits >> 31  # -1, or 0
+    if element.nan_magnitudes:
+        bits.bitwise_and_(MAGNITUDE)
+    magnitude = bits.bitwise_right_shift_(FRACTION_BITS - element.mantissa_bits)
     if element.nan_magnitudes:
         magnitude.clamp_(max=max(element.nan_magnitudes))
-    return magnitude.bitwise_or_(sign)
+    # Where fp32's sign is still in it, it lies above the eight bits that are kept.
+    return magnitude.sub_(negative, alpha=element.sign_bit).to(torch.uint8)
+
+
+def clear(codes: Tensor, poisoned: Tensor) -> Tensor:
+    """Zero the codes, in place, of blocks that are poisoned (bool, of a shape that fits codes')."""
+    # On a CPU a look at the blocks costs little and the filling much; elsewhere the look would have to wait.
+    if codes.device.type != "cpu" or poisoned.any():
+        codes.masked_fill_(poisoned, 0)
+    return codes
 
 
 def cast_elements(values: Tensor, element: ElementFormat, rounding: str = "even") -> Tensor:
@@ -58,4 +67,4 @@ def cast_elements(values: Tensor, element: ElementFormat, rounding: str = "even"
     """
     rounded = values.clone()
     round_elements(rounded, element, rounding)
-    return encode(rounded.copysign_(values), element).to(torch.uint8)
+    return encode(rounded.copysign_(values), element)

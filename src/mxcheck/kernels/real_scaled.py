@@ -18,7 +18,7 @@ from mxcheck.formats.codes import code_values
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.spec import CastSpec, scales_shape
 from mxcheck.kernels.blocks import chunks, rows, sections
-from mxcheck.kernels.elements import encode
+from mxcheck.kernels.elements import clear, encode
 
 _BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]
 
@@ -29,7 +29,7 @@ def quantize_real_scaled(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor] | t
     scales, tensor_scale = _scales(x, spec)
     for source, target, scale in _scaled_chunks(x, codes, scales, tensor_scale, spec):
         values = _round(source, scale, spec.element)
-        target.copy_(encode(values, spec.element).masked_fill_(scale.isnan(), 0))
+        target.copy_(clear(encode(values, spec.element), scale.isnan()))
     return (codes, scales) if tensor_scale is None else (codes, scales, tensor_scale)
 
 
@@ -64,9 +64,7 @@ def _scales(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor | None]:
     for blocks, (source,) in sections(spec.block_size, rows(x, spec)):
         amax = source.abs().amax(2).float()
         values = _round(amax, tensor_scale.double() * element.max_value, _BLOCK_SCALE)
-        scale_rows[:, blocks] = (
-            encode(values, _BLOCK_SCALE).masked_fill_(tensor_scale.isnan(), 0).to(torch.uint8)
-        )
+        scale_rows[:, blocks] = clear(encode(values, _BLOCK_SCALE), tensor_scale.isnan())
     return scales, tensor_scale
 
 

@@ -27,6 +27,8 @@ class Implementation:
         library: the import name of the library that the function needs; empty where it needs none.
         distribution: the name that the library is installed by.
         obtain: how to get the library, for the message where it is missing.
+        cpu_only: called with tensors on the CPU whatever device a run has: a library of numpy, or one whose
+            known findings were recorded there.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Implementation:
     library: str = ""
     distribution: str = ""
     obtain: str = ""
+    cpu_only: bool = False
 
     def missing(self) -> str | None:
         """Why it cannot be called here, or None. Imports nothing."""
@@ -85,6 +88,7 @@ def _peer(name: str, distribution: str = "", library: str = "", obtain: str = ""
         library=library or name,
         distribution=distribution,
         obtain=obtain or f"pip install {distribution}",
+        cpu_only=True,
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,16 @@ from mxcheck.conformance.findings import Finding, findings_of, judge
 from mxcheck.formats.elements import ELEMENT_FORMATS
 from mxcheck.kernels.registry import Implementation, implementation, implementations
 from mxcheck.pytest_plugin.options import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from mxcheck.conformance.run import CellResult
+    from mxcheck.conformance.shrinker import Counterexample
+    from mxcheck.models.recipe import Recipe
+
+#: Implementations with a matrix product of their own (`mxcheck.kernels.peers.products`), ours first.
+PRODUCT_NAMES = ("eager", "torchao", "scaled_mm", "microxcaling")
 
 #: Counterexamples in a failure message; the report has more.
 _MOST_SHOWN = 4
@@ -34,12 +44,20 @@ class KernelCase:
         return f"{self.implementation.name}-{self.cell.id}"
 
 
-def find_microxcaling(path: str, root: Path) -> None:
-    """Make the checkout that `--mx-microxcaling` names importable.
+def make_importable(settings: Settings, *, started_in: Path, root: Path) -> None:
+    """Put on sys.path what the options name: for a kernel `module:function` the folder that pytest was
+    started in, as `python -m pytest` does and the bare command does not; and the checkout of microxcaling.
 
     Raises:
         ValueError: it is no checkout of it.
     """
+    if any(":" in name for name in settings.kernels) and str(started_in) not in sys.path:
+        sys.path.insert(0, str(started_in))
+    if settings.microxcaling:
+        _find_microxcaling(settings.microxcaling, root)
+
+
+def _find_microxcaling(path: str, root: Path) -> None:
     checkout = root / path
     if not (checkout / "mx" / "mx_ops.py").is_file():
         raise ValueError(
@@ -86,7 +104,17 @@ def kernel_cases(settings: Settings) -> list[Any]:
 def finding_cases(settings: Settings, findings: tuple[Finding, ...]) -> list[Any]:
     """Parameters of the test of findings: those of this run's implementations."""
     names = [one.name for one in chosen(settings)[0]]
-    return [pytest.param(one, id=one.name) for one in findings if one.implementation in names]
+    found = [pytest.param(one, id=one.name) for one in findings if one.implementation in names]
+    skip = pytest.mark.skip(reason=f"no finding is known of {', '.join(names)}")
+    return found or [pytest.param(None, id="no-finding", marks=[skip])]
+
+
+def product_cases(settings: Settings) -> list[Any]:
+    """Parameters of the tests of products: the implementations that have one, of those that were named if any."""
+    names = [name for name in PRODUCT_NAMES if not settings.kernels or name in settings.kernels]
+    skip = pytest.mark.skip(reason=f"only {', '.join(PRODUCT_NAMES)} have a matrix product here")
+    found = [pytest.param(name, id=name) for name in names]
+    return found or [pytest.param(None, id="no-product", marks=[skip])]
 
 
 def exhaustive_cases(settings: Settings) -> list[Any]:
@@ -97,43 +125,103 @@ def exhaustive_cases(settings: Settings) -> list[Any]:
     return [pytest.param(name, id=name) for name in ELEMENT_FORMATS]
 
 
+def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
+    """Call the cast of a model run once, on a small tensor of the dtype and device of `like`.
+
+    Raises:
+        ValueError: it does not do this, raises, or returns something else than codes and scales; in one line.
+    """
+    import torch
+
+    from mxcheck.kernels.api import check_parts, resolve_kernel
+    from mxcheck.models.probe import probe
+
+    name, spec = recipe.kernel, recipe.spec(axis=-1)
+    x = probe(2, 64).to(like.device, like.dtype)
+    try:
+        kernel = resolve_kernel(name)[0]
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"kernel {name} cannot be loaded: {_one_line(error)}") from error
+    try:
+        result = kernel(x, spec)
+    except NotImplementedError as error:
+        reason = str(error) or "no reason given"
+        raise ValueError(
+            f"kernel {name} does not do this: {reason}; leave such cases out with --mx-format"
+        ) from error
+    except Exception as error:
+        raise ValueError(f"kernel {name} raised {_one_line(error)}") from error
+    if isinstance(result, torch.Tensor):
+        raise ValueError(
+            f"kernel {name} returns values; a model run needs codes and scales, because step 4 compares them"
+        )
+    try:
+        check_parts(kernel, result, x, spec)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
 @dataclass(slots=True)
 class KernelBench:
     """One worker's implementations, loaded once each; an implementation that cannot be loaded stays so."""
 
+    device: str = "cpu"
     loaded: dict[str, Callable[..., Any] | str] = field(default_factory=dict)
 
     def kernel(self, one: Implementation) -> Callable[..., Any]:
-        """The function. Fails the test, in one line, where there is none."""
+        """The function.
+
+        Raises:
+            ValueError: there is none, in one line.
+        """
+        from mxcheck.conformance.devices import on_device, resolve_device
         from mxcheck.kernels.api import load_target
 
         if one.name not in self.loaded:
             try:
-                self.loaded[one.name] = load_target(one.target)
+                device = "cpu" if one.cpu_only else resolve_device(self.device)
+                self.loaded[one.name] = on_device(load_target(one.target), device)
             except Exception as error:  # noqa: BLE001  (a user's module may raise anything at import)
-                text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-                self.loaded[one.name] = f"mxcheck: {one.name} cannot be loaded: {text}"
+                self.loaded[one.name] = f"mxcheck: {one.name} cannot be loaded: {_one_line(error)}"
         function = self.loaded[one.name]
         if isinstance(function, str):
-            pytest.fail(function, pytrace=False)
+            raise ValueError(function)
         return function
 
     def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:
         """(row of the matrix, verdict, message) of a case."""
-        from mxcheck.conformance.describe import as_data, describe
+        from mxcheck.conformance.describe import as_data
         from mxcheck.conformance.run import counterexamples, run_cell
 
-        name, kernel = case.implementation.name, self.kernel(case.implementation)
-        result = run_cell(kernel, case.cell, case.level)
-        verdict, changes = judge(name, case.cell.id, case.level, result.counts)
-        smallest = counterexamples(kernel, result) if verdict == "red" else []
-        known = findings_of(name, case.cell.id)
+        name = case.implementation.name
         row: dict[str, Any] = {
             "implementation": name,
             "version": case.implementation.version(),
             "format": case.cell.format,
             "rule": case.cell.rule,
             "level": case.level,
+            "elements": 0,
+            "reason": None,
+            "unsupported": {},
+            "mismatches": {},
+            "findings": {},
+            "counterexamples": [],
+        }
+        try:
+            kernel = self.kernel(case.implementation)
+        except ValueError as error:
+            return {**row, "verdict": "error"}, "red", str(error)
+        result = run_cell(kernel, case.cell, case.level)
+        verdict, changes = judge(name, case.cell.id, case.level, result.counts)
+        smallest = counterexamples(kernel, result) if verdict == "red" else []
+        known = findings_of(name, case.cell.id)
+        row |= {
             "elements": result.elements,
             "reason": result.reason,
             "unsupported": result.unsupported,
@@ -145,13 +233,34 @@ class KernelBench:
         }
         if result.reason is not None:
             return {**row, "verdict": "unsupported"}, "unsupported", result.reason
+        row["verdict"] = "error" if verdict == "red" and _only_errors(result) else verdict
+        return row, verdict, "\n".join(_message(case, result, changes, smallest))
+
+
+def _only_errors(result: CellResult) -> bool:
+    return {kind for kinds in result.counts.values() for kind in kinds} == {"error"}
+
+
+def _message(
+    case: KernelCase, result: CellResult, changes: list[str], smallest: list[tuple[str, Counterexample]]
+) -> list[str]:
+    """Lines of a red case."""
+    from mxcheck.conformance.describe import describe
+
+    known = findings_of(case.implementation.name, case.cell.id)
+    if _only_errors(result) and not any("error" in finding.kinds for finding in known):
+        lines = [f"mxcheck: {case.id} ({case.level}) has no result to compare for {', '.join(result.counts)}"]
+    else:
         lines = [f"mxcheck: {case.id} differs from the oracle ({case.level}, {result.elements:,} elements)"]
         if known:
             lines.append(f"known findings: {', '.join(finding.name for finding in known)}; what is new:")
         lines += changes
-        for group, one in smallest[:_MOST_SHOWN]:
-            lines += describe(group, one, _argument(case.implementation))
-        return {**row, "verdict": verdict}, verdict, "\n".join(lines)
+    told: dict[str, tuple[str, Counterexample]] = {}  # an error is the same one whatever the group
+    for number, (group, one) in enumerate(smallest):
+        told.setdefault(one.comparison.error or str(number), (group, one))
+    for group, one in list(told.values())[:_MOST_SHOWN]:
+        lines += describe(group, one, _argument(case.implementation))
+    return lines
 
 
 def _argument(one: Implementation) -> str:

@@ -152,7 +152,13 @@ def _read(config: pytest.Config) -> Settings:
     block_size = _integer(config, "block-size", DEFAULT_BLOCK_SIZE)
     max_samples = _integer(config, "max-samples", DEFAULT_SAMPLES)
     scale_rule = choose("--mx-scale-rule", _value(config, "scale-rule") or "floor", MODEL_SCALE_RULES)
-    rounding = choose("--mx-rounding", _value(config, "rounding") or "even", MODEL_ROUNDINGS)
+    rounding = _value(config, "rounding") or "even"
+    if rounding == "stochastic":
+        raise ValueError(
+            f"--mx-rounding stochastic: a model run has no random integers for it, the kernel suite has; "
+            f"allowed: {', '.join(MODEL_ROUNDINGS)}"
+        )
+    choose("--mx-rounding", rounding, MODEL_ROUNDINGS)
     # Options that change the result are part of a case's identity, in this fixed order.
     rule = (scale_rule,) if scale_rule != "floor" else ()
     nearest = (rounding,) if rounding != "even" else ()
@@ -164,7 +170,7 @@ def _read(config: pytest.Config) -> Settings:
             if precision in WHOLE_MODEL:
                 cases.append(Case(model=label, precision=precision, options=samples))
             else:
-                choose(f"--mx-scale-rule for {precision}", scale_rule, BLOCK_FORMATS[precision].scale_rules)
+                _check_scale_rule(scale_rule, precision)
                 cases += [
                     Case(
                         model=label,
@@ -197,6 +203,15 @@ def _read(config: pytest.Config) -> Settings:
         recentre=bool(config.getoption("mx_recentre")),
         debug=bool(config.getoption("mx_debug")),
     )
+
+
+def _check_scale_rule(rule: str, precision: str) -> None:
+    if rule not in (allowed := BLOCK_FORMATS[precision].scale_rules):
+        others = [name for name in MX if rule in BLOCK_FORMATS[name].scale_rules]
+        raise ValueError(
+            f"--mx-scale-rule {rule}: {precision} has no such rule, only {', '.join(allowed)}; "
+            f"narrow the run with --mx-format {','.join(others)}"
+        )
 
 
 def _value(config: pytest.Config, name: str) -> str:

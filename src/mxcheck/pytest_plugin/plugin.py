@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if settings(config).recentre and not config.getoption("update_snapshots"):
             raise pytest.UsageError("mxcheck: --mx-recentre rewrites baselines: add --snapshot-update")
         _refuse_update_in_ci(config)
+        _find_kernels(config)
     if not hasattr(config, "workerinput"):
         from mxcheck.pytest_plugin.report import RunReport
 
@@ -47,6 +48,19 @@ def settings(config: pytest.Config) -> Settings:
     if _SETTINGS not in config.stash:
         config.stash[_SETTINGS] = read_settings(config)
     return config.stash[_SETTINGS]
+
+
+def _find_kernels(config: pytest.Config) -> None:
+    """Make what the options name importable, and refuse a name that means nothing."""
+    from mxcheck.pytest_plugin.kernels import chosen, make_importable
+
+    run = settings(config)
+    try:
+        make_importable(run, started_in=config.invocation_params.dir, root=config.rootpath)
+        if run.kernels:
+            chosen(run)
+    except ValueError as error:
+        raise pytest.UsageError(f"mxcheck: {error}") from error
 
 
 def _refuse_update_in_ci(config: pytest.Config) -> None:
@@ -63,35 +77,46 @@ def _refuse_update_in_ci(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if _KERNEL_PARAMETERS.isdisjoint(metafunc.fixturenames):
         return
-    if "mx_case" not in metafunc.fixturenames:
-        _parametrize_kernels(metafunc)
-        return
+    try:
+        if "mx_case" in metafunc.fixturenames:
+            _parametrize_models(metafunc)
+        else:
+            _parametrize_kernels(metafunc)
+    except (ValueError, pytest.UsageError) as error:
+        line = str(error).removeprefix("mxcheck: ")
+        # Of all errors in collection this is the one that pytest shows without a traceback.
+        raise pytest.Collector.CollectError(f"mxcheck: {line}") from error
+
+
+_KERNEL_PARAMETERS = frozenset({"mx_case", "mx_kernel_case", "mx_finding", "mx_product", "mx_exhaustive"})
+
+
+def _parametrize_models(metafunc: pytest.Metafunc) -> None:
     _refuse_update_in_ci(metafunc.config)
     if len(kernels := settings(metafunc.config).kernels) > 1:
-        raise pytest.UsageError(f"mxcheck: a model runs with one --mx-kernel, got {', '.join(kernels)}")
+        raise ValueError(f"a model runs with one --mx-kernel, got {', '.join(kernels)}; name one")
     cases = settings(metafunc.config).cases
     metafunc.parametrize("mx_case", [pytest.param(case, id=case.id, marks=_marks(case)) for case in cases])
 
 
-_KERNEL_PARAMETERS = frozenset({"mx_case", "mx_kernel_case", "mx_finding", "mx_exhaustive"})
-
-
 def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
     from mxcheck.conformance.findings import findings
-    from mxcheck.pytest_plugin.kernels import exhaustive_cases, find_microxcaling, finding_cases, kernel_cases
+    from mxcheck.pytest_plugin.kernels import (
+        exhaustive_cases,
+        finding_cases,
+        kernel_cases,
+        product_cases,
+    )
 
     run = settings(metafunc.config)
-    try:
-        if run.microxcaling:
-            find_microxcaling(run.microxcaling, metafunc.config.rootpath)
-        if "mx_kernel_case" in metafunc.fixturenames:
-            metafunc.parametrize("mx_kernel_case", kernel_cases(run))
-        if "mx_finding" in metafunc.fixturenames:
-            metafunc.parametrize("mx_finding", finding_cases(run, findings()))
-        if "mx_exhaustive" in metafunc.fixturenames:
-            metafunc.parametrize("mx_exhaustive", exhaustive_cases(run))
-    except ValueError as error:
-        raise pytest.UsageError(f"mxcheck: {error}") from error
+    if "mx_kernel_case" in metafunc.fixturenames:
+        metafunc.parametrize("mx_kernel_case", kernel_cases(run))
+    if "mx_finding" in metafunc.fixturenames:
+        metafunc.parametrize("mx_finding", finding_cases(run, findings()))
+    if "mx_product" in metafunc.fixturenames:
+        metafunc.parametrize("mx_product", product_cases(run))
+    if "mx_exhaustive" in metafunc.fixturenames:
+        metafunc.parametrize("mx_exhaustive", exhaustive_cases(run))
 
 
 def _marks(case: Any) -> list[pytest.MarkDecorator]:
@@ -128,11 +153,11 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
 
 
 @pytest.fixture(scope="session")
-def mx_kernels() -> KernelBench:
+def mx_kernels(request: pytest.FixtureRequest) -> KernelBench:
     """This worker's implementations under test, loaded once each."""
     from mxcheck.pytest_plugin.kernels import KernelBench
 
-    return KernelBench()
+    return KernelBench(device=settings(request.config).device)
 
 
 @pytest.fixture
@@ -161,6 +186,10 @@ def mx_reproduce(mx_kernels: KernelBench) -> Any:
         from mxcheck.conformance.run import reproduce
         from mxcheck.kernels.registry import implementation
 
-        return reproduce(mx_kernels.kernel(implementation(finding.implementation)), finding)
+        try:
+            kernel = mx_kernels.kernel(implementation(finding.implementation))
+        except ValueError as error:
+            pytest.fail(str(error), pytrace=False)
+        return reproduce(kernel, finding)
 
     return reproduce

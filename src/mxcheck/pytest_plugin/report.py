@@ -109,9 +109,12 @@ class RunReport:
             self._list_modules(terminalreporter)
 
     def _conformance(self, terminalreporter: Any) -> None:
+        from mxcheck.conformance.cells import cells
         from mxcheck.reporting.matrix import as_json, in_order, markdown, rendered
 
-        rows = in_order(self._cells)  # whichever worker was first
+        order = [cell.id for cell in cells("full")]
+        found = sorted(self._cells, key=lambda row: order.index(f"{row['format']}-{row['rule']}"))
+        rows = in_order(found)  # whichever worker was first
         terminalreporter.ensure_newline()
         terminalreporter.write(rendered(rows, color=terminalreporter._tw.hasmarkup))
         if (folder := self._settings.report) is not None:

@@ -17,7 +17,9 @@ from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.statistics import differences, largest, rms
+from mxcheck.models.recipe import WHOLE_MODEL
 from mxcheck.pytest_plugin.acceptance import baseline_paths, settle
+from mxcheck.pytest_plugin.kernels import check_model_kernel
 from mxcheck.pytest_plugin.options import Settings, own_options
 from mxcheck.pytest_plugin.workbench import Workbench
 
@@ -38,6 +40,7 @@ class GateSession:
     def hold(self, case: Case, snapshot: SnapshotAssertion) -> tuple[dict[str, Any], str]:
         """The case's row for the table, as plain JSON types, and the message if it is red."""
         try:
+            self._check_kernel(case)
             record = self.bench.record(case)
             path, target = baseline_paths(self._settings.baselines, case, self.bench.device_class)
             budget = load_budgets(self._settings.budgets).of(case.model, case.budget_key)
@@ -61,6 +64,11 @@ class GateSession:
             "drift": None if outcome.drift is None else asdict(outcome.drift),
         }
         return row, outcome.message
+
+    def _check_kernel(self, case: Case) -> None:
+        if case.precision not in WHOLE_MODEL:
+            model = self.bench.resident(case.model).loaded.model
+            check_model_kernel(self._settings.recipe(case), like=next(model.parameters()))
 
     def _accept_command(self, case: Case) -> str:
         """What to type: this run's own suite and options, narrowed to the case."""

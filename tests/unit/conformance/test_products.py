@@ -27,7 +27,7 @@ from mxcheck.kernels.api import fake_quantize, quantize
 from mxcheck.kernels.peers.products import PRODUCTS
 from mxcheck.kernels.products import matmul, product
 from mxcheck.kernels.quantized import QuantizedTensor
-from mxcheck.suite.kernels import test_products as suite
+from mxcheck.pytest_plugin.kernels import PRODUCT_NAMES
 
 MX = ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", "mxint8")
 FORMATS = (*MX, "nvfp4", "e4m3_tensor", "e4m3_row")
@@ -376,7 +376,7 @@ def test_the_product_is_ieee_whatever_the_process_is_set_to(monkeypatch: pytest.
 
 
 def test_the_suite_names_every_implementation() -> None:
-    assert list(suite.IMPLEMENTATIONS) == ["ours", *PRODUCTS]
+    assert list(PRODUCT_NAMES) == ["eager", *PRODUCTS]
 
 
 @pytest.mark.parametrize("name", list(PRODUCTS))

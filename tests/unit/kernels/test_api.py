@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 import mxcheck
-from mxcheck.formats.spec import CastSpec
-from mxcheck.kernels.api import resolve_kernel
+from mxcheck.formats.blocks import BLOCK_FORMATS
+from mxcheck.formats.spec import CastSpec, cast_spec
+from mxcheck.kernels.api import check_parts, resolve_kernel
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
 X = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
@@ -116,6 +117,90 @@ def test_a_kernels_own_failed_import_is_not_hidden() -> None:
 def test_wrong_results(result: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         mxcheck.fake_quantize(X, "fp8_e4m3", kernel=lambda x, _spec: result(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        pytest.param("nvfp4", lambda c, s, _: (c, s), TypeError, "for nvfp4, got 2 tensors", id="two"),
+        pytest.param("nvfp4", lambda c, s, t: (c, s, t, t), TypeError, "got 4 tensors", id="four"),
+        pytest.param(
+            "nvfp4", lambda c, s, _: (c, s, 1.0), TypeError, r"\(codes, scales, tensor scale\)", id="a float"
+        ),
+        pytest.param(
+            "nvfp4",
+            lambda c, s, t: (c, s, t.view(1)),
+            ValueError,
+            r"tensor scale of shape \(1,\)",
+            id="shape",
+        ),
+        pytest.param(
+            "nvfp4", lambda c, s, t: (c, s, t.double()), ValueError, "torch.float64 on", id="double"
+        ),
+        pytest.param("nvfp4", lambda c, s, t: (c, s.float(), t), ValueError, "returned scales", id="scales"),
+        pytest.param(
+            "nvfp4", lambda c, s, t: (c, s[:, ::2], t), ValueError, r"expected \(4, 3\)", id="blocks"
+        ),
+        pytest.param("e4m3_row", lambda c, s: (c, s[:, 0]), ValueError, r"expected \(4, 1\)", id="rows"),
+        pytest.param("e4m3_row", lambda c, s: (c, s.byte()), ValueError, "torch.float32 on cpu", id="bytes"),
+        pytest.param("e4m3_tensor", lambda c, s: (c, s[0, 0]), ValueError, r"expected \(1, 1\)", id="scalar"),
+        pytest.param("e4m3_tensor", lambda c, s: (c, s, s), TypeError, "got 3 tensors", id="three"),
+        pytest.param(
+            "fp8_e4m3", lambda c, s: (c, s.float()), ValueError, "expected .* torch.uint8", id="floats"
+        ),
+    ],
+)
+def test_wrong_parts_of_each_kind_of_format(
+    name: str, change: Any, error: type[Exception], message: str
+) -> None:
+    spec = cast_spec(name)
+    right = quantize_eager(X, spec)
+    found = check_parts(quantize_eager, right, X, spec)
+    assert torch.equal(found.scales, right[1])
+    assert (found.tensor_scale is None) == (name != "nvfp4")
+    with pytest.raises(error, match=message) as caught:
+        check_parts(quantize_eager, change(*right), X, spec)
+    assert "\n" not in str(caught.value)
+    assert "mxcheck.kernels.eager:quantize_eager" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.ones(2, 3).int(), "torch.int32; allowed"),
+        (torch.ones(2, 3).cdouble(), "torch.complex128; allowed"),
+        ([1.0], "must be a torch.Tensor, got list"),
+    ],
+)
+@pytest.mark.parametrize("cast", [mxcheck.quantize, mxcheck.fake_quantize])
+def test_wrong_input_is_refused_before_any_kernel_sees_it(cast: Any, x: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        cast(x, "fp8_e4m3", kernel=lambda *_: pytest.fail("it was called"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"block_size": 0}, "block size must be at least 1, got 0"),
+        ({"block_size": 2.0}, "block size must be an integer, got 2.0"),
+        ({"axis": 2}, "axis 2 is out of range"),
+        ({"axis": 0.5}, "axis must be an integer, got 0.5"),
+        ({"rounding": "stochastic"}, "stochastic rounding needs random="),
+        ({"format": "nvfp4", "block_size": 32}, "nvfp4 has the block size 16, got 32"),
+        ({"format": "fp8_e4m4"}, "unknown format 'fp8_e4m4'.*did you mean 'fp8_e4m3'"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        mxcheck.quantize(X, **{"format": "fp8_e4m3", **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_format_has_by_default() -> None:
+    assert mxcheck.quantize(X, "nvfp4").spec == cast_spec("nvfp4")
+    assert mxcheck.quantize(X, "e4m3_row").scales.shape == (4, 1)
+    for name in BLOCK_FORMATS:
+        assert torch.equal(mxcheck.fake_quantize(X, name), mxcheck.quantize(X, name).dequantize())
 
 
 def test_quantize_needs_codes() -> None:

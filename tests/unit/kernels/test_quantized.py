@@ -1,10 +1,16 @@
+"""Codes and scales: packing, sizes, and what they mean."""
+
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from mxcheck.formats.blocks import BLOCK_FORMATS
+from mxcheck.formats.codes import code_values, scale_values
 from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
-from mxcheck.formats.spec import CastSpec
+from mxcheck.formats.oracle import dequantize_array
+from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
 from mxcheck.kernels.api import quantize
 from mxcheck.kernels.quantized import QuantizedTensor, pack, unpack
 
@@ -63,3 +69,71 @@ def test_dequantize_takes_any_code() -> None:
 def test_dequantize_refuses_other_dtypes() -> None:
     with pytest.raises(TypeError, match=r"torch.float64; allowed: torch.float32"):
         made_of(0, 0).dequantize(torch.float64)
+
+
+@each_format
+def test_every_code_under_every_scale_is_exact_in_fp32(name: str) -> None:
+    """The product is rounded nowhere but where fp32 ends: to Inf above, and to subnormals below."""
+    element = element_format(name)
+    codes = torch.arange(2 * element.sign_bit, dtype=torch.uint8).repeat(256, 1)
+    scales = torch.arange(256).byte().view(-1, 1)
+    spec = CastSpec(format=name, block_size=256)
+    got = QuantizedTensor(codes=codes, scales=scales, spec=spec).dequantize()
+    exact = np.array(code_values(element)) * np.array(scale_values())[:, None]
+    with np.errstate(over="ignore"):
+        expected = exact.astype(np.float32)
+    assert np.array_equal(
+        got.numpy().view(np.uint32)[~np.isnan(expected)], expected.view(np.uint32)[~np.isnan(expected)]
+    )
+    assert np.array_equal(np.isnan(got.numpy()), np.isnan(expected))
+    kept = np.isfinite(expected) & (np.abs(exact) < 2.0**127)
+    lost = kept & (expected.astype(np.float64) != exact)
+    assert not lost.any() or np.abs(exact[lost]).max() < 2.0**-126
+
+
+@pytest.mark.parametrize("name", BLOCK_FORMATS)
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_any_codes_and_scales_mean_their_product(name: str, axis: int, dtype: torch.dtype) -> None:
+    """Not only those that a cast makes; rounded once to fp32, and once to a smaller dtype."""
+    generator = torch.Generator().manual_seed(len(name) + axis)
+    spec = cast_spec(name, axis=axis)
+    shape = (5, 37, 3)
+    codes = torch.randint(2 * spec.element.sign_bit, shape, generator=generator).byte()
+    bits = torch.randint(-(1 << 31), 1 << 31, scales_shape(shape, spec), generator=generator)
+    fp32 = spec.block.scale == "fp32"
+    scales = bits.int().view(torch.float32) if fp32 else bits.remainder(256).byte()
+    tensor_scale = torch.tensor(3.3e-3) if name == "nvfp4" else None
+    got = QuantizedTensor(codes=codes, scales=scales, spec=spec, tensor_scale=tensor_scale).dequantize(dtype)
+    rest = () if tensor_scale is None else (tensor_scale.numpy(),)
+    with np.errstate(all="ignore"):
+        exact = dequantize_array(codes.numpy(), scales.numpy(), spec, *rest)
+        expected = torch.from_numpy(exact.astype(np.float32)).to(dtype)
+    assert (got.dtype, got.shape) == (dtype, codes.shape)
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.nan_to_num(0.0), expected.nan_to_num(0.0))
+    assert torch.equal(got.signbit()[~got.isnan()], expected.signbit()[~expected.isnan()])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "nbytes"),
+    [
+        ("fp8_e4m3", (4, 64), 4 * 64 + 4 * 2),
+        ("fp8_e4m3", (4, 65), 4 * 65 + 4 * 3),
+        ("fp4_e2m1", (4, 65), 4 * 33 + 4 * 3),
+        ("fp6_e2m3", (4, 65), 4 * 17 * 3 + 4 * 3),
+        ("nvfp4", (4, 65), 4 * 33 + 4 * 5 + 4),
+        ("e4m3_row", (4, 65), 4 * 65 + 4 * 4),
+        ("e5m2_tensor", (4, 65), 4 * 65 + 4),
+    ],
+)
+def test_nbytes_are_those_of_packed_codes_and_scales(name: str, shape: tuple[int, ...], nbytes: int) -> None:
+    x = torch.ones(shape)
+    assert quantize(x, name).nbytes == nbytes
+    assert quantize(x.T, name, axis=0).nbytes == nbytes
+    assert quantize(x, name).packed().nbytes <= nbytes
+
+
+def test_mxfp8_is_3_88_times_smaller_than_fp32() -> None:
+    x = torch.ones(1, 256, 512)
+    assert x.nbytes / quantize(x, "fp8_e4m3").nbytes == pytest.approx(32 * 4 / 33)

@@ -1,0 +1,84 @@
+"""`mxcheck exhaustive`: our casts on every fp32 number."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mxcheck.cli.console import console
+from mxcheck.formats.choices import choose
+
+_DEVICES = ("auto", "cpu", "cuda")
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    command = commands.add_parser(
+        "exhaustive",
+        help="hold our casts against the oracle on every fp32 number there is",
+        description="Every one of the 2^32 fp32 bit patterns through our element casts and, each as a block "
+        "of its own, through our scale rules. Exit code 0 if every bit is as the oracle has it, else 1.",
+    )
+    command.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        metavar="NAMES",
+        help="element formats (repeat or use commas; default: all)",
+    )
+    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+    command.add_argument(
+        "--state", type=Path, metavar="FILE", help="keep what is finished in it, and go on from it"
+    )
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    command.add_argument(
+        "--summary", type=Path, metavar="FILE", help="write a summary: Markdown to FILE.md, JSON beside it"
+    )
+    command.set_defaults(run=_exhaustive)
+
+
+def _exhaustive(options: argparse.Namespace) -> int:
+    from mxcheck.conformance.sweeps import sweeps
+
+    formats = [name.strip() for text in options.format for name in text.split(",") if name.strip()]
+    chosen = sweeps(formats)
+    choose("device", options.device, _DEVICES)
+    if options.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
+    if options.summary is not None and options.summary.suffix != ".md":
+        raise ValueError(f"--summary names the Markdown file, NAME.md, got {options.summary}")
+
+    import torch
+
+    from mxcheck.conformance.exhaustive import describe_device, run
+    from mxcheck.conformance.sweep_state import sources_digest
+    from mxcheck.reporting.exhaustive import as_json, describe, markdown, progress_bar, sweeps_table
+
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Before the run: what it rests on is what was there when it began.
+    facts = {"device": describe_device(device), "torch": torch.__version__, "sources": sources_digest()}
+    try:
+        with progress_bar(Console(stderr=True)) as progress:
+            results = run(
+                chosen, device=device, state_path=options.state, progress=progress, jobs=options.jobs
+            )
+    except KeyboardInterrupt:
+        kept = "nothing is kept without --state" if options.state is None else "the same command goes on"
+        print(f"mxcheck: stopped; {kept}", file=sys.stderr)  # noqa: T201
+        return 130
+    console().print(sweeps_table(results))
+    for line in (line for one in results for line in describe(one)):
+        print(line)  # noqa: T201  (to be copied from, so not folded)
+    if options.summary is not None:
+        facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **facts}
+        options.summary.parent.mkdir(parents=True, exist_ok=True)
+        options.summary.write_text(markdown(results, facts), "utf-8")
+        options.summary.with_suffix(".json").write_text(as_json(results, facts), "utf-8")
+    return 1 if any(one.mismatches for one in results) else 0

@@ -1,0 +1,142 @@
+"""Our casts on every fp32 number there is: sweeps in chunks, which may be stopped at will."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import torch
+
+from mxcheck.conformance.bit_sweep import compare
+from mxcheck.conformance.sweep_state import Identity, locked_state, sources_digest
+from mxcheck.conformance.sweeps import ALL_INPUTS, Sweep, SweepResult
+
+#: Inputs between two writes of the state.
+CHUNK = 1 << 24
+#: (sweep in hand, chunks finished, chunks of all sweeps)
+Progress = Callable[[Sweep, int, int], None]
+
+
+def run(
+    sweeps: Sequence[Sweep],
+    *,
+    device: str = "cpu",
+    state_path: Path | None = None,
+    progress: Progress | None = None,
+    jobs: int = 1,
+    span: range = ALL_INPUTS,
+    chunk: int = CHUNK,
+) -> list[SweepResult]:
+    """Carry out sweeps, or what a state file says is left of them.
+
+    Args:
+        device: `cpu` or `cuda`.
+        state_path: where to keep what is finished; None: nowhere. A file of another kernel, oracle, torch or
+            device is started over, with a warning in the log.
+        progress: called before the first chunk and after each.
+        jobs: processes, one thread each; 1 is this one.
+        span: the bit patterns to go through.
+        chunk: inputs between two writes of the state.
+
+    Returns:
+        One result a sweep, in the order of the sweeps.
+
+    Raises:
+        ValueError: no such device here; a state file that is damaged, or that another run is writing.
+    """
+    starts = range(span.start, span.stop, chunk)
+    with locked_state(state_path, _identity(device, span, chunk)) as state:
+        work = [
+            (sweep, number, starts[number], min(starts[number] + chunk, span.stop))
+            for sweep in sweeps
+            for number in range(len(starts))
+            if number not in state.chunks(sweep)
+        ]
+        total = len(sweeps) * len(starts)
+        done = total - len(work)
+        if progress is not None and sweeps:
+            progress(work[0][0] if work else sweeps[-1], done, total)
+        with closing(_compared(work, device, jobs)) as finished:
+            for number, part in finished:
+                state.add(number, part)
+                done += 1
+                if progress is not None:
+                    progress(part.sweep, done, total)
+        return [state.result(sweep) for sweep in sweeps]
+
+
+def _identity(device: str, span: range, chunk: int) -> Identity:
+    """What finished chunks rest on, besides their numbers."""
+    return {
+        "sources": sources_digest(),
+        "device": describe_device(device),
+        "torch": torch.__version__,
+        "span": [span.start, span.stop],
+        "chunk": chunk,
+    }
+
+
+Work = tuple[Sweep, int, int, int]
+
+
+def _compared(work: Sequence[Work], device: str, jobs: int) -> Generator[tuple[int, SweepResult], None, None]:
+    """(number of the chunk, what came of it), as they are finished."""
+    if jobs == 1 or len(work) < 2:
+        with _one_thread():
+            for sweep, number, start, stop in work:
+                yield number, compare(sweep, start, stop, device)
+        return
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_prepare_process)
+    try:
+        futures = {
+            pool.submit(compare, sweep, start, stop, device): number for sweep, number, start, stop in work
+        }
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_process() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that writes the state
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Where the process that writes the state is killed, its children would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def describe_device(device: str) -> str:
+    """What results depend on: the instructions that torch uses on a CPU, the model of a GPU.
+
+    Raises:
+        ValueError: not `cpu`, and not a CUDA device that is there.
+    """
+    if device == "cpu":
+        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+    if device != "cuda":
+        raise ValueError(f"unknown device {device!r}; allowed: cpu, cuda")
+    if not torch.cuda.is_available():
+        raise ValueError("device cuda: torch finds no CUDA device here; use cpu")
+    return f"cuda ({torch.cuda.get_device_name()})"

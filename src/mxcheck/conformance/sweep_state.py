@@ -1,0 +1,156 @@
+"""How far an exhaustive run has come, in a file: it can be stopped at any time and go on later."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mxcheck.conformance.sweeps import Difference, Sweep, SweepResult
+
+_log = logging.getLogger(__name__)
+
+#: What the results of a sweep rest on: the kernel under test, the oracle, the comparison.
+SOURCES = (
+    *(f"kernels/{name}.py" for name in ("eager", "elements", "rules", "blocks")),
+    *(f"formats/{name}.py" for name in ("elements", "codes", "search", "bit_tables")),
+    "conformance/bit_sweep.py",
+)
+_PACKAGE = Path(__file__).parent.parent
+
+Identity = Mapping[str, Any]
+
+
+def sources_digest(package: Path = _PACKAGE) -> str:
+    """Digest of the code that results rest on, but for its comments, docstrings and layout."""
+    digest = sha256()
+    for name in SOURCES:
+        tree = ast.parse((package / name).read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                node.body = node.body[1:] or [ast.Pass()]
+        digest.update(f"{name}\0{ast.unparse(tree)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+class SweepState:
+    """Finished chunks and what came of them, by sweep. Written after each chunk where there is a file."""
+
+    def __init__(self, path: Path | None, identity: Identity) -> None:
+        """Go on from a file, where there is one of the same identity.
+
+        Args:
+            path: the file; None keeps everything in memory.
+            identity: what must not have changed since the file was written, plain JSON data; `span`, the bit
+                patterns [start, stop], and `chunk`, the inputs of a chunk, are part of it.
+
+        Raises:
+            ValueError: the file is damaged, or none of ours.
+        """
+        self._path, self._identity = path, identity
+        self._chunks: dict[str, set[int]] = {}
+        self._results: dict[str, SweepResult] = {}
+        if path is None or not path.exists():
+            return
+        try:
+            self._read(json.loads(path.read_text("utf-8")))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is no state of an exhaustive run, or it is damaged "
+                f"({type(error).__name__}: {error}); delete it to start over"
+            ) from error
+
+    def _read(self, data: Any) -> None:
+        if (before := data["identity"]) != self._identity:
+            changed = [name for name in self._identity if before.get(name) != self._identity[name]]
+            _log.warning(
+                "mxcheck: %s is of other %s: starting over", self._path, ", ".join(changed) or "settings"
+            )
+            return
+        for entry in data["sweeps"]:
+            sweep = Sweep(**entry["sweep"])
+            found = {name: int(entry["result"][name]) for name in ("compared", "excluded", "mismatches")}
+            first = tuple(
+                Difference(bits=int(bits, 16), got=tuple(got), expected=tuple(expected))
+                for bits, got, expected in entry["result"]["first"]
+            )
+            seconds = float(entry["result"]["seconds"])
+            self._chunks[sweep.name] = set(map(int, entry["chunks"]))
+            if self._inputs(self._chunks[sweep.name]) != found["compared"] + found["excluded"]:
+                raise ValueError(f"the finished chunks of {sweep.name} do not have that many inputs")
+            self._results[sweep.name] = SweepResult(sweep=sweep, first=first, seconds=seconds, **found)
+
+    def _inputs(self, chunks: Iterable[int]) -> int:
+        """How many inputs chunks have, by span and chunk size of the identity."""
+        (start, stop), size = self._identity["span"], self._identity["chunk"]
+        starts = range(start, stop, size)
+        return sum(min(size, stop - starts[chunk]) for chunk in chunks)
+
+    def chunks(self, sweep: Sweep) -> frozenset[int]:
+        """The finished chunks of a sweep."""
+        return frozenset(self._chunks.get(sweep.name, ()))
+
+    def result(self, sweep: Sweep) -> SweepResult:
+        """What came of them."""
+        return self._results.get(sweep.name, SweepResult(sweep=sweep))
+
+    def add(self, chunk: int, part: SweepResult) -> None:
+        """Take in a chunk, and write the file. Stopped in the midst of it, the file is as it was before."""
+        name = part.sweep.name
+        self._chunks.setdefault(name, set()).add(chunk)
+        self._results[name] = self.result(part.sweep) + part
+        if self._path is None:
+            return
+        new = self._path.with_name(f"{self._path.name}.new")
+        new.write_text(json.dumps(self._as_data()), "utf-8")
+        new.replace(self._path)
+
+    def _as_data(self) -> dict[str, Any]:
+        return {
+            "identity": self._identity,
+            "sweeps": [
+                {
+                    "sweep": {
+                        "format": one.sweep.format,
+                        "rounding": one.sweep.rounding,
+                        "scale_rule": one.sweep.scale_rule,
+                    },
+                    "chunks": sorted(self._chunks[name]),
+                    "result": {
+                        "compared": one.compared,
+                        "excluded": one.excluded,
+                        "mismatches": one.mismatches,
+                        "first": [[f"{diff.bits:08x}", diff.got, diff.expected] for diff in one.first],
+                        "seconds": round(one.seconds, 3),
+                    },
+                }
+                for name, one in self._results.items()
+            ],
+        }
+
+
+@contextmanager
+def locked_state(path: Path | None, identity: Identity) -> Iterator[SweepState]:
+    """The state in a file that no other run may write meanwhile.
+
+    Raises:
+        ValueError: another run has it; as `SweepState`.
+    """
+    if path is None:
+        yield SweepState(None, identity)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{path}.lock", timeout=0):
+            yield SweepState(path, identity)
+    except Timeout:
+        raise ValueError(
+            f"another exhaustive run is writing {path}; wait for it, or name another file"
+        ) from None

@@ -1,0 +1,107 @@
+"""What an exhaustive run consists of: sweeps over every bit pattern of fp32. Torch- and numpy-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mxcheck.formats.blocks import block_format
+from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
+
+#: Every bit pattern of fp32.
+ALL_INPUTS = range(1 << 32)
+#: Roundings that need no random integers.
+ROUNDINGS = ("even", "away", "zero")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """One cast of ours, on every fp32 number.
+
+    Attributes:
+        format: a name of `ELEMENT_FORMATS`.
+        rounding: one of `ROUNDINGS`.
+        scale_rule: None for the element cast alone, at the scale 1. Else each input is a block of its own, so
+            that it is the amax as well: every amax goes through the scale rule, and through the division by
+            the scale.
+    """
+
+    format: str
+    rounding: str = "even"
+    scale_rule: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`fp8_e4m3-element-away`; `fp8_e4m3-block-rceil`."""
+        if self.scale_rule is None:
+            return f"{self.format}-element-{self.rounding}"
+        return f"{self.format}-block-{self.scale_rule}"
+
+
+def sweeps(formats: Iterable[str] = ()) -> tuple[Sweep, ...]:
+    """All sweeps of some formats (none named: of all), the commonest casts first.
+
+    Raises:
+        ValueError: no such format; names the allowed ones and the nearest match.
+    """
+    names = [element_format(name).name for name in formats] or list(ELEMENT_FORMATS)
+    names = list(dict.fromkeys(names))
+    first = [[Sweep(format=name), Sweep(format=name, scale_rule="floor")] for name in names]
+    rules = [
+        [Sweep(format=name, scale_rule=rule) for rule in block_format(name).scale_rules if rule != "floor"]
+        for name in names
+    ]
+    others = [[Sweep(format=name, rounding=rounding) for rounding in ROUNDINGS[1:]] for name in names]
+    return tuple(sweep for group in (*first, *rules, *others) for sweep in group)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Difference:
+    """An input that a cast and the oracle disagree on. Codes: (element), or (scale, element) of a block."""
+
+    bits: int
+    got: tuple[int, ...]
+    expected: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"input {self.bits:08x}: got {_codes(self.got)}, expected {_codes(self.expected)}"
+
+
+def _codes(codes: tuple[int, ...]) -> str:
+    names = ("scale ", "code ") if len(codes) == 2 else ("code ",)
+    return ", ".join(f"{name}{code:02x}" for name, code in zip(names, codes, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResult:
+    """What came of a sweep, or of a part of it.
+
+    Attributes:
+        compared: number of inputs.
+        excluded: number of NaN inputs that were left out, as the format has no code for them.
+        mismatches: number of inputs that differ.
+        first: the first of them, in order of their bits, at most `MOST_SHOWN`.
+        seconds: of the processes that compared, added up.
+    """
+
+    sweep: Sweep
+    compared: int = 0
+    excluded: int = 0
+    mismatches: int = 0
+    first: tuple[Difference, ...] = ()
+    seconds: float = 0.0
+
+    def __add__(self, other: SweepResult) -> SweepResult:
+        """Two parts of one sweep."""
+        assert self.sweep == other.sweep
+        return SweepResult(
+            sweep=self.sweep,
+            compared=self.compared + other.compared,
+            excluded=self.excluded + other.excluded,
+            mismatches=self.mismatches + other.mismatches,
+            first=tuple(sorted(self.first + other.first)[:MOST_SHOWN]),
+            seconds=self.seconds + other.seconds,
+        )
+
+
+MOST_SHOWN = 8

@@ -1,0 +1,42 @@
+"""The house kernel on every fp32 number there is: with `--mx-level exhaustive`, minutes a format.
+
+What is finished is kept in pytest's cache, so a run that was stopped goes on where it was. torch is imported
+inside the test, so that collecting this file costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def test_exhaustive(
+    mx_exhaustive: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every bit pattern through each element cast and each scale rule of one format."""
+    import torch
+    from rich.console import Console
+
+    from mxcheck.conformance.exhaustive import run
+    from mxcheck.conformance.sweeps import sweeps
+    from mxcheck.reporting.exhaustive import describe, progress_bar
+
+    config = request.config
+    device = config.getoption("mx_device") or config.getini("mx_device") or "auto"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Without pytest's cache (-p no:cacheprovider) nothing is kept.
+    kept = config.cache.mkdir("mxcheck-exhaustive") if hasattr(config, "cache") else None
+    state = None if kept is None else kept / f"{mx_exhaustive}.json"
+    with capsys.disabled():
+        # Workers of xdist share one terminal: no bars there.
+        quiet = "PYTEST_XDIST_WORKER" in os.environ or not Console(stderr=True).is_terminal
+        if quiet:
+            results = run(sweeps([mx_exhaustive]), device=device, state_path=state)
+        else:
+            with progress_bar(Console(stderr=True)) as progress:
+                results = run(sweeps([mx_exhaustive]), device=device, state_path=state, progress=progress)
+    lines = [line for one in results for line in describe(one)]
+    if lines:
+        pytest.fail("\n".join(lines), pytrace=False)

@@ -1,0 +1,301 @@
+"""The kernel suite through pytest: what is selected, what is printed and written, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from gate_project import ROOT, Project, Run
+
+SUITE = ("--pyargs", "mxcheck.suite.kernels")
+FLOOR = "fp4_e2m1-floor and not floor-"  # -k: a single cell
+
+
+@pytest.fixture
+def kernels(project: Project) -> Project:
+    """A project with casts of its own: `my_casts.py`, `bad_casts.py`."""
+    for name, file in (("my_casts", "own_casts"), ("bad_casts", "bad_casts")):
+        shutil.copy(ROOT / "tests" / "support" / f"{file}.py", project.directory / f"{name}.py")
+    return project
+
+
+def selected(project: Project, *arguments: str, **environment: str) -> list[str]:
+    """Ids of the selected conformance cases."""
+    run = project.pytest(*SUITE, "--collect-only", "-q", *arguments, **environment)
+    assert run.code == 0, run.output
+    return re.findall(r"::test_conformance\[(.*)\]$", run.output, re.MULTILINE)
+
+
+def usage_error(run: Run) -> str:
+    """The one line of a refused command line."""
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.output
+    assert "Traceback" not in run.output
+    (line,) = run.output.strip().splitlines()
+    assert line.startswith("ERROR: mxcheck: ")
+    return line
+
+
+def collection_error(run: Run) -> str:
+    """The one line of what is found out while tests are collected, the same for each file."""
+    assert run.code in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.TESTS_FAILED), run.output
+    assert "Traceback" not in run.output
+    assert ".py:" not in run.output
+    (line,) = {text for text in run.output.splitlines() if text.startswith("mxcheck: ")}
+    return line
+
+
+def message(run: Run, case: str) -> list[str]:
+    """The lines of a red case, without its title."""
+    title = re.escape(f"test_conformance[{case}]")
+    found = re.search(
+        rf"^_+ {title} _+\n((?:(?![_=]{{5}}|mxcheck: conformance).*\n)*)", run.output, re.MULTILINE
+    )
+    assert found, run.output
+    return [line for line in found[1].splitlines() if line]
+
+
+def matrix(run: Run) -> str:
+    """The printed matrix with its notes."""
+    assert run.output.count("mxcheck: conformance, bit by bit") == 1, run.output
+    found = re.search(r"^mxcheck: conformance(?:.*\n)*?mxcheck: written to (.*)\n", run.output, re.MULTILINE)
+    assert found, run.output
+    return found[0].replace(found[1], "")
+
+
+# What is selected
+
+
+def test_cells_of_one_format(project: Project) -> None:
+    """By `-k` and by marker, of every implementation that was named, repeated or with commas."""
+    named = ("--mx-kernel", "eager,eager_values", "--mx-kernel", "my_casts:quantize")
+    by_name = selected(project, *named, "-k", "fp8_e4m3")
+    assert by_name == selected(project, *named, "-m", "fp8_e4m3")
+    rules = ["floor", "floor-away", "floor-zero", "floor-stochastic", "ceil", "even", "rceil", "rceil-te"]
+    assert by_name == [
+        f"{kernel}-fp8_e4m3-{rule}"
+        for kernel in ("eager", "eager_values", "my_casts.quantize")
+        for rule in rules
+    ]
+
+
+def test_every_installed_implementation_by_default(project: Project) -> None:
+    """Those that are not are one skip each, which says how to get them."""
+    run = project.pytest(*SUITE, "-k", "microxcaling-missing or eager-mxint8-floor-zero", "-rs")
+    assert run.code == 0, run.output
+    assert "1 passed, 1 skipped" in run.output
+    assert (
+        "microxcaling is not installed: name a checkout of https://github.com/microsoft/microxcaling with "
+        "--mx-microxcaling PATH"
+    ) in run.output
+
+
+def test_a_checkout_of_microxcaling(project: Project) -> None:
+    """Relative to pytest's root directory, found without being imported; one that is broken is one line."""
+    checkout = project.directory / "checkouts" / "microxcaling"
+    (checkout / "mx").mkdir(parents=True)
+    (checkout / "mx" / "__init__.py").write_text("raise OSError('libcudart.so: no such file')\n")
+    (checkout / "mx" / "mx_ops.py").write_text("")
+    words = ("--mx-microxcaling", "checkouts/microxcaling")
+    run = project.pytest(*SUITE, *words, "--mx-kernel", "microxcaling,eager", "-k", FLOOR)
+    assert run.code == 1
+    assert message(run, "microxcaling-fp4_e2m1-floor")[3] == "  OSError: libcudart.so: no such file"
+    assert "1 failed, 1 passed" in run.output
+
+
+@pytest.fixture
+def offered(project: Project) -> Path:
+    """A folder with an installed package that offers a cast."""
+    folder = project.directory.parent / "packages"
+    information = folder / "their_casts-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: their-casts\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[mxcheck.kernels]\ntheirs = own_casts:quantize\n")
+    shutil.copy(ROOT / "tests" / "support" / "own_casts.py", folder)
+    return folder
+
+
+def test_entry_point(project: Project, offered: Path) -> None:
+    path = {"PYTHONPATH": os.pathsep.join([str(project.source), str(offered)])}
+    run = project.pytest(*SUITE, "--mx-kernel", "theirs", "-m", "fp8_e4m3", "-n", "1", **path)
+    assert run.code == 0, run.output
+    assert re.search(r" theirs +fp8_e4m3 +exact +-", run.output), run.output
+    entry_points = offered / "their_casts-1.0.dist-info" / "entry_points.txt"
+    entry_points.write_text("[mxcheck.kernels]\neager = own_casts:quantize\n")
+    line = "entry point 'eager' of mxcheck.kernels (own_casts:quantize): the name is taken"
+    assert line in usage_error(project.pytest(*SUITE, "--mx-kernel", "gfloat", **path))
+    assert line in collection_error(project.pytest(*SUITE, **path))
+
+
+# What is printed and written
+
+
+def test_matrix_and_reports(kernels: Project) -> None:
+    """Printed once, by the controller, and written: the same whatever the number of workers."""
+    words = ("--mx-kernel", "eager,eager_values,my_casts:quantize,nosuch:f", "-m", "mxint8")
+    written = {}
+    for workers in ("0", "2"):
+        folder = kernels.directory / "reports" / workers
+        run = kernels.pytest(*SUITE, *words, "-n", workers, "--mx-report", f"reports/{workers}")
+        assert run.code == 1, run.output
+        written[workers] = (
+            matrix(run),
+            *((folder / f"conformance.{end}").read_text() for end in ("md", "json")),
+        )
+    assert written["0"] == written["2"]
+    table, page, data = written["0"]
+    assert re.search(r" eager +mxint8 +exact", table)
+    assert "| eager_values | mxint8 | exact |" in page
+    for text in (table, page):
+        assert "not supported, my_casts.quantize: my_casts has only fp8_e4m3-floor, not mxint8" in text
+    rows = json.loads(data)
+    assert len({(row["implementation"], row["rule"]) for row in rows}) == len(rows) == 4 * 6
+    assert Counter((row["implementation"], row["verdict"]) for row in rows) == {
+        ("eager", "exact"): 6,
+        ("eager_values", "exact"): 6,
+        ("my_casts.quantize", "unsupported"): 6,
+        ("nosuch.f", "error"): 6,
+    }
+    assert {row["elements"] > 100_000 for row in rows if row["verdict"] == "exact"} == {True}
+
+
+def test_unsupported_is_a_skip_with_the_kernels_own_reason(kernels: Project) -> None:
+    run = kernels.pytest(*SUITE, "--mx-kernel", "my_casts:quantize,bad_casts:refuses", "-k", FLOOR, "-rs")
+    assert run.code == 0, run.output
+    assert "2 skipped" in run.output
+    assert re.search(
+        r"^SKIPPED .*: my_casts has only fp8_e4m3-floor, not fp4_e2m1$", run.output, re.MULTILINE
+    )
+    assert re.search(r"^SKIPPED .*: no fp4_e2m1 here$", run.output, re.MULTILINE)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--mx-kernel", "eagre"), "unknown kernel 'eagre'; allowed: eager, eager_values, torchao, "),
+        (("--mx-kernel", "eagre"), "did you mean 'eager'?"),
+        (("--mx-kernel", "eager,:f"), "unknown kernel ':f'; allowed: "),
+        (("--mx-level", "fastest"), "unknown --mx-level 'fastest'; allowed: quick, full, exhaustive"),
+        (
+            ("--mx-microxcaling", "/nonexistent"),
+            "/nonexistent: no checkout of microxcaling, there is no file mx/mx_ops.py in it; name the folder",
+        ),
+        (
+            ("--mx-kernel", "microxcaling", "-n", "2"),
+            "--mx-kernel microxcaling: microxcaling is not installed: name a checkout of https://github.com/",
+        ),
+    ],
+)
+def test_options(project: Project, arguments: tuple[str, ...], line: str) -> None:
+    assert line in usage_error(project.pytest(*SUITE, *arguments))
+
+
+BAD = {
+    "shape": "ValueError: kernel bad_casts:shape returned codes of shape (1, 31), torch.uint8 on cpu; exp",
+    "dtype": "ValueError: kernel bad_casts:dtype returned scales of shape (1, 1), torch.int32 on cpu; exp",
+    "device": "ValueError: kernel bad_casts:device returned codes of shape (1, 32), torch.uint8 on meta; exp",
+    "raises": "RuntimeError: no kernel image is available",
+    "nothing": "TypeError: kernel bad_casts:nothing must return (codes, scales) or a tensor, got NoneType",
+}
+
+
+def assert_one_error(run: Run, name: str, error: str) -> None:
+    case = f"bad_casts.{name}-fp4_e2m1-floor"
+    lines = message(run, case)
+    assert len(lines) == 5, lines
+    assert lines[0].startswith(f"mxcheck: {case} (quick) has no result to compare for every_code, ")
+    assert lines[3].startswith(f"  {error}")
+    assert lines[4].startswith("  reproduce: mxcheck explain fp4_e2m1 --hex ")
+
+
+def test_bad_kernels(kernels: Project) -> None:
+    """Each gets one clear error, and the others of the same run are held as ever."""
+    bad = [f"bad_casts:{name}" for name in (*BAD, "no_function")]
+    names = ",".join([bad[0], "nosuch:f", *bad[1:], "bad_casts:prints", "eager"])
+    run = kernels.pytest(*SUITE, "--mx-kernel", names, "-k", FLOOR, "-rA")
+    assert "Traceback" not in run.output
+    passed = re.findall(r"^PASSED .*\[(.*)-fp4_e2m1-floor\]", run.output, re.MULTILINE)
+    assert passed == ["bad_casts.prints", "eager"]
+    for name, error in BAD.items():
+        assert_one_error(run, name, error)
+    (line,) = message(run, "bad_casts.no_function-fp4_e2m1-floor")
+    assert line.startswith("mxcheck: bad_casts.no_function cannot be loaded: ValueError: unknown function of")
+    assert "'no_function'; allowed: shape, dtype, device, raises, changes, nothing, prints, values, r" in line
+    (line,) = message(run, "nosuch.f-fp4_e2m1-floor")
+    assert line.startswith("mxcheck: nosuch.f cannot be loaded: ")
+    assert line.endswith("there is no module 'nosuch' on sys.path")
+
+
+def test_a_kernel_that_changes_its_input(kernels: Project) -> None:
+    run = kernels.pytest(*SUITE, "--mx-kernel", "bad_casts:changes,eager", "-k", FLOOR)
+    assert "1 failed, 1 passed" in run.output
+    assert_one_error(run, "changes", "it changed its input")
+
+
+# The same options in a model run
+
+MODEL = ("--mx-models", "ref-llama", "--mx-tier", "A", "--mx-max-samples", "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "values",
+            "returns values; a model run needs codes and scales, because step 4 compares them",
+        ),
+        (
+            "refuses",
+            "does not do this: no fp8_e4m3 here; leave such cases out with --mx-format",
+        ),
+        ("raises", "raised RuntimeError: no kernel image is available"),
+    ],
+)
+def test_a_kernel_that_no_model_can_run_with(kernels: Project, name: str, line: str) -> None:
+    run = kernels.gate(*MODEL, "--mx-precision", "fp8_e4m3", "--mx-kernel", f"bad_casts:{name}")
+    case = "ref-llama-fp8_e4m3-A+samples2"
+    assert (run.code, run.verdicts()) == (1, {case: "ERROR"}), run.output
+    assert f"\n{case}: kernel bad_casts:{name} {line}\n" in run.output
+    assert "Traceback" not in run.output
+
+
+def test_a_model_runs_with_one_kernel(project: Project) -> None:
+    line = collection_error(project.gate(*MODEL, "--mx-kernel", "eager,gfloat"))
+    assert line == "mxcheck: a model runs with one --mx-kernel, got eager, gfloat; name one"
+
+
+def test_rule_and_rounding_are_part_of_the_name(project: Project) -> None:
+    words = (*MODEL, "--mx-precision", "fp8_e4m3", "--mx-scale-rule", "rceil", "--mx-rounding", "away")
+    run = project.gate(*words, "--snapshot-update")
+    name = "fp8_e4m3-A+rceil+away+samples2"
+    assert (run.code, run.verdicts()) == (0, {f"ref-llama-{name}": "accepted"}), run.output
+    assert list(project.files()) == [f"ref-llama/{name}.json"]
+    recipe = json.loads(project.files()[f"ref-llama/{name}.json"])["recipe"]
+    assert (recipe["scale_rule"], recipe["rounding"]) == ("rceil", "away")
+    run = project.gate(*words)
+    assert (run.code, run.verdicts()) == (0, {f"ref-llama-{name}": "pass"}), run.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ("--mx-scale-rule", "even"),
+            "mxint8 has no such rule, only floor, ceil, rceil; narrow the run with --mx-format fp8_e4m3,",
+        ),
+        (
+            ("--mx-rounding", "stochastic"),
+            "a model run has no random integers for it, the kernel suite has; allowed: even, away, zero",
+        ),
+        (("--mx-kernel", "eagre"), "unknown kernel 'eagre'; allowed: eager, "),
+    ],
+)
+def test_options_of_a_model_run(project: Project, arguments: tuple[str, ...], line: str) -> None:
+    assert line in usage_error(project.gate(*arguments))

@@ -1,0 +1,40 @@
+"""Somebody's casts to E4M3, in plain torch: what a user of the kernel suite has in `my_casts.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mxcheck import CastSpec
+
+
+def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
+    """An honest one: OCP MX v1.0, section 6.3."""
+    return _cast(x, spec, torch.round)
+
+
+def wrong(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
+    """Ties away from zero where they should go to even."""
+    return _cast(x, spec, lambda steps: torch.floor(steps + 0.5))
+
+
+def _cast(x: Tensor, spec: CastSpec, nearest: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    asked = (spec.format, spec.scale_rule, spec.rounding, spec.nonfinite)
+    if asked != ("fp8_e4m3", "floor", "even", "block"):
+        raise NotImplementedError(f"my_casts has only fp8_e4m3-floor, not {spec.format}")
+    rows = x.float().movedim(spec.axis, -1)
+    length = rows.shape[-1]
+    padded = torch.nn.functional.pad(rows, (0, -length % spec.block_size))
+    blocks = padded.unflatten(-1, (-1, spec.block_size)).double()
+    amax = blocks.abs().amax(-1)
+    poisoned = ~amax.isfinite()
+    exponent = torch.frexp(amax)[1] - 1 - 8  # emax of E4M3
+    exponent = torch.where(amax == 0, -127, exponent).clamp(-127, 127)
+    scaled = blocks.abs() * torch.exp2(-exponent.double()).unsqueeze(-1)  # exact: in float64
+    step = torch.exp2((torch.frexp(scaled)[1] - 1).clamp(min=-6).double() - 3)
+    rounded = (nearest(scaled / step) * step).clamp(max=448.0).float()
+    codes = rounded.to(torch.float8_e4m3fn).view(torch.uint8) | (blocks.signbit().to(torch.uint8) << 7)
+    scales = torch.where(poisoned, 0xFF, exponent + 127).to(torch.uint8)
+    return codes.flatten(-2)[..., :length].movedim(-1, spec.axis), scales.movedim(-1, spec.axis)

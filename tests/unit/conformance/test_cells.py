@@ -1,0 +1,81 @@
+"""The rows of the conformance matrix."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mxcheck.conformance.cells import LEVELS, Cell, cells
+from mxcheck.formats.blocks import BLOCK_FORMATS
+from mxcheck.formats.spec import DIALECTS, ROUNDINGS, CastSpec
+
+
+def test_quick_has_each_rule_each_rounding_and_each_format() -> None:
+    ids = [cell.id for cell in cells("quick")]
+    assert [name for name in ids if name.startswith("fp8_e5m2")] == [
+        "fp8_e5m2-floor",
+        "fp8_e5m2-floor-away",
+        "fp8_e5m2-floor-zero",
+        "fp8_e5m2-floor-stochastic",
+        "fp8_e5m2-ceil",
+        "fp8_e5m2-even",
+        "fp8_e5m2-rceil",
+        "fp8_e5m2-rceil-te",
+    ]
+    assert [name for name in ids if name.startswith("mxint8")] == [
+        "mxint8-floor",
+        "mxint8-floor-away",
+        "mxint8-floor-zero",
+        "mxint8-floor-stochastic",
+        "mxint8-ceil",
+        "mxint8-rceil",
+    ]
+    assert ids[-5:] == [f"{name}-amax" for name in list(BLOCK_FORMATS)[-5:]]
+    assert list(dict.fromkeys(cell.format for cell in cells("quick"))) == list(BLOCK_FORMATS)
+
+
+@pytest.mark.parametrize("level", ["full", "exhaustive"])
+def test_full_has_every_combination(level: str) -> None:
+    found = cells(level)
+    assert set(cells("quick")) < set(found)
+    for name, block in BLOCK_FORMATS.items():
+        own = {(one.scale_rule, one.rounding, one.nonfinite) for one in found if one.format == name}
+        real = block.scale != "e8m0"
+        policies = ("block", "element") if name in ("fp8_e4m3", "fp8_e5m2") else ("block",)
+        assert own == {
+            (rule, rounding, policy)
+            for rule in block.scale_rules
+            for rounding in (("even",) if real else ROUNDINGS)
+            for policy in policies
+        }
+
+
+def test_every_dialect_has_its_cell() -> None:
+    found = {(cell.scale_rule, cell.rounding, cell.nonfinite) for cell in cells("quick")}
+    for bundle in DIALECTS.values():
+        assert (bundle["scale_rule"], bundle["rounding"], bundle["nonfinite"]) in found
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_ids_are_unique_and_name_one_format(level: str) -> None:
+    """`-k fp8_e4m3` selects the MX format alone."""
+    found = cells(level)
+    assert len({cell.id for cell in found}) == len(found)
+    for cell in found:
+        assert [name for name in BLOCK_FORMATS if name in cell.id] == [cell.format]
+
+
+def test_a_cell_makes_its_cast() -> None:
+    cell = Cell(format="fp8_e4m3", scale_rule="rceil", rounding="away", nonfinite="element")
+    assert cell.rule == "rceil-away-te"
+    assert cell.spec(axis=0, block_size=None) == CastSpec(
+        format="fp8_e4m3", scale_rule="rceil", rounding="away", nonfinite="element", axis=0
+    )
+    assert Cell(format="nvfp4", scale_rule="amax").spec().block_size == 16
+
+
+def test_cells_need_neither_torch_nor_numpy() -> None:
+    code = "import sys, mxcheck.conformance.cells; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,231 @@
+"""The verifier: each kind of mismatch by itself, where it is and how often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mxcheck.conformance.verifier import KINDS, compare, expected_parts, expected_values
+from mxcheck.formats.spec import CastSpec, cast_spec
+from mxcheck.kernels.api import Kernel
+from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
+
+X = torch.randn(3, 70, generator=torch.Generator().manual_seed(0))
+SPEC = CastSpec(format="fp8_e4m3")
+
+
+def changed(part: int, **changes: Any) -> Kernel:
+    """The house kernel with elements of one part of its result overwritten: `at` gets `value`."""
+
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        parts = quantize_eager(x, spec)
+        parts[part][changes["at"]] = changes["value"]
+        return parts
+
+    return kernel
+
+
+def changed_values(at: Any, value: float) -> Kernel:
+    def kernel(x: Tensor, spec: CastSpec) -> Tensor:
+        values = fake_quantize_eager(x, spec)
+        values[at] = value
+        return values
+
+    return kernel
+
+
+@pytest.mark.parametrize("kernel", [quantize_eager, fake_quantize_eager], ids=["codes", "values"])
+@pytest.mark.parametrize("name", ["fp8_e4m3", "mxint8", "nvfp4", "e4m3_tensor", "e5m2_row"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_right_bits_are_no_mismatch(kernel: Kernel, name: str, dtype: torch.dtype) -> None:
+    for x in (X, torch.zeros(2, 40), torch.full((2, 3), torch.nan), -X.abs()):
+        found = compare(kernel, x.to(dtype), cast_spec(name))
+        assert (found.unsupported, dict(found.counts), dict(found.places), found.error) == (None, {}, {}, "")
+        assert len(found.got) == (1 if kernel is fake_quantize_eager else 3 if name == "nvfp4" else 2)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "kind", "place"),
+    [
+        pytest.param(X, changed(0, at=(1, 5), value=0x23), "code", (1, 5), id="code"),
+        pytest.param(X, changed(0, at=(2, 69), value=0x7F), "nan", (2, 69), id="nan for a number"),
+        pytest.param(X * 0, changed(0, at=(2, 3), value=0x80), "zero sign", (2, 3), id="zero sign"),
+        pytest.param(X, changed(1, at=(1, 2), value=3), "scale", (1, 64), id="scale, at its first element"),
+        pytest.param(X, changed_values((1, 5), 7.0), "value", (1, 5), id="value"),
+        pytest.param(X, changed_values((1, 5), torch.nan), "nan", (1, 5), id="nan for a value"),
+        pytest.param(X * 0, changed_values((1, 5), -0.0), "zero sign", (1, 5), id="zero value's sign"),
+    ],
+)
+def test_each_kind(x: Tensor, kernel: Kernel, kind: str, place: tuple[int, ...]) -> None:
+    found = compare(kernel, x.abs(), SPEC)
+    assert (dict(found.counts), dict(found.places)) == ({kind: 1}, {kind: place})
+
+
+def test_kinds_are_told_in_their_order() -> None:
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        codes, scales = quantize_eager(x, spec)
+        codes[0, :3] = torch.tensor([0x7F, 0x80, 0x11])
+        scales[1, 0] ^= 1
+        return codes, scales
+
+    x = X.abs()
+    x[0, 1] = 0
+    found = compare(kernel, x, SPEC)
+    assert (
+        list(found.counts) == ["scale", "code", "nan", "zero sign"] == [k for k in KINDS if k in found.counts]
+    )
+
+
+def test_elements_under_a_wrong_scale_are_told_as_the_scale() -> None:
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        codes, scales = quantize_eager(x, spec)
+        scales[1, 1] += 1
+        codes[1, 32:64] = 0
+        codes[2, 0] ^= 1
+        return codes, scales
+
+    found = compare(kernel, X, SPEC)
+    assert dict(found.counts) == {"scale": 1, "code": 1}
+    assert dict(found.places) == {"scale": (1, 32), "code": (2, 0)}
+
+
+@pytest.mark.parametrize(("axis", "place"), [(0, (32, 1)), (-1, (1, 0))])
+def test_a_scales_place_along_either_axis(axis: int, place: tuple[int, int]) -> None:
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        codes, scales = quantize_eager(x, spec)
+        scales[1, 1 if axis == 0 else 0] += 1
+        return codes, scales
+
+    x = X.T[:40] if axis == 0 else X
+    assert compare(kernel, x, CastSpec(format="fp8_e4m3", axis=axis)).places == {"scale": place}
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other", "kinds"),
+    [
+        ("fp8_e5m2", 0x7F, 0x7D, []),
+        ("fp8_e5m2", 0x7F, 0xFE, []),
+        ("fp8_e5m2", 0x7F, 0x7C, ["nan"]),
+        ("fp8_e4m3", 0x7F, 0xFF, []),
+        ("fp8_e4m3", 0x7F, 0x7E, ["nan"]),
+    ],
+)
+def test_nan_codes_are_equal(name: str, one: int, other: int, kinds: list[str]) -> None:
+    spec = CastSpec(format=name, scale_rule="rceil", nonfinite="element")
+    x = torch.tensor([1.0, torch.nan])
+    assert not compare(changed(0, at=1, value=one), x, spec).counts
+    assert list(compare(changed(0, at=1, value=other), x, spec).counts) == kinds
+
+
+@pytest.mark.parametrize("name", ["fp8_e4m3", "mxint8", "nvfp4", "e4m3_tensor", "e5m2_row"])
+def test_codes_mean_nothing_where_the_scale_is_nan(name: str) -> None:
+    spec = cast_spec(name)
+    x = torch.ones(2, 16)
+    x[0, 3] = torch.inf
+    assert not compare(changed(0, at=(0, slice(None)), value=5), x, spec).counts
+    found = compare(changed(0, at=(1, 0), value=5), x, spec)
+    whole = name in ("nvfp4", "e4m3_tensor")
+    assert dict(found.counts) == ({} if whole else {"code": 1})
+
+
+def test_a_byte_that_is_no_code_is_a_code_mismatch() -> None:
+    spec = CastSpec(format="fp4_e2m1")
+    assert dict(compare(changed(0, at=(0, 0), value=0x80), X * 0, spec).counts) == {"code": 1}
+    assert dict(compare(changed(0, at=(0, 0), value=0xF0), X, spec).counts) == {"code": 1}
+
+
+def test_mxint8s_most_negative_code_is_no_zero() -> None:
+    spec = CastSpec(format="mxint8")
+    assert dict(compare(changed(0, at=(0, 0), value=0x80), X * 0, spec).counts) == {"code": 1}
+
+
+def test_the_scales_of_nvfp4() -> None:
+    spec = cast_spec("nvfp4")
+    found = compare(changed(2, at=(), value=1.0), X, spec)
+    assert (dict(found.counts), dict(found.places)) == ({"scale": 1}, {"scale": (0, 0)})
+    found = compare(changed(1, at=(2, 1), value=0x7F), X, spec)
+    assert (dict(found.counts), dict(found.places)) == ({"scale": 1}, {"scale": (2, 16)})
+    both = compare(lambda x, s: (lambda c, b, t: (c, b + 1, t * 2))(*quantize_eager(x, s)), X, spec)
+    assert dict(both.counts) == {"scale": 3 * 5 + 1}
+    nan = X.clone()
+    nan[0, 0] = torch.nan
+    assert not compare(changed(2, at=(), value=-torch.nan), nan, spec).counts
+    assert dict(compare(changed(2, at=(), value=2.0), nan, spec).counts) == {"scale": 1}
+
+
+@pytest.mark.parametrize(("name", "place"), [("e4m3_row", (1, 0)), ("e5m2_tensor", (0, 0))])
+def test_fp32_scales_by_their_bits(name: str, place: tuple[int, int]) -> None:
+    spec = cast_spec(name)
+    right = quantize_eager(X, spec)[1]
+    wrong = torch.nextafter(right[place], torch.tensor(torch.inf))
+    found = compare(changed(1, at=place, value=wrong), X, spec)
+    assert (dict(found.counts), dict(found.places)) == ({"scale": 1}, {"scale": place})
+    zeros = compare(changed(1, at=place, value=-1.0), X * 0, spec)
+    assert dict(zeros.counts) == {"scale": 1}
+
+
+def test_the_scale_of_a_column() -> None:
+    found = compare(changed(1, at=(0, 2), value=9.0), X, cast_spec("e4m3_row", axis=0))
+    assert (dict(found.counts), dict(found.places)) == ({"scale": 1}, {"scale": (0, 2)})
+
+
+def refuses(text: str) -> Kernel:
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        raise NotImplementedError(text)
+
+    return kernel
+
+
+def test_what_is_not_supported_is_no_mismatch() -> None:
+    found = compare(refuses("no such axis here"), X, SPEC)
+    assert (found.unsupported, dict(found.counts)) == ("no such axis here", {})
+    assert compare(refuses(""), X, SPEC).unsupported == "not supported, no reason given"
+
+
+def raises(*_: Any) -> tuple[Tensor, ...]:
+    raise RuntimeError("CUDA error: misaligned address\nCompile with TORCH_USE_CUDA_DSA")
+
+
+def in_place(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+    parts = quantize_eager(x, spec)
+    x[0, 0] = -x[0, 0]
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("kernel", "error"),
+    [
+        pytest.param(raises, "RuntimeError: CUDA error: misaligned address", id="raises"),
+        pytest.param(in_place, "it changed its input", id="in place"),
+        pytest.param(lambda *_: 3, "must return (codes, scales) or a tensor, got int", id="int"),
+        pytest.param(lambda x, _: x.double(), "torch.float64 on cpu; expected (3, 70)", id="dtype"),
+        pytest.param(lambda x, _: x[:1], "returned values of shape (1, 70)", id="shape"),
+        pytest.param(lambda x, _: (x.byte(), x.byte()), "expected (3, 3), torch.uint8", id="scales"),
+        pytest.param(lambda x, s: [*quantize_eager(x, s)], "got list", id="list"),
+    ],
+)
+def test_errors_are_one_line(kernel: Kernel, error: str) -> None:
+    x = X.clone()
+    found = compare(kernel, x, SPEC)
+    assert error in found.error
+    assert "\n" not in found.error
+    assert (dict(found.counts), dict(found.places)) == ({"error": 1}, {"error": (0, 0)})
+    assert found.got == found.expected == ()
+
+
+def test_values_of_16_bits_are_rounded_once_more() -> None:
+    x = torch.tensor([[448.0 * 2.0**120, 3.0]])
+    found = compare(fake_quantize_eager, x.bfloat16(), CastSpec(format="fp8_e4m3"))
+    assert not found.counts
+    assert found.expected[0].dtype == np.float32
+
+
+def test_expected_values_overflow_16_bits_to_inf() -> None:
+    spec = CastSpec(format="mxint8")
+    parts = expected_parts(torch.tensor([70000.0]), spec)
+    assert expected_values(parts, torch.float16, spec).tolist() == [torch.inf]
+    assert expected_values(parts, torch.float32, spec).tolist() == [69632.0]
