@@ -15,6 +15,7 @@ from mxcheck.formats.notation import hex_words, reproduction
 from mxcheck.formats.spec import resolve_axis
 
 _MOST_SHOWN = 8
+_LONGEST_COMMAND = 4000
 
 
 def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
@@ -24,6 +25,7 @@ def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
     data: dict[str, Any] = {
         "kind": counterexample.kind,
         "single_block": counterexample.single_block,
+        "note": counterexample.note,
         "dtype": str(x.dtype).removeprefix("torch."),
         "shape": list(x.shape),
         "axis": spec.axis,
@@ -73,8 +75,14 @@ def describe(group: str, counterexample: Counterexample, kernel: str) -> list[st
             spec.block.scale == E8M0 and (found.expected[1] == E8M0_NAN).all()
         ):  # else codes mean nothing
             lines += _differing("code", found.got[0], found.expected[0], lambda code: f"{int(code):02x}")
-    lines.append("  reproduce: " + as_data(counterexample, kernel)["reproduce"])
-    return lines
+    if counterexample.note:
+        lines.append(f"  {counterexample.note}")
+    command = as_data(counterexample, kernel)["reproduce"]
+    if len(command) > _LONGEST_COMMAND:
+        command = (
+            f"the command has {len(command)} characters: --mx-report DIR writes it into conformance.json"
+        )
+    return [*lines, f"  reproduce: {command}"]
 
 
 def _differing(name: str, got: NDArray[Any], expected: NDArray[Any], show: Any) -> list[str]:

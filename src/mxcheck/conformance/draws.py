@@ -25,4 +25,4 @@ class Draws:
         return values[np.argsort(self._raw(values.size), kind="stable")]
 
     def _raw(self, count: int) -> NDArray[np.uint64]:
-        return np.frombuffer(self._random.randbytes(8 * count), np.uint64)
+        return np.frombuffer(self._random.randbytes(8 * count), "<u8")

@@ -88,14 +88,17 @@ def _layouts(cell: Cell) -> Iterator[Example]:
 
 
 def _sixteen_bits(cell: Cell) -> Iterator[Example]:
-    """Every bf16 and every fp16 value, in the input's own dtype. Where a tensor shares a scale, the finite
-    ones of moderate size: others have a group of their own."""
+    """Every bf16 and every fp16 value, and blocks of zeros, in the input's own dtype. Where a tensor shares a
+    scale, the finite ones of moderate size: others have a group of their own."""
     bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
     for group, dtype in (("bfloat16_input", torch.bfloat16), ("float16_input", torch.float16)):
         values = bits.view(dtype)
         if cell.spec().block.scale != E8M0:
             values = values[(values.abs() < 2.0**15) & (values.abs() > 2.0**-14)]
-        yield _example(group, values[: values.numel() // BLOCK * BLOCK].view(-1, BLOCK), cell)
+        rows = values[: values.numel() // BLOCK * BLOCK].view(-1, BLOCK)
+        zeros = torch.zeros(2, BLOCK, dtype=dtype)
+        zeros[1] = -0.0
+        yield _example(group, torch.cat([rows, zeros]), cell)
 
 
 def _spread(shape: tuple[int, ...], random: Draws) -> Tensor:

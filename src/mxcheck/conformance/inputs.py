@@ -108,6 +108,15 @@ def not_finite(cell: Cell, length: int, random: Draws) -> Blocks:
     return blocks
 
 
+def infinite(cell: Cell, length: int, random: Draws) -> Blocks:
+    """Inf of either sign in every position, among normal numbers; for casts that refuse a NaN."""
+    del cell
+    normal = random.integers(0x3E00_0000, 0x4080_0000, length)
+    bits = np.tile(normal, (2, length, 1))
+    bits[:, np.arange(length), np.arange(length)] = np.array([[_INF], [0xFF80_0000]])
+    return np.asarray(bits.reshape(-1, length).astype(np.uint32).view(np.float32))
+
+
 def amax_boundaries(cell: Cell, length: int, random: Draws) -> Blocks:
     """amax at every power of two that fp32 has, at that times the largest code's significand and the one from
     which `even` rounds up, and one fp32 value to each side; the other elements lie below. The lowest and the
@@ -131,6 +140,12 @@ def wide(cell: Cell, length: int, random: Draws) -> Blocks:
     return _wide(512, length, random)
 
 
+def large(cell: Cell, length: int, random: Draws) -> Blocks:
+    """`wide`, in one tensor of more than 2^18 elements: what a kernel works on in several pieces."""
+    del cell
+    return _wide((1 << 18) // length + 9, length, random)
+
+
 def wide_at_length(cell: Cell, length: int, random: Draws) -> Blocks:
     """`wide`, sixteen times as many."""
     del cell
@@ -144,8 +159,10 @@ _QUICK = (
     bfloat16_alone_in_part,
     zero_and_subnormal,
     not_finite,
+    infinite,
     amax_boundaries,
     wide,
+    large,
 )
 #: level -> name -> group
 GROUPS: Mapping[str, Mapping[str, Callable[[Cell, int, Draws], Blocks]]] = MappingProxyType(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mxcheck.conformance.verifier import Comparison, compare
-from mxcheck.formats.spec import CastSpec, resolve_axis
+from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
 from mxcheck.kernels.api import Kernel
 
-#: Calls of the implementation that one counterexample may cost.
-_MOST_CALLS = 600
+#: What one counterexample may cost: calls of the implementation, and elements in all of them.
+_MOST_CALLS, _MOST_ELEMENTS = 600, 1 << 24
 # Significand bits kept when values are made plainer, coarsest first.
 _KEPT_BITS = (0, 1, 2, 3, 4, 7, 10, 15, 20)
 _FRACTION_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
@@ -26,40 +27,58 @@ class Counterexample:
 
     Attributes:
         kind: of `verifier.KINDS`.
-        x: the input, in the dtype that was used; one block where `single_block`.
+        x: the input, in the dtype that was used.
         spec: the cast.
         comparison: what came of it.
+        note: what the input alone does not tell; empty mostly.
     """
 
     kind: str
     x: Tensor
     spec: CastSpec
-    single_block: bool
     comparison: Comparison
+    note: str = ""
+
+    @property
+    def single_block(self) -> bool:
+        """Whether x has one scale."""
+        return math.prod(scales_shape(tuple(self.x.shape), self.spec)) == 1
 
 
 def shrink(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, place: tuple[int, ...]) -> Counterexample:
     """Shrink a mismatch that `compare(kernel, x, spec)` found at `place`.
 
     First the one block that holds it, alone; where that is not enough (a scale of the whole tensor, blocks
-    that run along another axis), the whole input. Then elements become zeros, and the others plainer, as long
-    as a mismatch of the kind remains; of another kind, where the block alone shows another one.
+    that run along another axis), the whole input. Then slices go that are not needed, elements become zeros,
+    and the others plainer, as long as a mismatch of the kind remains; of another kind, where the block alone
+    shows another one. What a contiguous copy does not show is left as it is, with a note.
     """
     search = _Search(kernel=kernel, kind=kind)
     block, block_spec = one_block(x, spec, place)
-    single = search.shows(block, block_spec)
-    if not single and (kinds := search.last.counts):  # another kind
-        search.kind, single = next(iter(kinds)), True
-    if not single:
-        block, block_spec = search.smaller(x, spec)
+    if not search.shows(block, block_spec):
+        if search.last.counts:
+            search.kind = next(iter(search.last.counts))
+        else:
+            block, block_spec = x.contiguous(), spec
+            if not search.shows(block, block_spec):
+                return _as_it_is(search, x, spec)
+            block, block_spec = search.smaller(block, block_spec)
+    if block_spec.block_size is None:
+        block, block_spec = search.smaller(block, block_spec)
     smallest = search.plainer(search.fewer(block, block_spec), block_spec)
-    return Counterexample(
-        kind=search.kind,
-        x=smallest,
-        spec=block_spec,
-        single_block=single,
-        comparison=compare(kernel, smallest, block_spec),
-    )
+    comparison = compare(kernel, smallest, block_spec)
+    if search.kind not in comparison.counts:
+        return _as_it_is(search, x, spec)
+    return Counterexample(kind=search.kind, x=smallest, spec=block_spec, comparison=comparison)
+
+
+def _as_it_is(search: _Search, x: Tensor, spec: CastSpec) -> Counterexample:
+    """The input that the mismatch was found with: nothing smaller shows it."""
+    comparison = compare(search.kernel, x, spec)
+    note = "it did not show again: the implementation does not always give the same"
+    if search.kind in comparison.counts:
+        note = f"a contiguous copy does not show it: strides {tuple(x.stride())}"
+    return Counterexample(kind=search.kind, x=x, spec=spec, comparison=comparison, note=note)
 
 
 def one_block(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[Tensor, CastSpec]:
@@ -84,12 +103,14 @@ class _Search:
     kernel: Kernel
     kind: str
     calls: int = 0
+    elements: int = 0
     last: Comparison = field(default_factory=Comparison)
 
     def shows(self, x: Tensor, spec: CastSpec) -> bool:
-        """Whether the mismatch is there; no more after too many calls."""
+        """Whether the mismatch is there; no more after too much work."""
         self.calls += 1
-        if self.calls > _MOST_CALLS:
+        self.elements += x.numel()
+        if self.calls > _MOST_CALLS or self.elements > max(_MOST_ELEMENTS, 4 * x.numel()):
             return False
         self.last = compare(self.kernel, x, spec)
         return self.kind in self.last.counts
@@ -105,7 +126,7 @@ class _Search:
                 while start < x.shape[axis] and x.shape[axis] > stretch:
                     kept = [i for i in range(x.shape[axis]) if not start <= i < start + stretch]
                     shorter, shorter_spec = _selected(x, spec, axis, kept)
-                    if _bits(shorter).any() and self.shows(shorter, shorter_spec):
+                    if (_bits(shorter).any() or not _bits(x).any()) and self.shows(shorter, shorter_spec):
                         x, spec = shorter, shorter_spec
                     else:
                         start += stretch
@@ -132,9 +153,9 @@ class _Search:
         return x
 
     def plainer(self, x: Tensor, spec: CastSpec) -> Tensor:
-        """x with fewer signs and fewer significand bits."""
+        """x with fewer signs and fewer significand bits. A NaN is no plainer Inf: it stays."""
         flat = _bits(x.view(-1))  # shares x's memory
-        for at in flat.nonzero().flatten().tolist():
+        for at in (flat.ne(0) & x.view(-1).isfinite()).nonzero().flatten().tolist():
             kept = int(flat[at])
             for candidate in _plainer_values(kept, x.dtype):
                 flat[at] = candidate

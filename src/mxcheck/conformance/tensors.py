@@ -7,6 +7,7 @@ scales first: with a power of two for the fp32 scale every threshold is a repres
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from types import MappingProxyType
 
 import numpy as np
@@ -17,7 +18,7 @@ from mxcheck.conformance.draws import Draws
 from mxcheck.formats.blocks import E4M3
 from mxcheck.formats.codes import code_values, finite_codes
 from mxcheck.formats.elements import ElementFormat
-from mxcheck.formats.real_scales import NVFP4_BLOCK_SCALE
+from mxcheck.formats.real_scales import NVFP4_BLOCK_SCALE, fp32_quotient
 
 Tensors = Sequence[NDArray[np.float32]]
 _ROW = 64
@@ -41,6 +42,31 @@ def element_boundaries(cell: Cell, _: Draws) -> Tensors:
         led = np.concatenate([np.full((len(parts), 1), element.max_value), parts], 1)
         found.append((scales[:, None, None] * led).reshape(-1, 16) * 2.0**power)
     return [x.astype(np.float32) for x in found]
+
+
+def element_boundaries_of_any_scale(cell: Cell, random: Draws) -> Tensors:
+    """Midpoints of two codes times a scale that is no power of two, in fp32, and both fp32 neighbours. Hardly
+    one is a tie, but a quotient that is rounded before the element is makes it one."""
+    element, nvfp4 = cell.spec().element, cell.spec().block.scale == E4M3
+    ladder = _magnitudes(element)
+    middle = (ladder[:-1] + ladder[1:]) / 2
+    block_scales = _magnitudes(NVFP4_BLOCK_SCALE)
+    length = 16 if nvfp4 else _ROW
+    found = []
+    for amax in np.abs(_random(random, (24,), spread=12)).astype(np.float64):
+        largest = NVFP4_BLOCK_SCALE.max_value * element.max_value if nvfp4 else element.max_value
+        scales = np.array([fp32_quotient(float(amax), Fraction(largest))])
+        if nvfp4:  # times eight of the normal block scales
+            scales = scales * block_scales[random.integers(8, block_scales.size, 8)]
+        rows = [np.full((1, length), amax)]
+        for scale in scales:
+            points = (scale * middle).astype(np.float32)
+            above = np.nextafter(points, np.float32(np.inf))
+            near = np.concatenate([np.nextafter(points, np.float32(0)), points, above])
+            parts = _in_rows(near, length - 1)
+            rows.append(np.concatenate([np.full((len(parts), 1), scale * element.max_value), parts], 1))
+        found.append(np.concatenate(rows).astype(np.float32))
+    return found
 
 
 def scale_boundaries(cell: Cell, random: Draws) -> Tensors:
@@ -98,9 +124,16 @@ def not_finite(cell: Cell, random: Draws) -> Tensors:
 
 
 def plain(cell: Cell, random: Draws) -> Tensors:
-    """Random numbers over a dozen binades."""
+    """Random numbers over a dozen binades, some of them zeros of either sign."""
     del cell
-    return [_random(random, (64, 256), spread=12)]
+    x = _random(random, (64, 256), spread=12)
+    return [np.where(random.integers(0, 16, x.shape) == 0, np.copysign(np.float32(0), x), x)]
+
+
+def large(cell: Cell, random: Draws) -> Tensors:
+    """`plain`, in one tensor of more than 2^18 elements: what a kernel works on in several pieces."""
+    del cell
+    return [_random(random, (1030, 256), spread=12)]
 
 
 def plain_at_length(cell: Cell, random: Draws) -> Tensors:
@@ -108,7 +141,16 @@ def plain_at_length(cell: Cell, random: Draws) -> Tensors:
     return [x for _ in range(64) for x in plain(cell, random)]
 
 
-_QUICK = (plain, element_boundaries, scale_boundaries, any_scale, zero_and_tiny, not_finite)
+_QUICK = (
+    plain,
+    element_boundaries,
+    element_boundaries_of_any_scale,
+    scale_boundaries,
+    any_scale,
+    zero_and_tiny,
+    not_finite,
+    large,
+)
 #: level -> name -> group
 TENSOR_GROUPS: Mapping[str, Mapping[str, Callable[[Cell, Draws], Tensors]]] = MappingProxyType(
     {

@@ -110,7 +110,7 @@ def finding_cases(settings: Settings, findings: tuple[Finding, ...]) -> list[Any
 
 
 def product_cases(settings: Settings) -> list[Any]:
-    """Parameters of the tests of products: the implementations that have one, of those that were named if any."""
+    """Parameters of the tests of products: what has one, of the implementations that were named if any."""
     names = [name for name in PRODUCT_NAMES if not settings.kernels or name in settings.kernels]
     skip = pytest.mark.skip(reason=f"only {', '.join(PRODUCT_NAMES)} have a matrix product here")
     found = [pytest.param(name, id=name) for name in names]

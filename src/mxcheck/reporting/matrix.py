@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from mxcheck.formats.blocks import BLOCK_FORMATS
@@ -60,7 +61,7 @@ def matrix_table(rows: Sequence[Row]) -> Table:
         if last and name != last:
             table.add_section()
         shown = [_styled(cells.get(rule)) for rule in rules]
-        table.add_row(name if name != last else "", format_name, *shown)
+        table.add_row(escape(name) if name != last else "", format_name, *shown)
         last = name
     return table
 

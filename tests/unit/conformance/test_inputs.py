@@ -31,8 +31,10 @@ DIGESTS = {
     "bfloat16_alone_in_part": "6ea146bb2c9a",
     "zero_and_subnormal": "c7f0047053bf",
     "not_finite": "ede2356e067d",
+    "infinite": "d9620adfdd05",
     "amax_boundaries": "00e063119518",
     "wide": "79e4311dc5e3",
+    "large": "4c6404f12589",
 }
 ANY = Cell(format="fp8_e4m3", scale_rule="floor")
 

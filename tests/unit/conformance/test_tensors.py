@@ -22,12 +22,14 @@ CELLS = {
 }
 each_format = pytest.mark.parametrize("name", CELLS)
 DIGESTS = {
-    "plain": "86861bd0a24b",
+    "plain": "8b4eb56bec6d",
     "element_boundaries": "d52a842fa613",
+    "element_boundaries_of_any_scale": "a9d2c9dab41a",
     "scale_boundaries": "3ea51ef9186f",
     "any_scale": "f6783fa382b0",
     "zero_and_tiny": "d07824443d9f",
     "not_finite": "e6fb3f0e8ee9",
+    "large": "445109bb0682",
 }
 POWERS = [2.0**-20, 1.0, 2.0**30]
 
