@@ -89,7 +89,7 @@ def test_every_installed_implementation_by_default(project: Project) -> None:
     assert run.code == 0, run.output
     assert "1 passed, 1 skipped" in run.output
     assert (
-        "microxcaling is not installed: name a checkout of https://github.com/microsoft/microxcaling with "
+        "microxcaling is not installed: clone https://github.com/microsoft/microxcaling and give pytest "
         "--mx-microxcaling PATH"
     ) in run.output
 
@@ -189,7 +189,7 @@ def test_unsupported_is_a_skip_with_the_kernels_own_reason(kernels: Project) -> 
         ),
         (
             ("--mx-kernel", "microxcaling", "-n", "2"),
-            "--mx-kernel microxcaling: microxcaling is not installed: name a checkout of https://github.com/",
+            "--mx-kernel microxcaling: microxcaling is not installed: clone https://github.com/",
         ),
     ],
 )

@@ -160,11 +160,14 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
 
     import torch
 
+    from mxcheck.conformance.devices import on_device, resolve_device
     from mxcheck.kernels.api import check_parts, check_values, resolve_kernel
+    from mxcheck.kernels.registry import implementations
     from mxcheck.reporting.differences import Got
     from mxcheck.reporting.steps import in_block_order
 
-    kernel = resolve_kernel(name)[0]
+    cpu_only = {one.name for one in implementations().values() if one.cpu_only}
+    kernel = on_device(resolve_kernel(name)[0], "cpu" if name in cpu_only else resolve_device("auto"))
     tensor = torch.from_numpy(x.copy()).to(getattr(torch, dtype))
     before = tensor.clone()
     if spec.random is not None:

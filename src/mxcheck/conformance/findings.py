@@ -103,5 +103,6 @@ def judge(implementation: str, cell: str, level: str, found: Counts) -> tuple[st
         got, want = found.get(group, {}), expected.get(group, {})
         for kind in dict.fromkeys([*got, *want]):
             if got.get(kind, 0) != want.get(kind, 0):
-                lines.append(f"{group}: {got.get(kind, 0)} x {kind}, known {want.get(kind, 0)}")
+                was = f", known {want.get(kind, 0)}" if expected else ""
+                lines.append(f"{group}: {got.get(kind, 0)} x {kind}{was}")
     return "red", lines

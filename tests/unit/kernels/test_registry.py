@@ -105,7 +105,10 @@ def test_ours_are_always_there(name: str) -> None:
         ("torchao", "pip install torchao"),
         ("compressed_tensors", "pip install compressed-tensors"),
         ("transformer_engine", "pip install transformer_engine[pytorch] (CUDA)"),
-        ("microxcaling", f"name a checkout of {MICROXCALING} with --mx-microxcaling PATH"),
+        (
+            "microxcaling",
+            f"clone {MICROXCALING} and give pytest --mx-microxcaling PATH, or put PATH on PYTHONPATH",
+        ),
     ],
 )
 def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch, name: str, obtain: str) -> None:
