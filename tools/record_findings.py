@@ -29,7 +29,20 @@ def main(reports: list[str]) -> None:
         levels[row["level"]] = row["mismatches"]
         if not any(levels.values()):
             del own["cells"][f"{row['format']}-{row['rule']}"]
-    KNOWN.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    KNOWN.write_text(as_text(known))
+
+
+def as_text(known: dict[str, Any]) -> str:
+    """JSON, sorted, with one line for each level of each cell: small, and a diff shows what has changed."""
+    return _nested(known, 4) + "\n"
+
+
+def _nested(value: Any, depth: int) -> str:
+    """`depth` levels of objects that have a line for each key, with what is deeper on one line."""
+    if depth == 0 or not isinstance(value, dict) or not value:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    lines = [f"{json.dumps(key)}:{_nested(value[key], depth - 1)}" for key in sorted(value)]
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@ shows anything else is red."""
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,9 @@ from mxcheck.formats.notation import DTYPES, parse_hex
 from mxcheck.kernels.registry import implementations
 
 CELLS = {cell.id: cell for cell in cells("full")}
-DOCUMENT = Path(__file__).parents[3] / "docs" / "findings.md"
+ROOT = Path(__file__).parents[3]
+DOCUMENT = ROOT / "docs" / "findings.md"
+TOOL = ROOT / "tools" / "record_findings.py"
 CAST = {"format", "rule", "dtype", "shape", "axis", "block_size", "input"}
 PARTS = ("codes", "scales", "tensor_scale", "values")
 
@@ -170,6 +174,13 @@ def test_a_finding_was_seen_on_the_version_that_is_recorded(finding: Finding) ->
     assert known()[finding.implementation]["version"] in finding.versions
 
 
+def test_the_counts_are_written_as_the_tool_writes_them() -> None:
+    tool = runpy.run_path(str(TOOL))
+    text = tool["KNOWN"].read_text(encoding="utf-8")
+    assert tool["as_text"](json.loads(text)) == text
+    assert max(map(len, text.splitlines())) < 8000
+
+
 def shown_kinds(implementation: str, cell: str) -> set[str]:
     levels = known()[implementation]["cells"].get(cell, {})
     return {kind for groups in levels.values() for kinds in groups.values() for kind in kinds}
@@ -261,6 +272,7 @@ def test_recorded_counts_are_judged_known() -> None:
 
 def test_the_document_tells_every_finding_and_no_other() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
+    assert f"**{len(findings())} findings" in text
     rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \|(.*)$", text, re.MULTILINE))
     assert list(rows) == [finding.name for finding in findings()]
     for finding in findings():
