@@ -33,6 +33,7 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         (("--mx-block-size", "0"), "--mx-block-size must be a whole number of at least 1, got '0'"),
         (("--mx-batch-size", "many"), "--mx-batch-size must be a whole number of at least 1, got 'many'"),
         (("--mx-device", "gpu"), "unknown --mx-device 'gpu'; allowed: auto, cpu, cuda"),
+        (("--mx-report", f"{__file__}/below"), f"{__file__} is no directory; name a directory"),
         (("--mx-precision", "bf16", "--mx-skip", "bf16"), "no precision is left"),
         (("--mx-budgets", "none.toml"), "none.toml"),
         (("--mx-recentre",), "--mx-recentre rewrites baselines: add --snapshot-update"),

@@ -70,11 +70,11 @@ def matrix(run: Run) -> str:
 # What is selected
 
 
-def test_cells_of_one_format(project: Project) -> None:
+def test_cells_of_one_format(kernels: Project) -> None:
     """By `-k` and by marker, of every implementation that was named, repeated or with commas."""
     named = ("--mx-kernel", "eager,eager_values", "--mx-kernel", "my_casts:quantize")
-    by_name = selected(project, *named, "-k", "fp8_e4m3")
-    assert by_name == selected(project, *named, "-m", "fp8_e4m3")
+    by_name = selected(kernels, *named, "-k", "fp8_e4m3")
+    assert by_name == selected(kernels, *named, "-m", "fp8_e4m3")
     rules = ["floor", "floor-away", "floor-zero", "floor-stochastic", "ceil", "even", "rceil", "rceil-te"]
     assert by_name == [
         f"{kernel}-fp8_e4m3-{rule}"
@@ -136,7 +136,8 @@ def test_entry_point(project: Project, offered: Path) -> None:
 
 def test_matrix_and_reports(kernels: Project) -> None:
     """Printed once, by the controller, and written: the same whatever the number of workers."""
-    words = ("--mx-kernel", "eager,eager_values,my_casts:quantize,nosuch:f", "-m", "mxint8")
+    words = ("--mx-kernel", "eager,eager_values,my_casts:quantize,broken:f", "-m", "mxint8")
+    (kernels.directory / "broken.py").write_text("raise OSError('libcudart.so: no such file')\n")
     written = {}
     for workers in ("0", "2"):
         folder = kernels.directory / "reports" / workers
@@ -158,7 +159,7 @@ def test_matrix_and_reports(kernels: Project) -> None:
         ("eager", "exact"): 6,
         ("eager_values", "exact"): 6,
         ("my_casts.quantize", "unsupported"): 6,
-        ("nosuch.f", "error"): 6,
+        ("broken.f", "error"): 6,
     }
     assert {row["elements"] > 100_000 for row in rows if row["verdict"] == "exact"} == {True}
 
@@ -182,6 +183,12 @@ def test_unsupported_is_a_skip_with_the_kernels_own_reason(kernels: Project) -> 
         (("--mx-kernel", "eagre"), "unknown kernel 'eagre'; allowed: eager, eager_values, torchao, "),
         (("--mx-kernel", "eagre"), "did you mean 'eager'?"),
         (("--mx-kernel", "eager,:f"), "unknown kernel ':f'; allowed: "),
+        (
+            ("--mx-kernel", "eager,nosuch:f"),
+            "--mx-kernel nosuch:f: there is no module 'nosuch' on sys.path; start pytest in its directory",
+        ),
+        (("--mx-kernel", "nosuch.casts:f", "-n", "2"), "there is no module 'nosuch' on sys.path"),
+        (("--mx-kernel", ".foo:x"), "--mx-kernel .foo:x: give the module in full, without a dot before it"),
         (("--mx-level", "fastest"), "unknown --mx-level 'fastest'; allowed: quick, full, exhaustive"),
         (
             ("--mx-microxcaling", "/nonexistent"),
@@ -218,7 +225,7 @@ def assert_one_error(run: Run, name: str, error: str) -> None:
 def test_bad_kernels(kernels: Project) -> None:
     """Each gets one clear error, and the others of the same run are held as ever."""
     bad = [f"bad_casts:{name}" for name in (*BAD, "no_function")]
-    names = ",".join([bad[0], "nosuch:f", *bad[1:], "bad_casts:prints", "eager"])
+    names = ",".join([bad[0], "my_casts.sub:f", *bad[1:], "bad_casts:prints", "eager"])
     run = kernels.pytest(*SUITE, "--mx-kernel", names, "-k", FLOOR, "-rA")
     assert "Traceback" not in run.output
     passed = re.findall(r"^PASSED .*\[(.*)-fp4_e2m1-floor\]", run.output, re.MULTILINE)
@@ -228,9 +235,51 @@ def test_bad_kernels(kernels: Project) -> None:
     (line,) = message(run, "bad_casts.no_function-fp4_e2m1-floor")
     assert line.startswith("mxcheck: bad_casts.no_function cannot be loaded: ValueError: unknown function of")
     assert "'no_function'; allowed: shape, dtype, device, raises, changes, nothing, prints, values, r" in line
-    (line,) = message(run, "nosuch.f-fp4_e2m1-floor")
-    assert line.startswith("mxcheck: nosuch.f cannot be loaded: ")
-    assert line.endswith("there is no module 'nosuch' on sys.path")
+    (line,) = message(run, "my_casts.sub.f-fp4_e2m1-floor")
+    assert line.startswith("mxcheck: my_casts.sub.f cannot be loaded: ")
+    assert line.endswith("there is no module 'my_casts.sub' on sys.path")
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        ("OSError('libcudart.so: no such file')", "OSError: libcudart.so: no such file"),
+        ("SystemExit(0)", "SystemExit: 0"),
+    ],
+)
+def test_a_module_that_raises_is_one_failure(kernels: Project, raised: str, line: str) -> None:
+    """The first cell fails, the others are skipped with its reason."""
+    (kernels.directory / "broken.py").write_text(f"raise {raised}\n")
+    run = kernels.pytest(*SUITE, "--mx-kernel", "broken:f", "-m", "fp8_e4m3", "-rs")
+    assert run.code == 1, run.output
+    assert "1 failed, 7 skipped" in run.output
+    line = f"mxcheck: broken.f cannot be loaded: {line}"
+    assert message(run, "broken.f-fp8_e4m3-floor") == [line]
+    assert re.search(rf"^SKIPPED \[7\] .*: {re.escape(line)}$", run.output, re.MULTILINE)
+
+
+def test_a_kernel_beside_a_test_file(kernels: Project) -> None:
+    """pytest makes it importable while it collects, not before."""
+    folder = kernels.directory / "checks" / "casts"
+    folder.mkdir(parents=True)
+    (kernels.directory / "my_casts.py").rename(folder / "casts_of_mine.py")
+    (folder / "test_it.py").write_text("from mxcheck.suite.kernels.test_casts import *\n")
+    run = kernels.pytest("checks", "--mx-kernel", "casts_of_mine:quantize", "-k", "fp8_e4m3-floor")
+    assert run.code == 0, run.output
+    assert re.search(r" casts_of_mine.quantize +fp8_e4m3 +exact", run.output), run.output
+
+
+def test_report_goes_into_a_directory(project: Project) -> None:
+    (project.directory / "taken").write_text("")
+    for name in ("taken", "taken/reports"):
+        line = usage_error(project.pytest(*SUITE, "--mx-kernel", "eager", "--mx-report", name))
+        assert f"--mx-report {name}: {project.directory / 'taken'} is no directory; name a directory" in line
+
+
+def test_no_cuda(project: Project) -> None:
+    words = ("--mx-kernel", "eager", "--mx-device", "cuda")
+    line = usage_error(project.pytest(*SUITE, *words, CUDA_VISIBLE_DEVICES=""))
+    assert line.endswith("--mx-device cuda: no CUDA device here; use --mx-device cpu or auto")
 
 
 def test_a_kernel_that_changes_its_input(kernels: Project) -> None:

@@ -297,6 +297,9 @@ def fails(x, spec):
 def unable(x, spec):
     raise NotImplementedError("no fp4 on this device")
 
+def leaves(x, spec):
+    raise SystemExit(0)
+
 def in_place(x, spec):
     result = right(x, spec)
     x.zero_()
@@ -379,6 +382,7 @@ def test_what_a_failure_prints_shows_the_failure(capsys: Capture, kernels: str) 
     [
         ("one_too_few", "got 1 tensors"),
         ("fails", "raised ValueError"),
+        ("leaves", "raised SystemExit"),
         ("in_place", "it changed its input"),
     ],
 )
@@ -389,6 +393,15 @@ def test_a_kernel_without_a_result(capsys: Capture, kernels: str, function: str,
     assert captured.err.splitlines()[-1].startswith(f"kernel {kernels}:{function}: ")
     assert captured.err.rstrip().endswith(message)
     assert ("out of shared memory" in captured.err) == (function == "fails")
+
+
+@pytest.mark.parametrize("raised", ["SystemExit(0)", "OSError('libcuda.so')"])
+def test_a_module_that_raises(capsys: Capture, project: Path, kernels: str, raised: str) -> None:
+    (project / f"{kernels}.py").write_text(f"raise {raised}\n")
+    assert main(["explain", "fp8_e4m3", "--values", "1", "--kernel", f"{kernels}:f"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    name = raised.partition("(")[0]
+    assert last == f"kernel {kernels}:f: cannot be loaded: its module raised {name}"
 
 
 def test_a_kernel_that_says_what_it_does_not_do(capsys: Capture, kernels: str) -> None:
@@ -409,6 +422,12 @@ def test_a_kernel_that_says_what_it_does_not_do(capsys: Capture, kernels: str) -
         (["fp8_e4m3", "--values", "1", "--tail", "error"], "tail='pad' would fill"),
         (["fp8_e4m3", "--values", "1", "--rounding", "stochastic"], "takes --random with an integer"),
         (["fp8_e4m3", "--values", "1", "--random", "1"], "--random is for --rounding stochastic"),
+        (
+            ["fp8_e4m3", "--values", "1", "--rounding", "stochastic", "--random", "-1"],
+            "mxcheck: '-1' is no random integer",
+        ),
+        (["fp8_e4m3", "--hex", "-1"], "mxcheck: '-1' is no bit pattern"),
+        (["fp8_e4m3", "--values", "1", "--shape", "-1"], "mxcheck: '-1' is no shape"),
         (
             ["fp8_e4m3", "--values", "1", "--dialect", "te", "--scale-rule", "ceil"],
             "--dialect te says --scale-rule already",

@@ -84,9 +84,9 @@ def read_cast(options: argparse.Namespace) -> tuple[NDArray[np.float32], CastSpe
     from mxcheck.formats.notation import parse_hex, parse_random, parse_shape, parse_values
 
     parse, words = (parse_hex, options.hex) if options.values is None else (parse_values, options.values)
-    x = parse(words, options.dtype)
+    x = parse(_plain(words), options.dtype)
     if options.shape is not None:
-        x = x.reshape(parse_shape(options.shape, x.size))
+        x = x.reshape(parse_shape(options.shape.strip(), x.size))
     named = {name: getattr(options, name) for name in ("scale_rule", "rounding", "nonfinite")}
     if options.dialect is not None:
         twice = [f"--{name.replace('_', '-')}" for name, value in named.items() if value is not None]
@@ -99,21 +99,20 @@ def read_cast(options: argparse.Namespace) -> tuple[NDArray[np.float32], CastSpe
     if options.random is not None:
         if named["rounding"] != "stochastic":
             raise ValueError("--random is for --rounding stochastic; leave it out, or add that")
-        random = parse_random(options.random, x.shape)
+        random = parse_random(_plain(options.random), x.shape)
     elif named["rounding"] == "stochastic":
         raise ValueError(
             f"--rounding stochastic takes --random with an integer in [0, 2^32) for each element: "
             f"{x.size}, got none (r*n is n times r)"
         )
-    spec = cast_spec(
-        options.format,
-        axis=options.axis,
-        block_size=options.block_size,
-        tail=options.tail,
-        random=random,
-        **named,
-    )
-    return x, spec
+    asked = {"axis": options.axis, "block_size": options.block_size, "tail": options.tail, **named}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return x, cast_spec(options.format, random=random, **given)
+
+
+def _plain(words: list[str]) -> list[str]:
+    """Words without the space of `numbers_are_no_options`, which is no part of what was typed."""
+    return [word.strip() for word in words]
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -167,7 +166,13 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
     from mxcheck.reporting.steps import in_block_order
 
     cpu_only = {one.name for one in implementations().values() if one.cpu_only}
-    kernel = on_device(resolve_kernel(name)[0], "cpu" if name in cpu_only else resolve_device("auto"))
+    try:
+        function = resolve_kernel(name)[0]
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as error:  # (whatever its module raises is told as its own)
+        raise _KernelError(f"cannot be loaded: its module raised {type(error).__name__}") from error
+    kernel = on_device(function, "cpu" if name in cpu_only else resolve_device("auto"))
     tensor = torch.from_numpy(x.copy()).to(getattr(torch, dtype))
     before = tensor.clone()
     if spec.random is not None:
@@ -176,7 +181,7 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
         result = kernel(tensor, spec)
     except NotImplementedError as error:
         raise ValueError(f"kernel {name} does not do this: {error or 'it gives no reason'}") from error
-    except Exception as error:  # (whatever a kernel raises is told as its own)
+    except (Exception, SystemExit) as error:  # (whatever a kernel raises is told as its own)
         raise _KernelError(f"raised {type(error).__name__}") from error
     try:
         if isinstance(result, torch.Tensor):

@@ -12,17 +12,21 @@ from mxcheck.kernels.api import Kernel, kernel_name
 
 
 def on_device(kernel: Kernel, device: str) -> Kernel:
-    """The kernel as it is on `cpu`; elsewhere one that takes its input there and brings its result back.
+    """The kernel as it is on `cpu`; elsewhere one that takes its input there and brings its result back."""
+    return kernel if device == "cpu" else carried(kernel, device)
+
+
+def carried(kernel: Kernel, device: str) -> Kernel:
+    """A kernel for tensors on the CPU that calls `kernel` with copies on `device`, which lie in memory as
+    their originals do. If it changes its input, the original is changed too: its caller is to see that.
 
     Raises (when called):
         ValueError: the kernel returned a tensor on another device than its input's.
     """
-    if device == "cpu":
-        return kernel
 
     def there(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...] | Tensor:
         random = None if spec.random is None else spec.random.to(device)
-        moved = x.to(device)
+        moved = lying_alike(x, device)
         result = kernel(moved, replace(spec, random=random))
         parts = result if isinstance(result, tuple) else (result,)
         for part in parts:
@@ -32,13 +36,39 @@ def on_device(kernel: Kernel, device: str) -> Kernel:
                     f"expected {moved.device}, where its input is"
                 )
         home = tuple(part.cpu() if isinstance(part, Tensor) else part for part in parts)
+        _bring_changes(moved, x)
         return home if isinstance(result, tuple) else home[0]
 
     return there
 
 
+def lying_alike(x: Tensor, device: str) -> Tensor:
+    """A copy of x on `device` with its strides, its offset and what lies between its elements; `x.to(device)`
+    keeps none of these."""
+    return _memory(x).to(device, copy=True).as_strided(x.shape, x.stride(), x.storage_offset())
+
+
+def _bring_changes(moved: Tensor, x: Tensor) -> None:
+    after, before = _memory(moved).cpu(), _memory(x)
+    if not torch.equal(after.view(torch.uint8), before.view(torch.uint8)):  # NaN equals NaN
+        before.copy_(after)
+
+
+def _memory(x: Tensor) -> Tensor:
+    """All of the memory that x is a view of, flat."""
+    size = x.untyped_storage().nbytes() // x.element_size()
+    return x.detach().as_strided((size,), (1,), 0)
+
+
 def resolve_device(name: str) -> str:
-    """`auto` is `cuda` where there is one, else `cpu`."""
+    """`auto` is `cuda` where there is one, else `cpu`.
+
+    Raises:
+        ValueError: `cuda` where there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("no CUDA device here; use --mx-device cpu or auto")
     if name != "auto":
         return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if available else "cpu"

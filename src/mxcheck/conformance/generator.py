@@ -12,6 +12,7 @@ from torch import Tensor
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.inputs import GROUPS, Blocks, wide
+from mxcheck.conformance.mixtures import mixtures, sixteen_bit_blocks
 from mxcheck.conformance.tensors import TENSOR_GROUPS
 from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.spec import CastSpec
@@ -48,6 +49,8 @@ def examples(cell: Cell, level: str) -> Iterator[Example]:
                 yield _example(group, torch.from_numpy(x), cell)
     yield from _layouts(cell)
     yield from _sixteen_bits(cell)
+    for one in mixtures(cell, level):
+        yield _example(one.group, one.x, cell, axis=one.axis, block_size=one.block_size, tail=one.tail)
 
 
 def _blocks(cell: Cell, level: str) -> Iterator[Example]:
@@ -88,8 +91,8 @@ def _layouts(cell: Cell) -> Iterator[Example]:
 
 
 def _sixteen_bits(cell: Cell) -> Iterator[Example]:
-    """Every bf16 and every fp16 value, and blocks of zeros, in the input's own dtype. Where a tensor shares a
-    scale, the finite ones of moderate size: others have a group of their own."""
+    """Every bf16 and every fp16 value, blocks of zeros, and blocks on the edges, in the input's own dtype.
+    Where a tensor shares a scale, the finite ones of moderate size: others have a group of their own."""
     bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
     for group, dtype in (("bfloat16_input", torch.bfloat16), ("float16_input", torch.float16)):
         values = bits.view(dtype)
@@ -98,7 +101,10 @@ def _sixteen_bits(cell: Cell) -> Iterator[Example]:
         rows = values[: values.numel() // BLOCK * BLOCK].view(-1, BLOCK)
         zeros = torch.zeros(2, BLOCK, dtype=dtype)
         zeros[1] = -0.0
-        yield _example(group, torch.cat([rows, zeros]), cell)
+        parts = [rows, zeros]
+        if cell.spec().block.scale == E8M0:
+            parts.append(sixteen_bit_blocks(cell, dtype))
+        yield _example(group, torch.cat(parts), cell)
 
 
 def _spread(shape: tuple[int, ...], random: Draws) -> Tensor:
@@ -108,7 +114,15 @@ def _spread(shape: tuple[int, ...], random: Draws) -> Tensor:
     return torch.from_numpy(bits.astype(np.uint32).view(np.float32))
 
 
-def _example(group: str, x: Tensor, cell: Cell, *, axis: int = -1, block_size: int | None = None) -> Example:
+def _example(
+    group: str,
+    x: Tensor,
+    cell: Cell,
+    *,
+    axis: int = -1,
+    block_size: int | None = None,
+    tail: str = "pad",
+) -> Example:
     random = None
     if cell.rounding == "stochastic":
         # Both ends and the middle besides plain ones: a remainder of a half goes up from 2^31 on.
@@ -117,4 +131,6 @@ def _example(group: str, x: Tensor, cell: Cell, *, axis: int = -1, block_size: i
         plain = draws.integers(0, 1 << 32, tuple(x.shape))
         chosen = draws.integers(0, 8, tuple(x.shape))
         random = torch.from_numpy(np.where(chosen < 4, edges[chosen % 4], plain))
-    return Example(group=group, x=x, spec=cell.spec(axis=axis, block_size=block_size, random=random))
+    return Example(
+        group=group, x=x, spec=cell.spec(axis=axis, block_size=block_size, tail=tail, random=random)
+    )

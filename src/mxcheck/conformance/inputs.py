@@ -201,7 +201,8 @@ def _at_scales(values: NDArray[np.float32], cell: Cell, length: int, random: Dra
     blocks = np.full((rows.shape[0], length), largest, np.float32)
     if length > 1:
         blocks[np.arange(length) != position[:, None]] = rows.ravel()
-    moved = np.concatenate([np.ldexp(blocks, shift) for shift in _SHIFTS])
+    with np.errstate(over="ignore", under="ignore"):
+        moved = np.concatenate([np.ldexp(blocks, shift) for shift in _SHIFTS])
     return np.asarray(moved[np.isfinite(moved).all(-1)])
 
 

@@ -62,7 +62,6 @@ class CastSpec:
 
     def __post_init__(self) -> None:
         block = block_format(self.format)
-        choose("scale rule", self.scale_rule, SCALE_RULES)
         choose(f"scale rule of {self.format}", self.scale_rule, block.scale_rules)
         choose("rounding", self.rounding, ROUNDINGS)
         choose("tail", self.tail, TAILS)
@@ -87,7 +86,10 @@ class CastSpec:
             if self.block_size < 1:
                 raise ValueError(f"block size must be at least 1, got {self.block_size}")
         elif (type(self.block_size), self.block_size) != (type(block.block_size), block.block_size):
-            raise ValueError(f"{self.format} has the block size {block.block_size}, got {self.block_size!r}")
+            raise ValueError(
+                f"{self.format} has the block size {block.block_size}, got {self.block_size!r}; leave "
+                f"block_size out (of a CastSpec itself: give {block.block_size})"
+            )
 
     @property
     def block(self) -> BlockFormat:
@@ -101,18 +103,18 @@ class CastSpec:
 
 
 def cast_spec(format: str, **given: Any) -> CastSpec:
-    """A CastSpec in which what is not given (or None) is what `format` has by default.
+    """A CastSpec in which what is not given is what `format` has by default.
 
     Args:
         format: a name of `BLOCK_FORMATS`.
-        given: other fields of `CastSpec`.
+        given: other fields of `CastSpec`; None for `block_size` and `scale_rule` is as if not given.
 
     Raises:
         ValueError: as `CastSpec`.
     """
     block = block_format(format)
-    given = {name: value for name, value in given.items() if value is not None}
     own = {"block_size": block.block_size, "scale_rule": block.scale_rules[0]}
+    given = {name: value for name, value in given.items() if value is not None or name not in own}
     return CastSpec(format=format, **{**own, **given})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def quantize(
         ValueError: an argument that is not allowed; a kernel that cannot be found, or whose result has
             the wrong shape, dtype or device.
     """
-    spec = cast_spec(
+    spec = _asked_for(
         format,
         axis=axis,
         block_size=block_size,
@@ -95,7 +96,7 @@ def fake_quantize(
     element times scale in fp32 (exact where the scale is a power of two), then rounded once to x's dtype. No
     gradient flows through.
     """
-    spec = cast_spec(
+    spec = _asked_for(
         format,
         axis=axis,
         block_size=block_size,
@@ -106,6 +107,20 @@ def fake_quantize(
         random=random,
     )
     return fake_quantize_with(x, spec, resolve_kernel(kernel)[1])
+
+
+def _asked_for(format: str, **given: Any) -> CastSpec:
+    """`cast_spec`, and nothing that it would not use.
+
+    Raises:
+        ValueError: as `cast_spec`; random integers without stochastic rounding.
+    """
+    spec = cast_spec(format, **given)
+    if spec.random is not None and spec.rounding != "stochastic":
+        raise ValueError(
+            f"random= is for rounding='stochastic', got rounding={spec.rounding!r}; leave it out, or add that"
+        )
+    return spec
 
 
 def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel) -> Tensor:
@@ -146,6 +161,8 @@ def load_target(target: str) -> Kernel:
     """
     kernel = target
     module_name, _, attribute = target.partition(":")
+    if module_name.startswith("."):
+        raise ValueError(f"kernel {kernel!r}: give the module in full, without a dot before it")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:

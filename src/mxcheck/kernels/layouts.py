@@ -13,7 +13,8 @@ swizzle of columnwise scales is the swizzle of their transpose. NVFP4 scales (bl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -93,13 +94,14 @@ def unpad_scales(padded: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The scales of `shape` that `pad_scales` padded, in either direction: uint8, contiguous.
 
     Raises:
-        TypeError: `padded` is not uint8.
+        TypeError: `padded` is not uint8; `shape` is no tuple of integers.
         ValueError: it is no matrix, or smaller than `shape`.
     """
     _check_scales(padded)
+    shape = _lengths("shape", shape)
     if len(shape) != 2 or any(not 0 <= n <= limit for n, limit in zip(shape, padded.shape, strict=True)):
         raise ValueError(
-            f"cannot take scales of shape {tuple(shape)} out of padded scales of shape {tuple(padded.shape)};"
+            f"cannot take scales of shape {shape} out of padded scales of shape {tuple(padded.shape)};"
             f" allowed: two lengths up to those; give the shape that the scales had before pad_scales"
         )
     return padded[: shape[0], : shape[1]].contiguous()
@@ -134,15 +136,16 @@ def unswizzle_scales(flat: Tensor, padded_shape: tuple[int, ...], *, direction: 
     """The padded scales of `padded_shape` that `swizzle_scales` swizzled: uint8, contiguous.
 
     Raises:
-        TypeError: `flat` is not uint8.
+        TypeError: `flat` is not uint8; `padded_shape` is no tuple of integers.
         ValueError: `padded_shape` is not whole tiles, or `flat` has not as many bytes; no such direction.
     """
     _check_dtype(flat)
-    _check_tiles(tuple(padded_shape), direction)
+    padded_shape = _lengths("padded_shape", padded_shape)
+    _check_tiles(padded_shape, direction)
     rows, columns = padded_shape
     if flat.shape != (rows * columns,):
         raise ValueError(
-            f"swizzled scales have shape {tuple(flat.shape)}; padded scales of shape {tuple(padded_shape)} "
+            f"swizzled scales have shape {tuple(flat.shape)}; padded scales of shape {padded_shape} "
             f"take ({rows * columns},); give the shape that pad_scales returned"
         )
     outer, inner = (rows, columns) if direction == "rowwise" else (columns, rows)
@@ -155,7 +158,15 @@ def _multiple(length: int, of: int) -> int:
     return -(-length // of) * of
 
 
+def _lengths(name: str, shape: object) -> tuple[int, ...]:
+    if isinstance(shape, tuple | list) and all(isinstance(n, SupportsIndex) for n in shape):
+        return tuple(index(n) for n in shape)
+    raise TypeError(f"{name} must be a tuple of integers, got {shape!r}; allowed: two, such as (128, 4)")
+
+
 def _check_dtype(scales: Tensor) -> None:
+    if not isinstance(scales, Tensor):
+        raise TypeError(f"scales must be a torch.Tensor, got {type(scales).__name__}; allowed: one of uint8")
     if scales.dtype != torch.uint8:
         raise TypeError(
             f"scales have dtype {scales.dtype}; allowed: torch.uint8, one code a block; "

@@ -84,7 +84,18 @@ def pack(codes: Tensor, element: ElementFormat, axis: int) -> Tensor:
     Returns:
         uint8, codes' shape with `axis` of length ceil(n / codes in a group) * bytes in a group. A last
         group that is not full is filled up with zero codes.
+
+    Raises:
+        TypeError: the codes are no uint8 tensor.
+        ValueError: a code that has more bits than the element; no such axis.
     """
+    _check_bytes("codes", codes)
+    resolve_axis(codes.dim(), axis)
+    if codes.numel() and (largest := int(codes.max())) >> element.bits:
+        raise ValueError(
+            f"a code is {largest:#04x}, which has more than the {element.bits} bits of {element.name}; "
+            f"allowed: 0x00 to {(1 << element.bits) - 1:#04x}, one code a byte, in the low bits"
+        )
     per_group, group_bytes = _GROUPS[element.bits]
     if per_group == 1:
         return codes
@@ -98,8 +109,22 @@ def pack(codes: Tensor, element: ElementFormat, axis: int) -> Tensor:
 
 
 def unpack(packed: Tensor, element: ElementFormat, axis: int, length: int) -> Tensor:
-    """The `length` codes along `axis` that `pack` packed: uint8, one a byte."""
+    """The `length` codes along `axis` that `pack` packed: uint8, one a byte.
+
+    Raises:
+        TypeError: `packed` is no uint8 tensor; `length` is no integer.
+        ValueError: `length` codes do not take as many bytes as there are; no such axis.
+    """
+    _check_bytes("packed", packed)
+    if not isinstance(length, int) or isinstance(length, bool):
+        raise TypeError(f"length must be an integer, got {length!r}; allowed: that of the codes")
     per_group, group_bytes = _GROUPS[element.bits]
+    got, expected = packed.shape[resolve_axis(packed.dim(), axis)], -(-length // per_group) * group_bytes
+    if length < 0 or got != expected:
+        raise ValueError(
+            f"axis {axis} has {got} bytes, which are not {length} codes of {element.name}: those take "
+            f"{max(expected, 0)}; give the length that the codes had before pack"
+        )
     if per_group == 1:
         return packed
     rows = packed.movedim(axis, -1)
@@ -107,6 +132,12 @@ def unpack(packed: Tensor, element: ElementFormat, axis: int, length: int) -> Te
     word = _shifted(groups, 8, range(group_bytes), left=True).sum(-1, keepdim=True)
     codes = _shifted(word, element.bits, range(per_group), left=False) & (2 * element.sign_bit - 1)
     return codes.flatten(-2)[..., :length].to(torch.uint8).movedim(-1, axis).contiguous()
+
+
+def _check_bytes(name: str, value: object) -> None:
+    if not isinstance(value, Tensor) or value.dtype != torch.uint8:
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a torch.Tensor of torch.uint8, got {got}")
 
 
 def _shifted(words: Tensor, bits: int, places: range, *, left: bool) -> Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,34 @@ def chosen(settings: Settings) -> tuple[list[Implementation], list[tuple[Impleme
     return [one for one in everything if one.missing() is None], missing
 
 
+def check_findable(named: list[Implementation], *, collected: list[Path]) -> None:
+    """Refuse a kernel whose module is nowhere. Imports nothing, so looks for the outermost package only.
+
+    Args:
+        collected: directories that are searched too: pytest puts a test file's on sys.path as it collects.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    for one in named:
+        top = one.target.partition(":")[0].partition(".")[0]
+        if not top:
+            raise ValueError(f"--mx-kernel {one.target}: give the module in full, without a dot before it")
+        if top in sys.modules or find_spec(top) is not None:
+            continue
+        later = (
+            found
+            for folder in collected
+            for end in ("", "/__init__")
+            for found in folder.rglob(f"{top}{end}.py")
+        )
+        if next(later, None) is None:
+            raise ValueError(
+                f"--mx-kernel {one.target}: there is no module {top!r} on sys.path; start pytest in its "
+                f"directory, or put that on PYTHONPATH"
+            )
+
+
 def kernel_cases(settings: Settings) -> list[Any]:
     """Parameters of the conformance test, an implementation that is missing among them as one skip."""
     present, missing = chosen(settings)
@@ -142,7 +171,7 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
         kernel = resolve_kernel(name)[0]
     except ValueError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"kernel {name} cannot be loaded: {_one_line(error)}") from error
     try:
         result = kernel(x, spec)
@@ -151,7 +180,7 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
         raise ValueError(
             f"kernel {name} does not do this: {reason}; leave such cases out with --mx-format"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"kernel {name} raised {_one_line(error)}") from error
     if isinstance(result, torch.Tensor):
         raise ValueError(
@@ -163,8 +192,16 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
         raise ValueError(str(error)) from error
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+class NotLoadedError(ValueError):
+    """An implementation that cannot be loaded, in one line; `told` if a test of this worker said so."""
+
+    def __init__(self, text: str, *, told: bool) -> None:
+        super().__init__(text)
+        self.told = told
 
 
 @dataclass(slots=True)
@@ -178,24 +215,26 @@ class KernelBench:
         """The function.
 
         Raises:
-            ValueError: there is none, in one line.
+            NotLoadedError: there is none.
         """
         from mxcheck.conformance.devices import on_device, resolve_device
         from mxcheck.kernels.api import load_target
 
-        if one.name not in self.loaded:
+        told = one.name in self.loaded
+        if not told:
             try:
                 device = "cpu" if one.cpu_only else resolve_device(self.device)
                 self.loaded[one.name] = on_device(load_target(one.target), device)
-            except Exception as error:  # noqa: BLE001  (a user's module may raise anything at import)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's module may raise anything)
                 self.loaded[one.name] = f"mxcheck: {one.name} cannot be loaded: {_one_line(error)}"
         function = self.loaded[one.name]
         if isinstance(function, str):
-            raise ValueError(function)
+            raise NotLoadedError(function, told=told)
         return function
 
     def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:
-        """(row of the matrix, verdict, message) of a case."""
+        """(row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`, `known`,
+        `exact`, or `told`: an error that another case failed with already."""
         from mxcheck.conformance.describe import as_data
         from mxcheck.conformance.run import counterexamples, run_cell
 
@@ -215,8 +254,8 @@ class KernelBench:
         }
         try:
             kernel = self.kernel(case.implementation)
-        except ValueError as error:
-            return {**row, "verdict": "error"}, "red", str(error)
+        except NotLoadedError as error:
+            return {**row, "verdict": "error"}, "told" if error.told else "red", str(error)
         result = run_cell(kernel, case.cell, case.level)
         verdict, changes = judge(name, case.cell.id, case.level, result.counts)
         smallest = counterexamples(kernel, result) if verdict == "red" else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ _VALUES = {
     "level": ("quick", f"kernel suite: {', '.join(LEVELS)}"),
     "microxcaling": ("none", "kernel suite: a checkout of microxcaling, to be compared too"),
     "report": ("none", "kernel suite: directory to write the conformance matrix to, as Markdown and JSON"),
-    "device": ("auto", f"where models run: {', '.join(DEVICES)} (auto: cuda where there is one)"),
+    "device": ("auto", f"where models and kernels run: {', '.join(DEVICES)} (auto: cuda where there is one)"),
     "baselines": ("baselines", "directory of accepted baselines, relative to pytest's root directory"),
     "budgets": ("ours", "TOML file whose budgets go before ours"),
 }
@@ -184,7 +185,6 @@ def _read(config: pytest.Config) -> Settings:
     if budgets is not None:
         budgets = str(config.rootpath / budgets)
     load_budgets(budgets)
-    report = _value(config, "report")
     return Settings(
         models=models,
         cases=tuple(cases),
@@ -196,13 +196,27 @@ def _read(config: pytest.Config) -> Settings:
         kernels=tuple(_names(config, "kernel")),
         level=choose("--mx-level", _value(config, "level") or "quick", LEVELS),
         microxcaling=_value(config, "microxcaling"),
-        report=config.rootpath / report if report else None,
+        report=_report_folder(config),
         device=choose("--mx-device", _value(config, "device") or "auto", DEVICES),
         baselines=config.rootpath / (_value(config, "baselines") or "baselines"),
         budgets=budgets,
         recentre=bool(config.getoption("mx_recentre")),
         debug=bool(config.getoption("mx_debug")),
     )
+
+
+def _report_folder(config: pytest.Config) -> Path | None:
+    """Where to write, checked before the run and not after it."""
+    name = _value(config, "report")
+    if not name:
+        return None
+    folder = config.rootpath / name
+    there = next(path for path in (folder, *folder.parents) if path.exists())  # at least the root
+    if not there.is_dir():
+        raise ValueError(f"--mx-report {name}: {there} is no directory; name a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--mx-report {name}: {there} cannot be written to; name another directory")
+    return folder
 
 
 def _check_scale_rule(rule: str, precision: str) -> None:

@@ -3,6 +3,7 @@ nothing heavy and does nothing unless a test asks for a case."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError("mxcheck: --mx-recentre rewrites baselines: add --snapshot-update")
         _refuse_update_in_ci(config)
         _find_kernels(config)
+        _find_device(config)
     if not hasattr(config, "workerinput"):
         from mxcheck.pytest_plugin.report import RunReport
 
@@ -52,15 +54,34 @@ def settings(config: pytest.Config) -> Settings:
 
 def _find_kernels(config: pytest.Config) -> None:
     """Make what the options name importable, and refuse a name that means nothing."""
-    from mxcheck.pytest_plugin.kernels import chosen, make_importable
+    from mxcheck.pytest_plugin.kernels import check_findable, chosen, make_importable
 
     run = settings(config)
     try:
         make_importable(run, started_in=config.invocation_params.dir, root=config.rootpath)
         if run.kernels:
-            chosen(run)
+            check_findable(chosen(run)[0], collected=_paths(config))
     except ValueError as error:
         raise pytest.UsageError(f"mxcheck: {error}") from error
+
+
+def _paths(config: pytest.Config) -> list[Path]:
+    """Directories that pytest is going to collect from, and to put on sys.path as it does."""
+    named = [config.invocation_params.dir / word.partition("::")[0] for word in config.args]
+    return [path if path.is_dir() else path.parent for path in named if path.exists()]
+
+
+def _find_device(config: pytest.Config) -> None:
+    """Refuse a device that was asked for on the command line and is not there. (An ini file's is looked at
+    where a test needs it: other runs of that project have no use for torch.)"""
+    if config.getoption("mx_device") != "cuda":
+        return
+    from mxcheck.conformance.devices import resolve_device
+
+    try:
+        resolve_device("cuda")
+    except ValueError as error:
+        raise pytest.UsageError(f"mxcheck: --mx-device cuda: {error}") from error
 
 
 def _refuse_update_in_ci(config: pytest.Config) -> None:
@@ -168,7 +189,7 @@ def mx_conformance(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> A
     def hold(case: Any) -> None:
         row, verdict, message = mx_kernels.hold(case)
         request.node.user_properties.append(("mxcheck-kernel", row))
-        if verdict == "unsupported":
+        if verdict in ("unsupported", "told"):
             pytest.skip(message)
         if verdict == "known":
             pytest.xfail(f"known: {', '.join(row['findings'])}")
@@ -185,10 +206,13 @@ def mx_reproduce(mx_kernels: KernelBench) -> Any:
     def reproduce(finding: Any) -> dict[str, Any]:
         from mxcheck.conformance.run import reproduce
         from mxcheck.kernels.registry import implementation
+        from mxcheck.pytest_plugin.kernels import NotLoadedError
 
         try:
             kernel = mx_kernels.kernel(implementation(finding.implementation))
-        except ValueError as error:
+        except NotLoadedError as error:
+            if error.told:
+                pytest.skip(str(error))
             pytest.fail(str(error), pytrace=False)
         return reproduce(kernel, finding)
 

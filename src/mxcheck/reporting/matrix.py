@@ -1,8 +1,8 @@
 """The conformance matrix: implementation x format x rule, as a table, as Markdown and as JSON.
 
 Reads rows, nothing else. A row is plain data: `implementation`, `version`, `format`, `rule`, `level`,
-`elements`, `verdict` (`exact`, `known`, `red`, `unsupported`, `error`), `reason`, `unsupported`,
-`mismatches`, `findings`, `counterexamples`.
+`elements`, `verdict` (`exact`, `known`, `red`, `unsupported`, `error`), `reason` (why all of the cell is not
+supported, or None), `unsupported` (group of inputs -> why), `mismatches`, `findings`, `counterexamples`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ _STYLES = {"exact": "green", "known": "yellow", "red": "bold red", "unsupported"
 
 
 def cell_text(row: Row | None) -> str:
-    """What stands in the matrix for a cell."""
-    match row and row["verdict"]:
-        case None:
-            return ""
+    """What stands in the matrix for a cell; `*` behind it where some of its inputs were refused."""
+    if row is None:
+        return ""
+    star = "*" if row["unsupported"] else ""
+    match row["verdict"]:
         case "exact":
-            return "exact"
+            return f"exact{star}"
         case "known":
-            count = len(row["findings"])  # type: ignore[index]
-            return f"{count} finding{'s' if count > 1 else ''}"
+            count = len(row["findings"])
+            return f"{count} finding{'s' if count > 1 else ''}{star}"
         case "unsupported":
             return "-"
         case verdict:
-            return "DIFFERS" if verdict == "red" else "ERROR"
+            return f"{'DIFFERS' if verdict == 'red' else 'ERROR'}{star}"
 
 
 def matrix_table(rows: Sequence[Row]) -> Table:
@@ -112,8 +113,12 @@ def as_json(rows: Sequence[Row]) -> str:
 
 _CAPTION = (
     "exact: every scale and code as the oracle has it; finding: a known difference, named below; "
-    "DIFFERS: one that is not known; -: not supported"
+    "DIFFERS: one that is not known; -: not supported; *: some inputs are not supported, see below"
 )
+
+
+#: In place of a format's name in a reason that names it.
+_ITS_FORMAT = "\0"
 
 
 def _rules(rows: Sequence[Row]) -> list[str]:
@@ -139,18 +144,42 @@ def _title(row: Row) -> str:
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """Findings with their cells' number, then for each implementation what it does not support."""
+    """Findings, then for each implementation the cells and the inputs that it does not support."""
     causes = {name: cause for row in rows for name, cause in (row.get("findings") or {}).items()}
     for name, cause in causes.items():
         yield f"finding {name}: {cause}"
-    reasons: dict[str, dict[str, None]] = {}
+    own: dict[str, list[Row]] = {}
     for row in rows:
-        told = reasons.setdefault(_title(row), {})
-        for reason in [row["reason"]] if row.get("reason") else row["unsupported"].values():
-            told.setdefault(reason)
-    for title, texts in reasons.items():
-        if texts:
-            yield f"not supported, {title}: {'; '.join(_grouped(list(texts)))}"
+        own.setdefault(_title(row), []).append(row)
+    for title, its_rows in own.items():
+        whole = dict.fromkeys(row["reason"] for row in its_rows if row["reason"])
+        if whole:
+            yield f"not supported, {title}: {'; '.join(_grouped(list(whole)))}"
+        parts = _refused_inputs([row for row in its_rows if row["verdict"] != "unsupported"])
+        if parts:
+            yield f"some inputs not supported (*), {title}: {'; '.join(parts)}"
+
+
+def _refused_inputs(rows: Sequence[Row]) -> list[str]:
+    """Each reason once, with the groups of inputs that it is about, and the formats if not all of them.
+    Reasons that differ in the name of their format or in their last word only are one."""
+    everywhere = {row["format"] for row in rows}
+    told: dict[str, tuple[dict[str, None], dict[str, None], dict[str, None]]] = {}
+    for row in rows:
+        for group, reason in row["unsupported"].items():
+            shared = reason.replace(row["format"], _ITS_FORMAT)
+            start, _, end = (shared, "", "") if _ITS_FORMAT in shared else reason.rpartition(" ")
+            ends, groups, formats = told.setdefault(start, ({}, {}, {}))
+            ends.setdefault(end)
+            groups.setdefault(group)
+            formats.setdefault(row["format"])
+    texts = []
+    for start, (ends, groups, formats) in told.items():
+        reason = start.replace(_ITS_FORMAT, ", ".join(formats))
+        narrowed = reason == start and set(formats) != everywhere
+        where = ", ".join(groups) + (f"; only {', '.join(formats)}" if narrowed else "")
+        texts.append(f"{reason} {', '.join(ends)}".strip() + f" ({where})")
+    return texts
 
 
 def _grouped(reasons: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from mxcheck.conformance.tensors import TENSOR_GROUPS
 CELLS = {cell.id: cell for cell in cells("quick")}
 SOME = ("fp8_e4m3-floor", "fp4_e2m1-floor-stochastic", "mxint8-ceil", "nvfp4-amax", "e5m2_tensor-amax")
 LAYOUTS = {"ragged_tails", "axes", "transposed", "strided", "dimensions"}
-INPUTS = {"bfloat16_input", "float16_input"}
+INPUTS = {"bfloat16_input", "float16_input", "mixed_float32", "mixed_bfloat16", "mixed_float16", "long"}
 each_cell = pytest.mark.parametrize("cell", [CELLS[name] for name in SOME], ids=SOME)
 
 
@@ -57,7 +57,7 @@ def test_quick_has_every_group_layout_and_dtype(cell: Cell) -> None:
     e8m0 = cell.format not in ("nvfp4", "e5m2_tensor")
     own = {*GROUPS["quick"], *(f"blocks_of_{size}" for size in OTHER_BLOCK_SIZES)} if e8m0 else set()
     assert groups == (own or set(TENSOR_GROUPS["quick"])) | LAYOUTS | INPUTS
-    assert {one.x.dim() for one in found} == {1, 2, 3, 4}
+    assert {one.x.dim() for one in found} == {1, 2, 3, 4, 5}
     for group in ("axes", "transposed", "strided"):
         here = [one for one in found if one.group == group]
         assert [one.spec.axis for one in here] == [-3, -2, -1, 0, 1, 2]

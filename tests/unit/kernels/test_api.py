@@ -52,7 +52,7 @@ def test_defaults() -> None:
 def test_arguments_reach_the_spec() -> None:
     spec = mxcheck.quantize(X, "mxint8", axis=0, block_size=2, tail="error").spec
     assert spec == CastSpec(format="mxint8", axis=0, block_size=2, tail="error")
-    with pytest.raises(ValueError, match="unknown scale rule 'flor'"):
+    with pytest.raises(ValueError, match="unknown scale rule of mxint8 'flor'"):
         mxcheck.fake_quantize(X, "mxint8", scale_rule="flor")
 
 
@@ -85,6 +85,7 @@ def test_a_users_kernel_as_a_callable() -> None:
         ),
         pytest.param("mx_user_casts:constant", "is not callable: its type is int", id="not callable"),
         pytest.param("mx_user_casts:", "unknown kernel", id="no function"),
+        pytest.param(".foo:x", "'.foo:x': give the module in full, without a dot before it", id="relative"),
         pytest.param(3, "must be a name or a callable", id="neither"),
     ],
 )
@@ -186,7 +187,9 @@ def test_wrong_input_is_refused_before_any_kernel_sees_it(cast: Any, x: Any, mes
         ({"axis": 2}, "axis 2 is out of range"),
         ({"axis": 0.5}, "axis must be an integer, got 0.5"),
         ({"rounding": "stochastic"}, "stochastic rounding needs random="),
-        ({"format": "nvfp4", "block_size": 32}, "nvfp4 has the block size 16, got 32"),
+        ({"format": "nvfp4", "block_size": 32}, "nvfp4 has the block size 16, got 32; leave block_size out"),
+        ({"rounding": None}, "unknown rounding None; allowed: even, "),
+        ({"axis": None}, "axis must be an integer, got None"),
         ({"format": "fp8_e4m4"}, "unknown format 'fp8_e4m4'.*did you mean 'fp8_e4m3'"),
     ],
 )
@@ -194,6 +197,14 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         mxcheck.quantize(X, **{"format": "fp8_e4m3", **arguments})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cast", [mxcheck.quantize, mxcheck.fake_quantize])
+def test_random_integers_that_nothing_would_use(cast: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"^random= is for rounding='stochastic', got rounding='even'; leave"
+    ):
+        cast(X, "fp8_e4m3", random=torch.zeros(X.shape, dtype=torch.int64))
 
 
 def test_what_a_format_has_by_default() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -252,6 +253,30 @@ def test_scales_are_the_bytes_of_a_matrix(function: Swizzle) -> None:
         function(torch.ones(128, 4))
     with pytest.raises(ValueError, match=r"got shape \(512,\); allowed: 2 axes"):
         function(random_bytes((512,)))
+
+
+@pytest.mark.parametrize("function", [pad_scales, swizzle_scales])
+def test_scales_are_a_tensor(function: Any) -> None:
+    with pytest.raises(TypeError, match=r"scales must be a torch\.Tensor, got list"):
+        function([1])
+    with pytest.raises(TypeError, match=r"scales must be a torch\.Tensor, got list"):
+        unpad_scales([1], (1, 1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"scales must be a torch\.Tensor, got list"):
+        unswizzle_scales([1], (128, 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [128, None, "128x4", (128.0, 4.0), (1.5, 2), torch.ones(2)], ids=repr)
+def test_shapes_are_integers(shape: Any) -> None:
+    with pytest.raises(TypeError, match=r"^shape must be a tuple of integers, got .*such as \(128, 4\)"):
+        unpad_scales(random_bytes((128, 4)), shape)
+    with pytest.raises(TypeError, match=r"^padded_shape must be a tuple of integers, got .*\(128, 4\)"):
+        unswizzle_scales(random_bytes((512,)), shape)
+
+
+def test_shapes_may_be_lists_and_sizes() -> None:
+    scales = random_bytes((128, 4))
+    assert torch.equal(unpad_scales(scales, [128, 4]), scales)  # type: ignore[arg-type]
+    assert torch.equal(unswizzle_scales(swizzle_scales(scales), scales.shape), scales)
 
 
 # The operand

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,41 @@ def test_packed_bytes() -> None:
     six = torch.tensor([0b000001, 0b100010, 0b111100, 0b010101, 1], dtype=torch.uint8)
     packed = pack(six, element_format("fp6_e3m2"), 0).tolist()
     assert packed == [0b10_000001, 0b1100_1000, 0b010101_11, 1, 0, 0]
+
+
+@pytest.mark.parametrize("codes", [torch.ones(2), torch.ones(2).int(), [1, 2]], ids=repr)
+@each_format
+def test_codes_are_bytes(name: str, codes: Any) -> None:
+    with pytest.raises(TypeError, match=r"^codes must be a torch\.Tensor of torch\.uint8, got (torch|list)"):
+        pack(codes, element_format(name), -1)
+    with pytest.raises(TypeError, match=r"^packed must be a torch\.Tensor of torch\.uint8, got (torch|list)"):
+        unpack(codes, element_format(name), -1, 2)
+
+
+@pytest.mark.parametrize(("name", "most"), [("fp4_e2m1", 0x0F), ("fp6_e2m3", 0x3F), ("fp8_e4m3", 0xFF)])
+def test_a_code_has_no_more_bits_than_its_element(name: str, most: int) -> None:
+    element = element_format(name)
+    packed = pack(torch.tensor([0, most], dtype=torch.uint8), element, -1)
+    assert unpack(packed, element, -1, 2).tolist() == [0, most]
+    if most < 0xFF:
+        with pytest.raises(
+            ValueError, match=f"a code is {most + 1:#04x}, .*{name}; allowed: 0x00 to {most:#04x}"
+        ):
+            pack(torch.tensor([0, most + 1], dtype=torch.uint8), element, -1)
+
+
+@each_format
+def test_unpack_refuses_another_number_of_codes(name: str) -> None:
+    element = element_format(name)
+    packed = pack(torch.ones(3, 8, dtype=torch.uint8), element, -1)
+    for length in (-1, 0, 4, 9, 100):
+        with pytest.raises(ValueError, match=rf"axis -1 has {packed.shape[1]} bytes, .* not {length} codes"):
+            unpack(packed, element, -1, length)
+    with pytest.raises(TypeError, match=r"length must be an integer, got 8\.0"):
+        unpack(packed, element, -1, 8.0)  # type: ignore[arg-type]
+    for refused in (lambda: pack(packed & 1, element, 2), lambda: unpack(packed, element, 2, 8)):
+        with pytest.raises(ValueError, match="axis 2 is out of range"):
+            refused()
 
 
 @pytest.mark.parametrize(

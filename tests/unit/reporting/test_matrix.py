@@ -62,6 +62,11 @@ ROWS = [
         (row(verdict="red"), "DIFFERS"),
         (row(verdict="error"), "ERROR"),
         (row(verdict="unsupported"), "-"),
+        (row(unsupported={"axes": "why"}), "exact*"),
+        (row(verdict="known", findings={"a": "why"}, unsupported={"axes": "why"}), "1 finding*"),
+        (row(verdict="red", unsupported={"axes": "why"}), "DIFFERS*"),
+        (row(verdict="error", unsupported={"axes": "why"}), "ERROR*"),
+        (row(verdict="unsupported", reason="why", unsupported={"every_code": "why"}), "-"),
     ],
 )
 def test_a_cell(one: dict[str, Any] | None, text: str) -> None:
@@ -102,7 +107,33 @@ def test_the_notes() -> None:
 
 def test_what_an_implementation_refuses_in_part_is_noted() -> None:
     part = row("mine", unsupported={"axes": "only the last axis", "strided": "only the last axis"})
-    assert rendered([part], color=False).splitlines()[-1] == "not supported, mine: only the last axis"
+    lines = rendered([part], color=False).splitlines()
+    assert lines[-1] == "some inputs not supported (*), mine: only the last axis (axes, strided)"
+    assert "mine fp8_e4m3 exact* " in " ".join(" ".join(lines).split())
+    assert "*: some inputs are not supported, see below" in " ".join(" ".join(lines).split())
+    assert "| mine | fp8_e4m3 | exact* |" in markdown([part])
+    assert f"- {lines[-1]}" in markdown([part]).splitlines()
+
+
+def test_refused_inputs_are_told_once_a_reason() -> None:
+    """With the formats if not all; what differs in a format's name or the last word only is one."""
+    refused = [
+        {"tails": "needs 32, got 33", "half": "no fp16", "nan": "mxint8 has no NaN"},
+        {"tails": "needs 32, got 33", "axes": "needs 32, got 7", "nan": "fp4_e2m1 has no NaN"},
+        {"tails": "needs 32, got 33"},
+    ]
+    rows = [
+        row("mine", format=name, unsupported=groups)
+        for name, groups in zip(("mxint8", "fp4_e2m1", "fp8_e4m3"), refused, strict=True)
+    ]
+    rows.append(row("mine", "unsupported", format="nvfp4", rule="amax", reason="mine has no format nvfp4"))
+    assert rendered(rows, color=False).splitlines()[-2:] == [
+        "not supported, mine: mine has no format nvfp4",
+        (
+            "some inputs not supported (*), mine: needs 32, got 33, 7 (tails, axes); "
+            "no fp16 (half; only mxint8); mxint8, fp4_e2m1 has no NaN (nan)"
+        ),
+    ]
 
 
 def test_colors_are_asked_for() -> None:
