@@ -111,6 +111,59 @@ def stochastic_with_greater(x: Tensor, spec: CastSpec) -> Parts:
     return quantize_eager(x, replace(spec, random=(spec.random - 1).clamp(min=0)))
 
 
+def random_integers_zeroed(x: Tensor, spec: CastSpec) -> Parts:
+    """Truncation that would be right if it were asked afterwards."""
+    if spec.random is not None:
+        spec.random.zero_()
+    return quantize_eager(x, spec)
+
+
+# Settings of the process: the right result, and what comes after is another's trouble.
+
+
+def leaves_subnormals_flushed(x: Tensor, spec: CastSpec) -> Parts:
+    result = quantize_eager(x, spec)
+    torch.set_flush_denormal(True)
+    return result
+
+
+def leaves_another_default_dtype(x: Tensor, spec: CastSpec) -> Parts:
+    result = quantize_eager(x, spec)
+    torch.set_default_dtype(torch.float64)
+    return result
+
+
+def leaves_more_threads(x: Tensor, spec: CastSpec) -> Parts:
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return quantize_eager(x, spec)
+
+
+def leaves_deterministic_algorithms(x: Tensor, spec: CastSpec) -> Parts:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return quantize_eager(x, spec)
+
+
+def leaves_grad_mode_off(x: Tensor, spec: CastSpec) -> Parts:
+    torch.set_grad_enabled(False)
+    return quantize_eager(x, spec)
+
+
+def leaves_other_products(x: Tensor, spec: CastSpec) -> Parts:
+    torch.set_float32_matmul_precision("medium")
+    return quantize_eager(x, spec)
+
+
+#: What is told of each -> the cast
+LEAVES_CHANGED: dict[str, Cast] = {
+    "flushing of subnormal numbers": leaves_subnormals_flushed,
+    "default dtype": leaves_another_default_dtype,
+    "number of threads": leaves_more_threads,
+    "deterministic algorithms": leaves_deterministic_algorithms,
+    "grad mode": leaves_grad_mode_off,
+    "precision of fp32 products": leaves_other_products,
+}
+
+
 # Scales
 
 
@@ -264,7 +317,7 @@ def nibbles_swapped(x: Tensor, spec: CastSpec) -> Parts:
 
 def always_along_the_last_axis(x: Tensor, spec: CastSpec) -> Parts:
     """The shapes are those that were asked for, whatever they hold."""
-    codes, scales = quantize_eager(x, replace(spec, axis=-1))
+    codes, scales = quantize_eager(x, replace(spec, axis=-1, tail="pad"))
     shape = scales_shape(tuple(x.shape), spec)
     size = torch.Size(shape).numel()
     return codes, scales.flatten().repeat(-(-size // scales.numel()))[:size].view(shape)
@@ -287,7 +340,7 @@ def blocks_of_half_the_size(x: Tensor, spec: CastSpec) -> Parts:
 
 def always_blocks_of_32(x: Tensor, spec: CastSpec) -> Parts:
     assert spec.block_size is not None
-    codes, scales = quantize_eager(x, replace(spec, block_size=32))
+    codes, scales = quantize_eager(x, replace(spec, block_size=32, tail="pad"))
     count = scales_shape(tuple(x.shape), spec)[spec.axis]
     return codes, scales.index_select(spec.axis, torch.arange(count) * spec.block_size // 32)
 
@@ -421,12 +474,14 @@ class Fault:
         kinds: of mismatch (`verifier.KINDS`) that it shows, each on each of these cells.
         single_block: one block alone can show it. Not so where the fault lies between blocks, or where what
             shares a scale is more than a block.
+        across_too: some inputs take more than one block, though one alone can show it.
     """
 
     kernel: Cast
     cells: Sequence[str]
     kinds: Sequence[str]
     single_block: bool = True
+    across_too: bool = False
 
 
 _EIGHT = ("fp8_e4m3", "fp8_e5m2")
@@ -437,10 +492,17 @@ _REAL = ("nvfp4", "e4m3_tensor", "e5m2_row")
 
 def _faults() -> Iterator[Fault]:
     def fault(
-        kernel: Cast, formats: Sequence[str], rule: str, *kinds: str, single_block: bool = True
+        kernel: Cast,
+        formats: Sequence[str],
+        rule: str,
+        *kinds: str,
+        single_block: bool = True,
+        across_too: bool = False,
     ) -> Fault:
         cells = tuple(f"{name}-{rule}" for name in formats)
-        return Fault(kernel=kernel, cells=cells, kinds=kinds, single_block=single_block)
+        return Fault(
+            kernel=kernel, cells=cells, kinds=kinds, single_block=single_block, across_too=across_too
+        )
 
     yield fault(ties_away, ("fp8_e4m3", "fp6_e3m2", "mxint8"), "floor", "code")
     yield fault(truncation, (*_SOME, "fp4_e3m0"), "floor", "code")
@@ -469,10 +531,10 @@ def _faults() -> Iterator[Fault]:
     yield fault(overflow_to_nan, ("fp8_e4m3",), "floor", "nan")
     yield fault(in_the_inputs_own_dtype, _EIGHT, "floor", "code")
     yield fault(nibbles_swapped, ("fp4_e2m1", "fp4_e3m0"), "floor", "code")
-    yield fault(always_along_the_last_axis, _SOME, "floor", "scale")
+    yield fault(always_along_the_last_axis, _SOME, "floor", "scale", across_too=True)
     yield fault(viewed_where_transposed, _SOME, "floor", "scale", single_block=False)
     yield fault(blocks_of_half_the_size, _SOME, "floor", "scale")
-    yield fault(always_blocks_of_32, _SOME, "floor", "scale")
+    yield fault(always_blocks_of_32, _SOME, "floor", "scale", across_too=True)
     yield fault(tail_not_written, _SOME, "floor", "scale")
     yield fault(tail_with_the_scale_before, _SOME, "floor", "scale", single_block=False)
     yield fault(padding_not_cleared, _SOME, "floor", "scale")

@@ -20,7 +20,7 @@ _LONGEST_COMMAND = 4000
 
 def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
     """Plain JSON types: the input, what was got and what was expected, all as hex words, and the command that
-    reproduces it."""
+    reproduces it; none, "", where that takes strides."""
     x, spec, found = counterexample.x, counterexample.spec, counterexample.comparison
     data: dict[str, Any] = {
         "kind": counterexample.kind,
@@ -31,9 +31,7 @@ def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
         "axis": spec.axis,
         "block_size": spec.block_size,
         "input": " ".join(hex_words(x.detach().float().numpy())),
-        "reproduce": reproduction(
-            x.detach().float().numpy(), spec, dtype=str(x.dtype).removeprefix("torch."), kernel=kernel
-        ),
+        "reproduce": _command(counterexample, kernel),
     }
     return {**data, **results(found)}
 
@@ -77,12 +75,22 @@ def describe(group: str, counterexample: Counterexample, kernel: str) -> list[st
             lines += _differing("code", found.got[0], found.expected[0], lambda code: f"{int(code):02x}")
     if counterexample.note:
         lines.append(f"  {counterexample.note}")
-    command = as_data(counterexample, kernel)["reproduce"]
+    if counterexample.strided:
+        return [*lines, "  no one-line reproduction: it depends on the strides of its input"]
+    command = _command(counterexample, kernel)
     if len(command) > _LONGEST_COMMAND:
         command = (
             f"the command has {len(command)} characters: --mx-report DIR writes it into conformance.json"
         )
     return [*lines, f"  reproduce: {command}"]
+
+
+def _command(counterexample: Counterexample, kernel: str) -> str:
+    if counterexample.strided:
+        return ""
+    x = counterexample.x
+    dtype = str(x.dtype).removeprefix("torch.")
+    return reproduction(x.detach().float().numpy(), counterexample.spec, dtype=dtype, kernel=kernel)
 
 
 def _differing(name: str, got: NDArray[Any], expected: NDArray[Any], show: Any) -> list[str]:

@@ -12,7 +12,7 @@ from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples
 from mxcheck.conformance.shrinker import Counterexample, shrink
-from mxcheck.conformance.verifier import KINDS, compare
+from mxcheck.conformance.verifier import KINDS, Comparison, compare
 from mxcheck.formats.notation import parse_hex
 from mxcheck.kernels.api import Kernel
 
@@ -25,7 +25,7 @@ class Mismatch:
 
     kind: str
     example: Example
-    place: tuple[int, ...]
+    seen: Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +70,7 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
         for kind, count in comparison.counts.items():
             group = counts.setdefault(example.group, {})
             if kind not in group:
-                mismatches.append(Mismatch(kind=kind, example=example, place=comparison.places[kind]))
+                mismatches.append(Mismatch(kind=kind, example=example, seen=comparison))
             group[kind] = group.get(kind, 0) + count
     return CellResult(elements=elements, unsupported=unsupported, counts=counts, mismatches=mismatches)
 
@@ -83,7 +83,7 @@ def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Count
     rest = [one for one in in_order if one not in leading]
     found: dict[str, tuple[str, Counterexample]] = {}
     for one in [*leading, *rest][:MOST_COUNTEREXAMPLES]:
-        smallest = shrink(kernel, one.example.x, one.example.spec, one.kind, one.place)
+        smallest = shrink(kernel, one.example.x, one.example.spec, one.kind, one.seen)
         same = (
             smallest.kind,
             smallest.x.dtype,

@@ -15,6 +15,10 @@ from mxcheck.kernels.api import Kernel
 
 #: What one counterexample may cost: calls of the implementation, and elements in all of them.
 _MOST_CALLS, _MOST_ELEMENTS = 600, 1 << 24
+# Parts of an input that are tried one after the other, at most.
+_MOST_PARTS = 4096
+# Calls on one input that tell whether an implementation always gives the same.
+_REPEATS = 5
 # Significand bits kept when values are made plainer, coarsest first.
 _KEPT_BITS = (0, 1, 2, 3, 4, 7, 10, 15, 20)
 _FRACTION_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
@@ -31,6 +35,7 @@ class Counterexample:
         spec: the cast.
         comparison: what came of it.
         note: what the input alone does not tell; empty mostly.
+        strided: whether it takes the strides of x to show it, which no command line gives.
     """
 
     kind: str
@@ -38,6 +43,7 @@ class Counterexample:
     spec: CastSpec
     comparison: Comparison
     note: str = ""
+    strided: bool = False
 
     @property
     def single_block(self) -> bool:
@@ -45,40 +51,69 @@ class Counterexample:
         return math.prod(scales_shape(tuple(self.x.shape), self.spec)) == 1
 
 
-def shrink(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, place: tuple[int, ...]) -> Counterexample:
-    """Shrink a mismatch that `compare(kernel, x, spec)` found at `place`.
+def shrink(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, seen: Comparison) -> Counterexample:
+    """Shrink a mismatch of a kind that `compare(kernel, x, spec)` has `seen`.
 
     First the one block that holds it, alone; where that is not enough (a scale of the whole tensor, blocks
     that run along another axis), the whole input. Then slices go that are not needed, elements become zeros,
     and the others plainer, as long as a mismatch of the kind remains; of another kind, where the block alone
-    shows another one. What a contiguous copy does not show is left as it is, with a note.
+    shows another one. What a contiguous copy does not show is narrowed as a view, and what does not show each
+    time is left as it is, with a note.
     """
     search = _Search(kernel=kernel, kind=kind)
-    block, block_spec = one_block(x, spec, place)
+    block, block_spec = one_block(x, spec, seen.places[kind])
     if not search.shows(block, block_spec):
         if search.last.counts:
             search.kind = next(iter(search.last.counts))
         else:
             block, block_spec = x.contiguous(), spec
             if not search.shows(block, block_spec):
-                return _as_it_is(search, x, spec)
+                return _strided(search, x, spec, seen)
             block, block_spec = search.smaller(block, block_spec)
     if block_spec.block_size is None:
         block, block_spec = search.smaller(block, block_spec)
     smallest = search.plainer(search.fewer(block, block_spec), block_spec)
-    comparison = compare(kernel, smallest, block_spec)
+    for candidate in _with_fewer_integers(smallest, block_spec):
+        comparison = compare(kernel, smallest, candidate)
+        if search.kind in comparison.counts:
+            return Counterexample(kind=search.kind, x=smallest, spec=candidate, comparison=comparison)
+    return _unsteady(kernel, x, spec, kind, seen)
+
+
+def _with_fewer_integers(x: Tensor, spec: CastSpec) -> list[CastSpec]:
+    """The cast without the random integers of zeros, which the command line is shorter for; and with them."""
+    if spec.random is None:
+        return [spec]
+    return [replace(spec, random=spec.random.masked_fill(x == 0, 0)), spec]
+
+
+def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Counterexample:
+    """A mismatch that a contiguous copy of x does not show: it depends on the strides, or on chance."""
+    steady = all(search.kind in compare(search.kernel, x, spec).counts for _ in range(_REPEATS))
+    if x.is_contiguous() or not steady:
+        return _unsteady(search.kernel, x, spec, search.kind, seen)
+    view, view_spec = search.narrowed(x, spec)
+    comparison = compare(search.kernel, view, view_spec)
     if search.kind not in comparison.counts:
-        return _as_it_is(search, x, spec)
-    return Counterexample(kind=search.kind, x=smallest, spec=block_spec, comparison=comparison)
+        return _unsteady(search.kernel, x, spec, search.kind, seen)
+    return Counterexample(
+        kind=search.kind,
+        x=view,
+        spec=view_spec,
+        comparison=comparison,
+        note=f"a contiguous copy does not show it: strides {tuple(view.stride())}",
+        strided=True,
+    )
 
 
-def _as_it_is(search: _Search, x: Tensor, spec: CastSpec) -> Counterexample:
-    """The input that the mismatch was found with: nothing smaller shows it."""
-    comparison = compare(search.kernel, x, spec)
-    note = "it did not show again: the implementation does not always give the same"
-    if search.kind in comparison.counts:
-        note = f"a contiguous copy does not show it: strides {tuple(x.stride())}"
-    return Counterexample(kind=search.kind, x=x, spec=spec, comparison=comparison, note=note)
+def _unsteady(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, seen: Comparison) -> Counterexample:
+    """The input that the mismatch was found with: it does not show each time. Told by a call that showed it,
+    if need be the first one."""
+    calls = [compare(kernel, x, spec) for _ in range(_REPEATS)]
+    wrong = [one for one in calls if one.counts]
+    comparison = next((one for one in wrong if kind in one.counts), seen)
+    note = f"it does not always give the same: {len(wrong)} of {_REPEATS} calls differ"
+    return Counterexample(kind=kind, x=x, spec=spec, comparison=comparison, note=note)
 
 
 def one_block(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[Tensor, CastSpec]:
@@ -104,28 +139,45 @@ class _Search:
     kind: str
     calls: int = 0
     elements: int = 0
+    exhausted: bool = False
     last: Comparison = field(default_factory=Comparison)
 
     def shows(self, x: Tensor, spec: CastSpec) -> bool:
         """Whether the mismatch is there; no more after too much work."""
         self.calls += 1
         self.elements += x.numel()
-        if self.calls > _MOST_CALLS or self.elements > max(_MOST_ELEMENTS, 4 * x.numel()):
+        most = max(_MOST_ELEMENTS, 4 * x.numel())
+        self.exhausted = self.exhausted or self.calls > _MOST_CALLS or self.elements > most
+        if self.exhausted:
             return False
         self.last = compare(self.kernel, x, spec)
         return self.kind in self.last.counts
 
+    def narrowed(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
+        """x without halves that are not needed, as a view of it: the strides stay."""
+        for axis in range(x.dim()):
+            unit = _unit(x, spec, axis)
+            while x.shape[axis] > unit and not self.exhausted:
+                half = -(-x.shape[axis] // unit // 2) * unit
+                for start, length in ((0, half), (half, x.shape[axis] - half)):
+                    random = None if spec.random is None else spec.random.narrow(axis, start, length)
+                    view, view_spec = x.narrow(axis, start, length), replace(spec, random=random)
+                    if self.shows(view, view_spec):
+                        x, spec = view, view_spec
+                        break
+                else:
+                    break
+        return x, spec
+
     def smaller(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
         """x without slices that are not needed: along each axis, whole blocks of it along the cast's."""
-        block_axis = resolve_axis(x.dim(), spec.axis)
         for axis in range(x.dim()):
-            unit = spec.block_size or 1 if axis == block_axis else 1
+            unit = _unit(x, spec, axis)
             stretch = -(-x.shape[axis] // unit // 2) * unit
-            while stretch >= unit:
+            while stretch >= unit and not self.exhausted:
                 start = 0
-                while start < x.shape[axis] and x.shape[axis] > stretch:
-                    kept = [i for i in range(x.shape[axis]) if not start <= i < start + stretch]
-                    shorter, shorter_spec = _selected(x, spec, axis, kept)
+                while start < x.shape[axis] and x.shape[axis] > stretch and not self.exhausted:
+                    shorter, shorter_spec = _without(x, spec, axis, start, stretch)
                     if (_bits(shorter).any() or not _bits(x).any()) and self.shows(shorter, shorter_spec):
                         x, spec = shorter, shorter_spec
                     else:
@@ -136,16 +188,19 @@ class _Search:
         return x, spec
 
     def fewer(self, x: Tensor, spec: CastSpec) -> Tensor:
-        """x with as many zeros as can be, by halves, quarters, … and one by one. A mismatch of a zero input
-        is often another one, so the last number stays."""
+        """x with as many zeros as can be, by halves, quarters, … and one by one, as long as the parts are not
+        too many. A mismatch of a zero input is often another one, so the last number stays."""
         x = x.clone().contiguous()
         flat = x.view(-1)
         stretch = flat.numel()
         while stretch:
-            for start in range(0, flat.numel(), stretch):
+            parts = (_bits(flat).nonzero().flatten() // stretch).unique()
+            if len(parts) > _MOST_PARTS:
+                break
+            for start in (parts * stretch).tolist():
+                if self.exhausted:
+                    return x
                 kept = flat[start : start + stretch].clone()
-                if not _bits(kept).any():
-                    continue
                 flat[start : start + stretch] = 0
                 if not _bits(flat).any() or not self.shows(x, spec):
                     flat[start : start + stretch] = kept
@@ -155,9 +210,12 @@ class _Search:
     def plainer(self, x: Tensor, spec: CastSpec) -> Tensor:
         """x with fewer signs and fewer significand bits. A NaN is no plainer Inf: it stays."""
         flat = _bits(x.view(-1))  # shares x's memory
-        for at in (flat.ne(0) & x.view(-1).isfinite()).nonzero().flatten().tolist():
+        numbers = (flat.ne(0) & x.view(-1).isfinite()).nonzero().flatten()
+        for at in numbers[:_MOST_PARTS].tolist():
             kept = int(flat[at])
             for candidate in _plainer_values(kept, x.dtype):
+                if self.exhausted:
+                    return x
                 flat[at] = candidate
                 if self.shows(x, spec):
                     kept = candidate
@@ -166,8 +224,13 @@ class _Search:
         return x
 
 
-def _selected(x: Tensor, spec: CastSpec, axis: int, kept: list[int]) -> tuple[Tensor, CastSpec]:
-    index = torch.tensor(kept)
+def _unit(x: Tensor, spec: CastSpec, axis: int) -> int:
+    """The length that x may be cut in along an axis: a block along the cast's."""
+    return (spec.block_size or 1) if axis == resolve_axis(x.dim(), spec.axis) else 1
+
+
+def _without(x: Tensor, spec: CastSpec, axis: int, start: int, length: int) -> tuple[Tensor, CastSpec]:
+    index = torch.cat([torch.arange(start), torch.arange(min(start + length, x.shape[axis]), x.shape[axis])])
     random = None if spec.random is None else spec.random.index_select(axis, index)
     return x.index_select(axis, index), replace(spec, random=random)
 

@@ -7,8 +7,8 @@ compared. An implementation that only fake-quantizes is compared by the bits of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,36 +55,96 @@ def compare(kernel: Kernel, x: Tensor, spec: CastSpec) -> Comparison:
 
     Args:
         kernel: `f(x, spec)`, which returns codes and scales, or values; NotImplementedError says that this is
-            not supported. Any other exception is a mismatch of the kind `error`.
+            not supported. Any other exception is a mismatch of the kind `error`, and so is a changed input,
+            changed random integers and a setting of torch that is left changed.
         x: fp32, bf16 or fp16; the kernel sees it as it is, the oracle its exact fp32 values.
     """
-    before = x.clone()
     try:
-        result = kernel(x, spec)
-        if isinstance(result, Tensor):
-            check_values(kernel, result, x)
-        else:
-            quantized = check_parts(kernel, result, x, spec)
+        result = _called(kernel, x, spec)
     except NotImplementedError as error:
-        _restored(x, before)
         return Comparison(unsupported=str(error) or "not supported, no reason given")
     except Exception as error:  # noqa: BLE001  (whatever a kernel under test raises is told as a mismatch)
-        _restored(x, before)
-        text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        name = "" if isinstance(error, _LeftChangedError) else f"{type(error).__name__}: "
+        text = f"{name}{error}".strip().splitlines()[0]
         return Comparison(counts={"error": 1}, places={"error": (0,) * x.dim()}, error=text)
-    if _restored(x, before):
-        return Comparison(counts={"error": 1}, places={"error": (0,) * x.dim()}, error="it changed its input")
     expected = expected_parts(x, spec)
     if isinstance(result, Tensor):
         return _compare_values(result, expected_values(expected, x.dtype, spec))
-    return _compare_parts(quantized, expected, spec)
+    return _compare_parts(result, expected, spec)
 
 
-def _restored(x: Tensor, before: Tensor) -> bool:
-    """Whether a kernel has changed x; if so it is put back, since the shrinker starts from it."""
-    changed = not torch.equal(_bits(before), _bits(x))
+class _LeftChangedError(Exception):
+    """A kernel changed what is not its own. The message says what."""
+
+
+def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTensor:
+    """A kernel's result. Whatever else it changes is put back, for the oracle, the shrinker and the next
+    kernel start from it; what it draws from torch's generator is no fault, but the same in each call."""
+    before, settings, generator = x.clone(), _settings(), torch.get_rng_state()
+    given = spec if spec.random is None else replace(spec, random=_copy(spec.random))
+    result: Tensor | QuantizedTensor
+    changed = []
+    try:
+        # An alias: its shape and strides are the kernel's own, its numbers are not.
+        returned = kernel(x.detach(), given)
+        if isinstance(returned, Tensor):
+            check_values(kernel, returned, x)
+            result = returned
+        else:
+            result = check_parts(kernel, returned, x, spec)
+    finally:
+        changed += [f"torch's {name} and left it so" for name in _restored(settings)]
+        torch.set_rng_state(generator)
+        if not torch.equal(_bits(before), _bits(x)):
+            once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.stride())
+            x[once].copy_(before[once])
+            changed.append("its input")
+    if spec.random is not None and not torch.equal(
+        torch.as_tensor(given.random), torch.as_tensor(spec.random)
+    ):
+        changed.append("its random integers")
     if changed:
-        x.copy_(before)
+        raise _LeftChangedError(f"it changed {', and '.join(changed)}")
+    return result
+
+
+def _copy(random: Any) -> Any:
+    return random.clone() if isinstance(random, Tensor) else np.array(random)
+
+
+_LEAST_NORMAL = 2.0**-1022
+
+
+def _flushes() -> bool:
+    """Whether this thread flushes subnormal numbers to zero: torch sets it for all floats at once."""
+    return _LEAST_NORMAL * 0.5 == 0
+
+
+#: What a call may not leave changed, since later calls depend on it: name -> (get, set)
+_SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "flushing of subnormal numbers": (_flushes, torch.set_flush_denormal),
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "deterministic algorithms": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "precision of fp32 products": (
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+    ),
+}
+
+
+def _settings() -> list[Any]:
+    return [get() for get, _ in _SETTINGS.values()]
+
+
+def _restored(settings: list[Any]) -> list[str]:
+    """Names of the settings that are not as they were; they are put back."""
+    changed = []
+    for (name, (get, put)), before in zip(_SETTINGS.items(), settings, strict=True):
+        if get() != before:
+            put(before)
+            changed.append(name)
     return changed
 
 
@@ -150,6 +210,8 @@ def _comparison(
     expected: tuple[NDArray[Any], ...],
 ) -> Comparison:
     kinds = [kind for kind in KINDS if counts.get(kind)]
+    if kinds:
+        got = tuple(part.copy() for part in got)  # a kernel may use its buffers again
     places = {kind: tuple(int(i) for i in np.argwhere(found[kind])[0]) for kind in kinds}
     return Comparison(
         counts={kind: counts[kind] for kind in kinds}, places=places, got=got, expected=expected

@@ -65,7 +65,7 @@ def test_a_later_refusal_does_not() -> None:
 def test_counts_add_up_by_group_and_kind() -> None:
     result = run_cell(Counting(wrong=(2, 3, 4)), CELL, "quick")
     assert result.counts == {"b": {"code": 4}, "c": {"code": 2}}
-    assert [(one.kind, one.example.group, one.place) for one in result.mismatches] == [
+    assert [(one.kind, one.example.group, one.seen.places["code"]) for one in result.mismatches] == [
         ("code", "b", (0, 0)),
         ("code", "c", (0, 0)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mxcheck.conformance import shrinker
+from mxcheck.conformance.describe import describe
 from mxcheck.conformance.shrinker import one_block, shrink
 from mxcheck.conformance.verifier import compare
 from mxcheck.formats.spec import CastSpec, cast_spec
@@ -30,7 +32,7 @@ def wrong_where(condition: Callable[[Tensor], Tensor], bit: int = 1) -> Kernel:
 def shrunk(kernel: Kernel, x: Tensor, spec: CastSpec) -> shrinker.Counterexample:
     found = compare(kernel, x, spec)
     kind = next(iter(found.counts))
-    one = shrink(kernel, x, spec, kind, found.places[kind])
+    one = shrink(kernel, x, spec, kind, found)
     assert one.kind in one.comparison.counts
     assert dict(compare(kernel, one.x, one.spec).counts) == dict(one.comparison.counts)
     return one
@@ -134,7 +136,8 @@ def test_a_block_alone_may_show_another_kind() -> None:
             return codes ^ 1, scales
         return codes, scales + 1
 
-    one = shrink(kernel, torch.ones(3, 64), CastSpec(format="fp8_e4m3"), "code", (2, 40))
+    x, spec = torch.ones(3, 64), CastSpec(format="fp8_e4m3")
+    one = shrink(kernel, x, spec, "code", compare(kernel, x, spec))
     assert (one.kind, one.single_block, one.x.shape) == ("scale", True, (1, 32))
 
 
@@ -150,7 +153,8 @@ def test_random_integers_come_along() -> None:
     one = shrunk(kernel, X, spec)
     assert one.single_block
     assert one.spec.random.shape == one.x.shape
-    assert set(one.spec.random.flatten().tolist()) <= set(random.flatten().tolist())
+    assert set(one.spec.random.flatten().tolist()) <= {0, *random.flatten().tolist()}
+    assert not one.spec.random[one.x == 0].any()
 
 
 def test_random_integers_come_along_with_a_smaller_tensor() -> None:
@@ -177,7 +181,121 @@ def test_not_more_calls_than_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     x = X.flatten()[:100].expand(60, 100).contiguous()
     monkeypatch.setattr(shrinker, "_MOST_CALLS", 50)
-    one = shrink(kernel, x, CastSpec(format="fp8_e4m3"), "code", (0, 0))
+    spec = CastSpec(format="fp8_e4m3")
+    seen = compare(kernel, x, spec)
+    calls = 0
+    one = shrink(kernel, x, spec, "code", seen)
     assert calls <= 51  # and one for the result
     assert "code" in one.comparison.counts
     assert one.x.shape == x.shape
+
+
+def test_random_integers_of_zeros_stay_where_they_matter() -> None:
+    random = torch.randint(1, 1 << 32, (2, 32), generator=torch.Generator().manual_seed(1))
+    spec = CastSpec(format="mxint8", rounding="stochastic", random=random)
+
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        codes, scales = quantize_eager(x, spec)
+        return codes ^ bool(spec.random.all()), scales
+
+    one = shrunk(kernel, X.flatten()[:64].view(2, 32), spec)
+    assert one.x.count_nonzero() == 1
+    assert one.spec.random.all()
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 20])
+@pytest.mark.parametrize("step", ["smaller", "fewer", "plainer"])
+def test_nothing_is_tried_after_too_much_work(most: int, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only is nothing called: nothing is looked at either, which took longer."""
+    monkeypatch.setattr(shrinker, "_MOST_CALLS", most)
+    tried = 0
+    own = shrinker._Search.shows
+
+    def shows(self: shrinker._Search, x: Tensor, spec: CastSpec) -> bool:
+        nonlocal tried
+        tried += 1
+        return own(self, x, spec)
+
+    monkeypatch.setattr(shrinker._Search, "shows", shows)
+    search = shrinker._Search(kernel=quantize_eager, kind="code")
+    x = X.reshape(20, 70)
+    getattr(search, step)(x, CastSpec(format="fp8_e4m3"))
+    assert tried == most + 1 or (step == "smaller" and tried < most)
+
+
+def test_a_large_tensor_is_not_taken_apart_number_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shrinker, "_MOST_CALLS", 10**9)
+    monkeypatch.setattr(shrinker, "_MOST_PARTS", 16)
+    sizes = []
+
+    def shows(_: shrinker._Search, x: Tensor, __: CastSpec) -> bool:
+        sizes.append(int(x.numel() - x.count_nonzero()))
+        return False
+
+    monkeypatch.setattr(shrinker._Search, "shows", shows)
+    search = shrinker._Search(kernel=quantize_eager, kind="code")
+    search.fewer(torch.ones(64, 32), CastSpec(format="fp8_e4m3"))
+    assert len(sizes) == 2 + 4 + 8 + 16
+    assert min(sizes) == 128
+
+
+def test_a_large_tensor_takes_no_longer_than_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scale of a whole tensor, and a mismatch that takes all of it: tens of seconds once, in looking at
+    parts of it."""
+
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        codes, scale = quantize_eager(x, spec)
+        return codes ^ bool(x.numel() == 1 << 18 and x.all()), scale
+
+    x, spec = 1 + torch.arange(float(1 << 18)).view(512, 512), cast_spec("e4m3_tensor")
+    seen = compare(kernel, x, spec)
+    monkeypatch.setattr(shrinker, "_MOST_ELEMENTS", 1 << 20)  # a handful of calls
+    start = time.process_time()
+    one = shrink(kernel, x, spec, "code", seen)
+    assert one.x.shape == x.shape
+    assert time.process_time() - start < 5
+
+
+def unsteady(wrong: Callable[[int], bool]) -> Kernel:
+    """A kernel that is wrong in the calls with these numbers."""
+    calls = 0
+
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        codes, scales = quantize_eager(x, spec)
+        return codes ^ wrong(calls), scales
+
+    return kernel
+
+
+@pytest.mark.parametrize("x", [X[:, :64, 0].contiguous(), X[0].T], ids=["contiguous", "strided"])
+@pytest.mark.parametrize(
+    ("wrong", "count"),
+    [
+        pytest.param(lambda call: call == 1, 0, id="never again"),
+        pytest.param(lambda call: call in (1, 12), 1, id="once more"),
+        pytest.param(lambda call: call in (1, 2), 0, id="in the block, once"),
+    ],
+)
+def test_what_does_not_always_show_is_told_so(x: Tensor, wrong: Callable[[int], bool], count: int) -> None:
+    kernel, spec = unsteady(wrong), CastSpec(format="fp8_e4m3")
+    seen = compare(kernel, x, spec)
+    one = shrink(kernel, x, spec, "code", seen)
+    told = int(one.note.removeprefix("it does not always give the same: ").split()[0])
+    assert one.note.endswith(" of 5 calls differ")
+    assert told <= count
+    assert "code" in one.comparison.counts
+    assert one.x is x
+    assert not one.strided
+    lines = describe("here", one, "k:f")
+    assert f"  {one.note}" in lines
+    assert "strides" not in "".join(lines)
+    assert "  codes: as expected" not in lines
+
+
+def test_what_shows_every_other_time_is_told_with_how_often() -> None:
+    x, spec, kernel = X[:, :64, 0].contiguous(), CastSpec(format="fp8_e4m3"), unsteady(lambda call: call % 2)
+    seen = compare(kernel, x, spec)
+    one = shrink(kernel, x, spec, "code", seen)
+    assert one.note in {f"it does not always give the same: {n} of 5 calls differ" for n in (2, 3)}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import timeit
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import wrong_casts
 from torch import Tensor
 
+from mxcheck.conformance import verifier
 from mxcheck.conformance.verifier import KINDS, compare, expected_parts, expected_values
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels.api import Kernel
@@ -215,6 +219,139 @@ def test_errors_are_one_line(kernel: Kernel, error: str) -> None:
     assert "\n" not in found.error
     assert (dict(found.counts), dict(found.places)) == ({"error": 1}, {"error": (0, 0)})
     assert found.got == found.expected == ()
+
+
+def stochastic() -> CastSpec:
+    random = torch.randint(1 << 32, X.shape, generator=torch.Generator().manual_seed(1))
+    return CastSpec(format="fp8_e4m3", rounding="stochastic", random=random)
+
+
+@pytest.mark.parametrize("kernel", [wrong_casts.random_integers_zeroed, wrong_casts.truncation])
+def test_a_cast_is_judged_by_the_integers_that_it_was_given(kernel: Kernel) -> None:
+    spec = stochastic()
+    random = spec.random.clone()
+    assert compare(kernel, X, spec).counts
+    assert torch.equal(spec.random, random)
+    assert not compare(quantize_eager, X, spec).counts
+
+
+def test_random_integers_that_are_changed_are_an_error() -> None:
+    found = compare(wrong_casts.random_integers_zeroed, X, stochastic())
+    assert (dict(found.counts), found.error) == ({"error": 1}, "it changed its random integers")
+    assert not compare(wrong_casts.random_integers_zeroed, X, SPEC).counts
+
+
+def test_random_integers_may_be_an_array() -> None:
+    """As a `CastSpec` may hold them."""
+    spec = stochastic()
+    array = replace(spec, random=spec.random.numpy())
+    seen: list[Any] = []
+
+    def kernel(x: Tensor, given: CastSpec) -> tuple[Tensor, ...]:
+        seen.append(given.random)
+        return quantize_eager(x, spec)
+
+    assert not compare(kernel, X, array).counts
+    assert isinstance(seen[0], np.ndarray)
+
+
+@pytest.mark.parametrize(("name", "kernel"), wrong_casts.LEAVES_CHANGED.items())
+def test_a_setting_that_is_left_changed_is_an_error_and_put_back(name: str, kernel: Kernel) -> None:
+    assert set(wrong_casts.LEAVES_CHANGED) == set(verifier._SETTINGS)
+    before = verifier._settings()
+    found = compare(kernel, X, SPEC)
+    assert (dict(found.counts), found.error) == ({"error": 1}, f"it changed torch's {name} and left it so")
+    assert verifier._settings() == before
+    assert not compare(quantize_eager, X * 2.0**-127, SPEC).counts
+    assert torch.tensor(2.0**-126) * 0.5 != 0
+    assert torch.ones(()).dtype == torch.float32
+
+
+def test_all_that_is_changed_is_told() -> None:
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        torch.set_flush_denormal(True)
+        return in_place(x, spec)
+
+    x = X.clone()
+    told = "it changed torch's flushing of subnormal numbers and left it so, and its input"
+    assert compare(kernel, x, SPEC).error == told
+    assert torch.equal(x, X)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, RuntimeError])
+def test_settings_are_put_back_after_an_exception(error: type[Exception]) -> None:
+    def kernel(x: Tensor, _: CastSpec) -> tuple[Tensor, ...]:
+        torch.set_default_dtype(torch.float64)
+        torch.set_flush_denormal(True)
+        x.zero_()
+        raise error("no")
+
+    before, x = verifier._settings(), X.clone()
+    found = compare(kernel, x, SPEC)
+    assert (found.unsupported or found.error).endswith("no")
+    assert verifier._settings() == before
+    assert torch.equal(x, X)
+
+
+def test_drawing_random_numbers_is_no_error_and_the_same_each_time() -> None:
+    drawn: list[float] = []
+
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        drawn.append(float(torch.rand(())))
+        torch.manual_seed(len(drawn))
+        return quantize_eager(x, spec)
+
+    before = torch.get_rng_state()
+    assert not compare(kernel, X, SPEC).counts
+    assert not compare(kernel, X, SPEC).counts
+    assert drawn[0] == drawn[1]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_input_with_a_stride_of_0_is_put_back() -> None:
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        parts = quantize_eager(x, spec)
+        x[0].zero_()
+        return parts
+
+    x = X[:1].clone().expand(4, 70)
+    assert compare(kernel, x, SPEC).error == "it changed its input"
+    assert torch.equal(x, X[:1].expand(4, 70))
+
+
+def test_an_input_that_is_reshaped_in_place_is_still_there() -> None:
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        parts = quantize_eager(x, spec)
+        x.t_()
+        return parts
+
+    x = X.clone()
+    assert not compare(kernel, x, SPEC).counts
+    assert torch.equal(x, X)
+
+
+def test_what_was_got_stays_when_a_kernel_uses_its_buffer_again() -> None:
+    buffer = torch.zeros(X.shape, dtype=torch.uint8)
+
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        codes, scales = quantize_eager(x, spec)
+        return buffer.copy_(codes ^ 1), scales
+
+    found = compare(kernel, X, SPEC)
+    got = found.got[0].copy()
+    buffer.zero_()
+    assert np.array_equal(found.got[0], got)
+
+
+def test_looking_after_the_settings_is_cheap() -> None:
+    """It is done in each of thousands of calls: below 50 us, and this machine may be busy."""
+
+    def looked_after() -> None:
+        settings, generator = verifier._settings(), torch.get_rng_state()
+        verifier._restored(settings)
+        torch.set_rng_state(generator)
+
+    assert min(timeit.repeat(looked_after, number=100, repeat=20)) / 100 < 50e-6
 
 
 def test_values_of_16_bits_are_rounded_once_more() -> None:

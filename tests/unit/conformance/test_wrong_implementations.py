@@ -67,11 +67,12 @@ def test_a_fault_is_caught_and_shrunk(fault: Fault, cell: Cell) -> None:
     assert set(fault.kinds) <= kinds_of(result)
     assert "error" not in kinds_of(result)
     assert found[0][1].kind in fault.kinds
+    assert found[0][1].single_block == fault.single_block
     for group, one in found:
-        assert one.single_block == fault.single_block, (group, one.kind)
+        assert fault.across_too or one.single_block == fault.single_block, (group, one.kind)
         assert one.kind in one.comparison.counts
         assert nonzeros(one) <= 3
-        if fault.single_block:
+        if one.single_block:
             assert one.comparison.expected[1].size == 1  # scales
         again = run_again(one, fault.kernel)
         assert again.counts == one.comparison.counts
@@ -107,7 +108,7 @@ def test_so_are_the_faults_of_fake_quantizers(name: str, cell: str, kinds: set[s
     result, found = caught(kernel, CELLS[cell])
     assert kinds <= kinds_of(result) <= {"value", "nan", "zero sign"}
     for _, one in found:
-        assert one.single_block
+        assert one.single_block or FAULTS[name].across_too
         assert one.kind in one.comparison.counts
         assert nonzeros(one) <= 3
         assert [part.shape for part in one.comparison.got] == [one.x.shape]
@@ -152,7 +153,7 @@ def told(name: str, x: Tensor, **cast: Any) -> list[str]:
     spec = cast_spec(**cast)
     found = compare(kernel, x, spec)
     kind = next(iter(found.counts))
-    one = shrink(kernel, x, spec, kind, found.places[kind])
+    one = shrink(kernel, x, spec, kind, found)
     return describe("somewhere", one, "mine:f")
 
 
@@ -266,6 +267,29 @@ def test_an_input_that_is_changed_is_an_error_alone_too() -> None:
     assert found.places == {"error": (0, 0)}
 
 
+def test_random_integers_that_are_changed_are_caught() -> None:
+    result, found = caught(wrong_casts.random_integers_zeroed, CELLS["fp8_e4m3-floor-stochastic"])
+    assert kinds_of(result) == {"error"}
+    assert found
+    assert {one.comparison.error for _, one in found} == {"it changed its random integers"}
+
+
+@pytest.mark.parametrize(("name", "kernel"), wrong_casts.LEAVES_CHANGED.items())
+def test_a_changed_setting_is_caught_and_no_trouble_to_the_next(name: str, kernel: Cast) -> None:
+    result = run_cell(kernel, CELLS["fp4_e2m1-floor"], "quick")
+    assert kinds_of(result) == {"error"}
+    assert {one.seen.error for one in result.mismatches} == {f"it changed torch's {name} and left it so"}
+    assert run_cell(quantize_eager, CELLS["fp4_e2m1-floor"], "quick").counts == {}
+
+
+def test_random_integers_are_told_of_the_numbers_that_are_left() -> None:
+    _, found = caught(wrong_casts.stochastic_with_greater, CELLS["fp8_e4m3-floor-stochastic"])
+    for _, one in found:
+        words = shlex.split(as_data(one, "k:f")["reproduce"])
+        random = words[words.index("--random") + 1 : words.index("--kernel")]
+        assert len(random) <= 2 * nonzeros(one) + 1
+
+
 @pytest.mark.parametrize("cell", ["fp8_e4m3-floor", "mxint8-floor"])
 def test_an_input_that_is_changed_is_shrunk(cell: str) -> None:
     result, found = caught(wrong_casts.input_overwritten, CELLS[cell])
@@ -280,7 +304,8 @@ def test_an_input_that_is_changed_is_shrunk(cell: str) -> None:
 def test_an_error_that_one_block_shows_is_told_as_one() -> None:
     x = torch.zeros(4, 32)
     x[3, 5] = 448.0
-    one = shrink(raises_where(lambda x: (x == 448).any()), x, CastSpec(format="fp8_e4m3"), "error", (0, 0))
+    kernel, spec = raises_where(lambda x: (x == 448).any()), CastSpec(format="fp8_e4m3")
+    one = shrink(kernel, x, spec, "error", compare(kernel, x, spec))
     assert one.x.shape == (1, 32)
     assert one.single_block
 
@@ -294,17 +319,36 @@ def strides_ignored(x: Tensor, spec: CastSpec) -> Parts:
 
 def test_strides_that_are_ignored_are_caught() -> None:
     result = run_cell(strides_ignored, CELLS["fp8_e4m3-floor"], "quick")
-    assert set(result.counts) == {"transposed", "strided"}
+    assert set(result.counts) >= {"transposed", "strided"}
+    assert not any(one.example.x.is_contiguous() for one in result.mismatches)
 
 
 def test_strides_that_are_ignored_are_shown() -> None:
     x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).T
     spec = CastSpec(format="fp8_e4m3")
     found = compare(strides_ignored, x, spec)
-    one = shrink(strides_ignored, x, spec, "code", found.places["code"])
+    one = shrink(strides_ignored, x, spec, "code", found)
     assert one.comparison.counts
     assert one.note == "a contiguous copy does not show it: strides (1, 40)"
-    assert any(one.note in line for line in describe("transposed", one, "wrong:cast"))
+    assert one.x.numel() < x.numel()
+    assert not one.x.is_contiguous()
+    lines = describe("transposed", one, "wrong:cast")
+    assert lines[-2:] == [
+        f"  {one.note}",
+        "  no one-line reproduction: it depends on the strides of its input",
+    ]
+    assert not any("explain" in line for line in lines)
+    assert as_data(one, "wrong:cast")["reproduce"] == ""
+
+
+def test_strided_counterexamples_of_a_cell_are_small_views() -> None:
+    _, found = caught(strides_ignored, CELLS["fp8_e4m3-floor-stochastic"])
+    assert found
+    for _, one in found:
+        assert one.strided
+        assert one.x.numel() <= 512  # of thousands
+        assert one.spec.random.shape == one.x.shape
+        assert compare(strides_ignored, one.x, one.spec).counts == one.comparison.counts
 
 
 @pytest.mark.parametrize("name", ["e4m3_row", "e5m2_tensor"])
