@@ -12,7 +12,7 @@ from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.pytest_plugin.options import Settings, add_options, given, read_settings
 
 if TYPE_CHECKING:
-    from mxcheck.pytest_plugin.kernels import KernelBench
+    from mxcheck.pytest_plugin.kernel_bench import KernelBench
     from mxcheck.pytest_plugin.session import GateSession
 
 pytest.register_assert_rewrite("mxcheck.suite")
@@ -176,7 +176,7 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
 @pytest.fixture(scope="session")
 def mx_kernels(request: pytest.FixtureRequest) -> KernelBench:
     """This worker's implementations under test, loaded once each."""
-    from mxcheck.pytest_plugin.kernels import KernelBench
+    from mxcheck.pytest_plugin.kernel_bench import KernelBench
 
     return KernelBench(device=settings(request.config).device)
 
@@ -206,7 +206,7 @@ def mx_reproduce(mx_kernels: KernelBench) -> Any:
     def reproduce(finding: Any) -> dict[str, Any]:
         from mxcheck.conformance.run import reproduce
         from mxcheck.kernels.registry import implementation
-        from mxcheck.pytest_plugin.kernels import NotLoadedError
+        from mxcheck.pytest_plugin.kernel_bench import NotLoadedError
 
         try:
             kernel = mx_kernels.kernel(implementation(finding.implementation))

@@ -19,7 +19,7 @@ from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.statistics import differences, largest, rms
 from mxcheck.models.recipe import WHOLE_MODEL
 from mxcheck.pytest_plugin.acceptance import baseline_paths, settle
-from mxcheck.pytest_plugin.kernels import check_model_kernel
+from mxcheck.pytest_plugin.kernel_bench import check_model_kernel
 from mxcheck.pytest_plugin.options import Settings, own_options
 from mxcheck.pytest_plugin.workbench import Workbench
 

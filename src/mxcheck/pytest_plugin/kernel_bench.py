@@ -1,0 +1,173 @@
+"""One worker's implementations under test, and what a result means for a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mxcheck.conformance.findings import findings_of, judge
+from mxcheck.kernels.registry import Implementation, implementations
+from mxcheck.pytest_plugin.kernels import KernelCase
+
+if TYPE_CHECKING:
+    import torch
+
+    from mxcheck.conformance.run import CellResult
+    from mxcheck.conformance.shrinker import Counterexample
+    from mxcheck.models.recipe import Recipe
+
+#: Counterexamples in a failure message; the report has more.
+_MOST_SHOWN = 4
+
+
+def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
+    """Call the cast of a model run once, on a small tensor of the dtype and device of `like`.
+
+    Raises:
+        ValueError: it does not do this, raises, or returns something else than codes and scales; in one line.
+    """
+    import torch
+
+    from mxcheck.kernels.api import check_parts, resolve_kernel
+    from mxcheck.models.probe import probe
+
+    name, spec = recipe.kernel, recipe.spec(axis=-1)
+    x = probe(2, 64).to(like.device, like.dtype)
+    try:
+        kernel = resolve_kernel(name)[0]
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"kernel {name} cannot be loaded: {_one_line(error)}") from error
+    try:
+        result = kernel(x, spec)
+    except NotImplementedError as error:
+        reason = str(error) or "no reason given"
+        raise ValueError(
+            f"kernel {name} does not do this: {reason}; leave such cases out with --mx-format"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"kernel {name} raised {_one_line(error)}") from error
+    if isinstance(result, torch.Tensor):
+        raise ValueError(
+            f"kernel {name} returns values; a model run needs codes and scales, because step 4 compares them"
+        )
+    try:
+        check_parts(kernel, result, x, spec)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+class NotLoadedError(ValueError):
+    """An implementation that cannot be loaded, in one line; `told` if a test of this worker said so."""
+
+    def __init__(self, text: str, *, told: bool) -> None:
+        super().__init__(text)
+        self.told = told
+
+
+@dataclass(slots=True)
+class KernelBench:
+    """One worker's implementations, loaded once each; an implementation that cannot be loaded stays so."""
+
+    device: str = "cpu"
+    loaded: dict[str, Callable[..., Any] | str] = field(default_factory=dict)
+
+    def kernel(self, one: Implementation) -> Callable[..., Any]:
+        """The function.
+
+        Raises:
+            NotLoadedError: there is none.
+        """
+        from mxcheck.conformance.devices import on_device, resolve_device
+        from mxcheck.kernels.api import load_target
+
+        told = one.name in self.loaded
+        if not told:
+            try:
+                device = "cpu" if one.cpu_only else resolve_device(self.device)
+                self.loaded[one.name] = on_device(load_target(one.target), device)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's module may raise anything)
+                self.loaded[one.name] = f"mxcheck: {one.name} cannot be loaded: {_one_line(error)}"
+        function = self.loaded[one.name]
+        if isinstance(function, str):
+            raise NotLoadedError(function, told=told)
+        return function
+
+    def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:
+        """(row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`, `known`,
+        `exact`, or `told`: an error that another case failed with already."""
+        from mxcheck.conformance.describe import as_data
+        from mxcheck.conformance.run import counterexamples, run_cell
+
+        name = case.implementation.name
+        row: dict[str, Any] = {
+            "implementation": name,
+            "version": case.implementation.version(),
+            "format": case.cell.format,
+            "rule": case.cell.rule,
+            "level": case.level,
+            "elements": 0,
+            "reason": None,
+            "unsupported": {},
+            "mismatches": {},
+            "findings": {},
+            "counterexamples": [],
+        }
+        try:
+            kernel = self.kernel(case.implementation)
+        except NotLoadedError as error:
+            return {**row, "verdict": "error"}, "told" if error.told else "red", str(error)
+        result = run_cell(kernel, case.cell, case.level)
+        verdict, changes = judge(name, case.cell.id, case.level, result.counts)
+        smallest = counterexamples(kernel, result) if verdict == "red" else []
+        known = findings_of(name, case.cell.id)
+        row |= {
+            "elements": result.elements,
+            "reason": result.reason,
+            "unsupported": result.unsupported,
+            "mismatches": result.counts,
+            "findings": {finding.name: finding.cause for finding in known} if verdict != "exact" else {},
+            "counterexamples": [
+                {"group": group, **as_data(one, _argument(case.implementation))} for group, one in smallest
+            ],
+        }
+        if result.reason is not None:
+            return {**row, "verdict": "unsupported"}, "unsupported", result.reason
+        row["verdict"] = "error" if verdict == "red" and _only_errors(result) else verdict
+        return row, verdict, "\n".join(_message(case, result, changes, smallest))
+
+
+def _only_errors(result: CellResult) -> bool:
+    return {kind for kinds in result.counts.values() for kind in kinds} == {"error"}
+
+
+def _message(
+    case: KernelCase, result: CellResult, changes: list[str], smallest: list[tuple[str, Counterexample]]
+) -> list[str]:
+    """Lines of a red case."""
+    from mxcheck.conformance.describe import describe
+
+    known = findings_of(case.implementation.name, case.cell.id)
+    if _only_errors(result) and not any("error" in finding.kinds for finding in known):
+        lines = [f"mxcheck: {case.id} ({case.level}) has no result to compare for {', '.join(result.counts)}"]
+    else:
+        lines = [f"mxcheck: {case.id} differs from the oracle ({case.level}, {result.elements:,} elements)"]
+        if known:
+            lines.append(f"known findings: {', '.join(finding.name for finding in known)}; what is new:")
+        lines += changes
+    told: dict[str, tuple[str, Counterexample]] = {}  # an error is the same one whatever the group
+    for number, (group, one) in enumerate(smallest):
+        told.setdefault(one.comparison.error or str(number), (group, one))
+    for group, one in list(told.values())[:_MOST_SHOWN]:
+        lines += describe(group, one, _argument(case.implementation))
+    return lines
+
+
+def _argument(one: Implementation) -> str:
+    return one.name if one.name in implementations() else one.target
