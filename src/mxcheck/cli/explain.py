@@ -71,7 +71,11 @@ def add_commands(commands: Any) -> None:
         metavar="R",
         help="for --rounding stochastic: an integer in [0, 2^32) an element",
     )
-    command.add_argument("--kernel", metavar="NAME", help="auto, eager, or package.module:function")
+    command.add_argument(
+        "--kernel",
+        metavar="NAME",
+        help="an implementation by name (eager, torchao, …), or package.module:function",
+    )
     command.set_defaults(run=_explain)
 
 

@@ -27,21 +27,21 @@ DEFAULT_BLOCK_SIZE = 32
 
 _LISTS = {
     "models": ("the reference models", "models: names of the zoo, directories, hub ids"),
-    "precision": ("all of the ladder", f"steps of the ladder: {', '.join(LADDER)}, all"),
-    "format": ("all", f"narrow the MX formats of the ladder: {', '.join(MX)}"),
-    "tier": ("B", f"tiers: {', '.join(TIERS)}, all"),
-    "skip": ("nothing", f"groups to leave out: {', '.join(SKIPPABLE)}"),
+    "precision": ("all of the ladder", f"model suite: steps of the ladder: {', '.join(LADDER)}, all"),
+    "format": ("all", f"model suite: narrow the MX formats of the ladder: {', '.join(MX)}"),
+    "tier": ("B", f"model suite: tiers: {', '.join(TIERS)}, all"),
+    "skip": ("nothing", f"model suite: groups to leave out: {', '.join(SKIPPABLE)}"),
     "kernel": (
         "model suite: eager; kernel suite: all that are installed",
         "casts under test: names of implementations, package.module:function",
     ),
 }
 _VALUES = {
-    "scale-rule": ("floor", f"scale rule: {', '.join(MODEL_SCALE_RULES)}"),
-    "rounding": ("even", f"rounding of elements: {', '.join(MODEL_ROUNDINGS)}"),
-    "block-size": (str(DEFAULT_BLOCK_SIZE), "elements that share a scale"),
-    "max-samples": (str(DEFAULT_SAMPLES), "sequences to measure at most"),
-    "batch-size": ("8", "sequences a forward pass; changes no result"),
+    "scale-rule": ("floor", f"model suite: scale rule: {', '.join(MODEL_SCALE_RULES)}"),
+    "rounding": ("even", f"model suite: rounding of elements: {', '.join(MODEL_ROUNDINGS)}"),
+    "block-size": (str(DEFAULT_BLOCK_SIZE), "model suite: elements that share a scale"),
+    "max-samples": (str(DEFAULT_SAMPLES), "model suite: sequences to measure at most"),
+    "batch-size": ("8", "model suite: sequences a forward pass; changes no result"),
     "level": ("quick", f"kernel suite: {', '.join(LEVELS)}"),
     "microxcaling": ("none", "kernel suite: a checkout of microxcaling, to be compared too"),
     "report": ("none", "kernel suite: directory to write the conformance matrix to, as Markdown and JSON"),
