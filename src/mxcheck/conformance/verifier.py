@@ -63,7 +63,7 @@ def compare(kernel: Kernel, x: Tensor, spec: CastSpec) -> Comparison:
         result = _called(kernel, x, spec)
     except NotImplementedError as error:
         return Comparison(unsupported=str(error) or "not supported, no reason given")
-    except Exception as error:  # noqa: BLE001  (whatever a kernel under test raises is told as a mismatch)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises is a mismatch)
         name = "" if isinstance(error, _LeftChangedError) else f"{type(error).__name__}: "
         text = f"{name}{error}".strip().splitlines()[0]
         return Comparison(counts={"error": 1}, places={"error": (0,) * x.dim()}, error=text)

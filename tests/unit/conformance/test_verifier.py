@@ -366,3 +366,11 @@ def test_expected_values_overflow_16_bits_to_inf() -> None:
     parts = expected_parts(torch.tensor([70000.0]), spec)
     assert expected_values(parts, torch.float16, spec).tolist() == [torch.inf]
     assert expected_values(parts, torch.float32, spec).tolist() == [69632.0]
+
+
+def test_a_kernel_that_leaves_the_process_is_an_error_like_another() -> None:
+    def leaves(*_: object) -> Tensor:
+        raise SystemExit(3)
+
+    found = compare(leaves, torch.ones(32), CastSpec(format="fp8_e4m3"))
+    assert (found.counts, found.error) == ({"error": 1}, "SystemExit: 3")
