@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 #: Words in a class name or a path that give a role. Attention first: `BloomAttention` owns `dense`.
 _WORDS = (
@@ -14,8 +15,14 @@ _WORDS = (
     ("mlp", re.compile(r"mlp|ffn|feedforward|feed_forward|expert|moe", re.IGNORECASE)),
 )
 _LAYER = re.compile(r"\.\d+(\.|$)")
+#: Classes that hold a whole layer or a part of one: their names say nothing of one linear in it.
+_CONTAINER = re.compile(r"(Layer|Block)$")
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
-_ROUTER_CLASS = re.compile(r"(Router|Gate)$")
+_ROUTER_CLASS = re.compile(r"Router$")
+#: A gate may gate other things than experts, so its outputs are counted too.
+_GATE_CLASS = re.compile(r"(?<!Forget)Gat(e|ing)$")
+#: What follows a model's own name in the name of its class.
+_HEAD = re.compile(r"(For[A-Z]\w+|LMHeadModel|Model)$")
 
 
 def expert_parameters(module: nn.Module) -> list[str]:
@@ -25,48 +32,96 @@ def expert_parameters(module: nn.Module) -> list[str]:
     return [name for name, value in module.named_parameters(recurse=False) if value.dim() == 3]
 
 
-def _linear_like(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) or expert_parameters(module):
-            yield name, module
+def weight_parameters(module: nn.Module) -> list[str]:
+    """Names of the weights of a linear-like module that enter its linear products."""
+    return expert_parameters(module) or ["weight"]
+
+
+def reduction_axis(module: nn.Module) -> int:
+    """The axis of the weights along which the products of a linear-like module sum: -1 for [..., out, in],
+    -2 where the weight is stored [..., in, out] (`Conv1D`, and experts that transformers calls transposed).
+
+    Raises ValueError for experts that do not tell how they are stored: those outside the experts interface
+    of transformers, Llama 4's (transposed) and JetMoe's (not) among them.
+    """
+    if not expert_parameters(module):
+        return -2 if isinstance(module, Conv1D) else -1
+    if not hasattr(module, "is_transposed"):
+        raise ValueError(
+            f"{type(module).__name__} does not tell how it stores its experts, as [experts, out, in] or as "
+            f"[experts, in, out]; allowed are experts with an attribute is_transposed, which "
+            f"transformers' use_experts_implementation sets: set it, or leave the module's role out"
+        )
+    return -2 if module.is_transposed else -1
 
 
 def classify(model: nn.Module) -> dict[str, str]:
     """Role of every linear-like module by its qualified name: `mlp`, `attention`, `router`, `lm_head` or
     `other`. What no rule places is `other`, never guessed.
+
+    Linear-like are `nn.Linear` and its subclasses, transformers' `Conv1D`, experts stored as 3-D parameters
+    (one module, however many experts), and routers that hold a 2-D weight directly.
     """
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     modules = dict(model.named_modules())
+    stem = _HEAD.sub("", type(model).__name__)
+    # `Lfm2MoeShortConv` is no mixture of experts: the model's own name tells nothing of its parts.
+    classes = {name: type(module).__name__.removeprefix(stem) for name, module in modules.items()}
     config = getattr(model, "config", None)
     # A router scores every expert, or one shared expert.
     router_widths = frozenset({1, *(getattr(config, key, 1) for key in _EXPERT_COUNTS)})
     return {
-        name: "lm_head" if module is output else _role(name, module, modules, router_widths)
-        for name, module in _linear_like(model)
+        name: "lm_head" if module is output else _role(name, module, classes, router_widths)
+        for name, module in modules.items()
+        if _is_linear_like(module, classes[name])
     }
 
 
-def _role(name: str, module: nn.Module, modules: dict[str, nn.Module], router_widths: frozenset[int]) -> str:
+def _is_linear_like(module: nn.Module, class_name: str) -> bool:
+    if isinstance(module, (nn.Linear, Conv1D)) or expert_parameters(module):
+        return True
+    weight = getattr(module, "weight", None)
+    return (
+        bool(_ROUTER_CLASS.search(class_name) or _GATE_CLASS.search(class_name))
+        and isinstance(weight, nn.Parameter)
+        and weight.dim() == 2
+    )
+
+
+def _role(name: str, module: nn.Module, classes: dict[str, str], router_widths: frozenset[int]) -> str:
     layer = _LAYER.search(f".{name}")
     if layer is None:
         return "other"
-    if expert_parameters(module):
-        return "mlp"
+    experts = bool(expert_parameters(module))
     leaf = name.rpartition(".")[2]
-    if _ROUTER_CLASS.search(type(module).__name__) or (
-        leaf.split("_")[-1] in ("gate", "router") and getattr(module, "out_features", 0) in router_widths
-    ):
+    scores_experts = not experts and _outputs(module) in router_widths
+    if scores_experts and leaf.split("_")[-1] in ("gate", "router"):
         return "router"
-    ancestors = name.split(".")[:-1]
-    while ancestors:
-        owner = type(modules[".".join(ancestors)]).__name__
-        if not re.search(r"Layer$|Block$|List$|Model$", owner) or "MoeBlock" in owner:
+    for owner in (name, *_ancestors_in_the_layer(name, f".{name}"[1 : layer.end()].rstrip("."))):
+        class_name = classes[owner]
+        if _ROUTER_CLASS.search(class_name) or (scores_experts and _GATE_CLASS.search(class_name)):
+            return "router"
+        if owner != name and not _CONTAINER.search(class_name):
             for role, words in _WORDS:
-                if words.search(owner):
+                if words.search(class_name):
                     return role
-        ancestors.pop()
     inside = f".{name}"[layer.end() :]
     for role, words in _WORDS:
         if words.search(inside):
             return role
-    return "mlp" if leaf in ("fc1", "fc2") else "other"
+    return "mlp" if experts or leaf in ("fc1", "fc2") else "other"
+
+
+def _outputs(module: nn.Module) -> int:
+    """The number of outputs of a linear-like module that is no experts."""
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return module.nf if isinstance(module, Conv1D) else module.get_parameter("weight").shape[0]
+
+
+def _ancestors_in_the_layer(name: str, layer: str) -> Iterator[str]:
+    """The names of a module's ancestors up to its layer, nearest first."""
+    owner = name.rpartition(".")[0]
+    while len(owner) >= len(layer):
+        yield owner
+        owner = owner.rpartition(".")[0]
