@@ -1,27 +1,42 @@
-"""One loader for reference models, directories and hub ids: fp32, eager attention, safetensors only."""
+"""One loader for reference models, zoo models, directories and hub ids: explicit dtype, eager attention,
+safetensors only, no code of the checkpoint unless asked for."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
-import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import constants
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from mxcheck.formats.choices import choose
+from mxcheck.models.cards import GIB, ITEM_BYTES, ModelCard
+from mxcheck.models.checkpoint import check_directory, check_finite, check_materialised, unloadable
 from mxcheck.models.outliers import add_outliers
 from mxcheck.models.zoo import ModelSource, model_source
 
-logger = logging.getLogger(__name__)
-
 #: What makes a tokenizer, for its fingerprint.
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+
+#: One load at a time in a process: transformers sets torch's default dtype while it builds a model, so that
+#: of 60 models loaded by concurrent threads 44 had wrong dtypes (transformers 5.23). Processes may do as
+#: they like: the hub cache has file locks.
+_LOADING = threading.Lock()
+
+#: transformers asks a service of the hub to convert a repository that has no safetensors, unless told not to.
+_NO_CONVERSION_SERVICE = {"DISABLE_SAFETENSORS_CONVERSION": "1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,54 +50,104 @@ class LoadedModel:
     tokenizer_fingerprint: str
 
 
-def load(name: str, *, device: str = "cpu") -> LoadedModel:
-    """Load a model of the zoo, a directory or a hub id in fp32 with eager attention.
+def load(
+    name: str, *, device: str = "cpu", dtype: str | None = None, trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load a model of the zoo, a directory or a hub id with eager attention in `dtype` (None: the source's,
+    which is the checkpoint's for a model with a card and float32 for any other).
+
+    `device="cuda"` spreads a model over all devices, by accelerate, if its card says that one is too small;
+    `"cuda:0"` never does. `trust_remote_code` executes the checkpoint's code if it needs it.
 
     Raises ValueError, naming the file, for a directory without safetensors, a truncated or corrupt file,
-    missing or mismatched tensors, and weights that are not finite. Never executes code of the checkpoint.
+    missing or mismatched tensors, tensors left without values, weights that are not finite, and a hub that
+    does not give the model. torch.OutOfMemoryError and MemoryError pass.
     """
     source = model_source(name)
+    dtype = choose("dtype", dtype or source.dtype, ITEM_BYTES)
+    device_map = None
+    if device == "cuda" and source.card is not None:
+        memory = torch.cuda.get_device_properties(0).total_memory
+        if _spread(source.card, dtype, device_bytes=memory, devices=torch.cuda.device_count()):
+            device_map = "auto"
     if source.is_directory:
-        _check_files(Path(source.location))
-    try:
-        loading: Any = AutoModelForCausalLM.from_pretrained(
-            source.location,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-        )
-    except SafetensorError as error:
-        raise ValueError(f"model {name!r}: a safetensors file cannot be read: {error}") from error
-    # OSError is the hub's answer (no such model, no access, no network), ValueError an unknown model_type.
-    except (OSError, ValueError) as error:
-        words = " ".join(str(error).split())
-        raise ValueError(f"model {name!r} cannot be loaded from {source.location}: {words}") from error
-    model: PreTrainedModel
-    model, info = loading
-    for what in ("missing_keys", "mismatched_keys"):
-        if info[what]:
-            names = ", ".join(sorted(str(key) for key in info[what])[:3])
-            raise ValueError(
-                f"model {name!r}: {len(info[what])} {what.replace('_', ' ')} in {source.location}: {names}; "
-                f"they would be initialised at random; give a complete checkpoint"
-            )
+        check_directory(Path(source.location))
+    with _LOADING, _environment(_NO_CONVERSION_SERVICE):
+        model = _from_pretrained(source, dtype, device_map, trust_remote_code)
+    check_materialised(model, source)
     if hasattr(model, "set_experts_implementation"):
         # The loop over experts: the one implementation whose products are plain linear calls.
         model.set_experts_implementation("eager")
     model.eval().requires_grad_(False)
-    _check_finite(model, source)
+    check_finite(model, source)
     if source.outliers:
         add_outliers(model)
-    nn.Module.to(model, device)
+    if device_map is None:
+        nn.Module.to(model, device)
     return LoadedModel(
         source=source,
         model=model,
         weights_fingerprint=weights_fingerprint(model),
         tokenizer_fingerprint=_tokenizer_fingerprint(source),
     )
+
+
+def _from_pretrained(
+    source: ModelSource, dtype: str, device_map: str | None, trust_remote_code: bool
+) -> PreTrainedModel:
+    try:
+        loading: Any = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            revision=source.revision,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager",
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            device_map=device_map,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    except SafetensorError as error:
+        raise ValueError(f"model {source.name!r}: a safetensors file cannot be read: {error}") from error
+    # OSError is the hub's answer (no such model, no access, no network), ValueError an unknown model_type.
+    except (OSError, ValueError) as error:
+        raise unloadable(source, error) from error
+    model: PreTrainedModel
+    model, info = loading
+    for what in ("missing_keys", "mismatched_keys"):
+        if info[what]:
+            names = ", ".join(sorted(str(key) for key in info[what])[:3])
+            raise ValueError(
+                f"model {source.name!r}: {len(info[what])} {what.replace('_', ' ')} in {source.location}: "
+                f"{names}; they would be initialised at random; give a complete checkpoint"
+            )
+    return model
+
+
+def _spread(card: ModelCard, dtype: str, *, device_bytes: int, devices: int) -> bool:
+    """Whether the model goes over all devices: there are several, and one is too small by its card."""
+    if devices == 1 or card.bytes_needed(dtype) <= device_bytes:
+        return False
+    if importlib.util.find_spec("accelerate") is None:
+        raise ValueError(
+            f"model {card.name!r} needs {card.bytes_needed(dtype) / GIB:.0f} GiB in {dtype}, got devices of "
+            f"{device_bytes / GIB:.0f} GiB; pip install accelerate, which spreads it over them"
+        )
+    return True
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -100,65 +165,32 @@ def tensor_bytes(value: torch.Tensor) -> memoryview:
     return memoryview(array).cast("B")
 
 
-def _check_files(directory: Path) -> None:
-    files = sorted(directory.glob("*.safetensors"))
-    if not (directory / "config.json").is_file():
-        raise ValueError(
-            f"model directory {directory} has no config.json; give a Hugging Face model directory"
-        )
-    weights = [file for file in files if file.name != "tokens.safetensors"]
-    if not weights:
-        pickled = sorted(file.name for file in directory.glob("*.bin"))
-        hint = f" (it has {pickled[0]}, which may execute code and is never loaded)" if pickled else ""
-        raise ValueError(
-            f"model directory {directory} has no *.safetensors file{hint}; "
-            f"save the model with save_pretrained(..., safe_serialization=True)"
-        )
-    for file in weights:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{file} is truncated or corrupt ({error}); copy it again") from error
-
-
-def _check_finite(model: nn.Module, source: ModelSource) -> None:
-    bad = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
-    if not bad:
-        return
-    place = source.location
-    if source.is_directory:
-        place = _first_file_with_non_finite(Path(source.location)) or place
-    raise ValueError(
-        f"{place} holds weights that are NaN or infinite, first in {bad[0]} ({len(bad)} tensors in all); "
-        f"give a sound checkpoint"
-    )
-
-
-def _first_file_with_non_finite(directory: Path) -> str | None:
-    for file in sorted(directory.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
-                value = tensors.get_tensor(key)
-                if value.is_floating_point() and not torch.isfinite(value.float()).all():
-                    return f"{file} (tensor {key})"
-    return None
-
-
 def _tokenizer_fingerprint(source: ModelSource) -> str:
-    total = hashlib.sha256()
-    found = False
-    for name in _TOKENIZER_FILES:
-        path = cached_file(
+    """SHA-256 of the first of `_TOKENIZERS` that there is: what else lies beside it decides nothing, and a
+    hub cache may or may not hold it."""
+    for names in _TOKENIZERS:
+        total = hashlib.sha256()
+        paths = {name: _tokenizer_file(source, name) for name in names}
+        for name, path in paths.items():
+            if path is not None:
+                data = Path(path).read_bytes()
+                total.update(json.dumps([name, len(data)]).encode())
+                total.update(data)
+        if any(paths.values()):
+            return total.hexdigest()
+    return "no tokenizer"
+
+
+def _tokenizer_file(source: ModelSource, name: str) -> str | None:
+    try:
+        path: str | None = cached_file(
             source.location,
             name,
+            revision=source.revision,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_connection_errors=not constants.HF_HUB_OFFLINE,
         )
-        if path is not None:
-            found = True
-            data = Path(path).read_bytes()
-            total.update(json.dumps([name, len(data)]).encode())
-            total.update(data)
-    return total.hexdigest() if found else "no tokenizer"
+    except OSError as error:
+        raise unloadable(source, error) from error
+    return path

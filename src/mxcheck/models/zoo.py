@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from mxcheck.formats.choices import unknown
+from mxcheck.models.cards import CARDS, ModelCard
 
 #: The embedded reference models, by directory; an outlier model is made from another one's weights.
 REFERENCE_MODELS = ("ref-llama", "ref-neo", "ref-moe", "outlier-llama")
@@ -16,19 +17,25 @@ _WEIGHTS_OF = {"outlier-llama": "ref-llama"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Where a model comes from: a directory or a hub id, and whether activation outliers are built in."""
+    """Where a model comes from: a directory or a hub id at a revision, the dtype it is loaded in, its card if
+    it is one of the zoo, and whether activation outliers are built in."""
 
     name: str
     location: str
     is_directory: bool
+    revision: str = "main"
+    dtype: str = "float32"
+    card: ModelCard | None = None
     outliers: bool = False
     tokens: Path | None = None
 
 
 def model_source(name: str) -> ModelSource:
-    """Resolve a name of the zoo, a directory, or a hub id `organisation/model`.
+    """Resolve a name of the zoo, a directory, or a hub id `organisation/model`, in this order: a bare name of
+    the zoo is the zoo's even where a directory is called so, and `./name` is the directory.
 
-    Raises ValueError, in one line, for a directory that does not exist and for a name that is none of these.
+    A hub id that the zoo has a card for is loaded as the card says: revision and dtype. Raises ValueError, in
+    one line, for a directory that does not exist and for a name that is none of these.
     """
     if name in REFERENCE_MODELS:
         folder = Path(str(resources.files("mxcheck.models"))) / "reference" / _WEIGHTS_OF.get(name, name)
@@ -39,6 +46,8 @@ def model_source(name: str) -> ModelSource:
             outliers=name in _WEIGHTS_OF,
             tokens=folder / "tokens.safetensors",
         )
+    if name in CARDS:
+        return _of_card(name, CARDS[name])
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path's raises for an unknown user, this does not)
     if name and path.is_dir():
         return ModelSource(name=name, location=str(path), is_directory=True)
@@ -47,5 +56,19 @@ def model_source(name: str) -> ModelSource:
             f"model directory {name!r} does not exist; give a directory with config.json and *.safetensors"
         )
     if name.count("/") == 1 and all(name.split("/")):
+        for card in CARDS.values():
+            if card.hub_id == name:
+                return _of_card(name, card)
         return ModelSource(name=name, location=name, is_directory=False)
-    raise unknown("model", name, [*REFERENCE_MODELS, "a directory", "a hub id organisation/model"])
+    raise unknown("model", name, [*REFERENCE_MODELS, *CARDS, "a directory", "a hub id organisation/model"])
+
+
+def _of_card(name: str, card: ModelCard) -> ModelSource:
+    return ModelSource(
+        name=name,
+        location=card.hub_id,
+        is_directory=False,
+        revision=card.revision,
+        dtype=card.dtype,
+        card=card,
+    )

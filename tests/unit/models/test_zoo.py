@@ -6,7 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from mxcheck.gate.case import model_label
+from mxcheck.models.cards import CARDS
 from mxcheck.models.zoo import REFERENCE_MODELS, ModelSource, model_source
+
+ZOO = (
+    "tinystories-33M",
+    "qwen1.5-0.5B",
+    "phi-1_5",
+    "llama-3.1-8b",
+    "qwen2.5-7b",
+    "qwen2.5-14b",
+    "phi-3-medium-14b",
+    "mixtral-8x7b",
+    "mpt-30b",
+    "yi-34b",
+    "deepseek-67b",
+)
 
 
 def test_reference_models() -> None:
@@ -32,15 +48,50 @@ def test_a_reference_model_is_package_data_with_its_own_tokens(
     assert source.tokens == place / "tokens.safetensors"
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_a_zoo_name_and_its_hub_id_lead_to_the_card(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    card = CARDS[name]
+    for given in (name, card.hub_id):
+        assert model_source(given) == ModelSource(
+            name=given,
+            location=card.hub_id,
+            is_directory=False,
+            revision=card.revision,
+            dtype=card.dtype,
+            card=card,
+        )
+    assert model_label(name) == name
+
+
+@pytest.mark.parametrize("name", ["ref-llama", "tinystories-33M"])
 def test_a_directory_of_the_same_name_does_not_shadow_the_zoo(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    of_the_zoo = model_source(name)
+    (tmp_path / name).mkdir()
+
+    assert model_source(name) == of_the_zoo
+    assert model_source(f"./{name}") == ModelSource(name=f"./{name}", location=name, is_directory=True)
+
+
+def test_a_directory_of_a_hub_id_s_name_is_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "ref-llama").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert model_source("ref-llama").tokens is not None
-    assert model_source("./ref-llama") == ModelSource(
-        name="./ref-llama", location="ref-llama", is_directory=True
-    )
+    name = CARDS["phi-1_5"].hub_id
+    Path(name).mkdir(parents=True)
+
+    assert model_source(name) == ModelSource(name=name, location=name, is_directory=True)
+
+
+@pytest.mark.parametrize("name", [*REFERENCE_MODELS, "org/model"])
+def test_without_a_card_the_dtype_is_float32_and_the_revision_main(name: str) -> None:
+    source = model_source(name)
+    assert (source.dtype, source.revision, source.card) == ("float32", "main", None)
 
 
 @pytest.mark.parametrize("name", ["mine", "./mine", "deep/mine", "deep/er/mine", "~/mine"])
@@ -52,7 +103,7 @@ def test_a_directory(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert model_source(name) == ModelSource(name=name, location=str(place), is_directory=True)
 
 
-@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B", "org/ref-llama"])
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8b", "org/ref-llama", "org/llama-3.1-8b"])
 def test_a_hub_id(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert model_source(name) == ModelSource(name=name, location=name, is_directory=False)
@@ -77,6 +128,8 @@ def test_a_directory_that_does_not_exist_is_refused(
         pytest.param("ref-lama", "; did you mean 'ref-llama'?", id="near"),
         pytest.param("outlier_llama", "; did you mean 'outlier-llama'?", id="underscore"),
         pytest.param("REF-MOE", "", id="far"),
+        pytest.param("tinystories-33m", "; did you mean 'tinystories-33M'?", id="case"),
+        pytest.param("llama-3.1", "; did you mean 'llama-3.1-8b'?", id="cut"),
         pytest.param("a/b/c", "", id="three-parts"),
         pytest.param("org/", "", id="half-a-hub-id"),
     ],
@@ -88,7 +141,8 @@ def test_an_unknown_name_is_refused_with_the_nearest(
     with pytest.raises(ValueError, match="unknown model") as caught:
         model_source(name)
     message = str(caught.value)
-    allowed = "ref-llama, ref-neo, ref-moe, outlier-llama, a directory, a hub id organisation/model"
+    names = ", ".join([*REFERENCE_MODELS, *ZOO])
+    allowed = f"{names}, a directory, a hub id organisation/model"
     assert message == f"unknown model {name!r}; allowed: {allowed}{hint}"
 
 
