@@ -1,0 +1,106 @@
+"""Documents of a corpus, read by `datasets`: sets of the Hub are streamed, files are read where they lie."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import datasets
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own, of whichever name
+
+from mxcheck.evaluation.corpus_names import Corpus, FileCorpus, HubCorpus, SelfCorpus
+
+__all__ = ["UNREACHABLE", "in_one_line", "open_documents", "remedy"]
+
+#: What `datasets` raises where no answer came from the Hub and its cache lacks the set: a ConnectionError of
+#: its own, or the HTTP client's error, where the Hub fell silent only after it had answered once.
+UNREACHABLE = (ConnectionError, httpx.TransportError)
+
+
+def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
+    """What a record says of the source, in plain JSON types, and its documents in order, read one by one.
+
+    Raises one of UNREACHABLE, at once or while reading, where the Hub does not answer; ValueError, in one
+    line, for a file that is empty, damaged or has no column `text`, and for `self`.
+    """
+    match corpus:
+        case HubCorpus():
+            builder = _hub_builder(corpus)
+            source = {
+                "dataset": corpus.dataset,
+                "configuration": corpus.configuration,
+                "file": corpus.file,
+                "split": corpus.split,
+                "revision": builder.hash,  # of the Hub's repository: the commit, from the cache too
+            }
+            return source, _documents(builder, corpus)
+        case FileCorpus():
+            if not corpus.path.stat().st_size:
+                raise ValueError(f"corpus {corpus.name!r}: {corpus.path} is empty; give a file with text")
+            builder = datasets.load_dataset_builder(
+                corpus.builder,
+                # escaped: `datasets` takes a path for a pattern, and gives no document where none matches
+                data_files={"train": glob.escape(str(corpus.path))},
+                **({"sample_by": "document"} if corpus.builder == "text" else {}),
+            )
+            return {"file": corpus.path.name}, _documents(builder, corpus)
+        case SelfCorpus():
+            raise ValueError(
+                "corpus 'self' is sampled from the model (see sample_tokens), not read from text"
+            )
+
+
+def _hub_builder(corpus: HubCorpus) -> datasets.DatasetBuilder:
+    try:
+        return datasets.load_dataset_builder(
+            corpus.dataset,
+            corpus.configuration,
+            data_files=None if corpus.file is None else {corpus.split: corpus.file},
+        )
+    except ValueError as error:
+        # No answer from the Hub, and its cache holds the set, but another configuration: a plain ValueError.
+        if str(error).startswith("Couldn't find cache for"):
+            raise ConnectionError(str(error)) from error
+        raise
+
+
+def _documents(builder: datasets.DatasetBuilder, corpus: HubCorpus | FileCorpus) -> Iterator[str]:
+    split = corpus.split if isinstance(corpus, HubCorpus) else "train"
+    where = corpus.dataset if isinstance(corpus, HubCorpus) else corpus.path
+    try:
+        for number, row in enumerate(builder.as_streaming_dataset(split=split), 1):
+            if "text" not in row:
+                raise ValueError(f"no column 'text', got {', '.join(row)}; name the column of documents so")
+            if not isinstance(row["text"], str):
+                raise ValueError(
+                    f"the column 'text' must hold strings, got {type(row['text']).__name__} in row {number}"
+                )
+            yield row["text"]
+    except ValueError as error:  # Arrow's errors and those of UTF-8 are ValueErrors too, but name no file
+        if "zstd not supported" in str(error) and find_spec("zstandard") is None:
+            error = ValueError("it is compressed with zstd, which needs a package: pip install zstandard")
+        raise ValueError(f"corpus {corpus.name!r}: {where}: {in_one_line(error)}") from error
+
+
+def remedy(corpus: HubCorpus) -> str:
+    """How to bring a corpus of the Hub to a machine that cannot reach it.
+
+    A single file goes by its path: `datasets` 5.2 does not find a set in its cache again where a file of it
+    was asked for.
+    """
+    if corpus.file is not None:
+        return (
+            f"where the Hub can be reached, run hf download {corpus.dataset} {corpus.file} "
+            f"--repo-type dataset --local-dir . and name the file by its path instead of {corpus.name}"
+        )
+    return (
+        f"where the Hub can be reached, run datasets.load_dataset({corpus.dataset!r}, "
+        f"{corpus.configuration!r}) in Python and copy its cache to {datasets.config.HF_DATASETS_CACHE}"
+    )
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error's message on one line; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
