@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mxcheck.evaluation.measure import Measurement as Measurement
     from mxcheck.evaluation.measure import evaluate as evaluate
+    from mxcheck.evaluation.metrics import metric as metric
     from mxcheck.formats.spec import CastSpec as CastSpec
     from mxcheck.formats.spec import cast_spec as cast_spec
     from mxcheck.formats.spec import dialect as dialect
@@ -50,6 +51,7 @@ _HOME = {
     "load": "mxcheck.models.load",
     "Measurement": "mxcheck.evaluation.measure",
     "evaluate": "mxcheck.evaluation.measure",
+    "metric": "mxcheck.evaluation.metrics",
 }
 
 __all__ = sorted(_HOME)

@@ -26,9 +26,10 @@ def _finite(value: Any) -> bool:
     return True
 
 
-def first_non_finite_module(model: nn.Module, batch: torch.Tensor) -> str:
-    """Run one batch [sequences, length] again and name the first module, in the order of completion, whose
-    output is not finite. (Modules complete before those that contain them, so it is the innermost one.)
+def first_non_finite_module(model: nn.Module, batch: torch.Tensor, **arguments: Any) -> str:
+    """Run one batch [sequences, length] again, with these further arguments, and name the first module, in
+    the order of completion, whose output is not finite. (Modules complete before those that contain them, so
+    it is the innermost one.)
     """
     culprits: list[str] = []
 
@@ -41,7 +42,7 @@ def first_non_finite_module(model: nn.Module, batch: torch.Tensor) -> str:
 
     handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
     try:
-        model(input_ids=batch, use_cache=False)
+        model(input_ids=batch, use_cache=False, **arguments)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from mxcheck.evaluation.finite import NonFiniteLogitsError, first_non_finite_module
+from mxcheck.evaluation.logits import Logits, WholeLogits, check_keeping, chunks, passes
+from mxcheck.evaluation.metrics import Metric, as_metrics
 from mxcheck.evaluation.tokens import fingerprint
+
+if TYPE_CHECKING:
+    from mxcheck.evaluation.metrics import MetricFunction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -21,8 +28,8 @@ class Measurement:
     `tokens_fingerprint` says on which tokens. `sequence_*` list one mean a sequence, in the order of the
     tokens. `kl` is KL(reference || model); `top1_agreement` the share of positions where both rank the same
     token first; both are None where no reference was given. `bit_equal` says whether all log-probabilities
-    equal the reference's exactly. `log_probabilities` (float64, [sequences, length - 1, vocabulary], only
-    where kept) serve as reference.
+    equal the reference's exactly. `metrics` are the user's own, by name: one mean a sequence. `logits`, only
+    where log-probabilities were to be kept, is what they are computed from: it serves as reference.
     """
 
     tokens_fingerprint: str
@@ -34,7 +41,8 @@ class Measurement:
     sequence_kl: list[float] | None = None
     top1_agreement: float | None = None
     bit_equal: bool | None = None
-    log_probabilities: torch.Tensor | None = field(default=None, repr=False)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    logits: Logits | None = field(default=None, repr=False)
 
     @property
     def perplexity(self) -> float:
@@ -49,66 +57,128 @@ def evaluate(
     reference: Measurement | None = None,
     batch_size: int = 8,
     keep_log_probabilities: bool = False,
+    metrics: Mapping[str, MetricFunction] | Sequence[Metric] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Measurement:
     """Score every token but the first of each sequence against the *true next token*.
+
+    Works in chunks of positions, in float64: 2,048 tokens of a vocabulary of 128,256 take less than 1.2 GiB
+    above the model.
 
     Args:
         model: a causal language model: called with int64 [batch, length], returns `.logits`
             [batch, length, vocabulary].
         tokens: int64 [sequences, length], fixed-length blocks without padding.
         reference: a measurement of the reference on the same tokens, made with
-            `keep_log_probabilities=True`; gives KL, top-1 agreement and bit-equality.
-        batch_size: sequences a forward pass.
+            `keep_log_probabilities=True`; gives KL, top-1 agreement, bit-equality and `metrics`.
+        batch_size: sequences a forward pass, at most.
+        keep_log_probabilities: whether the result is to serve as reference. Up to 2^25 logits of all tokens
+            are kept as they are. Of more, the decoder's output is kept in host memory, and its logits are
+            computed again, bit for bit, each time: the model may be converted meanwhile, but its output
+            embedding must not be overwritten in place.
+        metrics: the user's own: functions by name, or what `resolve_metrics` returns.
         progress: called with the number of sequences after each batch.
 
-    Raises ValueError for tokens of another shape or outside the vocabulary, or a reference of other
-    tokens; NonFiniteLogitsError, naming the first module at fault, where logits are NaN or infinite.
+    Raises ValueError for tokens of another shape or outside the vocabulary, a reference of other tokens or
+    one whose logits come out otherwise when computed again, too many logits to keep of a model that cannot
+    compute them again, and a metric at fault; NonFiniteLogitsError, naming the first module at fault, where
+    logits are NaN or infinite.
     """
     _check_tokens(model, tokens)
-    reference_log_p = None if reference is None else _log_probabilities_of(reference, tokens)
-    device = next(model.parameters()).device
-    losses, entropies, divergences, agreements, kept = [], [], [], [], []
-    bit_equal = True
+    own = as_metrics(metrics)
+    if own and reference is None:
+        raise ValueError(f"metric {own[0].name!r} compares with a reference, got none; give reference=")
+    if reference is not None:
+        _check_reference(reference, tokens)
+    means: dict[str, list[float]] = defaultdict(list)
+    kept: list[torch.Tensor] = []
+    last: Logits | None = None
     with torch.inference_mode():
-        for start in range(0, len(tokens), batch_size):
-            batch = tokens[start : start + batch_size].to(device)
-            logits = model(input_ids=batch, use_cache=False).logits[:, :-1]
-            log_p = torch.log_softmax(logits.double(), dim=-1)
-            if not torch.isfinite(log_p.sum()):
-                raise NonFiniteLogitsError(first_non_finite_module(model, batch))
-            target = batch[:, 1:].unsqueeze(-1)
-            losses.append(-log_p.gather(-1, target).squeeze(-1).mean(-1))
-            entropies.append(-(log_p.exp() * log_p).sum(-1).mean(-1))
-            if reference_log_p is not None:
-                reference_batch = reference_log_p[start : start + batch_size]
-                if reference_batch.shape != log_p.shape:
-                    raise ValueError(
-                        f"the reference has a vocabulary of {reference_batch.shape[-1]}, this model one of "
-                        f"{log_p.shape[-1]}; a KL divergence needs the same"
-                    )
-                bit_equal = bit_equal and torch.equal(reference_batch, log_p)
-                divergence = (reference_batch.exp() * (reference_batch - log_p)).sum(-1)
-                divergences.append(divergence.mean(-1))
-                agreements.append((reference_batch.argmax(-1) == log_p.argmax(-1)).double().mean(-1))
+        for batch, logits in passes(model, tokens, batch_size):
             if keep_log_probabilities:
-                kept.append(log_p)
+                check_keeping(model, tokens, logits)
+                kept += logits.copies()
+                last = logits
+            for index in range(len(batch)):
+                by_row: dict[str, list[float]] = defaultdict(list)
+                for rows in chunks(batch.shape[1] - 1, logits.vocabulary):
+                    log_p = torch.log_softmax(logits.rows(index, rows).double(), dim=-1)
+                    if not torch.isfinite(log_p.sum()):
+                        raise NonFiniteLogitsError(_culprit(model, batch, logits, index, rows))
+                    targets = batch[index, 1:][rows].to(log_p.device)
+                    figures = _figures(log_p, targets)
+                    if reference is not None:
+                        figures |= _distances(log_p, targets, reference, len(means["loss"]), rows, own)
+                    for name, values in figures.items():
+                        # numbers, no tensors: small ones that stay between large ones that go keep malloc
+                        # from using the gaps, and the process grew by the size of the whole logits
+                        by_row[name] += values.tolist()
+                for name, numbers in by_row.items():
+                    means[name].append(_mean(numbers))
+                if reference is not None:
+                    _check_recomputed(reference, means["reference_loss"])
             if progress is not None:
                 progress(len(batch))
-    sequence_losses, sequence_entropies = torch.cat(losses), torch.cat(entropies)
-    has_reference = reference_log_p is not None
     return Measurement(
         tokens_fingerprint=fingerprint(tokens),
-        cross_entropy=sequence_losses.mean().item(),
-        entropy=sequence_entropies.mean().item(),
-        sequence_losses=sequence_losses.tolist(),
-        sequence_entropies=sequence_entropies.tolist(),
-        kl=torch.cat(divergences).mean().item() if has_reference else None,
-        sequence_kl=torch.cat(divergences).tolist() if has_reference else None,
-        top1_agreement=torch.cat(agreements).mean().item() if has_reference else None,
-        bit_equal=bit_equal if has_reference else None,
-        log_probabilities=torch.cat(kept) if keep_log_probabilities else None,
+        cross_entropy=_mean(means["loss"]),
+        entropy=_mean(means["entropy"]),
+        sequence_losses=means["loss"],
+        sequence_entropies=means["entropy"],
+        kl=None if reference is None else _mean(means["kl"]),
+        sequence_kl=None if reference is None else means["kl"],
+        top1_agreement=None if reference is None else _mean(means["top1_agreement"]),
+        bit_equal=None if reference is None else _mean(means["bit_equal"]) == 1.0,
+        metrics={one.name: means[one.name] for one in own},
+        logits=None if last is None else last.frozen(kept),
     )
+
+
+def _figures(log_p: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a chunk [rows, vocabulary] says by itself, each [rows]."""
+    return {"loss": _losses(log_p, targets), "entropy": -log_p.exp().mul_(log_p).sum(-1)}
+
+
+def _distances(
+    log_p: torch.Tensor,
+    targets: torch.Tensor,
+    reference: Measurement,
+    sequence: int,
+    rows: slice,
+    metrics: Sequence[Metric],
+) -> dict[str, torch.Tensor]:
+    """What a chunk [rows, vocabulary] says beside the reference's, each [rows]."""
+    assert reference.logits is not None
+    reference_log_p = torch.log_softmax(
+        reference.logits.rows(sequence, rows).to(log_p.device).double(), dim=-1
+    )
+    if reference_log_p.shape != log_p.shape:
+        raise ValueError(
+            f"the reference has a vocabulary of {reference_log_p.shape[-1]}, this model one of "
+            f"{log_p.shape[-1]}; a KL divergence needs the same"
+        )
+    return {
+        "reference_loss": _losses(reference_log_p, targets),
+        "kl": (reference_log_p - log_p).mul_(reference_log_p.exp()).sum(-1),
+        "top1_agreement": (reference_log_p.argmax(-1) == log_p.argmax(-1)).double(),
+        "bit_equal": (reference_log_p == log_p).all(-1).double(),
+        **{one.name: one(log_p, targets, reference_log_p) for one in metrics},
+    }
+
+
+def _losses(log_p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return -log_p.gather(-1, targets[:, None])[:, 0]
+
+
+def _mean(values: list[float]) -> float:
+    return torch.tensor(values, dtype=torch.float64).mean().item()
+
+
+def _culprit(model: nn.Module, batch: torch.Tensor, logits: Logits, index: int, rows: slice) -> str:
+    if isinstance(logits, WholeLogits):
+        return first_non_finite_module(model, batch)
+    positions = torch.arange(rows.start, rows.stop, device=batch.device)
+    return first_non_finite_module(model, batch[index : index + 1], logits_to_keep=positions)
 
 
 def _check_tokens(model: nn.Module, tokens: torch.Tensor) -> None:
@@ -128,16 +198,24 @@ def _check_tokens(model: nn.Module, tokens: torch.Tensor) -> None:
             )
 
 
-def _log_probabilities_of(reference: Measurement, tokens: torch.Tensor) -> torch.Tensor:
-    log_p = reference.log_probabilities
-    if log_p is None:
+def _check_reference(reference: Measurement, tokens: torch.Tensor) -> None:
+    if reference.logits is None:
         raise ValueError(
             "the reference keeps no log-probabilities; evaluate it with keep_log_probabilities=True"
         )
     if reference.tokens_fingerprint != fingerprint(tokens):
+        kept = reference.logits.sequences
         raise ValueError(
-            f"the reference was measured on other tokens ({log_p.shape[0]} sequences of "
-            f"{log_p.shape[1] + 1}) than these ({tokens.shape[0]} of {tokens.shape[1]}); "
-            f"measure both on the same tokens"
+            f"the reference was measured on other tokens ({len(kept)} sequences of {len(kept[0]) + 1}) than "
+            f"these ({tokens.shape[0]} of {tokens.shape[1]}); measure both on the same tokens"
         )
-    return log_p
+
+
+def _check_recomputed(reference: Measurement, losses: list[float]) -> None:
+    sequence = len(losses) - 1
+    if losses[sequence] != reference.sequence_losses[sequence]:
+        raise ValueError(
+            f"the reference's logits came out otherwise when computed again (loss of sequence {sequence}: "
+            f"{losses[sequence]!r} instead of {reference.sequence_losses[sequence]!r}): its output embedding "
+            f"was overwritten, or threads or device changed; measure the reference again"
+        )

@@ -152,31 +152,30 @@ def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:
     return function, function
 
 
-def load_target(target: str) -> Kernel:
-    """The function that `package.module:function` names.
+def load_target(target: str, kind: str = "kernel") -> Callable[..., Any]:
+    """The function that `package.module:function` names, a `kind` of thing to the user.
 
     Raises:
         ValueError: no such module or function, or it cannot be called. What the module itself raises while it
             is imported goes through.
     """
-    kernel = target
     module_name, _, attribute = target.partition(":")
     if module_name.startswith("."):
-        raise ValueError(f"kernel {kernel!r}: give the module in full, without a dot before it")
+        raise ValueError(f"{kind} {target!r}: give the module in full, without a dot before it")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
-        raise ValueError(f"kernel {kernel!r}: there is no module {error.name!r} on sys.path") from error
+        raise ValueError(f"{kind} {target!r}: there is no module {error.name!r} on sys.path") from error
     if not hasattr(module, attribute):
         own = [
             name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name
         ]
         choose(f"function of module {module_name!r}:", attribute, own)
-    function: Kernel = getattr(module, attribute)
+    function: Callable[..., Any] = getattr(module, attribute)
     if not callable(function):
-        raise ValueError(f"kernel {kernel!r} is not callable: its type is {type(function).__name__}")
+        raise ValueError(f"{kind} {target!r} is not callable: its type is {type(function).__name__}")
     return function
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from mxcheck.evaluation.finite import NonFiniteLogitsError
+from mxcheck.evaluation.logits import WholeLogits
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.tokens import fingerprint
 from mxcheck.models.convert import Conversion
@@ -128,13 +129,30 @@ def test_one_bit_of_one_weight_is_not_bit_equal(
 def test_bit_equality_is_asked_of_every_batch(
     tiny_llama: LlamaForCausalLM, random_tokens: torch.Tensor
 ) -> None:
+    random_tokens.clamp_(max=90)
+    random_tokens[0, 5] = 95  # in the first of four batches only
     reference = keep(tiny_llama, random_tokens)
-    assert reference.log_probabilities is not None
-    log_p = reference.log_probabilities.clone()
-    log_p[0, 0, 0] += 1e-9  # the first of four batches
-    spoilt = dataclasses.replace(reference, log_probabilities=log_p)
+    tiny_llama.model.embed_tokens.weight[95] += 0.01
+    result = evaluate(tiny_llama, random_tokens, reference=reference, batch_size=2)
 
-    assert evaluate(tiny_llama, random_tokens, reference=spoilt, batch_size=2).bit_equal is False
+    assert result.sequence_kl is not None
+    assert result.sequence_kl[0] > 0
+    assert result.sequence_kl[1:] == [0.0] * 6
+    assert result.bit_equal is False
+
+
+def test_a_reference_that_comes_out_otherwise_is_refused(
+    tiny_llama: LlamaForCausalLM, random_tokens: torch.Tensor
+) -> None:
+    reference = keep(tiny_llama, random_tokens)
+    losses = list(reference.sequence_losses)
+    losses[3] = math.nextafter(losses[3], 0)
+    other = dataclasses.replace(reference, sequence_losses=losses)
+    message = (
+        "logits came out otherwise when computed again .loss of sequence 3: .*; measure the reference again"
+    )
+    with pytest.raises(ValueError, match=message):
+        evaluate(tiny_llama, random_tokens, reference=other)
 
 
 def test_the_true_next_token_is_scored(counted: torch.Tensor) -> None:
@@ -184,18 +202,21 @@ def test_what_no_reference_was_given_for_is_none(
     result = evaluate(tiny_llama, random_tokens)
 
     assert (result.kl, result.sequence_kl, result.top1_agreement, result.bit_equal) == (None,) * 4
-    assert result.log_probabilities is None
+    assert result.logits is None
+    assert result.metrics == {}
 
 
-def test_kept_log_probabilities_are_float64_of_every_scored_token(
+def test_kept_logits_are_those_of_every_scored_token(
     tiny_llama: LlamaForCausalLM, random_tokens: torch.Tensor
 ) -> None:
-    log_p = evaluate(tiny_llama, random_tokens, batch_size=2, keep_log_probabilities=True).log_probabilities
+    logits = evaluate(tiny_llama, random_tokens, batch_size=2, keep_log_probabilities=True).logits
 
-    assert log_p is not None
-    assert log_p.dtype == torch.float64
-    assert log_p.shape == (7, 11, 96)
-    np.testing.assert_allclose(log_p.numpy(), log_softmax(tiny_llama, random_tokens), atol=FLOAT32)
+    assert isinstance(logits, WholeLogits)
+    kept = torch.stack(list(logits.sequences))
+    with torch.no_grad():
+        whole = tiny_llama(input_ids=random_tokens, use_cache=False).logits
+    np.testing.assert_allclose(kept.numpy(), whole[:, :-1].numpy(), atol=FLOAT32)
+    assert torch.equal(logits.rows(6, slice(2, 5)), kept[6, 2:5])
 
 
 def test_progress_hears_of_every_sequence(tiny_llama: LlamaForCausalLM, random_tokens: torch.Tensor) -> None:

@@ -1,0 +1,198 @@
+"""Logits by rows: of a large vocabulary there is never more in memory than a chunk of positions.
+
+A model whose forward takes `logits_to_keep` promises that its logits at a position depend on its decoder's
+output at that position alone. So the decoder runs once, and the model's own forward runs again for each
+chunk with those rows of the decoder's output in the decoder's place: the output embedding and all that
+follows it (soft-capping, scales) stay the model's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+#: Up to this many logits of all tokens together (256 MiB in float64), a batch is one plain forward and its
+#: logits are kept whole. Tokens and vocabulary alone decide: neither batch size nor what is kept may change
+#: which products are computed.
+SMALL = 2**25
+
+#: Entries of one chunk [rows, vocabulary], 64 MiB in float64: 65 positions of a vocabulary of 128,256. Where
+#: the output embedding is itself cast with one scale a tensor, a chunk is that tensor.
+CHUNK = 2**23
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WholeLogits:
+    """Logits as they are: `sequences` lists [positions, vocabulary]."""
+
+    sequences: torch.Tensor | Sequence[torch.Tensor]
+
+    @property
+    def vocabulary(self) -> int:
+        """The length of a row."""
+        return self.sequences[0].shape[-1]
+
+    def rows(self, sequence: int, rows: slice) -> torch.Tensor:
+        """[rows, vocabulary] in the model's dtype."""
+        return self.sequences[sequence][rows]
+
+    def copies(self) -> list[torch.Tensor]:
+        """What has to be kept of each sequence to have its logits later."""
+        return [logits.clone() for logits in self.sequences]
+
+    def frozen(self, kept: list[torch.Tensor]) -> WholeLogits:
+        """The logits of the sequences that were `kept`, whatever becomes of the model."""
+        return WholeLogits(sequences=kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeadLogits:
+    """Logits computed when asked for, by the head of `model` (all that stands behind its `decoder`) from the
+    decoder's output: `sequences` lists [positions, width], `output` is the type that the decoder returns.
+    """
+
+    model: PreTrainedModel
+    decoder: nn.Module
+    output: type[ModelOutput]
+    device: torch.device
+    sequences: torch.Tensor | Sequence[torch.Tensor]
+
+    @property
+    def vocabulary(self) -> int:
+        """The length of a row."""
+        return vocabulary_of(self.model)
+
+    def rows(self, sequence: int, rows: slice) -> torch.Tensor:
+        """[rows, vocabulary] in the model's dtype, the same bits each time."""
+        hidden = self.sequences[sequence][rows].to(self.device)
+        answer = self.output(last_hidden_state=hidden[None])
+        unread = torch.zeros(1, len(hidden), dtype=torch.int64, device=self.device)
+        with _answering(self.decoder, answer):
+            logits: torch.Tensor = self.model(input_ids=unread, use_cache=False).logits[0]
+        return logits
+
+    def copies(self) -> list[torch.Tensor]:
+        """What has to be kept of each sequence to have its logits later, in host memory."""
+        return [hidden.to("cpu", copy=True) for hidden in self.sequences]
+
+    def frozen(self, kept: list[torch.Tensor]) -> HeadLogits:
+        """The logits of the sequences that were `kept`, even when the model has been converted.
+
+        The head is copied, its parameters are not: the copies' are tensors of their own on the same storage,
+        which a conversion (it puts others in their place) does not reach.
+        """
+        decoder = nn.Module()  # an empty place for the decoder's output
+        same_storage: dict[int, Any] = {id(self.decoder): decoder}
+        for parameter in self.model.parameters():
+            same_storage[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        for buffer in self.model.buffers():
+            same_storage[id(buffer)] = buffer.detach()
+        head = copy.deepcopy(self.model, same_storage)
+        return replace(self, model=head, decoder=decoder, sequences=kept)
+
+
+Logits = WholeLogits | HeadLogits
+
+
+def passes(model: nn.Module, tokens: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, Logits]]:
+    """Run `model` over tokens [sequences, length] and yield, a pass at a time, the sequences that went
+    through and their logits at every position but the last.
+
+    `batch_size` is an upper limit: of a large vocabulary whose logits come only whole, fewer sequences go
+    through together.
+    """
+    device = next(model.parameters()).device
+    large = logits_of(model, tokens) > SMALL
+    decoder = decoder_of(model) if large else None
+    if large and decoder is None:
+        batch_size = max(1, min(batch_size, SMALL * len(tokens) // logits_of(model, tokens)))
+    for start in range(0, len(tokens), batch_size):
+        batch = tokens[start : start + batch_size].to(device)
+        if decoder is not None:
+            assert isinstance(model, PreTrainedModel)
+            yield batch, _decode(model, decoder, batch)
+        else:
+            yield batch, WholeLogits(sequences=model(input_ids=batch, use_cache=False).logits[:, :-1])
+
+
+def chunks(positions: int, vocabulary: int) -> Iterator[slice]:
+    """The rows of one sequence, in chunks of at most `CHUNK` logits."""
+    size = max(1, CHUNK // vocabulary)
+    for start in range(0, positions, size):
+        yield slice(start, min(start + size, positions))
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """The length of a row of logits, 0 where the model does not say."""
+    return int(model.config.get_text_config().vocab_size) if isinstance(model, PreTrainedModel) else 0
+
+
+def logits_of(model: nn.Module, tokens: torch.Tensor) -> int:
+    """How many logits tokens [sequences, length] have together, 0 where the model does not say."""
+    return tokens.numel() * vocabulary_of(model)
+
+
+def decoder_of(model: nn.Module) -> nn.Module | None:
+    """The module whose output the head of `model` works on row by row; None where the model has no such."""
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+        return None
+    if "logits_to_keep" not in inspect.signature(type(model).forward).parameters:
+        return None
+    decoder: nn.Module = model.get_decoder()
+    return None if decoder is model else decoder
+
+
+def _decode(model: PreTrainedModel, decoder: nn.Module, batch: torch.Tensor) -> HeadLogits:
+    outputs: list[Any] = []
+    handle = decoder.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+    try:
+        model(input_ids=batch, use_cache=False, logits_to_keep=1)  # one row: the logits are not wanted yet
+    finally:
+        handle.remove()
+    hidden = getattr(outputs[0], "last_hidden_state", None) if len(outputs) == 1 else None
+    if hidden is None or hidden.shape[:2] != batch.shape:
+        raise ValueError(
+            f"{type(model).__name__} does not call its decoder ({type(decoder).__name__}) once for one "
+            f"hidden state a token, so its logits cannot be computed in chunks; take so few sequences, or so "
+            f"short ones, that tokens times vocabulary ({vocabulary_of(model)}) are at most {SMALL}"
+        )
+    return HeadLogits(
+        model=model, decoder=decoder, output=type(outputs[0]), device=hidden.device, sequences=hidden[:, :-1]
+    )
+
+
+@contextmanager
+def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
+    """While the context lasts, `module` returns `answer` whatever it is called with."""
+    before = vars(module).get("forward")
+    module.forward = lambda *_args, **_kwargs: answer
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def check_keeping(model: nn.Module, tokens: torch.Tensor, logits: Logits) -> None:
+    """Raise ValueError where the logits of tokens [sequences, length] are too many to be kept whole, and the
+    model gives no way to compute them again.
+    """
+    sequences, length = tokens.shape
+    size = sequences * length * logits.vocabulary
+    if isinstance(logits, WholeLogits) and size > SMALL:
+        raise ValueError(
+            f"{sequences} sequences of {length} tokens over a vocabulary of {logits.vocabulary} are too many "
+            f"log-probabilities to keep ({8 * size / 2**30:.4g} GiB, allowed {8 * SMALL / 2**30:.4g}), and "
+            f"{type(model).__name__} cannot compute them again (that takes a forward with logits_to_keep, a "
+            f"decoder and an output embedding); take fewer or shorter sequences"
+        )
