@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+EVERYTHING := --mx-precision all --mx-tier all
 TESTS := tests/kernels tests/models tests/unit tests/plugin
 # pip must not look at anything but the pinned versions, and the run itself must not look at the network.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate kernels test lint benchmark casts exhaustive baselines clean
+.PHONY: help install gate ladder kernels test lint benchmark casts exhaustive baselines budgets clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 gate: $(STAMP) ## run the accuracy gate on the embedded reference models
 	$(OFFLINE) $(BIN)/pytest tests/models -n 2
+
+ladder: $(STAMP) ## every step of the ladder with every tier; what cannot run here is skipped with its reason
+	$(OFFLINE) $(BIN)/pytest tests/models -n 2 -rs $(EVERYTHING)
 
 kernels: $(STAMP) ## hold every installed cast against the oracle; MICROXCALING=PATH adds a checkout of microxcaling
 	$(OFFLINE) $(BIN)/pytest tests/kernels -n 2 $(if $(MICROXCALING),--mx-microxcaling $(MICROXCALING))
@@ -46,7 +50,11 @@ exhaustive: $(STAMP) ## hold our casts against the oracle on all 2^32 fp32 input
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck exhaustive --jobs 2 --state build/exhaustive.json --summary docs/exhaustive.md
 
 baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
-	$(OFFLINE) $(BIN)/pytest tests/models -n 2 --snapshot-update
+	$(OFFLINE) $(BIN)/pytest tests/models -n 2 $(EVERYTHING) --snapshot-update
+
+budgets: $(STAMP) ## measure every stage and write the budget table; stop it at will, it goes on
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/propose_budgets.py build/budgets > build/budgets.toml
+	mv build/budgets.toml src/mxcheck/gate/budgets.toml
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -18,12 +18,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from mxcheck.evaluation.measure import evaluate
 from mxcheck.evaluation.tokens import load_tokens
-from mxcheck.models.convert import convert
+from mxcheck.models.convert import UnavailableError, convert
+from mxcheck.models.ladder import stages
 from mxcheck.models.load import load
-from mxcheck.models.recipe import MX, TIERS, recipe
+from mxcheck.models.recipe import recipe
 from mxcheck.models.zoo import REFERENCE_MODELS
 
 
@@ -40,20 +42,30 @@ def main() -> None:
         assert loaded.source.tokens is not None
         tokens = load_tokens(loaded.source.tokens)
         reference = evaluate(loaded.model, tokens, keep_log_probabilities=True)
-        cases = [(precision, tier) for precision in MX for tier in TIERS]
-        ratios: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
+        cases = [case for case in stages() if case[1] is not None and _runs(loaded.model, *case)]
+        ratios: dict[tuple[str, str | None], list[float]] = {case: [] for case in cases}
         for _ in track(range(rounds), description=name):
             for precision, tier in cases:
-                measure = partial(evaluate, loaded.model, tokens, reference=reference)
+                made = recipe(precision, tier=tier)
+                together = made.sequences_a_pass or 8  # of both: one sequence a pass is slower by itself
+                measure = partial(evaluate, loaded.model, tokens, reference=reference, batch_size=together)
                 plain = _seconds(measure)
-                conversion = convert(loaded.model, recipe(precision, tier=tier))
+                conversion = convert(loaded.model, made)
                 quantized = _seconds(measure)
                 conversion.undo()
                 ratios[precision, tier].append(quantized / plain)
         for (precision, tier), values in ratios.items():
             figures = (statistics.median(values), min(values), max(values))
-            table.add_row(name, precision, tier, *[f"{figure:.2f}" for figure in figures])
+            table.add_row(name, precision, tier or "", *[f"{figure:.2f}" for figure in figures])
     Console().print(table)
+
+
+def _runs(model: PreTrainedModel, precision: str, tier: str | None) -> bool:
+    try:
+        convert(model, recipe(precision, tier=tier)).undo()
+    except UnavailableError:
+        return False
+    return True
 
 
 def _seconds(call: Callable[[], object]) -> float:

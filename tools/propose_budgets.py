@@ -1,25 +1,91 @@
-"""Write the budget table from accepted baselines, by a rule that was fixed before the figures were seen.
+"""Measure the KL divergence of every stage on the reference models, and write the budget table from it by a
+rule that was fixed before the figures were seen.
 
-    python tools/propose_budgets.py [--baselines baselines] > src/mxcheck/gate/budgets.toml
+    python tools/propose_budgets.py build/budgets > src/mxcheck/gate/budgets.toml
+
+Figures are kept in the folder named, so that a run that was stopped goes on; delete it to measure anew.
 
 The rule. Let K be the largest KL divergence among the models concerned (the three trained reference models
 for the default table; the outlier model alone for its own). The budget is 2 K, rounded up to two digits: a
 fault that doubles the damage is over budget, and nothing that a machine's arithmetic does comes near it. The
 rise of the cross-entropy, whose expectation on self-sampled text is the KL, has the same budget; the gate
 adds an allowance for sampling (`mxcheck.gate.verdict.sampling_allowance`).
+
+Transformer Engine has no CPU build. Its stages get the budget of what emulates them: one fp32 scale a tensor
+for te_fp8_*, the MX format under the scale rule rceil for te_mxfp8.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from mxcheck.gate.baseline import read
-from mxcheck.models.recipe import MX, TIERS
+import torch
+from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
+
+from mxcheck.evaluation.measure import evaluate
+from mxcheck.evaluation.tokens import load_tokens
+from mxcheck.gate.baseline import write_text
+from mxcheck.models.convert import UnavailableError, convert
+from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
+from mxcheck.models.load import load
+from mxcheck.models.recipe import Recipe, recipe
+from mxcheck.models.zoo import REFERENCE_MODELS
 
 TRAINED = ("ref-llama", "ref-neo", "ref-moe")
-STAGES = ("fp32", "bf16", *(f"{precision}-{tier}" for precision in MX for tier in TIERS))
+#: Options that quantize more, by the name that a stage carries.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "+attention": {"attention": True},
+    "+outputs": {"outputs": True},
+    "+attention+outputs": {"attention": True, "outputs": True},
+    "+global-bf16": {"elementwise": "bf16"},
+    "+global-fp8_e4m3": {"elementwise": "fp8_e4m3"},
+}
+EMULATED: dict[str, dict[str, Any]] = {
+    "te_fp8_current": {"precision": "nvfp8_emu_e4m3"},
+    "te_fp8_delayed": {"precision": "nvfp8_emu_e4m3"},
+    "te_mxfp8": {"precision": "fp8_e4m3", "scale_rule": "rceil"},
+}
+
+
+def recipes() -> Iterator[tuple[str, Recipe]]:
+    """Every line of the table and what to measure for it."""
+    for precision, tier in stages():
+        name = precision if tier is None else f"{precision}-{tier}"
+        made = {"precision": precision, **EMULATED.get(precision, {})}
+        yield name, recipe(**made, tier=tier)
+        if LADDER[precision].library is None and precision not in WHOLE_MODEL:
+            for label, more in OPTIONS.items():
+                yield f"{name}{label}", recipe(**made, tier=tier, **more)
+    for precision in LADDER:
+        if precision not in (*WHOLE_MODEL, "mixed"):
+            made = {"precision": precision, **EMULATED.get(precision, {})}
+            yield f"{precision}-{ALL_LINEARS}", recipe(**made, tier=ALL_LINEARS)
+
+
+def measure(label: str, kept: dict[str, float | None], store: Path) -> None:
+    """KL of every recipe on one model; null where it cannot run."""
+    loaded = load(label)
+    assert loaded.source.tokens is not None
+    tokens = load_tokens(loaded.source.tokens)
+    reference = evaluate(loaded.model, tokens, keep_log_probabilities=True)
+    for name, made in tqdm(list(recipes()), desc=label):
+        if name in kept:
+            continue
+        try:
+            conversion = convert(loaded.model, made)
+        except UnavailableError:
+            kept[name] = None
+            continue
+        result = evaluate(loaded.model, tokens, reference=reference, batch_size=made.sequences_a_pass or 8)
+        conversion.undo()
+        kept[name] = result.kl
+        write_text(store, json.dumps(kept))
 
 
 def two_digits_up(value: float) -> float:
@@ -30,23 +96,29 @@ def two_digits_up(value: float) -> float:
     return float(f"{math.ceil(value / unit) * unit:.1e}")
 
 
-def entry(root: Path, models: tuple[str, ...], stage: str) -> str:
-    worst = max(read(root / model / f"{stage}.json").kl for model in models)
-    return f"{stage} = {{ kl = {two_digits_up(2 * worst):g} }}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--baselines", type=Path, default=Path("baselines"))
-    root = parser.parse_args().baselines
+    parser.add_argument("store", type=Path, help="directory for the figures, one JSON file a model")
+    parser.add_argument("--models", default=",".join(REFERENCE_MODELS), help="measure these only")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    for label in options.models.split(","):
+        store = options.store / f"{label}.json"
+        measure(label, json.loads(store.read_text()) if store.is_file() else {}, store)
+    if options.models != ",".join(REFERENCE_MODELS):
+        return
+    kl = {label: json.loads((options.store / f"{label}.json").read_text()) for label in REFERENCE_MODELS}
     print("# Budgets in nats per token. Written by tools/propose_budgets.py, which states the rule.")
     print("# kl bounds the KL divergence to the reference, and the loss's rise where no `rise` is given.")
     for title, models in (("default", TRAINED), ("models.outlier-llama", ("outlier-llama",))):
         print(f"\n[{title}]")
-        for stage in STAGES:
-            print(entry(root, models, stage))
+        for name, _ in recipes():
+            worst = max(kl[model][name] for model in models if kl[model][name] is not None)
+            key = name if "+" not in name else f'"{name}"'
+            print(f"{key} = {{ kl = {two_digits_up(2 * worst):g} }}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from gate_project import ROOT, Project
 
-HEAVY = ("torch", "numpy", "datasets", "transformers")
+HEAVY = ("torch", "numpy", "datasets", "transformers", "bitsandbytes", "transformer_engine")
 
 #: Prints which heavy modules a process has loaded when it ends.
 _SPY = f"""
@@ -30,6 +30,13 @@ USES = [
     ("-m", "pytest", "--help"),
     ("-m", "pytest", "--collect-only", "-q", "--pyargs", "mxcheck.suite"),
     ("-m", "pytest", "--collect-only", "-q", "--mx-models", "ref-llama", "--pyargs", "mxcheck.suite.models"),
+    # The whole ladder, with everything that is asked of it by an option.
+    (
+        *("-m", "pytest", "--collect-only", "-q", "--pyargs", "mxcheck.suite.models"),
+        *("--mx-attention", "--mx-global", "bf16", "--mx-dtype", "bf16", "--mx-metrics", "my_casts:metric"),
+        *("--mx-models", "ref-llama,tinystories-33M,some/model", "--mx-datasets", "pile,wikitext"),
+        "--mx-preset=full",
+    ),
     ("-m", "pytest", "-q", "test_theirs.py"),
     # The kernel suite, with everything that is asked of it by an option, and as this repository has it.
     (

@@ -20,8 +20,12 @@ def assert_green(project: Project, *arguments: str, **environment: str) -> None:
 def test_another_instruction_set(accepted: Project, capability: str) -> None:
     """The whole matrix, as a machine without the accepting one's instructions would run it."""
     run = accepted.gate(ATEN_CPU_CAPABILITY=capability)
-    assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
-    assert len(run.rows) == 56
+    verdicts = run.verdicts()
+    skipped = {f"ref-moe-{name}-A" for name in ("bnb_int8", "scaled_mm_fp8", "scaled_mm_fp8_row")}
+    assert {name for name, verdict in verdicts.items() if verdict == "skipped"} == skipped, run.output
+    red = {name for name, verdict in verdicts.items() if verdict != "pass"} - skipped
+    assert (run.code, red) == (0, set()), run.output
+    assert len(run.rows) == 120
 
 
 def test_another_batch_size(accepted: Project) -> None:

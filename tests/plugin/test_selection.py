@@ -14,14 +14,15 @@ def collected(project: Project, *arguments: str) -> list[str]:
 
 def test_the_default_matrix(project: Project) -> None:
     names = collected(project)
-    assert len(names) == len(set(names)) == 56
+    assert len(names) == len(set(names)) == 120
     assert names[:5] == [
         "ref-llama-fp32",
         "ref-llama-bf16",
-        "ref-llama-fp8_e4m3-A",
-        "ref-llama-fp8_e4m3-B",
-        "ref-llama-fp8_e5m2-A",
+        "ref-llama-bfp16-A",
+        "ref-llama-bfp16-B",
+        "ref-llama-nvfp8_emu_e4m3-A",
     ]
+    assert not [name for name in names if "-te_" in name]  # Transformer Engine is not installed here
 
 
 @pytest.mark.parametrize(
@@ -29,14 +30,19 @@ def test_the_default_matrix(project: Project) -> None:
     [
         (("-k", "fp8_e4m3"), 8),
         (("-m", "fp4_e2m1 and tier_B"), 4),
-        (("-m", "ref-moe and not bf16"), 13),
-        (("--mx-tier", "A"), 32),
-        (("--mx-mlp-only",), 32),
-        (("--no-mx",), 8),
-        (("--mx-skip", "mx"), 8),
-        (("--mx-skip", "bf16", "--mx-models", "ref-neo"), 13),
-        (("--mx-format", "mxint8,fp4_e2m1", "--mx-format", "fp8_e5m2"), 32),
-        (("--mx-precision", "all", "--mx-tier", "all"), 56),
+        (("-m", "ref-moe and not bf16"), 29),
+        (("--mx-tier", "A"), 64),
+        (("--mx-mlp-only",), 64),
+        (("--no-mx",), 64),
+        (("--mx-skip", "mx,scaled_mm,bnb_int8"), 40),
+        (("--mx-skip", "bf16", "--mx-models", "ref-neo"), 29),
+        (("--mx-format", "mxint8,fp4_e2m1", "--mx-format", "fp8_e5m2"), 88),
+        (("--mx-precision", "all", "--mx-tier", "all"), 152),
+        (("-m", "mixed", "--mx-tier", "all"), 8),
+        (("-m", "tier_C", "--mx-tier", "all"), 4),
+        (("-m", "tier_linears", "--mx-all-linears"), 56),
+        (("-m", "te_mxfp8", "--mx-precision", "all"), 8),
+        (("--mx-preset", "quick"), 16),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

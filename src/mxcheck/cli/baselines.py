@@ -11,8 +11,9 @@ from typing import Any
 
 from mxcheck.cli.console import console
 from mxcheck.gate.case import Case, model_label
-from mxcheck.models.recipe import MX, TIERS, WHOLE_MODEL
+from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
 from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.reporting.baselines import diff_table, list_table, read_directory, read_revision
 
 
@@ -31,7 +32,9 @@ def add_commands(commands: Any) -> None:
     diff.add_argument("after", nargs="?", help="directory or git revision (default: the baselines directory)")
     diff.set_defaults(run=_diff)
 
-    prune = actions.add_parser("prune", help="find files that no case of the default matrix owns")
+    prune = actions.add_parser(
+        "prune", help="find files that no case owns: neither of the ladder nor a recipe of ./pyproject.toml"
+    )
     prune.add_argument("--delete", action="store_true", help="delete them (default: name them)")
     prune.add_argument(
         "--models",
@@ -72,12 +75,7 @@ def _prune(options: argparse.Namespace) -> int:
         for model in map(str.strip, options.models.split(","))
         for case in _default_matrix(model_label(model) if model not in REFERENCE_MODELS else model)
     }
-    # An override for one device class (`…@cuda-sm90.json`) belongs to the case whose name it carries.
-    orphans = [
-        name
-        for name in read_directory(options.baselines)
-        if f"{name.removesuffix('.json').partition('@')[0]}.json" not in owned
-    ]
+    orphans = [name for name in read_directory(options.baselines) if _case_of(name) not in owned]
     for name in orphans:
         if options.delete:
             (options.baselines / name).unlink()
@@ -90,9 +88,18 @@ def _prune(options: argparse.Namespace) -> int:
     return 1 if orphans and not options.delete else 0
 
 
+def _case_of(name: str) -> str:
+    """The file of the plain case: an override for one device class (`…@cuda-sm90.json`) and a case with
+    options (`…+attention.json`) belong to the case whose name they carry."""
+    return f"{name.removesuffix('.json').partition('@')[0].partition('+')[0]}.json"
+
+
 def _default_matrix(label: str) -> list[Case]:
-    whole = [Case(model=label, precision=precision) for precision in WHOLE_MODEL]
-    return whole + [Case(model=label, precision=precision, tier=tier) for precision in MX for tier in TIERS]
+    linears = [(name, ALL_LINEARS) for name in LADDER if name not in (*WHOLE_MODEL, "mixed")]
+    own = [(name, None) for name in own_recipes(Path("pyproject.toml"), kernel="eager")]
+    return [
+        Case(model=label, precision=precision, tier=tier) for precision, tier in (*stages(), *linears, *own)
+    ]
 
 
 def _recentre(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from mxcheck.cli import baselines, exhaustive, explain, formats, sample
+from mxcheck.cli import baselines, exhaustive, explain, formats, ladder, models, sample
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,11 +25,12 @@ def parse(words: list[str]) -> argparse.Namespace:
     """The options of a command line, with `run`, which carries it out; bad usage ends the program."""
     parser = argparse.ArgumentParser(
         prog="mxcheck",
-        description="Formats, single casts and accepted baselines. Measuring goes through pytest.",
+        description="Formats, single casts, the ladder, models and accepted baselines. "
+        "Measuring goes through pytest.",
     )
     parser.set_defaults(passes_on=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (formats, explain, exhaustive, baselines, sample):
+    for group in (formats, explain, exhaustive, ladder, models, baselines, sample):
         group.add_commands(commands)
     options, others = parser.parse_known_args(explain.numbers_are_no_options(words))
     if others and not options.passes_on:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mxcheck.gate.case import model_label
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
+from mxcheck.pytest_plugin.options import DTYPES
 
 
 def add_commands(commands: Any) -> None:
@@ -23,6 +24,14 @@ def add_commands(commands: Any) -> None:
     sample.add_argument("--sequences", type=int, default=64)
     sample.add_argument("--length", type=int, default=256, help="tokens a sequence, the first one included")
     sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument(
+        "--dtype",
+        choices=tuple(DTYPES),
+        help="load the model in this type (as --mx-dtype; default: the model card's, else fp32)",
+    )
+    sample.add_argument(
+        "--trust-remote-code", action="store_true", help="let the checkpoint execute code of its own"
+    )
     sample.set_defaults(run=_sample)
 
 
@@ -44,7 +53,7 @@ def _sample(options: argparse.Namespace) -> int:
         raise ValueError(
             f"{target} exists already, and accepted baselines may rest on it; delete it to sample anew"
         )
-    loaded = load(source.name)
+    loaded = load(source.name, dtype=DTYPES.get(options.dtype), trust_remote_code=options.trust_remote_code)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

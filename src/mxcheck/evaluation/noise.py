@@ -14,9 +14,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mxcheck.evaluation.measure import Measurement
+    from mxcheck.models.recipe import Recipe
 
 #: By kind of device, settings by name. On a CPU each stands for a class of machines, with all libraries that
 #: multiply switched together; on a GPU (not yet run on one) for other kernels of the matrix products.
@@ -42,13 +48,17 @@ ENVIRONMENTS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Results of one case in one environment, in nats per token and sequence; and its casts' digests."""
+    """Results of one case in one environment, in nats per token and sequence; and its casts' digests.
+
+    `failure` says in one line why there are none; it is empty where there are.
+    """
 
     environment: str
-    digests: dict[str, dict[str, str]]
-    reference_losses: list[float]
-    sequence_losses: list[float]
-    sequence_kl: list[float]
+    digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    reference_losses: list[float] = field(default_factory=list)
+    sequence_losses: list[float] = field(default_factory=list)
+    sequence_kl: list[float] = field(default_factory=list)
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,25 +72,29 @@ class Job:
     recipes: list[dict[str, Any]]
     tokens: str
     max_samples: int
+    length: int
     batch_size: int
     threads: int
     device: str = "cpu"
+    dtype: str | None = None
+    trust_remote_code: bool = False
 
 
 def measure_noise(job: Job, environments: Mapping[str, Mapping[str, str]] | None = None) -> list[list[Trial]]:
-    """For each recipe of `job`, its trials, one an environment (default: those of the job's device).
+    """For each recipe of `job`, its trials, one an environment (default: those of the job's device); none
+    for a recipe that cannot run there.
 
     Raises ValueError with the child's last lines where a child fails.
     """
     chosen = ENVIRONMENTS[job.device] if environments is None else environments
     by_environment = [_run_child(job, name, settings) for name, settings in chosen.items()]
-    return [list(trials) for trials in zip(*by_environment, strict=True)]
+    return [[trial for trial in trials if trial is not None] for trials in zip(*by_environment, strict=True)]
 
 
-def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
+def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial | None]:
     with tempfile.TemporaryDirectory(prefix="mxcheck-noise-") as folder:
         request, answer = Path(folder) / "job.json", Path(folder) / "trials.json"
-        fields = {field: getattr(job, field) for field in Job.__slots__}
+        fields = {slot: getattr(job, slot) for slot in Job.__slots__}
         request.write_text(json.dumps(fields))
         done = subprocess.run(  # noqa: S603  (our own module, by the running interpreter)
             [sys.executable, "-m", "mxcheck.evaluation.noise", str(request), str(answer)],
@@ -93,39 +107,54 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
         if done.returncode:
             tail = "\n".join(done.stderr.splitlines()[-5:])
             raise ValueError(f"measuring the noise of {job.model} in environment {name!r} failed:\n{tail}")
-        return [Trial(environment=name, **trial) for trial in json.loads(answer.read_text())]
+        return [
+            None if trial is None else Trial(environment=name, **trial)
+            for trial in json.loads(answer.read_text())
+        ]
 
 
-def _trials(job: Job) -> list[dict[str, Any]]:
+def _trials(job: Job) -> list[dict[str, Any] | None]:
     import torch
 
     from mxcheck.evaluation.measure import evaluate
     from mxcheck.evaluation.tokens import load_tokens
-    from mxcheck.models.convert import convert
     from mxcheck.models.load import load
-    from mxcheck.models.probe import digests
-    from mxcheck.models.recipe import Recipe
+    from mxcheck.models.recipe import recipe_from_dict
 
     if job.threads:
         torch.set_num_threads(job.threads)
-    loaded = load(job.model, device=job.device)
-    tokens = load_tokens(Path(job.tokens))[: job.max_samples]
+    loaded = load(job.model, device=job.device, dtype=job.dtype, trust_remote_code=job.trust_remote_code)
+    tokens = load_tokens(Path(job.tokens))[: job.max_samples, : job.length].contiguous()
     reference = evaluate(loaded.model, tokens, batch_size=job.batch_size, keep_log_probabilities=True)
-    trials = []
-    for fields in job.recipes:
-        conversion = convert(loaded.model, Recipe(**{**fields, "roles": tuple(fields["roles"])}))
-        bits = digests(conversion)
-        result = evaluate(loaded.model, tokens, reference=reference, batch_size=job.batch_size)
-        conversion.undo()
-        trials.append(
-            {
-                "digests": bits,
-                "reference_losses": reference.sequence_losses,
-                "sequence_losses": result.sequence_losses,
-                "sequence_kl": result.sequence_kl,
-            }
-        )
-    return trials
+    recipes = [recipe_from_dict(fields, kernel=fields["kernel"]) for fields in job.recipes]
+    return [_trial(loaded.model, recipe, tokens, reference, job.batch_size) for recipe in recipes]
+
+
+def _trial(
+    model: nn.Module, recipe: Recipe, tokens: Tensor, reference: Measurement, batch_size: int
+) -> dict[str, Any] | None:
+    from mxcheck.evaluation.measure import evaluate
+    from mxcheck.models.convert import UnavailableError, convert
+    from mxcheck.models.probe import digests
+
+    try:
+        conversion = convert(model, recipe)
+        try:
+            together = recipe.sequences_a_pass or batch_size
+            result = evaluate(model, tokens, reference=reference, batch_size=together)
+            bits = digests(conversion)
+        finally:
+            conversion.undo()
+    except UnavailableError:  # nothing of it is to be stored: the case is skipped, by name
+        return None
+    except (MemoryError, RuntimeError, ValueError) as error:  # that case's own: the others go on
+        return {"failure": " ".join(f"{type(error).__name__}: {error}".split())}
+    return {
+        "digests": bits,
+        "reference_losses": reference.sequence_losses,
+        "sequence_losses": result.sequence_losses,
+        "sequence_kl": result.sequence_kl,
+    }
 
 
 def _main(arguments: Sequence[str]) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from mxcheck.formats.choices import unknown
+
+#: A stage with those of its options that may have a line of their own (`Case.budget_key`), in their order.
+_STAGE = re.compile(r"(?P<plain>[^+]+)(\+attention)?(\+outputs)?(\+global-\w+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +34,26 @@ class Budgets:
         self._tables = tables
 
     def of(self, model: str, stage: str) -> Budget:
-        """The budget of `stage` (`fp8_e4m3-A`, `bf16`) on `model`. Raises ValueError naming both."""
+        """The budget of a stage, `fp8_e4m3-A+attention+outputs`, on `model`: its own line, else the
+        largest of those of the stage with fewer of these options. Raises ValueError that names both."""
+        plain, *options = stage.split("+")
+        for count in range(len(options), -1, -1):
+            fewer = ("+".join([plain, *some]) for some in combinations(options, count))
+            if found := [line for name in fewer if (line := self._line(model, name)) is not None]:
+                return max(found, key=lambda line: line.kl)
+        raise ValueError(
+            f"no budget for {plain} of {model}; add `'{plain}' = {{ kl = NATS }}` under [default] "
+            f"or [models.{model}] to the file that --mx-budgets names"
+        )
+
+    def _line(self, model: str, stage: str) -> Budget | None:
         for table in self._tables:
             for section in (table.get("models", {}).get(model, {}), table.get("default", {})):
                 if stage in section:
                     entry = section[stage]
                     # On text sampled from the reference the expected rise is the KL divergence itself.
                     return Budget(kl=float(entry["kl"]), rise=float(entry.get("rise", entry["kl"])))
-        raise ValueError(f"no budget for {stage} of {model}; add it to the file named by --mx-budgets")
+        return None
 
 
 def _checked(table: dict[str, Any], path: str, stages: Collection[str]) -> dict[str, Any]:
@@ -47,7 +64,8 @@ def _checked(table: dict[str, Any], path: str, stages: Collection[str]) -> dict[
     sections = [("default", table.get("default", {})), *((f"models.{name}", models[name]) for name in models)]
     for title, section in sections:
         for stage, entry in _table(section, title, path).items():
-            if stage not in stages:
+            plain = _STAGE.fullmatch(stage)
+            if plain is None or plain["plain"] not in stages:
                 raise ValueError(f"budgets file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
             ok = isinstance(entry, dict) and {"kl"} <= entry.keys() <= {"kl", "rise"}
             if not ok or not all(isinstance(v, int | float) and v >= 0 for v in entry.values()):
@@ -65,8 +83,11 @@ def _table(value: Any, title: str, path: str) -> dict[str, Any]:
 
 
 @cache
-def load_budgets(path: str | None = None) -> Budgets:
-    """Our table, with the TOML file at `path` before it. Raises ValueError for a bad file."""
+def load_budgets(path: str | None = None, own: tuple[str, ...] = ()) -> Budgets:
+    """Our table, with the TOML file at `path` before it. Raises ValueError for a bad file.
+
+    `own` are the user's recipes, for which that file may have lines too.
+    """
     ours = tomllib.loads(resources.files("mxcheck.gate").joinpath("budgets.toml").read_text())
     if path is None:
         return Budgets([ours])
@@ -74,4 +95,5 @@ def load_budgets(path: str | None = None) -> Budgets:
         theirs = tomllib.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"budgets file {path}: {error}") from error
-    return Budgets([_checked(theirs, path, ours["default"]), ours])
+    plain = [stage for stage in ours["default"] if "+" not in stage]
+    return Budgets([_checked(theirs, path, [*plain, *own]), ours])

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+_COSTLY = ("attention", "outputs")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Case:
@@ -20,12 +22,19 @@ class Case:
     @property
     def stage(self) -> str:
         """The part of the name after the model: `fp8_e4m3-A`, `bf16`, `fp8_e4m3-A+block16`."""
-        return "+".join([self.budget_key, *self.options])
+        return "+".join([self.plain, *self.options])
+
+    @property
+    def plain(self) -> str:
+        """The stage without its options."""
+        return self.precision if self.tier is None else f"{self.precision}-{self.tier}"
 
     @property
     def budget_key(self) -> str:
-        """The line of the budget table: options do not change what a precision may cost."""
-        return self.precision if self.tier is None else f"{self.precision}-{self.tier}"
+        """Its line of the budget table: options that quantize more may have one of their own; others do not
+        change what a precision may cost."""
+        costly = [option for option in self.options if option in _COSTLY or option.startswith("global-")]
+        return "+".join([self.plain, *costly])
 
     @property
     def id(self) -> str:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 #: Layout of the JSON file. A file of another version is refused, never guessed at.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,10 @@ class Noise:
 class Record:
     """One case's result. Losses, entropies and KL are in nats per token; SQNR in dB.
 
+    `corpus` says which text was measured, `metrics` holds the user's own figures, one mean a sequence.
+    `weight_bytes` are those of all weights with codes and scales packed, `original_bytes` as loaded.
+    `unconverted` maps modules that a library left as they are to its reason.
+
     `arithmetic` is a digest of fixed products in the stage's type: where it and the reference's losses are
     the accepted ones, this machine multiplies as the accepting one did.
 
@@ -43,13 +47,16 @@ class Record:
     tier: str | None
     options: list[str]
     recipe: dict[str, Any]
-    changes_bits: bool
+    changes_bits: bool | None
     fingerprints: dict[str, str]
     arithmetic: str
     environment: dict[str, str]
     replaced: dict[str, str]
+    unconverted: dict[str, str]
+    weight_bytes: int
+    original_bytes: int
     digests: dict[str, dict[str, str]]
-    self_sampled: bool
+    corpus: dict[str, Any]
     scored_tokens: int
     reference_cross_entropy: float
     reference_entropy: float
@@ -64,7 +71,13 @@ class Record:
     sequence_losses: list[float]
     sequence_kl: list[float]
     sqnr: dict[str, float]
+    metrics: dict[str, list[float]]
     noise: Noise | None = None
+
+    @property
+    def self_sampled(self) -> bool:
+        """Whether the text is the reference's own, so that its cross-entropy must equal its entropy."""
+        return bool(self.corpus["used"] == "self")
 
     @property
     def id(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from mxcheck.gate.budget import Budget
-from mxcheck.gate.drift import Drift, drift
+from mxcheck.gate.drift import EXACT_TOLERANCE, Drift, drift, same_arithmetic
 from mxcheck.gate.record import Record
-from mxcheck.gate.statistics import UPPER_95, differences, mean_and_error
+from mxcheck.gate.statistics import UPPER_95, differences, largest, mean_and_error, rms
 
 STEPS = {
     1: "inputs",
@@ -61,7 +62,7 @@ def judge(record: Record, baseline: Record | None, budget: Budget) -> Verdict:
         same_recipe = _same_recipe(record, baseline)
         if not same_recipe.passed:
             return Verdict(checks=(same_recipe,))  # records of different recipes are not comparable
-        checks += [same_recipe, *_fingerprints(record, baseline)]
+        checks += [same_recipe, _same_corpus(record, baseline), *_fingerprints(record, baseline)]
     checks += _reference(record, baseline)
     checks += _conversion(record, baseline)
     if baseline is not None:
@@ -91,10 +92,30 @@ def _check(step: int, passed: bool, message: str) -> Check:
 
 
 def _same_recipe(record: Record, baseline: Record) -> Check:
-    now, then = record.recipe, baseline.recipe
-    keys = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
-    parts = [f"{key} is {now.get(key)}, accepted {then.get(key)}" for key in keys]
+    now, then = _leaves(record.recipe), _leaves(baseline.recipe)
+    keys = sorted(now.keys() | then.keys())
+    pairs = {key: (now.get(key, "unset"), then.get(key, "unset")) for key in keys}
+    parts = [f"{key} is {a}, accepted {b}" for key, (a, b) in pairs.items() if a != b]
     return _check(1, not parts, f"another recipe: {'; '.join(parts)}" if parts else "same recipe")
+
+
+def _leaves(data: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """A nested table as one, by path: `roles.mlp.weights.block_size`."""
+    leaves: dict[str, Any] = {}
+    for key, value in data.items():
+        leaves |= _leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return leaves
+
+
+#: Facts of a corpus that say how it was come by, not what was read: the fingerprints hold that.
+_INCIDENTAL = ("asked", "because", "revision")
+
+
+def _same_corpus(record: Record, baseline: Record) -> Check:
+    keys = sorted((record.corpus.keys() | baseline.corpus.keys()) - set(_INCIDENTAL))
+    moved = [key for key in keys if record.corpus.get(key) != baseline.corpus.get(key)]
+    parts = [f"{key} is {record.corpus.get(key)}, accepted {baseline.corpus.get(key)}" for key in moved]
+    return _check(1, not parts, f"another corpus: {'; '.join(parts)}" if parts else "same corpus")
 
 
 def _fingerprints(record: Record, baseline: Record) -> Iterator[Check]:
@@ -130,7 +151,9 @@ def _reference(record: Record, baseline: Record | None) -> Iterator[Check]:
 
 
 def _conversion(record: Record, baseline: Record | None) -> Iterator[Check]:
-    if record.changes_bits:
+    if record.changes_bits is None:
+        yield _check(3, True, "result may equal the reference: the recipe rounds what may be rounded already")
+    elif record.changes_bits:
         yield _check(
             3,
             not record.bit_equal,
@@ -161,10 +184,15 @@ def _conversion(record: Record, baseline: Record | None) -> Iterator[Check]:
             ("no longer quantized", lost),
             ("newly quantized", added),
             ("another role", moved),
+            ("left as it is for another reason", _changed(record.unconverted, baseline.unconverted)),
         )
         if names
     ]
     yield _check(3, not parts, "; ".join(parts) or f"{len(record.replaced)} modules replaced, as accepted")
+
+
+def _changed(now: dict[str, str], then: dict[str, str]) -> list[str]:
+    return sorted(name for name in now.keys() & then.keys() if now[name] != then[name])
 
 
 def _casts(record: Record, baseline: Record) -> Iterator[Check]:
@@ -226,6 +254,16 @@ def _drift(record: Record, baseline: Record) -> Iterator[Check]:
         return
     yield _drift_check(6, "losses", drift(record, baseline, "loss"))
     yield _drift_check(6, "KL", drift(record, baseline, "kl"))
+    if lacking := sorted(record.metrics.keys() - baseline.metrics.keys()):
+        yield _check(6, False, f"metrics without accepted values: {', '.join(lacking)}")
+    if same_arithmetic(record, baseline):
+        # The noise of the user's own metrics was not measured: elsewhere they are shown and not judged.
+        for name in sorted(record.metrics.keys() & baseline.metrics.keys()):
+            change = differences(record.metrics[name], baseline.metrics[name])
+            moved = Drift(
+                rms=rms(change), max=largest(change), rms_bound=EXACT_TOLERANCE, max_bound=EXACT_TOLERANCE
+            )
+            yield _drift_check(6, f"metric {name}", moved)
 
 
 def _drift_check(step: int, what: str, moved: Drift) -> Check:

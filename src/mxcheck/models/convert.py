@@ -1,127 +1,51 @@
-"""Quantizing a transformers model in place, and undoing it bit for bit.
-
-A converted module keeps its class and its forward. Two things change: its weights are swapped for their
-quantized values (computed once), and while its forward runs, the activation operand of every linear
-product passes through the cast. One mechanism therefore serves `nn.Linear`, its subclasses and experts
-stored as 3-D parameters alike.
-"""
+"""Quantizing a transformers model in place, and undoing it bit for bit."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from mxcheck.kernels.api import fake_quantize_with, quantize, resolve_kernel
-from mxcheck.models.classify import classify, expert_parameters
-from mxcheck.models.load import tensor_bytes
-from mxcheck.models.recipe import MX, Recipe
+from mxcheck.models.attention import ConvertedAttention, attention_modules
+from mxcheck.models.backends.backend import backend
+from mxcheck.models.classify import classify, weight_parameters
+from mxcheck.models.elementwise import GlobalQuantization
+from mxcheck.models.linear import Converted, ConvertedLinear, LibraryLinear
+from mxcheck.models.recipe import Recipe
 
 logger = logging.getLogger(__name__)
-
-Cast = Callable[[torch.Tensor], torch.Tensor]
-
-#: The products whose operands are quantized, and where the activation stands among their arguments.
-PRODUCTS: Mapping[Callable[..., Any], int] = {torch.nn.functional.linear: 0}
 
 #: Attribute of a converted model: a second conversion would quantize what is already quantized.
 _MARK = "_mxcheck_conversion"
 
 
-class ActivationCast(TorchFunctionMode):
-    """While active, the activation operand of every product goes through `cast`."""
-
-    def __init__(self, cast: Cast) -> None:
-        super().__init__()
-        self._cast = cast
-        self.products = 0
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        position = PRODUCTS.get(func)
-        if position is not None:
-            self.products += 1
-            args = (*args[:position], self._cast(args[position]), *args[position + 1 :])
-        return func(*args, **(kwargs or {}))
-
-
-class ConvertedModule:
-    """One quantized module: its original and quantized weights, and the cast of its activations."""
-
-    def __init__(self, name: str, module: nn.Module, recipe: Recipe) -> None:
-        self.name = name
-        self.module = module
-        if getattr(module, "is_transposed", False):
-            raise ValueError(
-                f"{name} ({type(module).__name__}) stores its experts transposed [experts, in, out], which "
-                f"is not supported yet: their blocks would run along the wrong axis"
-            )
-        spec = recipe.spec(axis=-1)
-        fake_quantize = resolve_kernel(recipe.kernel)[1]
-        self.cast: Cast = lambda x: fake_quantize_with(x, spec, fake_quantize)
-        self._originals: dict[str, nn.Parameter] = {}
-        self._quantized: dict[str, nn.Parameter] = {}
-        codes = hashlib.sha256()
-        for key in expert_parameters(module) or ["weight"]:
-            original = module.get_parameter(key)
-            quantized = quantize(
-                original.detach(),
-                spec.format,
-                axis=spec.axis,
-                block_size=spec.block_size,
-                scale_rule=spec.scale_rule,
-                rounding=spec.rounding,
-                tail=spec.tail,
-                kernel=recipe.kernel,
-            )
-            codes.update(tensor_bytes(quantized.codes))
-            codes.update(tensor_bytes(quantized.scales))
-            self._originals[key] = original
-            self._quantized[key] = nn.Parameter(quantized.dequantize(original.dtype), requires_grad=False)
-        #: SHA-256 of the weights' element codes and scale codes.
-        self.weight_digest = codes.hexdigest()
-
-    def activate(self) -> None:
-        """Swap the quantized weights in and cast activations from now on."""
-        forward = type(self.module).forward
-
-        def cast_forward(*args: Any, **kwargs: Any) -> Any:
-            with ActivationCast(lambda x: self.cast(x)) as mode:  # late: the probe puts its own cast in
-                output = forward(self.module, *args, **kwargs)
-            if mode.products == 0:
-                raise ValueError(
-                    f"{self.name} ({type(self.module).__name__}) makes no product that mxcheck can see "
-                    f"({', '.join(product.__name__ for product in PRODUCTS)}): its activations would stay "
-                    f"unquantized; leave its role out of the recipe"
-                )
-            return output
-
-        for name, value in self._quantized.items():
-            setattr(self.module, name, value)
-        self.module.forward = cast_forward
-
-    def revert(self) -> None:
-        """Put the original weights and forward back."""
-        for name, value in self._originals.items():
-            setattr(self.module, name, value)
-        del self.module.forward
+class UnavailableError(Exception):
+    """A step that cannot run here, or not on this model; the message says why in one line."""
 
 
 class Conversion:
-    """A model as a recipe changed it. `replaced` maps the name of every changed module to its role."""
+    """A model as a recipe changed it.
+
+    `replaced` maps the name of every changed module to its role (`attention products` and `norm`,
+    `activation` for what is no linear module); `unconverted` maps those that a library left as they are to
+    its reason. `weight_bytes` are the bytes of all weights with codes packed, `original_bytes` before.
+    """
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.model = model
         self.recipe = recipe
         self.replaced: dict[str, str] = {}
-        self.modules: dict[str, ConvertedModule] = {}
+        self.unconverted: dict[str, str] = {}
+        self.modules: dict[str, Converted] = {}
+        self.attention: dict[str, ConvertedAttention] = {}
+        self.elementwise: GlobalQuantization | None = None
+        self.original_bytes = sum(parameter.nbytes for parameter in model.parameters())
+        self.weight_bytes = self.original_bytes
+        #: Whether the result may not (True), must (False) or may (None) equal the unconverted model's.
+        self.changes_bits = recipe.changes_bits(str(_dtype(model)).removeprefix("torch."))
         self._parameters: list[tuple[nn.Parameter, torch.Tensor]] = []
         self._active = False
 
@@ -134,22 +58,42 @@ class Conversion:
     @contextmanager
     def suspended(self) -> Iterator[None]:
         """The unconverted model, for as long as the context lasts."""
+        if not self._active:
+            yield
+            return
         self._revert()
         try:
             yield
         finally:
             self._activate()
 
+    def note_what_ran(self) -> None:
+        """After a forward pass: names, in `unconverted`, the modules that the model did not call (it reads
+        their weights itself, or leaves them idle), so that nothing of them was cast but the weight; and, in
+        `replaced`, how many element-wise operations that are no modules were cast in a pass."""
+        for name, module in self.modules.items():
+            if module.calls == 0:
+                self.unconverted[name] = "the model does not call it: its activations are not cast"
+        if self.elementwise is not None:
+            counts = sorted(self.elementwise.counts.items())
+            self.replaced |= {f"({kind})": f"{count} a pass" for kind, count in counts}
+
+    def _parts(self) -> Iterator[Converted | ConvertedAttention | GlobalQuantization]:
+        yield from self.modules.values()
+        yield from self.attention.values()
+        if self.elementwise is not None:
+            yield self.elementwise
+
     def _activate(self) -> None:
-        for module in self.modules.values():
-            module.activate()
+        for part in self._parts():
+            part.activate()
         for parameter, _ in self._parameters:
             parameter.data = parameter.data.to(torch.bfloat16)
         self._active = True
 
     def _revert(self) -> None:
-        for module in self.modules.values():
-            module.revert()
+        for part in self._parts():
+            part.revert()
         for parameter, original in self._parameters:
             parameter.data = original
         self._active = False
@@ -159,27 +103,83 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
     """Quantize `model` in place as `recipe` says, and return the handle that undoes it.
 
     `fp32` changes nothing; `bf16` casts every floating-point parameter (buffers, such as the rotary
-    frequencies, keep their dtype, as when a checkpoint is loaded in bf16). For MX precisions every
-    linear-like module whose role is in `recipe.roles` is converted.
+    frequencies, keep their dtype, as when a checkpoint is loaded in bf16). For other precisions every
+    linear-like module whose role the recipe names is converted, by mxcheck's casts or by a library.
 
-    Raises ValueError where the model is converted already, or where no module has a role of the recipe.
+    Raises ValueError where the model is converted already, or where no module has a role of the recipe;
+    UnavailableError where a library is missing, or converts none of the modules.
     """
     if hasattr(model, _MARK):
         raise ValueError("the model is converted already; call undo() on its Conversion first")
     conversion = Conversion(model, recipe)
-    if recipe.precision in MX:
-        modules = dict(model.named_modules())
-        conversion.replaced = {name: role for name, role in classify(model).items() if role in recipe.roles}
-        if not conversion.replaced:
-            raise ValueError(
-                f"{type(model).__name__} has no module of role {' or '.join(recipe.roles)}; "
-                f"nothing would be quantized"
-            )
-        for name, role in conversion.replaced.items():
-            conversion.modules[name] = ConvertedModule(name, modules[name], recipe)
-            logger.info("%s (%s, %s): %s", name, role, type(modules[name]).__name__, recipe.precision)
-    elif recipe.precision == "bf16":
+    if recipe.precision == "bf16":
         conversion._parameters = [(p, p.data) for p in model.parameters() if p.is_floating_point()]
+    elif recipe.roles:
+        _convert_linears(conversion)
+    if recipe.attention is not None:
+        owners, missed = attention_modules(model)
+        conversion.unconverted |= missed
+        for name, module in owners.items():
+            conversion.attention[name] = ConvertedAttention(name, module, recipe.attention, recipe.kernel)
+            conversion.replaced[name] = "attention products"
+    if recipe.elementwise is not None:
+        conversion.elementwise = GlobalQuantization(model, recipe.elementwise, recipe.kernel)  # type: ignore[arg-type]
+        # linear modules keep their role: gpt-oss' experts also compute an activation
+        conversion.replaced = conversion.elementwise.modules | conversion.replaced
+    conversion.weight_bytes = _weight_bytes(conversion)
     conversion._activate()
     setattr(model, _MARK, recipe.precision)
     return conversion
+
+
+def _convert_linears(conversion: Conversion) -> None:
+    model, recipe = conversion.model, conversion.recipe
+    modules = dict(model.named_modules())
+    chosen = {name: role for name, role in classify(model).items() if role in recipe.roles}
+    if not chosen:
+        raise ValueError(
+            f"{type(model).__name__} has no module of role {' or '.join(recipe.roles)}; "
+            f"nothing would be quantized"
+        )
+    if recipe.library is None:
+        for name, role in chosen.items():
+            conversion.modules[name] = ConvertedLinear(name, modules[name], recipe.roles[role], recipe)
+    else:
+        _convert_by_library(conversion, {name: modules[name] for name in chosen})
+    conversion.replaced = {name: role for name, role in chosen.items() if name in conversion.modules}
+    for name, role in conversion.replaced.items():
+        logger.info("%s (%s, %s): %s", name, role, type(modules[name]).__name__, recipe.precision)
+
+
+def _convert_by_library(conversion: Conversion, modules: dict[str, nn.Module]) -> None:
+    library = backend(conversion.recipe.precision)
+    device = str(next(conversion.model.parameters()).device)
+    if (reason := library.missing(device)) is not None:
+        raise UnavailableError(reason)
+    for name, module in modules.items():
+        if (reason := library.refuses(module)) is not None:
+            conversion.unconverted[name] = reason
+        else:
+            conversion.modules[name] = LibraryLinear(module, library)
+    if not conversion.modules:
+        name, reason = next(iter(conversion.unconverted.items()))
+        raise UnavailableError(
+            f"{conversion.recipe.precision} converts none of the {len(modules)} modules: {name}: {reason}"
+        )
+
+
+def _weight_bytes(conversion: Conversion) -> int:
+    """What the weights take with codes packed: of a tied head that is quantized, the embedding stays."""
+    left: dict[int, int] = {}
+    for name, module in conversion.model.named_modules():
+        quantized = weight_parameters(module) if name in conversion.modules else []
+        for key, parameter in module.named_parameters(recurse=False):
+            if key not in quantized:
+                left[id(parameter)] = parameter.nbytes
+    if conversion._parameters:
+        left = {id(p): p.numel() * torch.bfloat16.itemsize for p, _ in conversion._parameters}
+    return sum(left.values()) + sum(module.weight_bytes for module in conversion.modules.values())
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())

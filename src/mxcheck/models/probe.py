@@ -11,18 +11,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mxcheck.models.classify import expert_parameters
-from mxcheck.models.convert import PRODUCTS, Conversion, ConvertedModule
+from mxcheck.models.attention import ConvertedAttention
+from mxcheck.models.classify import expert_parameters, reduction_axis
+from mxcheck.models.convert import Conversion
+from mxcheck.models.linear import Converted, ConvertedLinear, LibraryLinear
 from mxcheck.models.load import tensor_bytes, weights_fingerprint
+from mxcheck.models.products import PRODUCTS, Cast
 
 ROWS = 32
+#: Tokens of the forward pass that brings the probe to the products of attention: two blocks of 32 keys.
+ATTENTION_LENGTH = 64
 
 
 def probe(rows: int, columns: int) -> torch.Tensor:
@@ -35,53 +41,90 @@ def probe(rows: int, columns: int) -> torch.Tensor:
     return torch.from_numpy(np.ldexp(significand.astype(np.float64), exponent - 8).astype(np.float32))
 
 
+def probe_like(x: Tensor) -> Tensor:
+    """The probe in x's shape, dtype and device."""
+    return probe(x.numel() // x.shape[-1], x.shape[-1]).view(x.shape).to(x.device, x.dtype)
+
+
 class _Operands(TorchFunctionMode):
     """Hashes the tensors that enter each product."""
 
     def __init__(self) -> None:
         super().__init__()
         self.digest = hashlib.sha256()
-        self.products = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func in PRODUCTS:
-            self.products += 1
-            for operand in args:
+            for operand in (*args, *(kwargs or {}).values()):
                 if isinstance(operand, torch.Tensor):
                     self.digest.update(tensor_bytes(operand))
         return func(*args, **(kwargs or {}))
 
 
+def _of_probe(cast: Cast) -> Cast:
+    return lambda x: cast(probe_like(x))
+
+
 @contextmanager
-def _probe_at_every_cast(converted: ConvertedModule) -> Iterator[None]:
+def _probe_at_every_cast(converted: ConvertedLinear) -> Iterator[None]:
     cast = converted.cast
-    converted.cast = lambda x: cast(probe(x.shape[0], x.shape[-1]).to(x.device, x.dtype))
+    converted.cast = _of_probe(cast)
     try:
         yield
     finally:
         converted.cast = cast
 
 
-def _arguments(converted: ConvertedModule) -> tuple[torch.Tensor, ...]:
-    module = converted.module
+def _arguments(module: nn.Module) -> tuple[torch.Tensor, ...]:
     parameter = next(module.parameters(recurse=False))
     names = expert_parameters(module)
     if not names:
-        return (probe(ROWS, module.get_parameter("weight").shape[-1]).to(parameter.device),)
-    experts, _, width = module.get_parameter(names[0]).shape
+        width = module.get_parameter("weight").shape[reduction_axis(module)]
+        return (probe(ROWS, width).to(parameter.device, parameter.dtype),)
+    weight = module.get_parameter(names[0])
+    experts, width = weight.shape[0], weight.shape[reduction_axis(module)]
     rows = ROWS * experts
     chosen = torch.arange(rows, device=parameter.device).unsqueeze(-1) % experts  # every expert, 32 rows each
-    weights = torch.ones(rows, 1, device=parameter.device)
-    return probe(rows, width).to(parameter.device), chosen, weights
+    weights = torch.ones(rows, 1, device=parameter.device, dtype=parameter.dtype)
+    return probe(rows, width).to(parameter.device, parameter.dtype), chosen, weights
 
 
-def _operand_digest(converted: ConvertedModule) -> str:
+def _operand_digest(converted: Converted) -> str:
+    if isinstance(converted, LibraryLinear):
+        # 8 times: values above bitsandbytes' threshold of 6 take another path, and it must be seen too
+        return converted.operand_digest(8 * _arguments(converted.module)[0])
+    assert isinstance(converted, ConvertedLinear)
     recorder = _Operands()
     with torch.no_grad(), _probe_at_every_cast(converted), recorder:
-        converted.module(*_arguments(converted))
+        converted.module(*_arguments(converted.module))
     return recorder.digest.hexdigest()
+
+
+@contextmanager
+def _watched(converted: ConvertedAttention, digest: Any) -> Iterator[None]:
+    before = converted.first, converted.second, converted.observe
+    converted.first, converted.second = _of_probe(before[0]), _of_probe(before[1])
+    converted.observe = lambda operand: digest.update(tensor_bytes(operand))  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        converted.first, converted.second = before[:2]
+        del converted.observe
+
+
+def _attention_digests(conversion: Conversion) -> dict[str, str]:
+    """Of all attention modules, in one forward pass of the model: they take arguments of many kinds."""
+    model = conversion.model
+    device = next(model.parameters()).device
+    totals = {name: hashlib.sha256() for name in conversion.attention}
+    tokens = torch.arange(ATTENTION_LENGTH, device=device).unsqueeze(0)
+    with torch.no_grad(), ExitStack() as stack:
+        for name, converted in conversion.attention.items():
+            stack.enter_context(_watched(converted, totals[name]))
+        model(input_ids=tokens, use_cache=False)
+    return {name: total.hexdigest() for name, total in totals.items()}
 
 
 def digests(conversion: Conversion) -> dict[str, dict[str, str]]:
@@ -90,7 +133,13 @@ def digests(conversion: Conversion) -> dict[str, dict[str, str]]:
     """
     if not conversion.modules:
         return {"parameters": {"weight": weights_fingerprint(conversion.model)}}
-    return {
+    found = {
         name: {"weight": module.weight_digest, "operands": _operand_digest(module)}
         for name, module in conversion.modules.items()
     }
+    for name, operands in (_attention_digests(conversion) if conversion.attention else {}).items():
+        found[name] = {"operands": operands}
+    if conversion.elementwise is not None:
+        result = conversion.elementwise.cast(probe(ROWS, 4 * ROWS))
+        found["element-wise results"] = {"operands": hashlib.sha256(tensor_bytes(result)).hexdigest()}
+    return found

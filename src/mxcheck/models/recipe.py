@@ -2,73 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.choices import choose
-from mxcheck.formats.elements import ELEMENT_FORMATS
-from mxcheck.formats.spec import CastSpec
+from mxcheck.formats.spec import CastSpec, cast_spec
+from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, ROLES, TIERS, WHOLE_MODEL
 
-#: Stages that change the whole model and therefore have no tier.
-WHOLE_MODEL = ("fp32", "bf16")
-#: Stages in which chosen products take their operands through an MX block format.
-MX = tuple(name for name in ELEMENT_FORMATS if name != "fp4_e3m0")
-#: The ladder, in the order of tables.
-LADDER = (*WHOLE_MODEL, *MX)
-
-#: Which roles of linear-like modules a tier quantizes.
-TIERS: Mapping[str, tuple[str, ...]] = {"A": ("mlp",), "B": ("attention", "mlp")}
-
-#: Roles that a recipe may name.
-ROLES = ("attention", "mlp")
+#: An operand "format" that is no block format: each element rounded to bfloat16.
+BF16 = "bf16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How a model is quantized.
+class Operand:
+    """How one operand of a product is cast: `bf16`, or a block format with what decides its bits.
 
-    `precision` is a step of the ladder. For MX precisions both operands of every linear product whose
-    role is in `roles` are quantized along the reduction axis: weights once, activations at each call.
+    None is the format's own (`mxcheck.formats.spec.cast_spec`).
     """
 
-    precision: str
-    tier: str | None = None
-    roles: tuple[str, ...] = ()
-    block_size: int = 32
-    scale_rule: str = "floor"
+    format: str
+    block_size: int | None = None
+    scale_rule: str | None = None
     rounding: str = "even"
-    kernel: str = "eager"
 
     def __post_init__(self) -> None:
-        choose("precision", self.precision, LADDER)
-        if self.precision in WHOLE_MODEL:
-            if self.tier is not None or self.roles:
-                raise ValueError(
-                    f"{self.precision} converts the whole model: it takes no tier and no roles, "
-                    f"got tier={self.tier!r}, roles={self.roles!r}; leave them out"
-                )
-        elif not self.roles:
-            raise ValueError(
-                f"{self.precision} needs the roles to quantize, got none; "
-                f"allowed: attention, mlp (or use mxcheck.recipe(..., tier='A'))"
-            )
-        else:
-            for role in self.roles:
-                choose("role", role, ROLES)
-            if self.tier is not None:
-                choose("tier", self.tier, tuple(TIERS))
+        choose("format", self.format, (BF16, *BLOCK_FORMATS))
+        if self.format != BF16:
             self.spec(axis=-1)
-
-    @property
-    def changes_bits(self) -> bool:
-        """Whether the converted model may not equal an fp32 reference bit for bit."""
-        return self.precision != "fp32"
+        elif (self.block_size, self.scale_rule, self.rounding) != (None, None, "even"):
+            raise ValueError("bf16 rounds each element to even: it takes no block size, rule or rounding")
 
     def spec(self, *, axis: int) -> CastSpec:
-        """The cast of one operand whose reduction axis is `axis`."""
-        return CastSpec(
-            format=self.precision,
+        """The cast along `axis`, the products' reduction axis."""
+        return cast_spec(
+            self.format,
             axis=axis,
             block_size=self.block_size,
             scale_rule=self.scale_rule,
@@ -76,40 +45,246 @@ class Recipe:
             tail="pad",
         )
 
+    @property
+    def shares_a_scale_per_tensor(self) -> bool:
+        """Whether one scale spans the tensor, so that sequences of one forward pass feel each other."""
+        return self.format == "nvfp4" or (self.format != BF16 and BLOCK_FORMATS[self.format].whole_tensor)
+
+    @property
+    def is_exact_in_16_bits(self) -> bool:
+        """Whether its values, in a 16-bit model, fit that model's type: scales that are powers of two do."""
+        return self.format == BF16 or BLOCK_FORMATS[self.format].scale == E8M0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types with nothing left implied."""
+        if self.format == BF16:
+            return {"format": BF16, "rounding": self.rounding}
+        spec = self.spec(axis=-1)
+        return {
+            "format": spec.format,
+            "block_size": spec.block_size,
+            "scale_rule": spec.scale_rule,
+            "rounding": spec.rounding,
+            "tail": spec.tail,
+            "nonfinite": spec.nonfinite,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Casts:
+    """The operands of one role's linear products; None leaves that operand as it is."""
+
+    weights: Operand | None = None
+    activations: Operand | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a model is quantized.
+
+    Attributes:
+        precision: a step of the ladder, or the name of a recipe of the user's.
+        tier: A, B, C, D or `linears`; None for whole-model steps and for users' recipes.
+        roles: role -> casts of its linear products, each along its reduction axis: weights once,
+            activations at each call. Where a library casts (`bnb_int8`, …) the casts are empty.
+        attention: the cast of the operands of both attention products (queries by keys, weights by values).
+        outputs: also cast the linear products' results (so keys and values too) as their activations are.
+        elementwise: the cast of the results of norms, activations, softmax and residual additions.
+        kernel: whose code casts.
+    """
+
+    precision: str
+    tier: str | None = None
+    roles: Mapping[str, Casts] = field(default_factory=dict)
+    attention: Operand | None = None
+    outputs: bool = False
+    elementwise: Operand | None = None
+    kernel: str = "eager"
+
+    def __post_init__(self) -> None:
+        for role in self.roles:
+            choose("role", role, ROLES)
+        if self.precision in WHOLE_MODEL:
+            if self.tier is not None or self.roles or self.attention or self.outputs or self.elementwise:
+                raise ValueError(
+                    f"{self.precision} converts the whole model: it takes no tier, no roles and no casts, "
+                    f"got tier={self.tier!r}, roles={tuple(self.roles)!r}; leave them out"
+                )
+        elif not self.roles:
+            raise ValueError(
+                f"{self.precision} needs the roles to quantize, got none; allowed: {', '.join(ROLES)} "
+                f"(or use mxcheck.recipe(..., tier='A'))"
+            )
+        if self.library is not None and (self.operands or self.outputs):
+            raise ValueError(f"{self.precision} is cast by its library: it takes no casts of ours")
+        if self.outputs and not any(casts.activations for casts in self.roles.values()):
+            raise ValueError(
+                f"outputs casts results as activations are cast, and no role of {self.precision} casts them; "
+                f"give a role activations, or leave outputs out"
+            )
+
+    @property
+    def library(self) -> str | None:
+        """The package that casts and multiplies; None: mxcheck casts, torch multiplies."""
+        return LADDER[self.precision].library if self.precision in LADDER else None
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """Every different cast of the recipe."""
+        return tuple(dict.fromkeys(self._operands()))
+
+    def _operands(self) -> Iterator[Operand]:
+        for casts in self.roles.values():
+            yield from (operand for operand in (casts.weights, casts.activations) if operand)
+        yield from (operand for operand in (self.attention, self.elementwise) if operand)
+
+    @property
+    def sequences_a_pass(self) -> int | None:
+        """1 where the sequences of one forward pass share a scale (or a library's statistics), so that the
+        result would depend on the batch size; None where it does not."""
+        casts = [casts.activations for casts in self.roles.values()]
+        shared = [operand for operand in (*casts, self.attention, self.elementwise) if operand]
+        together = self.library is not None or any(o.shares_a_scale_per_tensor for o in shared)
+        return 1 if together else None
+
+    def changes_bits(self, dtype: str) -> bool | None:
+        """Whether a model whose weights are `dtype` (`float32`, `bfloat16`, `float16`) must come out
+        otherwise: all but fp32 and recipes without a cast do. Rounding to bfloat16 what is bfloat16 changes
+        nothing (False); but a bfloat16 model computes some results, routers' among them, in fp32: where such
+        may be rounded, None."""
+        if self.precision == "fp32":
+            return False
+        if self.library is None and self.precision != "bf16" and not self.operands:
+            return False
+        only_bf16 = self.precision == "bf16" or (
+            self.library is None and all(operand.format == BF16 for operand in self.operands)
+        )
+        if not (only_bf16 and dtype == "bfloat16"):
+            return True
+        inside = (
+            self.elementwise or self.attention or self.outputs or not {*self.roles} <= {"attention", "mlp"}
+        )
+        return None if inside else False
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types, for the record. The kernel is left out: whose code made the bits is no part
         of what the bits should be."""
-        data = {**asdict(self), "roles": list(self.roles)}
-        del data["kernel"]
-        return data
+        return {
+            "precision": self.precision,
+            "tier": self.tier,
+            "roles": {
+                role: {
+                    "weights": _plain(self.roles[role].weights),
+                    "activations": _plain(self.roles[role].activations),
+                }
+                for role in sorted(self.roles)
+            },
+            "attention": _plain(self.attention),
+            "outputs": self.outputs,
+            "elementwise": _plain(self.elementwise),
+            "sequences_a_pass": self.sequences_a_pass,
+            "library": self.library and {"name": self.library, **LADDER[self.precision].settings},
+        }
+
+
+def _plain(operand: Operand | None) -> dict[str, Any] | None:
+    return None if operand is None else operand.as_dict()
+
+
+def recipe_from_dict(data: Mapping[str, Any], *, kernel: str = "eager") -> Recipe:
+    """The inverse of `Recipe.as_dict`."""
+
+    def operand(fields: Mapping[str, Any] | None) -> Operand | None:
+        if fields is None:
+            return None
+        return Operand(**{key: fields[key] for key in Operand.__slots__ if key in fields})
+
+    return Recipe(
+        precision=data["precision"],
+        tier=data["tier"],
+        roles={
+            role: Casts(weights=operand(casts["weights"]), activations=operand(casts["activations"]))
+            for role, casts in data["roles"].items()
+        },
+        attention=operand(data["attention"]),
+        outputs=data["outputs"],
+        elementwise=operand(data["elementwise"]),
+        kernel=kernel,
+    )
 
 
 def recipe(
     precision: str,
     *,
     tier: str | None = None,
-    block_size: int = 32,
-    scale_rule: str = "floor",
+    block_size: int | None = None,
+    scale_rule: str | None = None,
     rounding: str = "even",
+    attention: bool = False,
+    outputs: bool = False,
+    weights_only: bool = False,
+    elementwise: str | None = None,
     kernel: str = "eager",
 ) -> Recipe:
-    """The recipe of one case: a precision of the ladder and, for MX formats, a tier (`A`: MLP, `B`: MLP and
-    attention projections).
+    """The recipe of one case of the ladder.
 
-    Raises ValueError for an unknown precision or tier, or where a tier is missing or out of place.
+    Args:
+        precision: a step of the ladder; `mixed` for the tiers C and D.
+        tier: `A`: MLP; `B`: MLP and attention projections; `C`: MLP fp6_e3m2, attention fp8_e4m3; `D`: MLP
+            fp4_e2m1, attention fp6_e3m2; `linears`: every linear, head and routers too. Not for fp32, bf16.
+        block_size, scale_rule, rounding: of formats with E8M0 scales; None is the format's own.
+        attention: also cast the operands of both attention products, as the attention's (else the MLP's)
+            activations are.
+        outputs: also cast the linear products' results.
+        weights_only: leave activations as they are.
+        elementwise: `bf16` or a block format: also cast the results of element-wise operations.
+        kernel: whose code casts.
+
+    Raises ValueError for a name that is not known, and where a tier is missing or out of place.
     """
-    choose("precision", precision, LADDER)
+    step = LADDER[choose("precision", precision, LADDER)]
+    ours = precision not in WHOLE_MODEL and step.library is None
+    if not ours and (attention or outputs or weights_only or elementwise):
+        how = "converts the whole model" if precision in WHOLE_MODEL else "is cast by its library"
+        raise ValueError(
+            f"{precision} {how}: attention, outputs, weights_only and elementwise are for the steps that "
+            f"mxcheck casts; leave them out"
+        )
     if precision in WHOLE_MODEL:
         return Recipe(precision=precision, tier=tier, kernel=kernel)
+    allowed = tuple(MIXED_TIERS) if precision == "mixed" else (*TIERS, ALL_LINEARS)
     if tier is None:
-        raise ValueError(f"{precision} needs a tier, got none; allowed: {', '.join(TIERS)}")
-    choose("tier", tier, tuple(TIERS))
+        raise ValueError(f"{precision} needs a tier, got none; allowed: {', '.join(allowed)}")
+    choose(f"tier of {precision}", tier, allowed)
+
+    def operand(format: str) -> Operand:
+        own = Operand(format=format)
+        if format == BF16 or BLOCK_FORMATS[format].scale != E8M0:
+            return own
+        return Operand(format=format, block_size=block_size, scale_rule=scale_rule, rounding=rounding)
+
+    if precision == "mixed":
+        formats: Mapping[str, str | None] = MIXED_TIERS[tier]
+    else:
+        formats = dict.fromkeys(ROLES if tier == ALL_LINEARS else TIERS[tier], step.operand)
+    if weights_only and (attention or outputs or elementwise):
+        raise ValueError(
+            "weights_only leaves activations as they are; attention, outputs and global casts change some; "
+            "drop one"
+        )
+    roles = {
+        role: Casts()
+        if name is None
+        else Casts(weights=operand(name), activations=None if weights_only else operand(name))
+        for role, name in formats.items()
+    }
+    products = roles.get("attention", roles["mlp"]).activations if attention else None
     return Recipe(
         precision=precision,
         tier=tier,
-        roles=TIERS[tier],
-        block_size=block_size,
-        scale_rule=scale_rule,
-        rounding=rounding,
+        roles=roles,
+        attention=products,
+        outputs=outputs,
+        elementwise=None if elementwise is None else operand(elementwise),
         kernel=kernel,
     )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from mxcheck.conformance.run import CellResult
     from mxcheck.conformance.shrinker import Counterexample
+    from mxcheck.formats.spec import CastSpec
+    from mxcheck.kernels.api import Kernel
     from mxcheck.models.recipe import Recipe
 
 #: Counterexamples in a failure message; the report has more.
@@ -22,30 +24,41 @@ _MOST_SHOWN = 4
 
 
 def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
-    """Call the cast of a model run once, on a small tensor of the dtype and device of `like`.
+    """Call each cast of a model run once, on a small tensor of the dtype and device of `like`.
 
     Raises:
         ValueError: it does not do this, raises, or returns something else than codes and scales; in one line.
     """
-    import torch
-
-    from mxcheck.kernels.api import check_parts, resolve_kernel
+    from mxcheck.kernels.api import resolve_kernel
     from mxcheck.models.probe import probe
+    from mxcheck.models.recipe import BF16
 
-    name, spec = recipe.kernel, recipe.spec(axis=-1)
-    x = probe(2, 64).to(like.device, like.dtype)
+    specs = [operand.spec(axis=-1) for operand in recipe.operands if operand.format != BF16]
+    if not specs:
+        return
+    name, x = recipe.kernel, probe(2, 64).to(like.device, like.dtype)
     try:
         kernel = resolve_kernel(name)[0]
     except ValueError:
         raise
     except (Exception, SystemExit) as error:
         raise ValueError(f"kernel {name} cannot be loaded: {_one_line(error)}") from error
+    for spec in specs:
+        _check_cast(name, kernel, x, spec)
+
+
+def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> None:
+    import torch
+
+    from mxcheck.kernels.api import check_parts
+
     try:
         result = kernel(x, spec)
     except NotImplementedError as error:
         reason = str(error) or "no reason given"
         raise ValueError(
-            f"kernel {name} does not do this: {reason}; leave such cases out with --mx-format"
+            f"kernel {name} does not do this: {reason}; leave such cases out with --mx-format (or "
+            f"--mx-precision)"
         ) from error
     except (Exception, SystemExit) as error:
         raise ValueError(f"kernel {name} raised {_one_line(error)}") from error

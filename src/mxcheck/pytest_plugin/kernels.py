@@ -15,7 +15,7 @@ from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.findings import Finding
 from mxcheck.formats.elements import ELEMENT_FORMATS
 from mxcheck.kernels.registry import Implementation, implementation, implementations
-from mxcheck.pytest_plugin.options import Settings
+from mxcheck.pytest_plugin.settings import Settings
 
 #: Implementations with a matrix product of their own (`mxcheck.kernels.peers.products`), ours first.
 PRODUCT_NAMES = ("eager", "torchao", "scaled_mm", "microxcaling")
@@ -41,7 +41,8 @@ def make_importable(settings: Settings, *, started_in: Path, root: Path) -> None
     Raises:
         ValueError: it is no checkout of it.
     """
-    if any(":" in name for name in settings.kernels) and str(started_in) not in sys.path:
+    named = (*settings.kernels, *settings.metrics)
+    if any(":" in name for name in named) and str(started_in) not in sys.path:
         sys.path.insert(0, str(started_in))
     if settings.microxcaling:
         _find_microxcaling(settings.microxcaling, root)

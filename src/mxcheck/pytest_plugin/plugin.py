@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mxcheck.formats.blocks import BLOCK_FORMATS
-from mxcheck.pytest_plugin.options import Settings, add_options, given, read_settings
+from mxcheck.pytest_plugin.options import add_options, given
+from mxcheck.pytest_plugin.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from mxcheck.pytest_plugin.kernel_bench import KernelBench
@@ -26,12 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from mxcheck.models.recipe import LADDER, TIERS
+    from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, TIERS
     from mxcheck.models.zoo import REFERENCE_MODELS
 
     for name in dict.fromkeys((*REFERENCE_MODELS, *LADDER, *BLOCK_FORMATS)):
         config.addinivalue_line("markers", f"{name}: cases of this name (added by mxcheck)")
-    for tier in TIERS:
+    for tier in (*TIERS, *MIXED_TIERS, ALL_LINEARS):
         config.addinivalue_line("markers", f"tier_{tier}: cases of tier {tier} (added by mxcheck)")
     if given(config):
         if settings(config).recentre and not config.getoption("update_snapshots"):
@@ -141,9 +142,11 @@ def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
 
 
 def _marks(case: Any) -> list[pytest.MarkDecorator]:
-    names = [case.precision] if case.tier is None else [case.precision, f"tier_{case.tier}"]
+    from mxcheck.models.ladder import LADDER
     from mxcheck.models.zoo import REFERENCE_MODELS
 
+    names = [case.precision] if case.precision in LADDER else []  # a recipe of the user's is no marker
+    names += [] if case.tier is None else [f"tier_{case.tier}"]
     if case.model in REFERENCE_MODELS:
         names.append(case.model)
     return [getattr(pytest.mark, name) for name in names]
@@ -167,6 +170,8 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
     def hold(case: Any) -> None:
         row, message = mx_session.hold(case, snapshot)
         request.node.user_properties.append(("mxcheck", row))
+        if row["verdict"] == "skipped":
+            pytest.skip(message)
         if message:
             pytest.fail(message, pytrace=False)
 

@@ -10,7 +10,7 @@ from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.record import record_from_dict
-from mxcheck.pytest_plugin.options import Settings
+from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.reporting.verdicts import GOOD
 
 
@@ -61,7 +61,23 @@ class RunReport:
                 f"kernel {run.kernel}, device {run.device}, "
                 f"baselines {_relative(run.baselines, self._config)}"
             ),
+            *self._notes(selected),
         ]
+
+    def _notes(self, selected: list[Case]) -> list[str]:
+        """What the options do not reach, and what is left out for want of a library: nothing is silent."""
+        from mxcheck.models.ladder import LADDER, installed
+
+        lines = []
+        for label in dict.fromkeys(label for case in selected for label in case.options):
+            without = dict.fromkeys(case.precision for case in selected if label not in case.options)
+            if without and not label.startswith("global-"):
+                lines.append(f"mxcheck: {label} does not apply to {', '.join(without)}")
+        absent = [step.name for step in LADDER.values() if not installed(step)]
+        absent = [name for name in absent if not any(case.precision == name for case in selected)]
+        if absent and not self._settings.precisions_named:
+            lines.append(f"mxcheck: left out, their library is not installed: {', '.join(absent)}")
+        return lines
 
     def _case(self, node_id: str) -> Case | None:
         """The case of a node id, or None where it is another test."""
@@ -82,7 +98,12 @@ class RunReport:
         if row is not None:
             self._rows[name] = row
         if report.skipped:
-            self._rows[name] = {"id": name, "verdict": "skipped"}
+            self._rows[name] = {
+                "id": name,
+                "reason": "skipped before it ran",
+                **(row or {}),
+                "verdict": "skipped",
+            }
         elif report.failed:
             # A test that raised, or a worker that died: it has no row of its own.
             when: str = report.when  # xdist's "???" is no phase that pytest knows
@@ -95,7 +116,7 @@ class RunReport:
             self._conformance(terminalreporter)
         if not self._rows:
             return
-        from mxcheck.reporting.table import Row, render, results_table
+        from mxcheck.reporting.table import Row, render, results_table, skipped_lines
 
         rows = []
         for case in self._settings.cases:  # the order of the ladder, whichever worker was first
@@ -105,6 +126,8 @@ class RunReport:
         terminalreporter.ensure_newline()
         color = terminalreporter._tw.hasmarkup
         terminalreporter.write(render(results_table(rows), color=color))
+        for line in skipped_lines(rows):
+            terminalreporter.write_line(line)
         if self._settings.debug:
             self._list_modules(terminalreporter)
 
@@ -126,8 +149,11 @@ class RunReport:
     def _list_modules(self, terminalreporter: Any) -> None:
         terminalreporter.section("mxcheck: replaced modules")
         for name, row in sorted(self._rows.items()):
-            for module, role in (row.get("record") or {}).get("replaced", {}).items():
+            record = row.get("record") or {}
+            for module, role in record.get("replaced", {}).items():
                 terminalreporter.write_line(f"{name}: {module} ({role})")
+            for module, reason in record.get("unconverted", {}).items():
+                terminalreporter.write_line(f"{name}: {module} left as it is: {reason}")
 
 
 def _relative(path: Any, config: pytest.Config) -> str:
@@ -142,6 +168,7 @@ def _row(row_type: Any, case: Case, row: dict[str, Any]) -> Any:
         tier=case.tier,
         options=case.options,
         verdict=row["verdict"],
+        reason=row.get("reason", ""),
         record=None if record is None else record_from_dict(record),
         budget=None if budget is None else Budget(**budget),
         drift=None if moved is None else Drift(**moved),

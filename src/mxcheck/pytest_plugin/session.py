@@ -17,10 +17,11 @@ from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.statistics import differences, largest, rms
-from mxcheck.models.recipe import WHOLE_MODEL
+from mxcheck.models.ladder import LADDER, installed
 from mxcheck.pytest_plugin.acceptance import baseline_paths, settle
 from mxcheck.pytest_plugin.kernel_bench import check_model_kernel
-from mxcheck.pytest_plugin.options import Settings, own_options
+from mxcheck.pytest_plugin.options import own_options
+from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.workbench import Workbench
 
 
@@ -35,15 +36,16 @@ class GateSession:
         self._shared = shared
         workerinput = getattr(config, "workerinput", {})
         self._arguments = workerinput.get("mainargv", [str(word) for word in config.invocation_params.args])
-        self.bench = Workbench(settings)
+        self.bench = Workbench(settings, shared)
 
     def hold(self, case: Case, snapshot: SnapshotAssertion) -> tuple[dict[str, Any], str]:
-        """The case's row for the table, as plain JSON types, and the message if it is red."""
+        """The case's row for the table, as plain JSON types, and the message if it is red or skipped."""
+        from mxcheck.models.convert import UnavailableError
+
         try:
-            self._check_kernel(case)
-            record = self.bench.record(case)
+            record = self._measured(case)
             path, target = baseline_paths(self._settings.baselines, case, self.bench.device_class)
-            budget = load_budgets(self._settings.budgets).of(case.model, case.budget_key)
+            budget = load_budgets(self._settings.budgets, self._settings.own).of(case.model, case.budget_key)
             outcome = settle(
                 record,
                 path=path,
@@ -54,8 +56,18 @@ class GateSession:
                 accept_command=self._accept_command(case),
                 measure_noise=lambda: self._noise(case, record),
             )
+        except UnavailableError as error:
+            return {"id": case.id, "verdict": "skipped", "reason": str(error)}, f"{case.id}: {error}"
         except ValueError as error:
             return {"id": case.id, "verdict": "ERROR"}, f"{case.id}: {error}"
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            words = " ".join(str(error).split()) or type(error).__name__
+            return {"id": case.id, "verdict": "ERROR"}, (
+                f"{case.id}: out of memory on {self.bench.device}: {words}; lower --mx-batch-size or "
+                f"--mx-sequence-length, or give this model a larger device"
+            )
         row = {
             "id": case.id,
             "verdict": outcome.verdict,
@@ -65,15 +77,26 @@ class GateSession:
         }
         return row, outcome.message
 
-    def _check_kernel(self, case: Case) -> None:
-        if case.precision not in WHOLE_MODEL:
+    def _measured(self, case: Case) -> Record:
+        from mxcheck.models.convert import UnavailableError
+
+        recipe = self._settings.recipes[case]
+        if (reason := self.bench.unavailable(recipe)) is not None:
+            path = baseline_paths(self._settings.baselines, case, self.bench.device_class)[0]
+            if path.is_file() and installed(LADDER[recipe.precision]):
+                # A skip would let a library that broke pass for one that was never there.
+                raise ValueError(f"it was accepted on such a device ({path}) and cannot run now: {reason}")
+            raise UnavailableError(reason)
+        if recipe.operands:
             model = self.bench.resident(case.model).loaded.model
-            check_model_kernel(self._settings.recipe(case), like=next(model.parameters()))
+            check_model_kernel(recipe, like=next(model.parameters()))
+        return self.bench.record(case)
 
     def _accept_command(self, case: Case) -> str:
-        """What to type: this run's own suite and options, narrowed to the case."""
+        """What to type: this run's own suite and options, narrowed to this case: in brackets, as its id ends
+        the test's name, or `-A` would match `-A+attention` too."""
         suite = ["--pyargs", "mxcheck.suite.models"] if "--pyargs" in self._arguments else []
-        words = ["pytest", *suite, *own_options(self._arguments), "-k", case.id, "--snapshot-update"]
+        words = ["pytest", *suite, *own_options(self._arguments), "-k", f"[{case.id}]", "--snapshot-update"]
         return shlex.join(words)
 
     def _noise(self, case: Case, record: Record) -> Noise:
@@ -99,15 +122,24 @@ class GateSession:
         from mxcheck.evaluation.noise import Job, measure_noise
 
         cases = {other.id: other for other in self._selected() if other.model == case.model}
-        recipes = [self._settings.recipe(other) for other in cases.values()]
+        cases = {
+            name: other
+            for name, other in cases.items()
+            if self.bench.unavailable(self._settings.recipes[other]) is None
+        }
+        recipes = [self._settings.recipes[other] for other in cases.values()]
+        text = self.bench.resident(case.model).text
         job = Job(
             model=self._settings.models[case.model],
             recipes=[{**recipe.as_dict(), "kernel": recipe.kernel} for recipe in recipes],
-            tokens=str(self.bench.tokens_path(case.model)),
-            max_samples=self._settings.max_samples,
-            batch_size=self._settings.batch_size,
+            tokens=str(text.path),
+            max_samples=len(text.tokens),
+            length=text.tokens.shape[1],
+            batch_size=self.bench.batch_size(case.model),
             threads=self.bench.threads,
             device=self.bench.device,
+            dtype=self._settings.dtype,
+            trust_remote_code=case.model in self._settings.trusted,
         )
         trials = measure_noise(job)
         return {
@@ -115,9 +147,23 @@ class GateSession:
         }
 
 
+def _out_of_memory(error: BaseException) -> bool:
+    """On a CPU torch raises a plain RuntimeError for it, by one of these words."""
+    import torch
+
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in words)
+
+
 def _worst(record: Record, trials: list[dict[str, Any]]) -> Noise:
-    """The worst of the trials. Raises ValueError where a cast gave other bits: that is no noise."""
+    """The worst of the trials. Raises ValueError where there is none in an environment, and where a cast
+    gave other bits: that is no noise."""
     for trial in trials:
+        if trial["failure"]:
+            raise ValueError(
+                f"in environment {trial['environment']!r} it cannot be measured: {trial['failure']}; "
+                f"nothing was accepted"
+            )
         if trial["digests"] != record.digests:
             raise ValueError(
                 f"the casts gave other bits in environment {trial['environment']!r}, which no machine may "

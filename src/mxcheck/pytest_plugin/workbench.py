@@ -12,35 +12,42 @@ from typing import TYPE_CHECKING
 
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
-from mxcheck.pytest_plugin.options import Settings
+from mxcheck.models.zoo import model_source
+from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.pytest_plugin.text import evaluation_text, own_tokens_path
 
 if TYPE_CHECKING:
-    import torch
-
     from mxcheck.evaluation.measure import Measurement
     from mxcheck.models.load import LoadedModel
+    from mxcheck.models.recipe import Recipe
+    from mxcheck.pytest_plugin.text import EvaluationText
 
 #: Sequences that the local SQNR is taken on: it finds a place, it does not judge.
 SQNR_SEQUENCES = 4
+DEFAULT_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resident:
-    """What one model needs once: itself, its tokens, the reference's measurement."""
+    """What one model needs once: itself, its text, the reference's measurement."""
 
     label: str
     loaded: LoadedModel
-    tokens: torch.Tensor
-    tokens_path: Path
+    text: EvaluationText
     reference: Measurement
 
 
 class Workbench:
-    """Measures cases. Keeps one model: cases come model by model, so each is loaded once a worker."""
+    """Measures cases. Keeps one model: cases come model by model, so each is loaded once a worker.
 
-    def __init__(self, settings: Settings) -> None:
+    `shared` is a folder that all workers of the run see.
+    """
+
+    def __init__(self, settings: Settings, shared: Path) -> None:
         self.settings = settings
+        self._shared = shared
         self._resident: Resident | None = None
+        self._failed: dict[str, str] = {}
 
     @cached_property
     def threads(self) -> int:
@@ -75,59 +82,85 @@ class Workbench:
         major, minor = torch.cuda.get_device_capability()
         return f"cuda-sm{major}{minor}"
 
-    def tokens_path(self, label: str) -> Path:
-        """Where a model's evaluation tokens lie: with the reference models, else with the baselines."""
-        from mxcheck.models.zoo import model_source
+    def unavailable(self, recipe: Recipe) -> str | None:
+        """Why a library's step cannot run here, asked before any model is loaded; None: it can."""
+        if recipe.library is None:
+            return None
+        from mxcheck.models.backends.backend import backend
 
-        source = model_source(self.settings.models[label])
-        return source.tokens or self.settings.baselines / label / "tokens.safetensors"
+        return backend(recipe.precision).missing(self.device)
 
     def resident(self, label: str) -> Resident:
         """Load a model and measure its reference, unless it is on the bench already."""
         if self._resident is not None and self._resident.label == label:
             return self._resident
+        if label in self._failed:
+            raise ValueError(self._failed[label])
         self._resident = None  # free the old one before the new one comes
+        try:
+            self._resident = self._load(label)
+        except ValueError as error:
+            self._failed[label] = str(error)  # its other cases need not load it again to hear the same
+            raise
+        return self._resident
+
+    def _load(self, label: str) -> Resident:
         from transformers.utils.logging import disable_progress_bar
 
         from mxcheck.evaluation.measure import evaluate
-        from mxcheck.evaluation.tokens import load_tokens
         from mxcheck.models.load import load
 
         assert self.threads > 0
-        name, path = self.settings.models[label], self.tokens_path(label)
-        if not path.is_file():
-            raise ValueError(
-                f"model {name!r} has no evaluation tokens at {path}; make them with: mxcheck sample {name} "
-                f"--baselines {self.settings.baselines}"
-            )
+        settings = self.settings
+        source = model_source(settings.models[label])
+        if settings.corpus.is_self:
+            own_tokens_path(settings, label)  # says what to do, before the model is loaded
         disable_progress_bar()  # of single tensors, into the captured output of a red case
-        loaded = load(name, device=self.device)
-        tokens = load_tokens(path)[: self.settings.max_samples]
+        loaded = load(
+            source.name,
+            device=self.device,
+            dtype=settings.dtype,
+            trust_remote_code=label in settings.trusted,
+        )
+        text = evaluation_text(settings, label, loaded, shared=self._shared)
         reference = evaluate(
-            loaded.model, tokens, batch_size=self.settings.batch_size, keep_log_probabilities=True
+            loaded.model, text.tokens, batch_size=self.batch_size(label), keep_log_probabilities=True
         )
-        self._resident = Resident(
-            label=label, loaded=loaded, tokens=tokens, tokens_path=path, reference=reference
-        )
-        return self._resident
+        return Resident(label=label, loaded=loaded, text=text, reference=reference)
+
+    def batch_size(self, label: str) -> int:
+        """Sequences a forward pass: the option's, else the model card's, else 8."""
+        card = model_source(self.settings.models[label]).card
+        return self.settings.batch_size or (DEFAULT_BATCH_SIZE if card is None else card.batch_size)
 
     def record(self, case: Case) -> Record:
-        """Measure one case. Raises ValueError, in one line, for what the user can mend."""
+        """Measure one case. Raises ValueError, in one line, for what the user can mend, and UnavailableError
+        where the case's step cannot run here or on this model."""
         from mxcheck.evaluation.arithmetic import product_digest
         from mxcheck.evaluation.measure import evaluate
+        from mxcheck.evaluation.metrics import resolve_metrics
         from mxcheck.evaluation.sqnr import local_sqnr
         from mxcheck.evaluation.tokens import fingerprint
         from mxcheck.models.convert import convert
         from mxcheck.models.probe import digests
 
+        recipe = self.settings.recipes[case]
         bench = self.resident(case.model)
-        recipe = self.settings.recipe(case)
-        model, reference = bench.loaded.model, bench.reference
+        model, reference, tokens = bench.loaded.model, bench.reference, bench.text.tokens
+        together = recipe.sequences_a_pass or self.batch_size(case.model)
         conversion = convert(model, recipe)
         try:
+            # before anything else runs: a library may fix its scales by what it sees first
+            result = evaluate(
+                model,
+                tokens,
+                reference=reference,
+                batch_size=together,
+                metrics=resolve_metrics(self.settings.metrics),
+            )
+            conversion.note_what_ran()
             bits = digests(conversion)
-            result = evaluate(model, bench.tokens, reference=reference, batch_size=self.settings.batch_size)
-            sqnr = local_sqnr(conversion, bench.tokens[:SQNR_SEQUENCES])
+            sqnr = local_sqnr(conversion, tokens[:SQNR_SEQUENCES], batch_size=together)
             arithmetic = product_digest(next(model.parameters()).dtype, self.device)
         finally:
             conversion.undo()
@@ -141,18 +174,22 @@ class Workbench:
             tier=case.tier,
             options=list(case.options),
             recipe=recipe.as_dict(),
-            changes_bits=recipe.changes_bits,
+            changes_bits=conversion.changes_bits,
             fingerprints={
                 "weights": bench.loaded.weights_fingerprint,
                 "tokenizer": bench.loaded.tokenizer_fingerprint,
-                "tokens": fingerprint(bench.tokens),
+                "tokens": fingerprint(tokens),
+                **bench.text.fingerprints,
             },
             arithmetic=arithmetic,
-            environment=self.environment,
+            environment=self.environment | {"batch_size": str(together)} | _version(recipe.library),
             replaced=conversion.replaced,
+            unconverted=conversion.unconverted,
+            weight_bytes=conversion.weight_bytes,
+            original_bytes=conversion.original_bytes,
             digests=bits,
-            self_sampled=True,
-            scored_tokens=bench.tokens.shape[0] * (bench.tokens.shape[1] - 1),
+            corpus=bench.text.facts,
+            scored_tokens=tokens.shape[0] * (tokens.shape[1] - 1),
             reference_cross_entropy=reference.cross_entropy,
             reference_entropy=reference.entropy,
             reference_losses=reference.sequence_losses,
@@ -166,6 +203,7 @@ class Workbench:
             sequence_losses=result.sequence_losses,
             sequence_kl=result.sequence_kl,
             sqnr=sqnr,
+            metrics=result.metrics,
         )
 
     @cached_property
@@ -189,9 +227,12 @@ class Workbench:
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "kernel": self.settings.kernel,
             "threads": str(self.threads),
-            "batch_size": str(self.settings.batch_size),
             **settings,
         }
+
+
+def _version(library: str | None) -> dict[str, str]:
+    return {} if library in (None, "torch") else {str(library): version(str(library))}
 
 
 def _processor() -> str:

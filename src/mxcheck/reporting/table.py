@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from rich import box
 from rich.console import Console
@@ -31,6 +32,7 @@ class Row:
     record: Record | None = None
     budget: Budget | None = None
     drift: Drift | None = None
+    reason: str = ""
 
 
 def percent_change(record: Record) -> tuple[float, float]:
@@ -52,7 +54,20 @@ def results_table(rows: Sequence[Row]) -> Table:
     )
     for name in ("model", "precision", "tier"):
         table.add_column(name, no_wrap=True)
-    for name in ("perplexity", "cross-ent.", "entropy", "change % ± SE", "KL", "top-1 %", "budget", "drift"):
+    for name in (
+        "perplexity",
+        "cross-ent.",
+        "entropy",
+        "change % ± SE",
+        "KL",
+        "top-1 %",
+        "weights",
+        "budget",
+        "drift",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    metrics = list(dict.fromkeys(name for row in rows if row.record for name in row.record.metrics))
+    for name in metrics:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     last = rows[0].model if rows else ""
@@ -60,21 +75,22 @@ def results_table(rows: Sequence[Row]) -> Table:
         if row.model != last:
             table.add_section()
             last = row.model
-        table.add_row(*_cells(row), style=None if row.verdict in GOOD else "bold red")
+        table.add_row(*_cells(row, metrics), style=None if row.verdict in (*GOOD, "skipped") else "bold red")
     return table
 
 
 _CAPTION = (
-    "cross-entropy, entropy, KL in nats/token; change: perplexity against the fp32 reference; "
-    "budget: share of the KL budget used; drift: rms change of sequence losses since accepted"
+    "cross-entropy, entropy, KL in nats/token; change: perplexity against the reference; weights: bytes of "
+    "all weights, packed, beside those as loaded; budget: share of the KL budget used; drift: rms change of "
+    "sequence losses since accepted"
 )
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, metrics: Sequence[str]) -> list[str]:
     name = [row.model, row.precision, "+".join([row.tier or "", *row.options]).strip("+")]
     record = row.record
     if record is None:
-        return [*name, *[""] * 8, row.verdict]
+        return [*name, *[""] * (9 + len(metrics)), row.verdict]
     change, error = percent_change(record)
     if record.bit_equal:
         change_text = "0"
@@ -90,11 +106,26 @@ def _cells(row: Row) -> list[str]:
         change_text,
         f"{record.kl:.6f}",
         f"{100 * record.top1_agreement:.2f}",
+        f"{100 * record.weight_bytes / record.original_bytes:.0f}%",
         ""
         if row.budget is None
         else ("-" if row.budget.kl == 0 else f"{100 * record.kl / row.budget.kl:.0f}%"),
         "" if row.drift is None else ("0" if row.drift.rms == 0 else f"{row.drift.rms:.0e}"),
+        *(f"{fmean(record.metrics[metric]):.6g}" if metric in record.metrics else "" for metric in metrics),
         row.verdict,
+    ]
+
+
+def skipped_lines(rows: Sequence[Row]) -> list[str]:
+    """Why cases were skipped: one line a reason, with the precisions and the models that it is about."""
+    by_reason: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.verdict == "skipped":
+            by_reason.setdefault(row.reason, []).append(row)
+    return [
+        f"skipped: {', '.join(dict.fromkeys(row.precision for row in found))} of "
+        f"{', '.join(dict.fromkeys(row.model for row in found))} (cases: {len(found)}): {reason}"
+        for reason, found in by_reason.items()
     ]
 
 

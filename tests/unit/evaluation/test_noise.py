@@ -1,4 +1,5 @@
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from mxcheck.evaluation.noise import ENVIRONMENTS, Job, Trial, measure_noise
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.models.convert import convert
 from mxcheck.models.load import LoadedModel
-from mxcheck.models.recipe import recipe
+from mxcheck.models.recipe import Recipe, recipe
 
 #: Two precisions whose results lie far apart, so that trials given to the wrong recipe are seen.
 RECIPES = (recipe("mxint8", tier="A"), recipe("fp4_e2m1", tier="B"))
 SAMPLES = 2
+LENGTH = 48
 
 #: DESIGN section 5: another instruction set moved a sequence's loss by 2e-3 at most. Five times that.
 QUANTIZED = 0.01
@@ -21,12 +23,17 @@ QUANTIZED = 0.01
 REFERENCE = 1e-4
 
 
+def plain(one: Recipe) -> dict[str, object]:
+    return {**one.as_dict(), "kernel": one.kernel}
+
+
 def job(loaded: LoadedModel, **changes: object) -> Job:
     fields = {
         "model": loaded.source.name,
-        "recipes": [r.as_dict() for r in RECIPES],
+        "recipes": [plain(r) for r in RECIPES],
         "tokens": str(loaded.source.tokens),
         "max_samples": SAMPLES,
+        "length": LENGTH,
         "batch_size": 2,
         "threads": 1,
     }
@@ -39,10 +46,15 @@ def ref_llama(reference_model: Callable[[str], LoadedModel]) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
+def ref_moe(reference_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return reference_model("ref-moe")
+
+
+@pytest.fixture(scope="module")
 def here(ref_llama: LoadedModel) -> tuple[Measurement, list[Measurement]]:
     """The reference and each recipe, measured in this process."""
     assert ref_llama.source.tokens is not None
-    tokens = load_tokens(ref_llama.source.tokens)[:SAMPLES]
+    tokens = load_tokens(ref_llama.source.tokens)[:SAMPLES, :LENGTH].contiguous()
     reference = evaluate(ref_llama.model, tokens, batch_size=2, keep_log_probabilities=True)
     results = []
     for one in RECIPES:
@@ -91,7 +103,7 @@ def test_the_environment_is_applied(
 def test_a_child_without_a_changed_environment_gives_this_processs_bits(
     ref_llama: LoadedModel, here: tuple[Measurement, list[Measurement]]
 ) -> None:
-    ((trial,),) = measure_noise(job(ref_llama, recipes=[RECIPES[1].as_dict()]), {"same": {}})
+    ((trial,),) = measure_noise(job(ref_llama, recipes=[plain(RECIPES[1])]), {"same": {}})
 
     assert trial.reference_losses == here[0].sequence_losses
     assert trial.sequence_losses == here[1][1].sequence_losses
@@ -99,9 +111,9 @@ def test_a_child_without_a_changed_environment_gives_this_processs_bits(
 
 
 def test_a_failing_child_reports_its_environment_and_its_last_words(ref_llama: LoadedModel) -> None:
-    recipes = [{**RECIPES[1].as_dict(), "precision": "fp9"}]
+    recipes = [{**plain(RECIPES[1]), "elementwise": {"format": "fp9"}}]
     with pytest.raises(
-        ValueError, match=r"(?s)of ref-llama in environment 'any' failed:.*unknown precision 'fp9'"
+        ValueError, match=r"(?s)of ref-llama in environment 'any' failed:.*unknown format 'fp9'"
     ):
         measure_noise(job(ref_llama, recipes=recipes), {"any": {}})
 
@@ -128,3 +140,26 @@ def test_the_environments_are_those_of_the_job_s_device(
 
     assert seen == ENVIRONMENTS[device]
     assert len(seen) >= 2
+
+
+def test_a_recipe_that_cannot_run_there_has_no_trial_and_the_others_have(ref_moe: LoadedModel) -> None:
+    """No linear module of a library's kind in the MLP of a mixture of experts."""
+    recipes = [plain(recipe("scaled_mm_fp8", tier="A")), plain(RECIPES[0])]
+    found = measure_noise(job(ref_moe, recipes=recipes), {"same": {}})
+    assert [[trial.environment for trial in of_recipe] for of_recipe in found] == [[], ["same"]]
+
+
+def test_a_recipe_that_fails_says_why_and_leaves_the_others_alone(
+    ref_llama: LoadedModel, here: tuple[Measurement, list[Measurement]], tmp_path: Path
+) -> None:
+    """A kernel that cannot: the model is whole again for the next recipe."""
+    (tmp_path / "noise_kernels.py").write_text(
+        "def cannot(x, spec):\n    raise RuntimeError('no kernel image\\nis available')\n"
+    )
+    recipes = [{**plain(RECIPES[0]), "kernel": "noise_kernels:cannot"}, plain(RECIPES[1])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        (failed,), (right,) = measure_noise(job(ref_llama, recipes=recipes), {"same": {}})
+    assert failed == Trial(environment="same", failure="RuntimeError: no kernel image is available")
+    assert right.failure == ""
+    assert right.sequence_losses == here[1][1].sequence_losses

@@ -3,6 +3,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, tiny
+from matrix_products import some_tokens
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
@@ -106,3 +108,53 @@ def test_a_failing_forward_leaves_the_model_converted_and_without_hooks(
 
     assert torch.equal(run(tiny_llama, ids), before)
     assert not any(module._forward_hooks for module in tiny_llama.modules())
+
+
+@every_model
+def test_attention_is_measured_too_and_moves_no_other_module_s_figure(
+    name: str, reference_model: ReferenceModel, tokens: Tokens, converted: Convert
+) -> None:
+    loaded = reference_model(name)
+    found = []
+    for attention in (False, True):
+        conversion = converted(loaded.model, recipe("fp4_e2m1", tier="B", attention=attention))
+        found.append(local_sqnr(conversion, tokens(loaded)))
+        conversion.undo()
+    without, with_attention = found
+
+    products = {key: value for key, value in with_attention.items() if key in conversion.attention}
+    assert len(products) == loaded.model.config.num_hidden_layers
+    assert all(value > 0 for value in products.values())
+    # the output projection lies inside of attention, whose quantized run is none of its own
+    assert with_attention == without | products
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batches_of_any_size_give_the_same(
+    batch_size: int, reference_model: ReferenceModel, tokens: Tokens, converted: Convert
+) -> None:
+    loaded = reference_model("ref-llama")
+    seen: list[int] = []
+    handle = loaded.model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    conversion = converted(loaded.model, recipe("fp4_e2m1", tier="B", attention=True))
+    try:
+        assert local_sqnr(conversion, tokens(loaded), batch_size=batch_size) == local_sqnr(
+            conversion, tokens(loaded)
+        )
+    finally:
+        handle.remove()
+
+    assert seen == [*([1] * 4 if batch_size == 1 else [3, 1]), 4]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_linear_and_attention_of_every_architecture(name: str, converted: Convert) -> None:
+    model = tiny(name)
+    made = recipe("fp4_e2m1", tier="linears", attention=True, outputs=True, elementwise="bf16")
+    conversion = converted(model, made)
+    result = local_sqnr(conversion, some_tokens())
+
+    assert list(result) == sorted({*conversion.modules, *conversion.attention})
+    assert all(0 < value < 60 for value in result.values())

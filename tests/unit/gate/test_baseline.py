@@ -39,6 +39,9 @@ def contents(record: Record) -> dict[str, Any]:
         pytest.param({}, id="plain"),
         pytest.param({"noise": None, "tier": None}, id="none"),
         pytest.param({"replaced": {}, "digests": {}, "sqnr": {}}, id="empty"),
+        pytest.param(
+            {"metrics": {"surprise": [0.25, 1.5, 2.0, 0.1]}, "unconverted": {"a.b": "width 48"}}, id="more"
+        ),
         pytest.param({"environment": {"processor": 'Größe "±"\n\\'}}, id="text"),
     ],
 )
@@ -59,7 +62,7 @@ def test_floats_survive_bit_for_bit(make_record: MakeRecord) -> None:
 def test_layout(make_record: MakeRecord) -> None:
     text = encode(make_record())
     data = json.loads(text)
-    assert data["format_version"] == FORMAT_VERSION == 1
+    assert data["format_version"] == FORMAT_VERSION == 2
     assert data == json.loads(sealed(contents(make_record())))
 
     def in_order(value: Any) -> None:
@@ -104,7 +107,7 @@ def test_what_json_has_not_is_not_written(make_record: MakeRecord, value: float)
         pytest.param('"weight": "d2"', '"weight": "d3"', id="digest"),
         pytest.param('"torch": "2.9.0"', '"torch": "2.9.1"', id="environment"),
         pytest.param('"changes_bits": true', '"changes_bits": false', id="flag"),
-        pytest.param('"self_sampled": true', '"self_sampled": 1', id="type"),
+        pytest.param('"scored_tokens": 1000000000', '"scored_tokens": 1000000000.0', id="type"),
         pytest.param('"format_version"', '"extra": 0, "format_version"', id="added"),
         pytest.param('"seal": "', '"seal": "0', id="seal"),
         pytest.param('"seal"', '"unsealed"', id="no-seal"),
@@ -143,7 +146,7 @@ def test_a_number_that_json_has_not_is_a_corrupt_baseline(make_record: MakeRecor
         pytest.param("\ufeff{}", "not JSON", id="bom"),
         pytest.param("[1]", "format version 'list'", id="list"),
         pytest.param("null", "format version 'NoneType'", id="null"),
-        pytest.param("{}", "format version None, this mxcheck reads 1", id="no-version"),
+        pytest.param("{}", "format version None, this mxcheck reads 2", id="no-version"),
     ],
 )
 def test_what_is_no_baseline_is_refused(text: str, words: str) -> None:
@@ -156,12 +159,14 @@ def test_what_is_no_baseline_is_refused(text: str, words: str) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, "1"], ids=["newer", "older", "text"])
+@pytest.mark.parametrize(
+    "version", [FORMAT_VERSION + 1, FORMAT_VERSION - 1, "2"], ids=["newer", "older", "text"]
+)
 def test_another_format_version_is_refused_whatever_its_seal(
     make_record: MakeRecord, version: object
 ) -> None:
     text = sealed({**contents(make_record()), "format_version": version})
-    with pytest.raises(BaselineError, match=rf"x\.json has format version {version!r}, .* reads 1"):
+    with pytest.raises(BaselineError, match=rf"x\.json has format version {version!r}, .* reads 2"):
         decode(text, where="x.json")
 
 

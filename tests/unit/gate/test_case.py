@@ -44,6 +44,27 @@ from mxcheck.gate.case import Case, model_label
             "ref-neo/fp32+samples8.json",
             id="whole-model-with-option",
         ),
+        pytest.param(
+            Case(
+                model="ref-moe",
+                precision="mixed",
+                tier="C",
+                options=("rceil", "attention", "outputs", "weights-only", "global-bf16", "pile-or-wikitext"),
+            ),
+            "ref-moe-mixed-C+rceil+attention+outputs+weights-only+global-bf16+pile-or-wikitext",
+            "mixed-C+rceil+attention+outputs+weights-only+global-bf16+pile-or-wikitext",
+            "mixed-C+attention+outputs+global-bf16",
+            "ref-moe/mixed-C+rceil+attention+outputs+weights-only+global-bf16+pile-or-wikitext.json",
+            id="options-that-quantize-more",
+        ),
+        pytest.param(
+            Case(model="ref-neo", precision="w4a8", options=("mine.txt",)),
+            "ref-neo-w4a8+mine.txt",
+            "w4a8+mine.txt",
+            "w4a8",
+            "ref-neo/w4a8+mine.txt.json",
+            id="recipe-of-the-user-s",
+        ),
     ],
 )
 def test_names(case: Case, name: str, stage: str, budget_key: str, baseline: str) -> None:

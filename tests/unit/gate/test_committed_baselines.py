@@ -11,19 +11,22 @@ from mxcheck.gate.baseline import read
 from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
+from mxcheck.gate.statistics import differences, rms
 from mxcheck.gate.verdict import judge
-from mxcheck.models.recipe import MX, TIERS, WHOLE_MODEL
+from mxcheck.models.ladder import LADDER, MX, TIERS, stages
 from mxcheck.models.zoo import REFERENCE_MODELS
 
 BASELINES = Path(__file__).parents[3] / "baselines"
 TRAINED = ("ref-llama", "ref-neo", "ref-moe")
+#: The MLP of a mixture of experts has no linear module that a library could take.
+NO_LINEAR_MLP = ("bnb_int8", "scaled_mm_fp8", "scaled_mm_fp8_row")
+#: Everything that runs on a CPU: Transformer Engine does not.
 MATRIX = [
-    case
+    Case(model=model, precision=precision, tier=tier)
     for model in REFERENCE_MODELS
-    for case in (
-        *(Case(model=model, precision=precision) for precision in WHOLE_MODEL),
-        *(Case(model=model, precision=precision, tier=tier) for precision in MX for tier in TIERS),
-    )
+    for precision, tier in stages()
+    if LADDER[precision].group != "te"
+    and not (model == "ref-moe" and tier == "A" and precision in NO_LINEAR_MLP)
 ]
 
 each_tier = pytest.mark.parametrize("tier", list(TIERS))
@@ -39,7 +42,7 @@ def kl(model: str, precision: str, tier: str) -> float:
 
 
 def test_the_matrix_is_accepted_and_nothing_else() -> None:
-    assert len(MATRIX) == 56
+    assert len(MATRIX) == 4 * 32 - 3
     files = {path.relative_to(BASELINES) for path in BASELINES.rglob("*") if path.is_file()}
     assert files == {case.baseline for case in MATRIX}
 
@@ -72,7 +75,9 @@ def test_degradation_is_ordered(model: str, tier: str) -> None:
     assert 0 < mxint8 < e4m3 < e5m2 < e2m1
 
 
-@pytest.mark.parametrize("precision", MX)
+# fp4_e3m0 shrinks what it casts, because under `floor` every block's largest element saturates; tier B
+# shrinks attention and MLP alike and so disturbs less than tier A, which shrinks but one (docs/ladder.md).
+@pytest.mark.parametrize("precision", [name for name in MX if name != "fp4_e3m0"])
 @pytest.mark.parametrize("model", REFERENCE_MODELS)
 def test_more_layers_more_damage(model: str, precision: str) -> None:
     assert kl(model, precision, "A") < kl(model, precision, "B")
@@ -94,3 +99,30 @@ def test_outliers_hardly_touch_formats_with_exponent_bits(precision: str, tier: 
 @pytest.mark.parametrize("tier", ["A", "B"])
 def test_with_outliers_mxint8_falls_behind_fp8(tier: str) -> None:
     assert kl("outlier-llama", "mxint8", tier) > kl("outlier-llama", "fp8_e4m3", tier)
+
+
+@pytest.mark.parametrize("model", REFERENCE_MODELS)
+def test_tiers_in_order(model: str) -> None:
+    """The less of the model in fewer bits, the less damage: A in fp8_e4m3 below C below D."""
+    assert kl(model, "fp8_e4m3", "A") < kl(model, "mixed", "C") < kl(model, "mixed", "D")
+
+
+@pytest.mark.parametrize("model", ["ref-llama", "ref-neo", "outlier-llama"])
+def test_a_real_fp8_product_gives_what_its_emulation_gives(model: str) -> None:
+    """The same casts, the products added up otherwise. (Of the mixture of experts it leaves the experts.)"""
+    emulated, real = (
+        accepted(Case(model=model, precision=precision, tier="B"))
+        for precision in ("nvfp8_emu_e4m3", "scaled_mm_fp8")
+    )
+    apart = rms(differences(real.sequence_losses, emulated.sequence_losses))
+    assert apart < 1e-3 * rms(differences(emulated.sequence_losses, emulated.reference_losses))
+
+
+@pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)
+def test_weights_are_as_large_as_the_recipe_makes_them(case: Case) -> None:
+    record = accepted(case)
+    assert record.original_bytes == accepted(Case(model=case.model, precision="fp32")).weight_bytes
+    if case.precision == "bf16":
+        assert 2 * record.weight_bytes == record.original_bytes
+    elif case.precision != "fp32":
+        assert record.weight_bytes < record.original_bytes

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sample_record import CASTS
 
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.drift import drift, same_arithmetic
@@ -17,6 +18,8 @@ from mxcheck.gate.verdict import Verdict, judge, rise, self_sampled_z
 MakeRecord = Callable[..., Record]
 
 WIDE = Budget(kl=1.0, rise=1.0)
+PILE = {"used": "pile", "asked": ["pile", "wikitext"], "split": "validation", "documents": 3}
+WIKITEXT = {"used": "wikitext", "asked": ["pile", "wikitext"], "split": "test", "documents": 2}
 REFERENCE = [2.0, 2.1, 1.9, 2.05]
 LOSSES = [2.001, 2.102, 1.9015, 2.0512]
 KL = [0.001, 0.0011, 0.0009, 0.001]
@@ -32,8 +35,8 @@ def test_a_record_passes_against_itself(make_record: MakeRecord) -> None:
     assert verdict.failures == ()
     assert verdict.failed_steps == ()
     steps = [check.step for check in verdict.checks]
-    # recipe and three fingerprints; z and drift; bits and modules; weights and operands; KL and rise; drift
-    assert steps == [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    # recipe, corpus, three fingerprints; z, drift; bits, modules; weights, operands; KL, rise; drifts
+    assert steps == [1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
 
 
 def test_environment_and_sqnr_are_not_compared(make_record: MakeRecord) -> None:
@@ -173,8 +176,8 @@ def test_a_recipe_that_changes_no_bit(make_record: MakeRecord, bit_equal: bool) 
 @pytest.mark.parametrize(
     ("change", "key", "value", "accepted"),
     [
-        pytest.param({"block_size": 16}, "block_size", "16", "32", id="value"),
-        pytest.param({"rounding": "away"}, "rounding", "away", "None", id="added"),
+        pytest.param({"tier": "A"}, "tier", "A", "B", id="value"),
+        pytest.param({"rounding": "away"}, "rounding", "away", "unset", id="added"),
     ],
 )
 @pytest.mark.parametrize("swapped", [False, True], ids=["record", "baseline"])
@@ -201,11 +204,111 @@ def test_other_recipes_are_refused_and_nothing_more_is_judged(
 
 
 def test_every_difference_of_the_recipes_is_named(make_record: MakeRecord) -> None:
-    other = make_record(recipe={**make_record().recipe, "tier": "A", "roles": ["mlp"]})
-    (check,) = judge(other, make_record(), WIDE).failures
-    assert check.message == (
-        "another recipe: roles is ['mlp'], accepted ['attention', 'mlp']; tier is A, accepted B"
-    )
+    plain = make_record()
+    other = make_record(recipe={**plain.recipe, "tier": "A", "outputs": True})
+    (check,) = judge(other, plain, WIDE).failures
+    assert check.message == "another recipe: outputs is True, accepted unset; tier is A, accepted B"
+
+
+def test_a_cast_that_differs_is_named_by_its_place(make_record: MakeRecord) -> None:
+    """Of a recipe of the user's, say, whose file was changed: not the whole of both recipes."""
+    other = {**CASTS, "weights": {**CASTS["weights"], "block_size": 16}}
+    record = make_record(recipe={**make_record().recipe, "roles": {"attention": CASTS, "mlp": other}})
+    (check,) = judge(record, make_record(), WIDE).failures
+    assert check.message == "another recipe: roles.mlp.weights.block_size is 16, accepted 32"
+
+
+def test_a_role_that_is_no_longer_cast_is_named(make_record: MakeRecord) -> None:
+    record = make_record(recipe={**make_record().recipe, "roles": {"mlp": {**CASTS, "activations": None}}})
+    (check,) = judge(record, make_record(), WIDE).failures
+    assert "roles.attention.weights.format is unset, accepted fp8_e4m3" in check.message
+    assert "roles.mlp.activations.format is unset, accepted fp8_e4m3" in check.message
+
+
+# Step 1: other corpora
+
+
+def of_corpus(make_record: MakeRecord, corpus: dict[str, Any], documents: str, **others: Any) -> Record:
+    fingerprints = {**make_record().fingerprints, "documents": documents}
+    return make_record(corpus=corpus, fingerprints=fingerprints, **others)
+
+
+def test_another_corpus_is_named(make_record: MakeRecord) -> None:
+    record = of_corpus(make_record, WIKITEXT, "e" * 64)
+    verdict = judge(record, of_corpus(make_record, PILE, "d" * 64), WIDE)
+    assert [(check.step, check.message) for check in verdict.failures] == [
+        (
+            1,
+            (
+                "another corpus: documents is 2, accepted 3; split is test, accepted validation; "
+                "used is wikitext, accepted pile"
+            ),
+        ),
+        (1, f"documents are not the accepted ones: {'e' * 16}…, accepted {'d' * 16}…"),
+    ]
+
+
+def test_text_of_the_model_s_own_where_a_corpus_was_accepted(make_record: MakeRecord) -> None:
+    verdict = judge(make_record(), of_corpus(make_record, PILE, "d" * 64), WIDE)
+    assert "used is self, accepted pile" in verdict.failures[0].message
+    assert f"documents are not the accepted ones: none…, accepted {'d' * 16}…" in verdict.failures[1].message
+    assert verdict.failed_steps == (1,)
+
+
+def test_changed_documents_of_the_same_corpus(make_record: MakeRecord) -> None:
+    pair = (of_corpus(make_record, PILE, documents) for documents in ("e" * 64, "d" * 64))
+    (check,) = judge(*pair, WIDE).failures
+    assert check.message.startswith("documents are not the accepted ones")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"asked": ["pile"]},
+        {"because": {"wikitext": "offline"}},
+        {"revision": "0123abc"},
+    ],
+    ids=lambda facts: next(iter(facts)),
+)
+def test_how_the_same_text_was_come_by_is_not_compared(
+    make_record: MakeRecord, facts: dict[str, Any]
+) -> None:
+    record = of_corpus(make_record, {**PILE, **facts}, "d" * 64)
+    assert judge(record, of_corpus(make_record, PILE, "d" * 64), WIDE).passed
+
+
+# Step 3: what a library left as it is
+
+WIDTH, CLASS = "its width is 48, which 16 does not divide", "it is no nn.Linear"
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["record", "baseline"])
+def test_another_reason_is_named(make_record: MakeRecord, swapped: bool) -> None:
+    pair = (make_record(unconverted={"head": CLASS}), make_record(unconverted={"head": WIDTH}))
+    (check,) = judge(*(reversed(pair) if swapped else pair), WIDE).failures
+    assert (check.step, check.message) == (3, "left as it is for another reason: head")
+
+
+def test_the_same_reason_is_no_change(make_record: MakeRecord) -> None:
+    pair = (make_record(unconverted={"head": WIDTH, "tail": CLASS}) for _ in range(2))
+    assert judge(*pair, WIDE).passed
+
+
+def test_a_module_that_a_library_no_longer_takes_is_named_as_such(make_record: MakeRecord) -> None:
+    record = make_record(replaced={UP: "mlp"}, unconverted={Q: WIDTH}, digests={UP: OTHER_OPERANDS[UP]})
+    (check,) = judge(record, make_record(), WIDE).failures
+    assert (check.step, check.message) == (3, f"no longer quantized: {Q}")
+
+
+def test_weight_bytes_are_not_compared(make_record: MakeRecord) -> None:
+    """What weights take follows from recipe and digests."""
+    assert judge(make_record(weight_bytes=1), make_record(), WIDE).passed
+
+
+def test_a_recipe_that_may_or_may_not_change_bits_asserts_neither(make_record: MakeRecord) -> None:
+    for bit_equal in (True, False):
+        record = make_record(changes_bits=None, bit_equal=bit_equal)
+        assert judge(record, make_record(changes_bits=None), WIDE).passed
 
 
 # Step 2: the reference on its own samples
@@ -225,7 +328,7 @@ def test_four_standard_errors(make_record: MakeRecord, sign: int, z: float, pass
 
 
 def test_a_corpus_that_is_not_self_sampled_has_no_such_check(make_record: MakeRecord) -> None:
-    record = make_record(self_sampled=False, reference_entropies=[0.0, 0.0, 0.1, 0.0])
+    record = make_record(corpus=PILE, reference_entropies=[0.0, 0.0, 0.1, 0.0])
     verdict = judge(record, None, WIDE)
     assert verdict.passed
     assert [check.step for check in verdict.checks] == [3, 5, 5]

@@ -12,9 +12,9 @@ from sample_record import build_record
 
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.drift import Drift
-from mxcheck.models.recipe import LADDER
+from mxcheck.models.ladder import LADDER, MX, TIERS
 from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.reporting.table import Row, percent_change, render, results_table
+from mxcheck.reporting.table import Row, percent_change, render, results_table, skipped_lines
 
 BUDGET = Budget(kl=0.004, rise=1.0)
 DRIFT = Drift(rms=1.23e-4, max=1.0, rms_bound=1.0, max_bound=1.0)
@@ -29,7 +29,7 @@ ROW = Row(
 )
 COLUMNS = [
     *("model", "precision", "tier", "perplexity", "cross-ent.", "entropy", "change_%_±_SE"),
-    *("KL", "top-1_%", "budget", "drift", "verdict"),
+    *("KL", "top-1_%", "weights", "budget", "drift", "verdict"),
 ]
 
 
@@ -55,6 +55,7 @@ def test_cells() -> None:
         "change_%_±_SE": "+0.143 ± 0.022",
         "KL": "0.001000",
         "top-1_%": "98.75",
+        "weights": "26%",  # 33,792 of 131,072 bytes
         "budget": "25%",
         "drift": "1e-04",
         "verdict": "pass",
@@ -87,6 +88,8 @@ def test_cells() -> None:
             "-9.516 ± 0.000",
             id="a-gain",
         ),
+        pytest.param({"record": build_record(weight_bytes=131_072)}, "weights", "100%", id="as-loaded"),
+        pytest.param({"record": build_record(weight_bytes=17_408)}, "weights", "13%", id="4.25-bits"),
         pytest.param({"budget": None}, "budget", "", id="no-budget"),
         pytest.param({"budget": Budget(kl=0.0, rise=0.0)}, "budget", "-", id="budget-of-zero"),
         pytest.param({"budget": Budget(kl=0.0005, rise=0.0)}, "budget", "200%", id="over-budget"),
@@ -167,7 +170,6 @@ def test_no_figure_is_folded_or_cut(verdict: str) -> None:
         _crash(),
     ]
     output = text(*rows)
-    assert max(len(line) for line in output.splitlines()) <= 132  # a wide terminal shows our models whole
     assert_whole(output, rows)
 
 
@@ -193,7 +195,14 @@ def test_a_ruined_model_is_still_a_row() -> None:
 
 
 def test_a_table_is_no_wider_than_it_needs_to_be() -> None:
-    assert max(map(len, text(ROW, _crash()).splitlines())) <= 132
+    """A wide terminal has 132 columns, and shows the MX formats of our models in them."""
+    rows = [
+        replace(ROW, model=model, precision=precision, tier=tier)
+        for model in REFERENCE_MODELS
+        for precision in MX
+        for tier in TIERS
+    ]
+    assert max(map(len, text(*rows, _crash()).splitlines())) <= 132
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
@@ -219,7 +228,43 @@ def test_units_are_explained() -> None:
     assert output.startswith("mxcheck: accuracy")
     assert "cross-entropy, entropy, KL in nats/token" in output
     assert "share of the KL budget used" in output
+    assert "weights: bytes of all weights, packed, beside those as loaded" in output
 
 
 def test_no_rows() -> None:
     assert "perplexity" in text()
+
+
+def skipped(model: str, precision: str, tier: str, reason: str) -> Row:
+    return Row(model=model, precision=precision, tier=tier, verdict="skipped", reason=reason)
+
+
+def test_skipped_cases_are_one_line_a_reason() -> None:
+    no_gpu, no_linear = "needs a CUDA device", "converts none of the 4 modules"
+    assert skipped_lines(
+        [
+            ROW,
+            skipped("ref-llama", "te_fp8_current", "A", no_gpu),
+            skipped("ref-llama", "te_fp8_current", "B", no_gpu),
+            skipped("ref-moe", "te_fp8_current", "B", no_gpu),
+            skipped("ref-moe", "bnb_int8", "A", no_linear),
+            skipped("ref-moe", "te_mxfp8", "B", no_gpu),
+            _crash(),
+        ]
+    ) == [
+        f"skipped: te_fp8_current, te_mxfp8 of ref-llama, ref-moe (cases: 4): {no_gpu}",
+        f"skipped: bnb_int8 of ref-moe (cases: 1): {no_linear}",
+    ]
+
+
+def test_without_skipped_cases_there_is_no_such_line() -> None:
+    assert skipped_lines([ROW, _crash()]) == []
+    assert skipped_lines([]) == []
+
+
+def test_a_skipped_case_is_a_row_that_is_not_red() -> None:
+    row = skipped("ref-moe", "bnb_int8", "A", "why")
+    assert {name: cell for name, cell in cells(row).items() if cell} == {
+        "model": "ref-moe", "precision": "bnb_int8", "tier": "A", "verdict": "skipped",
+    }  # fmt: skip
+    assert "\x1b[1;31m" not in text(row, color=True)

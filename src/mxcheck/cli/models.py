@@ -1,0 +1,82 @@
+"""`mxcheck models`: what is known of each model before anything of it is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from mxcheck.cli.console import console
+from mxcheck.models.cards import CARDS, DEVICE_BYTES, ModelCard
+from mxcheck.models.zoo import REFERENCE_MODELS, model_source
+from mxcheck.reporting.zoo import Memory, ModelRow, models_table
+
+#: The least width without a cell cut.
+WIDTH = 180
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    command = commands.add_parser(
+        "models", help="the reference models and the model cards: where they come from, what they need"
+    )
+    command.set_defaults(run=_models)
+
+
+def _models(options: argparse.Namespace) -> int:
+    del options
+    output = console(at_least=WIDTH)
+    embedded = [_embedded(name) for name in REFERENCE_MODELS]
+    output.print(models_table(embedded, [_card(card) for card in CARDS.values()], device_bytes=DEVICE_BYTES))
+    for card in CARDS.values():
+        if card.notes:
+            print(f"{card.name}: {card.notes}")  # noqa: T201  (to be copied from, so not folded)
+    return 0
+
+
+def _embedded(name: str) -> ModelRow:
+    source = model_source(name)
+    folder = Path(source.location)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return ModelRow(
+        name=name,
+        architecture=config["architectures"][0],
+        dtype=source.dtype,
+        parameters=_parameters(folder / "model.safetensors"),
+    )
+
+
+def _parameters(file: Path) -> int:
+    """Counted in the file's header: its length as 8 bytes, little-endian, then JSON by tensor.
+
+    Source: the format's description in the safetensors repository.
+    """
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _card(card: ModelCard) -> ModelRow:
+    sixteen = card.dtype if card.dtype != "float32" else "bfloat16"
+    return ModelRow(
+        name=card.name,
+        hub_id=card.hub_id,
+        revision=card.revision,
+        architecture=card.architecture,
+        dtype=card.dtype,
+        parameters=card.parameters,
+        batch=(card.batch_size, card.sequence_length),
+        memory=(_memory(card, sixteen), _memory(card, "float32")),
+        gated=card.gated,
+        safetensors=card.safetensors,
+    )
+
+
+def _memory(card: ModelCard, dtype: str) -> Memory:
+    return Memory(
+        alone=card.bytes_needed(dtype),
+        devices=card.devices(dtype),
+        each=card.bytes_per_device(dtype),
+    )

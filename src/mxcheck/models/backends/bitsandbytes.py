@@ -1,0 +1,147 @@
+"""LLM.int8() by bitsandbytes: int8 products with a scale a row, and outlier columns left as they are.
+
+Source: bitsandbytes 0.50, `nn.Linear8bitLt` in eval mode with `has_fp16_weights=False`; Dettmers et al. 2022,
+arXiv:2208.07339. What the library does, and what follows from it:
+
+- Weights and activations are rounded to float16 first, then scaled by 127 / amax of their row (fp32) and
+  rounded to the nearest integer. Held against exact arithmetic, its codes are right but for exact ties, where
+  the rounded quotient 127 / amax can bring them to either side.
+- A column of the activation in which any row of the *batch* reaches the threshold is taken out of the int8
+  product and multiplied in x's dtype with the dequantized weight. A row's result therefore depends on the
+  rows beside it: the batches belong to the result.
+- On the CPU the product is scaled by 6.200124e-05, where 1 / 127^2 is 6.2000124e-05 (a digit is missing): it
+  is too large by 1.8e-5 of itself.
+- A row that is all zeros, or all outliers, has the scale 0 and codes from a conversion of NaN, which are
+  multiplied by 0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mxcheck.models.backends.backend import Replacement
+from mxcheck.models.backends.linear import bias_of, digest, features, nbytes, not_linear, weight_of
+from mxcheck.models.backends.requirements import broken, not_installed
+from mxcheck.models.ladder import LADDER
+
+#: The magnitude from which an activation is an outlier; the paper's, and transformers' default.
+THRESHOLD: float = LADDER["bnb_int8"].settings["threshold"]
+
+_OBTAIN = "pip install bitsandbytes"
+_DEVICES = ("cpu", "cuda")
+_LOGGER = logging.getLogger("bitsandbytes.autograd._functions")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitsAndBytes:
+    """`Linear8bitLt` in the place of a linear layer."""
+
+    name: str = "bnb_int8"
+    threshold: float = THRESHOLD
+
+    def missing(self, device: str) -> str | None:
+        """As `Backend.missing`."""
+        kind = torch.device(device).type
+        if kind not in _DEVICES:
+            return f"needs a model on {' or '.join(_DEVICES)}, and this one is on {device}"
+        if (reason := not_installed("bitsandbytes", _OBTAIN)) is not None:
+            return reason
+        if kind == "cuda" and not torch.cuda.is_available():
+            return "needs a CUDA device, and torch sees none"
+        return broken("bitsandbytes") or _without_native_library(kind)
+
+    def refuses(self, module: nn.Module) -> str | None:
+        """As `Backend.refuses`."""
+        if (reason := not_linear(module)) is not None:
+            return reason
+        largest = module.get_parameter("weight").detach().abs().amax().item()
+        limit = torch.finfo(torch.float16).max
+        if largest <= limit:
+            return None
+        return f"bitsandbytes rounds weights to float16, and one of magnitude {largest:g} is beyond {limit:g}"
+
+    def replace(self, module: nn.Module) -> Replacement:
+        """As `Backend.replace`."""
+        layer = self._layer(module)
+        codes, scales = layer.weight.CB, layer.weight.SCB
+        inputs, outputs = features(module)
+
+        def forward(x: Tensor) -> Tensor:
+            with _cast_unmentioned():
+                product: Tensor = layer(x.reshape(-1, inputs))
+            return product.reshape(*x.shape[:-1], outputs)
+
+        return Replacement(
+            forward=forward,
+            weight_digest=digest(codes, scales),
+            weight_bytes=nbytes(codes, scales),
+            operand_digest=lambda x: digest(*self.operand(x)),
+        )
+
+    def operand(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """An activation [..., in] as the library casts it: int8 codes, scales, the indices of the outlier
+        columns, and these columns in x's dtype."""
+        from bitsandbytes.functional import int8_vectorwise_quant
+
+        rows = x.detach().reshape(-1, x.shape[-1])
+        codes, scales, columns = int8_vectorwise_quant(rows.to(torch.float16), threshold=self.threshold)
+        columns = torch.empty(0) if columns is None else columns
+        columns = columns.to(rows.device, torch.int64)
+        return codes, scales, columns, rows[:, columns]
+
+    def _layer(self, module: nn.Module) -> Any:
+        from bitsandbytes.nn.modules import Int8Params, Linear8bitLt
+
+        weight, bias = weight_of(module), bias_of(module)
+        # On meta, because the library's constructor would draw random weights.
+        layer = Linear8bitLt(
+            *features(module),
+            bias=bias is not None,
+            has_fp16_weights=False,
+            threshold=self.threshold,
+            device=torch.device("meta"),
+        )
+        # The library quantizes on the way from the CPU to a device, and nowhere else.
+        cast: Any = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+        layer.weight = cast.to(weight.device)
+        if bias is not None:
+            layer.bias = nn.Parameter(bias, requires_grad=False)
+        return layer.eval()  # in train mode it takes another path on the CPU
+
+
+@contextmanager
+def _cast_unmentioned() -> Iterator[None]:
+    """Drop the one message that the library logs at every call for x in another dtype than float16.
+
+    Such x is what this stage wants: float16 would also round the results and the outlier columns.
+    """
+    _LOGGER.addFilter(_is_no_cast_message)
+    try:
+        yield
+    finally:
+        _LOGGER.removeFilter(_is_no_cast_message)
+
+
+def _is_no_cast_message(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast from")
+
+
+def _without_native_library(kind: str) -> str | None:
+    """bitsandbytes imports without its binary for this CUDA, and fails when it is first called."""
+    from bitsandbytes.cextension import lib
+
+    if kind == "cpu" or getattr(lib, "compiled_with_cuda", False):  # int8 on the CPU is torch's own code
+        return None
+    return f"bitsandbytes has no binary for CUDA {torch.version.cuda}: see python -m bitsandbytes"
+
+
+#: precision -> backend
+BACKENDS = MappingProxyType({"bnb_int8": BitsAndBytes()})

@@ -1,0 +1,67 @@
+"""What every backend takes from a linear module, and how it digests tensors."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mxcheck.models.load import tensor_bytes
+
+# Subclasses of nn.Linear with a forward of their own that is the same product.
+_SAME_PRODUCT = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
+
+
+def not_linear(module: nn.Module) -> str | None:
+    """Why a module is not just x W^T + b; None: it is."""
+    kind = type(module)
+    if isinstance(module, Conv1D):
+        return None
+    if not isinstance(module, nn.Linear):
+        return f"{kind.__name__} is no nn.Linear and no Conv1D, which is all that the library converts"
+    if kind.forward is nn.Linear.forward or f"{kind.__module__}.{kind.__qualname__}" in _SAME_PRODUCT:
+        return None
+    return f"{kind.__name__} has a forward of its own, and a library's linear layer would leave it out"
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """A copy of the weight, [out, in], contiguous. (Conv1D stores [in, out].)"""
+    weight = module.get_parameter("weight").detach()
+    return (weight.t() if isinstance(module, Conv1D) else weight).clone(memory_format=torch.contiguous_format)
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    """A copy of the bias, [out], if there is one."""
+    bias = getattr(module, "bias", None)
+    return None if bias is None else bias.detach().clone()
+
+
+def features(module: nn.Module) -> tuple[int, int]:
+    """(in, out)."""
+    first, second = module.get_parameter("weight").shape
+    return (first, second) if isinstance(module, Conv1D) else (second, first)
+
+
+def indivisible(module: nn.Module, of_in: int, of_out: int, needed_by: str) -> str | None:
+    """Why the shape of the weight does not do; None: `of_in` divides in, and `of_out` out."""
+    for name, size, divisor in zip(("in", "out"), features(module), (of_in, of_out), strict=True):
+        if size % divisor:
+            return f"{name}_features is {size}; {needed_by} needs a multiple of {divisor}"
+    return None
+
+
+def digest(*tensors: Tensor) -> str:
+    """SHA-256 of tensors: dtype, shape and bytes of each. The same wherever the bits are the same."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(f"{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        if tensor.numel():  # an empty memoryview cannot be cast
+            total.update(tensor_bytes(tensor))
+    return total.hexdigest()
+
+
+def nbytes(*tensors: Tensor) -> int:
+    """The size of tensors in bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,228 @@
+"""FP8 and MXFP8 linear layers by Transformer Engine. Unverified: it needs a GPU that this was not written on.
+
+Source: Transformer Engine 2.20, transformer_engine.pytorch (`Linear`, `autocast`, the quantizers) and
+transformer_engine.common.recipe, each recipe with its own defaults; in the forward pass that is E4M3. What
+follows from the library:
+
+- MXFP8 scales round up (`rceil`). For an fp32 model the bias is rounded to bfloat16.
+- Rows come in multiples of 8 (FP8) or 32 (MXFP8). Missing ones are filled with zeros, which change no scale,
+  and cut off the result.
+- *Delayed scaling* casts by the amax of earlier batches. The library's history moves in training only:
+  without gradients every scale stays 1, as in a fresh layer, and at 1 weights of a usual size are subnormal
+  in E4M3. (`autocast(enabled=False, calibrating=True)` does not calibrate `Linear`: it gives it no
+  quantizers.) So the state is fixed here as one batch of calibration would leave it: the weight's scale from
+  the weight, the activation's from the first batch that `forward` sees. It then stays, and later values
+  beyond that batch's amax saturate. The first batch therefore belongs to the result. `operand_digest` casts
+  each activation by its own amax, as if it were that batch, and leaves the state alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mxcheck.models.backends.backend import Replacement
+from mxcheck.models.backends.linear import bias_of, digest, indivisible, nbytes, not_linear, weight_of
+from mxcheck.models.backends.requirements import (
+    Capability,
+    broken,
+    cuda_capability,
+    not_installed,
+    unfit_device,
+)
+
+_OBTAIN = "pip install --no-build-isolation transformer_engine[pytorch], with the CUDA toolkit and cuDNN"
+_ROWS = 32
+_MXFP8_BLOCK = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerEngine:
+    """`te.Linear` under one recipe in the place of a linear layer.
+
+    Attributes:
+        recipe, settings: the class in transformer_engine.common.recipe, and its arguments.
+        available: the function of transformer_engine.pytorch that says whether the recipe runs.
+        at_least, below: the range of compute capabilities of that recipe.
+        of_in, of_out: what has to divide in_features and out_features.
+    """
+
+    name: str
+    recipe: str
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    available: str
+    at_least: Capability
+    below: Capability | None = None
+    of_in: int
+    of_out: int
+
+    def missing(self, device: str) -> str | None:
+        """As `Backend.missing`."""
+        return self.unmet(device, cuda_capability(device))
+
+    def unmet(self, device: str, capability: Capability | None) -> str | None:
+        """As `missing`, the compute capability of `device` being given. The library is imported only where
+        the device would do."""
+        return (
+            not_installed("transformer_engine", _OBTAIN)
+            or unfit_device(device, capability, at_least=self.at_least, below=self.below)
+            or broken("transformer_engine.pytorch")
+            or self._own_answer()
+        )
+
+    def _own_answer(self) -> str | None:
+        import transformer_engine.pytorch as te
+
+        if not hasattr(te, "autocast"):
+            return "transformer_engine has no te.autocast, so it is too old: install 2.20 or later"
+        available, reason = getattr(te, self.available)(return_reason=True)
+        return None if available else f"te.{self.available} says no: {reason}"
+
+    def refuses(self, module: nn.Module) -> str | None:
+        """As `Backend.refuses`."""
+        return not_linear(module) or indivisible(module, self.of_in, self.of_out, f"{self.recipe} in TE")
+
+    def replace(self, module: nn.Module) -> Replacement:
+        """As `Backend.replace`."""
+        import transformer_engine.pytorch as te
+        from transformer_engine.common import recipe as recipes
+
+        recipe = getattr(recipes, self.recipe)(**self.settings)
+        layer = _layer(module, recipe)
+        cast_input, cast_weight = _quantizers(layer)
+        largest = recipe.fp8_format.value.max_fwd
+        calibrated = not recipe.delayed()
+        if recipe.delayed():
+            _calibrate(cast_weight, layer.weight, largest)
+        codes, scales = _operand(cast_weight, layer.weight)
+
+        def forward(x: Tensor) -> Tensor:
+            nonlocal calibrated
+            rows = _padded(x)
+            if not calibrated:
+                _calibrate(cast_input, rows, largest)
+                calibrated = True
+            with torch.cuda.device(x.device), torch.no_grad(), te.autocast(enabled=True, recipe=recipe):
+                product: Tensor = layer(rows)
+            return product[: x.numel() // x.shape[-1]].reshape(*x.shape[:-1], codes.shape[0])
+
+        def operand_digest(x: Tensor) -> str:
+            rows, cast = _padded(x), cast_input.copy()
+            if recipe.delayed():
+                cast.scale, cast.amax = torch.ones_like(cast.scale), torch.zeros_like(cast.amax)
+                _calibrate(cast, rows, largest)
+            return digest(*_operand(cast, rows))
+
+        return Replacement(
+            forward=forward,
+            weight_digest=digest(codes, scales),
+            weight_bytes=nbytes(codes, scales),
+            operand_digest=operand_digest,
+        )
+
+
+def _layer(module: nn.Module, recipe: Any) -> Any:
+    """A `te.Linear` with the weights of `module`, whose quantizers for `recipe` exist."""
+    import transformer_engine.pytorch as te
+
+    weight, bias = weight_of(module), bias_of(module)
+    outputs, inputs = weight.shape
+    layer = te.Linear(
+        inputs,
+        outputs,
+        bias=bias is not None,
+        params_dtype=weight.dtype,
+        device=weight.device,
+        init_method=_leave,  # the default would draw random weights
+    ).eval()
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    layer.requires_grad_(False)
+    # They are made by the first forward under the recipe; this one multiplies in the weight's own dtype.
+    rows = torch.zeros(_ROWS, inputs, dtype=weight.dtype, device=weight.device)
+    with (
+        torch.cuda.device(weight.device),
+        torch.no_grad(),
+        te.autocast(enabled=False, calibrating=True, recipe=recipe),
+    ):
+        layer(rows)
+    return layer
+
+
+def _leave(_: Tensor) -> None:
+    """An initialization that does nothing."""
+
+
+def _quantizers(layer: Any) -> tuple[Any, Any]:
+    """The layer's casts of its input and of its weight."""
+    from transformer_engine.pytorch.constants import FP8FwdTensorIdx
+
+    made = layer.quantizers["scaling_fwd"]
+    return made[FP8FwdTensorIdx.GEMM1_INPUT], made[FP8FwdTensorIdx.GEMM1_WEIGHT]
+
+
+def _calibrate(quantizer: Any, x: Tensor, largest: float) -> None:
+    """Set a delayed scale as the library does after a batch: largest / amax, and 1 where amax is 0."""
+    amax = x.detach().abs().amax().float()
+    quantizer.scale.copy_(torch.where(amax > 0, largest / amax, torch.ones_like(amax)))
+
+
+def _operand(quantizer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes [rows, n] (uint8) and scales of a matrix: fp32 [1], or for MXFP8 E8M0 codes [rows, n / 32]."""
+    cast = quantizer.copy()
+    cast.set_usage(rowwise=True, columnwise=False)
+    cast.optimize_for_gemm = False  # it would reorder MXFP8 scales
+    quantized = cast.quantize(x.detach())
+    # There is no public way to the codes and scales.
+    if hasattr(quantized, "_rowwise_data"):
+        scales = quantized._rowwise_scale_inv[
+            : x.shape[0], : x.shape[1] // _MXFP8_BLOCK
+        ]  # the rest is padding
+        return quantized._rowwise_data.view(torch.uint8), scales.contiguous().view(torch.uint8)
+    return quantized._data.view(torch.uint8), quantized._scale_inv.reshape(1)
+
+
+def _padded(x: Tensor) -> Tensor:
+    """x [..., in] as rows, filled up with zeros to a multiple of 32."""
+    rows = x.detach().reshape(-1, x.shape[-1])
+    return nn.functional.pad(rows, (0, 0, 0, -rows.shape[0] % _ROWS)).contiguous()
+
+
+#: precision -> backend
+BACKENDS = MappingProxyType(
+    {
+        "te_fp8_delayed": TransformerEngine(
+            name="te_fp8_delayed",
+            recipe="DelayedScaling",
+            settings=MappingProxyType({"reduce_amax": False}),
+            available="is_fp8_available",
+            at_least=(8, 9),
+            of_in=16,
+            of_out=8,
+        ),
+        "te_fp8_current": TransformerEngine(
+            name="te_fp8_current",
+            recipe="Float8CurrentScaling",
+            available="is_fp8_available",
+            at_least=(8, 9),
+            of_in=16,
+            of_out=8,
+        ),
+        "te_mxfp8": TransformerEngine(
+            name="te_mxfp8",
+            recipe="MXFP8BlockScaling",
+            available="is_mxfp8_available",
+            at_least=(10, 0),
+            below=(12, 0),
+            of_in=32,
+            of_out=32,
+        ),
+    }
+)

@@ -1,0 +1,110 @@
+"""The ladder: every precision a model is measured in, what it quantizes and what it needs. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from types import MappingProxyType
+
+from mxcheck.formats.elements import ELEMENT_FORMATS
+
+#: Roles of linear-like modules, as `mxcheck.models.classify` gives them.
+ROLES = ("attention", "mlp", "router", "lm_head", "other")
+
+#: Tiers that apply one precision to the roles named.
+TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"A": ("mlp",), "B": ("attention", "mlp")})
+#: Tiers that fix a format for each role: their precision is the word `mixed`.
+MIXED_TIERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "C": MappingProxyType({"attention": "fp8_e4m3", "mlp": "fp6_e3m2"}),
+        "D": MappingProxyType({"attention": "fp6_e3m2", "mlp": "fp4_e2m1"}),
+    }
+)
+#: What `--mx-all-linears` runs in place of a tier: every linear, head and routers too.
+ALL_LINEARS = "linears"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One precision of the ladder.
+
+    Attributes:
+        group: what `--mx-skip` leaves out.
+        operand: the format that both operands of the chosen products are cast to (a block format, or
+            `bf16`); None where the whole model changes, a tier fixes the formats, or a library casts.
+        library: the package that casts and multiplies; None where mxcheck casts.
+        settings: what the library is told beyond its defaults.
+        needs: what it needs, for the table of the README.
+    """
+
+    name: str
+    group: str
+    operand: str | None = None
+    library: str | None = None
+    settings: Mapping[str, float] = field(default_factory=dict)
+    needs: str = "nothing else"
+
+
+def _steps() -> tuple[Step, ...]:
+    ada, blackwell = "CUDA, compute capability 8.9 or more", "CUDA, compute capability 10.x or 11.x"
+    return (
+        Step(name="fp32", group="fp32"),
+        Step(name="bf16", group="bf16"),
+        Step(name="bfp16", group="bfp16", operand="bf16"),
+        Step(name="nvfp8_emu_e4m3", group="nvfp8_emu", operand="e4m3_tensor"),
+        Step(name="nvfp8_emu_e5m2", group="nvfp8_emu", operand="e5m2_tensor"),
+        *(Step(name=name, group="mx", operand=name) for name in ELEMENT_FORMATS),
+        Step(name="nvfp4", group="nvfp4", operand="nvfp4"),
+        Step(name="mixed", group="mx"),
+        Step(
+            name="bnb_int8",
+            group="bnb_int8",
+            library="bitsandbytes",
+            settings={"threshold": 6.0},
+            needs="bitsandbytes",
+        ),
+        *(
+            Step(
+                name=name,
+                group="te",
+                library="transformer_engine",
+                needs=f"Transformer Engine; {device}; inputs a multiple of {multiple}",
+            )
+            for name, device, multiple in (
+                ("te_fp8_current", ada, 16),
+                ("te_fp8_delayed", ada, 16),
+                ("te_mxfp8", blackwell, 32),
+            )
+        ),
+        *(
+            Step(name=name, group="scaled_mm", library="torch", needs=f"a CPU, or {ada}")
+            for name in ("scaled_mm_fp8", "scaled_mm_fp8_row")
+        ),
+    )
+
+
+#: name -> step, in the order of tables.
+LADDER: Mapping[str, Step] = MappingProxyType({step.name: step for step in _steps()})
+#: Steps that change the whole model and therefore have no tier.
+WHOLE_MODEL = ("fp32", "bf16")
+#: Steps in which the chosen products take their operands through one MX element format.
+MX = tuple(ELEMENT_FORMATS)
+#: What `--mx-skip` takes.
+GROUPS = tuple(dict.fromkeys(step.group for step in LADDER.values() if step.group != "fp32"))
+
+
+def stages() -> tuple[tuple[str, str | None], ...]:
+    """Every precision with each of its tiers, in the order of tables."""
+    return tuple(
+        (name, tier)
+        for name in LADDER
+        for tier in (
+            (None,) if name in WHOLE_MODEL else tuple(MIXED_TIERS) if name == "mixed" else tuple(TIERS)
+        )
+    )
+
+
+def installed(step: Step) -> bool:
+    """Whether the step's library is there, as far as can be told without importing it."""
+    return step.library is None or find_spec(step.library) is not None

@@ -1,0 +1,162 @@
+"""One linear-like module, quantized by our casts or by a library, and put back bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mxcheck.models.backends.backend import Backend
+from mxcheck.models.casts import activation_cast, cast_weight
+from mxcheck.models.classify import expert_parameters, reduction_axis, weight_parameters
+from mxcheck.models.load import tensor_bytes
+from mxcheck.models.products import PRODUCTS, Cast, LinearCast, storage
+from mxcheck.models.recipe import Casts, Recipe
+
+
+class Converted(Protocol):
+    """A module that a recipe changed."""
+
+    module: nn.Module
+    #: SHA-256 of the weights' codes and scales.
+    weight_digest: str
+    #: Bytes of the weights' packed codes and scales.
+    weight_bytes: int
+    #: How often its forward ran while it was converted.
+    calls: int
+
+    def activate(self) -> None:
+        """Quantize from now on."""
+
+    def revert(self) -> None:
+        """Put the module back as it was."""
+
+
+class Method:
+    """A module's method (its forward, if nothing else is said), replaced and put back. What stood there
+    before (accelerate puts its own on a model that is spread over devices) is kept."""
+
+    def __init__(self, module: nn.Module, name: str = "forward") -> None:
+        self._module = module
+        self._name = name
+        self._before = module.__dict__.get(name)
+        self.original: Callable[..., Any] = getattr(module, name)
+
+    def replace(self, function: Callable[..., Any]) -> None:
+        setattr(self._module, self._name, function)
+
+    def restore(self) -> None:
+        if self._before is None:
+            delattr(self._module, self._name)
+        else:
+            setattr(self._module, self._name, self._before)
+
+
+class ConvertedLinear:
+    """A linear-like module whose operands mxcheck casts."""
+
+    def __init__(self, name: str, module: nn.Module, casts: Casts, recipe: Recipe) -> None:
+        self.name = name
+        self.module = module
+        #: How often its forward ran while it was converted.
+        self.calls = 0
+        _check_experts(name, module)
+        self.cast: Cast = activation_cast(casts.activations, recipe.kernel)
+        self._result = activation_cast(casts.activations, recipe.kernel) if recipe.outputs else None
+        self._wide = any(
+            operand is not None and not operand.is_exact_in_16_bits
+            for operand in (casts.weights, casts.activations)
+        )
+        self._forward = Method(module)
+        self._originals = {key: module.get_parameter(key) for key in weight_parameters(module)}
+        self._quantized: dict[str, nn.Parameter] = {}
+        axis, codes, self.weight_bytes = reduction_axis(module), hashlib.sha256(), 0
+        for key, original in self._originals.items():
+            cast = cast_weight(original.detach(), casts.weights, recipe.kernel, axis=axis)
+            self._quantized[key] = nn.Parameter(cast.values, requires_grad=False)
+            self.weight_bytes += cast.nbytes
+            for part in cast.stored:
+                # one scale a tensor comes expanded, with a stride of 0, which cannot be viewed as bytes
+                codes.update(tensor_bytes(part.reshape(-1).clone(memory_format=torch.contiguous_format)))
+        self.weight_digest = codes.hexdigest()
+
+    def activate(self) -> None:
+        weights = {storage(value) for value in self._quantized.values()}
+        # Of experts and routers, whose result is not their product's, each product's result is cast;
+        # elsewhere the module's own, with its bias.
+        inside = not isinstance(self.module, (nn.Linear, Conv1D))
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with LinearCast(
+                lambda x: self.cast(x),  # late: the probe puts its own cast in
+                result=self._result if inside else None,
+                wide=self._wide,
+                weights=weights,
+            ) as mode:
+                output = self._forward.original(*args, **kwargs)
+            if mode.products == 0:
+                names = ", ".join(dict.fromkeys(product.__name__ for product in PRODUCTS))
+                raise ValueError(
+                    f"{self.name} ({type(self.module).__name__}) makes no product that mxcheck can see "
+                    f"({names}): its activations would stay unquantized; leave its role out of the recipe"
+                )
+            self.calls += 1
+            if inside or self._result is None:
+                return output
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    f"{self.name} ({type(self.module).__name__}) returns {type(output).__name__}, no tensor: "
+                    f"its result cannot be cast; leave its role out of the recipe, or outputs"
+                )
+            return self._result(output)
+
+        for key, value in self._quantized.items():
+            setattr(self.module, key, value)
+        self._forward.replace(forward)
+
+    def revert(self) -> None:
+        for key, value in self._originals.items():
+            setattr(self.module, key, value)
+        self._forward.restore()
+
+
+def _check_experts(name: str, module: nn.Module) -> None:
+    """Refuse experts whose products do not take the activation first: other implementations than the loop
+    over experts gather the weights and multiply from the other side."""
+    implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
+    if expert_parameters(module) and implementation not in (None, "eager"):
+        raise ValueError(
+            f"{name} ({type(module).__name__}) runs its experts as {implementation!r}, whose products "
+            f"mxcheck does not cast; call model.set_experts_implementation('eager') first"
+        )
+
+
+class LibraryLinear:
+    """A linear module whose product a library casts and computes."""
+
+    def __init__(self, module: nn.Module, backend: Backend) -> None:
+        self.module = module
+        self.calls = 0
+        replacement = backend.replace(module)
+        self._replacement = replacement
+        self._forward = Method(module)
+        self.weight_digest = replacement.weight_digest
+        self.weight_bytes = replacement.weight_bytes
+
+    def operand_digest(self, x: Tensor) -> str:
+        """SHA-256 of the activation `x` as the library casts it."""
+        return self._replacement.operand_digest(x)
+
+    def activate(self) -> None:
+        def forward(x: Tensor) -> Tensor:
+            self.calls += 1
+            return self._replacement.forward(x)
+
+        self._forward.replace(forward)
+
+    def revert(self) -> None:
+        self._forward.restore()

@@ -1,0 +1,185 @@
+"""Where products take their operands: the functions of torch that multiply matrices, seen by a function mode.
+
+A converted module keeps its class and its forward; while that runs, the operands of every product pass
+through the recipe's casts. One mechanism therefore serves `nn.Linear`, its subclasses, `Conv1D`, experts
+stored as 3-D parameters, and the two products of attention in every architecture that computes them eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Cast = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """Where the two operands stand among a function's arguments, and what they are called."""
+
+    first: tuple[int, str]
+    second: tuple[int, str]
+
+
+_BINARY = Arguments(first=(0, "input"), second=(1, "other"))
+_MATRIX = Arguments(first=(0, "input"), second=(1, "mat2"))
+_ADDED = Arguments(first=(1, "mat1"), second=(2, "mat2"))
+_BATCHED = Arguments(first=(1, "batch1"), second=(2, "batch2"))
+
+#: Every product whose operands mxcheck casts.
+PRODUCTS: Mapping[Callable[..., Any], Arguments] = {
+    torch.nn.functional.linear: Arguments(first=(0, "input"), second=(1, "weight")),
+    torch.matmul: _BINARY,
+    Tensor.matmul: _BINARY,
+    Tensor.__matmul__: _BINARY,
+    torch.mm: _MATRIX,
+    Tensor.mm: _MATRIX,
+    torch.bmm: _MATRIX,
+    Tensor.bmm: _MATRIX,
+    torch.addmm: _ADDED,
+    Tensor.addmm: _ADDED,
+    torch.baddbmm: _BATCHED,
+    Tensor.baddbmm: _BATCHED,
+}
+#: Ways to compute attention that do not show their operands.
+FUSED = (torch.nn.functional.scaled_dot_product_attention, torch.einsum)
+
+_BUSY: ContextVar[bool] = ContextVar("mxcheck_busy", default=False)
+
+
+@dataclass(slots=True)
+class Call:
+    """One product about to be computed."""
+
+    func: Callable[..., Any]
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    def get(self, place: tuple[int, str]) -> Tensor:
+        position, keyword = place
+        value: Tensor = self.args[position] if position < len(self.args) else self.kwargs[keyword]
+        return value
+
+    def set(self, place: tuple[int, str], value: Tensor) -> None:
+        position, keyword = place
+        if position < len(self.args):
+            self.args[position] = value
+        else:
+            self.kwargs[keyword] = value
+
+    def widen(self) -> None:
+        """Take every operand, the bias too, to fp32."""
+        self.args = [_wide(value) for value in self.args]
+        self.kwargs = {name: _wide(value) for name, value in self.kwargs.items()}
+
+    def __call__(self) -> Tensor:
+        result: Tensor = self.func(*self.args, **self.kwargs)
+        return result
+
+
+def _wide(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+class LinearCast(TorchFunctionMode):
+    """While active, the activation of every product goes through `cast`, and its result through `result`.
+
+    With `wide` products are computed in fp32 and rounded once to the activation's type: for casts whose
+    values a 16-bit type does not hold. `weights` are the storages of the module's parameters.
+    """
+
+    def __init__(self, cast: Cast, *, result: Cast | None, wide: bool, weights: set[int]) -> None:
+        super().__init__()
+        self._cast, self._result, self._wide = cast, result, wide
+        self._weights = weights
+        self.products = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        places = PRODUCTS.get(func)
+        if places is None or busy():
+            return func(*args, **(kwargs or {}))
+        self.products += 1
+        call = Call(func, list(args), dict(kwargs or {}))
+        x = call.get(places.first)
+        if storage(x) in self._weights:
+            raise ValueError(
+                f"a product ({func.__name__}) takes the weight as its first operand, where mxcheck expects "
+                f"the activation; it cannot be cast"
+            )
+        if self._wide:
+            call.widen()
+        call.set(places.first, self._cast(call.get(places.first)))
+        with undisturbed():
+            result = call().to(x.dtype)
+        return result if self._result is None else self._result(result)
+
+
+class AttentionCast(TorchFunctionMode):
+    """While active, both operands of every product that is no linear one are cast: the first along its last
+    axis, the second along the one before, the axes that the product sums over.
+
+    `weights` are the storages of the module's parameters: a product with one of them is a linear one.
+    `observe` sees the operands as they enter the product.
+    """
+
+    def __init__(
+        self, first: Cast, second: Cast, *, wide: bool, weights: set[int], observe: Callable[[Tensor], None]
+    ) -> None:
+        super().__init__()
+        self._first, self._second, self._wide = first, second, wide
+        self._weights = weights
+        self._observe = observe
+        self.products = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in FUSED and not busy():
+            raise ValueError(
+                f"attention calls torch's {func.__name__}, whose operands mxcheck cannot cast; "
+                f"load the model with attn_implementation='eager'"
+            )
+        places = PRODUCTS.get(func)
+        if places is None or func is torch.nn.functional.linear or busy():
+            return func(*args, **(kwargs or {}))
+        call = Call(func, list(args), dict(kwargs or {}))
+        if storage(call.get(places.second)) in self._weights:
+            return call()
+        self.products += 1
+        dtype = call.get(places.first).dtype
+        if self._wide:
+            call.widen()
+        for place, cast in ((places.first, self._first), (places.second, self._second)):
+            call.set(place, cast(call.get(place)))
+            self._observe(call.get(place))
+        return call().to(dtype)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Marks what no mode of ours may touch: a cast, whose kernel may add and multiply, and the product of a
+    linear module, which the attention around it must leave alone."""
+    token = _BUSY.set(True)
+    try:
+        yield
+    finally:
+        _BUSY.reset(token)
+
+
+def busy() -> bool:
+    """Whether a cast, or a product that is cast already, is being computed."""
+    return _BUSY.get()
+
+
+def storage(value: Tensor) -> int:
+    """Where a tensor's memory lies, the same for every view of it."""
+    return value.untyped_storage().data_ptr()

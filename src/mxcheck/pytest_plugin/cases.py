@@ -1,0 +1,216 @@
+"""Which cases a run has, and the recipe of each. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mxcheck.formats.blocks import BLOCK_FORMATS
+from mxcheck.formats.choices import choose
+from mxcheck.gate.case import Case
+from mxcheck.models.ladder import (
+    ALL_LINEARS,
+    GROUPS,
+    LADDER,
+    MIXED_TIERS,
+    MX,
+    TIERS,
+    WHOLE_MODEL,
+    Step,
+    installed,
+)
+from mxcheck.models.recipe import BF16, Recipe, recipe
+from mxcheck.pytest_plugin.options import ELEMENTWISE, Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """The options that change what a recipe does. None and False are the defaults."""
+
+    scale_rule: str | None = None
+    rounding: str | None = None
+    block_size: int | None = None
+    attention: bool = False
+    outputs: bool = False
+    weights_only: bool = False
+
+    def labels(self, step: Step) -> tuple[str, ...]:
+        """What they add to the name of a case of `step`: only those that mean something to it."""
+        scales, ours = has_e8m0_scales(step), is_cast_by_us(step)
+        labels = {
+            self.scale_rule or "": scales,
+            self.rounding or "": scales,
+            f"block{self.block_size}": scales and self.block_size is not None,
+            "attention": ours and self.attention,
+            "outputs": ours and self.outputs,
+            "weights-only": ours and self.weights_only,
+        }
+        return tuple(label for label, applies in labels.items() if label and applies)
+
+
+def is_cast_by_us(step: Step) -> bool:
+    """Whether mxcheck's casts make it: neither the whole model nor a library's."""
+    return step.library is None and step.name not in WHOLE_MODEL
+
+
+def has_e8m0_scales(step: Step) -> bool:
+    """Whether scale rule, rounding and block size are the user's to choose."""
+    return step.name == "mixed" or step.name in MX
+
+
+def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
+    """Names of the ladder's steps and of the user's recipes that the run asks for, in the ladder's order.
+
+    Without `--mx-precision`, those whose library is installed. Raises ValueError where none is left.
+    """
+    own = tuple(recipes)
+    named = options.names("precision")
+    for name in named:
+        choose("--mx-precision", name, [*LADDER, *own, "all"])
+    formats = options.names("format")
+    for name in formats:
+        choose("--mx-format", name, MX)
+    skipped = options.names("skip") + (["mx"] if options.no_mx else [])
+    for name in skipped:
+        choose("--mx-skip", name, GROUPS)
+    wanted = set(LADDER) | set(own)
+    if not named:
+        wanted -= {step.name for step in LADDER.values() if not installed(step)}
+    elif "all" not in named:
+        wanted = set(named)
+    if formats:
+        wanted -= set(MX) - set(formats)
+    wanted -= {step.name for step in LADDER.values() if step.group in skipped}
+    chosen = [name for name in (*LADDER, *own) if name in wanted]
+    if not chosen:
+        raise ValueError(
+            f"no precision is left: --mx-precision {','.join(named) or 'all'}, --mx-format "
+            f"{','.join(formats) or 'all'}, --mx-skip {','.join(skipped) or 'nothing'}; drop one of them"
+        )
+    return chosen
+
+
+def chosen_tiers(options: Options) -> list[str]:
+    """The tiers that the run asks for, in their order."""
+    named = options.names("tier")
+    everywhere = [*TIERS, *MIXED_TIERS]
+    for flag, means in (("mlp-only", "A"), ("all-linears", ALL_LINEARS)):
+        if options.flag(flag):
+            tier = options.on_the_command_line("tier")
+            if tier and not options.on_the_command_line(flag):
+                continue  # a preset's
+            if tier and named != [means]:
+                raise ValueError(
+                    f"--mx-{flag} takes the place of a tier, got --mx-tier {','.join(named)} too; drop one"
+                )
+            return [means]
+    for name in named:
+        choose("--mx-tier", name, [*everywhere, "all"])
+    if "all" in named:
+        return everywhere
+    return [tier for tier in everywhere if tier in named] or ["B"]
+
+
+def tiers_of(name: str, tiers: list[str], options: Options) -> list[str]:
+    """Which of the run's tiers a step has. `mixed`, where it is asked for by name and the command line names
+    no tier, has both of its own."""
+    own = MIXED_TIERS if name == "mixed" else (*TIERS, ALL_LINEARS)
+    found = [tier for tier in tiers if tier in own]
+    if found or name not in options.names("precision"):
+        return found
+    if name == "mixed" and not any(map(options.on_the_command_line, ("tier", "mlp-only", "all-linears"))):
+        return list(MIXED_TIERS)
+    raise ValueError(
+        f"--mx-precision {name} has no tier {' or '.join(tiers)}: tiers {', '.join(MIXED_TIERS)} fix their "
+        f"formats and are of the precision mixed, {', '.join(TIERS)} of all others"
+    )
+
+
+def lay_out(
+    labels: Iterable[str],
+    options: Options,
+    *,
+    own: Mapping[str, Recipe],
+    changes: Changes,
+    text: tuple[str, ...],
+    kernel: str,
+) -> dict[Case, Recipe]:
+    """Every case of the run and its recipe: model by model, in the order of the ladder and the tiers.
+
+    `own` are the user's recipes by name; `text` are the labels of the options that change what every case is
+    measured on. Raises ValueError, in one line, for what no step or recipe can do.
+    """
+    tiers = chosen_tiers(options)
+    globally = [choose("--mx-global", name, ELEMENTWISE) for name in options.names("global")]
+    stages: list[tuple[str, str | None, tuple[str, ...], Recipe]] = []
+    chosen = chosen_steps(options, own)
+    _check_meaning(chosen, changes, globally)
+    for name in chosen:
+        if name in own:
+            stages.append((name, None, (), own[name]))
+        elif name in WHOLE_MODEL:
+            stages.append((name, None, (), recipe(name, kernel=kernel)))
+        else:
+            for tier in tiers_of(name, tiers, options):
+                for elementwise in (None, *(globally if is_cast_by_us(LADDER[name]) else ())):
+                    stages.append(_stage(name, tier, changes, elementwise, kernel))
+    return {
+        Case(model=label, precision=name, tier=tier, options=(*changed, *text)): made
+        for label in labels
+        for name, tier, changed, made in stages
+    }
+
+
+def _check_meaning(names: list[str], changes: Changes, globally: list[str]) -> None:
+    """Refuse an option that would change nothing that runs. Raises ValueError naming it."""
+    steps = [LADDER[name] for name in names if name in LADDER]
+    scales, ours = any(map(has_e8m0_scales, steps)), any(map(is_cast_by_us, steps))
+    for option, is_given, has_meaning in (
+        ("scale-rule", changes.scale_rule is not None, scales),
+        ("rounding", changes.rounding is not None, scales),
+        ("block-size", changes.block_size is not None, scales),
+        ("attention", changes.attention, ours),
+        ("quantize-outputs", changes.outputs, ours),
+        ("weights-only", changes.weights_only, ours),
+        ("global", bool(globally), ours),
+    ):
+        if is_given and not has_meaning:
+            what = "E8M0 scales" if option in ("scale-rule", "rounding", "block-size") else "casts of ours"
+            raise ValueError(
+                f"--mx-{option} would change nothing: none of {', '.join(names)} has {what} to choose (your "
+                f"own recipes say all by themselves); leave it out"
+            )
+
+
+def _stage(
+    name: str, tier: str, changes: Changes, elementwise: str | None, kernel: str
+) -> tuple[str, str | None, tuple[str, ...], Recipe]:
+    step = LADDER[name]
+    _check_scale_rule(changes.scale_rule, step)
+    chosen = has_e8m0_scales(step)
+    made = recipe(
+        name,
+        tier=tier,
+        block_size=changes.block_size if chosen else None,
+        scale_rule=changes.scale_rule if chosen else None,
+        rounding=(changes.rounding if chosen else None) or "even",
+        attention=changes.attention and is_cast_by_us(step),
+        outputs=changes.outputs and is_cast_by_us(step),
+        weights_only=changes.weights_only and is_cast_by_us(step),
+        elementwise=elementwise,
+        kernel=kernel,
+    )
+    everywhere = () if elementwise is None else (f"global-{elementwise}",)
+    return name, tier, (*changes.labels(step), *everywhere), made
+
+
+def _check_scale_rule(rule: str | None, step: Step) -> None:
+    if rule is None or step.operand in (None, BF16) or not has_e8m0_scales(step):
+        return
+    assert step.operand is not None
+    if rule not in (allowed := BLOCK_FORMATS[step.operand].scale_rules):
+        others = [name for name in MX if rule in BLOCK_FORMATS[name].scale_rules]
+        raise ValueError(
+            f"--mx-scale-rule {rule}: {step.name} has no such rule, only {', '.join(allowed)}; "
+            f"narrow the run with --mx-format {','.join(others)}"
+        )

@@ -1,0 +1,197 @@
+"""The run that the options describe, checked. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mxcheck.conformance.cells import LEVELS
+from mxcheck.evaluation.corpus_names import CorpusChoice, corpus_choice
+from mxcheck.evaluation.metrics import check_metrics
+from mxcheck.formats.choices import choose
+from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.case import Case, model_label
+from mxcheck.models.recipe import Recipe
+from mxcheck.models.zoo import REFERENCE_MODELS, model_source
+from mxcheck.pytest_plugin.cases import Changes, lay_out
+from mxcheck.pytest_plugin.options import (
+    BLOCK_SIZES,
+    DEFAULT_SAMPLES,
+    DEVICES,
+    DTYPES,
+    MODEL_ROUNDINGS,
+    MODEL_SCALE_RULES,
+    Options,
+)
+from mxcheck.pytest_plugin.own_recipes import own_recipes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The run that the options describe: plain data, the same in controller and workers."""
+
+    models: Mapping[str, str]  # label -> name as given
+    recipes: Mapping[Case, Recipe]
+    own: tuple[str, ...]  # names of the user's recipes, whether they run or not
+    precisions_named: bool
+    trusted: tuple[str, ...]  # labels of models whose checkpoint may execute code
+    scale_rule: str
+    rounding: str
+    block_size: int
+    dtype: str | None  # as torch names it; None: the model's own
+    corpus: CorpusChoice
+    max_samples: int
+    sequence_length: int | None
+    batch_size: int | None
+    metrics: tuple[str, ...]
+    kernels: tuple[str, ...]  # as named; none: each suite's default
+    level: str
+    microxcaling: str
+    report: Path | None
+    device: str
+    baselines: Path
+    budgets: str | None
+    recentre: bool
+    debug: bool
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        return tuple(self.recipes)
+
+    @property
+    def kernel(self) -> str:
+        """The one cast of a model run."""
+        return self.kernels[0] if self.kernels else "eager"
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Check the options and lay out the cases. Raises pytest.UsageError, in one line."""
+    try:
+        return _read(config)
+    except ValueError as error:
+        raise pytest.UsageError(f"mxcheck: {error}") from error
+
+
+def _read(config: pytest.Config) -> Settings:
+    options = Options(config)
+    models = _labels(options.names("models") or list(REFERENCE_MODELS))
+    changes = _changes(options)
+    corpus = corpus_choice(options.names("datasets") or ["self"], config.rootpath)
+    max_samples = options.integer("max-samples", DEFAULT_SAMPLES)
+    length = options.integer("sequence-length", None)
+    dtype = options.value("dtype")
+    if dtype:
+        choose("--mx-dtype", dtype, DTYPES)
+    kernels = tuple(options.names("kernel"))
+    metrics = tuple(options.names("metrics"))
+    check_metrics(metrics)
+    # Options that change the result are part of a case's identity, in this fixed order.
+    text = (
+        f"loaded-{dtype}" if dtype else "",
+        "" if corpus.is_self else corpus.label,
+        f"length{length}" if length is not None else "",
+        f"samples{max_samples}" if max_samples != DEFAULT_SAMPLES else "",
+    )
+    own = own_recipes(config.rootpath / "pyproject.toml", kernel=kernels[0] if kernels else "eager")
+    recipes = lay_out(
+        models,
+        options,
+        own=own,
+        changes=changes,
+        text=tuple(filter(None, text)),
+        kernel=kernels[0] if kernels else "eager",
+    )
+    assert max_samples is not None
+    return Settings(
+        models=models,
+        recipes=recipes,
+        own=tuple(own),
+        precisions_named=bool(options.names("precision")),
+        trusted=_trusted(options, models),
+        scale_rule=changes.scale_rule or "floor",
+        rounding=changes.rounding or "even",
+        block_size=changes.block_size or 32,
+        dtype=DTYPES.get(dtype),
+        corpus=corpus,
+        max_samples=max_samples,
+        sequence_length=length,
+        batch_size=options.integer("batch-size", None),
+        metrics=metrics,
+        kernels=kernels,
+        level=choose("--mx-level", options.value("level") or "quick", LEVELS),
+        microxcaling=options.value("microxcaling"),
+        report=_report_folder(config, options),
+        device=choose("--mx-device", options.value("device") or "auto", DEVICES),
+        baselines=config.rootpath / (options.value("baselines") or "baselines"),
+        budgets=_budgets(config, options, own),
+        recentre=options.flag("recentre"),
+        debug=options.flag("debug"),
+    )
+
+
+def _changes(options: Options) -> Changes:
+    rule = choose("--mx-scale-rule", options.value("scale-rule") or "floor", MODEL_SCALE_RULES)
+    rounding = options.value("rounding") or "even"
+    if rounding == "stochastic":
+        raise ValueError(
+            f"--mx-rounding stochastic: a model run has no random integers for it, the kernel suite has; "
+            f"allowed: {', '.join(MODEL_ROUNDINGS)}"
+        )
+    choose("--mx-rounding", rounding, MODEL_ROUNDINGS)
+    block_size = options.value("block-size") or "32"
+    choose("--mx-block-size", block_size, BLOCK_SIZES)
+    return Changes(
+        scale_rule=None if rule == "floor" else rule,
+        rounding=None if rounding == "even" else rounding,
+        block_size=None if block_size == "32" else int(block_size),
+        attention=options.flag("attention"),
+        outputs=options.flag("quantize-outputs"),
+        weights_only=options.flag("weights-only"),
+    )
+
+
+def _budgets(config: pytest.Config, options: Options, own: Mapping[str, Recipe]) -> str | None:
+    path = options.value("budgets")
+    if path:
+        path = str(config.rootpath / path)
+    load_budgets(path or None, tuple(own))
+    return path or None
+
+
+def _report_folder(config: pytest.Config, options: Options) -> Path | None:
+    """Where to write, checked before the run and not after it."""
+    name = options.value("report")
+    if not name:
+        return None
+    folder = config.rootpath / name
+    there = next(path for path in (folder, *folder.parents) if path.exists())  # at least the root
+    if not there.is_dir():
+        raise ValueError(f"--mx-report {name}: {there} is no directory; name a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--mx-report {name}: {there} cannot be written to; name another directory")
+    return folder
+
+
+def _trusted(options: Options, models: Mapping[str, str]) -> tuple[str, ...]:
+    names = {name: label for label, name in models.items()}
+    return tuple(
+        names[choose("--mx-trust-remote-code", name, names)] for name in options.names("trust-remote-code")
+    )
+
+
+def _labels(names: list[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for name in names:
+        source = model_source(name)
+        label = model_label(name) if source.name not in REFERENCE_MODELS else name
+        if label in labels or (label in REFERENCE_MODELS and name != label):
+            raise ValueError(
+                f"--mx-models: {labels.get(label, label)!r} and {name!r} are both {label!r} in ids "
+                f"and baselines; rename one"
+            )
+        labels[label] = name
+    return labels

@@ -1,0 +1,91 @@
+"""The text that a model is measured on: its own sampled tokens, or a corpus cut into blocks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mxcheck.models.zoo import model_source
+from mxcheck.pytest_plugin.options import DEFAULT_LENGTH
+from mxcheck.pytest_plugin.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from mxcheck.models.load import LoadedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EvaluationText:
+    """`tokens`: int64 [sequences, length]; `path`: a file that has them; `facts` for the record."""
+
+    tokens: torch.Tensor
+    path: Path
+    facts: dict[str, Any]
+    fingerprints: dict[str, str]
+
+
+def own_tokens_path(settings: Settings, label: str) -> Path:
+    """Where a model's own tokens lie: with the reference models, else with the baselines. Raises ValueError,
+    with the command that makes them, where there are none."""
+    name = settings.models[label]
+    path = model_source(name).tokens or settings.baselines / label / "tokens.safetensors"
+    if not path.is_file():
+        raise ValueError(
+            f"model {name!r} has no evaluation tokens at {path}; make them with: mxcheck sample {name} "
+            f"--baselines {settings.baselines} (or name a text with --mx-datasets)"
+        )
+    return path
+
+
+def evaluation_text(settings: Settings, label: str, loaded: LoadedModel, *, shared: Path) -> EvaluationText:
+    """What `loaded` is measured on. A corpus's tokens are also written to `shared`, for child processes."""
+    if settings.corpus.is_self:
+        return _own(settings, label)
+    from transformers import AutoTokenizer
+
+    from mxcheck.evaluation.corpora import corpus_tokens
+    from mxcheck.evaluation.tokens import save_tokens
+    from mxcheck.models.checkpoint import unloadable
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            loaded.source.location,
+            revision=loaded.source.revision,
+            trust_remote_code=label in settings.trusted,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"a text needs the tokenizer of {label} (its own tokens do not): "
+            f"{unloadable(loaded.source, error)}"
+        ) from error
+    positions = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", DEFAULT_LENGTH)
+    card = loaded.source.card
+    length = settings.sequence_length or min(positions, card.sequence_length if card else DEFAULT_LENGTH)
+    if length > positions:
+        raise ValueError(
+            f"--mx-sequence-length {length}: {label} has {positions} positions; give at most that"
+        )
+    made = corpus_tokens(settings.corpus, tokenizer, length=length, sequences=settings.max_samples)
+    path = shared / f"mxcheck-tokens-{label}-{os.getpid()}.safetensors"  # a worker, a file
+    save_tokens(made.tokens, path)
+    return EvaluationText(tokens=made.tokens, path=path, facts=made.facts, fingerprints=made.fingerprints)
+
+
+def _own(settings: Settings, label: str) -> EvaluationText:
+    from mxcheck.evaluation.tokens import load_tokens
+
+    path = own_tokens_path(settings, label)
+    tokens = load_tokens(path)
+    length = settings.sequence_length or tokens.shape[1]
+    if not 2 <= length <= tokens.shape[1]:
+        raise ValueError(
+            f"--mx-sequence-length {length}: the tokens of {label} were sampled in sequences of "
+            f"{tokens.shape[1]}; give 2 to {tokens.shape[1]}, or sample longer ones: mxcheck sample --length"
+        )
+    tokens = tokens[: settings.max_samples, :length].contiguous()
+    return EvaluationText(
+        tokens=tokens, path=path, facts={"used": "self", "block_length": length}, fingerprints={}
+    )

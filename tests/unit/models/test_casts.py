@@ -1,0 +1,107 @@
+"""Casts of operands as functions of tensors."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
+from mxcheck.kernels.api import fake_quantize, quantize
+from mxcheck.models.casts import activation_cast, cast_weight, identity, round_to_bf16
+from mxcheck.models.recipe import BF16, Operand
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+every_format = pytest.mark.parametrize("format", BLOCK_FORMATS)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+every_axis = pytest.mark.parametrize("axis", [-1, -2])
+
+
+def some(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@every_format
+@every_dtype
+@every_axis
+def test_activations(format: str, dtype: torch.dtype, axis: int) -> None:
+    x = some(3, 40, 72, dtype=dtype)
+    y = activation_cast(Operand(format=format), "eager", axis=axis)(x)
+
+    assert (y.shape, y.dtype) == (x.shape, dtype)
+    assert torch.equal(y, fake_quantize(x, format, axis=axis))
+    assert not torch.equal(y, x)
+    if not BLOCK_FORMATS[format].whole_tensor:
+        assert not torch.equal(y, fake_quantize(x, format, axis=-3 - axis))  # -1 for -2 and the reverse
+
+
+@pytest.mark.parametrize(
+    ("block_size", "scale_rule", "rounding"),
+    [(16, None, "even"), (64, "rceil", "even"), (None, "ceil", "zero")],
+)
+def test_choices_reach_activations_and_weights(
+    block_size: int | None, scale_rule: str | None, rounding: str
+) -> None:
+    x = some(8, 96)
+    operand = Operand(format="fp8_e4m3", block_size=block_size, scale_rule=scale_rule, rounding=rounding)
+    expected = fake_quantize(x, "fp8_e4m3", block_size=block_size, scale_rule=scale_rule, rounding=rounding)
+
+    assert torch.equal(activation_cast(operand, "eager")(x), expected)
+    assert torch.equal(cast_weight(x, operand, "eager", axis=-1).values, expected)
+    assert not torch.equal(expected, fake_quantize(x, "fp8_e4m3"))
+
+
+def test_nothing_to_cast() -> None:
+    x = some(4, 64)
+    weight = cast_weight(x, None, "eager", axis=-1)
+
+    assert activation_cast(None, "eager") is identity
+    assert identity(x) is x
+    assert weight.values is weight.stored[0] is x
+    assert weight.nbytes == 4 * 4 * 64
+
+
+@every_dtype
+def test_bf16(dtype: torch.dtype) -> None:
+    x = some(4, 64, dtype=dtype)
+    x[0, :3] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8])  # ties, in fp32 and fp16
+    y = activation_cast(Operand(format=BF16), "eager")(x)
+    weight = cast_weight(x, Operand(format=BF16), "eager", axis=-1)
+
+    assert y.dtype == dtype
+    assert y[0, :3].tolist() == [1, 1 + 2**-6, -1]
+    assert torch.equal(y, round_to_bf16(x))
+    assert torch.equal(y, x.bfloat16().to(dtype))
+    assert torch.equal(weight.values, y)
+    assert torch.equal(weight.stored[0], x.bfloat16())
+    assert weight.nbytes == 2 * 4 * 64
+
+
+@every_format
+@every_dtype
+@every_axis
+def test_weights_keep_their_values_codes_and_scales(format: str, dtype: torch.dtype, axis: int) -> None:
+    weight = some(5, 48, 96, dtype=dtype)
+    cast = cast_weight(weight, Operand(format=format), "eager", axis=axis)
+    expected = quantize(weight, format, axis=axis)
+    # a 16-bit type does not hold an element times a scale that is no power of two
+    kept = dtype if BLOCK_FORMATS[format].scale == E8M0 else torch.float32
+
+    assert cast.values.dtype == kept
+    assert torch.equal(cast.values, expected.dequantize(kept))
+    assert torch.equal(cast.values.float(), fake_quantize(weight.float(), format, axis=axis))
+    assert torch.equal(cast.stored[0], expected.codes)
+    assert torch.equal(cast.stored[1], expected.scales)
+    assert len(cast.stored) == (3 if format == "nvfp4" else 2)
+    assert cast.nbytes == expected.nbytes
+
+
+def thirds(x: Tensor, _spec: object) -> Tensor:
+    """A kernel of somebody's own."""
+    return x / 3
+
+
+def test_the_kernel_that_was_asked_for_casts() -> None:
+    x = some(4, 64)
+    assert torch.equal(activation_cast(Operand(format="mxint8"), f"{__name__}:thirds")(x), x / 3)
+    with pytest.raises(TypeError, match="returned values, not"):
+        cast_weight(x, Operand(format="mxint8"), f"{__name__}:thirds", axis=-1)
