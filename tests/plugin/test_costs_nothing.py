@@ -107,5 +107,6 @@ def test_no_network_request(accepted: Project) -> None:
     )
     run = accepted.gate(*hub)
     assert run.code == 1
-    assert "model 'mxcheck-tests/no-such-model' cannot be loaded" in run.output
+    assert "model 'mxcheck-tests/no-such-model'" in run.output
+    assert "is not complete in the hub cache" in run.output
     assert "look up huggingface.co" in log.read_text()

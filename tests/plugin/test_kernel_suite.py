@@ -302,7 +302,7 @@ MODEL = ("--mx-models", "ref-llama", "--mx-tier", "A", "--mx-max-samples", "2")
         ),
         (
             "refuses",
-            "does not do this: no fp8_e4m3 here; leave such cases out with --mx-format",
+            "does not do this: no fp8_e4m3 here; name the cases that it does with --mx-precision",
         ),
         ("raises", "raised RuntimeError: no kernel image is available"),
     ],
@@ -327,7 +327,8 @@ def test_rule_and_rounding_are_part_of_the_name(project: Project) -> None:
     assert (run.code, run.verdicts()) == (0, {f"ref-llama-{name}": "accepted"}), run.output
     assert list(project.files()) == [f"ref-llama/{name}.json"]
     recipe = json.loads(project.files()[f"ref-llama/{name}.json"])["recipe"]
-    assert (recipe["scale_rule"], recipe["rounding"]) == ("rceil", "away")
+    weights = recipe["roles"]["mlp"]["weights"]
+    assert (weights["scale_rule"], weights["rounding"]) == ("rceil", "away")
     run = project.gate(*words)
     assert (run.code, run.verdicts()) == (0, {f"ref-llama-{name}": "pass"}), run.output
 

@@ -39,10 +39,11 @@ def test_bitsandbytes_that_is_not_installed(project: Project) -> None:
     ), run.output
     reason = "bitsandbytes is not installed: pip install bitsandbytes"
     assert f"skipped: bnb_int8 of ref-llama (cases: 1): {reason}" in run.output
-    # and by default nobody is told of what they never installed
+    # and by default it is left out, which the header says
     run = project.gate(*words)
     assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
-    assert "bnb_int8" not in run.output
+    assert f"bnb_int8-A+{LABEL}" not in run.output
+    assert "mxcheck: left out, their library is not installed: bnb_int8" in run.output
 
 
 def test_libraries_that_cannot_run_here_are_told_before_a_model_is_loaded(project: Project) -> None:
@@ -77,6 +78,28 @@ def test_libraries_that_cannot_run_here_are_told_before_a_model_is_loaded(projec
         f"skipped: te_fp8_current, te_fp8_delayed of {stem} (cases: 2): {needs} 8.9 or later, and {ON_CPU}",
         f"skipped: te_mxfp8 of {stem} (cases: 1): {needs} 10.0 up to, not including, 12.0, and {ON_CPU}",
     ]
+
+
+def test_a_library_that_was_accepted_and_broke_is_red(accepted: Project) -> None:
+    """A skip would let it pass for one that was never there."""
+    (accepted.source / "bitsandbytes").mkdir()
+    (accepted.source / "bitsandbytes" / "__init__.py").write_text(
+        "raise ImportError('undefined symbol: x')\n"
+    )
+    run = accepted.gate("--mx-models", "ref-neo", "--mx-tier", "A", "--mx-precision", "fp32,bnb_int8")
+    assert (run.code, run.verdicts()) == (
+        1,
+        {"ref-neo-fp32": "pass", "ref-neo-bnb_int8-A": "ERROR"},
+    ), run.output
+    assert "ref-neo-bnb_int8-A: it was accepted on such a device (" in run.output
+    assert "cannot run now: bitsandbytes is installed but broken" in run.output
+
+
+def test_a_library_that_takes_none_of_the_accepted_modules_is_red(accepted: Project) -> None:
+    accepted.replace("models/backends/linear.py", "    kind = type(module)\n", "    return 'too new'\n")
+    run = accepted.gate("--mx-models", "ref-neo", "--mx-tier", "A", "--mx-precision", "scaled_mm_fp8")
+    assert (run.code, run.verdicts()) == (1, {"ref-neo-scaled_mm_fp8-A": "ERROR"}), run.output
+    assert "cannot run now: scaled_mm_fp8 converts none of the 8 modules" in run.output
 
 
 def test_transformer_engine_that_is_not_installed(project: Project) -> None:

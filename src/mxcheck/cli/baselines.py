@@ -38,8 +38,8 @@ def add_commands(commands: Any) -> None:
     prune.add_argument("--delete", action="store_true", help="delete them (default: name them)")
     prune.add_argument(
         "--models",
-        default=",".join(REFERENCE_MODELS),
-        help="models of the matrix, with commas (default: ours)",
+        default="",
+        help="models of the matrix, with commas (default: ours, and those with tokens of their own here)",
     )
     prune.set_defaults(run=_prune)
 
@@ -70,9 +70,11 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
+    own = sorted(path.parent.name for path in options.baselines.glob("*/tokens.safetensors"))
+    models = [*REFERENCE_MODELS, *own]
     owned = {
         case.baseline.as_posix()
-        for model in map(str.strip, options.models.split(","))
+        for model in filter(None, map(str.strip, (options.models or ",".join(models)).split(",")))
         for case in _default_matrix(model_label(model) if model not in REFERENCE_MODELS else model)
     }
     orphans = [name for name in read_directory(options.baselines) if _case_of(name) not in owned]
@@ -83,7 +85,7 @@ def _prune(options: argparse.Namespace) -> int:
     if orphans and not options.delete:
         # With this run's own directory and models: the bare command would delete another set.
         words = ["mxcheck", "baselines", "prune", "--baselines", str(options.baselines)]
-        words += ["--models", options.models, "--delete"]
+        words += ["--models", options.models, "--delete"] if options.models else ["--delete"]
         print(f"delete them with: {shlex.join(words)}", file=sys.stderr)  # noqa: T201
     return 1 if orphans and not options.delete else 0
 

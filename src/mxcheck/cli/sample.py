@@ -17,7 +17,7 @@ from mxcheck.pytest_plugin.options import DTYPES
 def add_commands(commands: Any) -> None:
     """Add it to the parser's commands."""
     sample = commands.add_parser("sample", help="sample evaluation tokens from a model of your own")
-    sample.add_argument("model", help="directory or hub id")
+    sample.add_argument("model", help="directory, hub id or name of the zoo")
     sample.add_argument(
         "--baselines", type=Path, default=Path("baselines"), help="where to (default: baselines)"
     )
@@ -29,6 +29,7 @@ def add_commands(commands: Any) -> None:
         choices=tuple(DTYPES),
         help="load the model in this type (as --mx-dtype; default: the model card's, else fp32)",
     )
+    sample.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     sample.add_argument(
         "--trust-remote-code", action="store_true", help="let the checkpoint execute code of its own"
     )
@@ -41,7 +42,9 @@ def _sample(options: argparse.Namespace) -> int:
     from mxcheck.models.load import load
 
     if options.model in REFERENCE_MODELS:
-        raise ValueError(f"{options.model} ships with its tokens; name a directory or a hub id")
+        raise ValueError(
+            f"{options.model} ships with its tokens; name a directory, a hub id or a model of the zoo"
+        )
     if options.length < 2 or options.sequences < 1:
         raise ValueError(
             f"nothing to score in {options.sequences} sequences of {options.length} tokens; "
@@ -53,7 +56,12 @@ def _sample(options: argparse.Namespace) -> int:
         raise ValueError(
             f"{target} exists already, and accepted baselines may rest on it; delete it to sample anew"
         )
-    loaded = load(source.name, dtype=DTYPES.get(options.dtype), trust_remote_code=options.trust_remote_code)
+    loaded = load(
+        source.name,
+        device=options.device,
+        dtype=DTYPES.get(options.dtype),
+        trust_remote_code=options.trust_remote_code,
+    )
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from mxcheck.evaluation.finite import NonFiniteLogitsError, first_non_finite_mod
 from mxcheck.evaluation.logits import Logits, WholeLogits, check_keeping, chunks, passes
 from mxcheck.evaluation.metrics import Metric, as_metrics
 from mxcheck.evaluation.tokens import fingerprint
+from mxcheck.gate.statistics import exponential
 
 if TYPE_CHECKING:
     from mxcheck.evaluation.metrics import MetricFunction
@@ -46,8 +46,8 @@ class Measurement:
 
     @property
     def perplexity(self) -> float:
-        """exp(cross-entropy)."""
-        return math.exp(self.cross_entropy)
+        """exp(cross-entropy); infinite where that overflows."""
+        return exponential(self.cross_entropy)
 
 
 def evaluate(

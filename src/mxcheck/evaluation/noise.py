@@ -81,17 +81,16 @@ class Job:
 
 
 def measure_noise(job: Job, environments: Mapping[str, Mapping[str, str]] | None = None) -> list[list[Trial]]:
-    """For each recipe of `job`, its trials, one an environment (default: those of the job's device); none
-    for a recipe that cannot run there.
+    """For each recipe of `job`, its trials, one an environment (default: those of the job's device).
 
     Raises ValueError with the child's last lines where a child fails.
     """
     chosen = ENVIRONMENTS[job.device] if environments is None else environments
     by_environment = [_run_child(job, name, settings) for name, settings in chosen.items()]
-    return [[trial for trial in trials if trial is not None] for trials in zip(*by_environment, strict=True)]
+    return [list(trials) for trials in zip(*by_environment, strict=True)]
 
 
-def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial | None]:
+def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
     with tempfile.TemporaryDirectory(prefix="mxcheck-noise-") as folder:
         request, answer = Path(folder) / "job.json", Path(folder) / "trials.json"
         fields = {slot: getattr(job, slot) for slot in Job.__slots__}
@@ -107,13 +106,10 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial |
         if done.returncode:
             tail = "\n".join(done.stderr.splitlines()[-5:])
             raise ValueError(f"measuring the noise of {job.model} in environment {name!r} failed:\n{tail}")
-        return [
-            None if trial is None else Trial(environment=name, **trial)
-            for trial in json.loads(answer.read_text())
-        ]
+        return [Trial(environment=name, **trial) for trial in json.loads(answer.read_text())]
 
 
-def _trials(job: Job) -> list[dict[str, Any] | None]:
+def _trials(job: Job) -> list[dict[str, Any]]:
     import torch
 
     from mxcheck.evaluation.measure import evaluate
@@ -132,7 +128,7 @@ def _trials(job: Job) -> list[dict[str, Any] | None]:
 
 def _trial(
     model: nn.Module, recipe: Recipe, tokens: Tensor, reference: Measurement, batch_size: int
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     from mxcheck.evaluation.measure import evaluate
     from mxcheck.models.convert import UnavailableError, convert
     from mxcheck.models.probe import digests
@@ -145,9 +141,7 @@ def _trial(
             bits = digests(conversion)
         finally:
             conversion.undo()
-    except UnavailableError:  # nothing of it is to be stored: the case is skipped, by name
-        return None
-    except (MemoryError, RuntimeError, ValueError) as error:  # that case's own: the others go on
+    except (UnavailableError, MemoryError, RuntimeError, ValueError) as error:  # its own: the others go on
         return {"failure": " ".join(f"{type(error).__name__}: {error}".split())}
     return {
         "digests": bits,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from mxcheck.models.load import positions
+
 __all__ = ["sample_tokens"]
 
 
@@ -52,9 +54,9 @@ def sample_tokens(
             f"{type(model).__name__} has no BOS token to start from: config.bos_token_id is None; set it to "
             f"a token id from 0 to {model.config.vocab_size - 1}"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and length > positions:
-        raise ValueError(f"length must be at most the model's {positions} positions, got {length}")
+    limit = positions(model.config.get_text_config())
+    if limit is not None and length > limit:
+        raise ValueError(f"length must be at most the model's {limit} positions, got {length}")
 
     # `model.generate` is no use here: it stops at EOS, or masks EOS with min_new_tokens, fills unset options
     # (top_k, EOS ids) from the model's generation_config, and draws from the global random state.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Collection
@@ -37,23 +38,24 @@ class Budgets:
         """The budget of a stage, `fp8_e4m3-A+attention+outputs`, on `model`: its own line, else the
         largest of those of the stage with fewer of these options. Raises ValueError that names both."""
         plain, *options = stage.split("+")
-        for count in range(len(options), -1, -1):
-            fewer = ("+".join([plain, *some]) for some in combinations(options, count))
-            if found := [line for name in fewer if (line := self._line(model, name)) is not None]:
-                return max(found, key=lambda line: line.kl)
+        for table in self._tables:  # all of the user's before ours: what they wrote is never loosened
+            for count in range(len(options), -1, -1):
+                fewer = ("+".join([plain, *some]) for some in combinations(options, count))
+                if found := [line for name in fewer if (line := _line(table, model, name)) is not None]:
+                    return max(found, key=lambda line: line.kl)
         raise ValueError(
             f"no budget for {plain} of {model}; add `'{plain}' = {{ kl = NATS }}` under [default] "
             f"or [models.{model}] to the file that --mx-budgets names"
         )
 
-    def _line(self, model: str, stage: str) -> Budget | None:
-        for table in self._tables:
-            for section in (table.get("models", {}).get(model, {}), table.get("default", {})):
-                if stage in section:
-                    entry = section[stage]
-                    # On text sampled from the reference the expected rise is the KL divergence itself.
-                    return Budget(kl=float(entry["kl"]), rise=float(entry.get("rise", entry["kl"])))
-        return None
+
+def _line(table: dict[str, Any], model: str, stage: str) -> Budget | None:
+    for section in (table.get("models", {}).get(model, {}), table.get("default", {})):
+        if stage in section:
+            entry = section[stage]
+            # On text sampled from the reference the expected rise is the KL divergence itself.
+            return Budget(kl=float(entry["kl"]), rise=float(entry.get("rise", entry["kl"])))
+    return None
 
 
 def _checked(table: dict[str, Any], path: str, stages: Collection[str]) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def _checked(table: dict[str, Any], path: str, stages: Collection[str]) -> dict[
             if plain is None or plain["plain"] not in stages:
                 raise ValueError(f"budgets file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
             ok = isinstance(entry, dict) and {"kl"} <= entry.keys() <= {"kl", "rise"}
-            if not ok or not all(isinstance(v, int | float) and v >= 0 for v in entry.values()):
+            if not ok or not all(type(v) in (int, float) and 0 <= v < math.inf for v in entry.values()):
                 raise ValueError(
                     f"budgets file {path}: [{title}] {stage!r} is {entry!r}; allowed: "
                     f"{{ kl = NATS }} or {{ kl = NATS, rise = NATS }} with numbers >= 0"

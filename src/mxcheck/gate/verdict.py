@@ -184,15 +184,17 @@ def _conversion(record: Record, baseline: Record | None) -> Iterator[Check]:
             ("no longer quantized", lost),
             ("newly quantized", added),
             ("another role", moved),
-            ("left as it is for another reason", _changed(record.unconverted, baseline.unconverted)),
+            ("left as it is for another reason", sorted({*_changed(record, baseline)} - {*lost, *added})),
         )
         if names
     ]
     yield _check(3, not parts, "; ".join(parts) or f"{len(record.replaced)} modules replaced, as accepted")
 
 
-def _changed(now: dict[str, str], then: dict[str, str]) -> list[str]:
-    return sorted(name for name in now.keys() & then.keys() if now[name] != then[name])
+def _changed(record: Record, baseline: Record) -> list[str]:
+    """Modules left as they are, now or then but not both, or for another reason."""
+    now, then = record.unconverted, baseline.unconverted
+    return [name for name in now.keys() | then.keys() if now.get(name) != then.get(name)]
 
 
 def _casts(record: Record, baseline: Record) -> Iterator[Check]:

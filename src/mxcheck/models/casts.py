@@ -32,7 +32,7 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> 
     function = resolve_kernel(kernel)[1]
 
     def cast(x: Tensor) -> Tensor:
-        with undisturbed():
+        with undisturbed("cast"):
             return fake_quantize_with(x, spec, function)
 
     return cast
@@ -41,7 +41,7 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CastWeight:
     """A weight after its cast: its values, what would be stored of it (codes and scales), and the bytes that
-    this takes when packed."""
+    this takes when packed: none where there is no cast, and the weight stays."""
 
     values: Tensor
     stored: tuple[Tensor, ...]
@@ -54,7 +54,7 @@ def cast_weight(weight: Tensor, operand: Operand | None, kernel: str, *, axis: i
     if operand is None or operand.format == BF16:
         values = weight if operand is None else round_to_bf16(weight)
         stored = weight if operand is None else values.to(torch.bfloat16)
-        return CastWeight(values=values, stored=(stored,), nbytes=stored.nbytes)
+        return CastWeight(values=values, stored=(stored,), nbytes=0 if operand is None else stored.nbytes)
     spec = operand.spec(axis=axis)
     quantized = quantize(
         weight,

@@ -135,7 +135,10 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
 def _convert_linears(conversion: Conversion) -> None:
     model, recipe = conversion.model, conversion.recipe
     modules = dict(model.named_modules())
-    chosen = {name: role for name, role in classify(model).items() if role in recipe.roles}
+    roles = classify(model)
+    chosen = {name: role for name, role in roles.items() if role in recipe.roles}
+    unplaced = [name for name, role in roles.items() if role == "other" and role not in recipe.roles]
+    conversion.unconverted |= dict.fromkeys(unplaced, "no rule says what it is; --mx-all-linears takes it in")
     if not chosen:
         raise ValueError(
             f"{type(model).__name__} has no module of role {' or '.join(recipe.roles)}; "
@@ -172,7 +175,8 @@ def _weight_bytes(conversion: Conversion) -> int:
     """What the weights take with codes packed: of a tied head that is quantized, the embedding stays."""
     left: dict[int, int] = {}
     for name, module in conversion.model.named_modules():
-        quantized = weight_parameters(module) if name in conversion.modules else []
+        converted = conversion.modules.get(name)
+        quantized = weight_parameters(module) if converted is not None and converted.weight_bytes else []
         for key, parameter in module.named_parameters(recurse=False):
             if key not in quantized:
                 left[id(parameter)] = parameter.nbytes
@@ -182,4 +186,6 @@ def _weight_bytes(conversion: Conversion) -> int:
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    return next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    """The type of its weights; of several (routers may stay in fp32), the widest."""
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return max(types, key=lambda dtype: (dtype.itemsize, dtype != torch.bfloat16))

@@ -114,7 +114,7 @@ class GlobalQuantization:
 
     def _cast_result(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def cast_result(*args: Any, **kwargs: Any) -> Tensor:
-            with undisturbed():  # what it computes on the way is no result of its own
+            with undisturbed("module"):  # what it computes on the way is no result of its own
                 result = function(*args, **kwargs)
             return self.cast(result)
 

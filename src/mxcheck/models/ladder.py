@@ -69,16 +69,16 @@ def _steps() -> tuple[Step, ...]:
                 name=name,
                 group="te",
                 library="transformer_engine",
-                needs=f"Transformer Engine; {device}; inputs a multiple of {multiple}",
+                needs=f"Transformer Engine; {device}; {multiples}",
             )
-            for name, device, multiple in (
-                ("te_fp8_current", ada, 16),
-                ("te_fp8_delayed", ada, 16),
-                ("te_mxfp8", blackwell, 32),
+            for name, device, multiples in (
+                ("te_fp8_current", ada, "inputs a multiple of 16, outputs of 8"),
+                ("te_fp8_delayed", ada, "inputs a multiple of 16, outputs of 8"),
+                ("te_mxfp8", blackwell, "inputs and outputs a multiple of 32"),
             )
         ),
         *(
-            Step(name=name, group="scaled_mm", library="torch", needs=f"a CPU, or {ada}")
+            Step(name=name, group="scaled_mm", library="torch", needs=f"torch 2.10 or later; a CPU, or {ada}")
             for name in ("scaled_mm_fp8", "scaled_mm_fp8_row")
         ),
     )

@@ -152,8 +152,9 @@ class LibraryLinear:
         return self._replacement.operand_digest(x)
 
     def activate(self) -> None:
-        def forward(x: Tensor) -> Tensor:
+        def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
             self.calls += 1
+            (x,) = (*args, *kwargs.values())  # called `input` by nn.Linear, `x` by Conv1D
             return self._replacement.forward(x)
 
         self._forward.replace(forward)

@@ -150,6 +150,14 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[key] = value
 
 
+def positions(config: Any) -> int | None:
+    """How many positions a text model has by its configuration; None where it sets no limit (ALiBi)."""
+    for key in ("max_position_embeddings", "max_seq_len"):  # MPT has the second
+        if (value := getattr(config, key, None)) is not None:
+            return int(value)
+    return None
+
+
 def weights_fingerprint(model: nn.Module) -> str:
     """SHA-256 over every parameter, in the order of their names."""
     total = hashlib.sha256()

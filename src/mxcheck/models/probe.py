@@ -23,8 +23,8 @@ from mxcheck.models.attention import ConvertedAttention
 from mxcheck.models.classify import expert_parameters, reduction_axis
 from mxcheck.models.convert import Conversion
 from mxcheck.models.linear import Converted, ConvertedLinear, LibraryLinear
-from mxcheck.models.load import tensor_bytes, weights_fingerprint
-from mxcheck.models.products import PRODUCTS, Cast
+from mxcheck.models.load import positions, tensor_bytes, weights_fingerprint
+from mxcheck.models.products import PRODUCTS, Cast, casting
 
 ROWS = 32
 #: Tokens of the forward pass that brings the probe to the products of attention: two blocks of 32 keys.
@@ -56,7 +56,7 @@ class _Operands(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func in PRODUCTS:
+        if func in PRODUCTS and not casting():  # a kernel may multiply for itself
             for operand in (*args, *(kwargs or {}).values()):
                 if isinstance(operand, torch.Tensor):
                     self.digest.update(tensor_bytes(operand))
@@ -119,7 +119,10 @@ def _attention_digests(conversion: Conversion) -> dict[str, str]:
     model = conversion.model
     device = next(model.parameters()).device
     totals = {name: hashlib.sha256() for name in conversion.attention}
-    tokens = torch.arange(ATTENTION_LENGTH, device=device).unsqueeze(0)
+    config: Any = model.config
+    text = config.get_text_config()
+    length = min(ATTENTION_LENGTH, positions(text) or ATTENTION_LENGTH)
+    tokens = (torch.arange(length, device=device) % text.vocab_size).unsqueeze(0)
     with torch.no_grad(), ExitStack() as stack:
         for name, converted in conversion.attention.items():
             stack.enter_context(_watched(converted, totals[name]))

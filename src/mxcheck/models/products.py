@@ -51,7 +51,7 @@ PRODUCTS: Mapping[Callable[..., Any], Arguments] = {
 #: Ways to compute attention that do not show their operands.
 FUSED = (torch.nn.functional.scaled_dot_product_attention, torch.einsum)
 
-_BUSY: ContextVar[bool] = ContextVar("mxcheck_busy", default=False)
+_BUSY: ContextVar[str] = ContextVar("mxcheck_busy", default="")
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ class LinearCast(TorchFunctionMode):
         if self._wide:
             call.widen()
         call.set(places.first, self._cast(call.get(places.first)))
-        with undisturbed():
+        with undisturbed("product"):
             result = call().to(x.dtype)
         return result if self._result is None else self._result(result)
 
@@ -165,10 +165,10 @@ class AttentionCast(TorchFunctionMode):
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Marks what no mode of ours may touch: a cast, whose kernel may add and multiply, and the product of a
-    linear module, which the attention around it must leave alone."""
-    token = _BUSY.set(True)
+def undisturbed(what: str) -> Iterator[None]:
+    """Marks what no mode of ours may touch: a `cast`, whose kernel may add and multiply, and the `product` of
+    a linear module, which the attention around it must leave alone."""
+    token = _BUSY.set(what)
     try:
         yield
     finally:
@@ -176,8 +176,13 @@ def undisturbed() -> Iterator[None]:
 
 
 def busy() -> bool:
-    """Whether a cast, or a product that is cast already, is being computed."""
-    return _BUSY.get()
+    """Whether a cast, or a product whose operands are cast already, is being computed."""
+    return bool(_BUSY.get())
+
+
+def casting() -> bool:
+    """Whether a cast is being computed."""
+    return _BUSY.get() == "cast"
 
 
 def storage(value: Tensor) -> int:

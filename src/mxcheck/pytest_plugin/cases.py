@@ -75,7 +75,7 @@ def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
         choose("--mx-skip", name, GROUPS)
     wanted = set(LADDER) | set(own)
     if not named:
-        wanted -= {step.name for step in LADDER.values() if not installed(step)}
+        wanted -= set(left_out(options))
     elif "all" not in named:
         wanted = set(named)
     if formats:
@@ -90,10 +90,24 @@ def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
     return chosen
 
 
+def left_out(options: Options) -> tuple[str, ...]:
+    """Steps that a run which names none leaves out, because their library is not installed; those of a group
+    to skip are not counted."""
+    if options.names("precision"):
+        return ()
+    return tuple(
+        step.name
+        for step in LADDER.values()
+        if not installed(step) and step.group not in options.names("skip")
+    )
+
+
 def chosen_tiers(options: Options) -> list[str]:
     """The tiers that the run asks for, in their order."""
     named = options.names("tier")
     everywhere = [*TIERS, *MIXED_TIERS]
+    if all(map(options.on_the_command_line, ("mlp-only", "all-linears"))):
+        raise ValueError("--mx-mlp-only and --mx-all-linears each take the place of a tier; drop one")
     for flag, means in (("mlp-only", "A"), ("all-linears", ALL_LINEARS)):
         if options.flag(flag):
             tier = options.on_the_command_line("tier")
@@ -178,7 +192,7 @@ def _check_meaning(names: list[str], changes: Changes, globally: list[str]) -> N
             what = "E8M0 scales" if option in ("scale-rule", "rounding", "block-size") else "casts of ours"
             raise ValueError(
                 f"--mx-{option} would change nothing: none of {', '.join(names)} has {what} to choose (your "
-                f"own recipes say all by themselves); leave it out"
+                f"own recipes say all by themselves); leave it out, or give its default on the command line"
             )
 
 

@@ -57,8 +57,7 @@ def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> N
     except NotImplementedError as error:
         reason = str(error) or "no reason given"
         raise ValueError(
-            f"kernel {name} does not do this: {reason}; leave such cases out with --mx-format (or "
-            f"--mx-precision)"
+            f"kernel {name} does not do this: {reason}; name the cases that it does with --mx-precision"
         ) from error
     except (Exception, SystemExit) as error:
         raise ValueError(f"kernel {name} raised {_one_line(error)}") from error

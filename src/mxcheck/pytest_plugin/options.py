@@ -24,19 +24,19 @@ DEFAULT_SAMPLES = 1000
 DEFAULT_LENGTH = 2048
 
 LISTS = {
-    "models": ("the reference models", "models: names of the zoo, directories, hub ids"),
+    "models": ("the reference models", "model suite: names of the zoo, directories, hub ids"),
     "precision": (
         "all that are installed",
         f"model suite: steps of the ladder: {', '.join(LADDER)}, names of your recipes, all",
     ),
     "format": ("all", f"model suite: narrow the MX formats of the ladder: {', '.join(MX)}"),
     "tier": ("B", f"model suite: tiers: {', '.join((*TIERS, *MIXED_TIERS))}, all"),
-    "skip": ("nothing", f"model suite: groups to leave out: {', '.join(GROUPS)}"),
+    "skip": ("nothing", f"model suite: groups to leave out: {', '.join(GROUPS)} (mx: mixed too)"),
     "global": (
         "none",
         (
-            "model suite: run each quantized case once more with the results of element-wise operations cast "
-            f"too: {', '.join(ELEMENTWISE)}"
+            "model suite: run each case that mxcheck casts once more with the results of element-wise "
+            f"operations cast too: {', '.join(ELEMENTWISE)}"
         ),
     ),
     "datasets": (
@@ -73,13 +73,13 @@ VALUES = {
     "budgets": ("ours", "TOML file whose budgets go before ours"),
 }
 FLAGS = {
-    "mlp-only": "the same as --mx-tier A",
-    "all-linears": "quantize every linear in place of a tier: head, routers and unplaced ones too",
-    "attention": "also quantize the operands of both attention products",
-    "quantize-outputs": "also quantize the results of linear products (and so keys and values)",
-    "weights-only": "leave activations as they are",
-    "recentre": "with --snapshot-update: also rewrite baselines that are within tolerance",
-    "debug": "list every replaced module after the run",
+    "mlp-only": "model suite: the same as --mx-tier A",
+    "all-linears": "model suite: quantize every linear in place of a tier: head, routers, the rest",
+    "attention": "model suite: also quantize the operands of both attention products",
+    "quantize-outputs": "model suite: also quantize the results of linear products (and so keys and values)",
+    "weights-only": "model suite: leave activations as they are",
+    "recentre": "with --snapshot-update: rewrite baselines that are within tolerance, and accept nothing new",
+    "debug": "model suite: list every replaced module after the run, and those left as they are",
 }
 
 #: Presets that are there without an ini file; one of the same name there goes before.
@@ -124,6 +124,8 @@ def own_options(arguments: list[str]) -> list[str]:
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if word in ("--mx-recentre", "--mx-debug"):
             continue
+        if word in ("-o", "--override-ini") and following.startswith("mx_"):
+            words += [word, following]
         if word.startswith("--mx-") or word == "--no-mx":
             words.append(word)
             if "=" not in word and word not in flags:

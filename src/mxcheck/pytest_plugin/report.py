@@ -66,16 +66,12 @@ class RunReport:
 
     def _notes(self, selected: list[Case]) -> list[str]:
         """What the options do not reach, and what is left out for want of a library: nothing is silent."""
-        from mxcheck.models.ladder import LADDER, installed
-
         lines = []
         for label in dict.fromkeys(label for case in selected for label in case.options):
             without = dict.fromkeys(case.precision for case in selected if label not in case.options)
             if without and not label.startswith("global-"):
-                lines.append(f"mxcheck: {label} does not apply to {', '.join(without)}")
-        absent = [step.name for step in LADDER.values() if not installed(step)]
-        absent = [name for name in absent if not any(case.precision == name for case in selected)]
-        if absent and not self._settings.precisions_named:
+                lines.append(f"mxcheck: +{label} does not apply to {', '.join(without)}")
+        if absent := self._settings.left_out:
             lines.append(f"mxcheck: left out, their library is not installed: {', '.join(absent)}")
         return lines
 

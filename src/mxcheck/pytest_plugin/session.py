@@ -57,6 +57,11 @@ class GateSession:
                 measure_noise=lambda: self._noise(case, record),
             )
         except UnavailableError as error:
+            if (accepted := self._accepted_here(case)) is not None:
+                # A skip would let a library that broke pass for one that was never there.
+                return {"id": case.id, "verdict": "ERROR"}, (
+                    f"{case.id}: it was accepted on such a device ({accepted}) and cannot run now: {error}"
+                )
             return {"id": case.id, "verdict": "skipped", "reason": str(error)}, f"{case.id}: {error}"
         except ValueError as error:
             return {"id": case.id, "verdict": "ERROR"}, f"{case.id}: {error}"
@@ -82,15 +87,17 @@ class GateSession:
 
         recipe = self._settings.recipes[case]
         if (reason := self.bench.unavailable(recipe)) is not None:
-            path = baseline_paths(self._settings.baselines, case, self.bench.device_class)[0]
-            if path.is_file() and installed(LADDER[recipe.precision]):
-                # A skip would let a library that broke pass for one that was never there.
-                raise ValueError(f"it was accepted on such a device ({path}) and cannot run now: {reason}")
             raise UnavailableError(reason)
         if recipe.operands:
             model = self.bench.resident(case.model).loaded.model
             check_model_kernel(recipe, like=next(model.parameters()))
         return self.bench.record(case)
+
+    def _accepted_here(self, case: Case) -> Path | None:
+        """The baseline that says that a case ran on such a device, if its library is still installed."""
+        path = baseline_paths(self._settings.baselines, case, self.bench.device_class)[1]
+        step = LADDER[self._settings.recipes[case].precision]
+        return path if path.is_file() and installed(step) else None
 
     def _accept_command(self, case: Case) -> str:
         """What to type: this run's own suite and options, narrowed to this case: in brackets, as its id ends
@@ -106,7 +113,12 @@ class GateSession:
         with FileLock(f"{store}.lock"):
             measured = json.loads(store.read_text()) if store.is_file() else {}
             if case.id not in measured:
-                measured |= self._measure_noise(case)
+                cases = self._cases_of(case.model)
+                try:
+                    measured |= self._measure_noise(case.model, cases)
+                except ValueError as error:  # of all: none of them need try again
+                    failed = [{"environment": "another", "failure": str(error), "digests": {}}]
+                    measured |= dict.fromkeys(cases, failed)
                 store.write_text(json.dumps(measured))
         return _worst(record, measured[case.id])
 
@@ -118,28 +130,30 @@ class GateSession:
         ]
         return [case for case in parameters if isinstance(case, Case)]
 
-    def _measure_noise(self, case: Case) -> dict[str, list[dict[str, Any]]]:
+    def _cases_of(self, model: str) -> dict[str, Case]:
+        """The selected cases of a model that can run here, by id."""
+        return {
+            other.id: other
+            for other in self._selected()
+            if other.model == model and self.bench.unavailable(self._settings.recipes[other]) is None
+        }
+
+    def _measure_noise(self, model: str, cases: dict[str, Case]) -> dict[str, list[dict[str, Any]]]:
         from mxcheck.evaluation.noise import Job, measure_noise
 
-        cases = {other.id: other for other in self._selected() if other.model == case.model}
-        cases = {
-            name: other
-            for name, other in cases.items()
-            if self.bench.unavailable(self._settings.recipes[other]) is None
-        }
         recipes = [self._settings.recipes[other] for other in cases.values()]
-        text = self.bench.resident(case.model).text
+        text = self.bench.resident(model).text
         job = Job(
-            model=self._settings.models[case.model],
+            model=self._settings.models[model],
             recipes=[{**recipe.as_dict(), "kernel": recipe.kernel} for recipe in recipes],
             tokens=str(text.path),
             max_samples=len(text.tokens),
             length=text.tokens.shape[1],
-            batch_size=self.bench.batch_size(case.model),
+            batch_size=self.bench.batch_size(model),
             threads=self.bench.threads,
             device=self.bench.device,
             dtype=self._settings.dtype,
-            trust_remote_code=case.model in self._settings.trusted,
+            trust_remote_code=model in self._settings.trusted,
         )
         trials = measure_noise(job)
         return {

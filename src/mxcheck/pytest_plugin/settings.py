@@ -17,7 +17,7 @@ from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case, model_label
 from mxcheck.models.recipe import Recipe
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
-from mxcheck.pytest_plugin.cases import Changes, lay_out
+from mxcheck.pytest_plugin.cases import Changes, lay_out, left_out
 from mxcheck.pytest_plugin.options import (
     BLOCK_SIZES,
     DEFAULT_SAMPLES,
@@ -37,7 +37,7 @@ class Settings:
     models: Mapping[str, str]  # label -> name as given
     recipes: Mapping[Case, Recipe]
     own: tuple[str, ...]  # names of the user's recipes, whether they run or not
-    precisions_named: bool
+    left_out: tuple[str, ...]  # steps whose library is not installed, where none was named
     trusted: tuple[str, ...]  # labels of models whose checkpoint may execute code
     scale_rule: str
     rounding: str
@@ -110,7 +110,7 @@ def _read(config: pytest.Config) -> Settings:
         models=models,
         recipes=recipes,
         own=tuple(own),
-        precisions_named=bool(options.names("precision")),
+        left_out=left_out(options),
         trusted=_trusted(options, models),
         scale_rule=changes.scale_rule or "floor",
         rounding=changes.rounding or "even",

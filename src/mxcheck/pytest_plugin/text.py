@@ -49,6 +49,7 @@ def evaluation_text(settings: Settings, label: str, loaded: LoadedModel, *, shar
     from mxcheck.evaluation.corpora import corpus_tokens
     from mxcheck.evaluation.tokens import save_tokens
     from mxcheck.models.checkpoint import unloadable
+    from mxcheck.models.load import positions
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -61,13 +62,12 @@ def evaluation_text(settings: Settings, label: str, loaded: LoadedModel, *, shar
             f"a text needs the tokenizer of {label} (its own tokens do not): "
             f"{unloadable(loaded.source, error)}"
         ) from error
-    positions = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", DEFAULT_LENGTH)
+    limit = positions(loaded.model.config.get_text_config())
     card = loaded.source.card
-    length = settings.sequence_length or min(positions, card.sequence_length if card else DEFAULT_LENGTH)
-    if length > positions:
-        raise ValueError(
-            f"--mx-sequence-length {length}: {label} has {positions} positions; give at most that"
-        )
+    usual = card.sequence_length if card else DEFAULT_LENGTH
+    length = settings.sequence_length or min(limit or usual, usual)
+    if limit is not None and length > limit:
+        raise ValueError(f"--mx-sequence-length {length}: {label} has {limit} positions; give at most that")
     made = corpus_tokens(settings.corpus, tokenizer, length=length, sequences=settings.max_samples)
     path = shared / f"mxcheck-tokens-{label}-{os.getpid()}.safetensors"  # a worker, a file
     save_tokens(made.tokens, path)

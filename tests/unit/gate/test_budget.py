@@ -65,7 +65,13 @@ COSTLY_THEIRS = {"default": {"fp8_e4m3-A": {"kl": 5}}}
         pytest.param([COSTLY_OURS], "ref-moe", ("weights-only",), 3, id="the-model-s-plain-one"),
         pytest.param([COSTLY_OURS], "ref-neo", ("global-bf16",), 4, id="its-line-of-the-model"),
         pytest.param([COSTLY_OURS], "ref-neo", ("global-mxint8",), 1, id="another-global"),
-        pytest.param([COSTLY_THEIRS, COSTLY_OURS], "ref-llama", ("attention",), 2, id="ours-for-the-option"),
+        pytest.param(
+            [COSTLY_THEIRS, COSTLY_OURS],
+            "ref-llama",
+            ("attention",),
+            5,
+            id="theirs-before-ours-for-the-option",
+        ),
         pytest.param([COSTLY_THEIRS, COSTLY_OURS], "ref-llama", ("outputs",), 5, id="their-plain-one"),
     ],
 )

@@ -109,13 +109,15 @@ def test_tiers_in_order(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["ref-llama", "ref-neo", "outlier-llama"])
 def test_a_real_fp8_product_gives_what_its_emulation_gives(model: str) -> None:
-    """The same casts, the products added up otherwise. (Of the mixture of experts it leaves the experts.)"""
+    """The same casts, the products added up otherwise: no more apart than by other arithmetic, as it was
+    measured. (Of the mixture of experts the library leaves the experts.)"""
     emulated, real = (
         accepted(Case(model=model, precision=precision, tier="B"))
         for precision in ("nvfp8_emu_e4m3", "scaled_mm_fp8")
     )
     apart = rms(differences(real.sequence_losses, emulated.sequence_losses))
-    assert apart < 1e-3 * rms(differences(emulated.sequence_losses, emulated.reference_losses))
+    assert emulated.noise is not None
+    assert apart <= emulated.noise.loss_rms
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)

@@ -7,7 +7,7 @@ import torch
 from architectures import tiny
 from matrix_products import logits, some_tokens
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from mxcheck.models.convert import Conversion, convert
 from mxcheck.models.recipe import Recipe, recipe
@@ -100,3 +100,17 @@ def test_a_result_that_is_no_tensor_cannot_be_cast(converted: Convert) -> None:
         r"be cast; leave its role out of the recipe, or outputs$",
     ):
         logits(model, IDS)
+
+
+def test_what_no_rule_places_is_reported() -> None:
+    """OPT's projections of the embedding are no part of a layer: never guessed, and never silent."""
+    config = OPTConfig(
+        vocab_size=64, hidden_size=64, ffn_dim=64, num_hidden_layers=1, num_attention_heads=2,
+        word_embed_proj_dim=32, max_position_embeddings=64, attn_implementation="eager",
+    )  # fmt: skip
+    conversion = convert(OPTForCausalLM(config).eval(), recipe("fp8_e4m3", tier="B"))
+    assert sorted(conversion.unconverted) == ["model.decoder.project_in", "model.decoder.project_out"]
+    assert set(conversion.unconverted.values()) == {"no rule says what it is; --mx-all-linears takes it in"}
+    conversion.undo()
+    everything = convert(OPTForCausalLM(config).eval(), recipe("fp8_e4m3", tier="linears"))
+    assert everything.unconverted == {}

@@ -238,8 +238,8 @@ def test_what_the_labels_say_is_what_the_recipe_does(lay: Lay) -> None:
 
 
 def test_scale_options_leave_formats_alone_that_have_no_choice(lay: Lay) -> None:
-    settings = lay("--mx-scale-rule", "rceil", "--mx-block-size", "16", "--mx-precision", "nvfp4,bfp16")
-    assert names(settings) == ["bfp16-B", "nvfp4-B"]
+    settings = lay("--mx-scale-rule", "rceil", "--mx-block-size", "16", "--mx-precision", "nvfp4,mxint8")
+    assert names(settings) == ["mxint8-B+rceil+block16", "nvfp4-B"]
     assert made(settings, "nvfp4-B") == recipe("nvfp4", tier="B")
 
 

@@ -239,7 +239,7 @@ def test_numbers_are_whole_and_at_least_1(lay: Lay, name: str, text: str) -> Non
         (
             ("--mx-weights-only", "--mx-attention"),
             "",
-            "weights_only leaves activations as they are, attention and outputs cast some; drop one",
+            "weights_only leaves activations as they are; attention, outputs and global casts change some",
         ),
         (
             ("--mx-scale-rule", "even"),

@@ -56,7 +56,7 @@ class BitsAndBytes:
             return reason
         if kind == "cuda" and not torch.cuda.is_available():
             return "needs a CUDA device, and torch sees none"
-        return broken("bitsandbytes") or _without_native_library(kind)
+        return broken("bitsandbytes") or _without_native_library(kind) or _wrong_products(kind)
 
     def refuses(self, module: nn.Module) -> str | None:
         """As `Backend.refuses`."""
@@ -132,6 +132,22 @@ def _cast_unmentioned() -> Iterator[None]:
 
 def _is_no_cast_message(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast from")
+
+
+def _wrong_products(kind: str) -> str | None:
+    """Whether torch multiplies int8 wrongly on this CPU: with oneDNN held to AVX2 on a machine with AVX-512,
+    torch 2.13 did, silently. (On CUDA bitsandbytes multiplies itself.)"""
+    if kind != "cpu":
+        return None
+    a = (torch.arange(64 * 128, dtype=torch.int32) % 255 - 127).view(64, 128)
+    b = (torch.arange(128 * 64, dtype=torch.int32) * 7 % 255 - 127).view(128, 64)
+    product = torch._int_mm(a.to(torch.int8), b.to(torch.int8))
+    if torch.equal(product, (a.long() @ b.long()).int()):
+        return None
+    return (
+        "torch multiplies int8 matrices wrongly on this machine (torch._int_mm against exact integers), on "
+        "which bitsandbytes rests; is ONEDNN_MAX_CPU_ISA set?"
+    )
 
 
 def _without_native_library(kind: str) -> str | None:
