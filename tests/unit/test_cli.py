@@ -208,6 +208,23 @@ def test_prune_names_orphans_and_deletes_nothing(capsys: Capture, kept: set[Path
     assert files() == kept | {Path("baselines", name) for name in ORPHANS}
 
 
+@pytest.mark.usefixtures("kept")
+def test_prune_keeps_what_options_and_recipes_of_one_s_own_made(capsys: Capture) -> None:
+    """And models of one's own, as their tokens lie beside their baselines."""
+    Path("pyproject.toml").write_text('[tool.mxcheck.recipes.w4a8]\nmlp = { weights = "fp4_e2m1" }\n')
+    own = [
+        "ref-llama/fp8_e4m3-B+attention+block16.json",
+        "ref-llama/fp8_e4m3-linears.json",
+        "ref-llama/w4a8.json",
+        "my-model/fp8_e4m3-B.json",
+    ]
+    for name in own:
+        put("baselines", name, build_record())
+    Path("baselines/my-model/tokens.safetensors").write_bytes(b"tokens")
+    assert main(["baselines", "prune"]) == 1
+    assert capsys.readouterr().out.splitlines() == [f"orphan: baselines/{name}" for name in ORPHANS]
+
+
 def test_prune_deletes_orphans_only(capsys: Capture, kept: set[Path]) -> None:
     assert main(["baselines", "prune", "--delete"]) == 0
     captured = capsys.readouterr()

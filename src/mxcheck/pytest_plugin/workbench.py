@@ -17,6 +17,8 @@ from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.text import evaluation_text, own_tokens_path
 
 if TYPE_CHECKING:
+    import torch
+
     from mxcheck.evaluation.measure import Measurement
     from mxcheck.models.load import LoadedModel
     from mxcheck.models.recipe import Recipe
@@ -48,6 +50,7 @@ class Workbench:
         self._shared = shared
         self._resident: Resident | None = None
         self._failed: dict[str, str] = {}
+        self._arithmetic: dict[torch.dtype, str] = {}
 
     @cached_property
     def threads(self) -> int:
@@ -161,7 +164,9 @@ class Workbench:
             conversion.note_what_ran()
             bits = digests(conversion)
             sqnr = local_sqnr(conversion, tokens[:SQNR_SEQUENCES], batch_size=together)
-            arithmetic = product_digest(next(model.parameters()).dtype, self.device)
+            dtype = next(model.parameters()).dtype
+            if dtype not in self._arithmetic:  # of this process: it does not change from case to case
+                self._arithmetic[dtype] = product_digest(dtype, self.device)
         finally:
             conversion.undo()
         assert result.kl is not None
@@ -181,7 +186,7 @@ class Workbench:
                 "tokens": fingerprint(tokens),
                 **bench.text.fingerprints,
             },
-            arithmetic=arithmetic,
+            arithmetic=self._arithmetic[dtype],
             environment=self.environment | {"batch_size": str(together)} | _version(recipe.library),
             replaced=conversion.replaced,
             unconverted=conversion.unconverted,

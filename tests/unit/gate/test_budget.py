@@ -211,3 +211,10 @@ def test_a_stage_that_no_case_has_is_refused(tmp_path: Path, table: str, stage: 
 def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"budgets file .*absent\.toml: .*No such file"):
         load_budgets(str(tmp_path / "absent.toml"))
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["attention-larger", "outputs-larger"])
+def test_without_a_line_for_both_options_the_larger_of_the_two_holds(order: int) -> None:
+    larger, smaller = ["mxint8-A+attention", "mxint8-A+outputs"][::order]
+    table = {"default": {"mxint8-A": {"kl": 1}, larger: {"kl": 3}, smaller: {"kl": 2}}}
+    assert Budgets([table]).of("ref-llama", "mxint8-A+attention+outputs").kl == 3

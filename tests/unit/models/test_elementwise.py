@@ -209,3 +209,9 @@ def test_nothing_is_cast_outside_a_forward_pass(converted: Convert) -> None:
 
     assert torch.equal((x + x).view(-1), (2 * x).view(-1))
     assert not torch.equal(x, fake_quantize(x, "fp4_e2m1"))
+
+
+def test_a_gated_norm_is_a_norm() -> None:
+    """Of linear attention (Qwen3-Next, Mamba 2): a class of that name is all that the rule looks at."""
+    gated = type("SomeRMSNormGated", (nn.Module,), {})
+    assert elementwise_modules(nn.Sequential(gated(), nn.Linear(2, 2))) == {"0": "norm"}

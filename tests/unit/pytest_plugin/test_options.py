@@ -287,6 +287,7 @@ def test_a_run_is_about_us_where_it_says_so(
         (["-k", "x", "--mx-tier", "A", "-n", "2"], ["--mx-tier", "A"]),
         (["--mx-tier=A", "tests", "--mx-attention", "tests/models"], ["--mx-tier=A", "--mx-attention"]),
         (["--no-mx", "x", "--mx-preset", "full"], ["--no-mx", "--mx-preset", "full"]),
+        (["-o", "mx_datasets=prose", "-o", "addopts="], ["-o", "mx_datasets=prose"]),
         (["--mx-recentre", "--mx-debug", "--mx-weights-only", "x"], ["--mx-weights-only"]),
     ],
     ids=lambda words: words[0],
