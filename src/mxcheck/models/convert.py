@@ -30,8 +30,9 @@ class Conversion:
     """A model as a recipe changed it.
 
     `replaced` maps the name of every changed module to its role (`attention products` and `norm`,
-    `activation` for what is no linear module); `unconverted` maps those that a library left as they are to
-    its reason. `weight_bytes` are the bytes of all weights with codes packed, `original_bytes` before.
+    `activation` for what is no linear module); `unconverted` maps those that were left as they are, by a
+    library or because no rule places them, to the reason. `weight_bytes` are the bytes of all weights with
+    codes packed, `original_bytes` before.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
@@ -165,9 +166,10 @@ def _convert_by_library(conversion: Conversion, modules: dict[str, nn.Module]) -
         else:
             conversion.modules[name] = LibraryLinear(module, library)
     if not conversion.modules:
-        name, reason = next(iter(conversion.unconverted.items()))
+        name = next(iter(modules))  # of those asked for: what no rule places is in `unconverted` too
         raise UnavailableError(
-            f"{conversion.recipe.precision} converts none of the {len(modules)} modules: {name}: {reason}"
+            f"{conversion.recipe.precision} converts none of the {len(modules)} modules: {name}: "
+            f"{conversion.unconverted[name]}"
         )
 
 

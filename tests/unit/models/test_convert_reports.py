@@ -9,7 +9,7 @@ from matrix_products import logits, some_tokens
 from torch import Tensor, nn
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel
 
-from mxcheck.models.convert import Conversion, convert
+from mxcheck.models.convert import Conversion, UnavailableError, convert
 from mxcheck.models.recipe import Recipe, recipe
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
@@ -114,3 +114,13 @@ def test_what_no_rule_places_is_reported() -> None:
     conversion.undo()
     everything = convert(OPTForCausalLM(config).eval(), recipe("fp8_e4m3", tier="linears"))
     assert everything.unconverted == {}
+
+
+def test_a_library_that_takes_nothing_says_why_of_a_module_that_was_asked_for() -> None:
+    """And not of one that no rule places, which was never its matter."""
+    model = tiny("mixtral-8x7b")
+    model.extra = nn.Linear(4, 4)
+    with pytest.raises(
+        UnavailableError, match=r"converts none of the 2 modules: \S+experts: MixtralExperts is"
+    ):
+        convert(model, recipe("scaled_mm_fp8", tier="A"))
