@@ -9,7 +9,8 @@ from gate_project import PACKAGE, ROOT, Project
 def collected(project: Project, *arguments: str) -> list[str]:
     run = project.gate("--collect-only", "-q", *arguments)
     assert run.code == 0, run.output
-    return [line.partition("[")[2].rstrip("]") for line in run.output.splitlines() if "::" in line]
+    lines = [line for line in run.output.splitlines() if "::test_accuracy[" in line]
+    return [line.partition("[")[2].rstrip("]") for line in lines]
 
 
 def test_the_default_matrix(project: Project) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.findings import Finding
+from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.elements import ELEMENT_FORMATS
 from mxcheck.kernels.registry import Implementation, implementation, implementations
 from mxcheck.pytest_plugin.settings import Settings
@@ -134,6 +135,16 @@ def product_cases(settings: Settings) -> list[Any]:
     skip = pytest.mark.skip(reason=f"only {', '.join(PRODUCT_NAMES)} have a matrix product here")
     found = [pytest.param(name, id=name) for name in names]
     return found or [pytest.param(None, id="no-product", marks=[skip])]
+
+
+def layout_cases(settings: Settings) -> list[Any]:
+    """Parameters of the tests of layouts: the formats with a scale a block, unless the kernels that were
+    named are all others'."""
+    if settings.kernels and "eager" not in settings.kernels:
+        skip = pytest.mark.skip(reason="the tests of layouts are of mxcheck's own code: --mx-kernel eager")
+        return [pytest.param(None, id="all-formats", marks=[skip])]
+    names = [name for name, block in BLOCK_FORMATS.items() if block.block_size is not None]
+    return [pytest.param(name, id=name, marks=[getattr(pytest.mark, name)]) for name in names]
 
 
 def exhaustive_cases(settings: Settings) -> list[Any]:

@@ -13,6 +13,8 @@ from mxcheck.pytest_plugin.options import add_options, given
 from mxcheck.pytest_plugin.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
     from mxcheck.pytest_plugin.kernel_bench import KernelBench
     from mxcheck.pytest_plugin.session import GateSession
 
@@ -102,6 +104,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         if "mx_case" in metafunc.fixturenames:
             _parametrize_models(metafunc)
+        elif not _ORDERINGS.isdisjoint(metafunc.fixturenames):
+            _parametrize_orderings(metafunc)
         else:
             _parametrize_kernels(metafunc)
     except (ValueError, pytest.UsageError) as error:
@@ -110,7 +114,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.Collector.CollectError(f"mxcheck: {line}") from error
 
 
-_KERNEL_PARAMETERS = frozenset({"mx_case", "mx_kernel_case", "mx_finding", "mx_product", "mx_exhaustive"})
+_ORDERINGS = frozenset({"mx_ordering", "mx_ordering_exception"})
+_KERNEL_PARAMETERS = _ORDERINGS | {
+    *("mx_case", "mx_kernel_case", "mx_finding", "mx_product", "mx_layout", "mx_exhaustive")
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
+    """Drop the tests of orderings from a run that has none: pytest would make each a skipped one, in every
+    run of somebody's own models."""
+    made = yield
+    return [item for item in made if not _is_without_ordering(item)] if isinstance(made, list) else made
+
+
+def _is_without_ordering(item: Any) -> bool:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    # In place of a parameter that is none, pytest puts a mark of its own.
+    return any(name in parameters and not hasattr(parameters[name], "ordering") for name in _ORDERINGS)
 
 
 def _parametrize_models(metafunc: pytest.Metafunc) -> None:
@@ -121,12 +142,27 @@ def _parametrize_models(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("mx_case", [pytest.param(case, id=case.id, marks=_marks(case)) for case in cases])
 
 
+def _parametrize_orderings(metafunc: pytest.Metafunc) -> None:
+    from mxcheck.pytest_plugin.orderings import orderings_of
+
+    for name in _ORDERINGS.intersection(metafunc.fixturenames):
+        found = orderings_of(metafunc.config, settings(metafunc.config), name)
+        metafunc.parametrize(
+            name,
+            [
+                pytest.param(one, id=one.id, marks=[mark for case in one.cases for mark in _marks(case)])
+                for one in found
+            ],
+        )
+
+
 def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
     from mxcheck.conformance.findings import findings
     from mxcheck.pytest_plugin.kernels import (
         exhaustive_cases,
         finding_cases,
         kernel_cases,
+        layout_cases,
         product_cases,
     )
 
@@ -137,6 +173,8 @@ def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("mx_finding", finding_cases(run, findings()))
     if "mx_product" in metafunc.fixturenames:
         metafunc.parametrize("mx_product", product_cases(run))
+    if "mx_layout" in metafunc.fixturenames:
+        metafunc.parametrize("mx_layout", layout_cases(run))
     if "mx_exhaustive" in metafunc.fixturenames:
         metafunc.parametrize("mx_exhaustive", exhaustive_cases(run))
 
@@ -176,6 +214,23 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
             pytest.fail(message, pytrace=False)
 
     return hold
+
+
+@pytest.fixture
+def mx_in_order(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Any:
+    """Holds the accepted baselines of two steps against the ordering, or the exception, that is known."""
+    from mxcheck.pytest_plugin.orderings import hold
+
+    def ordered(one: Any) -> None:
+        if request.config.getoption("update_snapshots") or request.config.getoption(
+            "update_new_snapshots_only"
+        ):
+            pytest.skip("this run accepts baselines: run it again without --snapshot-update for their order")
+        found = hold(one, settings(request.config).baselines)
+        record_property("ratio", found.ratio)
+        record_property("margin", found.margin)
+
+    return ordered
 
 
 @pytest.fixture(scope="session")

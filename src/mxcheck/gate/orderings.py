@@ -1,0 +1,187 @@
+"""Which of two steps costs a model more: the orderings that the reference models have shown, and whether two
+records show one. Paired by sequence, and clustered by sequence as everything here (docs/gate.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mxcheck.gate.record import Record
+from mxcheck.gate.statistics import UPPER_95, differences, mean_and_error
+
+Shown = Literal["holds", "undecided", "reversed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """The stage `lower` (`fp8_e4m3-A`) has a smaller KL divergence than the stage `higher`, and why."""
+
+    lower: str
+    higher: str
+    why: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.lower}-below-{self.higher}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """What a reference model shows in place of an ordering, and why. Where that is `undecided`, only the
+    reverse is ruled out."""
+
+    model: str
+    lower: str
+    higher: str
+    shows: Shown
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How much more the higher stage costs: the mean over sequences of KL(higher) - KL(lower) and its
+    standard error, both in nats a token, and the ratio of the mean KLs."""
+
+    difference: float
+    error: float
+    ratio: float
+
+    @property
+    def margin(self) -> float:
+        """The difference in standard errors; 0 where nothing differs."""
+        if self.error == 0:
+            return math.copysign(math.inf, self.difference) if self.difference else 0.0
+        return self.difference / self.error
+
+    @property
+    def shows(self) -> Shown:
+        """One-sided at 95 %, in either direction."""
+        if self.margin > UPPER_95:
+            return "holds"
+        return "reversed" if self.margin < -UPPER_95 else "undecided"
+
+    def __str__(self) -> str:
+        return (
+            f"KL {self.ratio:.3g} times as large, paired difference {self.difference:+.3g} "
+            f"± {self.error:.2g} nats a token, margin {self.margin:+.1f} standard errors"
+        )
+
+
+def compare_kl(lower: Sequence[float], higher: Sequence[float]) -> Comparison:
+    """Compare the KLs of the same sequences under two stages, in nats a token.
+
+    Raises ValueError where the lengths differ, or a figure is not finite.
+    """
+    change = differences(higher, lower)
+    difference, error = mean_and_error(change)
+    if math.isnan(difference):
+        raise ValueError("a KL that is not finite has no place in an order; accept a baseline that is finite")
+    below, above = math.fsum(lower), math.fsum(higher)
+    return Comparison(difference=difference, error=error, ratio=above / below if below else math.inf)
+
+
+def compare(lower: Record, higher: Record) -> Comparison:
+    """Compare two records of one model on the same tokens.
+
+    Raises ValueError, in one line, where model or tokens differ.
+    """
+    for what, one, other in (
+        ("model", lower.model, higher.model),
+        *((key, lower.fingerprints[key], higher.fingerprints[key]) for key in ("weights", "tokens")),
+    ):
+        if one != other:
+            raise ValueError(
+                f"{lower.id} and {higher.id} cannot be compared: {what} {one[:12]} against {other[:12]}; "
+                f"accept both on the same model and text"
+            )
+    return compare_kl(lower.sequence_kl, higher.sequence_kl)
+
+
+def deviation(model: str, ordering: Ordering) -> Deviation | None:
+    """The exception that a model makes from an ordering, if it does."""
+    for one in EXCEPTIONS:
+        if (one.model, one.lower, one.higher) == (model, ordering.lower, ordering.higher):
+            return one
+    return None
+
+
+_PRECISION = "fewer significant bits, more damage"
+_BY_FORMAT = (
+    ("bfp16", "mxint8", _PRECISION),
+    ("mxint8", "fp6_e2m3", _PRECISION),
+    ("mxint8", "fp8_e4m3", _PRECISION),
+    ("fp6_e2m3", "fp6_e3m2", _PRECISION),
+    ("fp8_e4m3", "fp6_e3m2", _PRECISION),
+    ("fp8_e4m3", "fp8_e5m2", _PRECISION),
+    ("nvfp8_emu_e4m3", "nvfp8_emu_e5m2", _PRECISION),
+    ("fp6_e3m2", "fp4_e2m1", _PRECISION),
+    ("fp8_e5m2", "fp4_e2m1", _PRECISION),
+    ("fp8_e5m2", "nvfp4", _PRECISION),
+    ("nvfp4", "fp4_e2m1", "the same elements in smaller blocks, with finer scales"),
+    ("fp4_e2m1", "fp4_e3m0", _PRECISION),
+)
+_BY_TIER = (
+    *("bfp16", "nvfp8_emu_e4m3", "nvfp8_emu_e5m2", "fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3"),
+    *("fp4_e2m1", "mxint8", "fp4_e3m0", "nvfp4"),
+)
+_MIXED = (
+    ("fp8_e4m3-A", "mixed-C", "C quantizes the attention as well, and the MLP in fewer bits"),
+    ("fp6_e3m2-A", "mixed-C", "C quantizes the attention as well"),
+    ("mixed-C", "fp6_e3m2-B", "C has the attention in more significant bits"),
+    ("mixed-C", "mixed-D", "D has both in fewer significant bits"),
+    ("fp4_e2m1-A", "mixed-D", "D quantizes the attention as well"),
+    ("mixed-D", "fp4_e2m1-B", "D has the attention in more significant bits"),
+)
+
+#: What all trained models show but for the exceptions. fp6_e3m2 and fp8_e5m2, and fp6_e2m3 and fp8_e4m3, have
+#: the same number of significant bits each: no order is asserted between them.
+ORDERINGS: tuple[Ordering, ...] = (
+    *(
+        Ordering(lower=f"{lower}-{tier}", higher=f"{higher}-{tier}", why=why)
+        for tier in "AB"
+        for lower, higher, why in _BY_FORMAT
+    ),
+    *(Ordering(lower=f"{name}-A", higher=f"{name}-B", why="more layers, more damage") for name in _BY_TIER),
+    *(Ordering(lower=lower, higher=higher, why=why) for lower, higher, why in _MIXED),
+)
+
+_OUTLIERS = (
+    "an outlier takes the small elements of its block below the steps of a format with few exponent bits"
+)
+_SHRINKS = "under floor fp4_e3m0 shrinks what it casts; tier B shrinks the attention's results like the MLP's"
+_ROUTING = "a few sequences in which the router chooses other experts carry the mean, and the noise"
+
+EXCEPTIONS: tuple[Deviation, ...] = (
+    *(
+        Deviation(
+            model="outlier-llama",
+            lower=f"{lower}-{tier}",
+            higher=f"{higher}-{tier}",
+            shows="reversed",
+            why=_OUTLIERS,
+        )
+        for lower, higher, tiers in (
+            ("mxint8", "fp8_e4m3", "AB"),
+            ("fp6_e2m3", "fp6_e3m2", "AB"),
+            ("fp4_e2m1", "fp4_e3m0", "B"),
+        )
+        for tier in tiers
+    ),
+    *(
+        Deviation(model=model, lower="fp4_e3m0-A", higher="fp4_e3m0-B", shows="reversed", why=_SHRINKS)
+        for model in ("ref-llama", "ref-moe", "outlier-llama")
+    ),
+    *(
+        Deviation(model="ref-moe", lower=f"{name}-A", higher=f"{name}-B", shows="undecided", why=_ROUTING)
+        for name in ("bfp16", "mxint8")
+    ),
+    Deviation(
+        model="outlier-llama",
+        lower="fp4_e2m1-A",
+        higher="mixed-D",
+        shows="undecided",
+        why="the attention in fp6_e3m2, which outliers hardly touch, is little beside the MLP in fp4_e2m1",
+    ),
+)

@@ -1,0 +1,115 @@
+"""Orderings: what two records show, and that the table says only what can be asked."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from sample_record import build_record
+
+from mxcheck.gate.orderings import EXCEPTIONS, ORDERINGS, compare, compare_kl, deviation
+from mxcheck.gate.record import Record
+from mxcheck.models.ladder import stages
+
+STAGES = {name if tier is None else f"{name}-{tier}" for name, tier in stages()}
+
+
+def records(lower: list[float], higher: list[float]) -> tuple[Record, Record]:
+    return build_record(tier="A", sequence_kl=lower), build_record(sequence_kl=higher)
+
+
+def test_the_figures() -> None:
+    """By hand: the changes are 1, 2, 3 and 2; their mean 2, their variance 2/3, the error sqrt(2/3/4)."""
+    found = compare(*records([1.0, 1.0, 1.0, 1.0], [2.0, 3.0, 4.0, 3.0]))
+    assert found.difference == 2.0
+    assert found.error == pytest.approx(math.sqrt(1 / 6))
+    assert found.margin == pytest.approx(2 * math.sqrt(6))
+    assert found.ratio == 3.0
+    assert found.shows == "holds"
+
+
+def test_swapped_is_reversed() -> None:
+    lower, higher = records([1.0, 1.1, 0.9, 1.0], [1.2, 1.3, 1.2, 1.1])
+    assert compare(lower, higher).shows == "holds"
+    swapped = compare(higher, lower)
+    assert swapped.shows == "reversed"
+    assert swapped.margin == -compare(lower, higher).margin
+
+
+def test_noise_is_undecided() -> None:
+    """The higher mean is 3 % higher: with such a spread of the changes that says nothing."""
+    found = compare(*records([1.0, 1.1, 0.9, 1.0], [1.3, 0.9, 1.1, 0.82]))
+    assert found.ratio == pytest.approx(1.03)
+    assert found.shows == "undecided"
+
+
+def test_pairs_and_not_means_are_compared() -> None:
+    """Sequences differ tenfold and each gets worse by a tenth: unpaired, no difference would be seen."""
+    lower = [1.0, 10.0, 2.0, 5.0]
+    found = compare(*records(lower, [1.1, 10.12, 2.1, 5.11]))
+    assert found.ratio < 1.03
+    assert found.shows == "holds"
+
+
+def test_the_bound_is_the_95_percent_quantile() -> None:
+    """Changes of 1 ± s, two of each, have the margin sqrt(3) / s: one just beyond 1.645, one just within."""
+
+    def margin_of(spread: float) -> tuple[float, str]:
+        found = compare_kl([0.0] * 4, [1 - spread, 1 - spread, 1 + spread, 1 + spread])
+        return found.margin, found.shows
+
+    beyond, within = margin_of(1.05), margin_of(1.06)
+    assert within[0] < 1.645 < beyond[0]
+    assert (beyond[1], within[1]) == ("holds", "undecided")
+
+
+def test_equal_records_are_undecided() -> None:
+    lower, _ = records([0.001] * 4, [0.001] * 4)
+    assert compare(lower, lower).margin == 0
+    assert compare(lower, lower).shows == "undecided"
+
+
+def test_the_same_change_everywhere_is_certain() -> None:
+    assert compare_kl([1.0, 2.0], [1.5, 2.5]).margin == math.inf
+    assert compare_kl([1.5, 2.5], [1.0, 2.0]).shows == "reversed"
+
+
+def test_above_a_step_that_costs_nothing() -> None:
+    assert compare_kl([0.0, 0.0], [0.1, 0.2]).ratio == math.inf
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"model": "ref-neo"}, "model ref-llama against ref-neo"),
+        ({"fingerprints": {"weights": "a" * 64, "tokens": "d" * 64}}, "tokens cccccccccccc against dddd"),
+        ({"fingerprints": {"weights": "d" * 64, "tokens": "c" * 64}}, "weights aaaaaaaaaaaa against dddd"),
+        ({"sequence_kl": [0.1, 0.1]}, "cannot pair 2 sequences with 4"),
+        ({"sequence_kl": [0.1, 0.1, 0.1, math.nan]}, "not finite"),
+    ],
+    ids=["model", "tokens", "weights", "length", "nan"],
+)
+def test_what_cannot_be_compared_is_refused(changes: dict[str, object], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        compare(build_record(tier="A"), build_record(**changes))
+
+
+def test_the_table_is_of_the_ladder_and_says_everything_once() -> None:
+    pairs = [(one.lower, one.higher) for one in ORDERINGS]
+    assert len(set(pairs)) == len(pairs) == 41
+    assert {stage for pair in pairs for stage in pair} < STAGES
+    # No order contradicts another: with each ordering an arrow, there is a first stage again and again.
+    left = set(pairs)
+    while left:
+        highest = {higher for _, higher in left}
+        first = {(lower, higher) for lower, higher in left if lower not in highest}
+        assert first, f"a circle among {left}"
+        left -= first
+
+
+def test_every_exception_is_of_an_ordering() -> None:
+    found = [
+        one for model in {e.model for e in EXCEPTIONS} for o in ORDERINGS if (one := deviation(model, o))
+    ]
+    assert sorted(found, key=repr) == sorted(EXCEPTIONS, key=repr)
+    assert {one.shows for one in EXCEPTIONS} == {"reversed", "undecided"}
