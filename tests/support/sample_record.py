@@ -8,10 +8,13 @@ from mxcheck.gate.record import Noise, Record
 
 NOISE = Noise(
     environments=["ATEN_CPU_CAPABILITY=default", "MKL_CBWR=COMPATIBLE"],
+    reference_median=8e-6,
     reference_rms=1e-5,
     reference_max=1.5e-5,
+    loss_median=8e-5,
     loss_rms=1e-4,
     loss_max=1.5e-4,
+    kl_median=1.6e-5,
     kl_rms=2e-5,
     kl_max=3e-5,
 )

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.cli.console import console
+from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case, model_label
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.reporting.baselines import diff_table, list_table, read_directory, read_revision
+from mxcheck.reporting.detectable import detectable_table
 
 
 def add_commands(commands: Any) -> None:
@@ -31,6 +33,12 @@ def add_commands(commands: Any) -> None:
     diff.add_argument("before", nargs="?", default="HEAD", help="directory or git revision (default: HEAD)")
     diff.add_argument("after", nargs="?", help="directory or git revision (default: the baselines directory)")
     diff.set_defaults(run=_diff)
+
+    seen = actions.add_parser(
+        "detectable", help="the smallest change of each accepted case that would be seen"
+    )
+    seen.add_argument("--mx-budgets", metavar="FILE", help="budgets of your own, as for the suite")
+    seen.set_defaults(run=_detectable)
 
     prune = actions.add_parser(
         "prune", help="find files that no case owns: neither of the ladder nor a recipe of ./pyproject.toml"
@@ -49,7 +57,7 @@ def add_commands(commands: Any) -> None:
         "other arguments go to pytest, such as -k fp8_e4m3",
     )
     recentre.set_defaults(run=_recentre, passes_on=True)
-    for action in (listing, diff, prune, recentre):
+    for action in (listing, diff, seen, prune, recentre):
         action.add_argument("--baselines", type=Path, default=Path("baselines"), help="default: baselines")
 
 
@@ -67,6 +75,13 @@ def _diff(options: argparse.Namespace) -> int:
     table = diff_table(*sides)
     console().print("no differences" if table is None else table)
     return 0 if table is None else 1
+
+
+def _detectable(options: argparse.Namespace) -> int:
+    own = tuple(own_recipes(Path("pyproject.toml"), kernel="eager"))
+    table = detectable_table(read_directory(options.baselines), load_budgets(options.mx_budgets, own))
+    console(at_least=200).print(table)
+    return 0
 
 
 def _prune(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +45,19 @@ ENVIRONMENTS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     },
 }
 
+#: For steps that can run in none of those: torch's int8 product is wrong with oneDNN held below AVX-512.
+OTHERWISE: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "cpu": {"onednn-as-it-is": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}},
+    "cuda": {},
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """Results of one case in one environment, in nats per token and sequence; and its casts' digests.
 
-    `failure` says in one line why there are none; it is empty where there are.
+    `failure` says in one line why there are none, `unavailable` that the step cannot run there (its library
+    needs other instructions); both are empty where there are results.
     """
 
     environment: str
@@ -59,6 +66,7 @@ class Trial:
     sequence_losses: list[float] = field(default_factory=list)
     sequence_kl: list[float] = field(default_factory=list)
     failure: str = ""
+    unavailable: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +89,21 @@ class Job:
 
 
 def measure_noise(job: Job, environments: Mapping[str, Mapping[str, str]] | None = None) -> list[list[Trial]]:
-    """For each recipe of `job`, its trials, one an environment (default: those of the job's device).
+    """For each recipe of `job`, its trials, one an environment (default: those of the job's device, and for
+    what can run in none of them `OTHERWISE`).
 
     Raises ValueError with the child's last lines where a child fails.
     """
     chosen = ENVIRONMENTS[job.device] if environments is None else environments
     by_environment = [_run_child(job, name, settings) for name, settings in chosen.items()]
-    return [list(trials) for trials in zip(*by_environment, strict=True)]
+    found = [list(trials) for trials in zip(*by_environment, strict=True)]
+    without = [index for index, trials in enumerate(found) if all(trial.unavailable for trial in trials)]
+    if environments is None and without:
+        less = replace(job, recipes=[job.recipes[index] for index in without])
+        for name, settings in OTHERWISE[job.device].items():
+            for index, trial in zip(without, _run_child(less, name, settings), strict=True):
+                found[index].append(trial)
+    return found
 
 
 def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
@@ -141,7 +157,9 @@ def _trial(
             bits = digests(conversion)
         finally:
             conversion.undo()
-    except (UnavailableError, MemoryError, RuntimeError, ValueError) as error:  # its own: the others go on
+    except UnavailableError as error:
+        return {"unavailable": str(error)}
+    except (MemoryError, RuntimeError, ValueError) as error:  # its own: the others go on
         return {"failure": " ".join(f"{type(error).__name__}: {error}".split())}
     return {
         "digests": bits,

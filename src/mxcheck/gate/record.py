@@ -6,23 +6,26 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 #: Layout of the JSON file. A file of another version is refused, never guessed at.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
     """How far the results moved when only this machine's arithmetic changed (nats per token, by sequence).
 
-    `environments` names the settings that were tried; the figures are the worst of them. `*_rms` is the
-    root mean square over sequences of the change, `*_max` its largest absolute value; for the reference's
-    losses, the case's losses and the case's KL.
+    `environments` names the settings that were tried; the figures are the worst of them. Of the absolute
+    changes of the sequences `*_median` is the median, `*_rms` the root mean square, `*_max` the largest; for
+    the reference's losses, the case's losses and the case's KL.
     """
 
     environments: list[str]
+    reference_median: float
     reference_rms: float
     reference_max: float
+    loss_median: float
     loss_rms: float
     loss_max: float
+    kl_median: float
     kl_rms: float
     kl_max: float
 

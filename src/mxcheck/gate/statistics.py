@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, stdev
+from functools import cache
+from statistics import NormalDist, fmean, median, stdev
 
 #: One-sided 95 % quantile of the normal distribution; with 64 sequences Student's t gives 1.669.
 UPPER_95 = NormalDist().inv_cdf(0.95)
@@ -40,5 +41,45 @@ def rms(values: Sequence[float]) -> float:
     return math.sqrt(fmean(value * value for value in values))
 
 
+def typical(values: Sequence[float]) -> float:
+    """Median of the absolute values; NaN where one is NaN, which no order has a place for."""
+    if any(map(math.isnan, values)):
+        return math.nan
+    return median(abs(value) for value in values)
+
+
 def largest(values: Sequence[float]) -> float:
     return max(abs(value) for value in values)
+
+
+@cache
+def student_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t with a whole number of degrees of freedom, from the median upwards.
+
+    By bisection of the exact distribution function, to about 1e-12. Raises ValueError for a probability below
+    0.5, for 1 or more, and without a degree of freedom.
+    """
+    if not 0.5 <= probability < 1 or degrees < 1:
+        raise ValueError(
+            f"no quantile for probability {probability} and {degrees} degrees of freedom; "
+            f"allowed: 0.5 <= probability < 1 and degrees >= 1"
+        )
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _student_within(middle, degrees) < 2 * probability - 1:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _student_within(angle: float, degrees: int) -> float:
+    """P(|t| < sqrt(degrees) tan(angle)): a finite sum (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    odd = degrees % 2
+    term, total = math.cos(angle) ** odd, 0.0
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= (power + 1) / (power + 2) * math.cos(angle) ** 2
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total

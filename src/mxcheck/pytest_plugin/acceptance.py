@@ -8,12 +8,11 @@ from pathlib import Path
 
 from syrupy.assertion import SnapshotAssertion
 
-from mxcheck.gate.baseline import BaselineError, read
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
+from mxcheck.gate.decision import Update, weigh
 from mxcheck.gate.drift import Drift, drift
 from mxcheck.gate.record import Noise, Record
-from mxcheck.gate.verdict import judge
 from mxcheck.pytest_plugin.snapshots import extension_for
 from mxcheck.reporting.failure import failure_message
 
@@ -52,48 +51,40 @@ def settle(
     accept_command: str,
     measure_noise: Callable[[], Noise],
 ) -> Outcome:
-    """Judge `record` against `path`; under `--snapshot-update`, what passes only on its own goes to `target`.
-    Re-centring does the opposite: it rewrites what passes against `path`, and accepts nothing new.
-
-    What needs no baseline (the reference on its own samples, the conversion, the budget) is asserted before
-    the snapshot: an update can never accept a value that breaks its budget.
-    """
-    try:
-        accepted = read(path)
-    except FileNotFoundError:
-        accepted, trouble = None, f"no accepted baseline at {path}"
-    except BaselineError as error:
-        accepted, trouble = None, str(error)
-    else:
-        trouble = ""
-    alone = judge(record, None, budget)
-    verdict = alone if accepted is None else judge(record, accepted, budget)
-    moved = _drift(record, accepted)
-    holds = accepted is not None and verdict.passed
-    updating = snapshot.update_snapshots or (snapshot.update_new_snapshots_only and not path.exists())
-    if updating and alone.passed and not holds and not recentre:
-        word = "updated" if target.exists() else "accepted"
+    """Hold `record` against the file at `path`; write what is accepted to `target`, as `weigh` decides."""
+    update = Update(
+        changed=snapshot.update_snapshots, missing=snapshot.update_new_snapshots_only, recentre=recentre
+    )
+    decision, accepted, trouble = weigh(record, path=path, target=target, budget=budget, update=update)
+    if decision.write == "measured":
         _store(snapshot, target, replace(record, noise=measure_noise()))
-        return Outcome(verdict=word)
-    if accepted is not None and holds:
-        if updating and recentre:
-            # The noise that was measured stays: nothing about it is in question.
-            _store(snapshot, target, replace(record, noise=accepted.noise))
-            return Outcome(verdict="recentred", drift=moved)
+        return Outcome(verdict=decision.word)
+    moved = _drift(record, accepted)
+    if decision.write == "accepted":
+        assert accepted is not None, "only what holds against its baseline is re-centred"
+        _store(snapshot, target, replace(record, noise=accepted.noise))
+        return Outcome(verdict=decision.word, drift=moved)
+    if decision.word == "pass":
         # Through syrupy, so that its own summary counts the case.
         matched = snapshot.use_extension(extension_for(path, exactly=False)) == record
         assert matched, "syrupy and the gate read the same file and judge by the same function"
-        return Outcome(verdict="pass", drift=moved)
+        return Outcome(verdict=decision.word, drift=moved)
     lines = []
     if trouble:
-        lines.append(f"{record.id}: {trouble}" + (f"; accept with: {accept_command}" if alone.passed else ""))
-    if not verdict.passed:
         lines.append(
-            failure_message(record, accepted, verdict, accept=accept_command, acceptable=alone.passed)
+            f"{record.id}: {trouble}" + (f"; accept with: {accept_command}" if decision.acceptable else "")
         )
-    steps = ",".join(str(step) for step in verdict.failed_steps)
-    word = f"FAIL step {steps}" if steps else ("FAIL corrupt" if path.exists() else "FAIL missing")
-    return Outcome(verdict=word, message="\n".join(lines), drift=moved)
+    if not decision.verdict.passed:
+        lines.append(
+            failure_message(
+                record,
+                accepted,
+                decision.verdict,
+                accept=accept_command,
+                acceptable=decision.acceptable,
+            )
+        )
+    return Outcome(verdict=decision.word, message="\n".join(lines), drift=moved)
 
 
 def _store(snapshot: SnapshotAssertion, path: Path, record: Record) -> None:

@@ -67,7 +67,10 @@ VALUES = {
     "batch-size": ("8 or the model card's", "model suite: sequences a forward pass; changes no result"),
     "level": ("quick", f"kernel suite: {', '.join(LEVELS)}"),
     "microxcaling": ("none", "kernel suite: a checkout of microxcaling, to be compared too"),
-    "report": ("none", "kernel suite: directory to write the conformance matrix to, as Markdown and JSON"),
+    "report": (
+        "none",
+        "directory to write results to: the conformance matrix as Markdown and JSON; models' rows as JSON",
+    ),
     "device": ("auto", f"where models and kernels run: {', '.join(DEVICES)} (auto: cuda where there is one)"),
     "baselines": ("baselines", "directory of accepted baselines, relative to pytest's root directory"),
     "budgets": ("ours", "TOML file whose budgets go before ours"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -124,6 +125,11 @@ class RunReport:
         terminalreporter.write(render(results_table(rows), color=color))
         for line in skipped_lines(rows):
             terminalreporter.write_line(line)
+        if (folder := self._settings.report) is not None:
+            found = [self._rows[case.id] for case in self._settings.cases if case.id in self._rows]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "accuracy.json").write_text(json.dumps(found), encoding="utf-8")
+            terminalreporter.write_line(f"mxcheck: written to {_relative(folder, self._config)}")
         if self._settings.debug:
             self._list_modules(terminalreporter)
 

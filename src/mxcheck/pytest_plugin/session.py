@@ -14,9 +14,11 @@ from filelock import FileLock
 from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.canaries.check import broken_gate
 from mxcheck.gate.case import Case
+from mxcheck.gate.figures import check_figures
+from mxcheck.gate.noise import worst
 from mxcheck.gate.record import Noise, Record
-from mxcheck.gate.statistics import differences, largest, rms
 from mxcheck.models.ladder import LADDER, installed
 from mxcheck.pytest_plugin.acceptance import baseline_paths, settle
 from mxcheck.pytest_plugin.kernel_bench import check_model_kernel
@@ -37,13 +39,17 @@ class GateSession:
         workerinput = getattr(config, "workerinput", {})
         self._arguments = workerinput.get("mainargv", [str(word) for word in config.invocation_params.args])
         self.bench = Workbench(settings, shared)
+        self._broken = broken_gate()
 
     def hold(self, case: Case, snapshot: SnapshotAssertion) -> tuple[dict[str, Any], str]:
         """The case's row for the table, as plain JSON types, and the message if it is red or skipped."""
         from mxcheck.models.convert import UnavailableError
 
+        if self._broken:
+            return {"id": case.id, "verdict": "ERROR"}, f"{case.id}: {self._broken}"
         try:
             record = self._measured(case)
+            check_figures(record)
             path, target = baseline_paths(self._settings.baselines, case, self.bench.device_class)
             budget = load_budgets(self._settings.budgets, self._settings.own).of(case.model, case.budget_key)
             outcome = settle(
@@ -117,10 +123,10 @@ class GateSession:
                 try:
                     measured |= self._measure_noise(case.model, cases)
                 except ValueError as error:  # of all: none of them need try again
-                    failed = [{"environment": "another", "failure": str(error), "digests": {}}]
+                    failed = [{"environment": "another", "failure": str(error), "unavailable": ""}]
                     measured |= dict.fromkeys(cases, failed)
                 store.write_text(json.dumps(measured))
-        return _worst(record, measured[case.id])
+        return worst(record, measured[case.id])
 
     def _selected(self) -> list[Case]:
         parameters = [
@@ -167,29 +173,3 @@ def _out_of_memory(error: BaseException) -> bool:
 
     words = ("can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in words)
-
-
-def _worst(record: Record, trials: list[dict[str, Any]]) -> Noise:
-    """The worst of the trials. Raises ValueError where there is none in an environment, and where a cast
-    gave other bits: that is no noise."""
-    for trial in trials:
-        if trial["failure"]:
-            raise ValueError(
-                f"in environment {trial['environment']!r} it cannot be measured: {trial['failure']}; "
-                f"nothing was accepted"
-            )
-        if trial["digests"] != record.digests:
-            raise ValueError(
-                f"the casts gave other bits in environment {trial['environment']!r}, which no machine may "
-                f"do; mend the cast, nothing was accepted"
-            )
-    figures: dict[str, float] = {}
-    for short, field, own in (
-        ("reference", "reference_losses", record.reference_losses),
-        ("loss", "sequence_losses", record.sequence_losses),
-        ("kl", "sequence_kl", record.sequence_kl),
-    ):
-        changes = [differences(trial[field], own) for trial in trials]
-        figures[f"{short}_rms"] = max(rms(change) for change in changes)
-        figures[f"{short}_max"] = max(largest(change) for change in changes)
-    return Noise(environments=[str(trial["environment"]) for trial in trials], **figures)

@@ -1,7 +1,9 @@
-"""What a red case says: the step that failed, what moved, where, what differs around it, and what to type."""
+"""What a red case says: the step that failed, what moved, which link of the chain broke, where, what differs
+around it, and what to type."""
 
 from __future__ import annotations
 
+from mxcheck.gate.cause import cause
 from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import STEPS, Verdict
@@ -20,6 +22,9 @@ def failure_message(
     first = failures[0]
     lines = [f"{record.id}: step {first.step} ({STEPS[first.step]}): {first.message}"]
     lines += [f"  also step {check.step} ({STEPS[check.step]}): {check.message}" for check in failures[1:]]
+    broken = cause(verdict, record, baseline)
+    lines.append(f"  cause: {broken.link}: {broken.means}")
+    lines.append(f"  look first at: {broken.look}")
     lines += [f"  lowest SQNR: {text}" for text in worst_modules(record, baseline)]
     if baseline is not None:
         same_length = len(record.reference_losses) == len(baseline.reference_losses)

@@ -62,7 +62,7 @@ def test_floats_survive_bit_for_bit(make_record: MakeRecord) -> None:
 def test_layout(make_record: MakeRecord) -> None:
     text = encode(make_record())
     data = json.loads(text)
-    assert data["format_version"] == FORMAT_VERSION == 2
+    assert data["format_version"] == FORMAT_VERSION == 3
     assert data == json.loads(sealed(contents(make_record())))
 
     def in_order(value: Any) -> None:
@@ -103,6 +103,7 @@ def test_what_json_has_not_is_not_written(make_record: MakeRecord, value: float)
         pytest.param('"kl": 0.001', '"kl": 0.002', id="kl"),
         pytest.param("[2.001, 2.102,", "[2.001, 2.103,", id="a-sequence"),
         pytest.param('"loss_rms": 0.0001', '"loss_rms": 0.1', id="noise"),
+        pytest.param('"loss_median": 8e-05', '"loss_median": 8e-03', id="noise-median"),
         pytest.param('"reference_max": 1.5e-05', '"reference_max": 1.5e-02', id="noise-of-the-reference"),
         pytest.param('"weight": "d2"', '"weight": "d3"', id="digest"),
         pytest.param('"torch": "2.9.0"', '"torch": "2.9.1"', id="environment"),
@@ -146,7 +147,7 @@ def test_a_number_that_json_has_not_is_a_corrupt_baseline(make_record: MakeRecor
         pytest.param("\ufeff{}", "not JSON", id="bom"),
         pytest.param("[1]", "format version 'list'", id="list"),
         pytest.param("null", "format version 'NoneType'", id="null"),
-        pytest.param("{}", "format version None, this mxcheck reads 2", id="no-version"),
+        pytest.param("{}", "format version None, this mxcheck reads 3", id="no-version"),
     ],
 )
 def test_what_is_no_baseline_is_refused(text: str, words: str) -> None:
@@ -160,13 +161,13 @@ def test_what_is_no_baseline_is_refused(text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "version", [FORMAT_VERSION + 1, FORMAT_VERSION - 1, "2"], ids=["newer", "older", "text"]
+    "version", [FORMAT_VERSION + 1, FORMAT_VERSION - 1, "3"], ids=["newer", "older", "text"]
 )
 def test_another_format_version_is_refused_whatever_its_seal(
     make_record: MakeRecord, version: object
 ) -> None:
     text = sealed({**contents(make_record()), "format_version": version})
-    with pytest.raises(BaselineError, match=rf"x\.json has format version {version!r}, .* reads 2"):
+    with pytest.raises(BaselineError, match=rf"x\.json has format version {version!r}, .* reads 3"):
         decode(text, where="x.json")
 
 
@@ -175,7 +176,7 @@ def test_another_format_version_is_refused_whatever_its_seal(
     [
         pytest.param("kl", {}, r"missing fields: \['kl'\], unknown fields: none", id="missing"),
         pytest.param("kl", {"KL": 1.0}, r"missing fields: \['kl'\], unknown fields: \['KL'\]", id="renamed"),
-        pytest.param("noise", {"noise": {"loss_rms": 1.0}}, "missing 6 required", id="noise-missing"),
+        pytest.param("noise", {"noise": {"loss_rms": 1.0}}, "missing 9 required", id="noise-missing"),
         pytest.param("noise", {"noise": [1.0]}, "must be a mapping", id="noise-no-object"),
     ],
 )

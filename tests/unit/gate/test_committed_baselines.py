@@ -1,7 +1,11 @@
-"""What this repository has accepted: the whole matrix, in the order that physics gives it."""
+"""What this repository has accepted: the whole matrix, and what outliers do to it.
+
+The orderings of steps are asserted by the model suite: `mxcheck.suite.models.test_orderings`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,14 +14,14 @@ import pytest
 from mxcheck.gate.baseline import read
 from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case
+from mxcheck.gate.drift import drift
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import differences, rms
 from mxcheck.gate.verdict import judge
-from mxcheck.models.ladder import LADDER, MX, TIERS, stages
+from mxcheck.models.ladder import LADDER, TIERS, stages
 from mxcheck.models.zoo import REFERENCE_MODELS
 
 BASELINES = Path(__file__).parents[3] / "baselines"
-TRAINED = ("ref-llama", "ref-neo", "ref-moe")
 #: The MLP of a mixture of experts has no linear module that a library could take.
 NO_LINEAR_MLP = ("bnb_int8", "scaled_mm_fp8", "scaled_mm_fp8_row")
 #: Everything that runs on a CPU: Transformer Engine does not.
@@ -52,9 +56,20 @@ def test_each_is_of_its_case_and_within_budget(case: Case) -> None:
     record = accepted(case)
     assert record.id == case.id
     assert record.noise is not None
-    assert set(record.noise.environments) == {"avx2", "default"}
+    # torch's int8 product, which bitsandbytes multiplies by, is wrong with oneDNN held below AVX-512.
+    expected = {"onednn-as-it-is"} if record.precision == "bnb_int8" else {"avx2", "default"}
+    assert set(record.noise.environments) == expected
     verdict = judge(record, record, load_budgets().of(case.model, case.budget_key))
     assert verdict.passed, verdict.failures
+
+
+@pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)
+def test_the_median_has_the_narrowest_bound_elsewhere(case: Case) -> None:
+    """So a change of all sequences alike is seen from it on, as `mxcheck baselines detectable` has it."""
+    record = accepted(case)
+    for quantity in ("reference", "loss", "kl"):
+        found = drift(replace(record, arithmetic="another"), record, quantity)
+        assert found.median_bound <= found.rms_bound <= found.max_bound
 
 
 @pytest.mark.parametrize("model", REFERENCE_MODELS)
@@ -63,24 +78,6 @@ def test_fp32_is_the_reference_itself(model: str) -> None:
     assert record.bit_equal
     assert record.sequence_kl == [0.0] * 64
     assert record.sequence_losses == record.reference_losses
-
-
-@each_tier
-@pytest.mark.parametrize("model", TRAINED)
-def test_degradation_is_ordered(model: str, tier: str) -> None:
-    """More significand bits, less damage."""
-    mxint8, e4m3, e5m2, e2m1 = (
-        kl(model, precision, tier) for precision in ("mxint8", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1")
-    )
-    assert 0 < mxint8 < e4m3 < e5m2 < e2m1
-
-
-# fp4_e3m0 shrinks what it casts, because under `floor` every block's largest element saturates; tier B
-# shrinks attention and MLP alike and so disturbs less than tier A, which shrinks but one (docs/ladder.md).
-@pytest.mark.parametrize("precision", [name for name in MX if name != "fp4_e3m0"])
-@pytest.mark.parametrize("model", REFERENCE_MODELS)
-def test_more_layers_more_damage(model: str, precision: str) -> None:
-    assert kl(model, precision, "A") < kl(model, precision, "B")
 
 
 @each_tier
@@ -94,17 +91,6 @@ def test_outliers_ruin_formats_with_few_exponent_bits(precision: str, tier: str)
 @pytest.mark.parametrize("precision", ["fp8_e4m3", "fp8_e5m2", "fp6_e3m2"])
 def test_outliers_hardly_touch_formats_with_exponent_bits(precision: str, tier: str) -> None:
     assert kl("outlier-llama", precision, tier) < 1.1 * kl("ref-llama", precision, tier)
-
-
-@pytest.mark.parametrize("tier", ["A", "B"])
-def test_with_outliers_mxint8_falls_behind_fp8(tier: str) -> None:
-    assert kl("outlier-llama", "mxint8", tier) > kl("outlier-llama", "fp8_e4m3", tier)
-
-
-@pytest.mark.parametrize("model", REFERENCE_MODELS)
-def test_tiers_in_order(model: str) -> None:
-    """The less of the model in fewer bits, the less damage: A in fp8_e4m3 below C below D."""
-    assert kl(model, "fp8_e4m3", "A") < kl(model, "mixed", "C") < kl(model, "mixed", "D")
 
 
 @pytest.mark.parametrize("model", ["ref-llama", "ref-neo", "outlier-llama"])

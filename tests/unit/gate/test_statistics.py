@@ -6,7 +6,15 @@ import math
 
 import pytest
 
-from mxcheck.gate.statistics import UPPER_95, differences, exponential, largest, mean_and_error, rms
+from mxcheck.gate.statistics import (
+    UPPER_95,
+    differences,
+    exponential,
+    largest,
+    mean_and_error,
+    rms,
+    typical,
+)
 
 
 def test_upper_95_is_the_one_sided_quantile() -> None:
@@ -67,13 +75,27 @@ def test_exponential_of_what_is_no_number_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "root", "most"),
+    ("values", "middle", "root", "most"),
     [
-        pytest.param([3.0, -4.0], math.sqrt(12.5), 4.0, id="negative-is-largest"),
-        pytest.param([-1.0, 1.0, -1.0, 1.0], 1.0, 1.0, id="cancelling"),
-        pytest.param([0.0, 0.0], 0.0, 0.0, id="zero"),
+        pytest.param([3.0, -4.0], 3.5, math.sqrt(12.5), 4.0, id="negative-is-largest"),
+        pytest.param([-1.0, 1.0, -1.0, 1.0], 1.0, 1.0, 1.0, id="cancelling"),
+        pytest.param([0.0, 0.0], 0.0, 0.0, 0.0, id="zero"),
+        pytest.param([0.0, -6.0, 0.0], 0.0, math.sqrt(12), 6.0, id="one-of-three"),
+        pytest.param([-7.0, 1.0, 5.0], 5.0, 5.0, 7.0, id="not-in-order"),
+        pytest.param([-2.0], 2.0, 2.0, 2.0, id="single"),
+        pytest.param([1.0, math.inf, -2.0], 2.0, math.inf, math.inf, id="infinite"),
     ],
 )
-def test_rms_and_largest(values: list[float], root: float, most: float) -> None:
+def test_typical_rms_and_largest(values: list[float], middle: float, root: float, most: float) -> None:
+    assert typical(values) == middle
     assert rms(values) == pytest.approx(root, rel=1e-15)
     assert largest(values) == most
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_nothing_is_typical_where_one_value_is_no_number(place: int) -> None:
+    """A sort leaves NaN where it stood, and the median of what is left would look sound."""
+    values = [1.0, 2.0, 3.0, 4.0]
+    values[place] = math.nan
+    assert math.isnan(typical(values))
+    assert math.isnan(rms(values))

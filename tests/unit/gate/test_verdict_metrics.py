@@ -22,7 +22,10 @@ def test_equal_values_pass(make_record: Callable[..., Record]) -> None:
 def test_a_moved_value_is_red_where_the_machine_multiplies_alike(make_record: Callable[..., Record]) -> None:
     (check,) = judge(make_record(metrics=MOVED), make_record(metrics=ACCEPTED), WIDE).failures
     assert check.step == 6
-    assert check.message.startswith("metric surprise moved by sequence: rms 5.00e-07")
+    assert check.message == (
+        "metric surprise moved by sequence: median 0.00e+00 (bound 1.00e-09), "
+        "rms 5.00e-07 (bound 1.00e-09), max 1.00e-06 (bound 1.00e-09)"
+    )
 
 
 def test_it_is_not_judged_where_the_machine_multiplies_otherwise(make_record: Callable[..., Record]) -> None:

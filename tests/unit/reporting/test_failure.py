@@ -78,7 +78,12 @@ def test_first_line_names_case_step_module_and_the_last_one_what_to_type() -> No
         pytest.param(
             {"sequence_kl": [0.002, 0.0011, 0.0009, 0.001]},
             WIDE,
-            ["step 6 (drift)", "KL", "rms 5.00e-04 (bound 1.00e-09)", "max 1.00e-03 (bound 1.00e-09)"],
+            [
+                "step 6 (drift)",
+                "KL moved by sequence: median 0.00e+00 (bound 1.00e-09)",
+                "rms 5.00e-04 (bound 1.00e-09)",
+                "max 1.00e-03 (bound 1.00e-09)",
+            ],
             id="drift",
         ),
     ],
@@ -98,6 +103,17 @@ def test_the_other_failures_follow_the_first() -> None:
     assert lines[1].startswith("  also step 5 (budget): rise")
     assert lines[2].startswith("  also step 6 (drift): losses moved")
     assert [line for line in lines if "also step" in line] == lines[1:3]
+
+
+def test_the_cause_follows_what_failed() -> None:
+    digests = {**build_record().digests, "layers.0.q": {"weight": "d2", "operands": "x"}}
+    record = build_record(digests=digests, sequence_kl=[0.002, 0.0011, 0.0009, 0.001])
+    lines = message(record, build_record())
+    assert lines[1].startswith("  also step 6 (drift): KL")
+    assert lines[2:4] == [
+        "  cause: conversion: weights are cast as accepted, but other operands enter the products",
+        "  look first at: models/linear.py and models/products.py: activations' cast, bias, weights' values",
+    ]
 
 
 def test_environment_differences() -> None:
@@ -131,6 +147,8 @@ def test_without_a_baseline_nothing_is_compared() -> None:
     lines = message(build_record(), None, Budget(kl=0.0, rise=1.0))
     assert lines == [
         "ref-llama-fp8_e4m3-B: step 5 (budget): KL to the reference 0.001000 nats/token, budget 0",
+        "  cause: budget: the case costs more than its budget, and no baseline says whether it always did",
+        "  look first at: the modules of lowest SQNR; for a new model, a budget of its own (docs/gate.md)",
         "  lowest SQNR: layers.0.q 29.5 dB",
         "  lowest SQNR: layers.0.up 31.2 dB",
         f"  if the change is meant, accept it with: {ACCEPT}",

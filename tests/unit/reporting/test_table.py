@@ -17,7 +17,7 @@ from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.reporting.table import Row, percent_change, render, results_table, skipped_lines
 
 BUDGET = Budget(kl=0.004, rise=1.0)
-DRIFT = Drift(rms=1.23e-4, max=1.0, rms_bound=1.0, max_bound=1.0)
+DRIFT = Drift(median=1e-5, rms=1.23e-4, max=1.0, median_bound=1.0, rms_bound=1.0, max_bound=1.0)
 ROW = Row(
     model="ref-llama",
     precision="fp8_e4m3",

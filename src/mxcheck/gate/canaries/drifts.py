@@ -1,0 +1,309 @@
+"""Canaries of steps 2 and 6: the reference, and drift.
+
+Those of a tolerance stand at twice and at half of it: of what the multiple, the floor and the shares of
+`mxcheck.gate.drift` make of the noise in `healthy`. The numbers are written down, never computed from those
+constants: one that became ten times as large would take its canary along. Who changes a constant there
+changes them here.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mxcheck.gate.canaries.healthy import (
+    ENTROPIES,
+    HEALTHY,
+    KL,
+    LOSSES,
+    MAX_DECIDES,
+    MEDIAN_DECIDES,
+    NO_MAX_NOISE,
+    NO_NOISE,
+    REFERENCE,
+    RMS_DECIDES,
+    bad,
+    elsewhere,
+    good,
+    moved,
+    one_moved,
+    some_moved,
+)
+
+# Step 2. The reference's noise is 1e-4 and the bounds 4e-4; without noise, the floor of 2e-6 alone. The mean
+# of loss less entropy has a standard error of 0.0026 here and may be 0.0138.
+REFERENCE_STANDS = (
+    bad(
+        "reference-up",
+        "the reference's losses rose",
+        2,
+        **elsewhere(MEDIAN_DECIDES, reference_losses=moved(REFERENCE, 8e-4)),
+    ),
+    bad(
+        "reference-down",
+        "the reference's losses fell",
+        2,
+        **elsewhere(MEDIAN_DECIDES, reference_losses=moved(REFERENCE, -8e-4)),
+    ),
+    bad(
+        "reference-signs",
+        "they moved by opposite signs",
+        2,
+        **elsewhere(RMS_DECIDES, reference_losses=moved(REFERENCE, 8e-4, -8e-4)),
+    ),
+    bad(
+        "reference-some",
+        "seven of sixteen rose",
+        2,
+        **elsewhere(RMS_DECIDES, reference_losses=some_moved(REFERENCE, 1.2e-3)),
+    ),
+    bad(
+        "reference-one-down",
+        "one of them fell",
+        2,
+        **elsewhere(MAX_DECIDES, reference_losses=one_moved(REFERENCE, -8e-4)),
+    ),
+    good(
+        "reference-noise",
+        "nothing: the reference moved within its noise",
+        **elsewhere(RMS_DECIDES, reference_losses=moved(REFERENCE, 2e-4, -2e-4)),
+    ),
+    bad(
+        "reference-floor",
+        "they rose by 4e-6, without noise",
+        2,
+        **elsewhere(NO_NOISE, reference_losses=moved(REFERENCE, 4e-6)),
+    ),
+    good(
+        "reference-floor-noise",
+        "nothing: they rose by 1e-6",
+        **elsewhere(None, reference_losses=moved(REFERENCE, 1e-6)),
+    ),
+    bad(
+        "reference-not-a-number",
+        "one of its losses is NaN",
+        2,
+        5,
+        reference_losses=one_moved(REFERENCE, math.nan),
+    ),
+    bad(
+        "reference-infinite",
+        "one of its losses is infinite",
+        2,
+        5,
+        reference_losses=one_moved(REFERENCE, math.inf),
+    ),
+    bad(
+        "argmax",
+        "its losses are below its entropies, as against the argmax",
+        2,
+        was={"reference_entropies": moved(ENTROPIES, 0.5)},
+    ),
+    bad(
+        "loss-above-entropy",
+        "its losses are above its entropies, a little",
+        2,
+        was={"reference_entropies": moved(ENTROPIES, -0.03)},
+    ),
+    bad(
+        "loss-below-entropy",
+        "its losses are below its entropies, a little",
+        2,
+        was={"reference_entropies": moved(ENTROPIES, 0.03)},
+    ),
+    bad(
+        "argmax-alone",
+        "the same, without a baseline",
+        2,
+        alone=True,
+        was={"reference_entropies": moved(ENTROPIES, 0.03)},
+    ),
+    good(
+        "loss-near-entropy",
+        "nothing: within the error of the sampling",
+        was={"reference_entropies": moved(ENTROPIES, 0.01)},
+    ),
+    good(
+        "text-of-others",
+        "nothing: a text that is not the model's own",
+        was={"corpus": {"used": "pile"}, "reference_entropies": moved(ENTROPIES, 0.5)},
+    ),
+    bad(
+        "sequence-lost",
+        "fifteen sequences for sixteen",
+        2,
+        6,
+        scored_tokens=1500,
+        reference_losses=REFERENCE[:15],
+        reference_entropies=ENTROPIES[:15],
+        sequence_losses=LOSSES[:15],
+        sequence_kl=KL[:15],
+        metrics={},
+    ),
+)
+
+# Step 6, on the accepting machine: 1e-9 nats are allowed.
+DRIFT_HERE = (
+    bad(
+        "drift-up", "all losses rose by 2e-9 on the accepting machine", 6, sequence_losses=moved(LOSSES, 2e-9)
+    ),
+    bad(
+        "drift-down",
+        "all losses fell by 2e-9 on the accepting machine",
+        6,
+        sequence_losses=moved(LOSSES, -2e-9),
+    ),
+    bad(
+        "drift-signs", "they moved by 2e-9, by opposite signs", 6, sequence_losses=moved(LOSSES, 2e-9, -2e-9)
+    ),
+    bad("drift-one", "one loss rose by 2e-9", 6, sequence_losses=one_moved(LOSSES, 2e-9)),
+    bad("drift-one-down", "one loss fell by 2e-9", 6, sequence_losses=one_moved(LOSSES, -2e-9)),
+    good("drift-none", "nothing: the losses moved by 5e-10", sequence_losses=moved(LOSSES, 5e-10, -5e-10)),
+    bad("kl-drift", "all KL moved by 2e-9, no loss did", 6, sequence_kl=moved(KL, 2e-9)),
+    bad("kl-drift-one-down", "one KL fell by 2e-9", 6, sequence_kl=one_moved(KL, -2e-9)),
+    bad("kl-drift-not-a-number", "one KL is NaN", 6, sequence_kl=one_moved(KL, math.nan)),
+    bad(
+        "metric",
+        "one sequence's metric fell by 2e-9",
+        6,
+        metrics={"flipped": one_moved([0.01, 0.02] * 8, -2e-9)},
+    ),
+    bad(
+        "metric-not-accepted",
+        "a metric has no accepted values",
+        6,
+        metrics={**HEALTHY.metrics, "new": [0.0] * 16},
+    ),
+)
+
+# Step 6, on another machine. The numbers are twice and half of the bounds that stand at the noise above.
+DRIFT_ELSEWHERE = (
+    bad(
+        "drift-up-elsewhere",
+        "all losses rose by 8 times the noise",
+        6,
+        **elsewhere(MEDIAN_DECIDES, sequence_losses=moved(LOSSES, 0.08)),
+    ),
+    bad(
+        "drift-down-elsewhere",
+        "all losses fell by 8 times the noise",
+        6,
+        **elsewhere(MEDIAN_DECIDES, sequence_losses=moved(LOSSES, -0.08)),
+    ),
+    bad(
+        "drift-signs-elsewhere",
+        "they moved by it, by opposite signs",
+        6,
+        **elsewhere(RMS_DECIDES, sequence_losses=moved(LOSSES, 0.08, -0.08)),
+    ),
+    bad(
+        "drift-rms-elsewhere",
+        "seven of sixteen rose: the rms sees it, the median does not",
+        6,
+        **elsewhere(RMS_DECIDES, sequence_losses=some_moved(LOSSES, 0.12)),
+    ),
+    bad(
+        "drift-one-elsewhere",
+        "one loss rose by 8 times the noise",
+        6,
+        **elsewhere(MAX_DECIDES, sequence_losses=one_moved(LOSSES, 0.16)),
+    ),
+    bad(
+        "drift-one-down-elsewhere",
+        "one loss fell by 8 times the noise",
+        6,
+        **elsewhere(MAX_DECIDES, sequence_losses=one_moved(LOSSES, -0.16)),
+    ),
+    good(
+        "drift-noise",
+        "nothing: twice the noise",
+        **elsewhere(MEDIAN_DECIDES, sequence_losses=moved(LOSSES, 0.02, -0.02)),
+    ),
+    good(
+        "drift-noise-some",
+        "nothing: seven of sixteen moved by half of what they may",
+        **elsewhere(RMS_DECIDES, sequence_losses=some_moved(LOSSES, -0.03)),
+    ),
+    good(
+        "drift-noise-one",
+        "nothing: one loss moved by twice the noise",
+        **elsewhere(MAX_DECIDES, sequence_losses=one_moved(LOSSES, -0.04)),
+    ),
+    good(
+        "drift-noise-reference",
+        "nothing: twice the noise, where only the reference's losses show another machine",
+        was={"noise": RMS_DECIDES},
+        reference_losses=moved(REFERENCE, 1e-9),
+        sequence_losses=moved(LOSSES, 0.02, -0.02),
+    ),
+    bad(
+        "drift-share",
+        "all losses moved by 0.1 of quantization's own effect",
+        6,
+        **elsewhere(NO_NOISE, sequence_losses=moved(LOSSES, -0.001)),
+    ),
+    good(
+        "drift-share-noise",
+        "nothing: by 0.025 of it",
+        **elsewhere(None, sequence_losses=moved(LOSSES, 2.5e-4, -2.5e-4)),
+    ),
+    bad(
+        "drift-share-one",
+        "one loss moved by 4 times the largest rise",
+        6,
+        **elsewhere(NO_MAX_NOISE, sequence_losses=one_moved(LOSSES, -0.024)),
+    ),
+    good(
+        "drift-share-one-noise",
+        "nothing: one loss moved by it once",
+        **elsewhere(NO_NOISE, sequence_losses=one_moved(LOSSES, 0.006)),
+    ),
+    bad(
+        "kl-drift-elsewhere",
+        "all KL rose by 8 times the noise",
+        6,
+        **elsewhere(MEDIAN_DECIDES, sequence_kl=moved(KL, 0.008)),
+    ),
+    bad(
+        "kl-drift-some-elsewhere",
+        "seven of sixteen KL rose",
+        6,
+        **elsewhere(RMS_DECIDES, sequence_kl=some_moved(KL, 0.012)),
+    ),
+    bad(
+        "kl-drift-one-down-elsewhere",
+        "one KL fell by 8 times the noise",
+        6,
+        **elsewhere(MAX_DECIDES, sequence_kl=one_moved(KL, -0.016)),
+    ),
+    good(
+        "kl-drift-noise",
+        "nothing: twice the noise",
+        **elsewhere(MEDIAN_DECIDES, sequence_kl=moved(KL, 0.002, -0.002)),
+    ),
+    bad(
+        "kl-drift-share",
+        "all KL moved by 0.02 of it",
+        6,
+        **elsewhere(NO_NOISE, sequence_kl=moved(KL, -1e-4)),
+    ),
+    good("kl-drift-share-noise", "nothing: by 0.005 of it", **elsewhere(None, sequence_kl=moved(KL, 2.5e-5))),
+    bad(
+        "kl-drift-share-one",
+        "one KL moved by 0.8 of the largest",
+        6,
+        **elsewhere(NO_MAX_NOISE, sequence_kl=one_moved(KL, 4.8e-3)),
+    ),
+    good(
+        "kl-drift-share-one-noise",
+        "nothing: one KL moved by 0.2 of it",
+        **elsewhere(NO_NOISE, sequence_kl=one_moved(KL, -1.2e-3)),
+    ),
+    good(
+        "metric-elsewhere",
+        "nothing: a metric's noise is not known",
+        **elsewhere(RMS_DECIDES, metrics={"flipped": [0.02] * 16}),
+    ),
+)
+
+
+DRIFT_CANARIES = (*REFERENCE_STANDS, *DRIFT_HERE, *DRIFT_ELSEWHERE)

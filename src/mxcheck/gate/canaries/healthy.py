@@ -1,0 +1,183 @@
+"""A healthy record, by hand, and what makes a canary of it: a change, and the steps that must fail for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.record import Noise, Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A record to be judged against `baseline` (None: alone), and the steps that must fail, no other."""
+
+    name: str
+    wrong: str
+    fails: tuple[int, ...]
+    record: Record
+    baseline: Record | None
+    budget: Budget
+
+
+WIDE = Budget(kl=1.0, rise=1.0)
+TIGHT = Budget(kl=0.005, rise=0.005)  # and 0.01 for the sampling error of 1600 tokens: 4 √(2 · 0.005 / 1600)
+
+# One healthy record: sixteen sequences of a hundred tokens. Its rise is 0.005 on average, as is its KL.
+REFERENCE = [2.0, 2.1, 1.9, 2.05, 1.95, 2.2, 1.8, 2.0, 2.15, 1.85, 2.0, 2.02, 1.98, 2.3, 1.7, 2.0]
+ENTROPIES = [2.01, 2.09, 1.91, 2.04, 1.96, 2.19, 1.81, 1.99, 2.16, 1.84, 2.01, 2.01, 1.99, 2.29, 1.71, 1.99]
+LOSSES = [2.004, 2.106, 1.904, 2.056, 1.954, 2.206, 1.804, 2.006]
+LOSSES += [2.154, 1.856, 2.004, 2.026, 1.984, 2.306, 1.704, 2.006]
+KL = [0.004, 0.006, 0.004, 0.006, 0.004, 0.006, 0.004, 0.006] * 2
+ROLES = {f"layers.{layer}.{name}": "mlp" for layer in range(4) for name in ("up", "down")}
+ROLES |= {f"layers.{layer}.q": "attention" for layer in range(4)}
+Q = "layers.3.q"
+DIGESTS = {name: {"weight": f"w-{name}", "operands": f"o-{name}"} for name in ROLES}
+CASTS = {"format": "fp8_e4m3", "block_size": 32, "scale_rule": "floor"}
+PRINTS = {"weights": "a" * 64, "tokenizer": "b" * 64, "tokens": "c" * 64, "documents": "d" * 64}
+SELF = {"used": "self", "block_length": 256}
+OTHER_MACHINE = "e" * 64
+
+#: Whose bound decides. The median's: of losses 0.04, of KL 0.004, of step 2 4e-4; the others are wide.
+MEDIAN_DECIDES = Noise(
+    environments=["canary"],
+    reference_median=1e-4,
+    reference_rms=5e-4,
+    reference_max=1e-3,
+    loss_median=0.01,
+    loss_rms=0.05,
+    loss_max=0.1,
+    kl_median=1e-3,
+    kl_rms=5e-3,
+    kl_max=1e-2,
+)
+#: The rms's: of losses 0.04, of KL 0.004, of step 2 4e-4. (Below a quarter of the maximum's, 0.12, 0.012 and
+#: 1.2e-3, it would not count: one sequence of sixteen alone may move by that.)
+RMS_DECIDES = Noise(
+    environments=["canary"],
+    reference_median=1e-3,
+    reference_rms=1e-4,
+    reference_max=3e-4,
+    loss_median=0.1,
+    loss_rms=0.01,
+    loss_max=0.03,
+    kl_median=1e-2,
+    kl_rms=1e-3,
+    kl_max=3e-3,
+)
+#: The maximum's: of losses 0.08, of KL 0.008, of step 2 4e-4.
+MAX_DECIDES = Noise(
+    environments=["canary"],
+    reference_median=1e-3,
+    reference_rms=1e-3,
+    reference_max=1e-4,
+    loss_median=0.1,
+    loss_rms=0.1,
+    loss_max=0.02,
+    kl_median=1e-2,
+    kl_rms=1e-2,
+    kl_max=2e-3,
+)
+#: The shares decide. Of the median: losses 5e-4, which is 0.05 of √(2 · 0.005 / 100), KL 5e-5, 0.01 of it. Of
+#: the maximum: losses 0.012, twice the largest rise of 0.006, and KL 0.0024, 0.4 of the largest, 0.006.
+NO_NOISE = Noise(
+    environments=["canary"],
+    reference_median=0.0,
+    reference_rms=0.0,
+    reference_max=0.0,
+    loss_median=0.0,
+    loss_rms=0.0,
+    loss_max=0.0,
+    kl_median=0.0,
+    kl_rms=0.0,
+    kl_max=0.0,
+)
+#: The same for the maximum alone.
+NO_MAX_NOISE = replace(NO_NOISE, loss_rms=0.02, kl_rms=2e-3)
+
+HEALTHY = Record(
+    model="canary",
+    precision="fp8_e4m3",
+    tier="B",
+    options=["block16"],
+    recipe={"precision": "fp8_e4m3", "roles": {"mlp": {"weights": CASTS, "activations": CASTS}}},
+    changes_bits=True,
+    fingerprints=PRINTS,
+    arithmetic="f" * 64,
+    environment={"torch": "2.9.0"},
+    replaced=ROLES,
+    unconverted={"layers.0.bias": "no matrix"},
+    weight_bytes=1000,
+    original_bytes=4000,
+    digests=DIGESTS,
+    corpus=SELF,
+    scored_tokens=1600,
+    reference_cross_entropy=2.0,
+    reference_entropy=2.0,
+    reference_losses=REFERENCE,
+    reference_entropies=ENTROPIES,
+    bit_equal=False,
+    cross_entropy=2.005,
+    perplexity=7.426,
+    entropy=2.005,
+    kl=0.005,
+    top1_agreement=0.98,
+    sequence_losses=LOSSES,
+    sequence_kl=KL,
+    sqnr={Q: 30.0},
+    metrics={"flipped": [0.01, 0.02] * 8},
+    noise=RMS_DECIDES,
+)
+
+
+def moved(values: Sequence[float], *changes: float) -> list[float]:
+    """`values` and `changes`, which go round."""
+    return [value + changes[index % len(changes)] for index, value in enumerate(values)]
+
+
+def some_moved(values: Sequence[float], change: float) -> list[float]:
+    """Seven of sixteen: fewer than the median sees. Their rms is 0.66 of the change."""
+    return [value + change * (index < 7) for index, value in enumerate(values)]
+
+
+def one_moved(values: Sequence[float], change: float) -> list[float]:
+    return [value + change * (index == 5) for index, value in enumerate(values)]
+
+
+def bad(
+    name: str,
+    wrong: str,
+    *fails: int,
+    was: dict[str, Any] | None = None,
+    alone: bool = False,
+    budget: Budget = WIDE,
+    **now: Any,
+) -> Canary:
+    """The healthy record with fields `now`, against the healthy one with fields `was`; `fails` must fail."""
+    baseline = replace(HEALTHY, **(was or {}))
+    # What is common to both is changed in `was` alone; the noise is the baseline's, a run measures none.
+    record = replace(baseline, **{"noise": None, **now})
+    return Canary(
+        name=name,
+        wrong=wrong,
+        fails=fails,
+        record=record,
+        baseline=None if alone else baseline,
+        budget=budget,
+    )
+
+
+def good(name: str, wrong: str, **rest: Any) -> Canary:
+    """One that must pass: a gate that cries wolf is switched off."""
+    return bad(name, wrong, **rest)
+
+
+def elsewhere(noise: Noise | None, **now: Any) -> dict[str, Any]:
+    """Fields of a run on a machine that multiplies otherwise than the accepting one, which stored `noise`."""
+    return {"was": {"noise": noise}, "arithmetic": OTHER_MACHINE, **now}
+
+
+def without(table: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != name}

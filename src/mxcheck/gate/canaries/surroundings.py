@@ -1,0 +1,188 @@
+"""Canaries of statistics, baseline files, names of cases, and budgets."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import astuple, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mxcheck.gate.baseline import BaselineError, decode, encode
+from mxcheck.gate.budget import Budgets, load_budgets
+from mxcheck.gate.canaries.expectation import expect
+from mxcheck.gate.canaries.healthy import HEALTHY
+from mxcheck.gate.case import Case
+from mxcheck.gate.statistics import UPPER_95, differences, largest, mean_and_error, rms, typical
+
+
+def _rounded(value: float) -> float:
+    return round(value, 12)
+
+
+STATISTICS = (
+    expect("differences", "after less before", lambda: differences([3.0, 5.0], [1.0, 9.0]), [2.0, -4.0]),
+    expect(
+        "mean",
+        "mean and standard error",
+        lambda: [*map(_rounded, mean_and_error([1.0, 2.0, 3.0, 6.0]))],
+        [3.0, 1.080123449735],
+    ),
+    expect("mean-of-one", "a single value has no error", lambda: str(mean_and_error([1.0])), "(1.0, inf)"),
+    expect(
+        "mean-not-a-number",
+        "a NaN is not left out",
+        lambda: str(mean_and_error([1.0, float("nan"), 2.0])),
+        "(nan, nan)",
+    ),
+    expect("rms", "root mean square", lambda: _rounded(rms([3.0, -4.0])), 3.535533905933),
+    expect(
+        "typical",
+        "median of the absolute values",
+        lambda: (typical([1.0, -3.0, 8.0]), str(typical([float("nan"), 1.0, 2.0]))),
+        (3.0, "nan"),
+    ),
+    expect(
+        "largest", "largest absolute value", lambda: (largest([1.0, -3.0]), largest([2.0, -1.0])), (3.0, 2.0)
+    ),
+    expect("upper-95", "quantile of the upper bound", lambda: _rounded(UPPER_95), 1.644853626951),
+)
+
+
+def _read(text: str) -> str:
+    """Why a baseline's text is refused, in a word; or "taken"."""
+    try:
+        decode(text, where="canary")
+    except BaselineError as error:
+        return next((word for word in ("format version", "seal") if word in str(error)), str(error))
+    return "taken"
+
+
+def _edited(pattern: str, new: str) -> str:
+    return _read(re.sub(pattern, new, encode(HEALTHY), count=1))
+
+
+FILES = (
+    expect(
+        "file",
+        "a baseline is read as it was written",
+        lambda: decode(encode(HEALTHY), where="canary") == HEALTHY,
+        True,
+    ),
+    expect(
+        "file-seal",
+        "a digit of the noise was changed",
+        partial(_edited, '"loss_rms": 0.01', '"loss_rms": 0.09'),
+        "seal",
+    ),
+    expect("file-seal-loss", "a digit of a loss was changed", partial(_edited, "2\\.106", "2.107"), "seal"),
+    expect(
+        "file-no-seal",
+        "the seal was taken out",
+        partial(_edited, '"seal": "[0-9a-f]*"', '"seal": null'),
+        "seal",
+    ),
+    expect(
+        "file-version",
+        "another format version",
+        partial(_edited, '"format_version": [0-9]+', '"format_version": 999'),
+        "format version",
+    ),
+)
+
+_CASE = Case(model="canary", precision="fp8_e4m3", tier="A", options=("rceil", "attention"))
+NAMES = (
+    expect(
+        "path",
+        "where a baseline lies",
+        lambda: _CASE.baseline.as_posix(),
+        "canary/fp8_e4m3-A+rceil+attention.json",
+    ),
+    expect(
+        "path-model",
+        "another model's lies elsewhere",
+        lambda: replace(_CASE, model="other").baseline.as_posix(),
+        "other/fp8_e4m3-A+rceil+attention.json",
+    ),
+    expect(
+        "path-precision",
+        "another precision's does",
+        lambda: replace(_CASE, precision="mxint8").baseline.as_posix(),
+        "canary/mxint8-A+rceil+attention.json",
+    ),
+    expect(
+        "path-tier",
+        "another tier's does",
+        lambda: replace(_CASE, tier="B").baseline.as_posix(),
+        "canary/fp8_e4m3-B+rceil+attention.json",
+    ),
+    expect(
+        "path-options",
+        "that of other options does",
+        lambda: replace(_CASE, options=()).baseline.as_posix(),
+        "canary/fp8_e4m3-A.json",
+    ),
+    expect("budget-key", "the line of the budgets", lambda: _CASE.budget_key, "fp8_e4m3-A+attention"),
+    expect(
+        "budget-key-plain",
+        "options that quantize no more have none",
+        lambda: replace(_CASE, options=("rceil",)).budget_key,
+        "fp8_e4m3-A",
+    ),
+    expect(
+        "budget-key-all",
+        "options that quantize more",
+        lambda: replace(_CASE, options=("even", "attention", "outputs", "global-fp8_e4m3")).budget_key,
+        "fp8_e4m3-A+attention+outputs+global-fp8_e4m3",
+    ),
+)
+
+_THEIRS = {"default": {"s": {"kl": 1.0}}, "models": {"m": {"t": {"kl": 2.0}}}}
+_OURS = {
+    "default": {
+        "s": {"kl": 3.0},
+        "s+attention": {"kl": 4.0},
+        "t": {"kl": 5.0},
+        "u": {"kl": 6.0, "rise": 7.0},
+        "u+attention": {"kl": 8.0},
+        "u+outputs": {"kl": 9.0},
+    },
+    "models": {"m": {"s": {"kl": 10.0}, "u": {"kl": 11.0, "rise": 0.5}}},
+}
+
+
+def _budget(model: str, stage: str) -> tuple[Any, ...]:
+    try:
+        return astuple(Budgets([_THEIRS, _OURS]).of(model, stage))
+    except ValueError:
+        return ("refused",)
+
+
+def _loaded() -> tuple[Any, ...]:
+    with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
+        path = Path(folder) / "budgets.toml"
+        path.write_text('[default]\n"fp8_e4m3-A" = { kl = 0.75, rise = 0.5 }\n', encoding="utf-8")
+        return astuple(load_budgets(str(path)).of("canary", "fp8_e4m3-A"))
+
+
+BUDGETS = (
+    expect("budget-theirs", "the user's line comes before ours", lambda: _budget("m", "s"), (1.0, 1.0)),
+    expect("budget-theirs-model", "the user's line of the model", lambda: _budget("m", "t"), (2.0, 2.0)),
+    expect("budget-default", "another model has the common line", lambda: _budget("n", "t"), (5.0, 5.0)),
+    expect(
+        "budget-model", "the model's line comes before the common one", lambda: _budget("m", "u"), (11.0, 0.5)
+    ),
+    expect("budget-rise", "a rise has its own bound", lambda: _budget("n", "u"), (6.0, 7.0)),
+    expect("budget-own", "a stage has its own line", lambda: _budget("n", "u+attention"), (8.0, 8.0)),
+    expect(
+        "budget-fewer",
+        "else the largest of those with fewer options",
+        lambda: _budget("n", "u+attention+outputs"),
+        (9.0, 9.0),
+    ),
+    expect("budget-none", "a stage without a line has no budget", lambda: _budget("n", "v"), ("refused",)),
+    expect("budget-file", "the file of --mx-budgets comes before our table", _loaded, (0.75, 0.5)),
+)
+
+SURROUNDINGS = (*STATISTICS, *FILES, *NAMES, *BUDGETS)

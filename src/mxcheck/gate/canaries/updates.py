@@ -1,0 +1,183 @@
+"""Canaries of updates, and of the noise that an acceptance stores."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import astuple, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mxcheck.gate.baseline import encode
+from mxcheck.gate.canaries.expectation import Expectation, expect
+from mxcheck.gate.canaries.healthy import HEALTHY, LOSSES, TIGHT, moved
+from mxcheck.gate.decision import Update, decide, weigh
+from mxcheck.gate.noise import worst
+from mxcheck.gate.record import Record
+
+_ALL, _NEW, _RECENTRE = Update(changed=True), Update(missing=True), Update(changed=True, recentre=True)
+_MOVED = replace(HEALTHY, noise=None, sequence_losses=moved(LOSSES, -1e-3))
+_NEAR = replace(HEALTHY, noise=None, sequence_losses=moved(LOSSES, 5e-10))
+_OVER = replace(_MOVED, kl=0.00505)
+_ARGMAX = replace(_MOVED, reference_entropies=moved(HEALTHY.reference_entropies, 0.5))
+_IDLE = replace(_MOVED, bit_equal=True)
+
+
+def _decided(record: Record, update: Update, accepted: Record | None, exists: bool) -> tuple[str, str]:
+    decision = decide(record, accepted, TIGHT, exists=exists, replaces=exists, update=update)
+    return decision.word, decision.write
+
+
+def _update(
+    name: str,
+    what: str,
+    record: Record,
+    update: Update,
+    *expected: str,
+    accepted: Record | None = HEALTHY,
+    exists: bool = True,
+) -> Expectation:
+    return expect(name, what, partial(_decided, record, update, accepted, exists), expected)
+
+
+def _on_file(text: str) -> tuple[str, bool, bool]:
+    """What becomes of a record that moved where a file holds this text; whether it was read, and taken."""
+    with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
+        path = Path(folder) / "canary.json"
+        path.write_text(text, encoding="utf-8")
+        decision, accepted, trouble = weigh(_MOVED, path=path, target=path, budget=TIGHT, update=Update())
+    return decision.word, accepted == HEALTHY, not trouble
+
+
+UPDATES = (
+    _update("held", "a record that is as accepted", _NEAR, Update(), "pass", ""),
+    _update("held-moved", "a loss fell by 1e-3", _MOVED, Update(), "FAIL step 6", ""),
+    _update("held-missing", "no baseline", _MOVED, Update(), "FAIL missing", "", accepted=None, exists=False),
+    _update(
+        "held-corrupt", "a file that is no baseline", _MOVED, Update(), "FAIL corrupt", "", accepted=None
+    ),
+    _update(
+        "update", "an update accepts what changed, with noise of its own", _MOVED, _ALL, "updated", "measured"
+    ),
+    _update(
+        "update-missing",
+        "and what is missing",
+        _MOVED,
+        _ALL,
+        "accepted",
+        "measured",
+        accepted=None,
+        exists=False,
+    ),
+    _update("update-same", "and leaves what is as accepted", _NEAR, _ALL, "pass", ""),
+    _update("update-budget", "it never accepts what breaks its budget", _OVER, _ALL, "FAIL step 5,6", ""),
+    _update(
+        "update-budget-new",
+        "where nothing was accepted, neither",
+        _OVER,
+        _ALL,
+        "FAIL step 5",
+        "",
+        accepted=None,
+        exists=False,
+    ),
+    _update(
+        "update-argmax", "nor a reference that is not its own text's", _ARGMAX, _ALL, "FAIL step 2,6", ""
+    ),
+    _update("update-idle", "nor a conversion that does nothing", _IDLE, _ALL, "FAIL step 3,6", ""),
+    _update(
+        "new-only",
+        "new-only accepts what is missing",
+        _MOVED,
+        _NEW,
+        "accepted",
+        "measured",
+        accepted=None,
+        exists=False,
+    ),
+    _update("new-only-there", "and touches no file that is there", _MOVED, _NEW, "FAIL step 6", ""),
+    _update("new-only-corrupt", "not a corrupt one either", _MOVED, _NEW, "FAIL corrupt", "", accepted=None),
+    _update(
+        "new-only-budget",
+        "and accepts nothing that breaks its budget",
+        _OVER,
+        _NEW,
+        "FAIL step 5",
+        "",
+        accepted=None,
+        exists=False,
+    ),
+    _update(
+        "recentre", "re-centring keeps the noise that was accepted", _NEAR, _RECENTRE, "recentred", "accepted"
+    ),
+    _update("recentre-moved", "and accepts nothing new", _MOVED, _RECENTRE, "FAIL step 6", ""),
+    _update(
+        "recentre-missing",
+        "nor what is missing",
+        _NEAR,
+        _RECENTRE,
+        "FAIL missing",
+        "",
+        accepted=None,
+        exists=False,
+    ),
+)
+
+ON_FILE = (
+    expect(
+        "file-held", "a record that moved", lambda: _on_file(encode(HEALTHY)), ("FAIL step 6", True, True)
+    ),
+    expect("file-corrupt", "a file that is none", lambda: _on_file("{}"), ("FAIL corrupt", False, False)),
+)
+
+_FOUR = replace(HEALTHY, reference_losses=[2.0] * 4, sequence_losses=[2.0] * 4, sequence_kl=[0.0] * 4)
+
+
+def _noise(**changed: Any) -> tuple[Any, ...] | str:
+    """The worst of two trials, the second with these fields; or why there is none."""
+    figures = {
+        "reference_losses": [2.5, 2.0, 2.0, 2.0],
+        "sequence_losses": [1.0, 2.0, 2.0, 2.0],
+        "sequence_kl": [0.25] * 4,
+    }
+    healthy = {"failure": "", "unavailable": "", "digests": HEALTHY.digests, **figures}
+    first, second = {**healthy, "environment": "a"}, {**healthy, "environment": "b", **changed}
+    try:
+        return astuple(worst(_FOUR, [first, second]))
+    except ValueError as error:
+        return next((word for word in ("other bits", "cannot be measured") if word in str(error)), str(error))
+
+
+NOISE = (
+    expect(
+        "noise",
+        "the worst of the trials",
+        lambda: _noise(
+            reference_losses=[2.0] * 4, sequence_losses=[1.5] * 4, sequence_kl=[0.0, 0.0, 0.0, -1.0]
+        ),
+        (["a", "b"], 0.0, 0.25, 0.5, 0.5, 0.5, 1.0, 0.25, 0.5, 1.0),
+    ),
+    expect(
+        "noise-second",
+        "whichever it is",
+        lambda: _noise(reference_losses=[4.0] * 4),
+        (["a", "b"], 2.0, 2.0, 2.0, 0.0, 0.5, 1.0, 0.25, 0.25, 0.25),
+    ),
+    expect(
+        "noise-digests",
+        "a cast that depends on the machine is no noise",
+        lambda: _noise(digests={}),
+        "other bits",
+    ),
+    expect(
+        "noise-unavailable",
+        "an environment in which the step cannot run says nothing",
+        lambda: _noise(reference_losses=[], sequence_losses=[], sequence_kl=[], unavailable="no library"),
+        (["a"], 0.0, 0.25, 0.5, 0.0, 0.5, 1.0, 0.25, 0.25, 0.25),
+    ),
+    expect(
+        "noise-failure", "a trial that failed is no trial", lambda: _noise(failure="x"), "cannot be measured"
+    ),
+)
+
+ACCEPTANCE = (*UPDATES, *ON_FILE, *NOISE)

@@ -1,0 +1,88 @@
+"""The smallest changes of a case that the gate, and a statistical test on its tokens, would see."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from statistics import stdev
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.drift import drift
+from mxcheck.gate.record import Record
+from mxcheck.gate.statistics import exponential, student_quantile
+from mxcheck.gate.verdict import rise
+
+#: One-sided level and power of the test that `minimal_detectable_effect` is about.
+LEVEL = 0.05
+POWER = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detectable:
+    """What is seen of one case. Nats per token, but for the percentages.
+
+    `rise` is the minimal detectable effect of a paired test clustered by sequence, `rise_percent` the same
+    of the perplexity, `unpaired_percent` that of two independent samples of as many sequences. `*_here` and
+    `*_elsewhere` are the bounds of step 6 where a machine multiplies as the accepting one did, and where it
+    does not: a change of all sequences alike is seen from the median's on, one of a single sequence from the
+    maximum's. `kl_headroom` is what step 5 still lets pass.
+    """
+
+    sequences: int
+    scored_tokens: int
+    rise_error: float
+    rise: float
+    rise_percent: float
+    unpaired_percent: float
+    loss_here: float
+    loss_median_elsewhere: float
+    loss_max_elsewhere: float
+    kl_median_elsewhere: float
+    kl_max_elsewhere: float
+    kl_headroom: float
+
+
+def minimal_detectable_effect(error: float, sequences: int) -> float:
+    """Smallest true mean that a one-sided test at `LEVEL` finds with probability `POWER`, given the
+    standard error `error` of the mean of `sequences` independent sequence means: (t_0.95 + t_0.8) error
+    with `sequences` - 1 degrees of freedom (Bloom, Evaluation Review 19(5), 1995). Infinite for one sequence.
+    """
+    if sequences < 2:
+        return math.inf
+    degrees = sequences - 1
+    return (student_quantile(1 - LEVEL, degrees) + student_quantile(POWER, degrees)) * error
+
+
+def detectable(baseline: Record, budget: Budget) -> Detectable:
+    """What would be seen of the accepted case `baseline` under `budget`."""
+    sequences = len(baseline.sequence_losses)
+    _, error, _ = rise(baseline)
+    smallest = minimal_detectable_effect(error, sequences)
+    elsewhere = replace(baseline, arithmetic="of another machine")
+    loss, kl = (drift(elsewhere, baseline, quantity) for quantity in ("loss", "kl"))
+    return Detectable(
+        sequences=sequences,
+        scored_tokens=baseline.scored_tokens,
+        rise_error=error,
+        rise=smallest,
+        rise_percent=_percent(smallest),
+        unpaired_percent=_percent(
+            minimal_detectable_effect(_unpaired_error(baseline.sequence_losses), sequences)
+        ),
+        loss_here=drift(baseline, baseline, "loss").median_bound,
+        loss_median_elsewhere=loss.median_bound,
+        loss_max_elsewhere=loss.max_bound,
+        kl_median_elsewhere=kl.median_bound,
+        kl_max_elsewhere=kl.max_bound,
+        kl_headroom=budget.kl - baseline.kl,
+    )
+
+
+def _percent(nats: float) -> float:
+    """A rise of the cross-entropy as one of the perplexity."""
+    return 100 * (exponential(nats) - 1)
+
+
+def _unpaired_error(losses: list[float]) -> float:
+    """Standard error of the difference of the means of two independent samples like this one."""
+    return math.sqrt(2 / len(losses)) * stdev(losses) if len(losses) > 1 else math.inf

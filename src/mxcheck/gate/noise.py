@@ -1,0 +1,47 @@
+"""The noise of a case, from what it gave in other arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mxcheck.gate.record import Noise, Record
+from mxcheck.gate.statistics import differences, largest, rms, typical
+
+
+def worst(record: Record, trials: Sequence[Mapping[str, Any]]) -> Noise:
+    """The worst of the trials (plain dicts with the fields of `mxcheck.evaluation.noise.Trial`), but for
+    environments in which the step cannot run.
+
+    Raises ValueError where it failed in an environment or can run in none, and where a cast gave other bits:
+    that is no noise.
+    """
+    unavailable = [trial["unavailable"] for trial in trials if trial["unavailable"]]
+    trials = [trial for trial in trials if not trial["unavailable"]]
+    if not trials:
+        raise ValueError(
+            f"it can run in no environment that noise is measured in: {'; '.join(unavailable)}; "
+            f"nothing was accepted"
+        )
+    for trial in trials:
+        if trial["failure"]:
+            raise ValueError(
+                f"in environment {trial['environment']!r} it cannot be measured: {trial['failure']}; "
+                f"nothing was accepted"
+            )
+        if trial["digests"] != record.digests:
+            raise ValueError(
+                f"the casts gave other bits in environment {trial['environment']!r}, which no machine may "
+                f"do; mend the cast, nothing was accepted"
+            )
+    figures: dict[str, float] = {}
+    for short, field, own in (
+        ("reference", "reference_losses", record.reference_losses),
+        ("loss", "sequence_losses", record.sequence_losses),
+        ("kl", "sequence_kl", record.sequence_kl),
+    ):
+        changes = [differences(trial[field], own) for trial in trials]
+        figures[f"{short}_median"] = max(typical(change) for change in changes)
+        figures[f"{short}_rms"] = max(rms(change) for change in changes)
+        figures[f"{short}_max"] = max(largest(change) for change in changes)
+    return Noise(environments=[str(trial["environment"]) for trial in trials], **figures)

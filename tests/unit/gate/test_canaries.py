@@ -1,0 +1,74 @@
+"""The gate's own smoke test: silent on this gate, loud on one with a fault, whichever it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mxcheck.gate.canaries.check import CALLS, RECORDS, broken_gate, missed
+from mxcheck.sensitivity.fault import Edit, Fault, applied
+
+VERDICT = "mxcheck.gate.verdict"
+
+
+def seen(edit: Edit) -> set[str]:
+    fault = Fault(
+        name="canary", group="gate", what="a fault of the gate", source="this test", changes=(edit,)
+    )
+    with applied(fault):
+        return {name for name, _ in missed()}
+
+
+def test_this_gate_is_sound() -> None:
+    assert list(missed()) == []
+    assert broken_gate() == ""
+
+
+def test_names_are_unique() -> None:
+    names = [canary.name for canary in (*RECORDS, *CALLS)]
+    assert len(names) == len(set(names))
+
+
+def test_each_step_has_bad_canaries_and_good_ones_are_there() -> None:
+    alone = [canary.fails[0] for canary in RECORDS if len(canary.fails) == 1]
+    assert {step: alone.count(step) >= 4 for step in range(1, 7)} == dict.fromkeys(range(1, 7), True)
+    assert sum(canary.fails == () for canary in RECORDS) >= 20
+
+
+def test_it_needs_the_standard_library_only() -> None:
+    code = (
+        "import sys; from mxcheck.gate.canaries.check import broken_gate; assert not broken_gate(); "
+        "print({'torch', 'numpy', 'pytest', 'transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+# Each canary can fail.
+
+
+def test_a_gate_that_sees_nothing_misses_every_bad_record() -> None:
+    edit = Edit(target=f"{VERDICT}:Verdict.failed_steps", old="return tuple(sorted(", new="return () and ((")
+    bad = {canary.name for canary in RECORDS if canary.fails}
+    assert seen(edit) >= bad
+    assert seen(edit).isdisjoint(canary.name for canary in RECORDS if not canary.fails)
+
+
+def test_a_gate_that_cries_wolf_misjudges_every_record() -> None:
+    edit = Edit(
+        target=f"{VERDICT}:Verdict.failed_steps",
+        old="return tuple(sorted({check.step for check in self.failures}))",
+        new="return (1, 2, 3, 4, 5, 6)",
+    )
+    assert seen(edit) >= {canary.name for canary in RECORDS}
+
+
+@pytest.mark.parametrize("call", [pytest.param(call, id=call.name) for call in CALLS])
+def test_a_call_that_gives_anything_else_is_seen(call: Any) -> None:
+    ((name, what),) = missed((), [replace(call, expected="another")])
+    assert name == call.name
+    assert what.startswith(f"{call.what}; expected 'another', got ")

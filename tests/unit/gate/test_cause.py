@@ -1,0 +1,237 @@
+"""The table of causes: every row has an example here that it answers, and the document has every row."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sample_record import build_record
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.cause import LINKS, Row, cause, symptoms, table
+from mxcheck.gate.record import Record
+from mxcheck.gate.verdict import judge
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "causes.md"
+WIDE = Budget(kl=1.0, rise=1.0)
+TIGHT = Budget(kl=0.0005, rise=1.0)
+SAME = build_record()
+UP, Q = "layers.0.up", "layers.0.q"
+
+LIBRARY = {"precision": "bnb_int8", "tier": "B", "library": {"name": "bitsandbytes"}}
+
+
+def fingerprints(**changes: str) -> dict[str, str]:
+    return {**SAME.fingerprints, **changes}
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**SAME.environment, **changes}
+
+
+def digests(up: str = "", q: str = "") -> dict[str, dict[str, str]]:
+    """The sample's, with `weight`, `operands` or `weight operands` of a module changed."""
+    changed = {UP: up.split(), Q: q.split()}
+    return {
+        name: {key: "other" if key in changed[name] else value for key, value in found.items()}
+        for name, found in SAME.digests.items()
+    }
+
+
+def shifted(values: list[float], change: float) -> list[float]:
+    return [value + change for value in values]
+
+
+MOVED: dict[str, Any] = {"reference_losses": shifted(SAME.reference_losses, 0.001)}
+SAMPLES: dict[str, Any] = {"reference_entropies": shifted(SAME.reference_losses, 0.5)}
+LOSSES: dict[str, Any] = {"sequence_losses": shifted(SAME.sequence_losses, 0.1)}
+DISTANCE: dict[str, Any] = {"sequence_kl": shifted(SAME.sequence_kl, 0.1)}
+ELSEWHERE: dict[str, Any] = {"arithmetic": "0" * 64}
+TORCH: dict[str, Any] = {"environment": environment(torch="2.10.0")}
+BY_LIBRARY: dict[str, Any] = {"precision": "bnb_int8", "recipe": LIBRARY}
+RELEASE: dict[str, Any] = {"environment": environment(bitsandbytes="0.50.0")}
+RENAMED: dict[str, Any] = {"environment": environment(transformers="6.0.0")}
+WHOLE: dict[str, Any] = {"replaced": {}, "digests": {"parameters": {"weight": "d"}}}
+
+
+def example(
+    now: dict[str, Any], then: dict[str, Any] | None = None, budget: Budget = WIDE, *, new: bool = False
+) -> tuple[Record, Record | None, Budget]:
+    """A record, its baseline (`then` is what both have that the sample has not) and its budget."""
+    both = then or {}
+    return build_record(**{**both, **now}), None if new else build_record(**both), budget
+
+
+#: By link and `when` of the row, in the order of the table: what makes it the answer.
+EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Budget]] = {
+    ("gate", "another id, case"): example({"model": "ref-neo"}),
+    ("conversion", "case"): example({"recipe": {**SAME.recipe, "tail": "error"}}),
+    ("environment", "other transformers, reference exact, weights"): example(
+        {"fingerprints": fingerprints(weights="x"), **RENAMED}
+    ),
+    ("weights", "tokenizer, weights"): example(
+        {"fingerprints": fingerprints(weights="x", tokenizer="x", tokens="x"), **MOVED}
+    ),
+    ("weights", "other size, weights"): example(
+        {"fingerprints": fingerprints(weights="x"), "original_bytes": 65_536, **MOVED}
+    ),
+    ("weights", "reference exact, weights"): example({"fingerprints": fingerprints(weights="x")}),
+    ("weights", "weights"): example(
+        {"fingerprints": fingerprints(weights="x"), "digests": digests("weight operands"), **MOVED, **LOSSES}
+    ),
+    ("tokenizer", "tokenizer"): example({"fingerprints": fingerprints(tokenizer="x", tokens="x"), **MOVED}),
+    ("tokens", "corpus"): example(
+        {"corpus": {"used": "wikitext"}, "fingerprints": fingerprints(tokens="x"), **MOVED}
+    ),
+    ("tokens", "documents"): example(
+        {"fingerprints": fingerprints(documents="x", tokens="x"), **MOVED},
+        {"fingerprints": fingerprints(documents="d")},
+    ),
+    ("tokens", "tokens"): example({"fingerprints": fingerprints(tokens="x"), **MOVED, **LOSSES}),
+    ("reference", "other count"): example(
+        {
+            "reference_losses": SAME.reference_losses[:3],
+            "reference_entropies": SAME.reference_entropies[:3],
+            "sequence_losses": SAME.sequence_losses[:3],
+        }
+    ),
+    ("environment", "other versions, reference"): example({**MOVED, **TORCH, **ELSEWHERE}),
+    ("environment", "other products, reference"): example({**MOVED, **ELSEWHERE}),
+    ("reference", "own samples, reference"): example({**MOVED, **SAMPLES}),
+    ("reference", "reference"): example({**MOVED, **LOSSES}),
+    ("reference", "no baseline, own samples"): example(SAMPLES, new=True),
+    ("reference", "own samples"): example(SAMPLES),
+    ("conversion", "bits, changes bits"): example(
+        {"bit_equal": True, "digests": digests("operands", "operands"), **LOSSES}
+    ),
+    ("conversion", "bits"): example({"bit_equal": False}, {"changes_bits": False, "bit_equal": True}),
+    ("environment", "modules, other library"): example({"replaced": {UP: "mlp"}, **RELEASE}, BY_LIBRARY),
+    ("conversion", "modules"): example({"replaced": {UP: "mlp"}, **LOSSES}),
+    ("environment", "casts, other library"): example({"digests": digests("weight"), **RELEASE}, BY_LIBRARY),
+    ("numerics", "casts, library"): example({"digests": digests("operands")}, BY_LIBRARY),
+    ("numerics", "casts, other kernel"): example(
+        {"digests": digests("weight operands"), "environment": environment(kernel="mine.casts:f")},
+        {"environment": environment(kernel="eager")},
+    ),
+    ("conversion", "casts, whole model"): example({"digests": {"parameters": {"weight": "x"}}}, WHOLE),
+    ("conversion", "cast operands"): example({"digests": digests("operands", "operands"), **LOSSES}),
+    ("numerics", "cast weight"): example({"digests": digests("weight", "weight")}),
+    ("numerics", "casts, whole roles"): example({"digests": digests("weight operands"), **LOSSES}),
+    ("conversion", "casts"): example(
+        {"digests": digests(), **LOSSES},
+        {
+            "replaced": {UP: "mlp", Q: "mlp"},
+            "digests": digests("weight operands"),
+        },
+    ),
+    ("environment", "drift, elsewhere, other versions"): example({**LOSSES, **ELSEWHERE, **TORCH}),
+    ("environment", "drift, other library"): example({**DISTANCE, **RELEASE}, BY_LIBRARY),
+    ("numerics", "elsewhere, losses"): example({**LOSSES, **ELSEWHERE}),
+    ("numerics", "losses"): example({**LOSSES, **DISTANCE}),
+    ("numerics", "KL, elsewhere"): example({**DISTANCE, **ELSEWHERE}),
+    ("reference", "KL"): example(DISTANCE),
+    ("gate", "metrics"): example({"metrics": {"own": [1.0, 1.0, 1.0, 1.0]}}),
+    ("budget", "no baseline, over budget"): example({}, budget=TIGHT, new=True),
+    ("budget", "accepted too, over budget"): example({}, budget=TIGHT),
+    ("budget", "over budget"): (build_record(), build_record(kl=0.0004999), TIGHT),
+    ("gate", "no baseline"): example({}, new=True),
+}
+
+
+def key(row: Row) -> tuple[str, str]:
+    return row.link, ", ".join(sorted(row.when))
+
+
+def title(row: Row) -> str:
+    return ": ".join(key(row))
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=title(row)) for row in table()])
+def test_each_row_is_the_answer_to_its_example(row: Row) -> None:
+    record, baseline, budget = EXAMPLES[key(row)]
+    verdict = judge(record, baseline, budget)
+    seen = symptoms(verdict, record, baseline)
+    first = next(one for one in table() if one.when <= seen and not one.unless & seen)
+    assert first is row, title(first)
+    found = cause(verdict, record, baseline)
+    assert found.link == row.link
+    assert not re.search("[{}]", found.means + found.look)
+
+
+def test_there_is_no_example_without_a_row() -> None:
+    assert list(EXAMPLES) == [key(row) for row in table()]
+
+
+def test_every_link_has_rows() -> None:
+    assert {row.link for row in table()} == set(LINKS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted({check.key for one in EXAMPLES.values() for check in judge(*one).checks}),
+)
+def test_every_check_that_fails_alone_has_a_cause(name: str) -> None:
+    """Whatever else is known: there is a row that asks for this check and nothing more."""
+    implied = {
+        "cast weight": {"casts"},
+        "cast operands": {"casts"},
+        "KL budget": {"over budget"},
+        "rise budget": {"over budget"},
+    }
+    assert any(row.when <= {name} | implied.get(name, set()) and not row.unless for row in table())
+
+
+def test_a_green_case_has_none() -> None:
+    with pytest.raises(ValueError, match="has no cause: no check failed"):
+        cause(judge(SAME, SAME, WIDE), SAME, SAME)
+
+
+def answer(*parts: Any) -> str:
+    record, baseline, budget = example(*parts)
+    found = cause(judge(record, baseline, budget), record, baseline)
+    return f"{found.link}: {found.means}"
+
+
+def test_what_differs_is_named() -> None:
+    assert "libraries differ: torch 2.10.0, accepted with 2.9.0" in answer({**MOVED, **TORCH})
+    assert "(capability AVX512, accepted with AVX2)" in answer(
+        {**LOSSES, **ELSEWHERE, "environment": environment(capability="AVX512")}
+    )
+    assert "(nothing that the record names differs)" in answer({**LOSSES, **ELSEWHERE})
+    assert "take 65,536 bytes, accepted 131,072" in answer(
+        {"fingerprints": fingerprints(weights="x"), "original_bytes": 65_536}
+    )
+    assert answer({"digests": digests("weight operands")}).endswith("in every module of mlp")
+
+
+def test_a_version_explains_only_what_it_may() -> None:
+    """Another torch is no excuse for other casts of ours, nor for a drift where products are bit-equal."""
+    assert answer({"digests": digests("weight operands"), **TORCH}).startswith("numerics")
+    assert answer({**LOSSES, **TORCH}).startswith("numerics")
+    assert answer({"replaced": {UP: "mlp"}, **RENAMED}).startswith("conversion")
+
+
+@pytest.mark.parametrize("budget", [TIGHT, Budget(kl=1.0, rise=0.0001)], ids=["kl", "rise"])
+@pytest.mark.parametrize("better", [True, False], ids=["accepted-within", "accepted-over"])
+def test_whose_budget_was_broken(budget: Budget, better: bool) -> None:
+    """Within noise of the accepted figures; only where those were better can it be the noise."""
+    tiny = -1e-10 if better else 0.0
+    was = replace(SAME, kl=SAME.kl + tiny, sequence_losses=shifted(SAME.sequence_losses, tiny))
+    found = cause(judge(SAME, was, budget), SAME, was)
+    assert (found.link, "noise carries" in found.means) == ("budget", better)
+
+
+def line(row: Row) -> str:
+    """The row as the document has it."""
+    when = ", ".join(sorted(row.when)) + "".join(f", not {one}" for one in sorted(row.unless))
+    plain = [re.sub(r" \(\{\w+\}\)|: \{\w+\}", "", text) for text in (row.means, row.look)]
+    plain = [text.replace("{", "*").replace("}", "*") for text in plain]
+    return f"| {when} | {row.link} | {plain[0]} | {plain[1]} |"
+
+
+def test_the_document_has_the_table() -> None:
+    rows = [text for text in DOCUMENT.read_text().splitlines() if text.startswith("| ")]
+    assert rows[1:] == [line(row) for row in table()]

@@ -1,0 +1,151 @@
+"""A case held against a file, accepted into it, or neither: on real files, through the real syrupy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sample_record import NOISE, build_record
+from syrupy.assertion import SnapshotAssertion
+
+from mxcheck.gate.baseline import encode, read
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.record import Noise, Record
+from mxcheck.pytest_plugin.acceptance import Outcome, settle
+
+ACCEPTED = build_record()
+SAME = build_record(noise=None)
+NEAR = build_record(noise=None, sequence_losses=[loss + 5e-10 for loss in ACCEPTED.sequence_losses])
+MOVED = build_record(noise=None, sequence_losses=[loss - 1e-3 for loss in ACCEPTED.sequence_losses])
+OVER = replace(MOVED, kl=2.0)
+MEASURED = replace(NOISE, environments=["measured now"])
+COMMAND = "pytest --snapshot-update"
+
+Settle = Callable[..., Outcome]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file of an accepted case."""
+    path = tmp_path / "case.json"
+    path.write_text(encode(ACCEPTED), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def held(snapshot: SnapshotAssertion) -> Settle:
+    """`settle` under the options of a run, with a noise that is measured only if it is asked for."""
+
+    def settled(
+        record: Record,
+        path: Path,
+        *,
+        target: Path | None = None,
+        update: bool = False,
+        new_only: bool = False,
+        recentre: bool = False,
+        measure_noise: Callable[[], Noise] = lambda: pytest.fail("no noise was to be measured"),
+    ) -> Outcome:
+        return settle(
+            record,
+            path=path,
+            target=target or path,
+            budget=Budget(kl=1.0, rise=1.0),
+            snapshot=SnapshotAssertion(
+                session=snapshot.session,
+                extension_class=snapshot.extension_class,
+                test_location=snapshot.test_location,
+                update_snapshots=update,
+                update_new_snapshots_only=new_only,
+            ),
+            recentre=recentre,
+            accept_command=COMMAND,
+            measure_noise=measure_noise,
+        )
+
+    return settled
+
+
+def test_what_is_as_accepted_passes(held: Settle, path: Path) -> None:
+    outcome = held(NEAR, path)
+    assert (outcome.verdict, outcome.message) == ("pass", "")
+    assert outcome.drift is not None
+    assert outcome.drift.max == pytest.approx(5e-10, rel=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"new_only": True}, {"update": True, "recentre": True}])
+def test_what_moved_is_red_and_the_file_is_left_alone(
+    held: Settle, path: Path, options: dict[str, bool]
+) -> None:
+    before = path.read_bytes()
+    outcome = held(MOVED, path, **options)
+    assert outcome.verdict == "FAIL step 6"
+    assert "step 6 (drift)" in outcome.message
+    assert COMMAND in outcome.message
+    assert path.read_bytes() == before
+
+
+def test_an_update_stores_it_with_the_noise_that_was_measured(held: Settle, path: Path) -> None:
+    assert held(MOVED, path, update=True, measure_noise=lambda: MEASURED) == Outcome(verdict="updated")
+    assert read(path) == replace(MOVED, noise=MEASURED)
+
+
+@pytest.mark.parametrize("options", [{"update": True}, {"new_only": True}])
+def test_what_is_missing_is_accepted(held: Settle, tmp_path: Path, options: dict[str, bool]) -> None:
+    path = tmp_path / "new" / "case.json"
+    assert held(MOVED, path, **options, measure_noise=lambda: MEASURED) == Outcome(verdict="accepted")
+    assert read(path) == replace(MOVED, noise=MEASURED)
+
+
+def test_what_changed_on_another_device_goes_to_its_own_file(
+    held: Settle, path: Path, tmp_path: Path
+) -> None:
+    before, target = path.read_bytes(), tmp_path / "case@cuda-sm90.json"
+    outcome = held(MOVED, path, target=target, update=True, measure_noise=lambda: MEASURED)
+    assert outcome.verdict == "accepted"
+    assert read(target).sequence_losses == MOVED.sequence_losses
+    assert path.read_bytes() == before
+
+
+def test_an_update_leaves_what_is_within_tolerance(held: Settle, path: Path) -> None:
+    before = path.read_bytes()
+    assert held(NEAR, path, update=True).verdict == "pass"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [{"update": True}, {"new_only": True}])
+@pytest.mark.parametrize("there", [True, False], ids=["there", "missing"])
+def test_what_breaks_its_budget_is_never_accepted(
+    held: Settle, path: Path, options: dict[str, bool], there: bool
+) -> None:
+    before = path.read_bytes()
+    path = path if there else path.with_name("another.json")
+    outcome = held(OVER, path, **options)
+    assert outcome.verdict == ("FAIL step 5,6" if there else "FAIL step 5")
+    assert COMMAND not in outcome.message
+    assert path.exists() is there
+    assert not there or path.read_bytes() == before
+
+
+def test_recentring_keeps_the_noise(held: Settle, path: Path) -> None:
+    assert held(NEAR, path, update=True, recentre=True).verdict == "recentred"
+    assert read(path) == replace(NEAR, noise=ACCEPTED.noise)
+
+
+def test_no_file_and_a_file_that_is_none_are_red(held: Settle, path: Path) -> None:
+    missing = held(SAME, path.with_name("another.json"))
+    assert missing.verdict == "FAIL missing"
+    assert missing.message.startswith("ref-llama-fp8_e4m3-B: no accepted baseline at ")
+    assert missing.message.endswith(f"; accept with: {COMMAND}")
+    path.write_text("{}", encoding="utf-8")
+    corrupt = held(SAME, path)
+    assert corrupt.verdict == "FAIL corrupt"
+    assert "format version None" in corrupt.message
+
+
+def test_another_model_s_file_is_red(held: Settle, path: Path) -> None:
+    outcome = held(replace(SAME, model="ref-moe"), path)
+    assert outcome.verdict == "FAIL step 1"
+    assert "another case: model is ref-moe, accepted ref-llama" in outcome.message
