@@ -9,10 +9,10 @@ TESTS := tests/kernels tests/models tests/unit tests/plugin
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder kernels test lint benchmark casts exhaustive baselines budgets clean
+.PHONY: help install gate ladder kernels test lint benchmark casts exhaustive sensitivity false-alarms baselines budgets clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv and install mxcheck with pinned versions
 
@@ -49,12 +49,19 @@ casts: $(STAMP) ## time our casts beside the peers', as ratios within one run
 exhaustive: $(STAMP) ## hold our casts against the oracle on all 2^32 fp32 inputs; stop it at will, it goes on
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck exhaustive --jobs 2 --state build/exhaustive.json --summary docs/exhaustive.md
 
+sensitivity: $(STAMP) ## put every fault of the catalogue into the running code; stop it at will, it goes on
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck sensitivity --jobs 2 --state build/sensitivity --summary docs/sensitivity.md
+
+false-alarms: $(STAMP) ## the gate in honest environments; OTHER_PYTHON=FILE adds another torch; stop it at will, it goes on
+	$(OFFLINE) $(BIN)/mxcheck false-alarms --jobs 2 --state build/false-alarms --summary docs/false-alarms.md $(if $(OTHER_PYTHON),--other-python $(OTHER_PYTHON))
+
 baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
 	$(OFFLINE) $(BIN)/pytest tests/models -n 2 $(EVERYTHING) --snapshot-update
 
 budgets: $(STAMP) ## measure every stage and write the budget table; stop it at will, it goes on
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/propose_budgets.py build/budgets > build/budgets.toml
 	mv build/budgets.toml src/mxcheck/gate/budgets.toml
+	$(BIN)/python tools/budget_table.py
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

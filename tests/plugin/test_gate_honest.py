@@ -1,47 +1,123 @@
-"""What must not turn the gate red: everything that is not a change of the casts or of the models."""
+"""What must not turn the gate red: everything that is not a change of the casts or of the models.
+
+The short form of `make false-alarms`: five of its environments, the two models that such things move most.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from gate_project import Project
+from gate_project import ROOT, Project
 
-#: bf16 and the two formats that differ most, on all four models.
-SOME = ("--mx-precision", "fp32,bf16,fp8_e4m3,fp4_e2m1")
+from mxcheck.sensitivity.environments import Environment, environment_named
+from mxcheck.sensitivity.false_alarms import summarise
+from mxcheck.sensitivity.gate_runs import Plan, result_path, run_all
 
-
-def assert_green(project: Project, *arguments: str, **environment: str) -> None:
-    run = project.gate(*arguments, **environment)
-    red = {name: verdict for name, verdict in run.verdicts().items() if verdict != "pass"}
-    assert (run.code, red) == (0, {}), run.output
-    assert run.rows
-
-
-@pytest.mark.parametrize("capability", ["default", "avx2"])
-def test_another_instruction_set(accepted: Project, capability: str) -> None:
-    """Every step, as a machine without the accepting one's instructions would run it, on the two models that
-    such things move most. (All four take five minutes.)"""
-    models = ("--mx-models", "ref-moe,outlier-llama", "--mx-tier", "B,C,D")
-    run = accepted.gate(*models, ATEN_CPU_CAPABILITY=capability)
-    red = {name: verdict for name, verdict in run.verdicts().items() if verdict != "pass"}
-    assert (run.code, red) == (0, {}), run.output
-    assert len(run.rows) == 2 * 18
+CASES = (
+    *("--mx-models", "ref-moe,outlier-llama", "--mx-tier", "B,C,D"),
+    *("--mx-precision", "fp32,bf16,fp8_e4m3,mxint8,fp4_e2m1,nvfp4,mixed"),
+)
+#: name -> whether it multiplies as the accepting machine does, wherever that is
+SHORT = {
+    "ATEN_CPU_CAPABILITY=default -n 0": False,
+    "as-intel ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 -n 0": False,
+    "OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive -n 0": True,
+    "as-intel MKL_ENABLE_INSTRUCTIONS=AVX ONEDNN_MAX_CPU_ISA=AVX512_CORE batch-3 -n 0": False,
+    "MALLOC_PERTURB_=165 reversed_order -n 1": True,
+}
 
 
-def test_another_batch_size(accepted: Project) -> None:
-    assert_green(accepted, *SOME, "--mx-batch-size", "3")
-
-
-def test_another_thread_count(accepted: Project) -> None:
-    # Passive: two threads that spin for each other on two busy cores take minutes.
-    assert_green(accepted, *SOME, OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive")
-
-
-def test_another_order_of_cases(accepted: Project) -> None:
-    conftest = accepted.directory / "conftest.py"
-    conftest.write_text(
-        conftest.read_text() + "\ndef pytest_collection_modifyitems(items):\n    items.reverse()\n"
+def false_alarms(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`mxcheck false-alarms` in this repository."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "mxcheck.cli", "false-alarms", "--project", ROOT, "--state", state, *words],
+        env=inherited,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert_green(accepted, *SOME)
+
+
+def test_honest_environments_are_green_and_a_second_run_has_nothing_to_do(tmp_path: Path) -> None:
+    named = [word for name in SHORT for word in ("--environment", name)]
+    summary = tmp_path / "summary.md"
+    done = false_alarms(tmp_path, *named, *CASES, "--summary", str(summary))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {
+        row["environment"]: row
+        for row in json.loads(summary.with_suffix(".json").read_text())["environments"]
+    }
+    assert list(rows) == list(SHORT)
+    assert {row["cases"] for row in rows.values()} == {16}
+    assert {row["skipped"] for row in rows.values()} == {0}
+    # Where the machine at hand is the accepting one, what changes no arithmetic must move nothing at all.
+    accepting = rows["OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive -n 0"]
+    reversed_ = rows["MALLOC_PERTURB_=165 reversed_order -n 1"]
+    assert accepting["arithmetics"] == reversed_["arithmetics"]
+    assert accepting["worst_rms"] == reversed_["worst_rms"]
+    assert len({json.dumps(row["arithmetics"]) for row in rows.values()}) >= 3
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    again = false_alarms(tmp_path, *named, *CASES)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == before
+    assert "0 red of 80 cases in 5 honest environments" in again.stdout
+
+
+def test_a_dishonest_environment_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of fp32 matrices in bfloat16, as some accelerators compute them, move what no noise does."""
+    (tmp_path / "coarse.py").write_text(
+        "def pytest_sessionstart():\n"
+        "    import torch\n"
+        "    def forward(self, x):\n"
+        "        bias = None if self.bias is None else self.bias.bfloat16()\n"
+        "        weight = self.weight.bfloat16()\n"
+        "        return torch.nn.functional.linear(x.bfloat16(), weight, bias).float()\n"
+        "    torch.nn.Linear.forward = forward\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    cases = ("--mx-models", "ref-llama", "--mx-precision", "fp8_e4m3", "--mx-tier", "B")
+    plan = Plan(project=ROOT, state=tmp_path / "state", arguments=cases)
+    (one,) = run_all(plan, [Environment(plugin="coarse")], jobs=1)
+    found = summarise(result_path(plan, one), ROOT / "baselines")
+    assert list(found.red) == ["ref-llama-fp8_e4m3-B"]
+    assert "step 2: reference's losses moved by sequence" in found.red["ref-llama-fp8_e4m3-B"]
+
+
+def test_a_gate_that_does_not_finish_says_where_to_look(tmp_path: Path) -> None:
+    plan = Plan(project=ROOT, state=tmp_path, arguments=("--mx-precision", "woodpecker"))
+    with pytest.raises(ValueError, match=r"the gate did not finish in environment '-n 0'; see .*-n 0\.txt"):
+        list(run_all(plan, [environment_named("-n 0")], jobs=1))
+    assert "'woodpecker'" in (tmp_path / "logs" / "-n 0.txt").read_text()
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--environment", "woodpecker"), "mxcheck: no environment is called 'woodpecker'; allowed: "),
+        (("--jobs", "0"), "mxcheck: --jobs must be at least 1, got 0"),
+        (("--summary", "out.txt"), "mxcheck: --summary names the Markdown file, NAME.md, got out.txt"),
+    ],
+    ids=["environment", "jobs", "summary"],
+)
+def test_bad_input_is_one_line(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    done = false_alarms(tmp_path / "state", *words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(message)
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_list_and_what_wants_another_torch(tmp_path: Path) -> None:
+    done = false_alarms(tmp_path, "--list")
+    assert done.returncode == 0, done.stderr
+    assert set(SHORT) <= set(done.stdout.splitlines())
 
 
 def test_a_narrowed_parallel_run(accepted: Project) -> None:

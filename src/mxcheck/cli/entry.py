@@ -7,7 +7,17 @@ import sys
 
 from rich.console import Console
 
-from mxcheck.cli import baselines, exhaustive, explain, formats, ladder, models, sample
+from mxcheck.cli import (
+    baselines,
+    exhaustive,
+    explain,
+    false_alarms,
+    formats,
+    ladder,
+    models,
+    sample,
+    sensitivity,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +40,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.set_defaults(passes_on=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (formats, explain, exhaustive, ladder, models, baselines, sample):
+    for group in (formats, explain, exhaustive, sensitivity, false_alarms, ladder, models, baselines, sample):
         group.add_commands(commands)
     options, others = parser.parse_known_args(explain.numbers_are_no_options(words))
     if others and not options.passes_on:

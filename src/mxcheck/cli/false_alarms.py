@@ -1,0 +1,104 @@
+"""`mxcheck false-alarms`: the gate in environments in which nothing is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mxcheck.cli.console import console
+from mxcheck.cli.progress import progress_bar
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    command = commands.add_parser(
+        "false-alarms",
+        help="run the gate in honest environments, and count what is red for nothing",
+        description="The whole gate on the reference models in environments that differ in instruction sets, "
+        "threads, workers, batch sizes and more. Exit code 0 if nothing is red, else 1.",
+    )
+    command.add_argument(
+        "--environment",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this one (repeat; default: all)",
+    )
+    command.add_argument("--list", action="store_true", help="list the environments and run none")
+    command.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="with baselines/ in it")
+    command.add_argument(
+        "--state",
+        type=Path,
+        default=Path("build/false-alarms"),
+        metavar="DIR",
+        help="keep results in it, and go on from them (default: build/false-alarms)",
+    )
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="gates at a time (default: 1)")
+    command.add_argument(
+        "--other-python",
+        metavar="FILE",
+        help="an interpreter with mxcheck and another release of torch, for the environments that want one",
+    )
+    command.add_argument(
+        "--summary", type=Path, metavar="FILE", help="write a summary: Markdown to FILE.md, JSON beside it"
+    )
+    command.set_defaults(run=_false_alarms, passes_on=True)
+
+
+def _false_alarms(options: argparse.Namespace) -> int:
+    from mxcheck.reporting.false_alarms import as_json, describe, false_alarms_table, headline, markdown
+    from mxcheck.sensitivity.environments import ENVIRONMENTS, environment_named
+    from mxcheck.sensitivity.false_alarms import summarise
+    from mxcheck.sensitivity.gate_runs import Plan, result_path, run_all
+
+    chosen = [environment_named(name) for name in options.environment] or list(ENVIRONMENTS)
+    if options.list:
+        for one in chosen:
+            print(one.name)  # noqa: T201  (to be copied from, so not folded)
+        return 0
+    if options.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
+    if options.summary is not None and options.summary.suffix != ".md":
+        raise ValueError(f"--summary names the Markdown file, NAME.md, got {options.summary}")
+    if options.other_python is None:
+        left_out = [one.name for one in chosen if one.other_torch]
+        chosen = [one for one in chosen if not one.other_torch]
+        for name in left_out:
+            print(f"mxcheck: left out without --other-python: {name}", file=sys.stderr)  # noqa: T201
+    plan = Plan(
+        project=options.project.absolute(),
+        state=options.state,
+        arguments=tuple(options.pytest),
+        other_python=options.other_python,
+    )
+    try:
+        with progress_bar(Console(stderr=True), "false alarms") as progress:
+            done = sum(result_path(plan, one).is_file() for one in chosen)
+            progress("finished before" if done else "starting", done, len(chosen))
+            for count, one in enumerate(run_all(plan, chosen, jobs=options.jobs), start=done + 1):
+                progress(one.name, count, len(chosen))
+    except KeyboardInterrupt:
+        print("mxcheck: stopped; the same command goes on", file=sys.stderr)  # noqa: T201
+        return 130
+    rows = [summarise(result_path(plan, one), plan.project / "baselines") for one in chosen]
+    console(at_least=150).print(false_alarms_table(rows))
+    for line in (*describe(rows), headline(rows)):
+        print(line)  # noqa: T201  (to be copied from, so not folded)
+    if options.summary is not None:
+        import torch
+
+        facts = {
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "torch": torch.__version__,
+            "processor": platform.processor() or platform.machine(),
+        }
+        options.summary.parent.mkdir(parents=True, exist_ok=True)
+        options.summary.write_text(markdown(rows, facts), "utf-8")
+        options.summary.with_suffix(".json").write_text(as_json(rows, facts), "utf-8")
+    return 1 if any(row.red for row in rows) else 0

@@ -1,0 +1,136 @@
+"""Honest environments: everything that may differ between two people who run the same gate."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: MKL takes code paths of its own on Intel's processors; told that it runs on one, it takes them elsewhere.
+#: Both names: releases differ in which they ask.
+_AS_INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """One way to run the same gate.
+
+    Attributes:
+        settings: environment variables.
+        as_intel: whether MKL believes that it runs on a processor of Intel's.
+        workers: `-n`.
+        batch_size: `--mx-batch-size`; None is the default.
+        plugin: a pytest plugin that changes the process further.
+        other_torch: whether it runs in the interpreter with another release of torch.
+    """
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    as_intel: bool = False
+    workers: int = 0
+    batch_size: int | None = None
+    plugin: str = ""
+    other_torch: bool = False
+
+    @property
+    def name(self) -> str:
+        """What is not the default, in words: also its file's name."""
+        words = ["torch-other"] if self.other_torch else []
+        words += ["as-intel"] if self.as_intel else []
+        words += [f"{key}={value}" for key, value in self.settings.items()]
+        words += [f"batch-{self.batch_size}"] if self.batch_size else []
+        words += [self.plugin.rpartition(".")[2]] if self.plugin else []
+        return " ".join([*words, f"-n {self.workers}"])
+
+    def arguments(self) -> list[str]:
+        """pytest's."""
+        batch = [f"--mx-batch-size={self.batch_size}"] if self.batch_size else []
+        return [f"-n{self.workers}", *batch, *(["-p", self.plugin] if self.plugin else [])]
+
+
+_DETERMINISTIC = "mxcheck.sensitivity.deterministic"
+_REVERSED = "mxcheck.sensitivity.reversed_order"
+
+
+def _aten(value: str) -> dict[str, str]:
+    return {"ATEN_CPU_CAPABILITY": value}
+
+
+def _cbwr(value: str) -> dict[str, str]:
+    return {"MKL_CBWR": value}
+
+
+def _mkl(value: str) -> dict[str, str]:
+    return {"MKL_ENABLE_INSTRUCTIONS": value}
+
+
+def _onednn(value: str) -> dict[str, str]:
+    return {"ONEDNN_MAX_CPU_ISA": value}
+
+
+#: Every value of the four instruction set variables occurs in one at least, and so do threads, workers, batch
+#: sizes, hash seeds, deterministic mode and the other torch. MKL's variables do something on Intel's
+#: processors only (but for MKL_CBWR=COMPATIBLE), so most of theirs run as on one. First come those that are
+#: most likely to multiply otherwise: a run that is cut short has seen the most.
+ENVIRONMENTS: Sequence[Environment] = (
+    Environment(),
+    Environment(settings=_aten("default")),
+    Environment(as_intel=True),
+    Environment(as_intel=True, settings=_mkl("AVX2")),
+    Environment(settings=_cbwr("COMPATIBLE")),
+    Environment(settings=_onednn("AVX2")),
+    Environment(settings=_aten("avx2")),
+    Environment(as_intel=True, settings=_aten("avx2") | _cbwr("AVX2") | _onednn("AVX2")),
+    Environment(settings=_aten("default") | _cbwr("COMPATIBLE") | _onednn("SSE41")),
+    Environment(other_torch=True),
+    Environment(as_intel=True, settings=_aten("default") | _cbwr("SSE2")),
+    Environment(as_intel=True, settings=_aten("default") | _mkl("AVX2") | _onednn("AVX2_VNNI"), batch_size=7),
+    Environment(settings=_onednn("SSE41")),
+    Environment(other_torch=True, as_intel=True, settings=_aten("avx2") | _mkl("AVX2")),
+    Environment(as_intel=True, settings=_aten("avx2") | _cbwr("SSE4_2")),
+    Environment(as_intel=True, settings=_aten("default") | _cbwr("AVX") | _onednn("AVX2_VNNI_2")),
+    Environment(settings={"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}),
+    Environment(workers=4, batch_size=1),
+    Environment(plugin=_DETERMINISTIC),
+    Environment(plugin=_REVERSED, settings={"MALLOC_PERTURB_": "165"}, workers=1),
+    Environment(as_intel=True, settings=_mkl("SSE4_2") | _onednn("AVX"), batch_size=2),
+    Environment(as_intel=True, settings=_mkl("AVX") | _onednn("AVX512_CORE"), batch_size=3),
+    Environment(as_intel=True, settings=_mkl("AVX512") | _onednn("AVX512_CORE_VNNI"), workers=1),
+    Environment(as_intel=True, settings=_mkl("AVX512_E1") | _onednn("AVX512_CORE_BF16"), batch_size=16),
+    Environment(as_intel=True, settings=_cbwr("AVX512") | _onednn("AVX512_CORE_FP16"), batch_size=32),
+    Environment(as_intel=True, settings=_cbwr("AVX512_E1") | _onednn("AVX512_CORE_AMX"), batch_size=64),
+    Environment(as_intel=True, settings=_cbwr("AVX2,STRICT") | _aten("avx512") | {"PYTHONHASHSEED": "1"}),
+    Environment(as_intel=True, settings=_cbwr("AVX512,STRICT") | {"PYTHONHASHSEED": "2"}, workers=2),
+    Environment(settings=_cbwr("AUTO") | _onednn("AVX10_1_512"), workers=2, batch_size=5),
+    Environment(other_torch=True, settings=_cbwr("COMPATIBLE") | _aten("default"), batch_size=4),
+    Environment(
+        as_intel=True, settings=_mkl("AVX2") | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+    ),
+    Environment(settings=_cbwr("COMPATIBLE") | _aten("avx2") | _onednn("AVX2_VNNI"), workers=2),
+    Environment(other_torch=True, settings=_onednn("AVX2"), batch_size=6),
+    Environment(settings=_aten("avx512") | {"PYTHONHASHSEED": "3", "LC_ALL": "C", "TZ": "Asia/Kathmandu"}),
+)
+
+
+def environment_named(name: str) -> Environment:
+    """Raises ValueError where there is none of that name."""
+    for environment in ENVIRONMENTS:
+        if environment.name == name:
+            return environment
+    names = "; ".join(repr(one.name) for one in ENVIRONMENTS)
+    raise ValueError(f"no environment is called {name!r}; allowed: {names}")
+
+
+def intel_shim(folder: Path) -> Path:
+    """A library that, loaded before MKL, makes it take its paths for Intel's processors (Linux).
+
+    Raises ValueError where there is no C compiler to make it with.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise ValueError("environments as on an Intel processor need a C compiler (cc); install one")
+    source, library = folder / "as_intel.c", folder / "as_intel.so"
+    source.write_text(_AS_INTEL)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)  # noqa: S603
+    return library

@@ -1,0 +1,116 @@
+"""The gate in honest environments, one subprocess each: what it says, and what it measured, in files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mxcheck.gate.baseline import write_text
+from mxcheck.sensitivity.environments import Environment, intel_shim
+
+#: The models' suite as `make gate` runs it.
+SUITE = ("--pyargs", "mxcheck.suite.models")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is run in every environment.
+
+    Attributes:
+        project: pytest's root directory, with baselines and settings.
+        state: where results are kept: an environment that has one there is not run again.
+        arguments: further arguments of pytest, for a shorter form.
+        other_python: an interpreter whose torch is another release; None leaves such environments out.
+    """
+
+    project: Path
+    state: Path
+    arguments: tuple[str, ...] = ()
+    other_python: str | None = None
+
+
+def result_path(plan: Plan, environment: Environment) -> Path:
+    """Where an environment's result lies."""
+    return plan.state / f"{environment.name.replace('/', '_')}.json"
+
+
+def run_all(plan: Plan, environments: Sequence[Environment], *, jobs: int) -> Iterator[Environment]:
+    """Run the gate in each environment that has no result yet, `jobs` at a time; yields each as it ends.
+
+    Raises ValueError, when all others have ended, where runs end without a result. Stopped in the midst of
+    it, it stops the running gates.
+    """
+    plan.state.mkdir(parents=True, exist_ok=True)
+    missing = [one for one in environments if not result_path(plan, one).is_file()]
+    shim = intel_shim(plan.state) if any(one.as_intel for one in missing) else None
+    running: set[subprocess.Popen[bytes]] = set()
+    failures: list[str] = []
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        futures = {pool.submit(_run, plan, one, shim, running): one for one in missing}
+        for future in as_completed(futures):
+            try:
+                future.result()
+            except ValueError as error:
+                failures.append(str(error))
+            yield futures[future]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(running):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+    if failures:
+        raise ValueError("; ".join(failures))
+
+
+def _run(
+    plan: Plan, environment: Environment, shim: Path | None, running: set[subprocess.Popen[bytes]]
+) -> None:
+    python = plan.other_python if environment.other_torch else sys.executable
+    assert python is not None, "environments with another torch are left out where there is none"
+    folder = plan.state / "reports" / environment.name.replace("/", "_")
+    command = [
+        *(python, "-m", "pytest", "--rootdir", str(plan.project), "-p", "no:cacheprovider", *SUITE),
+        *("--mx-report", str(folder.absolute()), *environment.arguments(), *plan.arguments),
+    ]
+    preload = {"LD_PRELOAD": str(shim.absolute())} if environment.as_intel and shim else {}
+    log = plan.state / "logs" / f"{environment.name.replace('/', '_')}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603  (pytest, by an interpreter that the user named)
+            command,
+            cwd=plan.project,
+            env={"OMP_NUM_THREADS": "1", **_without_ours(os.environ), **environment.settings, **preload},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        running.add(process)
+        code = process.wait()
+        running.remove(process)
+    rows = folder / "accuracy.json"
+    if code not in (0, 1) or not rows.is_file():
+        raise ValueError(f"the gate did not finish in environment {environment.name!r}; see {log}")
+    result: dict[str, Any] = {
+        "environment": environment.name,
+        "exit_code": code,
+        "seconds": round(time.monotonic() - began, 1),
+        "rows": json.loads(rows.read_text()),
+    }
+    write_text(result_path(plan, environment), json.dumps(result))
+    rows.unlink()
+
+
+def _without_ours(variables: os._Environ[str]) -> dict[str, str]:
+    """The user's environment without what this run is about to set, or what would change its tests."""
+    ours = ("ATEN_CPU_CAPABILITY", "MKL_", "ONEDNN_", "OMP_", "PYTEST_", "PYTHONHASHSEED", "LD_PRELOAD")
+    return {name: value for name, value in variables.items() if not name.startswith(ours)}

@@ -1,0 +1,83 @@
+"""What is run under a fault: the reduced model suite, the kernel suite, and the full gate for survivors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from mxcheck.models.ladder import LADDER
+from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.sensitivity.fault import Fault
+
+#: The reduced gate: a dense model and one with experts.
+MODELS = ("ref-llama", "ref-moe")
+SEQUENCES = 16
+#: Always run: the reference itself, and the loading type that changes nothing else.
+WHOLE_MODEL = ("fp32", "bf16")
+TIERS = ("A", "B", "C", "D")  # the last two are of `mixed` alone
+#: Nothing about a fault is measured on a GPU: the committed baselines are a CPU's, and forks share no CUDA.
+_CPU = ("--mx-device", "cpu")
+_MODEL_SUITE = ("--pyargs", "mxcheck.suite.models", *_CPU)
+#: The full gate, without its baselines: every step that is installed, until something is red.
+FULL_GATE = (*_MODEL_SUITE, "--mx-models", ",".join(REFERENCE_MODELS), "--mx-tier", "A,B", "-x")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReducedGate:
+    """The reduced model suite: options of the run, and the steps of the ladder."""
+
+    options: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """A name for its files."""
+        text = " ".join([*self.options, *self.precisions])
+        words = re.findall(r"\w+", " ".join(self.options).replace("--mx-", "")) or ["plain"]
+        return "-".join([*words, sha256(text.encode()).hexdigest()[:8]])
+
+    def arguments(self, accepted: Path, *, update: bool = False) -> list[str]:
+        """Of pytest. `accepted` is the folder of baselines."""
+        return [
+            *_MODEL_SUITE,
+            *("--mx-models", ",".join(MODELS)),
+            *("--mx-max-samples", str(SEQUENCES)),
+            *("--mx-precision", ",".join(self.precisions)),
+            *("--mx-tier", ",".join(TIERS)),
+            *("--mx-baselines", str(accepted)),
+            *self.options,
+            *(["--snapshot-update"] if update else []),
+        ]
+
+
+def gate_of(fault: Fault) -> ReducedGate:
+    """The reduced model suite that a fault is put under."""
+    return ReducedGate(options=fault.options, precisions=_in_order([*WHOLE_MODEL, *fault.precisions]))
+
+
+def accepting_gates(faults: Iterable[Fault]) -> dict[tuple[str, ...], ReducedGate]:
+    """By options, the suite with every step that a fault of these options needs: it is accepted once."""
+    needed: dict[tuple[str, ...], list[str]] = {}
+    for fault in faults:
+        needed.setdefault(fault.options, [*WHOLE_MODEL]).extend(fault.precisions)
+    return {
+        options: ReducedGate(options=options, precisions=_in_order(names))
+        for options, names in needed.items()
+    }
+
+
+def _in_order(names: Iterable[str]) -> tuple[str, ...]:
+    wanted = set(names)
+    return tuple(name for name in LADDER if name in wanted)
+
+
+def kernel_arguments(formats: Iterable[str]) -> list[str]:
+    """Of pytest: the cells and products of some formats, and all tests of layouts, which know no format."""
+    return [
+        *("--pyargs", "mxcheck.suite.kernels", *_CPU),
+        *("--mx-kernel", "eager,eager_values", "--mx-level", "quick"),
+        *("-k", " or ".join([*dict.fromkeys(formats), "test_layouts", "test_code_tables"])),
+    ]

@@ -1,0 +1,118 @@
+"""How far a sensitivity run has come, in a folder: it can be stopped at any time and go on later."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_log = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).parent.parent
+_IDENTITY = "identity.json"
+_LOCK = "lock"
+_CLOCK = "seconds"
+#: What a run keeps, besides its identity.
+_FOLDERS = ("results", "logs", "accepted", "project", "scratch")
+
+Identity = Mapping[str, str]
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of every file below a folder, by path, but for compiled Python."""
+    digest = sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+            digest.update(sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def identity(baselines: Path) -> Identity:
+    """What finished results rest on: mxcheck with its data, the baselines of the full gate, torch."""
+    import torch
+
+    return {
+        "sources": folder_digest(_PACKAGE),
+        "baselines": folder_digest(baselines),
+        "torch": str(torch.__version__),
+    }
+
+
+def check_unchanged(before: Identity, now: Identity) -> None:
+    """Raises ValueError where something was edited during the run: a child would find half of it."""
+    if before != now:
+        raise ValueError(
+            f"other {', '.join(_changed(before, now))} than when the run began: nothing may be edited "
+            f"meanwhile; run it again"
+        )
+
+
+def _changed(before: Identity, now: Identity) -> list[str]:
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+
+@contextmanager
+def locked_state(folder: Path, now: Identity) -> Iterator[Path]:
+    """The folder, which no other run may use meanwhile, empty of what another identity left.
+
+    Raises:
+        ValueError: another run has it; it is no folder of a sensitivity run, or it is damaged.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not _is_ours(folder):
+        raise ValueError(f"{folder} is not the state of a sensitivity run; name an empty or a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            _start_over_unless(folder, now)
+            with _clock(folder):
+                yield folder
+    except Timeout:
+        raise ValueError(
+            f"another sensitivity run is using {folder}; wait for it, or name another folder"
+        ) from None
+
+
+def seconds_spent(folder: Path) -> float:
+    """Wall time of all runs that used this state, stopped ones too."""
+    clock = folder / _CLOCK
+    return float(clock.read_text("utf-8")) if clock.is_file() else 0.0
+
+
+@contextmanager
+def _clock(folder: Path) -> Iterator[None]:
+    before, began = seconds_spent(folder), time.monotonic()
+    try:
+        yield
+    finally:
+        (folder / _CLOCK).write_text(f"{before + time.monotonic() - began:.1f}\n", "utf-8")
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / _IDENTITY).is_file() or [path.name for path in folder.iterdir()] == [_LOCK]
+
+
+def _start_over_unless(folder: Path, now: Identity) -> None:
+    path = folder / _IDENTITY
+    if path.is_file():
+        try:
+            before = dict(json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); delete {folder} to start over") from error
+        if before == now:
+            return
+        _log.warning("mxcheck: %s is of other %s: starting over", folder, ", ".join(_changed(before, now)))
+        (folder / _CLOCK).unlink(missing_ok=True)
+        for name in _FOLDERS:
+            if (folder / name).exists():
+                shutil.rmtree(folder / name)
+    new = path.with_name(f"{_IDENTITY}.new")
+    new.write_text(json.dumps(now, indent=1) + "\n", "utf-8")
+    new.replace(path)

@@ -1,0 +1,139 @@
+"""The real sensitivity run on a dozen faults of the catalogue, and on one that is none.
+
+`make sensitivity` puts all of them under the same suites. Here the full gate, which survivors are taken to,
+is one case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate_project import ROOT
+
+#: Faults, and of each whether the kernel suite must see it (None: it concerns no format), and steps of the
+#: model suite that must fail (None: it must see nothing).
+CAUGHT: dict[str, tuple[bool | None, set[str] | None]] = {
+    "e4m3_saturates_at_240": (True, {"4", "6"}),
+    "scale_one_up": (True, {"4", "6"}),
+    "rows_flattened_into_blocks": (True, set()),
+    "columnwise_from_rowwise": (True, None),
+    "router_quantized": (None, {"3"}),
+    "activations_skipped": (None, {"4", "6"}),
+    "experts_skipped": (None, {"3"}),
+    "norm_left_at_one": (None, {"2"}),
+    "tokens_cut_short": (None, {"1"}),
+    "loss_against_argmax": (None, {"2"}),
+    "kl_reversed": (None, {"6"}),
+    "drift_in_one_direction": (None, {"canaries"}),
+}
+
+_RUN = """
+import json, sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from mxcheck.sensitivity.catalogued import catalogue
+from mxcheck.sensitivity.fault import Edit, Fault
+from mxcheck.sensitivity.sensitivity_run import run
+
+state, baselines, *names = sys.argv[1:]
+harmless = Fault(
+    name="harmless",
+    group="gate",
+    what="Nothing is wrong.",
+    source="made up",
+    changes=(Edit(target="mxcheck.gate.statistics:rms", old="return ", new="return 1.0 * "),),
+    formats=("fp8_e4m3",),
+    precisions=("fp8_e4m3",),
+)
+found = run(
+    [*(replace(catalogue()[name], precisions=("fp8_e4m3",)) for name in names), harmless],
+    state=Path(state),
+    baselines=Path(baselines),
+    full_gate=[
+        *("--pyargs", "mxcheck.suite.models", "--mx-device", "cpu", "--mx-tier", "B"),
+        *("--mx-models", "ref-llama", "--mx-precision", "fp8_e4m3"),
+    ],
+    progress=lambda name, done, total: print(f"{done} of {total}: {name}", file=sys.stderr, flush=True),
+)
+print(json.dumps({one.name: {**asdict(one), "stage": one.stage} for one in found}))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A finished run: what it found, by name, and where it kept it."""
+
+    found: dict[str, Any]
+    state: Path
+    progress: list[str]
+
+
+def _run(state: Path) -> Finished:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, str(state), str(ROOT / "baselines"), *CAUGHT],
+        env={**inherited, "OMP_NUM_THREADS": "1", "CI": "1"},  # a run of ours may accept under CI too
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    progress = re.findall(r"^\d+ of \d+: (.*)$", done.stderr, flags=re.MULTILINE)
+    return Finished(found=json.loads(done.stdout.splitlines()[-1]), state=state, progress=progress)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return _run(tmp_path_factory.mktemp("sensitivity") / "state")
+
+
+@pytest.mark.parametrize("name", CAUGHT)
+def test_is_caught_where_it_should_be(finished: Finished, name: str) -> None:
+    kernels, steps = CAUGHT[name]
+    one = finished.found[name]
+    assert one["kernels"]["caught"] == bool(kernels)
+    assert one["models"]["caught"] == (steps is not None), one["models"]
+    assert set(one["models"]["steps"]) >= (steps or set())
+    assert one["stage"] == "reduced"
+
+
+def test_what_changes_nothing_survives_everything(finished: Finished) -> None:
+    one = finished.found["harmless"]
+    assert one["stage"] == "never"
+    assert not one["kernels"]["caught"]
+    assert one["models"] == {"caught": False, "cases": [0, 8], "steps": []}
+    assert one["full"]["cases"] == [0, 1], "it was taken to the full gate"
+    assert [one[alone] for alone in ("budget", "drift")] == [
+        {"seen": False, "margin": one["budget"]["margin"]},
+        {"seen": False, "margin": 0.0},
+    ]
+
+
+def test_without_a_fault_everything_is_green(finished: Finished) -> None:
+    runs = list((finished.state / "results" / "healthy").iterdir())
+    assert len(runs) == 2, "the kernel suite, and the model suite, all of whose faults have the same options"
+    for path in runs:
+        result = json.loads(path.read_text())
+        assert (result["ended"], result["exit_code"]) == ("finished", 0)
+        assert result["rows"] or result["cells"]
+
+
+def test_drift_alone_is_told_from_the_digests(finished: Finished) -> None:
+    """A scale one off moves losses by far more than any machine's noise; other kernels' bits move nothing."""
+    assert finished.found["scale_one_up"]["drift_elsewhere"]["margin"] > 1
+    assert finished.found["columnwise_from_rowwise"]["drift"] == {"seen": False, "margin": 0.0}
+
+
+def test_the_same_run_again_does_nothing_but_judge(finished: Finished) -> None:
+    again = _run(finished.state)
+    assert again.found == finished.found
+    assert set(again.progress) == {"finished before"}
+    assert set(finished.progress) > {"starting", "models harmless", "kernels harmless", "full harmless"}

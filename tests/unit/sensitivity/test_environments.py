@@ -1,0 +1,60 @@
+"""The list of honest environments is what its README line says it is."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+
+from mxcheck.sensitivity.environments import ENVIRONMENTS, environment_named, intel_shim
+
+
+def values_of(variable: str) -> set[str]:
+    return {one.settings[variable] for one in ENVIRONMENTS if variable in one.settings}
+
+
+def test_at_least_thirty_and_no_two_alike() -> None:
+    assert len(ENVIRONMENTS) >= 30
+    assert len({one.name for one in ENVIRONMENTS}) == len(ENVIRONMENTS)
+
+
+def test_every_kind_of_difference_occurs() -> None:
+    assert values_of("ATEN_CPU_CAPABILITY") == {"default", "avx2", "avx512"}
+    assert values_of("MKL_CBWR") >= {"AUTO", "COMPATIBLE", "SSE2", "SSE4_2", "AVX", "AVX2", "AVX512"}
+    assert values_of("MKL_ENABLE_INSTRUCTIONS") == {"SSE4_2", "AVX", "AVX2", "AVX512", "AVX512_E1"}
+    assert values_of("ONEDNN_MAX_CPU_ISA") >= {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE"}
+    assert values_of("OMP_NUM_THREADS") == {"2"}  # one is the default
+    assert len(values_of("PYTHONHASHSEED")) >= 2
+    assert {one.workers for one in ENVIRONMENTS} == {0, 1, 2, 4}
+    assert {one.batch_size for one in ENVIRONMENTS} >= {None, 1, 2, 64}
+    assert {one.plugin.rpartition(".")[2] for one in ENVIRONMENTS} == {"", "deterministic", "reversed_order"}
+    assert any(one.other_torch for one in ENVIRONMENTS)
+
+
+def test_the_first_is_the_accepting_one() -> None:
+    """So that a table begins with zeros, or shows that this machine is another."""
+    assert ENVIRONMENTS[0].name == "-n 0"
+    assert not ENVIRONMENTS[0].settings
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda one: one.name.replace(" ", "_"))
+def test_found_by_its_name(environment) -> None:
+    assert environment_named(environment.name) is environment
+
+
+def test_an_unknown_name_says_which_there_are() -> None:
+    with pytest.raises(ValueError, match=r"no environment is called 'woodpecker'; allowed: '-n 0'; "):
+        environment_named("woodpecker")
+
+
+def test_the_shim_says_that_it_is_intel(tmp_path: Path) -> None:
+    library = ctypes.CDLL(str(intel_shim(tmp_path)))
+    assert library.mkl_serv_intel_cpu_true() == 1
+    assert library.mkl_serv_intel_cpu() == 1
+
+
+def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"need a C compiler \(cc\); install one"):
+        intel_shim(tmp_path)

@@ -1,0 +1,76 @@
+"""Judging the records of an environment's run: what counts as red, and how near to a bound the rest came."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mxcheck.gate.baseline import read
+from mxcheck.gate.record import Record
+from mxcheck.sensitivity.false_alarms import summarise
+
+BASELINES = Path(__file__).parents[3] / "baselines"
+
+
+@pytest.fixture
+def accepted() -> Record:
+    return read(BASELINES / "ref-llama" / "fp8_e4m3-B.json")
+
+
+def summary(folder: Path, *rows: dict[str, Any]) -> Any:
+    path = folder / "result.json"
+    path.write_text(json.dumps({"environment": "here", "exit_code": 0, "seconds": 1.5, "rows": rows}))
+    return summarise(path, BASELINES)
+
+
+def row(record: Record, verdict: str = "pass") -> dict[str, Any]:
+    return {"id": record.id, "verdict": verdict, "record": record.as_dict()}
+
+
+def test_nothing_moved(tmp_path: Path, accepted: Record) -> None:
+    found = summary(tmp_path, row(accepted))
+    assert (found.cases, found.skipped, found.alike, found.red) == (1, 0, 1, {})
+    assert (found.shares, found.worst_rms, found.seconds) == ({}, 0.0, 1.5)
+    assert list(found.arithmetics) == ["ref-llama fp32"]
+
+
+def test_a_machine_that_multiplies_otherwise_is_held_to_the_noise(tmp_path: Path, accepted: Record) -> None:
+    moved = replace(
+        accepted, arithmetic="another", sequence_losses=[loss + 1e-5 for loss in accepted.sequence_losses]
+    )
+    found = summary(tmp_path, row(moved))
+    assert (found.alike, found.red) == (0, {})
+    share, name = found.shares["loss"]
+    assert name == "ref-llama-fp8_e4m3-B"
+    assert 0 < share < 1
+    assert found.shares["reference"] == (0.0, "ref-llama-fp8_e4m3-B")
+    assert found.worst_rms == pytest.approx(1e-5)
+
+
+def test_what_moved_too_far_is_red_whatever_the_run_said(tmp_path: Path, accepted: Record) -> None:
+    moved = replace(
+        accepted, arithmetic="another", sequence_losses=[loss + 0.1 for loss in accepted.sequence_losses]
+    )
+    found = summary(tmp_path, row(moved))
+    assert list(found.red) == ["ref-llama-fp8_e4m3-B"]
+    assert "step 6: losses moved by sequence" in found.red["ref-llama-fp8_e4m3-B"]
+    assert found.shares["loss"][0] > 1
+
+
+def test_machines_are_told_apart(tmp_path: Path, accepted: Record) -> None:
+    here = summary(tmp_path, row(accepted)).arithmetics
+    other = summary(tmp_path, row(replace(accepted, arithmetic="another"))).arithmetics
+    losses = [loss + 1e-12 for loss in accepted.reference_losses]
+    assert here != other != summary(tmp_path, row(replace(accepted, reference_losses=losses))).arithmetics
+
+
+def test_skips_are_counted_and_errors_are_red(tmp_path: Path) -> None:
+    skipped = {"id": "ref-moe-bnb_int8-A", "verdict": "skipped", "reason": "experts only"}
+    broken = {"id": "ref-llama-bnb_int8-A", "verdict": "ERROR"}
+    found = summary(tmp_path, skipped, broken)
+    assert (found.cases, found.skipped, found.alike) == (2, 1, 0)
+    assert found.red == {"ref-llama-bnb_int8-A": "ERROR"}
