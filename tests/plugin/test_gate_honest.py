@@ -66,7 +66,7 @@ def test_honest_environments_are_green_and_a_second_run_has_nothing_to_do(tmp_pa
     again = false_alarms(tmp_path, *named, *CASES)
     assert again.returncode == 0, again.stdout + again.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == before
-    assert "0 red of 80 cases in 5 honest environments" in again.stdout
+    assert "0 red for nothing of 80 cases in 5 honest environments" in again.stdout
 
 
 def test_a_dishonest_environment_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

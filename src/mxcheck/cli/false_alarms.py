@@ -86,7 +86,7 @@ def _false_alarms(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("mxcheck: stopped; the same command goes on", file=sys.stderr)  # noqa: T201
         return 130
-    rows = [summarise(result_path(plan, one), plan.project / "baselines") for one in chosen]
+    rows = [summarise(result_path(plan, one), plan.project / "baselines", one.breaks) for one in chosen]
     console(at_least=150).print(false_alarms_table(rows))
     for line in (*describe(rows), headline(rows)):
         print(line)  # noqa: T201  (to be copied from, so not folded)

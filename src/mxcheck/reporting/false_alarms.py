@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -18,6 +19,7 @@ _COLUMNS = (
     "losses",
     "KL",
     "rms of losses",
+    "true alarms",
     "red",
 )
 _WHAT = (
@@ -34,6 +36,7 @@ class EnvironmentRow:
     Attributes:
         cases: how many were run; `skipped` of them said why they cannot run.
         red: case -> what the gate said: none of them should be here.
+        true_alarms: case -> what is really broken there, and the gate said so.
         alike: cases for which the machine multiplied as the accepting one did: nothing may move by 1e-9.
         arithmetics: digests of how it multiplied, by model and the type that a stage computes in.
         shares: `reference`, `loss`, `kl` -> the largest share of its bound (median, rms or maximum) over the
@@ -46,6 +49,7 @@ class EnvironmentRow:
     cases: int
     skipped: int
     red: Mapping[str, str]
+    true_alarms: Mapping[str, str]
     alike: int
     arithmetics: Mapping[str, str]
     shares: Mapping[str, tuple[float, str]]
@@ -55,12 +59,12 @@ class EnvironmentRow:
 
 def headline(rows: Sequence[EnvironmentRow]) -> str:
     """The one sentence that matters."""
-    judged = sum(row.cases - row.skipped for row in rows)
+    judged = sum(row.cases - row.skipped - len(row.true_alarms) for row in rows)
     distinct = len({tuple(sorted(row.arithmetics.items())) for row in rows})
     red = sum(len(row.red) for row in rows)
     return (
-        f"{red} red of {judged:,} cases in {len(rows)} honest environments, which multiply in {distinct} "
-        f"different ways"
+        f"{red} red for nothing of {judged:,} cases in {len(rows)} honest environments, which multiply in "
+        f"{distinct} different ways"
     )
 
 
@@ -91,13 +95,16 @@ def _cells(row: EnvironmentRow) -> tuple[str, ...]:
         str(row.alike),
         *("" if share is None else f"{share[0]:.2f}" for share in shares),
         "0" if row.worst_rms == 0 else f"{row.worst_rms:.1e}",
+        str(len(row.true_alarms)),
         str(len(row.red)),
     )
 
 
 def describe(rows: Sequence[EnvironmentRow]) -> list[str]:
-    """Each red case, in a line."""
-    return [f"{row.environment}: {name}: {words}" for row in rows for name, words in sorted(row.red.items())]
+    """Each red case, in a line, then each reason of true alarms."""
+    red = [f"{row.environment}: {name}: {words}" for row in rows for name, words in sorted(row.red.items())]
+    reasons = Counter(reason for row in rows for reason in row.true_alarms.values())
+    return red + [f"true alarms, {count}: {reason}" for reason, count in reasons.items()]
 
 
 def nearest(rows: Sequence[EnvironmentRow]) -> list[str]:

@@ -12,6 +12,11 @@ from pathlib import Path
 #: Both names: releases differ in which they ask.
 _AS_INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
 
+_INT8 = (
+    "on a processor with AVX-512 torch 2.13.0 multiplies int8 matrices wrongly where oneDNN is held below "
+    "it; the step tests that first and says so"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
@@ -42,6 +47,12 @@ class Environment:
         words += [f"batch-{self.batch_size}"] if self.batch_size else []
         words += [self.plugin.rpartition(".")[2]] if self.plugin else []
         return " ".join([*words, f"-n {self.workers}"])
+
+    @property
+    def breaks(self) -> Mapping[str, str]:
+        """Steps of the ladder that are really broken there, and why: the gate must say so."""
+        below = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
+        return {"bnb_int8": _INT8} if self.settings.get("ONEDNN_MAX_CPU_ISA") in below else {}
 
     def arguments(self) -> list[str]:
         """pytest's."""
@@ -103,13 +114,9 @@ ENVIRONMENTS: Sequence[Environment] = (
     Environment(as_intel=True, settings=_cbwr("AVX2,STRICT") | _aten("avx512") | {"PYTHONHASHSEED": "1"}),
     Environment(as_intel=True, settings=_cbwr("AVX512,STRICT") | {"PYTHONHASHSEED": "2"}, workers=2),
     Environment(settings=_cbwr("AUTO") | _onednn("AVX10_1_512"), workers=2, batch_size=5),
-    Environment(other_torch=True, settings=_cbwr("COMPATIBLE") | _aten("default"), batch_size=4),
     Environment(
         as_intel=True, settings=_mkl("AVX2") | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
     ),
-    Environment(settings=_cbwr("COMPATIBLE") | _aten("avx2") | _onednn("AVX2_VNNI"), workers=2),
-    Environment(other_torch=True, settings=_onednn("AVX2"), batch_size=6),
-    Environment(settings=_aten("avx512") | {"PYTHONHASHSEED": "3", "LC_ALL": "C", "TZ": "Asia/Kathmandu"}),
 )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mxcheck.gate.baseline import read
@@ -20,12 +21,24 @@ from mxcheck.reporting.false_alarms import EnvironmentRow
 QUANTITIES = ("reference", "loss", "kl")
 
 
-def summarise(path: Path, baselines: Path) -> EnvironmentRow:
-    """Judge the records of one environment's run anew, by the gate and the baselines as they are today."""
+def summarise(
+    path: Path, baselines: Path, breaks: Mapping[str, str] = MappingProxyType({})
+) -> EnvironmentRow:
+    """Judge the records of one environment's run anew, by the gate and the baselines as they are today.
+
+    `breaks`: steps that are really broken there, and why. Of those an ERROR is a true alarm.
+    """
     data = json.loads(path.read_text())
     records = dict(_records(data["rows"]))
     red = {row["id"]: row["verdict"] for row in data["rows"] if row["verdict"] not in ("pass", "skipped")}
     red = {name: word for name, word in red.items() if name not in records}  # the others are judged below
+    true = {
+        name: reason
+        for name, word in red.items()
+        for precision, reason in breaks.items()
+        if f"-{precision}" in name and word == "ERROR"
+    }
+    red = {name: word for name, word in red.items() if name not in true}
     shares: dict[str, tuple[float, str]] = {}
     alike, worst = 0, 0.0
     for name, record in records.items():
@@ -45,6 +58,7 @@ def summarise(path: Path, baselines: Path) -> EnvironmentRow:
         cases=len(data["rows"]),
         skipped=sum(row["verdict"] == "skipped" for row in data["rows"]),
         red=red,
+        true_alarms=true,
         alike=alike,
         arithmetics=dict(_arithmetics(records)),
         shares=shares,

@@ -46,7 +46,8 @@ class ReducedGate:
             *("--mx-models", ",".join(MODELS)),
             *("--mx-max-samples", str(SEQUENCES)),
             *("--mx-precision", ",".join(self.precisions)),
-            *("--mx-tier", ",".join(TIERS)),
+            # every linear takes the place of a tier
+            *(() if "--mx-all-linears" in self.options else ("--mx-tier", ",".join(TIERS))),
             *("--mx-baselines", str(accepted)),
             *self.options,
             *(["--snapshot-update"] if update else []),

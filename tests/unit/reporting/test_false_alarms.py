@@ -23,6 +23,7 @@ def environment(name: str, **changes) -> EnvironmentRow:
         "cases": 120,
         "skipped": 3,
         "red": {},
+        "true_alarms": {},
         "alike": 0,
         "arithmetics": {"ref-llama fp32": name},
         "shares": {"reference": (0.1, "a"), "loss": (0.25, "b"), "kl": (0.5, "c")},
@@ -40,22 +41,41 @@ RED = environment("MKL_CBWR=AVX -n 0", red={"ref-moe-bf16": "step 6: losses move
 
 def test_the_headline_counts_cases_and_distinct_arithmetics() -> None:
     assert headline([SAME, OTHER, TWIN]) == (
-        "0 red of 351 cases in 3 honest environments, which multiply in 2 different ways"
+        "0 red for nothing of 351 cases in 3 honest environments, which multiply in 2 different ways"
     )
-    assert headline([SAME, RED]).startswith("1 red of 234 cases")
+    assert headline([SAME, RED]).startswith("1 red for nothing of 234 cases")
 
 
 def test_the_table_has_shares_only_where_noise_is_allowed() -> None:
     lines = render(false_alarms_table([SAME, OTHER]), color=False).splitlines()
     same = next(line for line in lines if line.split()[:2] == ["-n", "0"])
     other = next(line for line in lines if line.strip().startswith("as-intel"))
-    assert same.split() == ["-n", "0", "120", "3", "117", "0", "0"]
-    assert other.split() == ["as-intel", "-n", "0", "120", "3", "0", "0.10", "0.25", "0.50", "1.5e-03", "0"]
+    assert same.split() == ["-n", "0", "120", "3", "117", "0", "0", "0"]
+    assert other.split() == [
+        "as-intel",
+        "-n",
+        "0",
+        "120",
+        "3",
+        "0",
+        "0.10",
+        "0.25",
+        "0.50",
+        "1.5e-03",
+        "0",
+        "0",
+    ]
 
 
 def test_red_cases_are_told_one_by_one() -> None:
     assert describe([SAME]) == []
     assert describe([RED]) == ["MKL_CBWR=AVX -n 0: ref-moe-bf16: step 6: losses moved"]
+
+
+def test_true_alarms_are_told_by_their_reason_and_are_no_false_ones() -> None:
+    broken = environment("ONEDNN -n 0", true_alarms={"a-bnb_int8-A": "wrong", "b-bnb_int8-A": "wrong"})
+    assert headline([broken]).startswith("0 red for nothing of 115 cases")
+    assert describe([broken]) == ["true alarms, 2: wrong"]
 
 
 def test_the_nearest_to_its_bound_is_named() -> None:

@@ -32,6 +32,11 @@ def test_every_kind_of_difference_occurs() -> None:
     assert any(one.other_torch for one in ENVIRONMENTS)
 
 
+def test_only_onednn_below_avx512_breaks_anything() -> None:
+    broken = {one.settings["ONEDNN_MAX_CPU_ISA"] for one in ENVIRONMENTS if one.breaks}
+    assert broken == {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}
+
+
 def test_the_first_is_the_accepting_one() -> None:
     """So that a table begins with zeros, or shows that this machine is another."""
     assert ENVIRONMENTS[0].name == "-n 0"

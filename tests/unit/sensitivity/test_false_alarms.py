@@ -68,6 +68,16 @@ def test_machines_are_told_apart(tmp_path: Path, accepted: Record) -> None:
     assert here != other != summary(tmp_path, row(replace(accepted, reference_losses=losses))).arithmetics
 
 
+def test_what_is_really_broken_there_is_a_true_alarm(tmp_path: Path) -> None:
+    broken = {"id": "ref-llama-bnb_int8-A", "verdict": "ERROR"}
+    path = tmp_path / "result.json"
+    rows = [broken, {"id": "ref-llama-nvfp4-A", "verdict": "ERROR"}]
+    path.write_text(json.dumps({"environment": "here", "exit_code": 1, "seconds": 1.0, "rows": rows}))
+    found = summarise(path, BASELINES, {"bnb_int8": "torch multiplies wrongly"})
+    assert found.true_alarms == {"ref-llama-bnb_int8-A": "torch multiplies wrongly"}
+    assert found.red == {"ref-llama-nvfp4-A": "ERROR"}
+
+
 def test_skips_are_counted_and_errors_are_red(tmp_path: Path) -> None:
     skipped = {"id": "ref-moe-bnb_int8-A", "verdict": "skipped", "reason": "experts only"}
     broken = {"id": "ref-llama-bnb_int8-A", "verdict": "ERROR"}
