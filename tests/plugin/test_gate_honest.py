@@ -102,9 +102,11 @@ def test_a_gate_that_does_not_finish_says_where_to_look(tmp_path: Path) -> None:
     [
         (("--environment", "woodpecker"), "mxcheck: no environment is called 'woodpecker'; allowed: "),
         (("--jobs", "0"), "mxcheck: --jobs must be at least 1, got 0"),
+        (("--other-python", "woodpecker"), "mxcheck: --other-python woodpecker: no such program; name an"),
+        (("--judge-anew", "--environment", "-n 0"), "mxcheck: --judge-anew: "),
         (("--summary", "out.txt"), "mxcheck: --summary names the Markdown file, NAME.md, got out.txt"),
     ],
-    ids=["environment", "jobs", "summary"],
+    ids=["environment", "jobs", "other-python", "anew", "summary"],
 )
 def test_bad_input_is_one_line(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     done = false_alarms(tmp_path / "state", *words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +47,11 @@ def add_commands(commands: Any) -> None:
         help="an interpreter with mxcheck and another release of torch, for the environments that want one",
     )
     command.add_argument(
+        "--judge-anew",
+        action="store_true",
+        help="run nothing: judge the records that are kept by the gate and the baselines as they are now",
+    )
+    command.add_argument(
         "--summary", type=Path, metavar="FILE", help="write a summary: Markdown to FILE.md, JSON beside it"
     )
     command.set_defaults(run=_false_alarms, passes_on=True)
@@ -55,7 +61,7 @@ def _false_alarms(options: argparse.Namespace) -> int:
     from mxcheck.reporting.false_alarms import as_json, describe, false_alarms_table, headline, markdown
     from mxcheck.sensitivity.environments import ENVIRONMENTS, environment_named
     from mxcheck.sensitivity.false_alarms import summarise
-    from mxcheck.sensitivity.gate_runs import Plan, result_path, run_all
+    from mxcheck.sensitivity.gate_runs import Plan, is_finished, result_path, run_all
 
     chosen = [environment_named(name) for name in options.environment] or list(ENVIRONMENTS)
     if options.list:
@@ -71,22 +77,34 @@ def _false_alarms(options: argparse.Namespace) -> int:
         chosen = [one for one in chosen if not one.other_torch]
         for name in left_out:
             print(f"mxcheck: left out without --other-python: {name}", file=sys.stderr)  # noqa: T201
+    elif shutil.which(options.other_python) is None:
+        raise ValueError(f"--other-python {options.other_python}: no such program; name an interpreter")
+    else:
+        options.other_python = str(Path(str(shutil.which(options.other_python))).absolute())
     plan = Plan(
         project=options.project.absolute(),
         state=options.state,
         arguments=tuple(options.pytest),
         other_python=options.other_python,
     )
-    try:
-        with progress_bar(Console(stderr=True), "false alarms") as progress:
-            done = sum(result_path(plan, one).is_file() for one in chosen)
-            progress("finished before" if done else "starting", done, len(chosen))
-            for count, one in enumerate(run_all(plan, chosen, jobs=options.jobs), start=done + 1):
-                progress(one.name, count, len(chosen))
-    except KeyboardInterrupt:
-        print("mxcheck: stopped; the same command goes on", file=sys.stderr)  # noqa: T201
-        return 130
-    rows = [summarise(result_path(plan, one), plan.project / "baselines", one.breaks) for one in chosen]
+    if options.judge_anew:
+        chosen = [one for one in chosen if result_path(plan, one).is_file()]
+        if not chosen:
+            raise ValueError(f"--judge-anew: {plan.state} has no results; run without it first")
+    else:
+        try:
+            with progress_bar(Console(stderr=True), "false alarms") as progress:
+                done = sum(is_finished(plan, one) for one in chosen)
+                progress("finished before" if done else "starting", done, len(chosen))
+                for count, one in enumerate(run_all(plan, chosen, jobs=options.jobs), start=done + 1):
+                    progress(one.name, count, len(chosen))
+        except KeyboardInterrupt:
+            print("mxcheck: stopped; the same command goes on", file=sys.stderr)  # noqa: T201
+            return 130
+    rows = [
+        summarise(result_path(plan, one), plan.project / "baselines", one.breaks, anew=options.judge_anew)
+        for one in chosen
+    ]
     console(at_least=150).print(false_alarms_table(rows))
     for line in (*describe(rows), headline(rows)):
         print(line)  # noqa: T201  (to be copied from, so not folded)

@@ -78,9 +78,11 @@ def _noise_bounds(baseline: Record, quantity: str) -> tuple[float, float, float]
     )
     least_median, least_max = _least(baseline, quantity)
     most = NOISE_FLOOR + max(most, least_max)
-    # One sequence alone may move by the maximum.
-    alone = most / math.sqrt(len(baseline.sequence_losses))
-    return NOISE_FLOOR + max(median, least_median), max(NOISE_FLOOR + root, alone), most
+    # One sequence alone may move by the maximum; of one or two it moves the median, too.
+    sequences = len(baseline.sequence_losses)
+    alone = most / math.sqrt(sequences)
+    middle = most / sequences if sequences < 3 else 0.0
+    return max(NOISE_FLOOR + max(median, least_median), middle), max(NOISE_FLOOR + root, alone), most
 
 
 def _least(baseline: Record, quantity: str) -> tuple[float, float]:
@@ -92,4 +94,4 @@ def _least(baseline: Record, quantity: str) -> tuple[float, float]:
     # To second order a token's rise has the variance 2 KL, so a sequence's mean has the one below.
     tokens = baseline.scored_tokens / len(baseline.sequence_losses)
     rises = differences(baseline.sequence_losses, baseline.reference_losses)
-    return LOSS_SHARES[0] * math.sqrt(2 * baseline.kl / tokens), LOSS_SHARES[1] * largest(rises)
+    return LOSS_SHARES[0] * math.sqrt(2 * max(0.0, baseline.kl) / tokens), LOSS_SHARES[1] * largest(rises)

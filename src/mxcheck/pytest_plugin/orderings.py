@@ -83,7 +83,10 @@ def hold(one: ModelOrdering, baselines: Path) -> Comparison:
             records.append(read(path))
         except BaselineError as error:
             pytest.fail(str(error), pytrace=False)
-    found = compare(*records)
+    try:
+        found = compare(*records)
+    except ValueError as error:
+        pytest.fail(f"{one.id}: {error}", pytrace=False)
     if message := judge(one, found):
         pytest.fail(message, pytrace=False)
     return found

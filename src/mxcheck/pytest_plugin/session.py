@@ -46,7 +46,7 @@ class GateSession:
         from mxcheck.models.convert import UnavailableError
 
         if self._broken:
-            return {"id": case.id, "verdict": "ERROR"}, f"{case.id}: {self._broken}"
+            return _error(case, self._broken)
         try:
             record = self._measured(case)
             check_figures(record)
@@ -65,19 +65,20 @@ class GateSession:
         except UnavailableError as error:
             if (accepted := self._accepted_here(case)) is not None:
                 # A skip would let a library that broke pass for one that was never there.
-                return {"id": case.id, "verdict": "ERROR"}, (
-                    f"{case.id}: it was accepted on such a device ({accepted}) and cannot run now: {error}"
+                return _error(
+                    case, f"it was accepted on such a device ({accepted}) and cannot run now: {error}"
                 )
             return {"id": case.id, "verdict": "skipped", "reason": str(error)}, f"{case.id}: {error}"
         except ValueError as error:
-            return {"id": case.id, "verdict": "ERROR"}, f"{case.id}: {error}"
+            return _error(case, str(error))
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
             words = " ".join(str(error).split()) or type(error).__name__
-            return {"id": case.id, "verdict": "ERROR"}, (
-                f"{case.id}: out of memory on {self.bench.device}: {words}; lower --mx-batch-size or "
-                f"--mx-sequence-length, or give this model a larger device"
+            return _error(
+                case,
+                f"out of memory on {self.bench.device}: {words}; lower --mx-batch-size or "
+                f"--mx-sequence-length, or give this model a larger device",
             )
         row = {
             "id": case.id,
@@ -165,6 +166,11 @@ class GateSession:
         return {
             name: [asdict(trial) for trial in by_case] for name, by_case in zip(cases, trials, strict=True)
         }
+
+
+def _error(case: Case, reason: str) -> tuple[dict[str, Any], str]:
+    """Row and message of a case that has no figures."""
+    return {"id": case.id, "verdict": "ERROR", "reason": reason}, f"{case.id}: {reason}"
 
 
 def _out_of_memory(error: BaseException) -> bool:

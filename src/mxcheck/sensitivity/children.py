@@ -94,10 +94,22 @@ def in_children(jobs: Iterable[Job], count: int) -> Iterator[tuple[Job, SuiteRun
 
 
 def _ended(job: Job, process: BaseProcess, took: float, *, hangs: bool) -> SuiteRun:
-    """The result of a child that ended or must end now."""
+    """The result of a child that ended or must end now.
+
+    Raises ValueError where something outside killed it (the kernel, for want of memory): that says nothing
+    of its fault.
+    """
+    if not hangs:
+        process.join()  # its end is seen a little before its exit code is
+    killed = process.exitcode == -signal.SIGKILL
     _kill(process)  # if not itself, then what it left behind
     if job.result.is_file():
         return read_result(job.result)
+    if killed:
+        raise ValueError(
+            f"{job.name} was killed from outside (for want of memory?); the same command tries it again, "
+            f"with fewer --jobs if need be"
+        )
     words = job.log.read_text("utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
     lost = SuiteRun(
         ended="hang" if hangs else "crash",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,8 @@ from pathlib import Path
 #: Both names: releases differ in which they ask.
 _AS_INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
 
-_INT8 = (
+_INT8_WRONG = "torch multiplies int8 matrices wrongly"
+_WHY = (
     "on a processor with AVX-512 torch 2.13.0 multiplies int8 matrices wrongly where oneDNN is held below "
     "it; the step tests that first and says so"
 )
@@ -49,10 +52,10 @@ class Environment:
         return " ".join([*words, f"-n {self.workers}"])
 
     @property
-    def breaks(self) -> Mapping[str, str]:
-        """Steps of the ladder that are really broken there, and why: the gate must say so."""
+    def breaks(self) -> Mapping[str, tuple[str, str]]:
+        """Steps of the ladder that are really broken there: what the gate says then, and why."""
         below = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
-        return {"bnb_int8": _INT8} if self.settings.get("ONEDNN_MAX_CPU_ISA") in below else {}
+        return {"bnb_int8": (_INT8_WRONG, _WHY)} if self.settings.get("ONEDNN_MAX_CPU_ISA") in below else {}
 
     def arguments(self) -> list[str]:
         """pytest's."""
@@ -80,10 +83,11 @@ def _onednn(value: str) -> dict[str, str]:
     return {"ONEDNN_MAX_CPU_ISA": value}
 
 
-#: Every value of the four instruction set variables occurs in one at least, and so do threads, workers, batch
-#: sizes, hash seeds, deterministic mode and the other torch. MKL's variables do something on Intel's
-#: processors only (but for MKL_CBWR=COMPATIBLE), so most of theirs run as on one. First come those that are
-#: most likely to multiply otherwise: a run that is cut short has seen the most.
+#: The values of the four instruction set variables occur (but for a few that name what others do: MKL's SSSE3
+#: and SSE4_1, variants of AVX-512 and AMX), and so do threads, workers, batch sizes, hash seeds,
+#: deterministic mode and the other torch. MKL's variables do something on Intel's processors only (but for
+#: MKL_CBWR=COMPATIBLE), so most of theirs run as on one. First come those that are most likely to multiply
+#: otherwise: a run that is cut short has seen the most.
 ENVIRONMENTS: Sequence[Environment] = (
     Environment(),
     Environment(settings=_aten("default")),
@@ -132,12 +136,24 @@ def environment_named(name: str) -> Environment:
 def intel_shim(folder: Path) -> Path:
     """A library that, loaded before MKL, makes it take its paths for Intel's processors (Linux).
 
-    Raises ValueError where there is no C compiler to make it with.
+    Raises ValueError where it would have no effect, and where there is no C compiler to make it with.
     """
+    if sys.platform != "linux":
+        raise ValueError(
+            f"environments as on an Intel processor preload a library, which {sys.platform} does not do as "
+            f"Linux does; name others with --environment"
+        )
+    if re.search(r"[\s:]", str(folder.absolute())):
+        raise ValueError(
+            f"--state {folder}: LD_PRELOAD cannot name a path with spaces or colons; name another directory"
+        )
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise ValueError("environments as on an Intel processor need a C compiler (cc); install one")
     source, library = folder / "as_intel.c", folder / "as_intel.so"
     source.write_text(_AS_INTEL)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)  # noqa: S603
+    words = [compiler, "-shared", "-fPIC", "-o", str(library), str(source)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise ValueError(f"{compiler} cannot make {library}: {' '.join(done.stderr.split())}")
     return library

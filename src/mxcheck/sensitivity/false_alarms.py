@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mxcheck.gate.baseline import read
-from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.baseline import BaselineError, read
+from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
 from mxcheck.gate.drift import drift, same_arithmetic
 from mxcheck.gate.record import Record, record_from_dict
@@ -22,28 +22,46 @@ QUANTITIES = ("reference", "loss", "kl")
 
 
 def summarise(
-    path: Path, baselines: Path, breaks: Mapping[str, str] = MappingProxyType({})
+    path: Path,
+    baselines: Path,
+    breaks: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    *,
+    anew: bool = False,
 ) -> EnvironmentRow:
-    """Judge the records of one environment's run anew, by the gate and the baselines as they are today.
+    """What came of one environment's run: red is what it said was, and what the gate says of its records now.
 
-    `breaks`: steps that are really broken there, and why. Of those an ERROR is a true alarm.
+    Args:
+        baselines: the accepted records.
+        breaks: steps that are really broken there, what the gate says then and why. It is a true alarm.
+        anew: records are judged by the gate and baselines as they are now, and what the run's own gate said
+            of them does not count.
     """
     data = json.loads(path.read_text())
-    records = dict(_records(data["rows"]))
-    red = {row["id"]: row["verdict"] for row in data["rows"] if row["verdict"] not in ("pass", "skipped")}
-    red = {name: word for name, word in red.items() if name not in records}  # the others are judged below
+    rows, records = data["rows"], dict(_records(data["rows"]))
+    red = {row["id"]: row["verdict"] for row in rows if row["verdict"] not in ("pass", "skipped")}
     true = {
-        name: reason
-        for name, word in red.items()
-        for precision, reason in breaks.items()
-        if f"-{precision}" in name and word == "ERROR"
+        row["id"]: why
+        for row in rows
+        for precision, (words, why) in breaks.items()
+        if row["id"] in red and f"-{precision}" in row["id"] and words in row.get("reason", "")
     }
-    red = {name: word for name, word in red.items() if name not in true}
+    red = {
+        name: word
+        for name, word in red.items()
+        if name not in (true.keys() | (records.keys() if anew else ()))
+    }
+    if data["exit_code"] and not (red or true or anew):
+        red["the run"] = f"pytest ended with exit code {data['exit_code']}, and no case is red"
+    budgets = {row["id"]: Budget(**row["budget"]) for row in rows if row.get("record")}
     shares: dict[str, tuple[float, str]] = {}
     alike, worst = 0, 0.0
     for name, record in records.items():
-        accepted = read(baselines / _case(record).baseline)
-        verdict = judge(record, accepted, load_budgets().of(record.model, _case(record).budget_key))
+        try:
+            accepted = read(baselines / _case(record).baseline)
+        except (FileNotFoundError, BaselineError) as error:
+            red[name] = str(error)
+            continue
+        verdict = judge(record, accepted, budgets[name])
         if not verdict.passed:
             red[name] = "; ".join(f"step {check.step}: {check.message}" for check in verdict.failures)
         worst = max(worst, drift(record, accepted, "loss").rms)
@@ -55,8 +73,8 @@ def summarise(
             shares[quantity] = max(shares.get(quantity, (0.0, "")), (share, name))
     return EnvironmentRow(
         environment=data["environment"],
-        cases=len(data["rows"]),
-        skipped=sum(row["verdict"] == "skipped" for row in data["rows"]),
+        cases=len(rows),
+        skipped=sum(row["verdict"] == "skipped" for row in rows),
         red=red,
         true_alarms=true,
         alike=alike,

@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from mxcheck.gate.baseline import write_text
 from mxcheck.sensitivity.environments import Environment, intel_shim
+from mxcheck.sensitivity.sensitivity_state import folder_digest
 
-#: The models' suite as `make gate` runs it.
-SUITE = ("--pyargs", "mxcheck.suite.models")
+#: The models' suite as `make gate` runs it, where the settings of this list do something.
+SUITE = ("--pyargs", "mxcheck.suite.models", "--mx-device", "cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,46 @@ def result_path(plan: Plan, environment: Environment) -> Path:
     return plan.state / f"{environment.name.replace('/', '_')}.json"
 
 
+def is_finished(plan: Plan, environment: Environment) -> bool:
+    """Whether it has a result that rests on what there is now: sources, baselines, arguments, interpreter."""
+    path = result_path(plan, environment)
+    return path.is_file() and json.loads(path.read_text())["identity"] == _identity(plan)
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    return {
+        "sources": folder_digest(Path(__file__).parent.parent),
+        "baselines": folder_digest(plan.project / "baselines"),
+        "arguments": list(plan.arguments),
+        "other_python": plan.other_python,
+    }
+
+
+@dataclass(slots=True)
+class _Gates:
+    """The gates that run now: what is stopped must not start another."""
+
+    lock: Lock = field(default_factory=Lock)
+    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    stopped: bool = False
+
+    def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        with self.lock:
+            if self.stopped:
+                raise ValueError("stopped")
+            process = subprocess.Popen(command, start_new_session=True, **options)  # noqa: S603  (pytest)
+            self.running.add(process)
+            return process
+
+    def stop(self) -> None:
+        with self.lock:
+            self.stopped = True
+            for process in self.running:
+                if process.poll() is None:
+                    with suppress(ProcessLookupError):  # it ended just now
+                        os.killpg(process.pid, signal.SIGKILL)  # its workers too
+
+
 def run_all(plan: Plan, environments: Sequence[Environment], *, jobs: int) -> Iterator[Environment]:
     """Run the gate in each environment that has no result yet, `jobs` at a time; yields each as it ends.
 
@@ -50,13 +93,13 @@ def run_all(plan: Plan, environments: Sequence[Environment], *, jobs: int) -> It
     it, it stops the running gates.
     """
     plan.state.mkdir(parents=True, exist_ok=True)
-    missing = [one for one in environments if not result_path(plan, one).is_file()]
+    missing = [one for one in environments if not is_finished(plan, one)]
     shim = intel_shim(plan.state) if any(one.as_intel for one in missing) else None
-    running: set[subprocess.Popen[bytes]] = set()
+    gates = _Gates()
     failures: list[str] = []
     pool = ThreadPoolExecutor(jobs)
     try:
-        futures = {pool.submit(_run, plan, one, shim, running): one for one in missing}
+        futures = {pool.submit(_run, plan, one, shim, gates): one for one in missing}
         for future in as_completed(futures):
             try:
                 future.result()
@@ -65,18 +108,17 @@ def run_all(plan: Plan, environments: Sequence[Environment], *, jobs: int) -> It
             yield futures[future]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(running):
-            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+        gates.stop()
     if failures:
         raise ValueError("; ".join(failures))
 
 
-def _run(
-    plan: Plan, environment: Environment, shim: Path | None, running: set[subprocess.Popen[bytes]]
-) -> None:
+def _run(plan: Plan, environment: Environment, shim: Path | None, gates: _Gates) -> None:
     python = plan.other_python if environment.other_torch else sys.executable
     assert python is not None, "environments with another torch are left out where there is none"
     folder = plan.state / "reports" / environment.name.replace("/", "_")
+    rows = folder / "accuracy.json"
+    rows.unlink(missing_ok=True)  # of a run that was stopped
     command = [
         *(python, "-m", "pytest", "--rootdir", str(plan.project), "-p", "no:cacheprovider", *SUITE),
         *("--mx-report", str(folder.absolute()), *environment.arguments(), *plan.arguments),
@@ -84,24 +126,22 @@ def _run(
     preload = {"LD_PRELOAD": str(shim.absolute())} if environment.as_intel and shim else {}
     log = plan.state / "logs" / f"{environment.name.replace('/', '_')}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
+    identity = _identity(plan)
     began = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603  (pytest, by an interpreter that the user named)
+        process = gates.start(
             command,
             cwd=plan.project,
             env={"OMP_NUM_THREADS": "1", **_without_ours(os.environ), **environment.settings, **preload},
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
-        running.add(process)
         code = process.wait()
-        running.remove(process)
-    rows = folder / "accuracy.json"
     if code not in (0, 1) or not rows.is_file():
         raise ValueError(f"the gate did not finish in environment {environment.name!r}; see {log}")
     result: dict[str, Any] = {
         "environment": environment.name,
+        "identity": identity,
         "exit_code": code,
         "seconds": round(time.monotonic() - began, 1),
         "rows": json.loads(rows.read_text()),

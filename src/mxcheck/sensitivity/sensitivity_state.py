@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,13 +39,20 @@ def folder_digest(folder: Path) -> str:
 
 
 def identity(baselines: Path) -> Identity:
-    """What finished results rest on: mxcheck with its data, the baselines of the full gate, torch."""
+    """What finished results rest on: mxcheck with its data, the baselines of the full gate, the libraries and
+    instructions that compute."""
     import torch
 
+    settings = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
     return {
         "sources": folder_digest(_PACKAGE),
         "baselines": folder_digest(baselines),
+        "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "transformers": version("transformers"),
+        "instructions": " ".join(
+            [torch.backends.cpu.get_cpu_capability(), *(os.environ.get(name, "") for name in settings)]
+        ).strip(),
     }
 
 

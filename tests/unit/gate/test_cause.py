@@ -221,7 +221,7 @@ def test_whose_budget_was_broken(budget: Budget, better: bool) -> None:
     tiny = -1e-10 if better else 0.0
     was = replace(SAME, kl=SAME.kl + tiny, sequence_losses=shifted(SAME.sequence_losses, tiny))
     found = cause(judge(SAME, was, budget), SAME, was)
-    assert (found.link, "noise carries" in found.means) == ("budget", better)
+    assert (found.link, "by no more than noise" in found.means) == ("budget", better)
 
 
 def line(row: Row) -> str:

@@ -188,11 +188,20 @@ def test_the_rms_is_never_below_what_one_sequence_may_do(
     assert judge(record, baseline, WIDE).failed_steps == failed(not passes, 6)
 
 
-def test_of_one_sequence_the_rms_may_be_the_maximum(make_record: MakeRecord) -> None:
-    one = {name: [2.0] for name in ("reference_losses", "reference_entropies", "sequence_losses")}
-    baseline = make_record(**one, sequence_kl=[0.001], noise=NOISE, **OTHER_PRODUCTS)
-    found = drift(make_record(**one, sequence_kl=[0.001]), baseline, "loss")
-    assert bounds(found) == pytest.approx((4.002e-3, 1.2002e-2, 1.2002e-2), rel=1e-12)
+@pytest.mark.parametrize(
+    ("sequences", "median"), [(1, 1.2002e-2), (2, 6.001e-3), (3, 4.002e-3)], ids=["one", "two", "three"]
+)
+def test_of_one_or_two_sequences_one_moves_the_median(
+    make_record: MakeRecord, sequences: int, median: float
+) -> None:
+    """Of one the median is the maximum, of two half of it; and it may be, as the rms may."""
+    names = ("reference_losses", "reference_entropies", "sequence_losses")
+    few = {**{name: [2.0] * sequences for name in names}, "sequence_kl": [0.001] * sequences}
+    few["scored_tokens"] = 10**9
+    baseline = make_record(**few, noise=NOISE, **OTHER_PRODUCTS)
+    found = drift(make_record(**few), baseline, "loss")
+    rms = max(4.002e-3, 1.2002e-2 / sequences**0.5)
+    assert bounds(found) == pytest.approx((median, rms, 1.2002e-2), rel=1e-12)
 
 
 # Other arithmetic, where the noise is small: shares of what quantization does

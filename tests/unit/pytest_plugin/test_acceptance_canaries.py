@@ -33,7 +33,7 @@ def test_every_case_is_red_in_one_line(
     assert len(settings.cases) == 2
     for case in settings.cases:
         row, message = session.hold(case, snapshot)
-        assert row == {"id": case.id, "verdict": "ERROR"}
+        assert row == {"id": case.id, "verdict": "ERROR", "reason": message.removeprefix(f"{case.id}: ")}
         assert message.startswith(f"{case.id}: the gate misjudges canary drift-up: ")
         assert "expected step 6 to fail, nothing did" in message
         assert "mxcheck itself is broken" in message

@@ -59,6 +59,15 @@ def test_the_shim_says_that_it_is_intel(tmp_path: Path) -> None:
     assert library.mkl_serv_intel_cpu() == 1
 
 
+@pytest.mark.parametrize("name", ["a b", "a:b"], ids=["space", "colon"])
+def test_a_path_that_cannot_be_preloaded_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(
+        ValueError, match=r"LD_PRELOAD cannot name a path with spaces or colons; name another"
+    ):
+        intel_shim(tmp_path / name)
+
+
 def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"need a C compiler \(cc\); install one"):

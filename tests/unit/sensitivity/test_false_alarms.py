@@ -21,14 +21,18 @@ def accepted() -> Record:
     return read(BASELINES / "ref-llama" / "fp8_e4m3-B.json")
 
 
-def summary(folder: Path, *rows: dict[str, Any]) -> Any:
+BROKEN = {"bnb_int8": ("multiplies wrongly", "torch is broken")}
+
+
+def summary(folder: Path, *rows: dict[str, Any], code: int = 0, **options: Any) -> Any:
     path = folder / "result.json"
-    path.write_text(json.dumps({"environment": "here", "exit_code": 0, "seconds": 1.5, "rows": rows}))
-    return summarise(path, BASELINES)
+    path.write_text(json.dumps({"environment": "here", "exit_code": code, "seconds": 1.5, "rows": rows}))
+    return summarise(path, BASELINES, **options)
 
 
 def row(record: Record, verdict: str = "pass") -> dict[str, Any]:
-    return {"id": record.id, "verdict": verdict, "record": record.as_dict()}
+    budget = {"kl": 0.023, "rise": 0.023}
+    return {"id": record.id, "verdict": verdict, "record": record.as_dict(), "budget": budget}
 
 
 def test_nothing_moved(tmp_path: Path, accepted: Record) -> None:
@@ -69,13 +73,33 @@ def test_machines_are_told_apart(tmp_path: Path, accepted: Record) -> None:
 
 
 def test_what_is_really_broken_there_is_a_true_alarm(tmp_path: Path) -> None:
-    broken = {"id": "ref-llama-bnb_int8-A", "verdict": "ERROR"}
+    rows = [
+        {"id": "ref-llama-bnb_int8-A", "verdict": "ERROR", "reason": "it multiplies wrongly here"},
+        {"id": "ref-llama-bnb_int8-B", "verdict": "ERROR", "reason": "out of memory"},
+        {"id": "ref-llama-nvfp4-A", "verdict": "ERROR", "reason": "it multiplies wrongly here"},
+    ]
+    found = summary(tmp_path, *rows, code=1, breaks=BROKEN)
+    assert found.true_alarms == {"ref-llama-bnb_int8-A": "torch is broken"}
+    assert found.red == {"ref-llama-bnb_int8-B": "ERROR", "ref-llama-nvfp4-A": "ERROR"}
+
+
+def test_what_the_run_said_counts_unless_it_is_judged_anew(tmp_path: Path, accepted: Record) -> None:
+    said = row(accepted, "FAIL step 6")
+    assert summary(tmp_path, said, code=1).red == {"ref-llama-fp8_e4m3-B": "FAIL step 6"}
+    assert summary(tmp_path, said, code=1, anew=True).red == {}
+
+
+def test_a_run_that_is_red_without_a_red_case_is_red(tmp_path: Path, accepted: Record) -> None:
+    """An ordering, or what the records do not show."""
+    found = summary(tmp_path, row(accepted), code=1)
+    assert found.red == {"the run": "pytest ended with exit code 1, and no case is red"}
+
+
+def test_a_missing_baseline_is_red(tmp_path: Path, accepted: Record) -> None:
     path = tmp_path / "result.json"
-    rows = [broken, {"id": "ref-llama-nvfp4-A", "verdict": "ERROR"}]
-    path.write_text(json.dumps({"environment": "here", "exit_code": 1, "seconds": 1.0, "rows": rows}))
-    found = summarise(path, BASELINES, {"bnb_int8": "torch multiplies wrongly"})
-    assert found.true_alarms == {"ref-llama-bnb_int8-A": "torch multiplies wrongly"}
-    assert found.red == {"ref-llama-nvfp4-A": "ERROR"}
+    data = {"environment": "here", "exit_code": 0, "seconds": 1.5, "rows": [row(accepted)]}
+    path.write_text(json.dumps(data))
+    assert "No such file" in summarise(path, tmp_path).red["ref-llama-fp8_e4m3-B"]
 
 
 def test_skips_are_counted_and_errors_are_red(tmp_path: Path) -> None:

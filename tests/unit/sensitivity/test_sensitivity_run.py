@@ -43,6 +43,11 @@ def _job(folder: Path, name: str, work: Callable[[], SuiteRun], limit: float = 6
 
 def _dies() -> SuiteRun:
     print("last words", flush=True)  # noqa: T201
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError("it is dead")
+
+
+def _killed() -> SuiteRun:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("it is dead")
 
@@ -60,6 +65,14 @@ def _sleeps() -> SuiteRun:
 def _works() -> SuiteRun:
     print("of no interest")  # noqa: T201
     return SuiteRun(exit_code=1, rows=[{"id": "a", "verdict": "FAIL step 4"}], seconds=0.5)
+
+
+def test_what_is_killed_from_outside_says_nothing_of_its_fault(tmp_path: Path) -> None:
+    """As the kernel does where memory runs out: no result, so that it is tried again."""
+    job = _job(tmp_path, "killed", _killed)
+    with pytest.raises(ValueError, match=r"killed was killed from outside"):
+        list(in_children([job], 1))
+    assert not job.result.exists()
 
 
 def test_no_child_is_lost(tmp_path: Path) -> None:
