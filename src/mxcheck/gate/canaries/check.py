@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from mxcheck.gate.canaries.drifts import DRIFT_CANARIES
 from mxcheck.gate.canaries.expectation import Expectation
 from mxcheck.gate.canaries.healthy import Canary
+from mxcheck.gate.canaries.reference import REFERENCE_STANDS
 from mxcheck.gate.canaries.steps import STEP_CANARIES
 from mxcheck.gate.canaries.surroundings import SURROUNDINGS
 from mxcheck.gate.canaries.updates import ACCEPTANCE
 from mxcheck.gate.verdict import judge
 
 #: Records to judge, and calls to make.
-RECORDS: tuple[Canary, ...] = (*STEP_CANARIES, *DRIFT_CANARIES)
+RECORDS: tuple[Canary, ...] = (*STEP_CANARIES, *REFERENCE_STANDS, *DRIFT_CANARIES)
 CALLS: tuple[Expectation, ...] = (*SURROUNDINGS, *ACCEPTANCE)
 
 
