@@ -162,14 +162,15 @@ EDITS = {
         ("max(NOISE_FLOOR + root, alone)", "NOISE_FLOOR + root", "drift-share-one-noise"),
         ("max(NOISE_FLOOR + root, alone)", "alone", "reference-floor-noise"),
         ("max(NOISE_FLOOR + root, alone)", "NOISE_FLOOR + root + most", "drift-rms-elsewhere"),
-        ("most / math.sqrt(len(baseline.sequence_losses))", "most", "drift-rms-elsewhere"),
+        ("most / math.sqrt(sequences)", "most", "drift-rms-elsewhere"),
+        ("most / sequences if sequences < 3 else 0.0", "most", "drift-share"),
         ('("median", "rms", "max")', '("rms", "rms", "max")', "drift-up-elsewhere"),
         ('("median", "rms", "max")', '("median", "max", "max")', "drift-rms-elsewhere"),
         ('("median", "rms", "max")', '("median", "rms", "rms")', "drift-one-elsewhere"),
     ],
     f"{DRIFT}:_least": [
         ("/ len(baseline.sequence_losses)", "", "drift-share-noise"),
-        ("math.sqrt(2 * baseline.kl / tokens)", "math.sqrt(2 * baseline.kl)", "drift-share"),
+        ("max(0.0, baseline.kl) / tokens", "max(0.0, baseline.kl)", "drift-share"),
         (
             "LOSS_SHARES[1] * largest(rises)",
             "LOSS_SHARES[1] * max(baseline.sequence_losses)",
