@@ -246,6 +246,11 @@ EDITS = {
     ],
     f"{BASELINE}:encode": [
         ("**record.as_dict()}", "**record.as_dict(), 'kl': 0.0}", "file"),
+        (
+            "**record.as_dict()}",
+            "**json.loads(json.dumps(record.as_dict()), parse_float=lambda text: round(float(text), 6))}",
+            "file-last-digit",
+        ),
     ],
     f"{DECISION}:decide": [
         ("alone.passed and not holds", "not holds", "update-budget"),

@@ -71,6 +71,12 @@ FILES = (
         True,
     ),
     expect(
+        "file-last-digit",
+        "and to the last bit",
+        lambda: decode(encode(replace(HEALTHY, kl=1 / 3)), where="canary").kl == 1 / 3,
+        True,
+    ),
+    expect(
         "file-seal",
         "a digit of the noise was changed",
         partial(_edited, '"loss_rms": 0.01', '"loss_rms": 0.09'),

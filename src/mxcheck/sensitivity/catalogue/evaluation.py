@@ -168,8 +168,10 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         name="log_softmax_in_fp32",
         what="Log-probabilities are taken in float32, not in float64.",
-        source="what every framework does by default; it moves a sequence's loss by about 1e-8 nats",
+        source="what every framework does by default; it moves a sequence's loss by about 5e-8 nats",
         changes=_logits(".float()"),
+        survives="it moves the reference's losses too, as another machine's arithmetic would, and by less than"
+        " the floor of 2e-6 nats that such a machine is allowed",
     ),
     _fault(
         name="reference_after_the_conversion",

@@ -278,5 +278,6 @@ FAULTS: tuple[Fault, ...] = (
             "if (accepted := self._accepted_here(case)) is not None:",
             "if (accepted := self._accepted_here(case)) is not None and False:",
         ),
+        survives="no library breaks while the suites run; tests/plugin/test_stages_fail_alone.py breaks one",
     ),
 )
