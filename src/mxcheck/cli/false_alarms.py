@@ -59,6 +59,7 @@ def add_commands(commands: Any) -> None:
 
 def _false_alarms(options: argparse.Namespace) -> int:
     from mxcheck.reporting.false_alarms import as_json, describe, false_alarms_table, headline, markdown
+    from mxcheck.reporting.table import render
     from mxcheck.sensitivity.environments import ENVIRONMENTS, environment_named
     from mxcheck.sensitivity.false_alarms import summarise
     from mxcheck.sensitivity.gate_runs import Plan, is_finished, result_path, run_all
@@ -105,7 +106,7 @@ def _false_alarms(options: argparse.Namespace) -> int:
         summarise(result_path(plan, one), plan.project / "baselines", one.breaks, anew=options.judge_anew)
         for one in chosen
     ]
-    console(at_least=150).print(false_alarms_table(rows))
+    print(render(false_alarms_table(rows), color=console().is_terminal))  # noqa: T201  (as wide as it needs)
     for line in (*describe(rows), headline(rows)):
         print(line)  # noqa: T201  (to be copied from, so not folded)
     if options.summary is not None:
@@ -115,6 +116,7 @@ def _false_alarms(options: argparse.Namespace) -> int:
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "torch": torch.__version__,
             "processor": platform.processor() or platform.machine(),
+            **({"judged": "anew, from kept records"} if options.judge_anew else {}),
         }
         options.summary.parent.mkdir(parents=True, exist_ok=True)
         options.summary.write_text(markdown(rows, facts), "utf-8")

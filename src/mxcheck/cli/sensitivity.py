@@ -18,6 +18,7 @@ from rich.table import Table
 from mxcheck.cli.console import console
 from mxcheck.cli.progress import progress_bar
 from mxcheck.reporting.sensitivity import as_json, group_table, markdown, matrix_table, trouble
+from mxcheck.reporting.table import render
 
 if TYPE_CHECKING:
     from mxcheck.sensitivity.fault import Fault
@@ -94,9 +95,9 @@ def _sensitivity(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("mxcheck: stopped; the same command goes on", file=sys.stderr)  # noqa: T201
         return 130
-    wide = console(200)
-    wide.print(matrix_table(found))
-    wide.print(group_table(found))
+    color = console().is_terminal
+    for table in (matrix_table(found), group_table(found)):
+        print(render(table, color=color))  # noqa: T201  (as wide as it needs to be)
     for line in trouble(found):
         print(f"mxcheck: {line}", file=sys.stderr)  # noqa: T201
     if options.summary is not None:
