@@ -17,7 +17,7 @@ _AS_INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel
 _INT8_WRONG = "torch multiplies int8 matrices wrongly"
 _WHY = (
     "on a processor with AVX-512 torch 2.13.0 multiplies int8 matrices wrongly where oneDNN is held below "
-    "it; the step tests that first and says so"
+    "AVX512_CORE_VNNI; the step tests that first and says so"
 )
 
 
@@ -54,7 +54,7 @@ class Environment:
     @property
     def breaks(self) -> Mapping[str, tuple[str, str]]:
         """Steps of the ladder that are really broken there: what the gate says then, and why."""
-        below = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
+        below = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE")
         return {"bnb_int8": (_INT8_WRONG, _WHY)} if self.settings.get("ONEDNN_MAX_CPU_ISA") in below else {}
 
     def arguments(self) -> list[str]:
