@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 gate: $(STAMP) ## run the accuracy gate on the embedded reference models
-	$(OFFLINE) $(BIN)/pytest tests/models -n 2
+	$(OFFLINE) $(BIN)/pytest tests/models -n 2 --dist worksteal
 
 ladder: $(STAMP) ## every step of the ladder with every tier; what cannot run here is skipped with its reason
 	$(OFFLINE) $(BIN)/pytest tests/models -n 2 -rs $(EVERYTHING)
