@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,6 +18,7 @@ from mxcheck.cli.console import console
 from mxcheck.cli.progress import progress_bar
 from mxcheck.reporting.sensitivity import as_json, group_table, markdown, matrix_table, trouble
 from mxcheck.reporting.table import render
+from mxcheck.reporting.titled import titled_table
 
 if TYPE_CHECKING:
     from mxcheck.sensitivity.fault import Fault
@@ -114,13 +114,7 @@ def _names(given: Sequence[str]) -> list[str]:
 
 
 def _catalogue_table(faults: Sequence[Fault]) -> Table:
-    table = Table(
-        title=f"mxcheck: {len(faults)} faults",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = titled_table(f"mxcheck: {len(faults)} faults")
     table.add_column("group", no_wrap=True)
     table.add_column("fault", no_wrap=True)
     table.add_column("what is wrong")

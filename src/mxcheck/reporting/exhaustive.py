@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mxcheck.conformance.sweeps import Sweep, SweepResult
+from mxcheck.reporting.titled import titled_table
 
 _COLUMNS = ("sweep", "inputs", "NaNs left out", "mismatches", "seconds")
 _WHAT = (
@@ -61,15 +61,7 @@ def _lines(console: Console) -> Callable[[Sweep, int, int], None]:
 
 def sweeps_table(results: Sequence[SweepResult]) -> Table:
     """One line a sweep."""
-    table = Table(
-        title="mxcheck: exhaustive sweeps",
-        title_justify="left",
-        caption=_WHAT,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = titled_table("mxcheck: exhaustive sweeps", _WHAT)
     for number, name in enumerate(_COLUMNS):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for one in results:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from rich import box
 from rich.table import Table
+
+from mxcheck.reporting.titled import titled_table
 
 _COLUMNS = (
     "environment",
@@ -70,15 +71,7 @@ def headline(rows: Sequence[EnvironmentRow]) -> str:
 
 def false_alarms_table(rows: Sequence[EnvironmentRow]) -> Table:
     """One line an environment."""
-    table = Table(
-        title="mxcheck: the gate in honest environments",
-        title_justify="left",
-        caption=_WHAT,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = titled_table("mxcheck: the gate in honest environments", _WHAT)
     for number, name in enumerate(_COLUMNS):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:

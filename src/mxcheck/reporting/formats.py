@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 
 from mxcheck.formats.blocks import BLOCK_FORMATS, E4M3, E8M0, BlockFormat
@@ -13,6 +12,7 @@ from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN, finite_codes, scale_value
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.spec import DIALECTS, ROUNDINGS
 from mxcheck.reporting.numbers import multiple
+from mxcheck.reporting.titled import titled_table
 
 #: The formats that OCP MX v1.0 does not have.
 EXPERIMENTAL = ("fp4_e3m0",)
@@ -164,13 +164,4 @@ def dialects_table(padding: int = 2) -> Table:
 
 
 def _table(title: str, caption: str, padding: int) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, padding, 0, 0),
-        pad_edge=False,
-    )
+    return titled_table(title, caption, title_style="bold", padding=padding)

@@ -11,13 +11,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import SCALE_RULES
 from mxcheck.reporting.table import render
+from mxcheck.reporting.titled import titled_table
 
 Row = Mapping[str, Any]
 
@@ -43,16 +43,9 @@ def cell_text(row: Row | None) -> str:
 
 def matrix_table(rows: Sequence[Row]) -> Table:
     """One line an implementation and format, one column a rule; lines with nothing supported are left out."""
-    table = Table(
-        title=f"mxcheck: conformance, bit by bit (level {rows[0]['level']})"
-        if rows
-        else "mxcheck: conformance",
-        title_justify="left",
-        caption=_CAPTION,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    table = titled_table(
+        f"mxcheck: conformance, bit by bit (level {rows[0]['level']})" if rows else "mxcheck: conformance",
+        _CAPTION,
     )
     rules = _rules(rows)
     for name in ("implementation", "format", *rules):

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from mxcheck.reporting.detection import Detection, KernelSight, ModelSight, Sight
+from mxcheck.reporting.titled import titled_table
 
 #: Red tests of the kernel suite, besides its cells, that are named.
 _MOST_TESTS = 2
@@ -130,15 +130,7 @@ def matrix_table(detections: Sequence[Detection]) -> Table:
 
 
 def _table(title: str, columns: Iterable[str], caption: str | None = None) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = titled_table(title, caption)
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number and caption is None else "left", no_wrap=True)
     return table

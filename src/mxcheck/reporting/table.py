@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from mxcheck.gate.drift import Drift
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import exponential
 from mxcheck.gate.verdict import rise
+from mxcheck.reporting.titled import titled_table
 from mxcheck.reporting.verdicts import GOOD
 
 
@@ -43,15 +43,7 @@ def percent_change(record: Record) -> tuple[float, float]:
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    table = Table(
-        title="mxcheck: accuracy",
-        title_justify="left",
-        caption=_CAPTION,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = titled_table("mxcheck: accuracy", _CAPTION)
     for name in ("model", "precision", "tier"):
         table.add_column(name, no_wrap=True)
     for name in (

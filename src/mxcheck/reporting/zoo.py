@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.table import Table
+
+from mxcheck.reporting.titled import titled_table
 
 _GIB = 2**30
 _BILLION, _MILLION = 10**9, 10**6
@@ -125,13 +126,4 @@ def reasons(steps: Iterable[StepRow]) -> list[str]:
 
 
 def _table(title: str, caption: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    return titled_table(title, caption, title_style="bold")
