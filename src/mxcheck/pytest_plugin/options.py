@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 
 import pytest
@@ -22,6 +23,10 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ELEMENTWISE = (BF16, *MX)
 DEFAULT_SAMPLES = 1000
 DEFAULT_LENGTH = 2048
+DEFAULT_BATCH_SIZE = 8
+DEFAULT_MIN_FREE_RATIO = 0.5
+#: Options that say nothing about what is measured.
+_ASIDE = frozenset({"recentre", "debug", "report", "min-free-ratio", "workers-per-device", "leases", "shard"})
 
 LISTS = {
     "models": ("the reference models", "model suite: names of the zoo, directories, hub ids"),
@@ -72,6 +77,16 @@ VALUES = {
         "directory to write results to: the conformance matrix as Markdown and JSON; models' rows as JSON",
     ),
     "device": ("auto", f"where models and kernels run: {', '.join(DEVICES)} (auto: cuda where there is one)"),
+    "min-free-ratio": (
+        str(DEFAULT_MIN_FREE_RATIO),
+        "model suite: leave a GPU alone if others hold so much of its memory that less than this is free",
+    ),
+    "workers-per-device": ("1", "model suite: workers that share a device (on a CPU: a core) at most"),
+    "leases": (
+        "mxcheck-<user> in the folder for temporary files, or $MXCHECK_LEASES",
+        "directory on a local disk in which all runs of this host say what devices and memory they hold",
+    ),
+    "shard": ("1/1", "model suite: i/N runs the i-th of N parts, split by whole models; needs --mx-report"),
     "baselines": ("baselines", "directory of accepted baselines, relative to pytest's root directory"),
     "budgets": ("ours", "TOML file whose budgets go before ours"),
 }
@@ -125,7 +140,7 @@ def own_options(arguments: list[str]) -> list[str]:
     flags = {"--no-mx", *(f"--mx-{name}" for name in FLAGS)}
     words: list[str] = []
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if word in ("--mx-recentre", "--mx-debug"):
+        if word.partition("=")[0].removeprefix("--mx-") in _ASIDE:
             continue
         if word in ("-o", "--override-ini") and following.startswith("mx_"):
             words += [word, following]
@@ -181,6 +196,16 @@ class Options:
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"--mx-{name} must be a whole number of at least 1, got {text!r}")
         return int(text)
+
+    def share(self, name: str, default: float) -> float:
+        text = self.value(name)
+        try:
+            share = float(text or default)
+        except ValueError:
+            share = math.nan
+        if not 0 <= share <= 1:
+            raise ValueError(f"--mx-{name} must be a number from 0 to 1, got {text!r}")
+        return share
 
     @property
     def no_mx(self) -> bool:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from mxcheck.models.zoo import REFERENCE_MODELS, model_source
 from mxcheck.pytest_plugin.cases import Changes, lay_out, left_out
 from mxcheck.pytest_plugin.options import (
     BLOCK_SIZES,
+    DEFAULT_MIN_FREE_RATIO,
     DEFAULT_SAMPLES,
     DEVICES,
     DTYPES,
@@ -28,6 +30,9 @@ from mxcheck.pytest_plugin.options import (
     Options,
 )
 from mxcheck.pytest_plugin.own_recipes import own_recipes
+from mxcheck.pytest_plugin.work import estimate, model_seconds
+from mxcheck.scheduling.ledger import default_folder
+from mxcheck.scheduling.sharding import Shard, parse_shard, split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,11 @@ class Settings:
     microxcaling: str
     report: Path | None
     device: str
+    min_free_ratio: float
+    workers_per_device: int
+    leases: Path
+    shard: Shard | None  # None: the whole run
+    whole: tuple[Case, ...]  # the cases of all shards
     baselines: Path
     budgets: str | None
     recentre: bool
@@ -97,7 +107,7 @@ def _read(config: pytest.Config) -> Settings:
         f"samples{max_samples}" if max_samples != DEFAULT_SAMPLES else "",
     )
     own = own_recipes(config.rootpath / "pyproject.toml", kernel=kernels[0] if kernels else "eager")
-    recipes = lay_out(
+    whole = lay_out(
         models,
         options,
         own=own,
@@ -105,13 +115,19 @@ def _read(config: pytest.Config) -> Settings:
         text=tuple(filter(None, text)),
         kernel=kernels[0] if kernels else "eager",
     )
+    batch_size = options.integer("batch-size", None)
     assert max_samples is not None
+    trusted = _trusted(options, models)
+    shard = _shard(options)
+    if shard is not None:
+        given = {"dtype": DTYPES.get(dtype), "samples": max_samples, "length": length}
+        models = _part(shard, models, whole, given | {"batch_size": batch_size})
     return Settings(
         models=models,
-        recipes=recipes,
+        recipes={case: made for case, made in whole.items() if case.model in models},
         own=tuple(own),
         left_out=left_out(options),
-        trusted=_trusted(options, models),
+        trusted=trusted,
         scale_rule=changes.scale_rule or "floor",
         rounding=changes.rounding or "even",
         block_size=changes.block_size or 32,
@@ -119,13 +135,18 @@ def _read(config: pytest.Config) -> Settings:
         corpus=corpus,
         max_samples=max_samples,
         sequence_length=length,
-        batch_size=options.integer("batch-size", None),
+        batch_size=batch_size,
         metrics=metrics,
         kernels=kernels,
         level=choose("--mx-level", options.value("level") or "quick", LEVELS),
         microxcaling=options.value("microxcaling"),
         report=_report_folder(config, options),
         device=choose("--mx-device", options.value("device") or "auto", DEVICES),
+        min_free_ratio=options.share("min-free-ratio", DEFAULT_MIN_FREE_RATIO),
+        workers_per_device=options.integer("workers-per-device", 1) or 1,
+        leases=_leases(config, options),
+        shard=shard,
+        whole=tuple(whole),
         baselines=config.rootpath / (options.value("baselines") or "baselines"),
         budgets=_budgets(config, options, own),
         recentre=options.flag("recentre"),
@@ -174,6 +195,42 @@ def _report_folder(config: pytest.Config, options: Options) -> Path | None:
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"--mx-report {name}: {there} cannot be written to; name another directory")
     return folder
+
+
+def _leases(config: pytest.Config, options: Options) -> Path:
+    """The host's ledger: the option's, else the environment's, else the user's own in the temporary one."""
+    named = options.value("leases") or os.environ.get("MXCHECK_LEASES", "")
+    return config.rootpath / named if named else default_folder()
+
+
+def _shard(options: Options) -> Shard | None:
+    text = options.value("shard")
+    if not text:
+        return None
+    shard = parse_shard(text)
+    if not options.value("report"):
+        raise ValueError(
+            f"--mx-shard {text} needs --mx-report DIR, where it writes what `mxcheck merge` joins and judges"
+        )
+    return shard
+
+
+def _part(
+    shard: Shard, models: Mapping[str, str], whole: Mapping[Case, Recipe], given: Mapping[str, Any]
+) -> dict[str, str]:
+    """The models of a shard. By estimates alone, never by durations: those differ from machine to machine."""
+    if shard.count > len(models):
+        raise ValueError(
+            f"--mx-shard {shard}: the run is split by whole models and has {len(models)}; "
+            f"give at most N = {len(models)}"
+        )
+    costs = {
+        label: model_seconds(
+            estimate(name, **given), [made for case, made in whole.items() if case.model == label]
+        )
+        for label, name in models.items()
+    }
+    return {label: models[label] for label in split(costs, shard.count)[shard.index - 1]}
 
 
 def _trusted(options: Options, models: Mapping[str, str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.models.zoo import model_source
+from mxcheck.pytest_plugin.options import DEFAULT_BATCH_SIZE
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.text import evaluation_text, own_tokens_path
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 #: Sequences that the local SQNR is taken on: it finds a place, it does not judge.
 SQNR_SEQUENCES = 4
-DEFAULT_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,0 +1,151 @@
+"""What a model takes, estimated before anything of it is loaded: memory and time. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mxcheck.models.cards import GIB, ITEM_BYTES
+from mxcheck.models.zoo import ModelSource
+
+#: A process with torch and transformers imported, and its working tensors of a small model (measured: 0.55
+#: to 0.7 GiB for the reference models with all steps); on a GPU the context and cuBLAS's workspace.
+PROCESS_BYTES = 3 * GIB // 4
+#: The log-probabilities of the reference that are kept, at most, and the float64 chunks beside them.
+_KEPT_LOGITS, _CHUNK_BYTES = 2**25, 6 * GIB // 5
+#: Multiply-adds a second of a nominal core. Only ratios between cases matter, and these tell them apart as well
+#: as any; where a run was before, its own durations stand in their place.
+_NOMINAL_SPEED = 2e10
+#: Bytes a second that a checkpoint is read and checked at, and what a load takes besides.
+_NOMINAL_READING, _LOAD_SECONDS = 2e8, 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What one model takes.
+
+    Attributes:
+        weight_bytes: the weights, as loaded and once more quantized.
+        working_bytes: everything beside the weights: it is needed on each device of several.
+        case_seconds: a nominal case.
+        load_seconds: loading it, and measuring its reference.
+    """
+
+    weight_bytes: int
+    working_bytes: int
+    case_seconds: float
+    load_seconds: float
+
+    @property
+    def bytes_needed(self) -> int:
+        """On one device."""
+        return self.weight_bytes + self.working_bytes
+
+    def devices(self, device_bytes: int) -> int:
+        """The fewest devices of `device_bytes` that hold a share of the weights each and the working bytes.
+        Raises ValueError where the working bytes alone exceed a device."""
+        room = device_bytes - self.working_bytes
+        if room <= 0:
+            raise ValueError(
+                f"needs {self.working_bytes / GIB:.1f} GiB beside its weights, got a device of "
+                f"{device_bytes / GIB:.1f} GiB; give a smaller --mx-batch-size or --mx-sequence-length"
+            )
+        return max(1, math.ceil(self.weight_bytes / room))
+
+    def bytes_per_device(self, devices: int) -> int:
+        """Needed on each of so many."""
+        return math.ceil(self.weight_bytes / devices) + self.working_bytes
+
+
+def footprint(
+    source: ModelSource, *, dtype: str | None, sequences: int, length: int | None, batch_size: int
+) -> Footprint | None:
+    """An estimate by a model's card, or by the headers of its safetensors files.
+
+    Args:
+        source: the model.
+        dtype: what it is loaded in; None: the source's.
+        sequences, length: how many tokens are measured at most; None: as many as usual.
+        batch_size: sequences a forward pass.
+
+    Returns None where nothing is known before it is loaded: a hub id that the zoo has no card for.
+    """
+    item = ITEM_BYTES[dtype or source.dtype]
+    card = source.card
+    if card is not None:
+        parameters, vocabulary, heads = card.parameters, card.vocabulary, card.attention_heads
+        length = length or card.sequence_length
+        fixed = card.working_bytes(dtype) - _scores_and_logits(
+            card.batch_size, card.sequence_length, vocabulary, heads, item
+        )
+    elif source.is_directory:
+        found = _read(Path(source.location))
+        if found is None:
+            return None  # not complete: loading says so, by name
+        parameters, vocabulary, heads, positions = found
+        tokens = _tokens_header(source)
+        length = length or (tokens[1] if tokens else min(positions, 2048))
+        sequences = min(sequences, tokens[0]) if tokens else sequences
+        kept = min(_KEPT_LOGITS, sequences * length * vocabulary)
+        fixed = PROCESS_BYTES + kept * item + min(_CHUNK_BYTES, 6 * length * vocabulary * 8)
+    else:
+        return None
+    scored = sequences * length
+    case_seconds = scored * (parameters + 8 * vocabulary) / _NOMINAL_SPEED
+    return Footprint(
+        weight_bytes=2 * parameters * item,
+        working_bytes=fixed + _scores_and_logits(batch_size, length, vocabulary, heads, item),
+        case_seconds=case_seconds,
+        load_seconds=_LOAD_SECONDS + parameters * item / _NOMINAL_READING + case_seconds,
+    )
+
+
+def _scores_and_logits(batch: int, length: int, vocabulary: int, heads: int, item: int) -> int:
+    """The logits of one pass, and the scores of one layer of attention (product, fp32 softmax, cast)."""
+    return batch * length * vocabulary * item + batch * heads * length**2 * (2 * item + 4)
+
+
+def _read(folder: Path) -> tuple[int, int, int, int] | None:
+    """Parameters, vocabulary, attention heads and positions of a model directory."""
+    try:
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        headers = [read_header(path) for path in sorted(folder.glob("*.safetensors")) if _is_model(path)]
+    except (OSError, ValueError):
+        return None
+    parameters = sum(math.prod(shape) for header in headers for shape in header.values())
+    text = config.get("text_config", config)
+    numbers = [
+        next((text[key] for key in keys if isinstance(text.get(key), int)), usual)
+        for keys, usual in (
+            (("vocab_size",), 0),
+            (("num_attention_heads", "num_heads", "n_head", "n_heads"), 32),
+            (("max_position_embeddings", "max_seq_len", "n_positions"), 2048),
+        )
+    ]
+    vocabulary, heads, positions = numbers
+    return (parameters, vocabulary, heads, positions) if parameters and vocabulary else None
+
+
+def _is_model(path: Path) -> bool:
+    return path.name != "tokens.safetensors"
+
+
+def read_header(path: Path) -> dict[str, list[int]]:
+    """Name and shape of every tensor of a safetensors file. Raises OSError and ValueError."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > 100_000_000:
+            raise ValueError(f"{path} is no safetensors file: a header of {size} bytes")
+        header: dict[str, Any] = json.loads(file.read(size))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def _tokens_header(source: ModelSource) -> tuple[int, int] | None:
+    if source.tokens is None:
+        return None
+    (shape,) = read_header(source.tokens).values()
+    sequences, length = shape
+    return sequences, length

@@ -1,0 +1,57 @@
+"""What cases cost, as a pure function of the options: xdist's controller has node ids and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mxcheck.models.footprint import Footprint, footprint
+from mxcheck.models.recipe import Recipe
+from mxcheck.models.zoo import model_source
+from mxcheck.pytest_plugin.options import DEFAULT_BATCH_SIZE
+
+if TYPE_CHECKING:
+    from mxcheck.gate.case import Case
+    from mxcheck.pytest_plugin.settings import Settings
+
+#: Of a model of which nothing is known before it is loaded: it goes early, and takes a device for itself.
+UNKNOWN = Footprint(weight_bytes=0, working_bytes=0, case_seconds=600.0, load_seconds=600.0)
+#: A converted model casts, which the reference does not; one sequence a pass is slower by itself (measured:
+#: 1.5 to 1.9 times on the reference models).
+_CONVERTED, _ONE_BY_ONE = 1.2, 1.8
+
+
+def estimate(
+    name: str, *, dtype: str | None, samples: int, length: int | None, batch_size: int | None
+) -> Footprint | None:
+    """What a model named so takes; None where nothing is known of it."""
+    source = model_source(name)
+    usual = DEFAULT_BATCH_SIZE if source.card is None else source.card.batch_size
+    return footprint(source, dtype=dtype, sequences=samples, length=length, batch_size=batch_size or usual)
+
+
+def estimated(settings: Settings, label: str) -> Footprint | None:
+    """The same for a model of the run."""
+    return estimate(
+        settings.models[label],
+        dtype=settings.dtype,
+        samples=settings.max_samples,
+        length=settings.sequence_length,
+        batch_size=settings.batch_size,
+    )
+
+
+def case_seconds(known: Footprint | None, recipe: Recipe) -> float:
+    """A case's nominal seconds, its model being loaded."""
+    factor = _ONE_BY_ONE if recipe.sequences_a_pass else _CONVERTED
+    return (known or UNKNOWN).case_seconds * factor
+
+
+def model_seconds(known: Footprint | None, recipes: Iterable[Recipe]) -> float:
+    """Nominal seconds of a model's cases, one after another."""
+    return (known or UNKNOWN).load_seconds + sum(case_seconds(known, recipe) for recipe in recipes)
+
+
+def stored_key(settings: Settings, case: Case) -> str:
+    """Under which a case's duration is stored: on another kind of device it says nothing."""
+    return f"{case.id} on {settings.device}"
