@@ -1,7 +1,8 @@
-"""A host that is not there: devices with memory, models that take time to load, cases that sleep and allocate.
+"""A host that is not there: devices with memory, models that take time to load, cases that sleep and
+allocate.
 
-The run is real: pytest, xdist, our scheduler, our ledger. Who allocates what is kept apart from the ledger, in a
-file a device, so that the one checks the other. Used by tests and by the benchmark.
+The run is real: pytest, xdist, our scheduler, our ledger. Who allocates what is kept apart from the ledger,
+in a file a device, so that the one checks the other. Used by tests and by the benchmark.
 """
 
 from __future__ import annotations
@@ -83,13 +84,20 @@ class Host:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """The real pytest on it, in the background."""
         inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith("PYTEST_") and name != "CI"
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("PYTEST_") and name != "CI"
         }
         path = os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)])
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
             cwd=self.folder,
-            env={**inherited, "PYTHONPATH": path, "MXCHECK_LEASES": str(self.folder / "leases"), **environment},
+            env={
+                **inherited,
+                "PYTHONPATH": path,
+                "MXCHECK_LEASES": str(self.folder / "leases"),
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
