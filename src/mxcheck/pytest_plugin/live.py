@@ -69,6 +69,7 @@ class Live:
         if self._board is not None or reporter is None or self._config.option.verbose < 0:
             return
         self._board = Board(expected=dict(expected))
+        self._last_line = time.monotonic()
         if reporter.isatty and not self._config.getoption("usepdb") and os.environ.get("TERM") != "dumb":
             self._screen = _Screen(reporter, self._board, self._lock)
 

@@ -53,8 +53,10 @@ class RunReport:
             return
         self._begin(ids, workers=len(self._config.option.tx))
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        for line in self._header() if reporter is not None else []:
-            reporter.ensure_newline()
+        if reporter is None or not (lines := self._header()):
+            return
+        reporter.ensure_newline()
+        for line in ["", *lines] if reporter.isatty else lines:  # xdist's status has no end on a terminal
             reporter.write_line(line)
 
     def _begin(self, node_ids: list[str], workers: int) -> None:

@@ -1,0 +1,116 @@
+"""The live display of a real run: a table on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gate_project import Project
+
+FEW = (
+    *("--mx-models", "ref-llama,ref-neo", "--mx-precision", "fp32,fp8_e4m3", "--mx-tier", "A"),
+    *("--mx-max-samples", "16", "--mx-sequence-length", "32"),
+)
+LABEL = "+length32+samples16"
+
+
+def on_a_terminal(project: Project, *arguments: str) -> str:
+    """What a run writes to a terminal of its own."""
+    ours, theirs = pty.openpty()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
+            *("--pyargs", "mxcheck.suite.models", *FEW, *arguments),
+        ],
+        cwd=project.directory,
+        env={
+            **inherited,
+            "PYTHONPATH": str(project.source),
+            "MXCHECK_LEASES": str(project.directory / "leases"),
+            "TERM": "xterm",
+            "COLUMNS": "150",
+        },
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # Linux's end of a terminal
+            break
+        if not part:
+            break
+        written += part
+    os.close(ours)
+    process.wait()
+    return written.decode()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_table_on_a_terminal(project: Project, workers: str) -> None:
+    output = on_a_terminal(project, "-n", workers)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    assert re.search(r"worker +case +batches +tokens/s +memory", plain), plain
+    assert "of 4 cases" in plain
+    names = {"0": {"main"}, "2": {"gw0", "gw1"}}[workers]
+    assert names <= set(re.findall(r"^ (main|gw\d+) ", plain, re.MULTILINE)), plain
+    assert re.search(rf"(ref-llama-fp32{re.escape(LABEL)}|ref-llama reference) +\d/2", plain), plain
+    # It is gone when the results come, and the cursor is there again.
+    results = output[output.index("mxcheck: accuracy") :]
+    assert "tokens/s" not in results
+    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
+    assert "4 failed" in results  # nothing is accepted in this project
+
+
+def test_what_others_print_stays_whole(project: Project) -> None:
+    """With -v pytest writes a line in pieces; above the table it is one line."""
+    output = on_a_terminal(project, "-n", "2", "-v")
+    # What comes after the table is erased begins a line on the screen.
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", re.sub(r"\r|\x1b\[2K", "\n", output))
+    for model in ("ref-llama", "ref-neo"):
+        case = re.escape(f"test_accuracy.py::test_accuracy[{model}-fp32{LABEL}]")
+        line = rf"^\[gw\d\] \[ *\d+%\] FAILED {case} *$"
+        assert re.search(line, plain, re.MULTILINE), plain
+
+
+def test_a_line_now_and_then_elsewhere(project: Project) -> None:
+    project.replace("pytest_plugin/live.py", "_PERIOD = 10.0", "_PERIOD = -1.0")
+    for workers in ("0", "2"):
+        run = project.gate(*FEW, "-n", workers)
+        assert re.search(r"^mxcheck: 0 of 4 cases; (main|gw0|gw1) ref-", run.output, re.MULTILINE), run.output
+        assert re.search(r"^mxcheck: [1-3] of 4 cases; about \d+ s left; ", run.output, re.MULTILINE), (
+            run.output
+        )
+        assert re.search(r"\d/2 batches, [\d,]+ tokens/s, [\d,]+ MiB", run.output), run.output
+    run = project.gate(*FEW, "-n", "2", "-q")
+    assert "of 4 cases;" not in run.output
+
+
+def test_other_peoples_runs_on_a_terminal_show_nothing(project: Project, tmp_path: Path) -> None:
+    (project.directory / "test_theirs.py").write_text("def test_theirs():\n    assert True\n")
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_theirs.py"],
+        cwd=project.directory,
+        env={**os.environ, "PYTHONPATH": str(project.source), "MXCHECK_LEASES": str(tmp_path / "leases")},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        check=True,
+    )
+    os.close(theirs)
+    output = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert "tokens/s" not in output
+    assert "\x1b[?25l" not in output
+    assert not (tmp_path / "leases").exists(), "a run without models has nothing to lease"
