@@ -9,7 +9,7 @@ TESTS := tests/kernels tests/models tests/unit tests/plugin
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder kernels test lint benchmark casts exhaustive sensitivity false-alarms baselines budgets clean
+.PHONY: help install gate ladder kernels test lint benchmark casts scheduling exhaustive sensitivity false-alarms baselines budgets clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 gate: $(STAMP) ## run the accuracy gate on the embedded reference models
-	$(OFFLINE) $(BIN)/pytest tests/models -n 2 --dist worksteal
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto
 
 ladder: $(STAMP) ## every step of the ladder with every tier; what cannot run here is skipped with its reason
-	$(OFFLINE) $(BIN)/pytest tests/models -n 2 -rs $(EVERYTHING)
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto -rs $(EVERYTHING)
 
 kernels: $(STAMP) ## hold every installed cast against the oracle; MICROXCALING=PATH adds a checkout of microxcaling
 	$(OFFLINE) $(BIN)/pytest tests/kernels -n 2 $(if $(MICROXCALING),--mx-microxcaling $(MICROXCALING))
@@ -46,6 +46,9 @@ benchmark: $(STAMP) ## time a quantized evaluation against the unquantized one, 
 casts: $(STAMP) ## time our casts beside the peers', as ratios within one run
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest benchmarks --benchmark-only
 
+scheduling: $(STAMP) ## time runs on a simulated host of four devices beside the least that they could take
+	$(BIN)/python tools/benchmark_scheduling.py
+
 exhaustive: $(STAMP) ## hold our casts against the oracle on all 2^32 fp32 inputs; stop it at will, it goes on
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck exhaustive --jobs 2 --state build/exhaustive.json --summary docs/exhaustive.md
 
@@ -56,7 +59,7 @@ false-alarms: $(STAMP) ## the gate in honest environments; OTHER_PYTHON=FILE add
 	$(OFFLINE) $(BIN)/mxcheck false-alarms --jobs 2 --state build/false-alarms --summary docs/false-alarms.md $(if $(OTHER_PYTHON),--other-python $(OTHER_PYTHON))
 
 baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
-	$(OFFLINE) $(BIN)/pytest tests/models -n 2 $(EVERYTHING) --snapshot-update
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto $(EVERYTHING) --snapshot-update
 
 budgets: $(STAMP) ## measure every stage and write the budget table; stop it at will, it goes on
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/propose_budgets.py build/budgets > build/budgets.toml

@@ -39,6 +39,9 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         (("--mx-datasets", "./none.txt"), "corpus file './none.txt' does not exist"),
         (("--mx-metrics", "none"), "unknown metric 'none'"),
         (("--mx-preset", "huge"), "unknown --mx-preset 'huge'; allowed: quick, medium, full, large"),
+        (("--mx-min-free-ratio", "-0.1"), "--mx-min-free-ratio must be a number from 0 to 1, got '-0.1'"),
+        (("--mx-min-free-ratio", "half"), "--mx-min-free-ratio must be a number from 0 to 1, got 'half'"),
+        (("--mx-workers-per-device", "0"), "--mx-workers-per-device must be a whole number of at least 1"),
         (("--mx-recentre",), "--mx-recentre rewrites baselines: add --snapshot-update"),
     ],
 )

@@ -41,6 +41,7 @@ class RunReport:
 
         return settings(self._config)
 
+    @pytest.hookimpl(tryfirst=True)  # the reporter asks for our lines in its own
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._begin([item.nodeid for item in session.items], workers=1)
 

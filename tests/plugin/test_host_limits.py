@@ -1,0 +1,163 @@
+"""What a host cannot give, and a ledger that cannot be used: one clear line each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from gate_project import Project
+
+from mxcheck.scheduling.devices import cores, memory_bytes
+
+RUN = ("--mx-models", "ref-llama", "--mx-precision", "fp32", "--mx-max-samples", "2")
+GIB = 2**30
+
+
+def usage_error(project: Project, *arguments: str, **environment: str) -> str:
+    run = project.gate(*RUN, *arguments, **environment)
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.output
+    (line,) = [text for text in run.output.splitlines() if text.startswith("ERROR: mxcheck")]
+    assert "Traceback" not in run.output
+    assert "INTERNALERROR" not in run.output
+    return line
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_corrupt_ledger(project: Project, workers: str) -> None:
+    ledger = project.directory / "leases" / "leases.json"
+    ledger.parent.mkdir()
+    ledger.write_text("{")
+    line = usage_error(project, "-n", workers)
+    assert f"the ledger {ledger} is corrupt" in line
+    assert line.endswith("delete it")
+    assert ledger.read_text() == "{"
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_ledger_that_cannot_be_written(project: Project, workers: str) -> None:
+    (project.directory / "leases").write_text("a file\n")
+    line = usage_error(project, "-n", workers)
+    assert "leases cannot be used (FileExistsError: " in line or "(NotADirectoryError: " in line
+    assert "--mx-leases DIR or $MXCHECK_LEASES" in line
+    run = project.gate(*RUN, "-n", workers, "--mx-leases", "elsewhere")
+    assert run.code == 1, run.output  # no baseline: it ran
+    assert (project.directory / "elsewhere" / "leases.json").is_file()
+
+
+def batch_that_needs(gib: float) -> str:
+    """A batch size with which ref-llama needs about so much."""
+    needs = [estimate("ref-llama", dtype=None, samples=2, length=None, batch_size=size) for size in (1, 2)]
+    first, second = (known.bytes_needed for known in needs if known is not None)
+    return str(round((gib * GIB - first) / (second - first)))
+
+
+def test_more_workers_than_memory_can_hold(project: Project) -> None:
+    host = memory_bytes() / GIB
+    size = batch_that_needs(0.45 * host)
+    line = usage_error(project, "-n", "3", "--mx-batch-size", size)
+    assert "mxcheck: -n 3: even ref-llama, the smallest model of the run, needs about" in line
+    assert line.endswith(f"this host has {host:.1f} GiB; give at most -n 2")
+
+
+def test_a_model_larger_than_the_host(project: Project) -> None:
+    host = memory_bytes() / GIB
+    run = project.gate(*RUN, "--mx-batch-size", batch_that_needs(1.5 * host), "-n", "2")
+    assert (run.code, list(run.verdicts().values())) == (1, ["ERROR"]), run.output
+    line = next(text for text in run.output.splitlines() if text.startswith("ref-llama-fp32+samples2: "))
+    assert f"this host has {host:.1f} GiB; lower --mx-batch-size" in line
+
+
+def test_as_many_workers_as_the_host_has_places(project: Project) -> None:
+    run = project.gate(*RUN, "-n", "auto", "--mx-device", "cpu", "--mx-workers-per-device", "2")
+    assert f"created: {2 * cores()}/{2 * cores()} workers" in run.output, run.output
+    run = project.gate(*RUN, "-n", "auto", "--mx-device", "cpu", PYTEST_XDIST_AUTO_NUM_WORKERS="3")
+    assert "created: 3/3 workers" in run.output
+
+
+def test_other_runs_keep_xdists_number_and_scheduler(project: Project) -> None:
+    (project.directory / "pytest.ini").write_text("[pytest]\n")
+    (project.directory / "test_theirs.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('number', range(9))\n"
+        "def test_theirs(number, worker_id):\n"
+        "    print(worker_id)\n"
+    )
+    run = project.pytest("test_theirs.py", "-n", "2", "-v")
+    assert (run.code, "9 passed" in run.output) == (0, True), run.output
+    assert not (project.directory / "leases").exists()
+
+
+def test_other_schedulers_are_respected(project: Project) -> None:
+    for words, name in (
+        (("--dist", "worksteal"), "WorkStealingScheduling"),
+        (("--dist", "load"), "LoadScheduling"),
+        ((), "ModelScheduling"),
+    ):
+        run = project.gate(*RUN, "-n", "2", "-v", *words)
+        assert f"scheduling tests via {name}" in run.output, run.output
+
+
+#: Holds every place of the host until it is told to go on.
+_HOLDER = """
+import sys
+from pathlib import Path
+from mxcheck.scheduling.devices import cpu_device
+from mxcheck.scheduling.leases import Request
+from mxcheck.scheduling.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]))
+ledger.acquire(Request(what="another run"), [cpu_device(workers_per_device=1)])
+print("has it", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_waiting_is_told_and_is_no_hang(project: Project) -> None:
+    """Another run holds the host for longer than faulthandler allows a test."""
+    project.replace("pytest_plugin/live.py", "_PERIOD = 10.0", "_PERIOD = 1.0")
+    (project.directory / "pytest.ini").write_text(
+        "[pytest]\nfaulthandler_timeout = 25\nfaulthandler_exit_on_timeout = true\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(project.directory / "leases")],
+        env={**os.environ, "PYTHONPATH": str(project.source)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "has it\n"
+    release = threading.Timer(45, holder.kill)
+    release.start()
+    run = project.gate(*RUN, "-n", "1")
+    release.join()
+    holder.communicate()
+    assert list(run.verdicts().values()) == ["FAIL missing"], run.output
+    assert "gw0 ref-llama waits: device 0 is taken" in run.output, run.output
+
+
+def test_cases_beside_other_tests_do_not_keep_the_host(project: Project) -> None:
+    """The lease of the last model is given back before the next test, which is none of its cases."""
+    (project.directory / "test_theirs.py").write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "from mxcheck.scheduling.ledger import Ledger\n"
+        "from mxcheck.suite.models.test_accuracy import test_accuracy\n"
+        "def test_theirs():\n"
+        "    assert Ledger(Path(os.environ['MXCHECK_LEASES'])).leases() == []\n"
+    )
+    run = project.pytest("test_theirs.py", *RUN, "-p", "no:randomly")
+    assert "1 failed, 1 passed" in run.output, run.output  # the case has no baseline
+    run = project.pytest("test_theirs.py", *RUN, "-n", "1")
+    assert "1 failed, 1 passed" in run.output, run.output
+
+
+def test_leases_are_given_back_at_the_end(project: Project) -> None:
+    project.gate(*RUN)
+    folder = project.directory / "leases"
+    assert '"leases": []' in (folder / "leases.json").read_text()
+    assert [path.name for path in folder.iterdir() if path.name.startswith("holder")] == []
+    assert Path(folder / "leases.json").stat().st_mode & 0o077 in (0, 0o044)
