@@ -12,8 +12,8 @@ Usage, from the root of a checkout that all nodes see:
     sbatch --dependency=afterany:$job tools/slurm-shards.sh merge
 
 --array=1-N makes N shards: whole models, so N is at most their number. The second job runs when all tasks have
-ended, however they ended; it exits with 0 (green), 1 (red) or 2 (a shard is missing), and leaves summary.md and
-accuracy.json in $REPORTS. To run task 3 of 4 alone again: SHARDS=4 sbatch --array=3 ...
+ended, however they ended. It fails unless all is green (a missing shard fails it too), prints the report to its log and
+leaves summary.md and accuracy.json in $REPORTS. To run task 3 of 4 alone again: SHARDS=4 sbatch --array=3 ...
 
 Read from the environment, which sbatch hands on: REPORTS (a folder that all nodes see), and what `make nightly`
 reads: MODELS, STEPS, WORKERS, PYTEST_ARGS, HANG, VENV; HF_HOME for models of the hub, which `make models
