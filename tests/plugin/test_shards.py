@@ -102,6 +102,18 @@ def test_what_cannot_be_collected_is_red_joined(accepted: Project, workers: str)
     assert merge(accepted)[0] == 1
 
 
+def test_a_worker_that_dies_is_red_joined(accepted: Project) -> None:
+    plugin = accepted.directory / "deadly.py"
+    plugin.write_text("import os\ndef pytest_runtest_call():\n    os._exit(7)\n")
+    words = (*RUN, "-k", "ref-neo-fp32", "-n", "1", "-p", "deadly")
+    assert shard(accepted, "1/1", *words).code == 1
+    code, output = merge(accepted)
+    assert code == 1
+    assert "mxcheck merge: red: 1 cases: 1 CRASH; 3 not selected; 1 shards; " in output
+    assert "crashed while running" in output
+    assert left(accepted, "1/1").failures == {}
+
+
 def test_a_run_that_dies_leaves_no_file_of_an_earlier_one(accepted: Project) -> None:
     arguments = (*RUN, "-k", "ref-llama-fp32")
     for name in ("1/2", "2/2"):  # the first has no such case
