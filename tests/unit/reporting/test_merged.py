@@ -90,4 +90,4 @@ def test_json_is_what_one_run_writes(tmp_path: Path) -> None:
 
 
 def test_what_could_not_be_joined_is_red_in_markdown_too() -> None:
-    assert refused_markdown(ValueError("missing")) == "## mxcheck: red: no verdict\n\nmissing\n"
+    assert refused_markdown(ValueError("missing")) == "## mxcheck: red: no verdict\n\nmissing\n\n"
