@@ -102,16 +102,28 @@ def test_what_cannot_be_collected_is_red_joined(accepted: Project, workers: str)
     assert merge(accepted)[0] == 1
 
 
-def test_a_worker_that_dies_is_red_joined(accepted: Project) -> None:
+#: As `make nightly` has them, but for the seconds.
+HANG = ("-o", "faulthandler_timeout=2", "-o", "faulthandler_exit_on_timeout=true")
+
+
+@pytest.mark.parametrize("death", ["os._exit(7)", "time.sleep(600)"], ids=["dies", "hangs"])
+def test_a_worker_that_dies_or_hangs_is_red_joined(accepted: Project, death: str) -> None:
     plugin = accepted.directory / "deadly.py"
-    plugin.write_text("import os\ndef pytest_runtest_call():\n    os._exit(7)\n")
-    words = (*RUN, "-k", "ref-neo-fp32", "-n", "1", "-p", "deadly")
-    assert shard(accepted, "1/1", *words).code == 1
+    plugin.write_text(f"import os, time\ndef pytest_runtest_call():\n    {death}\n")
+    words = (*RUN, "-k", "ref-neo-fp32", "-n", "1", "-p", "deadly", *HANG)
+    run = shard(accepted, "1/1", *words)
+    assert run.code == 1, run.output
+    assert ("Timeout (" in run.output) == ("sleep" in death)
     code, output = merge(accepted)
     assert code == 1
     assert "mxcheck merge: red: 1 cases: 1 CRASH; 3 not selected; 1 shards; " in output
     assert "crashed while running" in output
     assert left(accepted, "1/1").failures == {}
+    if "sleep" in death:  # without workers nothing outlives it
+        assert shard(accepted, "1/1", *words, "-n", "0").code == 1
+        code, output = merge(accepted)
+        assert code == 2
+        assert "no shard file" in output
 
 
 def test_a_run_that_dies_leaves_no_file_of_an_earlier_one(accepted: Project) -> None:
