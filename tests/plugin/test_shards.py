@@ -116,7 +116,7 @@ def test_a_worker_that_dies_or_hangs_is_red_joined(accepted: Project, death: str
     assert ("Timeout (" in run.output) == ("sleep" in death)
     code, output = merge(accepted)
     assert code == 1
-    assert "mxcheck merge: red: 1 cases: 1 CRASH; 3 not selected; 1 shards; " in output
+    assert "mxcheck merge: red: 1 case: 1 CRASH; 3 not selected; 1 shard; " in output
     assert "crashed while running" in output
     assert left(accepted, "1/1").failures == {}
     if "sleep" in death:  # without workers nothing outlives it
@@ -132,7 +132,7 @@ def test_a_run_that_dies_leaves_no_file_of_an_earlier_one(accepted: Project) -> 
         assert shard(accepted, name, *arguments).code in (0, 5)
     code, output = merge(accepted)
     assert code == 0, output
-    assert "mxcheck merge: green: 1 cases: 1 pass; 3 not selected; 2 shards; " in output
+    assert "mxcheck merge: green: 1 case: 1 pass; 3 not selected; 2 shards; " in output
     conftest = accepted.directory / "conftest.py"
     conftest.write_text("import os\ndef pytest_collection_finish():\n    os._exit(9)\n")
     assert shard(accepted, "2/2", *arguments).code == 9
