@@ -42,6 +42,12 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         (("--mx-min-free-ratio", "-0.1"), "--mx-min-free-ratio must be a number from 0 to 1, got '-0.1'"),
         (("--mx-min-free-ratio", "half"), "--mx-min-free-ratio must be a number from 0 to 1, got 'half'"),
         (("--mx-workers-per-device", "0"), "--mx-workers-per-device must be a whole number of at least 1"),
+        (
+            ("--mx-shard", "5/4", "--mx-report", "r"),
+            "--mx-shard must be i/N with i from 1 to N, as in 2/4, got",
+        ),
+        (("--mx-shard", "1/5", "--mx-report", "r"), "and has 4; give at most N = 4"),
+        (("--mx-shard", "1/2"), "--mx-shard 1/2 needs --mx-report DIR"),
         (("--mx-recentre",), "--mx-recentre rewrites baselines: add --snapshot-update"),
     ],
 )

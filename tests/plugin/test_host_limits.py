@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from gate_project import Project
 
+from mxcheck.pytest_plugin.work import estimate
 from mxcheck.scheduling.devices import cores, memory_bytes
 
 RUN = ("--mx-models", "ref-llama", "--mx-precision", "fp32", "--mx-max-samples", "2")
