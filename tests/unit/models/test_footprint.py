@@ -1,0 +1,125 @@
+"""Memory and time of a model, before anything of it is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mxcheck.models.cards import CARDS, DEVICE_BYTES, GIB
+from mxcheck.models.footprint import Footprint, footprint, read_header
+from mxcheck.models.load import load
+from mxcheck.models.zoo import REFERENCE_MODELS, ModelSource, model_source
+
+
+def known(name: str, **changes: Any) -> Footprint:
+    given: dict[str, Any] = {"dtype": None, "sequences": 1000, "length": None, "batch_size": 8, **changes}
+    found = footprint(model_source(name), **given)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", REFERENCE_MODELS)
+def test_parameters_are_those_of_the_loaded_model(name: str) -> None:
+    """Where embeddings are tied, they are stored once and counted once. fp32, the weights twice."""
+    parameters = sum(value.numel() for value in load(name).model.parameters())
+    assert known(name).weight_bytes == 2 * 4 * parameters
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_zoo_model_s_are_its_card_s(name: str) -> None:
+    card = CARDS[name]
+    found = known(name, batch_size=card.batch_size)
+    assert found.bytes_needed == card.bytes_needed()
+    assert found.devices(DEVICE_BYTES) == card.devices()
+    assert found.bytes_per_device(card.devices()) == card.bytes_per_device()
+    assert known(name, dtype="float32", batch_size=card.batch_size).bytes_needed == card.bytes_needed(
+        "float32"
+    )
+
+
+def test_more_at_once_takes_more() -> None:
+    small = known("llama-3.1-8b", batch_size=1, length=512)
+    large = known("llama-3.1-8b", batch_size=2, length=2048)
+    assert small.working_bytes < large.working_bytes
+    assert small.weight_bytes == large.weight_bytes
+    assert small.case_seconds * 3.9 < large.case_seconds
+
+
+def test_the_process_of_a_reference_model_fits() -> None:
+    """0.55 to 0.7 GiB were measured for a process that measures every step of one of them."""
+    for name in REFERENCE_MODELS:
+        assert 0.7 * GIB < known(name).bytes_needed < 1.0 * GIB
+
+
+def test_a_device_too_small_for_the_working_bytes() -> None:
+    found = known("llama-3.1-8b")
+    assert found.devices(int(found.bytes_needed)) == 1
+    assert found.devices(found.working_bytes + math.ceil(found.weight_bytes / 3)) == 3
+    with pytest.raises(
+        ValueError, match=r"^needs 13\.9 GiB beside its weights, got a device of 8\.0 GiB; give"
+    ):
+        found.devices(8 * GIB)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_file(
+        {"a": torch.zeros(10, 20), "b": torch.zeros(7, dtype=torch.bfloat16)}, tmp_path / "one.safetensors"
+    )
+    save_file({"c": torch.zeros(3)}, tmp_path / "two.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 10, "num_attention_heads": 2}))
+    return tmp_path
+
+
+def of_directory(folder: Path) -> Footprint | None:
+    source = ModelSource(name="m", location=str(folder), is_directory=True)
+    return footprint(source, dtype=None, sequences=4, length=8, batch_size=2)
+
+
+def test_a_directory_by_its_headers(model: Path) -> None:
+    assert read_header(model / "one.safetensors") == {"a": [10, 20], "b": [7]}
+    found = of_directory(model)
+    assert found is not None
+    assert found.weight_bytes == 2 * 4 * (200 + 7 + 3)
+    (model / "config.json").write_text(
+        json.dumps({"text_config": {"vocab_size": 10**6, "n_head": 2, "max_seq_len": 64}})
+    )
+    larger = of_directory(model)
+    assert larger is not None
+    assert larger.working_bytes > found.working_bytes
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "config.json").write_text("{"),
+        lambda folder: (folder / "config.json").write_text("{}"),
+        lambda folder: (folder / "one.safetensors").write_bytes(b"12345678{"),
+        lambda folder: (folder / "one.safetensors").write_bytes(b"\x05"),
+        lambda folder: [path.unlink() for path in folder.glob("*.safetensors")],
+    ],
+    ids=["no-config", "config-is-no-json", "no-vocabulary", "no-header", "short", "no-weights"],
+)
+def test_what_cannot_be_read_is_the_loader_s_to_refuse(model: Path, harm: Any) -> None:
+    harm(model)
+    assert of_directory(model) is None
+
+
+def test_nothing_is_known_of_a_hub_model_without_a_card() -> None:
+    assert footprint(model_source("some/model"), dtype=None, sequences=4, length=8, batch_size=2) is None
+
+
+def test_seconds_of_the_ladder_of_models() -> None:
+    """Only proportions are claimed: a larger model takes longer."""
+    seconds = [
+        known(name).case_seconds for name in ("ref-llama", "tinystories-33M", "llama-3.1-8b", "yi-34b")
+    ]
+    assert seconds == sorted(seconds)
+    assert all(math.isfinite(one) and one > 0 for one in seconds)

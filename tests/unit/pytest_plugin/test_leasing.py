@@ -1,0 +1,125 @@
+"""What a model asks of the host, and what a worker does with its lease."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mxcheck.models.footprint import Footprint
+from mxcheck.pytest_plugin.leasing import (
+    Leasing,
+    context_share,
+    host_devices,
+    looks_for_gpus,
+    pin_visible_gpus,
+    request_for,
+    threads,
+)
+from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.pytest_plugin.work import estimated
+from mxcheck.scheduling.devices import Device, cores, parse
+from mxcheck.scheduling.leases import Request
+from mxcheck.scheduling.ledger import Ledger
+
+GIB = 2**30
+Lay = Callable[..., Settings]
+GPUS = [Device(name=f"GPU-{n}", index=n, slots=2, total_bytes=80 * GIB) for n in range(4)]
+HOST = [Device(name="cpu", index=0, slots=4, total_bytes=64 * GIB)]
+
+
+def model(weights: int, working: int) -> Footprint:
+    return Footprint(
+        weight_bytes=weights * GIB, working_bytes=working * GIB, case_seconds=1.0, load_seconds=1.0
+    )
+
+
+def test_one_device_or_as_many_as_it_takes() -> None:
+    assert request_for("m", model(30, 10), GPUS, on_gpu=True) == Request(what="m", bytes_each=40 * GIB)
+    # 250 GiB of weights over devices with room for 70 each.
+    assert request_for("m", model(250, 10), GPUS, on_gpu=True) == Request(
+        what="m", devices=4, bytes_each=int(72.5 * GIB)
+    )
+
+
+def test_twice_where_the_noise_is_measured_beside_it() -> None:
+    assert request_for("m", model(30, 8), GPUS, on_gpu=True, twice=True) == Request(
+        what="m", bytes_each=76 * GIB
+    )
+    # Two processes on each device: each has room for half of one.
+    assert request_for("m", model(40, 10), GPUS, on_gpu=True, twice=True) == Request(
+        what="m", devices=2, bytes_each=60 * GIB
+    )
+
+
+def test_unknown_models_take_a_device_for_themselves() -> None:
+    assert request_for("m", None, GPUS, on_gpu=True) == Request(what="m", bytes_each=None)
+
+
+def test_on_a_cpu_threads_are_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert request_for("m", model(2, 1), HOST, on_gpu=False) == Request(what="m", slots=3, bytes_each=3 * GIB)
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")  # more than it has: torch will start them all the same
+    assert request_for("m", model(2, 1), HOST, on_gpu=False).slots == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert threads() == 1
+
+
+def test_a_model_that_no_number_of_devices_could_hold() -> None:
+    with pytest.raises(ValueError, match=r"^m needs 81\.0 GiB beside its weights, got a device of 80\.0 GiB"):
+        request_for("m", model(2, 81), GPUS, on_gpu=True)
+
+
+def test_this_host_s_devices(lay: Lay) -> None:
+    (host,) = host_devices(lay("--mx-workers-per-device", "3"), on_gpu=False)
+    assert (host.name, host.slots) == ("cpu", 3 * cores())
+    assert not looks_for_gpus(lay("--mx-device", "cpu"))
+    assert looks_for_gpus(lay())
+
+
+def test_gpus_are_named_before_cuda_counts_them(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = parse("0, GPU-aa, H100, 80000, 80000\n1, GPU-bb, H100, 80000, 80000\n")
+    monkeypatch.setattr("mxcheck.pytest_plugin.leasing.gpus", lambda: found)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    settings = lay("--mx-workers-per-device", "2")
+    assert [(device.name, device.index, device.slots) for device in host_devices(settings, on_gpu=True)] == [
+        ("GPU-bb", 0, 2)
+    ]
+    pin_visible_gpus(lay("--mx-device", "cpu"))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    pin_visible_gpus(settings)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
+
+
+def test_the_allocator_s_share_leaves_room_for_the_context() -> None:
+    assert context_share(80 * GIB, 80 * GIB) == pytest.approx(1 - 0.375 / 80)
+    assert context_share(40 * GIB, 80 * GIB) == pytest.approx(0.5 - 0.375 / 80)
+    assert context_share(0, 80 * GIB) == 0.01
+
+
+@pytest.fixture
+def leasing(lay: Lay, configure: Callable[..., pytest.Config], tmp_path: Path) -> Leasing:
+    settings = lay("--mx-device", "cpu", "--mx-leases", str(tmp_path / "leases"))
+    return Leasing(configure(), settings, tell=lambda *_: None, twice=False)
+
+
+def test_taken_enlarged_and_given_back(leasing: Leasing, lay: Lay, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "leases")
+    known = estimated(lay(), "ref-llama")
+    assert known is not None
+    (device,) = leasing.take("ref-llama", known, on_gpu=False)
+    assert leasing.lease is not None
+    assert leasing.lease.bytes_of == {"cpu": known.bytes_needed}
+    assert ledger.leases() == [leasing.lease]
+    assert leasing.enlarge(on_gpu=False) == [device]
+    assert leasing.lease.slots_of == {"cpu": device.slots}
+    assert leasing.enlarge(on_gpu=False) is None, "it is whole already"
+    leasing.give_back()
+    assert (leasing.lease, ledger.leases()) == (None, [])
+    leasing.give_back()  # once more does nothing
+    leasing.close()
+    assert leasing.enlarge(on_gpu=False) is None
