@@ -37,8 +37,8 @@ def add_commands(commands: Any) -> None:
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="HOST:PORT of the cluster's head, auto, or local (default: RAY_ADDRESS, else local: a cluster of this "
-        "machine, for this run)",
+        help="HOST:PORT of the cluster's head, auto, or local (default: RAY_ADDRESS, else local: a cluster of "
+        "this machine, for this run)",
     )
     command.add_argument(
         "--device-gib",
@@ -63,7 +63,9 @@ def _run(options: argparse.Namespace) -> int:
             "(pytest --pyargs mxcheck.suite.models -n 8)"
         )
     if importlib.util.find_spec("ray") is None:
-        raise ValueError("--ray needs Ray, which is not installed; install it with: pip install 'mxcheck[ray]'")
+        raise ValueError(
+            "--ray needs Ray, which is not installed; install it with: pip install 'mxcheck[ray]'"
+        )
     if options.numprocesses is not None:
         raise ValueError(
             "-n: a task is one model and has one worker, and Ray says how many run at once; leave it out"
@@ -71,11 +73,9 @@ def _run(options: argparse.Namespace) -> int:
     if not options.device_gib > 0:
         raise ValueError(f"--device-gib must be a number of GiB above 0, got {options.device_gib:g}")
     from mxcheck.engines.planning import plan_run
-    from mxcheck.pytest_plugin.plan import SUITE
 
-    plan = plan_run(options.pytest)
+    words, plan = plan_run(options.pytest)
     _check(plan)
-    words = [*([] if plan.named else SUITE), *options.pytest]
     with tempfile.TemporaryDirectory(prefix="mxcheck-ray-") as temporary:
         folder = Path(plan.report or temporary)
         _clear(folder)
@@ -90,11 +90,13 @@ def _run(options: argparse.Namespace) -> int:
 def _check(plan: Plan) -> None:
     if plan.updates:
         raise ValueError(
-            "--snapshot-update: baselines are not accepted through Ray, as its nodes write to checkouts of their "
-            "own; accept on one machine, or by --mx-shard on a shared file system"
+            "--snapshot-update: baselines are not accepted through Ray, as its nodes may write to checkouts of "
+            "their own; accept on one machine, or by --mx-shard on a shared file system"
         )
     if plan.shard:
-        raise ValueError(f"--mx-shard {plan.shard}: a run on Ray makes its own shards, one a model; leave it out")
+        raise ValueError(
+            f"--mx-shard {plan.shard}: a run on Ray makes its own shards, one a model; leave it out"
+        )
 
 
 def _clear(folder: Path) -> None:
@@ -114,26 +116,29 @@ def _over_ray(plan: Plan, words: Sequence[str], options: argparse.Namespace) -> 
     from mxcheck.engines.ray_run import run_models
 
     device = options.mx_device or plan.device
-    screen = Console(stderr=True, soft_wrap=True, highlight=False)
+    screen = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     with connected(options.ray or os.environ.get("RAY_ADDRESS") or "local"):
         nodes = alive()
         on_gpus = device != "cpu" and any(node.resources.get("GPU") for node in nodes.values())
         if device == "cuda" and not on_gpus:
-            raise ValueError("--mx-device cuda: the cluster has no GPU; start its nodes with --num-gpus, or use cpu")
+            raise ValueError(
+                "--mx-device cuda: the cluster has no GPU; start its nodes with --num-gpus, or use cpu"
+            )
         device_bytes = int(options.device_gib * GIB)
         demands = {one.label: demand(one, on_gpus=on_gpus, device_bytes=device_bytes) for one in plan.models}
         check_feasible(demands, [node.resources for node in nodes.values()])
-        here = {"directory": str(Path.cwd()), "version": __version__}
-        check_nodes(nodes.values(), demands.values(), **here)
+        directory = str(Path.cwd())
+        check_nodes(nodes.values(), demands.values(), directory=directory, version=__version__)
         for model in plan.models:
-            screen.print(f"mxcheck: {model.label}: {len(model.cases)} cases, {demands[model.label]}", markup=False)
+            screen.print(f"mxcheck: {model.label}: {len(model.cases)} cases, {demands[model.label]}")
         tasks = run_models(
             plan.models,
             demands,
             # Never auto: what was given GPUs must not run without them, nor what was given none with one.
             arguments=lambda model: [*words, "--mx-device", "cuda" if demands[model.label].gpus else "cpu"],
-            say=lambda line: screen.print(f"mxcheck: {line}", markup=False),
-            **here,
+            say=lambda line: screen.print(f"mxcheck: {line}"),
+            directory=directory,
+            version=__version__,
         )
         outcomes = []
         with progress_bar(screen, "models") as progress, closing(tasks):

@@ -30,8 +30,8 @@ class Demand:
 
 
 def demand(model: PlannedModel, *, on_gpus: bool, device_bytes: int) -> Demand:
-    """One core, as a run is one worker of one thread; and on a GPU as many of `device_bytes` as the model needs
-    by its estimate, else its bytes. Raises ValueError, by name, where it cannot be split so far."""
+    """One core, as a run is one worker of one thread; on GPUs as many of `device_bytes` as the model needs by
+    its estimate, else its bytes. Raises ValueError, by name, where it cannot be split so far."""
     if not model.cases:
         return Demand(cpus=1, gpus=0, memory=0)  # `-k` left nothing: the task only says so
     if not on_gpus:
@@ -49,10 +49,10 @@ def check_feasible(demands: Mapping[str, Demand], nodes: Iterable[Mapping[str, f
     there = list(nodes)
     for label, wanted in demands.items():
         if not any(map(wanted.fits, there)):
-            largest = {name: max((node.get(name, 0) for node in there), default=0) for name in ("CPU", "GPU")}
-            memory = max((node.get("memory", 0) for node in there), default=0)
+            names = ("CPU", "GPU", "memory")
+            cpus, gpus, memory = (max((node.get(name, 0) for node in there), default=0) for name in names)
             raise ValueError(
-                f"{label} needs {wanted} on one node, and no node of the cluster has that; the most that any "
-                f"has: {largest['CPU']:g} CPU, {largest['GPU']:g} GPU, {memory / GIB:.1f} GiB of memory; add a "
-                f"node, or leave the model out"
+                f"{label} needs {wanted} on one node, and no node of the cluster has that; the most that one "
+                f"has: {cpus:g} CPU, {gpus:g} GPU, {memory / GIB:.1f} GiB of memory; add a node, or leave the "
+                f"model out"
             )

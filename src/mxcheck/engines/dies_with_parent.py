@@ -1,4 +1,5 @@
-"""A pytest plugin: this process ends when its parent does, however that ended. Linux; elsewhere it does nothing.
+"""A pytest plugin: this process ends when its parent does, however that ended. Elsewhere than on Linux it does
+nothing.
 
 A killed Ray worker cannot clean up, and Ray kills a worker's children only where the worker itself still can
 (`RAY_kill_child_processes_on_worker_exit`); a pytest that went on would hold its GPU beside the retry. xdist
@@ -17,8 +18,8 @@ PARENT = "MXCHECK_PARENT"
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 if sys.platform == "linux":
-    # The signal comes when the parent's *thread* ends that started this process: in a Ray worker, and in xdist's
-    # controller, that is the main one.
+    # The signal comes when the parent's *thread* ends that started this process: in a Ray worker, and in
+    # xdist's controller, that is the main one.
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     # Only the first process has the variable: its children are xdist's, whom execnet ends with their parent.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,11 +14,31 @@ from pathlib import Path
 from mxcheck.pytest_plugin.plan import PLAN_FILE, Plan, read_plan
 
 
-def plan_run(arguments: Sequence[str]) -> Plan:
-    """The plan of `pytest *arguments` in the current directory, by a collection in a process of its own.
+#: What is collected where the command line names nothing.
+_SUITE = ("--pyargs", "mxcheck.suite.models")
+
+
+def plan_run(words: Sequence[str]) -> tuple[list[str], Plan]:
+    """pytest's arguments, which are `words` and the model suite if they name nothing to collect, and the plan
+    of such a run in the current directory, by a collection in a process of its own.
 
     Raises ValueError with pytest's own words where that ends in an error, and where nothing is selected.
     """
+    arguments = list(words)
+    found = _collected(arguments)
+    if found is None:
+        arguments = [*_SUITE, *words]
+        found = _collected(arguments)
+    assert found is not None  # now something is named
+    if not any(model.cases for model in found.models):
+        raise ValueError(
+            f"pytest selects no case of the model suite; see: pytest {shlex.join(arguments)} --collect-only"
+        )
+    return arguments, found
+
+
+def _collected(arguments: list[str]) -> Plan | None:
+    """The plan, or None where nothing is named."""
     with tempfile.TemporaryDirectory(prefix="mxcheck-plan-") as folder:
         path = Path(folder) / "plan.json"
         command = [sys.executable, "-m", "pytest", "-p", "mxcheck.pytest_plugin.plan", *arguments]
@@ -27,13 +48,7 @@ def plan_run(arguments: Sequence[str]) -> Plan:
         )
         if done.returncode not in (0, 5):
             raise ValueError(_complaint(done.stdout + done.stderr))
-        found = read_plan(path)
-    if not any(model.cases for model in found.models):
-        raise ValueError(
-            f"pytest selects no case of the model suite by: {' '.join(arguments)}; "
-            f"see `pytest --collect-only` with the same words"
-        )
-    return found
+        return read_plan(path) if path.is_file() else None
 
 
 def _complaint(output: str) -> str:

@@ -1,5 +1,5 @@
-"""A Ray cluster, and its nodes: reached or started, and looked at before anything runs. Ray is imported here and
-in `ray_run`, and these are imported where a run asks for Ray."""
+"""A Ray cluster and its nodes: reached or started, and looked at before anything runs. Only this module and
+`ray_run` import Ray, and they are imported where a run asks for it."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def _check_address(address: str) -> None:
     if not host or not port.isdecimal() or "//" in address:
         there = "; that is a path: write it before --ray" if Path(address).exists() else ""
         raise ValueError(
-            f"--ray {address}: an address is HOST:PORT of the cluster's head (the port that `ray start --head` "
-            f"prints, usually 6379), auto or local{there}"
+            f"--ray {address}: an address is HOST:PORT of the cluster's head (as `ray start --head` prints it; "
+            f"the port is usually 6379), auto or local{there}"
         )
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER).close()
     except (OSError, OverflowError) as error:
         raise ValueError(
-            f"--ray {address}: nothing answers there ({error}); start a cluster with `ray start --head`, or give "
-            f"--ray alone for one of this machine"
+            f"--ray {address}: nothing answers there ({error}); start a cluster with `ray start --head`, or "
+            f"give --ray local for one of this machine"
         ) from error
 
 
@@ -85,21 +85,21 @@ def alive() -> dict[str, Node]:
 
 
 def _name(node: Mapping[str, str]) -> str:
-    """The name that `ray start --node-name` gave it, and its address; nodes of one machine share the latter."""
+    """The name that `ray start --node-name` gave it, and its address, which nodes of one machine share."""
     address = node["NodeManagerAddress"]
     name = node.get("NodeName") or address
     return f"{name} ({node['NodeID'][:8] if name == address else address})"
 
 
 def check_nodes(nodes: Iterable[Node], demands: Iterable[Demand], *, directory: str, version: str) -> None:
-    """Ask every node that can be given a task whether it could run it. Raises ValueError, naming the first that
-    cannot."""
+    """Ask every node that can be given a task whether it could run it. Raises ValueError, naming the first
+    that cannot."""
     wanted = list(demands)
     ask = ray.remote(num_cpus=0, max_retries=0)(ray_task.complaint)
     asked = {
-        ask.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
-        ).remote(directory, version): node
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)).remote(
+            directory, version
+        ): node
         for node in nodes
         if any(one.fits(node.resources) for one in wanted)
     }

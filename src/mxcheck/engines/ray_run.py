@@ -50,7 +50,8 @@ def run_models(
     A node that is lost, and a worker process that dies, is Ray's to notice, and the task is tried again, at
     most RETRIES times. A generator that is closed before its end cancels what still runs.
     """
-    send = ray.remote(max_retries=RETRIES, retry_exceptions=False, scheduling_strategy="SPREAD")(ray_task.run_shard)
+    settings = {"max_retries": RETRIES, "retry_exceptions": False, "scheduling_strategy": "SPREAD"}
+    send = ray.remote(**settings)(ray_task.run_shard)
     left: dict[Any, PlannedModel] = {
         send.options(
             num_cpus=demands[model.label].cpus,
@@ -78,7 +79,7 @@ def run_models(
                     del left[reference]
                     ray.cancel(reference, force=True)
                     wanted = demands[model.label]
-                    yield _failed(model, "", f"it needs {wanted} on one node, and no node that is left has that")
+                    yield _failed(model, "", f"it needs {wanted} on one node, and no node left has that")
     finally:
         for reference in left:
             ray.cancel(reference)
@@ -99,7 +100,8 @@ def _outcome(reference: Any, model: PlannedModel, nodes: Mapping[str, Node]) -> 
         return _failed(model, node, f"node {node} {found['complaint']}")
     if found["shard"] is None:
         how = f"exit code {found['code']}" if found["code"] >= 0 else f"signal {-found['code']}"
-        return _failed(model, node, f"pytest ended with {how} on node {node} and wrote no results:\n{found['tail']}")
+        why = f"pytest ended with {how} on node {node} and wrote no results"
+        return _failed(model, node, f"{why}:\n{found['tail']}")
     return Outcome(
         model=model.label,
         shard=model.shard,

@@ -23,8 +23,9 @@ def write_shards(folder: Path, outcomes: Sequence[Outcome], selected: Mapping[st
     folder.mkdir(parents=True, exist_ok=True)
     count = len(outcomes)
     there = [one for one in outcomes if one.text is not None]
-    for one in there:
-        write_text(folder / file_name(one.shard, count), one.text)
+    for one in outcomes:
+        if one.text is not None:
+            write_text(folder / file_name(one.shard, count), one.text)
     if not there:
         return False
     like = read(folder / file_name(there[0].shard, count))

@@ -1,5 +1,5 @@
-"""One shard of a run, on a node of a Ray cluster. Sent there by value, so it needs the standard library alone:
-a node without mxcheck has to be able to say so."""
+"""One shard of a run, on a node of a Ray cluster. It is sent there by value and needs the standard library
+alone: a node without mxcheck has to be able to say so."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ def complaint(directory: str, version: str) -> str:
     return ""
 
 
-def run_shard(directory: str, version: str, arguments: list[str], count: int, index: int) -> dict[str, object]:
+def run_shard(
+    directory: str, version: str, arguments: list[str], count: int, index: int
+) -> dict[str, object]:
     """Run pytest with `arguments` on the `index`-th of `count` shards. Returns plain types:
 
-    `complaint`: why the node could not run it, else empty; `code`: pytest's exit code; `shard`: the text of the
-    shard's file, or None where pytest wrote none; `tail`: the end of what it printed; `seconds`; `node`: its id.
+    `complaint`: why the node could not run it, else empty; `code`: pytest's exit code; `shard`: the text of
+    the shard's file, or None where pytest wrote none; `tail`: the end of what it printed; `seconds`; `node`:
+    its id.
 
     pytest is a process of its own, as in a run by hand, and ends with this task: killed where the task is
     cancelled, and by the kernel where this process dies (`dies_with_parent`).

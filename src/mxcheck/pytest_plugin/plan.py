@@ -1,7 +1,7 @@
 """What a run would do, told without running it: for an engine that spreads its models over machines.
 
-A plugin for `pytest --collect-only -p mxcheck.pytest_plugin.plan`: the project's own pytest reads the options,
-with its ini file, presets and conftest, and no second reader can come to other cases. Loads no torch.
+A plugin for `pytest --collect-only -p mxcheck.pytest_plugin.plan`: the project's own pytest reads the
+options, with its ini file, presets and conftest; no second reader can come to other cases. Loads no torch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from mxcheck.scheduling.sharding import split
 
 #: The environment variable that names the file to write.
 PLAN_FILE = "MXCHECK_PLAN_FILE"
-#: What is collected where the command line names nothing.
-SUITE = ("--pyargs", "mxcheck.suite.models")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +45,17 @@ class PlannedModel:
 class Plan:
     """A run: its models, costliest first, and those of its options that an engine has to know.
 
-    `named` says whether they name what to collect; if not, it is the model suite. `shard` and `report` are
-    empty where no option says so; `report` is absolute.
+    `shard` and `report` are empty where no option says so; `report` is absolute.
     """
 
     models: tuple[PlannedModel, ...]
-    named: bool
     device: str
     report: str
     shard: str
     updates: bool
 
 
-def make_plan(settings: Settings, selected: Sequence[Case], *, named: bool, updates: bool) -> Plan:
+def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) -> Plan:
     """The plan of a run of which these cases are selected."""
     known = {label: estimated(settings, label) for label in settings.models}
     costs = {
@@ -80,7 +76,6 @@ def make_plan(settings: Settings, selected: Sequence[Case], *, named: bool, upda
     )
     return Plan(
         models=models,
-        named=named,
         device=settings.device,
         report=str(settings.report or ""),
         shard=str(settings.shard or ""),
@@ -99,15 +94,10 @@ def read_plan(path: Path) -> Plan:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Name the suite where nothing is named: a folder's other tests are not what an engine spreads."""
-    if not _is_named(config):
-        config.option.pyargs = True  # SUITE, in pytest's own terms
-        config.args = [SUITE[1]]
-
-
-def _is_named(config: pytest.Config) -> bool:
-    return config.args_source is pytest.Config.ArgsSource.ARGS
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """End, without a plan, where the command line names nothing to collect: what pytest would find by itself
+    has other tests in it, and only pytest can tell a path from an option's value."""
+    return None if config.args_source is pytest.Config.ArgsSource.ARGS else 0
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -122,7 +112,5 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     ]
     selected = list(dict.fromkeys(one for one in parameters if isinstance(one, Case)))
     updates = bool(option.update_snapshots or option.update_new_snapshots_only)
-    found = make_plan(
-        settings(session.config), selected, named=_is_named(session.config), updates=updates
-    )
+    found = make_plan(settings(session.config), selected, updates=updates)
     Path(os.environ[PLAN_FILE]).write_text(json.dumps(asdict(found)), encoding="utf-8")
