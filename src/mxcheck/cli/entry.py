@@ -14,15 +14,21 @@ from mxcheck.cli import (
     false_alarms,
     formats,
     ladder,
+    merge,
     models,
     sample,
     sensitivity,
 )
 
+_GROUPS = (
+    *(formats, explain, exhaustive, sensitivity, false_alarms, ladder, models, baselines, sample),
+    merge,
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code: 0, 1 where `baselines diff`, `baselines prune` or `explain` found
-    something, 2 for bad input."""
+    """Entry point. Returns the exit code: 0, 1 where `baselines diff`, `baselines prune`, `explain` or
+    `merge` found something, 2 for bad input."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(options.run(options))
@@ -40,7 +46,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.set_defaults(passes_on=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (formats, explain, exhaustive, sensitivity, false_alarms, ladder, models, baselines, sample):
+    for group in _GROUPS:
         group.add_commands(commands)
     options, others = parser.parse_known_args(explain.numbers_are_no_options(words))
     if others and not options.passes_on:

@@ -43,9 +43,21 @@ def pytest_configure(config: pytest.Config) -> None:
         _find_kernels(config)
         _find_device(config)
     if not hasattr(config, "workerinput"):
-        from mxcheck.pytest_plugin.report import RunReport
+        _register_reports(config)
 
-        config.pluginmanager.register(RunReport(config), _REPORT)
+
+def _register_reports(config: pytest.Config) -> None:
+    from mxcheck.pytest_plugin.report import RunReport
+
+    report = RunReport(config)
+    config.pluginmanager.register(report, _REPORT)
+    if not given(config) or config.getoption("collectonly"):
+        return
+    run = settings(config)
+    if run.shard is not None:
+        from mxcheck.pytest_plugin.shard import ShardReport
+
+        config.pluginmanager.register(ShardReport(config, run, run.shard, report))
 
 
 def settings(config: pytest.Config) -> Settings:

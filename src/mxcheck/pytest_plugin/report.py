@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
-from mxcheck.gate.drift import Drift
-from mxcheck.gate.record import record_from_dict
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.reporting.verdicts import GOOD
 
@@ -83,6 +80,15 @@ class RunReport:
             return None  # without a look at our options: other people's runs have none
         return {case.id: case for case in self._settings.cases}.get(parameter.removesuffix("]"))
 
+    def case_of(self, node_id: str) -> Case | None:
+        """For what else reports on the run: the case of a node id, or None where it is another test."""
+        return self._case(node_id)
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The rows so far, by the case's id."""
+        return self._rows
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties: dict[str, Any] = dict(report.user_properties)
         if "mxcheck-kernel" in properties and report.when == "call":
@@ -113,13 +119,13 @@ class RunReport:
             self._conformance(terminalreporter)
         if not self._rows:
             return
-        from mxcheck.reporting.table import Row, render, results_table, skipped_lines
+        from mxcheck.reporting.table import render, results_table, row_of, skipped_lines
 
         rows = []
         for case in self._settings.cases:  # the order of the ladder, whichever worker was first
             row = self._rows.get(case.id)
             if row is not None:
-                rows.append(_row(Row, case, row))
+                rows.append(row_of(case, row))
         terminalreporter.ensure_newline()
         color = terminalreporter._tw.hasmarkup
         terminalreporter.write(render(results_table(rows), color=color))
@@ -160,18 +166,3 @@ class RunReport:
 
 def _relative(path: Any, config: pytest.Config) -> str:
     return str(path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path)
-
-
-def _row(row_type: Any, case: Case, row: dict[str, Any]) -> Any:
-    record, budget, moved = row.get("record"), row.get("budget"), row.get("drift")
-    return row_type(
-        model=case.model,
-        precision=case.precision,
-        tier=case.tier,
-        options=case.options,
-        verdict=row["verdict"],
-        reason=row.get("reason", ""),
-        record=None if record is None else record_from_dict(record),
-        budget=None if budget is None else Budget(**budget),
-        drift=None if moved is None else Drift(**moved),
-    )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from mxcheck.gate.budget import Budget
+from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
-from mxcheck.gate.record import Record
+from mxcheck.gate.record import Record, record_from_dict
 from mxcheck.gate.statistics import exponential
 from mxcheck.gate.verdict import rise
 from mxcheck.reporting.titled import titled_table
@@ -33,6 +35,22 @@ class Row:
     budget: Budget | None = None
     drift: Drift | None = None
     reason: str = ""
+
+
+def row_of(case: Case, data: Mapping[str, Any]) -> Row:
+    """A case's row from what its worker sent. Raises ValueError, TypeError or KeyError where that is none."""
+    record, budget, drift = data.get("record"), data.get("budget"), data.get("drift")
+    return Row(
+        model=case.model,
+        precision=case.precision,
+        tier=case.tier,
+        options=case.options,
+        verdict=data["verdict"],
+        reason=data.get("reason", ""),
+        record=None if record is None else record_from_dict(record),
+        budget=None if budget is None else Budget(**budget),
+        drift=None if drift is None else Drift(**drift),
+    )
 
 
 def percent_change(record: Record) -> tuple[float, float]:

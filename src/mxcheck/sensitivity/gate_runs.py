@@ -17,8 +17,8 @@ from threading import Lock
 from typing import Any
 
 from mxcheck.gate.baseline import write_text
+from mxcheck.gate.digest import folder_digest
 from mxcheck.sensitivity.environments import Environment, intel_shim
-from mxcheck.sensitivity.sensitivity_state import folder_digest
 
 #: The models' suite as `make gate` runs it, where the settings of this list do something.
 SUITE = ("--pyargs", "mxcheck.suite.models", "--mx-device", "cpu")

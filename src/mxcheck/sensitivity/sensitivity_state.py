@@ -10,11 +10,12 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from mxcheck.gate.digest import folder_digest
 
 _log = logging.getLogger(__name__)
 
@@ -26,16 +27,6 @@ _CLOCK = "seconds"
 _FOLDERS = ("results", "logs", "accepted", "project", "scratch")
 
 Identity = Mapping[str, str]
-
-
-def folder_digest(folder: Path) -> str:
-    """Digest of every file below a folder, by path, but for compiled Python."""
-    digest = sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix != ".pyc":
-            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            digest.update(sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
 
 
 def identity(baselines: Path) -> Identity:

@@ -23,7 +23,7 @@ from mxcheck.sensitivity.fault import Fault, Setting
 from mxcheck.sensitivity.judging import budget_sight, detection, drift_sight, kernel_sight, model_sight
 from mxcheck.sensitivity.reduced_gate import accepting_gates, gate_of, kernel_arguments
 from mxcheck.sensitivity.sensitivity_run import run
-from mxcheck.sensitivity.sensitivity_state import check_unchanged, folder_digest, locked_state, seconds_spent
+from mxcheck.sensitivity.sensitivity_state import check_unchanged, locked_state, seconds_spent
 from mxcheck.sensitivity.suite_run import SuiteRun
 
 FAULT = Fault(
@@ -167,15 +167,6 @@ def test_a_damaged_identity_is_refused(tmp_path: Path) -> None:
     (tmp_path / "identity.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"), locked_state(tmp_path, {}):
         pass
-
-
-def test_every_file_counts_for_the_identity(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text("1")
-    before = folder_digest(tmp_path)
-    (tmp_path / "a.pyc").write_text("compiled")
-    assert folder_digest(tmp_path) == before
-    (tmp_path / "a.toml").write_text("2")
-    assert folder_digest(tmp_path) != before
 
 
 def test_an_edit_during_a_run_is_refused() -> None:

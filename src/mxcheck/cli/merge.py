@@ -1,0 +1,53 @@
+"""`mxcheck merge`: the shards of a run, joined and judged."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    command = commands.add_parser(
+        "merge",
+        help="join the shards of a run (pytest --mx-shard i/N --mx-report DIR) and give the verdict",
+        description="Joins the files shard-i-of-N.json in and below DIR, prints the table of the whole run, "
+        "what red cases say, and one verdict. Exit code 0 if all is green, 1 if something is red, 2 if the "
+        "files are not the complete shards of one run.",
+    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="where the shards' files lie, at any depth")
+    command.add_argument(
+        "--summary",
+        type=Path,
+        metavar="FILE",
+        help="append the report as Markdown, as to $GITHUB_STEP_SUMMARY",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the joined rows")
+    command.set_defaults(run=_merge)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from mxcheck.gate.baseline import write_text
+    from mxcheck.reporting.merge import merge_folder
+    from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text
+
+    try:
+        merged = merge_folder(options.folder)
+    except ValueError as error:
+        if options.summary is not None:
+            _append(options.summary, refused_markdown(error))
+        raise
+    print(text(merged, color=sys.stdout.isatty()), end="")  # noqa: T201  (as wide as the table needs)
+    if options.summary is not None:
+        _append(options.summary, markdown(merged))
+    if options.json is not None:
+        write_text(options.json, as_json(merged))
+    return 0 if merged.green else 1
+
+
+def _append(path: Path, words: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(words)

@@ -1,0 +1,102 @@
+"""What a run of one shard leaves for `mxcheck merge`. In the controller, beside the report."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mxcheck.pytest_plugin.provenance import basis
+from mxcheck.pytest_plugin.report import RunReport
+from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.reporting.verdicts import GOOD
+from mxcheck.scheduling.sharding import Shard
+
+if TYPE_CHECKING:
+    from mxcheck.reporting.shards import Basis
+
+
+class ShardReport:
+    """Collects what is red besides the report's rows, and writes the shard's file when the run ends."""
+
+    def __init__(self, config: pytest.Config, run: Settings, shard: Shard, report: RunReport) -> None:
+        from mxcheck.reporting.shards import file_name
+
+        assert run.report is not None  # settings refuse a shard without it
+        self._config = config
+        self._run = run
+        self._shard = shard
+        self._report = report
+        self._path = run.report / file_name(shard.index, shard.count)
+        self._basis: Basis | None = None
+        self._selected: list[str] = []
+        self._failed: dict[str, str] = {}
+
+    def pytest_sessionstart(self) -> None:
+        self._path.unlink(missing_ok=True)  # of an earlier run: if this one dies, it must be missing
+        option = self._config.option
+        words = [
+            f"-k {option.keyword}" if option.keyword else "",
+            f"-m {option.markexpr}" if option.markexpr else "",
+        ]
+        self._basis = basis(
+            self._config.rootpath, self._run.baselines, selection=" ".join(filter(None, words))
+        )
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._selected = [item.nodeid for item in session.items]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        self._selected = ids
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.CollectReport | pytest.TestReport) -> None:
+        if report.failed:
+            words = [self._failed.get(report.nodeid, ""), report.longreprtext.strip()]
+            self._failed[report.nodeid] = "\n".join(dict.fromkeys(filter(None, words)))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
+        """Last of all: the report may add rows until then, and others may change the exit status."""
+        result = yield
+        self._write(int(session.exitstatus))
+        return result
+
+    def _write(self, exit_status: int) -> None:
+        from mxcheck.gate.baseline import write_text
+        from mxcheck.reporting.shards import ShardRun, encode
+
+        assert self._basis is not None
+        rows = self._report.rows
+        case_of = {name: self._report.case_of(name) for name in (*self._selected, *self._failed)}
+        cases = {name: case.id for name, case in case_of.items() if case is not None}
+        red = {name for name, row in rows.items() if row["verdict"] not in (*GOOD, "skipped")}
+        text = encode(
+            ShardRun(
+                index=self._shard.index,
+                count=self._shard.count,
+                basis=self._basis,
+                cases=self._run.whole,
+                part=tuple(case.id for case in self._run.cases),
+                selected=tuple(dict.fromkeys(cases[name] for name in self._selected if name in cases)),
+                rows=tuple(rows[case.id] for case in self._run.cases if case.id in rows),
+                messages={
+                    cases[name]: words for name, words in self._failed.items() if cases.get(name) in red
+                },
+                failures={name: words for name, words in self._failed.items() if name not in cases},
+                exit_status=exit_status,
+            )
+        )
+        write_text(self._path, text)
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(
+                f"mxcheck: shard {self._shard} written to {self._path}; join all with: mxcheck merge"
+            )

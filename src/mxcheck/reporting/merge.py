@@ -1,0 +1,205 @@
+"""The shards of one run, joined: whether they belong together, and what the whole run says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mxcheck.gate.case import Case
+from mxcheck.reporting.shards import ShardRun, file_name, find, read
+from mxcheck.reporting.verdicts import GOOD
+
+#: pytest's exit statuses but for 0, in words.
+_NO_TESTS = 5
+_STATUSES = {
+    1: "tests failed that it did not name",
+    2: "interrupted",
+    3: "internal error",
+    4: "usage error",
+    _NO_TESTS: "no tests ran",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """A whole run. `rows` by case id, in the table's order, each selected case with one; `red` are the
+    messages of red cases by id, `failures` those of failed tests that are no cases, by shard and node id;
+    `troubles` says in a line each what else makes the run red."""
+
+    shards: tuple[ShardRun, ...]
+    files: tuple[Path, ...]
+    rows: Mapping[str, Mapping[str, Any]]
+    red: Mapping[str, str]
+    failures: Mapping[str, str]
+    troubles: tuple[str, ...]
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Those that have a row, in the table's order."""
+        return tuple(case for case in self.shards[0].cases if case.id in self.rows)
+
+    @property
+    def green(self) -> bool:
+        return not (self.red or self.failures or self.troubles)
+
+
+def merge_folder(folder: Path) -> Merged:
+    """Join the shards whose files lie below `folder`.
+
+    Raises ValueError, in one line that names the files, where they are not the complete shards of one run.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is no directory; name the one that the shards' --mx-report lie in or below"
+        )
+    found = [(path, read(path)) for path in find(folder)]
+    if not found:
+        raise ValueError(
+            f"no shard file (shard-1-of-N.json) in or below {folder}: run pytest with --mx-shard i/N and "
+            f"--mx-report {folder}"
+        )
+    _same_count(found)
+    _each_once(found)
+    _same_basis(found)
+    _same_cases(found)
+    _none_missing(found, folder)
+    _whole(found)
+    found.sort(key=lambda one: one[1].index)
+    return _joined(tuple(path for path, _ in found), tuple(shard for _, shard in found))
+
+
+Found = Sequence[tuple[Path, ShardRun]]
+
+
+def _same_count(found: Found) -> None:
+    groups = _groups(found, lambda shard: str(shard.count))
+    if len(groups) > 1:
+        raise ValueError(
+            f"shards of runs in {_listed(groups, 'parts')}; remove those of the other run, "
+            f"or run all shards again with one N"
+        )
+
+
+def _each_once(found: Found) -> None:
+    for name, paths in _groups(found, lambda shard: shard.name).items():
+        if len(paths) > 1:
+            raise ValueError(
+                f"shard {name} is there {len(paths)} times: {_names(paths)}; keep the one that counts"
+            )
+
+
+def _same_basis(found: Found) -> None:
+    for what, key, cure in (
+        ("mxcheck", "mxcheck", "install one version everywhere"),
+        ("commit", "commit", "check out one commit everywhere"),
+        ("uncommitted changes", "changes", "commit them, or give every machine the same files"),
+        ("mxcheck sources", "sources", "install the same mxcheck everywhere"),
+        ("accepted baselines", "baselines", "give every machine the same baselines"),
+        ("-k and -m", "selection", "give every shard the same"),
+    ):
+        groups = _groups(found, lambda shard, key=key: asdict(shard.basis)[key] or "none")
+        if len(groups) > 1:
+            raise ValueError(
+                f"shards of different {what}: {_listed(groups)}; {cure}, and run all shards again"
+            )
+
+
+def _same_cases(found: Found) -> None:
+    first_path, first = found[0]
+    for path, shard in found:
+        if shard.cases != first.cases:
+            only = {case.id for case in shard.cases} ^ {case.id for case in first.cases}
+            differ = f"such as {min(only)}" if only else "in another order"
+            raise ValueError(
+                f"shards of different runs: {first_path} and {path} have other cases ({differ}); give every "
+                f"shard the same --mx-models, --mx-precision and other options, and the same libraries, and "
+                f"run all shards again"
+            )
+
+
+def _none_missing(found: Found, folder: Path) -> None:
+    count = found[0][1].count
+    there = {shard.index for _, shard in found}
+    if missing := [index for index in range(1, count + 1) if index not in there]:
+        raise ValueError(
+            f"missing in or below {folder}: {', '.join(file_name(index, count) for index in missing)} "
+            f"(there: {_names([path for path, _ in found])}); look at the logs of "
+            f"shard {', '.join(f'{index}/{count}' for index in missing)}, which did not end, and run it again"
+        )
+
+
+def _whole(found: Found) -> None:
+    """Shards of one N and the same cases come to the same parts, unless something else is very wrong."""
+    owners = Counter(name for _, shard in found for name in shard.part)
+    files = _names([path for path, _ in found])
+    for case in found[0][1].cases:
+        if owners[case.id] != 1:
+            raise ValueError(
+                f"{case.id} is part of {owners[case.id]} of the shards {files}, and must be of one; "
+                f"run all shards again with the same options and the same mxcheck"
+            )
+
+
+def _groups(found: Found, key: Any) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for path, shard in found:
+        groups.setdefault(key(shard), []).append(path)
+    return groups
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _listed(groups: Mapping[str, Sequence[Path]], unit: str = "") -> str:
+    return "; ".join(f"{f'{value} {unit}'.strip()} ({_names(paths)})" for value, paths in groups.items())
+
+
+def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
+    rows: dict[str, Mapping[str, Any]] = {}
+    red: dict[str, str] = {}
+    failures: dict[str, str] = {}
+    troubles = []
+    for shard in shards:
+        of_case = {row["id"]: row for row in shard.rows}
+        for name in shard.selected:
+            rows[name] = of_case.get(name) or _never_ran(name, shard)
+            if rows[name]["verdict"] not in (*GOOD, "skipped"):
+                red[name] = shard.messages.get(name) or f"{name}: {rows[name].get('reason', 'no message')}"
+        failures |= {f"shard {shard.name}: {name}": words for name, words in shard.failures.items()}
+        if not _accounted(shard, red):
+            words = _STATUSES.get(shard.exit_status, "unknown to pytest")
+            troubles.append(f"shard {shard.name}: pytest ended with {shard.exit_status} ({words})")
+    if not rows:
+        troubles.append(
+            f"no case was selected in any shard ({shards[0].basis.selection or 'without -k or -m'})"
+        )
+    order = [case.id for case in shards[0].cases if case.id in rows]
+    return Merged(
+        shards=shards,
+        files=files,
+        rows={name: rows[name] for name in order},
+        red={name: red[name] for name in order if name in red},
+        failures=failures,
+        troubles=tuple(troubles),
+    )
+
+
+def _accounted(shard: ShardRun, red: Mapping[str, str]) -> bool:
+    """Whether what a shard shows explains the exit status of its pytest."""
+    if shard.exit_status == 1:
+        return bool(shard.failures) or any(name in red for name in shard.selected)
+    if shard.exit_status == _NO_TESTS:
+        return not shard.selected  # -k left this part nothing
+    return shard.exit_status == 0
+
+
+def _never_ran(name: str, shard: ShardRun) -> Mapping[str, Any]:
+    return {
+        "id": name,
+        "verdict": "NO ROW",
+        "reason": f"selected in shard {shard.name}, and has no row: never ran",
+    }

@@ -1,0 +1,97 @@
+"""A run that was joined from its shards, as text, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from mxcheck.reporting.merge import Merged
+from mxcheck.reporting.table import Row, render, results_table, row_of, skipped_lines
+
+#: A job summary holds 1 MiB; a traceback of a case that raised is long, and its log has it.
+_LONGEST = 4000
+
+
+def verdict_line(merged: Merged) -> str:
+    """`green` or `red`, and what is counted."""
+    words = Counter(str(row["verdict"]) for row in merged.rows.values())
+    counts = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "none"
+    left_out = len(merged.shards[0].cases) - len(merged.rows)
+    lines = [
+        f"{len(merged.rows)} cases: {counts}",
+        f"{left_out} not selected" if left_out else "",
+        f"{len(merged.failures)} other failures" if merged.failures else "",
+        f"{len(merged.troubles)} shards that did not end well" if merged.troubles else "",
+        f"{len(merged.shards)} shards",
+        _commit(merged),
+    ]
+    return f"{'green' if merged.green else 'red'}: {'; '.join(filter(None, lines))}"
+
+
+def _commit(merged: Merged) -> str:
+    basis = merged.shards[0].basis
+    hash_of_git = re.fullmatch(r"[0-9a-f]{40,64}", basis.commit)
+    text = f"commit {basis.commit[:12]}" if hash_of_git else basis.commit
+    return f"{text} with changes {basis.changes}" if basis.changes else text
+
+
+def rows_of(merged: Merged) -> list[Row]:
+    return [row_of(case, merged.rows[case.id]) for case in merged.cases]
+
+
+def text(merged: Merged, *, color: bool) -> str:
+    """The table and the skipped lines that one run of all cases prints, then every red message, then what
+    else went wrong, then the verdict."""
+    rows = rows_of(merged)
+    parts = [render(results_table(rows), color=color), *(f"{line}\n" for line in skipped_lines(rows))]
+    parts += [f"\n{name}\n{message}\n" for name, message in merged.failures.items()]
+    parts += [f"\n{message}\n" for message in merged.red.values()]
+    parts += [f"\n{line}" for line in merged.troubles]
+    return "".join([*parts, f"\nmxcheck merge: {verdict_line(merged)}\n"])
+
+
+def as_json(merged: Merged) -> str:
+    """The rows as `--mx-report` writes those of one run, in `accuracy.json`."""
+    return json.dumps(list(merged.rows.values()))
+
+
+def markdown(merged: Merged) -> str:
+    """For the summary of a CI job."""
+    rows = rows_of(merged)
+    lines = [f"## mxcheck: {verdict_line(merged)}", ""]
+    lines += [f"- {line}" for line in merged.troubles]
+    for messages in (merged.red, merged.failures):
+        lines += _fenced(messages)
+    lines += ["", *_markdown_table(results_table(rows)), "", *(f"- {line}" for line in skipped_lines(rows))]
+    lines += ["", "| shard | file | cases | pytest's exit status |", "|---|---|--:|--:|"]
+    lines += [
+        f"| {shard.name} | `{file}` | {len(shard.selected)} | {shard.exit_status} |"
+        for shard, file in zip(merged.shards, merged.files, strict=True)
+    ]
+    return "\n".join([*lines, ""])
+
+
+def refused_markdown(error: ValueError) -> str:
+    """The same where the shards could not be joined: a summary without a verdict would look like success."""
+    return f"## mxcheck: red: no verdict\n\n{error}\n"
+
+
+def _fenced(messages: Mapping[str, str]) -> list[str]:
+    lines = []
+    for name, message in messages.items():
+        shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}\n… (the log has all of it)"
+        longest = max((len(ticks) for ticks in re.findall("`+", shown)), default=0)
+        fence = "`" * max(3, longest + 1)
+        lines += [f"### {name}", "", f"{fence}text", shown, fence, ""]
+    return lines
+
+
+def _markdown_table(table: Table) -> list[str]:
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    head, *rows = ([cell.replace("|", "\\|") for cell in line] for line in zip(*columns, strict=True))
+    sides = ["--:" if column.justify == "right" else "---" for column in table.columns]
+    return [f"| {' | '.join(head)} |", f"|{'|'.join(sides)}|", *(f"| {' | '.join(row)} |" for row in rows)]

@@ -1,0 +1,147 @@
+"""What one shard of a run leaves for `mxcheck merge`: a JSON file. Records, nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mxcheck.gate.case import Case
+from mxcheck.reporting.table import row_of
+
+#: Layout of the file. A file of another version is refused, never guessed at.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a shard's verdicts rest on; it has to be the same for all shards of a run.
+
+    `commit` is that of pytest's root directory, or says that there is none; `changes` a digest of the tracked
+    files that are not as the commit has them, empty where all are. `sources` and `baselines` are digests of
+    the package's files and of the accepted records as they were when the run began; `selection` what `-k` and
+    `-m` ask for.
+    """
+
+    mxcheck: str
+    commit: str
+    changes: str
+    sources: str
+    baselines: str
+    selection: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRun:
+    """The `index`-th of `count` parts of a run, as its controller saw it end.
+
+    `cases` are those of the whole run, in the table's order; `part` the ids of this shard's, `selected` of
+    those that `-k` and `-m` left. `rows` are the controller's, `messages` what the red ones say, by id;
+    `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
+    """
+
+    index: int
+    count: int
+    basis: Basis
+    cases: tuple[Case, ...]
+    part: tuple[str, ...]
+    selected: tuple[str, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    messages: Mapping[str, str]
+    failures: Mapping[str, str]
+    exit_status: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def file_name(index: int, count: int) -> str:
+    return f"shard-{index}-of-{count}.json"
+
+
+def find(folder: Path) -> list[Path]:
+    """The shards' files anywhere below a folder: CI unpacks each artefact into a folder of its own."""
+    return sorted(folder.rglob("shard-*-of-*.json"))
+
+
+def encode(shard: ShardRun) -> str:
+    """The file's text. Numbers keep every bit; NaN and infinities are written as Python's json has them."""
+    return json.dumps({"format_version": FORMAT_VERSION, **asdict(shard)}) + "\n"
+
+
+def read(path: Path) -> ShardRun:
+    """Read one shard's file. Raises ValueError, in one line, where it is corrupt or of another version."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _corrupt(path, f"cannot be read as JSON ({error})") from error
+    if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
+        got = data.get("format_version") if isinstance(data, dict) else type(data).__name__
+        raise ValueError(
+            f"shard file {path} has format version {got!r}, this mxcheck reads {FORMAT_VERSION}; "
+            f"merge with the mxcheck that ran the shards"
+        )
+    try:
+        shard = _from_dict(data)
+        _check(shard)
+    except (ValueError, TypeError, KeyError) as error:
+        words = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        raise _corrupt(path, words) from error
+    return shard
+
+
+def _corrupt(path: Path, words: str) -> ValueError:
+    return ValueError(f"corrupt shard file {path}: {words}; fetch it again, or run this shard again")
+
+
+def _from_dict(data: Mapping[str, Any]) -> ShardRun:
+    for key, kind in _KINDS.items():
+        if not isinstance(data[key], kind) or isinstance(data[key], bool):
+            raise TypeError(f"{key} must be {kind.__name__}, got {data[key]!r:.40}")
+    return ShardRun(
+        index=data["index"],
+        count=data["count"],
+        basis=Basis(**data["basis"]),
+        cases=tuple(Case(**{**case, "options": tuple(case["options"])}) for case in data["cases"]),
+        part=tuple(data["part"]),
+        selected=tuple(data["selected"]),
+        rows=tuple(data["rows"]),
+        messages=data["messages"],
+        failures=data["failures"],
+        exit_status=data["exit_status"],
+    )
+
+
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("index", "count", "exit_status"), int),
+    **dict.fromkeys(("cases", "part", "selected", "rows"), list),
+    **dict.fromkeys(("basis", "messages", "failures"), dict),
+}
+
+
+def _check(shard: ShardRun) -> None:
+    """Raises ValueError where a shard contradicts itself."""
+    if not 1 <= shard.index <= shard.count:
+        raise ValueError(f"it is shard {shard.name}")
+    cases = {case.id: case for case in shard.cases}
+    for what, names, within in (
+        ("cases", [case.id for case in shard.cases], list(cases)),
+        ("part", shard.part, list(cases)),
+        ("selected", shard.selected, shard.part),
+        ("rows", [row["id"] for row in shard.rows], shard.selected),
+        ("messages", list(shard.messages), shard.selected),
+    ):
+        if len(set(names)) != len(names):
+            raise ValueError(f"{what} names a case twice")
+        if strange := [name for name in names if name not in within]:
+            raise ValueError(f"{what} has {strange[0]!r}, which is none of its cases")
+    for row in shard.rows:
+        if not isinstance(row["verdict"], str):
+            raise TypeError(f"the verdict of {row['id']} is {row['verdict']!r}")
+        row_of(cases[row["id"]], row)  # raises where the table could not show it
+    for name, message in {**shard.messages, **shard.failures}.items():
+        if not isinstance(message, str):
+            raise TypeError(f"the message of {name} is {message!r:.40}")
