@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import tempfile
@@ -37,8 +36,8 @@ def add_commands(commands: Any) -> None:
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="HOST:PORT of the cluster's head, auto, or local (default: RAY_ADDRESS, else local: a cluster of "
-        "this machine, for this run)",
+        help="HOST:PORT of the cluster's head, auto, or local (default: RAY_ADDRESS, else local: a cluster "
+        "of this machine, for this run)",
     )
     command.add_argument(
         "--device-gib",
@@ -62,16 +61,13 @@ def _run(options: argparse.Namespace) -> int:
             "mxcheck run spreads models over a Ray cluster: add --ray [ADDRESS]; on one machine use pytest "
             "(pytest --pyargs mxcheck.suite.models -n 8)"
         )
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError(
-            "--ray needs Ray, which is not installed; install it with: pip install 'mxcheck[ray]'"
-        )
     if options.numprocesses is not None:
         raise ValueError(
             "-n: a task is one model and has one worker, and Ray says how many run at once; leave it out"
         )
     if not options.device_gib > 0:
         raise ValueError(f"--device-gib must be a number of GiB above 0, got {options.device_gib:g}")
+    _import_ray()
     from mxcheck.engines.planning import plan_run
 
     words, plan = plan_run(options.pytest)
@@ -87,11 +83,24 @@ def _run(options: argparse.Namespace) -> int:
         return _judge(plan, outcomes, folder, keep=bool(plan.report))
 
 
+def _import_ray() -> None:
+    """Raises ValueError where Ray is not there. What it reads as it is imported is set before."""
+    # What we start must not report to anybody; and under `uv run` Ray would send this directory to the nodes,
+    # in place of their own.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    # Tasks that Ray itself kills for want of memory are tried again without end, unless one says otherwise.
+    os.environ.setdefault("RAY_task_oom_retries", "3")
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"--ray needs Ray ({error}); install it with: pip install 'mxcheck[ray]'") from error
+
+
 def _check(plan: Plan) -> None:
     if plan.updates:
         raise ValueError(
-            "--snapshot-update: baselines are not accepted through Ray, as its nodes may write to checkouts of "
-            "their own; accept on one machine, or by --mx-shard on a shared file system"
+            "--snapshot-update: baselines are not accepted through Ray, as its nodes may write to checkouts "
+            "of their own; accept on one machine, or by --mx-shard on a shared file system"
         )
     if plan.shard:
         raise ValueError(
@@ -135,7 +144,7 @@ def _over_ray(plan: Plan, words: Sequence[str], options: argparse.Namespace) -> 
             plan.models,
             demands,
             # Never auto: what was given GPUs must not run without them, nor what was given none with one.
-            arguments=lambda model: [*words, "--mx-device", "cuda" if demands[model.label].gpus else "cpu"],
+            arguments=lambda model: [*words, f"--mx-device={'cuda' if demands[model.label].gpus else 'cpu'}"],
             say=lambda line: screen.print(f"mxcheck: {line}"),
             directory=directory,
             version=__version__,

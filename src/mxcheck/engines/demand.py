@@ -53,6 +53,6 @@ def check_feasible(demands: Mapping[str, Demand], nodes: Iterable[Mapping[str, f
             cpus, gpus, memory = (max((node.get(name, 0) for node in there), default=0) for name in names)
             raise ValueError(
                 f"{label} needs {wanted} on one node, and no node of the cluster has that; the most that one "
-                f"has: {cpus:g} CPU, {gpus:g} GPU, {memory / GIB:.1f} GiB of memory; add a node, or leave the "
-                f"model out"
+                f"has: {cpus:g} CPU, {gpus:g} GPU, {memory / GIB:.1f} GiB of memory; add a node, or leave "
+                f"the model out"
             )

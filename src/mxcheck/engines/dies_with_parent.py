@@ -1,5 +1,5 @@
-"""A pytest plugin: this process ends when its parent does, however that ended. Elsewhere than on Linux it does
-nothing.
+"""A pytest plugin: this process ends when its parent does, however that ended. Only on Linux; elsewhere it
+does nothing.
 
 A killed Ray worker cannot clean up, and Ray kills a worker's children only where the worker itself still can
 (`RAY_kill_child_processes_on_worker_exit`); a pytest that went on would hold its GPU beside the retry. xdist

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from mxcheck.pytest_plugin.plan import PLAN_FILE, Plan, read_plan
 
-
 #: What is collected where the command line names nothing.
 _SUITE = ("--pyargs", "mxcheck.suite.models")
 

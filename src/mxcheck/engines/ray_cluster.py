@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,11 +36,6 @@ def connected(address: str) -> Iterator[None]:
     machine, `local` for one of one node that lives as long as the run. Raises ValueError, in one line, where
     there is none."""
     _check_address(address)
-    # What we start must not report to anybody; and under `uv run` Ray would send this directory to the nodes,
-    # in place of their own.
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    # Tasks that Ray itself kills for want of memory are tried again without end, unless one says otherwise.
-    os.environ.setdefault("RAY_task_oom_retries", "3")
     own = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
@@ -63,8 +57,8 @@ def _check_address(address: str) -> None:
     if not host or not port.isdecimal() or "//" in address:
         there = "; that is a path: write it before --ray" if Path(address).exists() else ""
         raise ValueError(
-            f"--ray {address}: an address is HOST:PORT of the cluster's head (as `ray start --head` prints it; "
-            f"the port is usually 6379), auto or local{there}"
+            f"--ray {address}: an address is HOST:PORT of the cluster's head (as `ray start --head` prints "
+            f"it; the port is usually 6379), auto or local{there}"
         )
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER).close()

@@ -52,7 +52,8 @@ def run_shard(
     folder = Path(tempfile.mkdtemp(prefix="mxcheck-shard-"))
     command = [sys.executable, "-m", "pytest", "-p", "mxcheck.engines.dies_with_parent", *arguments]
     # One worker of xdist: a case that kills its process costs itself, not the task.
-    command += ["-n", "1", "--mx-shard", f"{index}/{count}", "--mx-report", str(folder)]
+    # One word each: from a word of its own that is a directory pytest would find its root.
+    command += ["-n", "1", f"--mx-shard={index}/{count}", f"--mx-report={folder}"]
     started = time.monotonic()
     try:
         with (folder / "output").open("wb") as output:
