@@ -69,14 +69,17 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"--device-gib must be a number of GiB above 0, got {options.device_gib:g}")
     _import_ray()
     from mxcheck.engines.planning import plan_run
+    from mxcheck.engines.ray_cluster import check_address
 
+    address = options.ray or os.environ.get("RAY_ADDRESS") or "local"
+    check_address(address)
     words, plan = plan_run(options.pytest)
     _check(plan)
     with tempfile.TemporaryDirectory(prefix="mxcheck-ray-") as temporary:
         folder = Path(plan.report or temporary)
         _clear(folder)
         try:
-            outcomes = _over_ray(plan, words, options)
+            outcomes = _over_ray(address, plan, words, options)
         except KeyboardInterrupt:
             print("mxcheck: stopped; the tasks are cancelled", file=sys.stderr)  # noqa: T201
             return 130
@@ -118,7 +121,7 @@ def _clear(folder: Path) -> None:
         path.unlink()
 
 
-def _over_ray(plan: Plan, words: Sequence[str], options: argparse.Namespace) -> list[Outcome]:
+def _over_ray(address: str, plan: Plan, words: Sequence[str], options: argparse.Namespace) -> list[Outcome]:
     from mxcheck import __version__
     from mxcheck.engines.demand import check_feasible, demand
     from mxcheck.engines.ray_cluster import alive, check_nodes, connected
@@ -126,7 +129,7 @@ def _over_ray(plan: Plan, words: Sequence[str], options: argparse.Namespace) -> 
 
     device = options.mx_device or plan.device
     screen = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    with connected(options.ray or os.environ.get("RAY_ADDRESS") or "local"):
+    with connected(address):
         nodes = alive()
         on_gpus = device != "cpu" and any(node.resources.get("GPU") for node in nodes.values())
         if device == "cuda" and not on_gpus:

@@ -35,7 +35,6 @@ def connected(address: str) -> Iterator[None]:
     """This process as a driver of the cluster at `address`: `HOST:PORT`, `auto` for one that runs on this
     machine, `local` for one of one node that lives as long as the run. Raises ValueError, in one line, where
     there is none."""
-    _check_address(address)
     own = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
@@ -49,8 +48,8 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_address(address: str) -> None:
-    """Ray tries an address for a minute, and then prints pages."""
+def check_address(address: str) -> None:
+    """Raises ValueError where `connected` could not reach it: Ray tries for a minute, then prints pages."""
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")
