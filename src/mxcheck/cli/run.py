@@ -142,7 +142,8 @@ def _over_ray(address: str, plan: Plan, words: Sequence[str], options: argparse.
         directory = str(Path.cwd())
         check_nodes(nodes.values(), demands.values(), directory=directory, version=__version__)
         for model in plan.models:
-            screen.print(f"mxcheck: {model.label}: {len(model.cases)} cases, {demands[model.label]}")
+            cases = f"{len(model.cases)} case{'' if len(model.cases) == 1 else 's'}"
+            screen.print(f"mxcheck: {model.label}: {cases}, {demands[model.label]}")
         tasks = run_models(
             plan.models,
             demands,
