@@ -36,6 +36,9 @@ def rows(path: Path) -> dict[str, Any]:
 def test_a_run_that_loses_a_node_and_a_process_equals_a_run_on_one_machine(farm: Project) -> None:
     alone = farm.gate(*MODELS, *FEW)
     assert alone.code == 0, alone.output
+    earlier = farm.directory / "out" / "shard-1-of-9.json"  # it must not be joined to this run's
+    earlier.parent.mkdir()
+    earlier.write_text("{}")
     with cluster(farm.source, {}, {}, {}) as three:
         run = start_on(farm, "--ray", three.address, *MODELS, *FEW, "--mx-report", "out")
         nodes = sorted(three.worker_nodes, key=name_of)
@@ -52,6 +55,8 @@ def test_a_run_that_loses_a_node_and_a_process_equals_a_run_on_one_machine(farm:
         assert not alive
         output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
+    assert "(raylet)" not in output
+    assert "(raylet)" in (farm.directory / "out" / "ray.log").read_text()
     assert f"mxcheck: lost node {name_of(busy[0])} (" in output
     assert re.findall(r"^(\d of 2): ref-", output, flags=re.MULTILINE) == ["1 of 2", "2 of 2"]
     assert rows(farm.directory / "out" / "accuracy.json") == alone.rows
@@ -199,18 +204,19 @@ def test_bad_input_is_told_in_one_line(farm: Project, words: tuple[str, ...], sa
     assert says.replace("127.0.0.1:CLOSED", port) in run.output
 
 
-def test_a_shard_of_another_run_below_the_report_is_not_joined(farm: Project) -> None:
-    stale = farm.directory / "out" / "earlier" / "shard-1-of-2.json"
-    stale.parent.mkdir(parents=True)
-    stale.write_text("{}")
+def test_a_shard_below_the_report_folder_is_somebodys(farm: Project) -> None:
+    below = farm.directory / "out" / "earlier" / "shard-1-of-2.json"
+    below.parent.mkdir(parents=True)
+    below.write_text("{}")
     run = run_on(farm, "--ray", "local", "--mx-models", "ref-llama", *FEW, "--mx-report", "out")
     assert run.code == 2
-    assert f"there is a shard of another run, {stale}; remove it" in run.output
+    assert f"there is a shard of another run, {below}; remove it" in run.output
+    assert below.exists()
 
 
 def test_ray_that_is_not_installed_is_told_with_the_command(farm: Project) -> None:
-    code = "import sys; sys.modules['ray'] = None; from mxcheck.cli import main; sys.exit(main(['run', '--ray']))"
-    done = farm.run("-c", code)
+    code = "import sys; sys.modules['ray'] = None; from mxcheck.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = farm.run("-c", code, "run", "--ray")
     assert done.returncode == 2
     assert done.stderr.startswith("mxcheck: --ray needs Ray (import of ray halted")
     assert done.stderr.endswith("install it with: pip install 'mxcheck[ray]'\n")

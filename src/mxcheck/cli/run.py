@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +77,12 @@ def _run(options: argparse.Namespace) -> int:
     _check(plan)
     with tempfile.TemporaryDirectory(prefix="mxcheck-ray-") as temporary:
         folder = Path(plan.report or temporary)
-        _clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_folder(folder)
         try:
-            outcomes = _over_ray(address, plan, words, options)
+            # Ray prints pages of its own state to the driver's standard output where a node is lost.
+            with (folder / "ray.log").open("w", encoding="utf-8") as log, redirect_stdout(log):
+                outcomes = _over_ray(address, plan, words, options, folder)
         except KeyboardInterrupt:
             print("mxcheck: stopped; the tasks are cancelled", file=sys.stderr)  # noqa: T201
             return 130
@@ -111,17 +114,26 @@ def _check(plan: Plan) -> None:
         )
 
 
-def _clear(folder: Path) -> None:
-    """Remove an earlier run's shards, which would be joined to this one's."""
+def _check_folder(folder: Path) -> None:
+    """Refuse one that holds other shards further down, where the merge would find them."""
     from mxcheck.reporting.shards import find
 
     for path in find(folder):
         if path.parent != folder:
             raise ValueError(f"--mx-report {folder}: there is a shard of another run, {path}; remove it")
-        path.unlink()
 
 
-def _over_ray(address: str, plan: Plan, words: Sequence[str], options: argparse.Namespace) -> list[Outcome]:
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, which would be joined to this one's, or stand for it if it dies."""
+    from mxcheck.reporting.shards import find
+
+    for path in (*find(folder), folder / "accuracy.json"):
+        path.unlink(missing_ok=True)
+
+
+def _over_ray(
+    address: str, plan: Plan, words: Sequence[str], options: argparse.Namespace, folder: Path
+) -> list[Outcome]:
     from mxcheck import __version__
     from mxcheck.engines.demand import check_feasible, demand
     from mxcheck.engines.ray_cluster import alive, check_nodes, connected
@@ -141,6 +153,7 @@ def _over_ray(address: str, plan: Plan, words: Sequence[str], options: argparse.
         check_feasible(demands, [node.resources for node in nodes.values()])
         directory = str(Path.cwd())
         check_nodes(nodes.values(), demands.values(), directory=directory, version=__version__)
+        _clear(folder)
         for model in plan.models:
             cases = f"{len(model.cases)} case{'' if len(model.cases) == 1 else 's'}"
             screen.print(f"mxcheck: {model.label}: {cases}, {demands[model.label]}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mxcheck.engines import ray_task
@@ -19,6 +19,8 @@ from mxcheck.engines.demand import Demand
 
 #: Seconds that an address has to answer in, and a node to start a worker in.
 _ANSWER, _START = 10.0, 120.0
+#: Characters of an error of Ray's that are shown.
+_LONGEST = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,13 @@ class Node:
     resources: Mapping[str, float]
 
 
+def in_short(error: Exception) -> str:
+    """An error of Ray's in a line: it prints tracebacks of the task's side, and pages of advice."""
+    words = repr(error.cause) if isinstance(error, RayTaskError) else str(error)
+    line = " ".join(words.split()) or type(error).__name__
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
 @contextmanager
 def connected(address: str) -> Iterator[None]:
     """This process as a driver of the cluster at `address`: `HOST:PORT`, `auto` for one that runs on this
@@ -37,9 +46,9 @@ def connected(address: str) -> Iterator[None]:
     there is none."""
     own = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise ValueError(f"--ray {address}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"--ray {address}: {in_short(error)}") from error
     # Tasks are sent whole: a node without mxcheck has to be able to say so.
     ray.cloudpickle.register_pickle_by_value(ray_task)
     try:
@@ -102,6 +111,6 @@ def check_nodes(nodes: Iterable[Node], demands: Iterable[Demand], *, directory: 
         except GetTimeoutError:
             words = f"starts no worker within {_START:g} s; see `ray status`"
         except RayError as error:
-            words = f"cannot run a task: {' '.join(str(error).split())}"
+            words = f"cannot run a task: {in_short(error)}"
         if words:
             raise ValueError(f"node {node.name} {words}")

@@ -12,7 +12,7 @@ from ray.exceptions import RayError, TaskCancelledError
 
 from mxcheck.engines import ray_task
 from mxcheck.engines.demand import Demand
-from mxcheck.engines.ray_cluster import Node, alive
+from mxcheck.engines.ray_cluster import Node, alive, in_short
 from mxcheck.pytest_plugin.plan import PlannedModel
 
 #: How often a task is tried again whose node or process was lost. A red case is a result and no reason to.
@@ -93,8 +93,9 @@ def _outcome(reference: Any, model: PlannedModel, nodes: Mapping[str, Node]) -> 
     except TaskCancelledError:
         return _failed(model, "", "its task was cancelled from outside this run")
     except RayError as error:
-        words = " ".join(str(error).split())
-        return _failed(model, "", f"its task ended without a result, with {RETRIES} retries: {words}")
+        return _failed(
+            model, "", f"its task ended without a result, after {RETRIES} retries: {in_short(error)}"
+        )
     node = nodes[found["node"]].name if found["node"] in nodes else found["node"]
     if found["complaint"]:
         return _failed(model, node, f"node {node} {found['complaint']}")
