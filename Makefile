@@ -5,11 +5,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 EVERYTHING := --mx-precision all --mx-tier all
 TESTS := tests/kernels tests/models tests/unit tests/plugin
+# The nightly gate, whole or one shard of it. Each can be given on the command line or in the environment.
+SHARD ?= 1/1
+REPORT ?= build/nightly
+REPORTS ?= $(REPORT)
+WORKERS ?= auto
+STEPS ?= $(EVERYTHING)
+# A test that takes longer than this many seconds counts as hung: its worker ends, and the case is red.
+HANG ?= 3600
 # pip must not look at anything but the pinned versions, and the run itself must not look at the network.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder kernels test lint benchmark casts exhaustive sensitivity false-alarms baselines budgets clean
+.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts exhaustive sensitivity false-alarms baselines budgets clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +35,17 @@ gate: $(STAMP) ## run the accuracy gate on the embedded reference models
 
 ladder: $(STAMP) ## every step of the ladder with every tier; what cannot run here is skipped with its reason
 	$(OFFLINE) $(BIN)/pytest tests/models -n 2 -rs $(EVERYTHING)
+
+nightly: $(STAMP) ## the ladder, or a shard: SHARD=i/N REPORT=DIR WORKERS=auto MODELS=… STEPS=… PYTEST_ARGS=…
+	$(OFFLINE) $(BIN)/pytest tests/models -n $(WORKERS) -rs $(STEPS) $(if $(MODELS),--mx-models $(MODELS)) \
+	  --mx-shard $(SHARD) --mx-report $(REPORT) \
+	  -o faulthandler_timeout=$(HANG) -o faulthandler_exit_on_timeout=true $(PYTEST_ARGS)
+
+merge: $(STAMP) ## join the shards below REPORTS=DIR and give the verdict; SUMMARY=FILE appends it as Markdown
+	$(BIN)/mxcheck merge $(REPORTS) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(JSON),--json $(JSON))
+
+models: $(STAMP) ## put MODELS=… into the hub's cache, which the nightly gate reads without a network
+	$(BIN)/python tools/fetch_models.py $(MODELS)
 
 kernels: $(STAMP) ## hold every installed cast against the oracle; MICROXCALING=PATH adds a checkout of microxcaling
 	$(OFFLINE) $(BIN)/pytest tests/kernels -n 2 $(if $(MICROXCALING),--mx-microxcaling $(MICROXCALING))

@@ -39,6 +39,12 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         (("--mx-datasets", "./none.txt"), "corpus file './none.txt' does not exist"),
         (("--mx-metrics", "none"), "unknown metric 'none'"),
         (("--mx-preset", "huge"), "unknown --mx-preset 'huge'; allowed: quick, medium, full, large"),
+        (
+            ("--mx-shard", "5/4", "--mx-report", "r"),
+            "--mx-shard must be i/N with i from 1 to N, as in 2/4, got",
+        ),
+        (("--mx-shard", "1/5", "--mx-report", "r"), "and has 4; give at most N = 4"),
+        (("--mx-shard", "1/2"), "--mx-shard 1/2 needs --mx-report DIR"),
         (("--mx-recentre",), "--mx-recentre rewrites baselines: add --snapshot-update"),
     ],
 )

@@ -30,6 +30,10 @@ USES = [
     ("-m", "pytest", "--help"),
     ("-m", "pytest", "--collect-only", "-q", "--pyargs", "mxcheck.suite"),
     ("-m", "pytest", "--collect-only", "-q", "--mx-models", "ref-llama", "--pyargs", "mxcheck.suite.models"),
+    (
+        *("-m", "pytest", "--collect-only", "-q", "--pyargs", "mxcheck.suite.models"),
+        *("--mx-report", "reports", "--mx-shard=1/2"),
+    ),
     # The whole ladder, with everything that is asked of it by an option.
     (
         *("-m", "pytest", "--collect-only", "-q", "--pyargs", "mxcheck.suite.models"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,21 @@ def _merge(options: argparse.Namespace) -> int:
     if options.summary is not None:
         _append(options.summary, markdown(merged))
     if options.json is not None:
-        write_text(options.json, as_json(merged))
+        with _writable("--json", options.json):
+            write_text(options.json, as_json(merged))
     return 0 if merged.green else 1
 
 
 def _append(path: Path, words: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(words)
+    with _writable("--summary", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(words)
+
+
+@contextmanager
+def _writable(option: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{option} {path} cannot be written ({error}); name another file") from error

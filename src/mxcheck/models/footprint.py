@@ -16,8 +16,8 @@ from mxcheck.models.zoo import ModelSource
 PROCESS_BYTES = 3 * GIB // 4
 #: The log-probabilities of the reference that are kept, at most, and the float64 chunks beside them.
 _KEPT_LOGITS, _CHUNK_BYTES = 2**25, 6 * GIB // 5
-#: Multiply-adds a second of a nominal core. Only ratios between cases matter, and these tell them apart as well
-#: as any; where a run was before, its own durations stand in their place.
+#: Multiply-adds a second of a nominal core: only ratios between cases matter. Where a run was before, its own
+#: durations stand in their place.
 _NOMINAL_SPEED = 2e10
 #: Bytes a second that a checkpoint is read and checked at, and what a load takes besides.
 _NOMINAL_READING, _LOAD_SECONDS = 2e8, 1.5

@@ -51,13 +51,19 @@ class LoadedModel:
 
 
 def load(
-    name: str, *, device: str = "cpu", dtype: str | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    device: str = "cpu",
+    devices: tuple[int, ...] | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model of the zoo, a directory or a hub id with eager attention in `dtype` (None: the source's,
     which is the checkpoint's for a model with a card and float32 for any other).
 
-    `device="cuda"` spreads a model over all devices, by accelerate, if its card says that one is too small;
-    `"cuda:0"` never does. `trust_remote_code` executes the checkpoint's code if it needs it.
+    `device="cuda"` spreads a model by accelerate: over `devices`, their indices, where there are several of
+    them; without `devices` over all that there are, if its card says that one is too small. `"cuda:0"` never
+    does. `trust_remote_code` executes the checkpoint's code if it needs it.
 
     Raises ValueError, naming the file, for a directory without safetensors, a truncated or corrupt file,
     missing or mismatched tensors, tensors left without values, weights that are not finite, and a hub that
@@ -66,14 +72,20 @@ def load(
     source = model_source(name)
     dtype = choose("dtype", dtype or source.dtype, ITEM_BYTES)
     device_map = None
-    if device == "cuda" and source.card is not None:
+    if device == "cuda" and devices is None and source.card is not None:
         memory = torch.cuda.get_device_properties(0).total_memory
         if _spread(source.card, dtype, device_bytes=memory, devices=torch.cuda.device_count()):
-            device_map = "auto"
+            devices = tuple(range(torch.cuda.device_count()))
+    max_memory = None
+    if device == "cuda" and devices is not None and len(devices) > 1:
+        _check_accelerate(f"model {source.name!r} goes over {len(devices)} devices")
+        device_map = "auto"
+        # Half of each: the quantized weights come beside the original ones.
+        max_memory = {index: torch.cuda.get_device_properties(index).total_memory // 2 for index in devices}
     if source.is_directory:
         check_directory(Path(source.location))
     with _LOADING, _environment(_NO_CONVERSION_SERVICE):
-        model = _from_pretrained(source, dtype, device_map, trust_remote_code)
+        model = _from_pretrained(source, dtype, device_map, max_memory, trust_remote_code)
     check_materialised(model, source)
     if hasattr(model, "set_experts_implementation"):
         # The loop over experts: the one implementation whose products are plain linear calls.
@@ -93,7 +105,11 @@ def load(
 
 
 def _from_pretrained(
-    source: ModelSource, dtype: str, device_map: str | None, trust_remote_code: bool
+    source: ModelSource,
+    dtype: str,
+    device_map: str | None,
+    max_memory: dict[int, int] | None,
+    trust_remote_code: bool,
 ) -> PreTrainedModel:
     try:
         loading: Any = AutoModelForCausalLM.from_pretrained(
@@ -104,6 +120,7 @@ def _from_pretrained(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             device_map=device_map,
+            max_memory=max_memory,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )
@@ -128,12 +145,16 @@ def _spread(card: ModelCard, dtype: str, *, device_bytes: int, devices: int) -> 
     """Whether the model goes over all devices: there are several, and one is too small by its card."""
     if devices == 1 or card.bytes_needed(dtype) <= device_bytes:
         return False
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError(
-            f"model {card.name!r} needs {card.bytes_needed(dtype) / GIB:.0f} GiB in {dtype}, got devices of "
-            f"{device_bytes / GIB:.0f} GiB; pip install accelerate, which spreads it over them"
-        )
+    _check_accelerate(
+        f"model {card.name!r} needs {card.bytes_needed(dtype) / GIB:.0f} GiB in {dtype}, got devices of "
+        f"{device_bytes / GIB:.0f} GiB"
+    )
     return True
+
+
+def _check_accelerate(why: str) -> None:
+    if importlib.util.find_spec("accelerate") is None:
+        raise ValueError(f"{why}; pip install accelerate, which spreads it over them")
 
 
 @contextmanager

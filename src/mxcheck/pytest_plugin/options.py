@@ -83,7 +83,7 @@ VALUES = {
     ),
     "workers-per-device": ("1", "model suite: workers that share a device (on a CPU: a core) at most"),
     "leases": (
-        "mxcheck-<user> in the folder for temporary files, or $MXCHECK_LEASES",
+        "$MXCHECK_LEASES, else mxcheck-<your uid> in the folder for temporary files",
         "directory on a local disk in which all runs of this host say what devices and memory they hold",
     ),
     "shard": ("1/1", "model suite: i/N runs the i-th of N parts, split by whole models; needs --mx-report"),

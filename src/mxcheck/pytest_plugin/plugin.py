@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("mxcheck.suite")
 
 _SETTINGS = pytest.StashKey[Settings]()
+_GATE = pytest.StashKey["GateSession"]()
 _REPORT = "mxcheck-report"
 
 
@@ -47,10 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _register_reports(config: pytest.Config) -> None:
+    from mxcheck.pytest_plugin import live
     from mxcheck.pytest_plugin.report import RunReport
 
     report = RunReport(config)
     config.pluginmanager.register(report, _REPORT)
+    config.pluginmanager.register(live.Live(config), live.PLUGIN)
     if not given(config) or config.getoption("collectonly"):
         return
     run = settings(config)
@@ -132,6 +135,32 @@ _KERNEL_PARAMETERS = _ORDERINGS | {
 }
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Ours, unless another `--dist` was asked for; it is xdist's `load` where a run has no model."""
+    if config.known_args_namespace.dist != "no" or config.getoption("dist") != "load":
+        return None
+    from mxcheck.pytest_plugin.placing import plan
+    from mxcheck.pytest_plugin.xdist_scheduling import PLUGIN, ModelScheduling
+
+    scheduling = ModelScheduling(config, log, lambda node_ids: plan(config, node_ids))
+    config.pluginmanager.register(scheduling, PLUGIN)
+    return scheduling
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto`: devices times workers per device, in a run of ours."""
+    import os
+
+    ours = given(config) or any("mxcheck.suite" in word for word in config.args)
+    if not ours or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    from mxcheck.pytest_plugin.placing import places
+
+    return places(settings(config))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     """Drop the tests of orderings from a run that has none: pytest would make each a skipped one, in every
@@ -206,14 +235,30 @@ def _marks(case: Any) -> list[pytest.MarkDecorator]:
 
 
 @pytest.fixture(scope="session")
-def mx_session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GateSession:
+def mx_session(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[GateSession, None, None]:
     """This worker's gate: the resident model and its reference."""
     from mxcheck.pytest_plugin.session import GateSession
 
     shared = tmp_path_factory.getbasetemp()
     if hasattr(request.config, "workerinput"):
         shared = shared.parent  # xdist's workers share the folder above theirs
-    return GateSession(request.config, settings(request.config), request.session.items, shared)
+    gate = GateSession(request.config, settings(request.config), request.session.items, shared)
+    request.config.stash[_GATE] = gate
+    yield gate
+    gate.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """What a model held is given back when the next test is none of its cases."""
+    yield
+    gate = item.config.stash.get(_GATE, None)
+    if gate is not None:
+        following = getattr(nextitem, "callspec", None)
+        case = None if following is None else following.params.get("mx_case")
+        gate.move_on(None if case is None else case.model)
 
 
 @pytest.fixture
@@ -221,7 +266,7 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
     """Measures a case, holds it against its baseline (or accepts it), and fails with the gate's message."""
 
     def hold(case: Any) -> None:
-        row, message = mx_session.hold(case, snapshot)
+        row, message = mx_session.timed(case, snapshot)
         request.node.user_properties.append(("mxcheck", row))
         if row["verdict"] == "skipped":
             pytest.skip(message)

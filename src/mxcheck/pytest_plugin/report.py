@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import Any
 
 import pytest
 
 from mxcheck.gate.case import Case
+from mxcheck.pytest_plugin.live import PLUGIN
+from mxcheck.pytest_plugin.placing import check_host, parameter_of, remember, seconds_of, selected_cases
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.reporting.verdicts import GOOD
 
@@ -19,7 +22,15 @@ class RunReport:
         self._config = config
         self._rows: dict[str, dict[str, Any]] = {}
         self._cells: list[dict[str, Any]] = []
-        self._announced = False
+        self._selected: list[Case] = []
+
+    @cached_property
+    def _by_id(self) -> dict[str, Case]:
+        return {case.id: case for case in self._selected}
+
+    @property
+    def _live(self) -> Any:
+        return self._config.pluginmanager.get_plugin(PLUGIN)
 
     @property
     def _settings(self) -> Settings:
@@ -27,21 +38,35 @@ class RunReport:
 
         return settings(self._config)
 
-    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
-        return self._header([item.nodeid for item in items])
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._begin([item.nodeid for item in session.items], workers=1)
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        return self._header()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        if self._selected:
+            return
+        self._begin(ids, workers=len(self._config.option.tx))
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        for line in self._header(ids):
+        for line in self._header() if reporter is not None else []:
             reporter.ensure_newline()
             reporter.write_line(line)
 
-    def _header(self, node_ids: list[str]) -> list[str]:
-        selected = [case for node_id in node_ids if (case := self._case(node_id)) is not None]
-        if self._announced or not selected:
+    def _begin(self, node_ids: list[str], workers: int) -> None:
+        """The tests are known: is there a case among them, and can this host hold the run?"""
+        self._selected = selected_cases(self._config, node_ids)
+        if not self._selected or self._config.option.collectonly:
+            return
+        check_host(self._config, node_ids, workers)
+        seconds = seconds_of(self._config, self._settings, self._selected)
+        self._live.begin({case.id: expected for case, expected in seconds.items()})
+
+    def _header(self) -> list[str]:
+        selected = self._selected
+        if not selected:
             return []
-        self._announced = True
         run = self._settings
         models, precisions, tiers = (
             ", ".join(dict.fromkeys(values))
@@ -73,30 +98,18 @@ class RunReport:
             lines.append(f"mxcheck: left out, their library is not installed: {', '.join(absent)}")
         return lines
 
-    def _case(self, node_id: str) -> Case | None:
-        """The case of a node id, or None where it is another test."""
-        function, bracket, parameter = node_id.rpartition("::")[2].partition("[")
-        if not bracket or function != "test_accuracy":
-            return None  # without a look at our options: other people's runs have none
-        return {case.id: case for case in self._settings.cases}.get(parameter.removesuffix("]"))
-
-    def case_of(self, node_id: str) -> Case | None:
-        """For what else reports on the run: the case of a node id, or None where it is another test."""
-        return self._case(node_id)
-
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The rows so far, by the case's id."""
+        """The rows so far, by the case's id, for what else reports on the run."""
         return self._rows
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties: dict[str, Any] = dict(report.user_properties)
         if "mxcheck-kernel" in properties and report.when == "call":
             self._cells.append(properties["mxcheck-kernel"])
-        case = self._case(report.nodeid)
-        if case is None:
+        name = parameter_of(report.nodeid)
+        if name is None or name not in self._by_id:
             return
-        name = case.id
         row: Any = properties.get("mxcheck")
         if row is not None:
             self._rows[name] = row
@@ -113,6 +126,25 @@ class RunReport:
             word = "CRASH" if when == "???" else "ERROR"
             if self._rows.get(name, {}).get("verdict") in (None, *GOOD):
                 self._rows[name] = {**self._rows.get(name, {"id": name}), "verdict": word}
+        if report.when == "call" or not report.passed:
+            self._live.case_ended(name, (row or {}).get("seconds"))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Why a worker died, where it could still say so."""
+        if why := self._live.last_words.get(parameter_of(crashitem) or ""):
+            report.longrepr = f"{report.longrepr}: {why}"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """What was to run and did not has a row too, and no such run is green."""
+        if not self._selected or self._config.option.collectonly:
+            return
+        for case in self._selected:
+            if case.id not in self._rows:
+                self._rows[case.id] = {"id": case.id, "verdict": "NOT RUN"}
+                session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+        remember(self._config, self._settings, self._rows)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._cells:

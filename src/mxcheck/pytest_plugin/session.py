@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,9 +24,14 @@ from mxcheck.gate.record import Noise, Record
 from mxcheck.models.ladder import LADDER, installed
 from mxcheck.pytest_plugin.acceptance import baseline_paths, settle
 from mxcheck.pytest_plugin.kernel_bench import check_model_kernel
+from mxcheck.pytest_plugin.leasing import Leasing
+from mxcheck.pytest_plugin.live import teller
 from mxcheck.pytest_plugin.options import own_options
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.workbench import Workbench
+
+#: The exit status of a worker whose CUDA context is broken.
+_BROKEN_CONTEXT = 70
 
 
 class GateSession:
@@ -38,8 +45,36 @@ class GateSession:
         self._shared = shared
         workerinput = getattr(config, "workerinput", {})
         self._arguments = workerinput.get("mainargv", [str(word) for word in config.invocation_params.args])
-        self.bench = Workbench(settings, shared)
+        self._worker = workerinput.get("workerid", "main")
+        self._tell = teller(config)
+        accepting = config.getoption("update_snapshots") or config.getoption("update_new_snapshots_only")
+        self._leasing = Leasing(
+            config,
+            settings,
+            tell=lambda model, why: self._tell({"do": "wait", "model": model, "why": why}),
+            twice=bool(accepting),
+        )
+        self.bench = Workbench(settings, shared, leasing=self._leasing, tell=self._tell)
         self._broken = broken_gate()
+
+    def timed(self, case: Case, snapshot: SnapshotAssertion) -> tuple[dict[str, Any], str]:
+        """`hold`, and in the row where and how long: seconds without those spent waiting for a device, of
+        them those of loading the model."""
+        began, waited, loading = time.monotonic(), self._leasing.waited, self.bench.loading
+        row, message = self.hold(case, snapshot)
+        loaded = self.bench.loading - loading
+        spent = time.monotonic() - began - (self._leasing.waited - waited)
+        times = {"seconds": round(spent, 3), "load_seconds": round(loaded, 3), "worker": self._worker}
+        return row | times, message
+
+    def move_on(self, model: str | None) -> None:
+        """The next case is of this model, if it is a case: another one's need not stay."""
+        self.bench.keep_only(model)
+
+    def close(self) -> None:
+        """The last case is over."""
+        self.bench.free()
+        self._leasing.close()
 
     def hold(self, case: Case, snapshot: SnapshotAssertion) -> tuple[dict[str, Any], str]:
         """The case's row for the table, as plain JSON types, and the message if it is red or skipped."""
@@ -72,6 +107,8 @@ class GateSession:
         except ValueError as error:
             return _error(case, str(error))
         except (MemoryError, RuntimeError) as error:
+            if _poisons(error):
+                return self._give_up(case, error)
             if not _out_of_memory(error):
                 raise
             words = " ".join(str(error).split()) or type(error).__name__
@@ -98,7 +135,26 @@ class GateSession:
         if recipe.operands:
             model = self.bench.resident(case.model).loaded.model
             check_model_kernel(recipe, like=next(model.parameters()))
+        try:
+            return self.bench.record(case)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+        # Out of the handler, whose traceback holds what did not fit. Once: with its devices whole, there is
+        # nothing more to wait for.
+        if not self.bench.enlarge(case.model):
+            raise MemoryError(f"with the whole of its {self.bench.device}")
         return self.bench.record(case)
+
+    def _give_up(self, case: Case, error: BaseException) -> tuple[dict[str, Any], str]:
+        """A CUDA context that is broken stays so: whatever this process would measure next fails too. A
+        worker of xdist dies, which costs this case, and is replaced; without one, the rest is red by name."""
+        words = f"the CUDA context is broken: {' '.join(str(error).split())}"
+        if self._worker != "main":
+            self._tell({"do": "died", "case": case.id, "why": words})
+            os._exit(_BROKEN_CONTEXT)
+        self._broken = f"not run: {case.id} broke the CUDA context; run with -n 1, which replaces the process"
+        return _error(case, words)
 
     def _accepted_here(self, case: Case) -> Path | None:
         """The baseline that says that a case ran on such a device, if its library is still installed."""
@@ -171,6 +227,15 @@ class GateSession:
 def _error(case: Case, reason: str) -> tuple[dict[str, Any], str]:
     """Row and message of a case that has no figures."""
     return {"id": case.id, "verdict": "ERROR", "reason": reason}, f"{case.id}: {reason}"
+
+
+def _poisons(error: BaseException) -> bool:
+    """An error after which CUDA refuses everything in this process: an assertion on the device, an illegal
+    access. Memory that ran out is none."""
+    import torch
+
+    broken = isinstance(error, torch.AcceleratorError) or "CUDA error:" in str(error)
+    return broken and not _out_of_memory(error)
 
 
 def _out_of_memory(error: BaseException) -> bool:

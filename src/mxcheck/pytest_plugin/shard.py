@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mxcheck.pytest_plugin.placing import parameter_of
 from mxcheck.pytest_plugin.provenance import basis
 from mxcheck.pytest_plugin.report import RunReport
 from mxcheck.pytest_plugin.settings import Settings
@@ -44,10 +45,12 @@ class ShardReport:
             self._config.rootpath, self._run.baselines, selection=" ".join(filter(None, words))
         )
 
+    # First, as the report may end the run where this host cannot hold it.
+    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._selected = [item.nodeid for item in session.items]
 
-    @pytest.hookimpl(optionalhook=True)
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         self._selected = ids
 
@@ -75,8 +78,9 @@ class ShardReport:
 
         assert self._basis is not None
         rows = self._report.rows
-        case_of = {name: self._report.case_of(name) for name in (*self._selected, *self._failed)}
-        cases = {name: case.id for name, case in case_of.items() if case is not None}
+        known = {case.id for case in self._run.cases}
+        names = {node_id: parameter_of(node_id) for node_id in (*self._selected, *self._failed)}
+        cases = {node_id: name for node_id, name in names.items() if name is not None and name in known}
         red = {name for name, row in rows.items() if row["verdict"] not in (*GOOD, "skipped")}
         text = encode(
             ShardRun(

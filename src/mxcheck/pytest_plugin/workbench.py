@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.models.zoo import model_source
+from mxcheck.pytest_plugin.leasing import Leasing, context_share, pin_visible_gpus
 from mxcheck.pytest_plugin.options import DEFAULT_BATCH_SIZE
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.text import evaluation_text, own_tokens_path
+from mxcheck.pytest_plugin.work import estimated
+from mxcheck.scheduling.devices import Device
 
 if TYPE_CHECKING:
     import torch
@@ -42,15 +48,28 @@ class Resident:
 class Workbench:
     """Measures cases. Keeps one model: cases come model by model, so each is loaded once a worker.
 
-    `shared` is a folder that all workers of the run see.
+    `shared` is a folder that all workers of the run see; `leasing` waits for what a model needs (None: nobody
+    else uses this host); `tell` hears of every step, as `reporting.board` has it.
     """
 
-    def __init__(self, settings: Settings, shared: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shared: Path,
+        *,
+        leasing: Leasing | None = None,
+        tell: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
         self.settings = settings
         self._shared = shared
+        self._leasing = leasing
+        self._tell = tell
+        #: Seconds spent loading so far, references measured included.
+        self.loading = 0.0
         self._resident: Resident | None = None
         self._failed: dict[str, str] = {}
         self._arithmetic: dict[torch.dtype, str] = {}
+        self._devices: tuple[int, ...] = (0,)
 
     @cached_property
     def threads(self) -> int:
@@ -68,6 +87,7 @@ class Workbench:
     @cached_property
     def device(self) -> str:
         """`cpu`, or `cuda` where there is one and no option says otherwise."""
+        pin_visible_gpus(self.settings)
         import torch
 
         available = torch.cuda.is_available()
@@ -99,13 +119,83 @@ class Workbench:
             return self._resident
         if label in self._failed:
             raise ValueError(self._failed[label])
-        self._resident = None  # free the old one before the new one comes
+        self.free()  # the old one before the new one comes
         try:
-            self._resident = self._load(label)
-        except ValueError as error:
-            self._failed[label] = str(error)  # its other cases need not load it again to hear the same
+            self._lease(label)
+            return self._loaded(label)
+        except BaseException as error:
+            self.free()
+            if isinstance(error, ValueError):
+                self._failed[label] = str(error)  # its other cases need not load it again to hear the same
             raise
+
+    def _loaded(self, label: str) -> Resident:
+        began = time.monotonic()
+        self._tell({"do": "load", "model": label})
+        self._resident = self._load(label)
+        self.loading += time.monotonic() - began
         return self._resident
+
+    def _lease(self, label: str) -> None:
+        """Wait for what the model needs of this host."""
+        if self._leasing is not None:
+            on_gpu = self.device != "cpu"
+            self._use(self._leasing.take(label, estimated(self.settings, label), on_gpu=on_gpu))
+
+    def enlarge(self, label: str) -> bool:
+        """After memory ran out: free everything, wait for the devices whole, and load the model again. False
+        where it had them whole already."""
+        if self._leasing is None or self._leasing.lease is None:
+            return False
+        self._drop()
+        devices = self._leasing.enlarge(on_gpu=self.device != "cpu")
+        if devices is None:
+            return False
+        self._use(devices)
+        self._loaded(label)
+        return True
+
+    def keep_only(self, label: str | None) -> None:
+        """Let go of the resident model unless it is this one."""
+        if self._resident is not None and self._resident.label != label:
+            self.free()
+
+    def free(self) -> None:
+        """Let go of the resident model, and give back what it held of the host."""
+        self._drop()
+        if self._leasing is not None:
+            self._leasing.give_back()
+
+    def _drop(self) -> None:
+        self._resident = None
+        if "device" in self.__dict__ and self.device != "cpu":
+            import torch
+
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def _use(self, devices: list[Device]) -> None:
+        """Put torch on the leased devices, and hold its allocator to the lease."""
+        self._devices = tuple(device.index for device in devices)
+        if self.device == "cpu":
+            return
+        import torch
+
+        assert self._leasing is not None
+        assert self._leasing.lease is not None
+        torch.cuda.set_device(self._devices[0])
+        for device in devices:
+            share = context_share(self._leasing.lease.bytes_of[device.name], device.total_bytes)
+            torch.cuda.set_per_process_memory_fraction(share, device.index)
+
+    def memory_bytes(self) -> int:
+        """What this process takes: of its GPUs as torch's allocator has it, else of the host."""
+        if self.device == "cpu":
+            pages = Path("/proc/self/statm")
+            return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else 0
+        import torch
+
+        return sum(torch.cuda.memory_reserved(index) for index in self._devices)
 
     def _load(self, label: str) -> Resident:
         from transformers.utils.logging import disable_progress_bar
@@ -122,14 +212,30 @@ class Workbench:
         loaded = load(
             source.name,
             device=self.device,
+            devices=self._devices,
             dtype=settings.dtype,
             trust_remote_code=label in settings.trusted,
         )
         text = evaluation_text(settings, label, loaded, shared=self._shared)
         reference = evaluate(
-            loaded.model, text.tokens, batch_size=self.batch_size(label), keep_log_probabilities=True
+            loaded.model,
+            text.tokens,
+            batch_size=self.batch_size(label),
+            keep_log_probabilities=True,
+            progress=self._progress(f"{label} reference", text.tokens, self.batch_size(label)),
         )
         return Resident(label=label, loaded=loaded, text=text, reference=reference)
+
+    def _progress(self, what: str, tokens: torch.Tensor, together: int) -> Callable[[int], None]:
+        """Tells that a measurement begins; what it returns tells of each batch."""
+        sequences, length = tokens.shape
+        batches = -(-sequences // together)
+        self._tell({"do": "measure", "what": what, "batches": batches, "length": length})
+
+        def batch(done: int) -> None:
+            self._tell({"do": "batch", "sequences": done, "memory": self.memory_bytes()})
+
+        return batch
 
     def batch_size(self, label: str) -> int:
         """Sequences a forward pass: the option's, else the model card's, else 8."""
@@ -160,6 +266,7 @@ class Workbench:
                 reference=reference,
                 batch_size=together,
                 metrics=resolve_metrics(self.settings.metrics),
+                progress=self._progress(case.id, tokens, together),
             )
             conversion.note_what_ran()
             bits = digests(conversion)

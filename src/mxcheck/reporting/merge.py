@@ -168,7 +168,8 @@ def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
         for name in shard.selected:
             rows[name] = of_case.get(name) or _never_ran(name, shard)
             if rows[name]["verdict"] not in (*GOOD, "skipped"):
-                red[name] = shard.messages.get(name) or f"{name}: {rows[name].get('reason', 'no message')}"
+                silent = f"{rows[name]['verdict']} in shard {shard.name}, which did not say why"
+                red[name] = shard.messages.get(name) or f"{name}: {rows[name].get('reason', silent)}"
         failures |= {f"shard {shard.name}: {name}": words for name, words in shard.failures.items()}
         if not _accounted(shard, red):
             words = _STATUSES.get(shard.exit_status, "unknown to pytest")

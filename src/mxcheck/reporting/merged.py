@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
 
 from rich.table import Table
 
@@ -62,32 +61,31 @@ def as_json(merged: Merged) -> str:
 def markdown(merged: Merged) -> str:
     """For the summary of a CI job."""
     rows = rows_of(merged)
-    lines = [f"## mxcheck: {verdict_line(merged)}", ""]
-    lines += [f"- {line}" for line in merged.troubles]
-    for messages in (merged.red, merged.failures):
-        lines += _fenced(messages)
-    lines += ["", *_markdown_table(results_table(rows)), "", *(f"- {line}" for line in skipped_lines(rows))]
-    lines += ["", "| shard | file | cases | pytest's exit status |", "|---|---|--:|--:|"]
-    lines += [
+    shards = ["| shard | file | cases | pytest's exit status |", "|---|---|--:|--:|"]
+    shards += [
         f"| {shard.name} | `{file}` | {len(shard.selected)} | {shard.exit_status} |"
         for shard, file in zip(merged.shards, merged.files, strict=True)
     ]
-    return "\n".join([*lines, ""])
+    blocks = [
+        [f"## mxcheck: {verdict_line(merged)}"],
+        [f"- {line}" for line in merged.troubles],
+        *(_fenced(name, message) for name, message in (*merged.red.items(), *merged.failures.items())),
+        _markdown_table(results_table(rows)),
+        [f"- {line}" for line in skipped_lines(rows)],
+        shards,
+    ]
+    return "".join("\n".join(block) + "\n\n" for block in blocks if block)
 
 
 def refused_markdown(error: ValueError) -> str:
     """The same where the shards could not be joined: a summary without a verdict would look like success."""
-    return f"## mxcheck: red: no verdict\n\n{error}\n"
+    return f"## mxcheck: red: no verdict\n\n{error}\n\n"
 
 
-def _fenced(messages: Mapping[str, str]) -> list[str]:
-    lines = []
-    for name, message in messages.items():
-        shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}\n… (the log has all of it)"
-        longest = max((len(ticks) for ticks in re.findall("`+", shown)), default=0)
-        fence = "`" * max(3, longest + 1)
-        lines += [f"### {name}", "", f"{fence}text", shown, fence, ""]
-    return lines
+def _fenced(name: str, message: str) -> list[str]:
+    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}\n… (the log has all of it)"
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+    return [f"### {name}", "", f"{fence}text", shown, fence]
 
 
 def _markdown_table(table: Table) -> list[str]:

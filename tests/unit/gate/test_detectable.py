@@ -80,7 +80,7 @@ def test_minimal_detectable_effect(sequences: int, multiple: float) -> None:
 
 def share_found(sequences: int, effect: float) -> float:
     """How often the one-sided 5 % test finds `effect`, given in true standard errors of the mean."""
-    draws = random.Random(20261121)  # noqa: S311  (a simulation)
+    draws = random.Random(20261121)
     critical = student_quantile(0.95, sequences - 1)
     found = 0
     for _ in range(TRIALS):
@@ -108,7 +108,7 @@ def test_the_normal_multiple_would_not_do_for_few_sequences() -> None:
 
 def clustered_alarms(*, by_sequence: bool) -> float:
     """False alarms where the tokens of a sequence share half of their variance."""
-    draws = random.Random(5)  # noqa: S311  (a simulation)
+    draws = random.Random(5)
     trials, alarms = 1000, 0
     for _ in range(trials):
         sequences = []

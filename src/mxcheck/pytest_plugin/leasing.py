@@ -1,0 +1,168 @@
+"""One worker's lease: what its model needs of the host, for as long as the model is resident."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from mxcheck.models.footprint import PROCESS_BYTES, Footprint
+from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.scheduling.devices import Device, cpu_device, gpu_devices, gpus, visible
+from mxcheck.scheduling.leases import Lease, Request
+from mxcheck.scheduling.ledger import Ledger
+
+
+def host_devices(settings: Settings, *, on_gpu: bool) -> list[Device]:
+    """What this host has for the run: its visible GPUs, or its cores. Raises ValueError, in one line, for
+    GPUs that cannot be told apart."""
+    if on_gpu and (found := visible(gpus())):
+        return gpu_devices(found, workers_per_device=settings.workers_per_device)
+    return [cpu_device(workers_per_device=settings.workers_per_device)]
+
+
+def looks_for_gpus(settings: Settings) -> bool:
+    """Whether the run would use GPUs if there are some. Without a look at torch: the controller has none."""
+    return settings.device != "cpu"
+
+
+def pin_visible_gpus(settings: Settings) -> None:
+    """Have CUDA count the GPUs as we do, by naming them: before torch first looks for them, and only then."""
+    if looks_for_gpus(settings) and (found := visible(gpus())):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in found)
+
+
+def threads() -> int:
+    """Threads of a worker's torch: OMP_NUM_THREADS, where it is a number, else one."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(named)) if named.isdecimal() else 1
+
+
+def request_for(
+    label: str, known: Footprint | None, devices: list[Device], *, on_gpu: bool, twice: bool = False
+) -> Request:
+    """What a model needs. Of one that nothing is known of before it is loaded: a device for itself.
+
+    `twice`: another process measures the same model meanwhile (the noise of a new baseline).
+    Raises ValueError where no number of these devices could hold it.
+    """
+    slots = 1 if on_gpu else min(threads(), devices[0].slots)
+    if known is None:
+        return Request(what=label, slots=slots)
+    times = 2 if twice else 1
+    if not on_gpu:
+        return Request(what=label, slots=slots, bytes_each=times * known.bytes_needed)
+    try:
+        count = known.devices(min(device.total_bytes for device in devices) // times)
+    except ValueError as error:
+        raise ValueError(f"{label} {error}") from error
+    return Request(what=label, devices=count, bytes_each=times * known.bytes_per_device(count))
+
+
+class Leasing:
+    """Takes and gives back. `tell` hears which model waits, and in a few words why; `twice` as in
+    `request_for`."""
+
+    def __init__(
+        self, config: pytest.Config, settings: Settings, *, tell: Callable[[str, str], None], twice: bool
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._tell = tell
+        self._twice = twice
+        self._ledger = Ledger(settings.leases)
+        self._lease: Lease | None = None
+        self._request: Request | None = None
+        self._been_on: set[str] = set()
+        #: Seconds spent waiting so far.
+        self.waited = 0.0
+
+    @property
+    def lease(self) -> Lease | None:
+        """What this worker has now."""
+        return self._lease
+
+    def take(self, label: str, known: Footprint | None, *, on_gpu: bool) -> list[Device]:
+        """Wait for what a model needs; returns its devices. Raises ValueError, in one line, for a model that
+        is larger than the host, and a ledger that cannot be used."""
+        devices = host_devices(self._settings, on_gpu=on_gpu)
+        request = request_for(label, known, devices, on_gpu=devices[0].name != "cpu", twice=self._twice)
+        return self._acquire(request, devices)
+
+    def enlarge(self, *, on_gpu: bool) -> list[Device] | None:
+        """Give the lease back and wait for its devices whole; None where it had them whole already."""
+        request = self._request
+        if request is None or request.bytes_each is None:
+            return None
+        self.give_back()
+        return self._acquire(replace(request, bytes_each=None), host_devices(self._settings, on_gpu=on_gpu))
+
+    def _acquire(self, request: Request, devices: list[Device]) -> list[Device]:
+        assert self._lease is None, "one lease at a time"
+        began = time.monotonic()
+        with _no_hang(self._config):
+            lease = self._ledger.acquire(
+                request,
+                devices,
+                min_free_ratio=self._settings.min_free_ratio,
+                prefer=self._been_on,
+                waiting=self._waits(request.what),
+            )
+        self.waited += time.monotonic() - began
+        self._lease, self._request = lease, request
+        self._been_on |= lease.bytes_of.keys()
+        return [device for device in devices if device.name in lease.bytes_of]
+
+    def _waits(self, label: str) -> Callable[[str], None]:
+        """Tells why, and again once a second."""
+        last = 0.0
+
+        def wait(why: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > 1:
+                last = time.monotonic()
+                self._tell(label, why)
+
+        return wait
+
+    def give_back(self) -> None:
+        """What is held, if anything is."""
+        if self._lease is not None:
+            self._ledger.release(self._lease)
+        self._lease = self._request = None
+
+    def close(self) -> None:
+        """This worker needs no lease any more."""
+        self._lease = self._request = None
+        self._ledger.close()
+
+
+class _no_hang:  # noqa: N801  (a context manager, used as a function)
+    """Who waits for a device does not hang: faulthandler's timeout starts again afterwards."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._timeout = float(config.getini("faulthandler_timeout") or 0.0)
+
+    def __enter__(self) -> None:
+        if self._timeout > 0:
+            faulthandler.cancel_dump_traceback_later()
+
+    def __exit__(self, *_: object) -> None:
+        if self._timeout > 0:
+            from _pytest.faulthandler import fault_handler_stderr_fd_key
+
+            faulthandler.dump_traceback_later(
+                self._timeout,
+                file=self._config.stash[fault_handler_stderr_fd_key],
+                exit=bool(self._config.getini("faulthandler_exit_on_timeout")),
+            )
+
+
+def context_share(lease_bytes: int, total_bytes: int) -> float:
+    """The share of a GPU that torch's allocator may use under a lease: the context lies beside it."""
+    return max(0.01, min(1.0, (lease_bytes - PROCESS_BYTES / 2) / total_bytes))

@@ -1,0 +1,156 @@
+"""The controller's part of placement: what the run's cases cost, whether this host can hold its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from mxcheck.gate.case import Case
+from mxcheck.models.cards import GIB
+from mxcheck.models.footprint import Footprint
+from mxcheck.pytest_plugin.leasing import host_devices, looks_for_gpus, request_for
+from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.pytest_plugin.work import UNKNOWN, case_seconds, estimated, stored_key
+from mxcheck.scheduling.devices import CPU
+from mxcheck.scheduling.ledger import Ledger
+from mxcheck.scheduling.placement import Group, Item, Placement
+
+#: Where pytest's cache keeps the seconds of earlier runs.
+_DURATIONS, _LOADS = "mxcheck/durations", "mxcheck/loads"
+
+
+def case_of(node_id: str, cases: Mapping[str, Case]) -> Case | None:
+    """The case of a node id, by `cases` by id; None where it is another test."""
+    name = parameter_of(node_id)
+    return None if name is None else cases.get(name)
+
+
+def parameter_of(node_id: str) -> str | None:
+    """What stands in the brackets of a test of the model suite; None for any other test."""
+    function, bracket, parameter = node_id.rpartition("::")[2].partition("[")
+    return parameter.removesuffix("]") if bracket and function == "test_accuracy" else None
+
+
+def selected_cases(config: pytest.Config, node_ids: Sequence[str]) -> list[Case]:
+    """The cases among a run's tests. Our options are looked at only where there could be one: other people's
+    runs have none."""
+    if all(parameter_of(node_id) is None for node_id in node_ids):
+        return []
+    from mxcheck.pytest_plugin.plugin import settings
+
+    cases = {case.id: case for case in settings(config).cases}
+    return [case for node_id in node_ids if (case := case_of(node_id, cases)) is not None]
+
+
+def places(settings: Settings) -> int:
+    """How many workers this host has room for: devices times workers per device; on a CPU, cores for devices.
+    Raises pytest.UsageError for GPUs that cannot be told apart."""
+    try:
+        devices = host_devices(settings, on_gpu=looks_for_gpus(settings))
+    except ValueError as error:
+        raise pytest.UsageError(f"mxcheck: {error}") from error
+    return sum(device.slots for device in devices)
+
+
+def seconds_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]) -> dict[Case, float]:
+    """What each case is expected to take, without loading: as it took last time, else as estimated. Where
+    some have been measured, the estimates of the others are brought to the same scale."""
+    stored: dict[str, float] = _cached(config, _DURATIONS)
+    known = {label: estimated(settings, label) for label in dict.fromkeys(case.model for case in cases)}
+    nominal = {case: case_seconds(known[case.model], settings.recipes[case]) for case in cases}
+    measured = {case: stored[key] for case in cases if (key := stored_key(settings, case)) in stored}
+    told = sum(nominal[case] for case in measured)
+    scale = sum(measured.values()) / told if told else 1.0
+    return {case: measured.get(case, nominal[case] * scale) for case in cases}
+
+
+def plan(config: pytest.Config, node_ids: Sequence[str]) -> Placement[Any] | None:
+    """The placement of a run's tests on workers; None where no case of ours is among them."""
+    cases = selected_cases(config, node_ids)
+    if not cases:
+        return None
+    from mxcheck.pytest_plugin.plugin import settings
+
+    run = settings(config)
+    seconds = seconds_of(config, run, cases)
+    loads: dict[str, float] = _cached(config, _LOADS)
+    by_id = {case.id: case for case in cases}
+    items = []
+    for node_id in node_ids:
+        case = case_of(node_id, by_id)
+        items.append(Item() if case is None else Item(group=case.model, seconds=seconds[case]))
+    devices = host_devices(run, on_gpu=looks_for_gpus(run))
+    groups = {}
+    for label in dict.fromkeys(case.model for case in cases):
+        known = estimated(run, label)
+        estimate = (known or UNKNOWN).load_seconds
+        groups[label] = Group(
+            load_seconds=loads.get(f"{label} on {run.device}", estimate),
+            slots=_slots(label, known, devices),
+        )
+    return Placement(items, groups, sum(device.slots for device in devices))
+
+
+def _slots(label: str, known: Footprint | None, devices: list[Any]) -> int:
+    try:
+        request = request_for(label, known, devices, on_gpu=devices[0].name != CPU)
+    except ValueError:
+        return 1  # larger than the host: its cases say so
+    if request.bytes_each is None:
+        return int(devices[0].slots)
+    return request.slots * request.devices
+
+
+def check_host(config: pytest.Config, node_ids: Sequence[str], workers: int) -> None:
+    """Refuse, before anything is loaded, a run that could never be: a ledger that cannot be used, more
+    workers than memory can hold. Raises pytest.UsageError."""
+    cases = selected_cases(config, node_ids)
+    if not cases:
+        return
+    from mxcheck.pytest_plugin.plugin import settings
+
+    run = settings(config)
+    try:
+        Ledger(run.leases).check_usable()
+        devices = host_devices(run, on_gpu=looks_for_gpus(run))
+    except ValueError as error:
+        raise pytest.UsageError(f"mxcheck: {error}") from error
+    needs = {
+        known.bytes_needed: label
+        for label in dict.fromkeys(case.model for case in cases)
+        if (known := estimated(run, label)) is not None
+    }
+    if not needs:
+        return
+    least, total = min(needs), sum(device.total_bytes for device in devices)
+    room = sum(device.total_bytes // least for device in devices)
+    if workers > room > 0:
+        raise pytest.UsageError(
+            f"mxcheck: -n {workers}: even {needs[least]}, the smallest model of the run, needs about "
+            f"{least / GIB:.1f} GiB a worker, and this host has {total / GIB:.1f} GiB; give at most -n {room}"
+        )
+
+
+def remember(config: pytest.Config, settings: Settings, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep what the cases of this run took, for the next one."""
+    cache: Any = getattr(config, "cache", None)
+    if cache is None:
+        return
+    durations, loads = _cached(config, _DURATIONS), _cached(config, _LOADS)
+    for case in settings.cases:
+        row = rows.get(case.id, {})
+        if "record" not in row or "seconds" not in row:
+            continue
+        durations[stored_key(settings, case)] = round(row["seconds"] - row["load_seconds"], 3)
+        if row["load_seconds"]:
+            loads[f"{case.model} on {settings.device}"] = row["load_seconds"]
+    cache.set(_DURATIONS, durations)
+    cache.set(_LOADS, loads)
+
+
+def _cached(config: pytest.Config, key: str) -> dict[str, float]:
+    cache: Any = getattr(config, "cache", None)
+    found = None if cache is None else cache.get(key, None)
+    return dict(found) if isinstance(found, dict) else {}

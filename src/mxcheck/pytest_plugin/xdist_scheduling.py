@@ -1,0 +1,160 @@
+"""xdist's side of placement: nodes and node ids in, indices out. Called by xdist's DSession alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScheduling
+from xdist.workermanage import WorkerController
+
+from mxcheck.scheduling.placement import Placement
+
+PLUGIN = "mxcheck-scheduling"
+
+
+class ModelScheduling:
+    """Places models where a run has some, and is xdist's `load` where it has none.
+
+    `plan` makes the placement of a run's node ids; None: there is no model among them. Until the workers have
+    collected, nodes and collections are kept by xdist's own LoadScheduling. (Neither of its group schedulers
+    would do: one hangs after a worker's death, the other does not group.)
+
+    It is registered as a plugin too: what has started and ended tells, when a worker dies, which item died
+    with it.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        log: Any,
+        plan: Callable[[Sequence[str]], Placement[WorkerController] | None],
+    ) -> None:
+        self._load = LoadScheduling(config, log)
+        self._plan = plan
+        self._placement: Placement[WorkerController] | None = None
+        self._begun: set[str] = set()
+        self._over: set[str] = set()
+        self._collected = False
+
+    @property
+    def nodes(self) -> list[WorkerController]:
+        """The workers that are part of the run: DSession shuts them down."""
+        nodes: list[WorkerController] = self._load.nodes
+        return nodes
+
+    @property
+    def collection_is_completed(self) -> bool:
+        """Whether all workers have collected, once: one that dies later is replaced."""
+        self._collected = self._collected or self._load.collection_is_completed
+        return self._collected
+
+    @property
+    def tests_finished(self) -> bool:
+        """Whether DSession may stop all workers: nothing is left to send, and none waits with two items."""
+        if self._placement is None:
+            return bool(self._load.tests_finished)
+        return not self._placement.unsent and self._placement.longest_queue < 2
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether something has not ended."""
+        return bool(self._load.has_pending if self._placement is None else self._placement.unfinished)
+
+    def add_node(self, node: WorkerController) -> None:
+        """`DSession.worker_workerready`: a worker has started, and is about to collect."""
+        self._load.add_node(node)
+
+    def add_node_collection(self, node: WorkerController, collection: Sequence[str]) -> None:
+        """`DSession.worker_collectionfinish`, before it calls `schedule`."""
+        self._load.add_node_collection(node, collection)
+
+    def schedule(self) -> None:
+        """`DSession.worker_collectionfinish`, when all workers have collected, and for each that comes later
+        in place of a dead one."""
+        if self._load.collection is None:
+            collections = list(self._load.node2collection.values())
+            self._placement = self._plan(collections[0])
+            if self._placement is None or any(one != collections[0] for one in collections):
+                self._placement = None
+                self._load.schedule()  # which reports workers that collected differently
+                return
+            self._load.collection = collections[0]
+        if self._placement is None:
+            self._load.schedule()
+            return
+        for node in self.nodes:
+            # One that collected otherwise than the others gets nothing: xdist has logged it.
+            if node not in self._placement.workers and node in self._load.node2collection:
+                self._placement.join(node)
+        self._send()
+
+    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
+        """`DSession.worker_runtest_protocol_complete`: the worker has gone on to its next item."""
+        if self._placement is None:
+            self._load.mark_test_complete(node, item_index, duration)
+            return
+        self._placement.ended(node, item_index)
+        self._send()
+
+    def mark_test_pending(self, item: str) -> None:
+        """A plugin's `pytest_handlecrashitem` that wants an item to be run again."""
+        if self._placement is None:
+            self._load.mark_test_pending(item)
+            return
+        self._begun.discard(item)
+        self._placement.again(self._ids.index(item))
+        self._send()
+
+    def remove_pending_tests_from_node(self, node: WorkerController, indices: Sequence[int]) -> None:
+        """The answer to a `steal`, which is never asked for."""
+        raise NotImplementedError
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """`DSession.worker_errordown` and `worker_workerfinished`: a worker is gone. Returns the item that
+        died with it: begun, and not reported. What had not begun is run by others."""
+        if self._placement is None:
+            item = self._load.remove_node(node)
+            return None if item is None else str(item)
+        del self._load.node2pending[node]
+        if node not in self._placement.workers:
+            return None
+        died = None
+        for index in reversed(self._placement.leave(node)):
+            item = self._ids[index]
+            if item not in self._begun:
+                self._placement.again(index)
+            elif item not in self._over:
+                died = item
+        self._send()
+        return died
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """A worker has begun an item."""
+        self._begun.add(nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """An item has a result once it was called, or was not because its setup failed or skipped it."""
+        if report.when == "call" or not report.passed:
+            self._over.add(report.nodeid)
+
+    @property
+    def _ids(self) -> list[str]:
+        ids: list[str] = self._load.collection
+        return ids
+
+    def _send(self) -> None:
+        assert self._placement is not None
+        for node in self._placement.workers:
+            if node.shutting_down:  # DSession's doing, after -x
+                self._placement.stop(node)
+        for node, indices, stop in self._placement.orders():
+            # A worker that died a moment ago takes nothing any more. The event that says so is under way, and
+            # remove_node then hands on what it was sent.
+            with suppress(OSError):
+                if indices:
+                    node.send_runtest_some(indices)
+                if stop:
+                    node.shutdown()

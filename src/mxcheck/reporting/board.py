@@ -1,0 +1,140 @@
+"""What a run is doing now: fed with events, read as a table or a line. No clock of its own, no terminal.
+
+Events are plain dicts, for they travel from workers; `do` says what happened:
+
+- `wait` (`model`, `why`): it waits for a device;
+- `load` (`model`): it loads one;
+- `measure` (`what`, `batches`, `length` in tokens): a measurement begins, of a case or of a reference;
+- `batch` (`sequences`, `memory` in bytes): so many sequences more are through, so much memory is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from mxcheck.reporting.titled import titled_table
+
+_MIB = 2**20
+
+
+@dataclass(slots=True)
+class _Line:
+    """One worker."""
+
+    doing: str = "starting"
+    batches: int = 0
+    done: int = 0
+    tokens: int = 0
+    length: int = 0
+    began: float = 0.0
+    latest: float = 0.0
+    memory: int = 0
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens a second of the measurement under way."""
+        return self.tokens / (self.latest - self.began) if self.latest > self.began else None
+
+
+@dataclass(slots=True)
+class Board:
+    """The state of one run.
+
+    `expected` holds each case's seconds, by id: as stored from earlier runs, or as estimated, which is right
+    in proportion only. Times are of any one clock, in seconds.
+    """
+
+    expected: Mapping[str, float]
+    lines: dict[str, _Line] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
+
+    def heard(self, worker: str, event: Mapping[str, Any], now: float) -> None:
+        """A worker said something."""
+        line = self.lines.setdefault(worker, _Line())
+        if event["do"] == "wait":
+            line.doing, line.batches = f"{event['model']} waits: {event['why']}", 0
+        elif event["do"] == "load":
+            line.doing, line.batches = f"{event['model']} loading", 0
+        elif event["do"] == "measure":
+            line.doing, line.batches, line.length = event["what"], event["batches"], event["length"]
+            line.done = line.tokens = 0
+            line.began = line.latest = now
+        elif event["do"] == "batch":
+            line.done += 1
+            line.tokens += event["sequences"] * line.length
+            line.latest, line.memory = now, event["memory"]
+
+    def case_ended(self, case: str, seconds: float | None) -> None:
+        """A case has a result; `seconds` is what it took, where that is known."""
+        self.ended[case] = self.expected.get(case, 0.0) if seconds is None else seconds
+
+    def gone(self, worker: str) -> None:
+        """A worker has died, or is done."""
+        self.lines.pop(worker, None)
+
+    def seconds_left(self) -> float | None:
+        """What the rest will take, by what ended beside what was expected of it; None before a case ended."""
+        expected = sum(self.expected[case] for case in self.ended if case in self.expected)
+        if not expected:
+            return None
+        rest = sum(seconds for case, seconds in self.expected.items() if case not in self.ended)
+        return rest * sum(self.ended.values()) / expected / max(1, len(self.lines))
+
+    def line(self) -> str:
+        """All of it in one line, for a log."""
+        left = self.seconds_left()
+        parts = [f"mxcheck: {len(self.ended)} of {len(self.expected)} cases"]
+        if left is not None:
+            parts.append(f"about {duration(left)} left")
+        for worker, line in self.lines.items():
+            parts.append(f"{worker} {line.doing}" + "".join(f", {text}" for text in _figures(line) if text))
+        return "; ".join(parts)
+
+    def renderable(self) -> RenderableType:
+        """All of it as a table with a bar, for a terminal."""
+        table = titled_table("")
+        for name in ("worker", "case", "batches", "", "tokens/s", "memory"):
+            table.add_column(
+                name, justify="right" if name in ("tokens/s", "memory") else "left", no_wrap=True
+            )
+        for worker, line in sorted(self.lines.items()):
+            batches, speed, memory = _figures(line)
+            bar = ProgressBar(total=line.batches or 1, completed=line.done, width=16)
+            table.add_row(
+                worker,
+                line.doing,
+                batches.removesuffix(" batches"),
+                bar if line.batches else "",
+                speed.removesuffix(" tokens/s"),
+                memory,
+            )
+        left = self.seconds_left()
+        overall = Table.grid(padding=(0, 1))
+        overall.add_row(
+            f"{len(self.ended)} of {len(self.expected)} cases",
+            ProgressBar(total=len(self.expected) or 1, completed=len(self.ended), width=32),
+            "" if left is None else f"about {duration(left)} left",
+        )
+        return Group(table, overall)
+
+
+def _figures(line: _Line) -> tuple[str, str, str]:
+    return (
+        f"{line.done}/{line.batches} batches" if line.batches else "",
+        f"{line.speed:,.0f} tokens/s" if line.batches and line.speed else "",
+        f"{line.memory / _MIB:,.0f} MiB" if line.memory else "",
+    )
+
+
+def duration(seconds: float) -> str:
+    """In words, as exact as an estimate may be."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

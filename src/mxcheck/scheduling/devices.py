@@ -1,0 +1,174 @@
+"""What a host has to lease: its GPUs, or, where it has none, its cores and memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_MIB = 2**20
+_FIELDS = "index,uuid,name,memory.total,memory.free"
+CPU = "cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device.
+
+    Attributes:
+        name: what the ledger calls it: `cpu`, or a GPU's UUID, which is the same in every process.
+        index: its place among the devices that this process may use, which is CUDA's own.
+        slots: leases that fit on it at once: workers on a GPU, threads on the CPU.
+        total_bytes: its memory.
+    """
+
+    name: str
+    index: int
+    slots: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A line of nvidia-smi: memory in bytes, index as the PCI bus has it."""
+
+    index: int
+    uuid: str
+    model: str
+    total_bytes: int
+    free_bytes: int
+
+
+def gpus() -> list[Gpu]:
+    """All GPUs of the host, without a CUDA context: none where there is no nvidia-smi, or no driver.
+
+    Raises ValueError for an answer that cannot be read.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    done = subprocess.run(  # noqa: S603  (fixed words)
+        [program, f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [] if done.returncode else parse(done.stdout)
+
+
+def parse(text: str) -> list[Gpu]:
+    """The GPUs of nvidia-smi's answer. Raises ValueError for a line of another form."""
+    found = []
+    for line in filter(str.strip, text.splitlines()):
+        try:
+            index, uuid, model, total, free = (part.strip() for part in line.split(","))
+            found.append(
+                Gpu(
+                    index=int(index),
+                    uuid=uuid,
+                    model=model,
+                    total_bytes=int(total) * _MIB,
+                    free_bytes=int(free) * _MIB,
+                )
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"nvidia-smi says {line!r}, expected {_FIELDS}; give --mx-device cpu to run without GPUs"
+            ) from error
+    return found
+
+
+def visible(found: Sequence[Gpu], environ: Mapping[str, str] = os.environ) -> list[Gpu]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, in its order: as CUDA has it, the first entry that names no
+    GPU ends the list.
+
+    Raises ValueError where an index says nothing: CUDA counts the fastest GPU first unless CUDA_DEVICE_ORDER
+    is PCI_BUS_ID, so among different GPUs an index could mean another one here than there. And for a part of
+    a GPU (MIG), whose memory nvidia-smi does not tell in this form.
+    """
+    named = environ.get("CUDA_VISIBLE_DEVICES")
+    mixed = len({gpu.model for gpu in found}) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
+    if named is None:
+        if mixed:
+            raise ValueError(
+                f"this host has different GPUs ({', '.join(sorted({gpu.model for gpu in found}))}); set "
+                f"CUDA_DEVICE_ORDER=PCI_BUS_ID, so that CUDA and nvidia-smi count them alike"
+            )
+        return list(found)
+    chosen: list[Gpu] = []
+    for entry in (part.strip() for part in named.split(",")):
+        if entry.startswith("MIG"):
+            raise ValueError(
+                f"CUDA_VISIBLE_DEVICES={named}: parts of a GPU (MIG) cannot be leased; name whole GPUs"
+            )
+        if entry.isdecimal() and mixed:
+            raise ValueError(
+                f"CUDA_VISIBLE_DEVICES={named}: this host has different GPUs, and CUDA counts the fastest "
+                f"first; set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name GPUs by their UUID"
+            )
+        match = [
+            gpu
+            for gpu in found
+            if (entry.isdecimal() and gpu.index == int(entry))
+            or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
+        ]
+        if len(match) != 1 or match[0] in chosen:
+            break
+        chosen += match
+    return chosen
+
+
+def gpu_devices(found: Sequence[Gpu], *, workers_per_device: int) -> list[Device]:
+    """What can be leased of the visible GPUs."""
+    return [
+        Device(name=gpu.uuid, index=index, slots=workers_per_device, total_bytes=gpu.total_bytes)
+        for index, gpu in enumerate(found)
+    ]
+
+
+def cpu_device(*, workers_per_device: int) -> Device:
+    """The host without GPUs: its cores are slots."""
+    return Device(name=CPU, index=0, slots=cores() * workers_per_device, total_bytes=memory_bytes())
+
+
+def cores() -> int:
+    """Cores that this process may use; at least one."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _words("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of a period, or `max`
+    if len(quota) == 2 and quota[0].isdecimal():
+        mine = min(mine, max(1, int(quota[0]) // int(quota[1])))
+    return mine
+
+
+def memory_bytes() -> int:
+    """The memory that this process may use: the machine's, or its container's."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _words("/sys/fs/cgroup/memory.max")
+    return min(total, int(limit[0])) if limit and limit[0].isdecimal() else total
+
+
+def used_bytes(devices: Sequence[Device]) -> dict[str, int]:
+    """Memory in use on each device now, whoever uses it; devices that nothing tells of are left out."""
+    names = {device.name: device.total_bytes for device in devices}
+    used = {
+        gpu.uuid: gpu.total_bytes - gpu.free_bytes
+        for gpu in gpus()
+        if names.keys() != {CPU} and gpu.uuid in names
+    }
+    if CPU in names:
+        available = [words[1] for words in _lines("/proc/meminfo") if words[:1] == ["MemAvailable:"]]
+        if available:
+            used[CPU] = max(0, names[CPU] - int(available[0]) * 1024)
+    return used
+
+
+def _words(path: str) -> list[str]:
+    return next(iter(_lines(path)), [])
+
+
+def _lines(path: str) -> list[list[str]]:
+    file = Path(path)
+    return [line.split() for line in file.read_text().splitlines()] if file.is_file() else []

@@ -1,0 +1,129 @@
+"""Who may have what: the rules of the ledger, on plain data. `ledger.py` keeps it in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from mxcheck.scheduling.devices import CPU, Device
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What somebody needs, all of it or nothing.
+
+    Attributes:
+        what: what it is for, for people.
+        devices: how many.
+        slots: of each: 1 on a GPU, threads on the CPU.
+        bytes_each: memory on each; None: each whole, with nobody else of ours on it.
+    """
+
+    what: str
+    devices: int = 1
+    slots: int = 1
+    bytes_each: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What a holder has: memory and slots of each device, by name."""
+
+    holder: str
+    what: str
+    bytes_of: Mapping[str, int]
+    slots_of: Mapping[str, int]
+
+
+def check(request: Request, devices: Sequence[Device]) -> None:
+    """Raises ValueError for what this host could not give if it were idle."""
+    if len(devices) < request.devices:
+        raise ValueError(f"{request.what} needs {request.devices} devices, this host has {len(devices)}")
+    wide = [device for device in devices if request.slots <= device.slots]
+    if len(wide) < request.devices:
+        most = max(device.slots for device in devices)
+        raise ValueError(f"{request.what} needs {request.slots} threads, this host has {most}")
+    needed = request.bytes_each or 0
+    fitting = [device for device in wide if needed <= device.total_bytes]
+    if len(fitting) < request.devices:
+        sizes = ", ".join(f"{device.total_bytes / _GIB:.1f}" for device in devices)
+        where = "this host has" if devices[0].name == CPU else "its devices have"
+        each = f" on each of {request.devices} devices" if request.devices > 1 else ""
+        raise ValueError(
+            f"{request.what} needs about {needed / _GIB:.1f} GiB{each}, {where} {sizes} GiB; lower "
+            f"--mx-batch-size or --mx-sequence-length, or run it on a larger one"
+        )
+
+
+def others_hold(
+    device: Device, leases: Collection[Lease], used: Mapping[str, int], seen: Mapping[str, int]
+) -> int:
+    """Bytes of a device that processes outside the ledger hold, as far as it can be told.
+
+    With none of ours on it that is all that is in use. With some, what they lease may not be taken yet, so
+    that the last such reading stands, raised by whatever is in use beyond all leases.
+    """
+    if device.name not in used:
+        return seen.get(device.name, 0)
+    leased = [lease.bytes_of[device.name] for lease in leases if device.name in lease.bytes_of]
+    if not leased:
+        return used[device.name]
+    return max(seen.get(device.name, 0), used[device.name] - sum(leased))
+
+
+def grant(
+    request: Request,
+    devices: Sequence[Device],
+    leases: Collection[Lease],
+    others: Mapping[str, int],
+    *,
+    holder: str,
+    min_free_ratio: float = 0.0,
+    prefer: Collection[str] = (),
+) -> Lease | str:
+    """The lease, or in a few words why not yet.
+
+    Args:
+        request: what is asked for.
+        devices: what may be given.
+        leases: what others have.
+        others: bytes that processes outside the ledger hold, by device.
+        min_free_ratio: a GPU of which others leave less than this share is left alone. The memory of a host
+            is not: every desktop uses some of it.
+        prefer: devices that the holder has been on: its CUDA context stays there.
+    """
+    fitting: list[tuple[tuple[bool, int, int, int], Device, int]] = []
+    reasons = []
+    for device in devices:
+        slots = sum(lease.slots_of.get(device.name, 0) for lease in leases)
+        leased = sum(lease.bytes_of.get(device.name, 0) for lease in leases)
+        foreign = others.get(device.name, 0)
+        left = device.total_bytes - foreign - leased
+        wanted = left if request.bytes_each is None else request.bytes_each
+        taken = device.slots if request.bytes_each is None else request.slots
+        if device.name != CPU and device.total_bytes - foreign < min_free_ratio * device.total_bytes:
+            reasons.append(
+                f"others hold {foreign / _GIB:.1f} of {device.total_bytes / _GIB:.1f} GiB of device "
+                f"{device.index}, and --mx-min-free-ratio is {min_free_ratio:g}"
+            )
+        elif slots + taken > device.slots:
+            reasons.append(f"device {device.index} is taken")
+        elif wanted > left and not (device.name == CPU and not slots):
+            # The first on a host without GPUs is let in: it may not wait for a desktop to shrink.
+            reasons.append(f"{left / _GIB:.1f} of {wanted / _GIB:.1f} GiB is free on device {device.index}")
+        else:
+            fitting.append(((device.name not in prefer, slots, leased, device.index), device, wanted))
+    if len(fitting) < request.devices:
+        return "; ".join(dict.fromkeys(reasons))
+    fitting.sort(key=lambda one: one[0])
+    chosen = [(device, wanted) for _, device, wanted in fitting[: request.devices]]
+    return Lease(
+        holder=holder,
+        what=request.what,
+        bytes_of={device.name: wanted for device, wanted in chosen},
+        slots_of={
+            device.name: device.slots if request.bytes_each is None else request.slots for device, _ in chosen
+        },
+    )

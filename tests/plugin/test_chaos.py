@@ -1,0 +1,94 @@
+"""A worker is killed at a random moment: nothing is lost, nothing runs twice, nothing hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from simulated_host import Host, Memory, draw_models
+
+from mxcheck.gate.baseline import encode
+from mxcheck.scheduling.ledger import Ledger
+
+RUNS = 50
+#: In processes of this many runs each, so that `-n` spreads them.
+BATCH = 10
+#: A run takes a few seconds; what takes this long hangs.
+LIMIT = 120
+
+
+def workers_of(pid: int) -> list[int]:
+    """The workers of a pytest run: its children."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def kill_one(process: subprocess.Popen[str], moment: float, chosen: random.Random) -> bool:
+    """Wait, and kill one of the workers that there are; False if the run ended first."""
+    time.sleep(moment)
+    workers = workers_of(process.pid)
+    if process.poll() is not None or not workers:
+        return False
+    os.kill(chosen.choice(workers), signal.SIGKILL)
+    return True
+
+
+@pytest.mark.parametrize("batch", range(RUNS // BATCH))
+def test_a_worker_is_killed_at_a_random_moment(tmp_path: Path, batch: int) -> None:
+    killed = crashed = 0
+    for number in range(BATCH):
+        seed = batch * BATCH + number
+        chosen = random.Random(seed)
+        models = draw_models(seed, count=6, cases=4, wide=1, scale=0.03)
+        host = Host(folder=tmp_path / str(seed), models=models, devices=3).write()
+        before = accepted_before(host)
+        process = host.start("-n", "3", "--snapshot-update", "--accept", "after")
+        killed += kill_one(process, chosen.uniform(0.3, 3.0), chosen)
+        output, _ = process.communicate(timeout=LIMIT)
+        crashed += check(host, before, output, process.returncode)
+    assert killed > BATCH // 2, "most runs ended before anybody was killed: the moments are too late"
+
+
+def accepted_before(host: Host) -> dict[str, str]:
+    """Baselines of every case, accepted before this run."""
+    from sample_record import build_record
+
+    texts = {}
+    for model in host.models:
+        for number in range(len(model.cases)):
+            path = host.folder / "baselines" / model.name / f"case{number}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            texts[f"{model.name}-case{number}"] = encode(
+                build_record(model=model.name, environment={"accepted": "before"})
+            )
+            path.write_text(texts[f"{model.name}-case{number}"])
+    return texts
+
+
+def check(host: Host, before: dict[str, str], output: str, code: int) -> int:
+    """Returns how many cases were red: 0 or 1."""
+    ended = json.loads((host.folder / "results.json").read_text())
+    assert sorted(ended) == sorted(before), output
+    assert {len(outcomes) for outcomes in ended.values()} == {1}, (ended, output)
+    red = [name for name, (outcome,) in ended.items() if outcome != "passed"]
+    assert len(red) <= 1, output
+    assert code == len(red), output
+    assert Ledger(host.folder / "leases").leases() == []
+    assert Ledger(host.folder / "leases").waiting() == 0
+    assert Memory(host.folder, host).oversubscribed == []
+    for name, old in before.items():
+        model, case = name.split("-")
+        text = (host.folder / "baselines" / model / f"{case}.json").read_text()
+        new = old.replace('"before"', '"after"')
+        assert json.loads(text)["environment"]["accepted"] in ("before", "after"), name
+        if name not in red:
+            assert json.loads(text)["environment"] == json.loads(new)["environment"], name
+    return len(red)

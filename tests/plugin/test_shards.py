@@ -1,0 +1,137 @@
+"""Shards through the real pytest: what each leaves, and that joined they are the run that was not split."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+from gate_project import Project, Run
+
+from mxcheck.reporting.shards import ShardRun, read
+
+MODELS = ("--mx-models", "ref-llama,ref-neo")
+RUN = (*MODELS, "--mx-precision", "fp32,fp8_e4m3", "--mx-tier", "A")
+FIRST, SECOND = "ref-neo", "ref-llama"  # ref-neo has the costlier attention, and goes first
+
+
+def shard(project: Project, name: str, *arguments: str) -> Run:
+    index = name.partition("/")[0]
+    return project.gate("--mx-shard", name, "--mx-report", f"reports/{index}", *arguments)
+
+
+def left(project: Project, name: str) -> ShardRun:
+    index, _, count = name.partition("/")
+    return read(project.directory / "reports" / index / f"shard-{index}-of-{count}.json")
+
+
+def merge(project: Project, *arguments: str) -> tuple[int, str]:
+    done = project.run("-m", "mxcheck.cli", "merge", "reports", *arguments)
+    return done.returncode, done.stdout + done.stderr
+
+
+def table(output: str) -> str:
+    lines = output[output.index("mxcheck: accuracy\n") :].splitlines()
+    return "\n".join(lines[: next(number for number, line in enumerate(lines) if "rms change" in line) + 1])
+
+
+def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what may differ from run to run."""
+    aside = ("seconds", "load_seconds", "worker")
+    return [{key: value for key, value in row.items() if key not in aside} for row in rows]
+
+
+def test_joined_they_are_the_whole_run(accepted: Project) -> None:
+    """One of them with workers: the same table, letter by letter, and the same rows, bit for bit."""
+    whole = accepted.gate(*RUN, "--mx-report", "whole")
+    assert whole.code == 0, whole.output
+    assert [path.name for path in (accepted.directory / "whole").iterdir()] == ["accuracy.json"]
+    runs = [shard(accepted, "1/2", *RUN, "-n", "2"), shard(accepted, "2/2", *RUN)]
+    assert [run.code for run in runs] == [0, 0], runs[0].output + runs[1].output
+    assert "mxcheck: shard 2/2 written to " in runs[1].output
+    assert [set(run.rows) & set(whole.rows) for run in runs] == [set(run.rows) for run in runs]
+    assert {row.partition("-fp")[0] for row in runs[0].rows} == {FIRST}
+    code, output = merge(accepted, "--json", "merged.json")
+    assert code == 0, output
+    assert table(output) == table(whole.output)
+    assert "mxcheck merge: green: 4 cases: 4 pass; 2 shards; " in output
+    joined = json.loads((accepted.directory / "merged.json").read_text())
+    by_id = {row["id"]: row for row in joined}
+    assert same(joined) == same([whole.rows[name] for name in by_id])
+    assert set(by_id) == set(whole.rows)
+    # Another machine has other baselines: no verdict.
+    (accepted.baselines / "ref-moe" / "fp32.json").unlink()
+    assert shard(accepted, "2/2", *RUN, "-k", "no_such_case").code == 5
+    code, output = merge(accepted)
+    assert code == 2
+    assert "mxcheck: shards of different accepted baselines: " in output
+
+
+def test_what_is_red_in_one_shard_is_red_joined(accepted: Project) -> None:
+    """A damaged baseline: its case is red, so is an ordering that reads it; with -x the next never ran."""
+    path = accepted.baselines / SECOND / "fp32.json"
+    path.write_text(path.read_text().replace('"kl": ', '"kl": 1'))
+    other = accepted.baselines / SECOND / "fp8_e4m3-B.json"
+    other.write_text("{}")
+    assert shard(accepted, "1/2", *RUN, "-k", "test_accuracy").code == 0
+    assert shard(accepted, "2/2", *RUN, "-k", "test_accuracy", "-x").code == 1
+    code, output = merge(accepted)
+    assert code == 1, output
+    assert "mxcheck merge: red: 4 cases: 2 pass, 1 FAIL corrupt, 1 NOT RUN; 2 shards; " in output
+    assert f"{SECOND}-fp32: " in output
+    assert "was changed by hand or by a merge" in output
+    assert f"{SECOND}-fp8_e4m3-A: NOT RUN in shard 2/2, which did not say why" in output
+    shutil.rmtree(accepted.directory / "reports")
+    assert shard(accepted, "1/2", *RUN, "-k", "test_ordering").code == 0
+    assert shard(accepted, "2/2", *RUN, "-k", "test_ordering", "-n", "1").code == 1
+    code, output = merge(accepted)
+    assert code == 1
+    assert "test_ordering[ref-llama-fp8_e4m3-A-below-fp8_e4m3-B]\n" in output
+    assert "no case was selected in any shard (-k test_ordering)" in output
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_what_cannot_be_collected_is_red_joined(accepted: Project, workers: str) -> None:
+    (accepted.directory / "test_broken.py").write_text("import no_such_module\n")
+    words = (*RUN, "-n", workers, "-k", "no_such_case", "--continue-on-collection-errors", "test_broken.py")
+    assert shard(accepted, "1/1", *words).code != 0
+    (failure,) = left(accepted, "1/1").failures.items()
+    assert failure[0].endswith("test_broken.py")
+    assert "No module named 'no_such_module'" in failure[1]
+    assert merge(accepted)[0] == 1
+
+
+def test_a_worker_that_dies_is_red_joined(accepted: Project) -> None:
+    plugin = accepted.directory / "deadly.py"
+    plugin.write_text("import os\ndef pytest_runtest_call():\n    os._exit(7)\n")
+    words = (*RUN, "-k", "ref-neo-fp32", "-n", "1", "-p", "deadly")
+    assert shard(accepted, "1/1", *words).code == 1
+    code, output = merge(accepted)
+    assert code == 1
+    assert "mxcheck merge: red: 1 cases: 1 CRASH; 3 not selected; 1 shards; " in output
+    assert "crashed while running" in output
+    assert left(accepted, "1/1").failures == {}
+
+
+def test_a_run_that_dies_leaves_no_file_of_an_earlier_one(accepted: Project) -> None:
+    arguments = (*RUN, "-k", "ref-llama-fp32")
+    for name in ("1/2", "2/2"):  # the first has no such case
+        assert shard(accepted, name, *arguments).code in (0, 5)
+    code, output = merge(accepted)
+    assert code == 0, output
+    assert "mxcheck merge: green: 1 cases: 1 pass; 3 not selected; 2 shards; " in output
+    conftest = accepted.directory / "conftest.py"
+    conftest.write_text("import os\ndef pytest_collection_finish():\n    os._exit(9)\n")
+    assert shard(accepted, "2/2", *arguments).code == 9
+    code, output = merge(accepted)
+    assert code == 2
+    assert "mxcheck: missing in or below reports: shard-2-of-2.json " in output
+
+
+def test_looking_leaves_nothing(accepted: Project) -> None:
+    run = shard(accepted, "1/2", *RUN, "--collect-only", "-q")
+    assert run.code == 0, run.output
+    assert FIRST in run.output
+    assert SECOND not in run.output
+    assert not (accepted.directory / "reports").exists()

@@ -1,0 +1,99 @@
+"""A shard's file: what is written is read, and what is damaged is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sample_shards import CASES, build_row, build_shard, put, red_shard
+
+from mxcheck.reporting.shards import FORMAT_VERSION, encode, file_name, find, read
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    shard = red_shard(2, failures={"test_order": "reversed"})
+    (path,) = put(tmp_path, shard)
+    assert path.name == file_name(2, 2) == "shard-2-of-2.json"
+    assert read(path) == shard
+
+
+def test_numbers_keep_every_bit(tmp_path: Path) -> None:
+    row = build_row(CASES[0])
+    row["drift"] |= {"rms": 0.1 + 0.2, "max": float("inf")}
+    shard = build_shard(1, rows=(row, build_row(CASES[1])))
+    (path,) = put(tmp_path, shard)
+    assert read(path).rows == shard.rows
+
+
+def test_files_are_found_at_any_depth(tmp_path: Path) -> None:
+    paths = put(tmp_path / "deep" / "deeper", build_shard(1), build_shard(2))
+    (tmp_path / "accuracy.json").write_text("[]")
+    assert find(tmp_path) == paths
+
+
+Data = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data.pop("rows"), "has no 'rows'"),
+        (lambda data: data.update(rows=3), "rows must be list, got 3"),
+        (lambda data: data.update(exit_status=True), "exit_status must be int, got True"),
+        (lambda data: data.update(index=3), "it is shard 3/2"),
+        (lambda data: data["basis"].pop("commit"), "missing 1 required keyword-only argument: 'commit'"),
+        (lambda data: data["cases"].append(data["cases"][0]), "cases names a case twice"),
+        (lambda data: data["part"].append("ref-moe-fp32"), "part has 'ref-moe-fp32', which is none of its"),
+        (lambda data: data["selected"].append(CASES[2].id), "which is none of its cases"),
+        (lambda data: data["rows"].append(data["rows"][0]), "rows names a case twice"),
+        (lambda data: data["rows"].append("row"), "string indices"),
+        (lambda data: data["rows"][0].pop("verdict"), "has no 'verdict'"),
+        (lambda data: data["rows"][0].update(verdict=None), f"the verdict of {CASES[0].id} is None"),
+        (lambda data: data["rows"][0]["record"].pop("kl"), "missing fields: ['kl']"),
+        (lambda data: data["rows"][0]["budget"].pop("kl"), "missing 1 required keyword-only argument: 'kl'"),
+        (lambda data: data.update(messages={CASES[0].id: 1}), f"the message of {CASES[0].id} is 1"),
+    ],
+    ids=range(15),
+)
+def test_what_contradicts_itself_is_refused(
+    tmp_path: Path, change: Callable[[Data], object], words: str
+) -> None:
+    (path,) = put(tmp_path, build_shard(1))
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="corrupt shard file") as error:
+        read(path)
+    assert str(path) in str(error.value)
+    assert words in str(error.value)
+    assert str(error.value).endswith("fetch it again, or run this shard again")
+
+
+@pytest.mark.parametrize("cut", [0, 1000])
+def test_a_part_of_a_file_is_refused(tmp_path: Path, cut: int) -> None:
+    (path,) = put(tmp_path, build_shard(1))
+    path.write_text(path.read_text()[:cut])
+    with pytest.raises(ValueError, match=r"corrupt shard file .* cannot be read as JSON"):
+        read(path)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / file_name(1, 2)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="corrupt shard file"):
+        read(path)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"format_version": 99}', "{}"])
+def test_another_version_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / file_name(1, 2)
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"this mxcheck reads {FORMAT_VERSION}; merge with the mxcheck that"):
+        read(path)
+
+
+def test_the_text_is_one_line() -> None:
+    assert encode(build_shard(1)).count("\n") == 1
