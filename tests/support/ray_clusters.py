@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
@@ -27,15 +26,15 @@ NOTICE = {
 
 
 @contextmanager
-def cluster(source: Path, *nodes: Mapping[str, Any]) -> Iterator[Any]:
+def cluster(project: Project, *nodes: Mapping[str, Any]) -> Iterator[Any]:
     """A cluster whose head takes no task, and a node of a core for each of `nodes` with what they say. Each
-    finds mxcheck in `source`."""
+    finds the project's mxcheck."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
     found = None
     try:
-        with node_environment(source):
+        with node_environment(project):
             head = {"num_cpus": 0, "include_dashboard": False, "_system_config": NOTICE, "node_name": "head"}
             found = Cluster(initialize_head=True, head_node_args=head)
             for index, node in enumerate(nodes, start=1):
@@ -47,18 +46,23 @@ def cluster(source: Path, *nodes: Mapping[str, Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def node_environment(source: Path) -> Iterator[None]:
-    """What a node's processes inherit: mxcheck from `source`, and nothing of this test run."""
+def node_environment(project: Project) -> Iterator[None]:
+    """What a node's processes inherit: the project's mxcheck, and nothing of this test run."""
     kept = dict(os.environ)
     for name in kept:
         if name.startswith(("PYTEST_", "MXCHECK_", "OMP_")) or name == "CI":
             del os.environ[name]
-    os.environ["PYTHONPATH"] = str(source)
+    os.environ |= {"PYTHONPATH": str(project.source), **own_ledger(project)}
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(kept)
+
+
+def own_ledger(project: Project) -> dict[str, str]:
+    """The environment of a run that does not wait for what other tests hold of this machine."""
+    return {"MXCHECK_LEASES": str(project.directory.parent / "leases")}
 
 
 def name_of(node: Any) -> str:
@@ -94,7 +98,7 @@ def wait_for(found: Callable[[], T], *, seconds: float = 60) -> T:
 
 def run_on(project: Project, *arguments: str, **environment: str) -> Run:
     """`mxcheck run`, to its end."""
-    done = project.run("-m", "mxcheck.cli", "run", *arguments, **environment)
+    done = project.run("-m", "mxcheck.cli", "run", *arguments, **own_ledger(project), **environment)
     return Run(code=done.returncode, output=done.stdout + done.stderr)
 
 
@@ -108,7 +112,7 @@ def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=project.directory,
-        env={**os.environ, "PYTHONPATH": str(project.source)},
+        env={**os.environ, "PYTHONPATH": str(project.source), **own_ledger(project)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

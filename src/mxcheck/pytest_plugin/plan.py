@@ -16,6 +16,7 @@ import pytest
 
 from mxcheck.gate.case import Case
 from mxcheck.models.footprint import Footprint
+from mxcheck.pytest_plugin.placing import selected_cases
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import UNKNOWN, estimated, model_seconds
 from mxcheck.scheduling.sharding import split
@@ -104,13 +105,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan."""
     from mxcheck.pytest_plugin.plugin import settings
 
-    option = session.config.option
-    parameters = [
-        item.callspec.params.get("mx_case")
-        for item in session.items
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-    ]
-    selected = list(dict.fromkeys(one for one in parameters if isinstance(one, Case)))
-    updates = bool(option.update_snapshots or option.update_new_snapshots_only)
-    found = make_plan(settings(session.config), selected, updates=updates)
+    config = session.config
+    selected = dict.fromkeys(selected_cases(config, [item.nodeid for item in session.items]))
+    updates = config.option.update_snapshots or config.option.update_new_snapshots_only
+    found = make_plan(settings(config), list(selected), updates=bool(updates))
     Path(os.environ[PLAN_FILE]).write_text(json.dumps(asdict(found)), encoding="utf-8")
