@@ -56,8 +56,10 @@ def test_a_run_that_loses_a_node_and_a_process_equals_a_run_on_one_machine(farm:
     earlier = farm.directory / "out" / "shard-1-of-9.json"  # it must not be joined to this run's
     earlier.parent.mkdir()
     earlier.write_text("{}")
-    with cluster(farm, {}, {}, {}) as three:
-        run = start_on(farm, "--ray", three.address, *MODELS, *FEW, "--mx-report", "out")
+    with (
+        cluster(farm, {}, {}, {}) as three,
+        start_on(farm, "--ray", three.address, *MODELS, *FEW, "--mx-report", "out") as run,
+    ):
         nodes = sorted(three.worker_nodes, key=name_of)
         busy = wait_for(lambda: [node for node in nodes if len(gates_below(raylet(node))) > 1][1:])
         left = [node for node in nodes if node is not busy[0] and gates_below(raylet(node))]
@@ -137,9 +139,8 @@ write_shards(Path("out"), found, {model.label: model.cases for model in plan.mod
 
 def test_a_model_that_no_node_left_can_hold_is_red_by_name_and_the_others_finish(farm: Project) -> None:
     words = ("--mx-models", "ref-llama,ref-neo", *FEW)
-    with cluster(farm, {"num_gpus": 1}, {}) as two:
+    with cluster(farm, {"num_gpus": 1}, {}) as two, start(farm, "-c", IMPATIENT, two.address, *words) as run:
         (only,) = (node for node in two.worker_nodes if name_of(node) == "node-1")
-        run = start(farm, "-c", IMPATIENT, two.address, *words)
         wait_for(lambda: gates_below(raylet(only)))
         two.remove_node(only, allow_graceful=False)
         output, _ = run.communicate(timeout=120)
@@ -152,10 +153,10 @@ def test_a_model_that_no_node_left_can_hold_is_red_by_name_and_the_others_finish
 
 
 def test_ctrl_c_cancels_the_tasks(farm: Project) -> None:
-    run = start_on(farm, "--ray", "local", "--mx-models", "ref-llama", *FEW)
-    gates = wait_for(lambda: found if len(found := gates_below(psutil.Process(run.pid))) > 1 else [])
-    run.send_signal(signal.SIGINT)
-    output, _ = run.communicate(timeout=30)
+    with start_on(farm, "--ray", "local", "--mx-models", "ref-llama", *FEW) as run:
+        gates = wait_for(lambda: found if len(found := gates_below(psutil.Process(run.pid))) > 1 else [])
+        run.send_signal(signal.SIGINT)
+        output, _ = run.communicate(timeout=30)
     assert run.returncode == 130, output
     assert output.endswith("mxcheck: stopped; the tasks are cancelled\n")
     _, alive = psutil.wait_procs(gates, timeout=10)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import psutil
@@ -102,14 +102,15 @@ def run_on(project: Project, *arguments: str, **environment: str) -> Run:
     return Run(code=done.returncode, output=done.stdout + done.stderr)
 
 
-def start_on(project: Project, *arguments: str) -> subprocess.Popen[str]:
+def start_on(project: Project, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """`mxcheck run`, and on with the test."""
     return start(project, "-m", "mxcheck.cli", "run", *arguments)
 
 
-def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
-    """The interpreter in a session of its own, with both streams as one."""
-    return subprocess.Popen(
+@contextmanager
+def start(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The interpreter in a session of its own, with both streams as one; killed where the test ends first."""
+    run = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=project.directory,
         env={**os.environ, "PYTHONPATH": str(project.source), **own_ledger(project)},
@@ -118,3 +119,9 @@ def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+    try:
+        yield run
+    finally:
+        if run.poll() is None:
+            run.kill()
+            run.communicate()
