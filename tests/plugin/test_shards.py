@@ -102,16 +102,28 @@ def test_what_cannot_be_collected_is_red_joined(accepted: Project, workers: str)
     assert merge(accepted)[0] == 1
 
 
-def test_a_worker_that_dies_is_red_joined(accepted: Project) -> None:
+#: As `make nightly` has them, but for the seconds.
+HANG = ("-o", "faulthandler_timeout=2", "-o", "faulthandler_exit_on_timeout=true")
+
+
+@pytest.mark.parametrize("death", ["os._exit(7)", "time.sleep(600)"], ids=["dies", "hangs"])
+def test_a_worker_that_dies_or_hangs_is_red_joined(accepted: Project, death: str) -> None:
     plugin = accepted.directory / "deadly.py"
-    plugin.write_text("import os\ndef pytest_runtest_call():\n    os._exit(7)\n")
-    words = (*RUN, "-k", "ref-neo-fp32", "-n", "1", "-p", "deadly")
-    assert shard(accepted, "1/1", *words).code == 1
+    plugin.write_text(f"import os, time\ndef pytest_runtest_call():\n    {death}\n")
+    words = (*RUN, "-k", "ref-neo-fp32", "-n", "1", "-p", "deadly", *HANG)
+    run = shard(accepted, "1/1", *words)
+    assert run.code == 1, run.output
+    assert ("Timeout (" in run.output) == ("sleep" in death)
     code, output = merge(accepted)
     assert code == 1
-    assert "mxcheck merge: red: 1 cases: 1 CRASH; 3 not selected; 1 shards; " in output
+    assert "mxcheck merge: red: 1 case: 1 CRASH; 3 not selected; 1 shard; " in output
     assert "crashed while running" in output
     assert left(accepted, "1/1").failures == {}
+    if "sleep" in death:  # without workers nothing outlives it
+        assert shard(accepted, "1/1", *words, "-n", "0").code == 1
+        code, output = merge(accepted)
+        assert code == 2
+        assert "no shard file" in output
 
 
 def test_a_run_that_dies_leaves_no_file_of_an_earlier_one(accepted: Project) -> None:
@@ -120,13 +132,25 @@ def test_a_run_that_dies_leaves_no_file_of_an_earlier_one(accepted: Project) -> 
         assert shard(accepted, name, *arguments).code in (0, 5)
     code, output = merge(accepted)
     assert code == 0, output
-    assert "mxcheck merge: green: 1 cases: 1 pass; 3 not selected; 2 shards; " in output
+    assert "mxcheck merge: green: 1 case: 1 pass; 3 not selected; 2 shards; " in output
     conftest = accepted.directory / "conftest.py"
     conftest.write_text("import os\ndef pytest_collection_finish():\n    os._exit(9)\n")
     assert shard(accepted, "2/2", *arguments).code == 9
     code, output = merge(accepted)
     assert code == 2
     assert "mxcheck: missing in or below reports: shard-2-of-2.json " in output
+
+
+def test_other_budgets_or_another_cast_are_no_run_of_the_same(accepted: Project) -> None:
+    """They are no part of a case's name, and decide its verdict."""
+    (accepted.directory / "mine.toml").write_text("[default]\nfp8_e4m3-A = { kl = 1.0 }\n")
+    nothing = (*RUN, "-k", "no_such_case")
+    assert shard(accepted, "1/2", *nothing).code == 5
+    for other in (("--mx-budgets", "mine.toml"), ("--mx-kernel", "torchao"), ("--snapshot-update",)):
+        assert shard(accepted, "2/2", *nothing, *other).code == 5
+        code, output = merge(accepted)
+        assert code == 2, output
+        assert "shards of different options: kernel eager; device auto; " in output
 
 
 def test_looking_leaves_nothing(accepted: Project) -> None:

@@ -12,7 +12,13 @@ from mxcheck.gate.case import Case
 from mxcheck.reporting.shards import Basis, ShardRun, encode, file_name
 
 BASIS = Basis(
-    mxcheck="0.1.0", commit="c" * 40, changes="", sources="5" * 16, baselines="b" * 16, selection=""
+    mxcheck="0.1.0",
+    commit="c" * 40,
+    changes="",
+    sources="5" * 16,
+    baselines="b" * 16,
+    selection="",
+    options="kernel eager",
 )
 CASES = tuple(
     Case(model=model, precision=precision, tier=tier)

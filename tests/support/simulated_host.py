@@ -25,6 +25,8 @@ from mxcheck.scheduling.devices import Device
 ROOT = Path(__file__).parents[2]
 GIB = 2**30
 
+_PLUGINS = ("-p", "xdist", "-p", "syrupy", "-p", "mxcheck.pytest_plugin.plugin")
+
 CONFTEST = """
 from simulated_worker import *
 """
@@ -90,10 +92,12 @@ class Host:
         }
         path = os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)])
         return subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_PLUGINS, *arguments],
             cwd=self.folder,
             env={
                 **inherited,
+                # Others, Hypothesis for one, take half of a process's start.
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
                 "PYTHONPATH": path,
                 "MXCHECK_LEASES": str(self.folder / "leases"),
                 **environment,

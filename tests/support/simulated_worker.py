@@ -151,6 +151,11 @@ class Results:
         if report.failed or report.when == "call":
             self._found.setdefault(report.nodeid.rpartition("[")[2][:-1], []).append(report.outcome)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionstart(self) -> Any:
+        yield
+        (HOST.folder / "started").touch()  # xdist has made its workers
+
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         (HOST.folder / session.config.getoption("results")).write_text(json.dumps(self._found))
 

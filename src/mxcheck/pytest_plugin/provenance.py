@@ -18,7 +18,7 @@ _PACKAGE = Path(__file__).parent.parent
 NO_COMMIT = "no commit known to git"
 
 
-def basis(root: Path, baselines: Path, *, selection: str) -> Basis:
+def basis(root: Path, baselines: Path, *, selection: str, options: str) -> Basis:
     """What a run that starts now in `root` rests on."""
     from mxcheck.reporting.shards import Basis
 
@@ -30,32 +30,30 @@ def basis(root: Path, baselines: Path, *, selection: str) -> Basis:
         sources=folder_digest(_PACKAGE),
         baselines=folder_digest(baselines, "*.json"),
         selection=selection,
+        options=options,
     )
 
 
 def commit_of(root: Path) -> tuple[str, str]:
     """The commit that is checked out in `root`, or `NO_COMMIT`, and a digest of the tracked files that are
     not as it has them; empty where all are."""
-    commit = _git(root, "rev-parse", "--verify", "HEAD")
-    if commit is None:
+    try:
+        commit = _git(root, "rev-parse", "--verify", "HEAD").strip()
+        top = Path(_git(root, "rev-parse", "--show-toplevel").rstrip("\n"))
+        changed = _git(root, "diff", "--name-only", "-z", "--no-renames", "HEAD")
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return NO_COMMIT, ""
-    top = _git(root, "rev-parse", "--show-toplevel")
-    changed = _git(root, "diff", "--name-only", "-z", "--no-renames", "HEAD")
-    if not changed or top is None:
-        return commit.strip(), ""
     digest = sha256()
     for name in sorted(filter(None, changed.split("\0"))):
-        path = Path(top.rstrip("\n")) / name
-        digest.update(f"{name}\0".encode())
+        path = top / name
+        digest.update(f"{name}\0".encode(errors="surrogateescape"))
         digest.update(sha256(path.read_bytes()).digest() if path.is_file() else b"deleted")
-    return commit.strip(), digest.hexdigest()[:16]
+    return commit, digest.hexdigest()[:16] if changed else ""
 
 
-def _git(root: Path, *words: str) -> str | None:
-    """What git prints, or None where it is not installed or knows no repository with a commit here."""
+def _git(root: Path, *words: str) -> str:
+    """What git prints. Raises FileNotFoundError where it is not installed, CalledProcessError where it knows
+    no repository with a commit here."""
     command = ["git", "-C", str(root), *words]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603  (git, no shell)
-    except FileNotFoundError:
-        return None
-    return None if done.returncode else done.stdout.decode(errors="surrogateescape")
+    done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603  (git, no shell)
+    return done.stdout.decode(errors="surrogateescape")

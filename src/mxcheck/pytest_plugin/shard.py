@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,12 +39,12 @@ class ShardReport:
     def pytest_sessionstart(self) -> None:
         self._path.unlink(missing_ok=True)  # of an earlier run: if this one dies, it must be missing
         option = self._config.option
-        words = [
-            f"-k {option.keyword}" if option.keyword else "",
-            f"-m {option.markexpr}" if option.markexpr else "",
-        ]
+        words = {"-k": option.keyword, "-m": option.markexpr}
         self._basis = basis(
-            self._config.rootpath, self._run.baselines, selection=" ".join(filter(None, words))
+            self._config.rootpath,
+            self._run.baselines,
+            selection=" ".join(f"{name} {value}" for name, value in words.items() if value),
+            options=_deciding(self._run, updates=option.update_snapshots or option.update_new_snapshots_only),
         )
 
     # First, as the report may end the run where this host cannot hold it.
@@ -104,3 +106,16 @@ class ShardReport:
             reporter.write_line(
                 f"mxcheck: shard {self._shard} written to {self._path}; join all with: mxcheck merge"
             )
+
+
+def _deciding(run: Settings, *, updates: bool) -> str:
+    """The options that decide a verdict and are no part of a case's name."""
+    budgets = sha256(Path(run.budgets).read_bytes()).hexdigest()[:16] if run.budgets else "ours"
+    words = {
+        "kernel": run.kernel,
+        "device": run.device,
+        "metrics": ", ".join(run.metrics) or "none",
+        "budgets": budgets,
+        "baselines": "accepted anew" if updates else "as accepted",
+    }
+    return "; ".join(f"{name} {value}" for name, value in words.items())

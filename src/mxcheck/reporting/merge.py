@@ -99,6 +99,7 @@ def _same_basis(found: Found) -> None:
         ("mxcheck sources", "sources", "install the same mxcheck everywhere"),
         ("accepted baselines", "baselines", "give every machine the same baselines"),
         ("-k and -m", "selection", "give every shard the same"),
+        ("options", "options", "give every shard the same"),
     ):
         groups = _groups(found, lambda shard, key=key: asdict(shard.basis)[key] or "none")
         if len(groups) > 1:

@@ -21,14 +21,18 @@ def verdict_line(merged: Merged) -> str:
     counts = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "none"
     left_out = len(merged.shards[0].cases) - len(merged.rows)
     lines = [
-        f"{len(merged.rows)} cases: {counts}",
+        f"{_counted(len(merged.rows), 'case')}: {counts}",
         f"{left_out} not selected" if left_out else "",
-        f"{len(merged.failures)} other failures" if merged.failures else "",
-        f"{len(merged.troubles)} shards that did not end well" if merged.troubles else "",
-        f"{len(merged.shards)} shards",
+        _counted(len(merged.failures), "other failure") if merged.failures else "",
+        *merged.troubles,
+        _counted(len(merged.shards), "shard"),
         _commit(merged),
     ]
     return f"{'green' if merged.green else 'red'}: {'; '.join(filter(None, lines))}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _commit(merged: Merged) -> str:

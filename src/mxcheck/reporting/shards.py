@@ -22,7 +22,7 @@ class Basis:
     `commit` is that of pytest's root directory, or says that there is none; `changes` a digest of the tracked
     files that are not as the commit has them, empty where all are. `sources` and `baselines` are digests of
     the package's files and of the accepted records as they were when the run began; `selection` what `-k` and
-    `-m` ask for.
+    `-m` ask for; `options` those that decide a verdict and are no part of a case's name.
     """
 
     mxcheck: str
@@ -31,6 +31,7 @@ class Basis:
     sources: str
     baselines: str
     selection: str
+    options: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,7 +132,14 @@ def _run(plan: Plan, environment: Environment, shim: Path | None, gates: _Gates)
         process = gates.start(
             command,
             cwd=plan.project,
-            env={"OMP_NUM_THREADS": "1", **_without_ours(os.environ), **environment.settings, **preload},
+            env={
+                "OMP_NUM_THREADS": "1",
+                **_without_ours(os.environ),
+                **environment.settings,
+                **preload,
+                # Its own: how many gates run at once is --jobs's to say, and each needs its workers.
+                "MXCHECK_LEASES": str((folder / "leases").absolute()),
+            },
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -84,11 +84,11 @@ def test_the_basis_sees_package_and_baselines(
     package = tmp_path / "package"
     package.mkdir()
     monkeypatch.setattr(provenance, "_PACKAGE", package)
-    before = basis(root, root / "baselines", selection="")
+    before = basis(root, root / "baselines", selection="", options="")
     (package / "casts.py").write_text("x")
-    after = basis(root, root / "baselines", selection="")
+    after = basis(root, root / "baselines", selection="", options="")
     assert before.sources != after.sources
     (root / "baselines").mkdir()
     (root / "baselines" / "fp32.json").write_text("{}")
-    assert basis(root, root / "baselines", selection="").baselines != after.baselines
+    assert basis(root, root / "baselines", selection="", options="").baselines != after.baselines
     assert after.commit == head(root)

@@ -148,8 +148,9 @@ def test_what_is_no_complete_run_is_refused(tmp_path: Path, shards: list[ShardRu
         ({"sources": "e" * 16}, "different mxcheck sources: "),
         ({"baselines": "e" * 16}, "different accepted baselines: "),
         ({"selection": "-k fp8"}, "different -k and -m: none ("),
+        ({"options": "kernel my_casts"}, "different options: kernel eager ("),
     ],
-    ids=["mxcheck", "commit", "no-commit", "changes", "sources", "baselines", "selection"],
+    ids=["mxcheck", "commit", "no-commit", "changes", "sources", "baselines", "selection", "options"],
 )
 def test_shards_of_another_basis_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     paths = put(tmp_path, build_shard(1), build_shard(2, basis=other_basis(**change)))

@@ -30,8 +30,9 @@ def test_what_is_red_is_counted(tmp_path: Path) -> None:
     one = replace(red_shard(1), basis=basis, failures={"test_order": "reversed"})
     two = build_shard(2, basis=basis, selected=(CASES[2].id,), rows=(build_row(CASES[2]),), exit_status=3)
     assert verdict_line(merged(tmp_path, one, two)) == (
-        "red: 3 cases: 1 FAIL step 4, 1 skipped, 1 pass; 1 not selected; 1 other failures; "
-        f"1 shards that did not end well; 2 shards; no commit known to git with changes {'a' * 16}"
+        "red: 3 cases: 1 FAIL step 4, 1 skipped, 1 pass; 1 not selected; 1 other failure; "
+        "shard 2/2: pytest ended with 3 (internal error); 2 shards; "
+        f"no commit known to git with changes {'a' * 16}"
     )
 
 
