@@ -33,7 +33,8 @@ def demand(model: PlannedModel, *, on_gpus: bool, device_bytes: int) -> Demand:
     """One core, as a run is one worker of one thread; on GPUs as many of `device_bytes` as the model needs by
     its estimate, else its bytes. Raises ValueError, by name, where it cannot be split so far."""
     if not model.cases:
-        return Demand(cpus=1, gpus=0, memory=0)  # `-k` left nothing: the task only says so
+        # `-k` left nothing, which the task says: on the others' kind of device, or it would be another run.
+        return Demand(cpus=1, gpus=int(on_gpus), memory=0)
     if not on_gpus:
         return Demand(cpus=1, gpus=0, memory=model.footprint.bytes_needed)
     try:

@@ -29,8 +29,10 @@ def test_without_gpus_a_core_and_its_bytes() -> None:
     assert str(wanted) == "1 CPU, 104.0 GiB of memory"
 
 
-def test_a_model_of_which_nothing_is_selected_asks_for_next_to_nothing() -> None:
-    assert demand(planned(cases=()), on_gpus=True, device_bytes=1) == Demand(cpus=1, gpus=0, memory=0)
+@pytest.mark.parametrize("on_gpus", [False, True])
+def test_a_model_of_which_nothing_is_selected_asks_for_the_kind_of_device_alone(on_gpus: bool) -> None:
+    wanted = demand(planned(cases=()), on_gpus=on_gpus, device_bytes=1)
+    assert wanted == Demand(cpus=1, gpus=int(on_gpus), memory=0)
 
 
 def test_a_gpu_that_does_not_hold_what_is_beside_the_weights_is_told() -> None:
