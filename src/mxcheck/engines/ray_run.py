@@ -62,16 +62,18 @@ def run_models(
         for model in models  # costliest first
     }
     nodes = alive()
+    known = dict(nodes)  # a result may come from one that is lost by now
     homeless: dict[Any, float] = {}  # since when no node could run it
     try:
         while left:
             ended, _ = ray.wait(list(left), num_returns=1, timeout=_LOOK)
-            for reference in ended:
-                yield _outcome(reference, left.pop(reference), nodes)
             there = alive()
+            known |= there
             for lost in nodes.keys() - there.keys():
-                say(f"lost node {nodes[lost].name}: its tasks are tried again elsewhere")
-            nodes = {**nodes, **there} if ended else there
+                say(f"lost node {known[lost].name}: its tasks are tried again elsewhere")
+            nodes = there
+            for reference in ended:
+                yield _outcome(reference, left.pop(reference), known)
             for reference, model in list(left.items()):
                 if any(demands[model.label].fits(node.resources) for node in there.values()):
                     homeless.pop(reference, None)
@@ -87,7 +89,7 @@ def run_models(
             ray.wait(list(left), num_returns=len(left), timeout=_CANCEL)
 
 
-def _outcome(reference: Any, model: PlannedModel, nodes: Mapping[str, Node]) -> Outcome:
+def _outcome(reference: Any, model: PlannedModel, known: Mapping[str, Node]) -> Outcome:
     try:
         found = ray.get(reference)
     except TaskCancelledError:
@@ -96,7 +98,7 @@ def _outcome(reference: Any, model: PlannedModel, nodes: Mapping[str, Node]) -> 
         return _failed(
             model, "", f"its task ended without a result, after {RETRIES} retries: {in_short(error)}"
         )
-    node = nodes[found["node"]].name if found["node"] in nodes else found["node"]
+    node = known[found["node"]].name if found["node"] in known else found["node"]
     if found["complaint"]:
         return _failed(model, node, f"node {node} {found['complaint']}")
     if found["shard"] is None:
