@@ -16,6 +16,7 @@ from mxcheck.cli import (
     ladder,
     merge,
     models,
+    run,
     sample,
     sensitivity,
 )
@@ -23,12 +24,13 @@ from mxcheck.cli import (
 _GROUPS = (
     *(formats, explain, exhaustive, sensitivity, false_alarms, ladder, models, baselines, sample),
     merge,
+    run,
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code: 0, 1 where `baselines diff`, `baselines prune`, `explain` or
-    `merge` found something, 2 for bad input."""
+    """Entry point. Returns the exit code: 0, 1 where `baselines diff`, `baselines prune`, `explain`,
+    `merge` or `run` found something, 2 for bad input."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(options.run(options))

@@ -1,0 +1,195 @@
+"""`mxcheck run --ray`: a run of the model suite on a Ray cluster, every model a task."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from mxcheck.cli.progress import progress_bar
+from mxcheck.models.cards import DEVICE_BYTES, GIB
+
+if TYPE_CHECKING:
+    from mxcheck.engines.ray_run import Outcome
+    from mxcheck.pytest_plugin.plan import Plan
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    command = commands.add_parser(
+        "run",
+        allow_abbrev=False,
+        help="run the model suite on a Ray cluster; other arguments go to pytest, such as -k fp8_e4m3",
+        description="Every model is a task that asks for what the model needs, and is tried again where its "
+        "node or process is lost; the shards are joined as by `mxcheck merge`. Arguments that are not listed "
+        "here go to pytest. Exit code 0 if everything is green, 1 if anything is red, 2 for bad input.",
+    )
+    command.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="HOST:PORT of the cluster's head, auto, or local (default: RAY_ADDRESS, else local: a cluster "
+        "of this machine, for this run)",
+    )
+    command.add_argument(
+        "--device-gib",
+        type=float,
+        default=DEVICE_BYTES / GIB,
+        metavar="GIB",
+        help=f"memory of a GPU, from which the number that a model needs is worked out (default: "
+        f"{DEVICE_BYTES / GIB:g}, what one of 80 GB has for tensors)",
+    )
+    command.add_argument(
+        "--mx-device", choices=("auto", "cpu", "cuda"), help="auto: GPUs where the cluster has any"
+    )
+    # Read to be refused.
+    command.add_argument("-n", "--numprocesses", help=argparse.SUPPRESS)
+    command.set_defaults(run=_run, passes_on=True)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.ray is None:
+        raise ValueError(
+            "mxcheck run spreads models over a Ray cluster: add --ray [ADDRESS]; on one machine use pytest "
+            "(pytest --pyargs mxcheck.suite.models -n 8)"
+        )
+    if options.numprocesses is not None:
+        raise ValueError(
+            "-n: a task is one model and has one worker, and Ray says how many run at once; leave it out"
+        )
+    if not options.device_gib > 0:
+        raise ValueError(f"--device-gib must be a number of GiB above 0, got {options.device_gib:g}")
+    _import_ray()
+    from mxcheck.engines.planning import plan_run
+    from mxcheck.engines.ray_cluster import check_address
+
+    address = options.ray or os.environ.get("RAY_ADDRESS") or "local"
+    check_address(address)
+    words, plan = plan_run(options.pytest)
+    _check(plan)
+    with tempfile.TemporaryDirectory(prefix="mxcheck-ray-") as temporary:
+        folder = Path(plan.report or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_folder(folder)
+        try:
+            # Ray prints pages of its own state to the driver's standard output where a node is lost.
+            with (folder / "ray.log").open("w", encoding="utf-8") as log, redirect_stdout(log):
+                outcomes = _over_ray(address, plan, words, options, folder)
+        except KeyboardInterrupt:
+            print("mxcheck: stopped; the tasks are cancelled", file=sys.stderr)  # noqa: T201
+            return 130
+        return _judge(plan, outcomes, folder, keep=bool(plan.report))
+
+
+def _import_ray() -> None:
+    """Raises ValueError where Ray is not there. What it reads as it is imported is set before."""
+    # What we start must not report to anybody; and under `uv run` Ray would send this directory to the nodes,
+    # in place of their own.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    # Tasks that Ray itself kills for want of memory are tried again without end, unless one says otherwise.
+    os.environ.setdefault("RAY_task_oom_retries", "3")
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"--ray needs Ray ({error}); install it with: pip install 'mxcheck[ray]'") from error
+
+
+def _check(plan: Plan) -> None:
+    if plan.updates:
+        raise ValueError(
+            "--snapshot-update: baselines are not accepted through Ray, as its nodes may write to checkouts "
+            "of their own; accept on one machine, or by --mx-shard on a shared file system"
+        )
+    if plan.shard:
+        raise ValueError(
+            f"--mx-shard {plan.shard}: a run on Ray makes its own shards, one a model; leave it out"
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse one that holds other shards further down, where the merge would find them."""
+    from mxcheck.reporting.shards import find
+
+    for path in find(folder):
+        if path.parent != folder:
+            raise ValueError(f"--mx-report {folder}: there is a shard of another run, {path}; remove it")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, which would be joined to this one's, or stand for it if it dies."""
+    from mxcheck.reporting.shards import find
+
+    for path in (*find(folder), folder / "accuracy.json"):
+        path.unlink(missing_ok=True)
+
+
+def _over_ray(
+    address: str, plan: Plan, words: Sequence[str], options: argparse.Namespace, folder: Path
+) -> list[Outcome]:
+    from mxcheck import __version__
+    from mxcheck.engines.demand import check_feasible, demand
+    from mxcheck.engines.ray_cluster import alive, check_nodes, connected
+    from mxcheck.engines.ray_run import run_models
+
+    device = options.mx_device or plan.device
+    screen = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    with connected(address):
+        nodes = alive()
+        on_gpus = device != "cpu" and any(node.resources.get("GPU") for node in nodes.values())
+        if device == "cuda" and not on_gpus:
+            raise ValueError(
+                "--mx-device cuda: the cluster has no GPU; start its nodes with --num-gpus, or use cpu"
+            )
+        device_bytes = int(options.device_gib * GIB)
+        demands = {one.label: demand(one, on_gpus=on_gpus, device_bytes=device_bytes) for one in plan.models}
+        check_feasible(demands, [node.resources for node in nodes.values()])
+        directory = str(Path.cwd())
+        check_nodes(nodes.values(), demands.values(), directory=directory, version=__version__)
+        _clear(folder)
+        for model in plan.models:
+            cases = f"{len(model.cases)} case{'' if len(model.cases) == 1 else 's'}"
+            screen.print(f"mxcheck: {model.label}: {cases}, {demands[model.label]}")
+        tasks = run_models(
+            plan.models,
+            demands,
+            # Never auto: what was given GPUs must not run without them, nor what was given none with one.
+            arguments=lambda model: [*words, f"--mx-device={'cuda' if demands[model.label].gpus else 'cpu'}"],
+            say=lambda line: screen.print(f"mxcheck: {line}"),
+            directory=directory,
+            version=__version__,
+        )
+        outcomes = []
+        with progress_bar(screen, "models") as progress, closing(tasks):
+            for outcome in tasks:
+                outcomes.append(outcome)
+                how = f"{outcome.seconds:.1f} s on node {outcome.node}" if outcome.text else "no result"
+                progress(f"{outcome.model}: {how}", len(outcomes), len(plan.models))
+    return outcomes
+
+
+def _judge(plan: Plan, outcomes: Sequence[Outcome], folder: Path, *, keep: bool) -> int:
+    """Write the shards, join them and print what one run would; rows go to the report folder as well."""
+    from mxcheck.engines.ray_shards import write_shards
+    from mxcheck.gate.baseline import write_text
+    from mxcheck.reporting.merge import merge_folder
+    from mxcheck.reporting.merged import as_json, text
+
+    for outcome in outcomes:
+        if outcome.trouble:
+            print(f"mxcheck: {outcome.model}: {outcome.trouble}", file=sys.stderr)  # noqa: T201  (not folded)
+    if not write_shards(folder, outcomes, {model.label: model.cases for model in plan.models}):
+        print("mxcheck: red: no model has a result", file=sys.stderr)  # noqa: T201
+        return 1
+    merged = merge_folder(folder)
+    print(text(merged, color=sys.stdout.isatty()), end="")  # noqa: T201  (as wide as the table needs)
+    if keep:
+        write_text(folder / "accuracy.json", as_json(merged))
+    return 0 if merged.green else 1

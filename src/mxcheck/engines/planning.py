@@ -1,0 +1,58 @@
+"""Ask the project's own pytest what a run would do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mxcheck.pytest_plugin.plan import PLAN_FILE, Plan, read_plan
+
+#: What is collected where the command line names nothing.
+_SUITE = ("--pyargs", "mxcheck.suite.models")
+
+
+def plan_run(words: Sequence[str]) -> tuple[list[str], Plan]:
+    """pytest's arguments, which are `words` and the model suite if they name nothing to collect, and the plan
+    of such a run in the current directory, by a collection in a process of its own.
+
+    Raises ValueError with pytest's own words where that ends in an error, and where nothing is selected.
+    """
+    arguments = list(words)
+    found = _collected(arguments)
+    if found is None:
+        arguments = [*_SUITE, *words]
+        found = _collected(arguments)
+    assert found is not None  # now something is named
+    if not any(model.cases for model in found.models):
+        raise ValueError(
+            f"pytest selects no case of the model suite; see: pytest {shlex.join(arguments)} --collect-only"
+        )
+    return arguments, found
+
+
+def _collected(arguments: list[str]) -> Plan | None:
+    """The plan, or None where nothing is named."""
+    with tempfile.TemporaryDirectory(prefix="mxcheck-plan-") as folder:
+        path = Path(folder) / "plan.json"
+        command = [sys.executable, "-m", "pytest", "-p", "mxcheck.pytest_plugin.plan", *arguments]
+        command += ["--collect-only", "-q", "-n", "0"]
+        done = subprocess.run(  # noqa: S603  (pytest of this interpreter, no shell)
+            command, env={**os.environ, PLAN_FILE: str(path)}, capture_output=True, text=True, check=False
+        )
+        if done.returncode not in (0, 5):
+            raise ValueError(_complaint(done.stdout + done.stderr))
+        return read_plan(path) if path.is_file() else None
+
+
+def _complaint(output: str) -> str:
+    """The one line of ours if there is one, else the end of what pytest printed."""
+    ours = re.search(r"mxcheck: (.+)", output)
+    if ours is not None:
+        return ours[1].strip()
+    return "pytest cannot collect the run:\n" + "\n".join(output.strip().splitlines()[-15:])

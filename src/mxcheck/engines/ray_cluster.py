@@ -1,0 +1,116 @@
+"""A Ray cluster and its nodes: reached or started, and looked at before anything runs. Only this module and
+`ray_run` import Ray, and they are imported where a run asks for it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mxcheck.engines import ray_task
+from mxcheck.engines.demand import Demand
+
+#: Seconds that an address has to answer in, and a node to start a worker in.
+_ANSWER, _START = 10.0, 120.0
+#: Characters of an error of Ray's that are shown.
+_LONGEST = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node that is alive: its id, a name for people, and its resources as Ray counts them."""
+
+    id: str
+    name: str
+    resources: Mapping[str, float]
+
+
+def in_short(error: Exception) -> str:
+    """An error of Ray's in a line: it prints tracebacks of the task's side, and pages of advice."""
+    words = repr(error.cause) if isinstance(error, RayTaskError) else str(error)
+    line = " ".join(words.split()) or type(error).__name__
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """This process as a driver of the cluster at `address`: `HOST:PORT`, `auto` for one that runs on this
+    machine, `local` for one of one node that lives as long as the run. Raises ValueError, in one line, where
+    there is none."""
+    own = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise ValueError(f"--ray {address}: {in_short(error)}") from error
+    # Tasks are sent whole: a node without mxcheck has to be able to say so.
+    ray.cloudpickle.register_pickle_by_value(ray_task)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raises ValueError where `connected` could not reach it: Ray tries for a minute, then prints pages."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "//" in address:
+        there = "; that is a path: write it before --ray" if Path(address).exists() else ""
+        raise ValueError(
+            f"--ray {address}: an address is HOST:PORT of the cluster's head (as `ray start --head` prints "
+            f"it; the port is usually 6379), auto or local{there}"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"--ray {address}: nothing answers there ({error}); start a cluster with `ray start --head`, or "
+            f"give --ray local for one of this machine"
+        ) from error
+
+
+def alive() -> dict[str, Node]:
+    """The nodes that are alive now, by id."""
+    return {
+        node["NodeID"]: Node(id=node["NodeID"], name=_name(node), resources=node["Resources"])
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+def _name(node: Mapping[str, str]) -> str:
+    """The name that `ray start --node-name` gave it, and its address, which nodes of one machine share."""
+    address = node["NodeManagerAddress"]
+    name = node.get("NodeName") or address
+    return f"{name} ({node['NodeID'][:8] if name == address else address})"
+
+
+def check_nodes(nodes: Iterable[Node], demands: Iterable[Demand], *, directory: str, version: str) -> None:
+    """Ask every node that can be given a task whether it could run it. Raises ValueError, naming the first
+    that cannot."""
+    wanted = list(demands)
+    ask = ray.remote(num_cpus=0, max_retries=0)(ray_task.complaint)
+    asked = {
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)).remote(
+            directory, version
+        ): node
+        for node in nodes
+        if any(one.fits(node.resources) for one in wanted)
+    }
+    for reference, node in asked.items():
+        try:
+            words = ray.get(reference, timeout=_START)
+        except GetTimeoutError:
+            words = f"starts no worker within {_START:g} s; see `ray status`"
+        except RayError as error:
+            words = f"cannot run a task: {in_short(error)}"
+        if words:
+            raise ValueError(f"node {node.name} {words}")

@@ -1,0 +1,112 @@
+"""What a run would do, told without running it: for an engine that spreads its models over machines.
+
+A plugin for `pytest --collect-only -p mxcheck.pytest_plugin.plan`: the project's own pytest reads the
+options, with its ini file, presets and conftest; no second reader can come to other cases. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+
+from mxcheck.gate.case import Case
+from mxcheck.models.footprint import Footprint
+from mxcheck.pytest_plugin.placing import selected_cases
+from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.pytest_plugin.work import UNKNOWN, estimated, model_seconds
+from mxcheck.scheduling.sharding import split
+
+#: The environment variable that names the file to write.
+PLAN_FILE = "MXCHECK_PLAN_FILE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """One model of the run: `--mx-shard shard/N`, where N is the number of models.
+
+    Attributes:
+        label: its name in ids.
+        shard: which part of the run it is; the costliest is the first.
+        cases: the ids of those of its cases that are selected (`-k` may leave none).
+        footprint: what it takes; the one of an unknown model where nothing is known before it is loaded.
+    """
+
+    label: str
+    shard: int
+    cases: tuple[str, ...]
+    footprint: Footprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run: its models, costliest first, and those of its options that an engine has to know.
+
+    `shard` and `report` are empty where no option says so; `report` is absolute.
+    """
+
+    models: tuple[PlannedModel, ...]
+    device: str
+    report: str
+    shard: str
+    updates: bool
+
+
+def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) -> Plan:
+    """The plan of a run of which these cases are selected."""
+    known = {label: estimated(settings, label) for label in settings.models}
+    costs = {
+        label: model_seconds(
+            known[label], [made for case, made in settings.recipes.items() if case.model == label]
+        )
+        for label in settings.models
+    }
+    models = tuple(
+        PlannedModel(
+            label=label,
+            shard=shard,
+            cases=tuple(case.id for case in selected if case.model == label),
+            footprint=known[label] or UNKNOWN,
+        )
+        # as `--mx-shard i/N` splits it: each part is one model
+        for shard, (label,) in enumerate(split(costs, len(costs)), start=1)
+    )
+    return Plan(
+        models=models,
+        device=settings.device,
+        report=str(settings.report or ""),
+        shard=str(settings.shard or ""),
+        updates=updates,
+    )
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a file."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    models = tuple(
+        PlannedModel(**{**one, "cases": tuple(one["cases"]), "footprint": Footprint(**one["footprint"])})
+        for one in data["models"]
+    )
+    return Plan(**{**data, "models": models})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """End, without a plan, where the command line names nothing to collect: what pytest would find by itself
+    has other tests in it, and only pytest can tell a path from an option's value."""
+    return None if config.args_source is pytest.Config.ArgsSource.ARGS else 0
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the plan."""
+    from mxcheck.pytest_plugin.plugin import settings
+
+    config = session.config
+    selected = dict.fromkeys(selected_cases(config, [item.nodeid for item in session.items]))
+    updates = config.option.update_snapshots or config.option.update_new_snapshots_only
+    found = make_plan(settings(config), list(selected), updates=bool(updates))
+    Path(os.environ[PLAN_FILE]).write_text(json.dumps(asdict(found)), encoding="utf-8")

@@ -1,0 +1,60 @@
+"""The shards that came back, and what stands for one that did not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sample_shards import CASES, build_shard
+
+from mxcheck.engines.ray_run import Outcome
+from mxcheck.engines.ray_shards import write_shards
+from mxcheck.reporting.merge import merge_folder
+from mxcheck.reporting.shards import encode
+
+SELECTED = {
+    model: tuple(case.id for case in CASES if case.model == model) for model in ("ref-llama", "ref-neo")
+}
+
+
+def outcome(model: str, shard: int, *, trouble: str = "") -> Outcome:
+    text = None if trouble else encode(build_shard(shard))
+    return Outcome(model=model, shard=shard, node="", seconds=1.0, text=text, trouble=trouble)
+
+
+def test_all_came_back(tmp_path: Path) -> None:
+    assert write_shards(tmp_path / "new", [outcome("ref-neo", 2), outcome("ref-llama", 1)], SELECTED)
+    merged = merge_folder(tmp_path / "new")
+    assert merged.green
+    assert list(merged.rows) == [case.id for case in CASES]
+
+
+def test_a_lost_one_is_red_by_name_and_the_other_keeps_its_rows(tmp_path: Path) -> None:
+    lost = outcome("ref-neo", 2, trouble="pytest ended with signal 9:\nits output")
+    assert write_shards(tmp_path, [lost, outcome("ref-llama", 1)], SELECTED)
+    merged = merge_folder(tmp_path)
+    assert {name: row["verdict"] for name, row in merged.rows.items()} == {
+        "ref-llama-fp8_e4m3-B": "pass",
+        "ref-llama-te_mxfp8-B": "skipped",
+        "ref-neo-fp8_e4m3-B": "CRASH",
+        "ref-neo-te_mxfp8-B": "CRASH",
+    }
+    why = "no result: pytest ended with signal 9:"
+    assert merged.red == {name: f"{name}: {why}" for name in SELECTED["ref-neo"]}
+    assert merged.troubles == ()
+
+
+def test_a_lost_one_of_which_nothing_was_selected_is_red_too(tmp_path: Path) -> None:
+    found = [outcome("ref-neo", 2, trouble="gone"), outcome("ref-llama", 1)]
+    assert write_shards(tmp_path, found, {**SELECTED, "ref-neo": ()})
+    merged = merge_folder(tmp_path)
+    assert not merged.green
+    assert merged.troubles == ("shard 2/2: pytest ended with 1 (tests failed that it did not name)",)
+
+
+def test_where_all_are_lost_nothing_is_written(tmp_path: Path) -> None:
+    lost = [outcome("ref-llama", 1, trouble="gone"), outcome("ref-neo", 2, trouble="gone")]
+    assert not write_shards(tmp_path, lost, SELECTED)
+    assert not list(tmp_path.glob("*.json"))
+    with pytest.raises(ValueError, match="no shard file"):
+        merge_folder(tmp_path)
