@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from mxcheck.models.footprint import PROCESS_BYTES, Footprint
+from mxcheck.models.footprint import Footprint
+from mxcheck.pytest_plugin import on_device
 from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.scheduling.devices import Device, cpu_device, gpu_devices, gpus, visible
+from mxcheck.scheduling.devices import CPU, Device, cpu_device, gpu_devices, gpus, visible
 from mxcheck.scheduling.leases import Lease, Request
 from mxcheck.scheduling.ledger import Ledger
 
@@ -86,22 +87,27 @@ class Leasing:
         """What this worker has now."""
         return self._lease
 
-    def take(self, label: str, known: Footprint | None, *, on_gpu: bool) -> list[Device]:
-        """Wait for what a model needs; returns its devices. Raises ValueError, in one line, for a model that
-        is larger than the host, and a ledger that cannot be used."""
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is nothing larger to wait for."""
+        return self._request is not None and self._request.bytes_each is None
+
+    def take(
+        self, label: str, known: Footprint | None, *, on_gpu: bool, whole: bool = False
+    ) -> tuple[Lease, list[Device]]:
+        """Wait for what a model needs, or for as many devices whole; returns the lease and its devices.
+        Raises ValueError, in one line, for a model that is larger than the host, and a ledger that cannot be
+        used."""
         devices = host_devices(self._settings, on_gpu=on_gpu)
-        request = request_for(label, known, devices, on_gpu=devices[0].name != "cpu", twice=self._twice)
-        return self._acquire(request, devices)
+        if on_gpu and devices[0].name == CPU:
+            devices = on_device.torch_devices(workers_per_device=self._settings.workers_per_device)
+        request = request_for(label, known, devices, on_gpu=on_gpu, twice=self._twice)
+        if whole:
+            request = replace(request, bytes_each=None)
+        lease = self._acquire(request, devices)
+        return lease, [device for device in devices if device.name in lease.bytes_of]
 
-    def enlarge(self, *, on_gpu: bool) -> list[Device] | None:
-        """Give the lease back and wait for its devices whole; None where it had them whole already."""
-        request = self._request
-        if request is None or request.bytes_each is None:
-            return None
-        self.give_back()
-        return self._acquire(replace(request, bytes_each=None), host_devices(self._settings, on_gpu=on_gpu))
-
-    def _acquire(self, request: Request, devices: list[Device]) -> list[Device]:
+    def _acquire(self, request: Request, devices: list[Device]) -> Lease:
         assert self._lease is None, "one lease at a time"
         began = time.monotonic()
         with _no_hang(self._config):
@@ -115,7 +121,7 @@ class Leasing:
         self.waited += time.monotonic() - began
         self._lease, self._request = lease, request
         self._been_on |= lease.bytes_of.keys()
-        return [device for device in devices if device.name in lease.bytes_of]
+        return lease
 
     def _waits(self, label: str) -> Callable[[str], None]:
         """Tells why, and again once a second."""
@@ -161,8 +167,3 @@ class _no_hang:  # noqa: N801  (a context manager, used as a function)
                 file=self._config.stash[fault_handler_stderr_fd_key],
                 exit=bool(self._config.getini("faulthandler_exit_on_timeout")),
             )
-
-
-def context_share(lease_bytes: int, total_bytes: int) -> float:
-    """The share of a GPU that torch's allocator may use under a lease: the context lies beside it."""
-    return max(0.01, min(1.0, (lease_bytes - PROCESS_BYTES / 2) / total_bytes))

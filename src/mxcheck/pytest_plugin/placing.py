@@ -11,6 +11,7 @@ from mxcheck.gate.case import Case
 from mxcheck.models.cards import GIB
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.leasing import host_devices, looks_for_gpus, request_for
+from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import UNKNOWN, case_seconds, estimated, stored_key
 from mxcheck.scheduling.devices import CPU
@@ -38,8 +39,6 @@ def selected_cases(config: pytest.Config, node_ids: Sequence[str]) -> list[Case]
     runs have none."""
     if all(parameter_of(node_id) is None for node_id in node_ids):
         return []
-    from mxcheck.pytest_plugin.plugin import settings
-
     cases = {case.id: case for case in settings(config).cases}
     return [case for node_id in node_ids if (case := case_of(node_id, cases)) is not None]
 
@@ -71,8 +70,6 @@ def plan(config: pytest.Config, node_ids: Sequence[str]) -> Placement[Any] | Non
     cases = selected_cases(config, node_ids)
     if not cases:
         return None
-    from mxcheck.pytest_plugin.plugin import settings
-
     run = settings(config)
     seconds = seconds_of(config, run, cases)
     loads: dict[str, float] = _cached(config, _LOADS)
@@ -109,8 +106,6 @@ def check_host(config: pytest.Config, node_ids: Sequence[str], workers: int) -> 
     cases = selected_cases(config, node_ids)
     if not cases:
         return
-    from mxcheck.pytest_plugin.plugin import settings
-
     run = settings(config)
     try:
         Ledger(run.leases).check_usable()

@@ -17,6 +17,7 @@ import pytest
 from mxcheck.gate.case import Case
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.placing import selected_cases
+from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import UNKNOWN, estimated, model_seconds
 from mxcheck.scheduling.sharding import split
@@ -103,8 +104,6 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan."""
-    from mxcheck.pytest_plugin.plugin import settings
-
     config = session.config
     selected = dict.fromkeys(selected_cases(config, [item.nodeid for item in session.items]))
     updates = config.option.update_snapshots or config.option.update_new_snapshots_only

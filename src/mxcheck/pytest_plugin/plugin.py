@@ -9,19 +9,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mxcheck.formats.blocks import BLOCK_FORMATS
+from mxcheck.pytest_plugin.fixtures import (
+    GATE,
+    mx_conformance,
+    mx_gate,
+    mx_in_order,
+    mx_kernels,
+    mx_reproduce,
+    mx_session,
+)
 from mxcheck.pytest_plugin.options import add_options, given
-from mxcheck.pytest_plugin.settings import Settings, read_settings
+from mxcheck.pytest_plugin.run_settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from mxcheck.pytest_plugin.kernel_bench import KernelBench
-    from mxcheck.pytest_plugin.session import GateSession
+    from collections.abc import Generator
 
 pytest.register_assert_rewrite("mxcheck.suite")
 
-_SETTINGS = pytest.StashKey[Settings]()
-_GATE = pytest.StashKey["GateSession"]()
+#: pytest finds fixtures by their names in a plugin's module.
+__all__ = ["mx_conformance", "mx_gate", "mx_in_order", "mx_kernels", "mx_reproduce", "mx_session"]
+
 _REPORT = "mxcheck-report"
 
 
@@ -61,13 +68,6 @@ def _register_reports(config: pytest.Config) -> None:
         from mxcheck.pytest_plugin.shard import ShardReport
 
         config.pluginmanager.register(ShardReport(config, run, run.shard, report))
-
-
-def settings(config: pytest.Config) -> Settings:
-    """This run's settings, read once."""
-    if _SETTINGS not in config.stash:
-        config.stash[_SETTINGS] = read_settings(config)
-    return config.stash[_SETTINGS]
 
 
 def _find_kernels(config: pytest.Config) -> None:
@@ -234,106 +234,12 @@ def _marks(case: Any) -> list[pytest.MarkDecorator]:
     return [getattr(pytest.mark, name) for name in names]
 
 
-@pytest.fixture(scope="session")
-def mx_session(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[GateSession, None, None]:
-    """This worker's gate: the resident model and its reference."""
-    from mxcheck.pytest_plugin.session import GateSession
-
-    shared = tmp_path_factory.getbasetemp()
-    if hasattr(request.config, "workerinput"):
-        shared = shared.parent  # xdist's workers share the folder above theirs
-    gate = GateSession(request.config, settings(request.config), request.session.items, shared)
-    request.config.stash[_GATE] = gate
-    yield gate
-    gate.close()
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
     """What a model held is given back when the next test is none of its cases."""
     yield
-    gate = item.config.stash.get(_GATE, None)
+    gate = item.config.stash.get(GATE, None)
     if gate is not None:
         following = getattr(nextitem, "callspec", None)
         case = None if following is None else following.params.get("mx_case")
         gate.move_on(None if case is None else case.model)
-
-
-@pytest.fixture
-def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: Any) -> Any:
-    """Measures a case, holds it against its baseline (or accepts it), and fails with the gate's message."""
-
-    def hold(case: Any) -> None:
-        row, message = mx_session.timed(case, snapshot)
-        request.node.user_properties.append(("mxcheck", row))
-        if row["verdict"] == "skipped":
-            pytest.skip(message)
-        if message:
-            pytest.fail(message, pytrace=False)
-
-    return hold
-
-
-@pytest.fixture
-def mx_in_order(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Any:
-    """Holds the accepted baselines of two steps against the ordering, or the exception, that is known."""
-    from mxcheck.pytest_plugin.orderings import hold
-
-    def ordered(one: Any) -> None:
-        if request.config.getoption("update_snapshots") or request.config.getoption(
-            "update_new_snapshots_only"
-        ):
-            pytest.skip("this run accepts baselines: run it again without --snapshot-update for their order")
-        found = hold(one, settings(request.config).baselines)
-        record_property("ratio", found.ratio)
-        record_property("margin", found.margin)
-
-    return ordered
-
-
-@pytest.fixture(scope="session")
-def mx_kernels(request: pytest.FixtureRequest) -> KernelBench:
-    """This worker's implementations under test, loaded once each."""
-    from mxcheck.pytest_plugin.kernel_bench import KernelBench
-
-    return KernelBench(device=settings(request.config).device)
-
-
-@pytest.fixture
-def mx_conformance(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> Any:
-    """Holds an implementation's cell against the oracle. Fails with the smallest counterexample; a known
-    finding is an expected failure, and what is not supported a skip with the implementation's own reason."""
-
-    def hold(case: Any) -> None:
-        row, verdict, message = mx_kernels.hold(case)
-        request.node.user_properties.append(("mxcheck-kernel", row))
-        if verdict in ("unsupported", "told"):
-            pytest.skip(message)
-        if verdict == "known":
-            pytest.xfail(f"known: {', '.join(row['findings'])}")
-        if verdict == "red":
-            pytest.fail(message, pytrace=False)
-
-    return hold
-
-
-@pytest.fixture
-def mx_reproduce(mx_kernels: KernelBench) -> Any:
-    """What the implementation of a finding makes of its counterexample today."""
-
-    def reproduce(finding: Any) -> dict[str, Any]:
-        from mxcheck.conformance.run import reproduce
-        from mxcheck.kernels.registry import implementation
-        from mxcheck.pytest_plugin.kernel_bench import NotLoadedError
-
-        try:
-            kernel = mx_kernels.kernel(implementation(finding.implementation))
-        except NotLoadedError as error:
-            if error.told:
-                pytest.skip(str(error))
-            pytest.fail(str(error), pytrace=False)
-        return reproduce(kernel, finding)
-
-    return reproduce

@@ -11,6 +11,7 @@ import pytest
 from mxcheck.gate.case import Case
 from mxcheck.pytest_plugin.live import PLUGIN
 from mxcheck.pytest_plugin.placing import check_host, parameter_of, remember, seconds_of, selected_cases
+from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.reporting.verdicts import GOOD
 
@@ -34,8 +35,6 @@ class RunReport:
 
     @property
     def _settings(self) -> Settings:
-        from mxcheck.pytest_plugin.plugin import settings
-
         return settings(self._config)
 
     @pytest.hookimpl(tryfirst=True)  # the reporter asks for our lines in its own

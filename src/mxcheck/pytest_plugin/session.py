@@ -132,18 +132,19 @@ class GateSession:
         recipe = self._settings.recipes[case]
         if (reason := self.bench.unavailable(recipe)) is not None:
             raise UnavailableError(reason)
+        try:
+            return self._on_the_bench(case)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or not self.bench.enlarge(case.model):
+                raise
+        # Out of the handler, whose traceback holds what did not fit. Once: then it has its devices whole.
+        return self._on_the_bench(case)
+
+    def _on_the_bench(self, case: Case) -> Record:
+        recipe = self._settings.recipes[case]
         if recipe.operands:
             model = self.bench.resident(case.model).loaded.model
             check_model_kernel(recipe, like=next(model.parameters()))
-        try:
-            return self.bench.record(case)
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-        # Out of the handler, whose traceback holds what did not fit. Once: with its devices whole, there is
-        # nothing more to wait for.
-        if not self.bench.enlarge(case.model):
-            raise MemoryError(f"with the whole of its {self.bench.device}")
         return self.bench.record(case)
 
     def _give_up(self, case: Case, error: BaseException) -> tuple[dict[str, Any], str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.models.zoo import model_source
-from mxcheck.pytest_plugin.leasing import Leasing, context_share, pin_visible_gpus
+from mxcheck.pytest_plugin import on_device
+from mxcheck.pytest_plugin.environment import environment
+from mxcheck.pytest_plugin.leasing import Leasing, pin_visible_gpus
 from mxcheck.pytest_plugin.options import DEFAULT_BATCH_SIZE
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.text import evaluation_text, own_tokens_path
 from mxcheck.pytest_plugin.work import estimated
-from mxcheck.scheduling.devices import Device
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +69,7 @@ class Workbench:
         self._failed: dict[str, str] = {}
         self._arithmetic: dict[torch.dtype, str] = {}
         self._devices: tuple[int, ...] = (0,)
+        self._whole: set[str] = set()
 
     @cached_property
     def threads(self) -> int:
@@ -122,37 +122,33 @@ class Workbench:
         self.free()  # the old one before the new one comes
         try:
             self._lease(label)
-            return self._loaded(label)
-        except BaseException as error:
+            began = time.monotonic()
+            self._tell({"do": "load", "model": label})
+            self._resident = self._load(label)
+            self.loading += time.monotonic() - began
+        except ValueError as error:
             self.free()
-            if isinstance(error, ValueError):
-                self._failed[label] = str(error)  # its other cases need not load it again to hear the same
+            self._failed[label] = str(error)  # its other cases need not load it again to hear the same
             raise
-
-    def _loaded(self, label: str) -> Resident:
-        began = time.monotonic()
-        self._tell({"do": "load", "model": label})
-        self._resident = self._load(label)
-        self.loading += time.monotonic() - began
         return self._resident
 
     def _lease(self, label: str) -> None:
-        """Wait for what the model needs of this host."""
+        """Wait for what the model needs of this host: once memory ran out, for its devices whole."""
         if self._leasing is not None:
-            on_gpu = self.device != "cpu"
-            self._use(self._leasing.take(label, estimated(self.settings, label), on_gpu=on_gpu))
+            known = estimated(self.settings, label)
+            lease, devices = self._leasing.take(
+                label, known, on_gpu=self.device != "cpu", whole=label in self._whole
+            )
+            on_device.use(self.device, lease, devices)
+            self._devices = tuple(device.index for device in devices)
 
     def enlarge(self, label: str) -> bool:
-        """After memory ran out: free everything, wait for the devices whole, and load the model again. False
-        where it had them whole already."""
-        if self._leasing is None or self._leasing.lease is None:
+        """After memory ran out: let go of everything, so that the model gets its devices whole when it is
+        asked for again. False where it had them whole already."""
+        if self._leasing is None or self._leasing.is_whole:
             return False
-        self._drop()
-        devices = self._leasing.enlarge(on_gpu=self.device != "cpu")
-        if devices is None:
-            return False
-        self._use(devices)
-        self._loaded(label)
+        self._whole.add(label)
+        self.free()
         return True
 
     def keep_only(self, label: str | None) -> None:
@@ -162,40 +158,11 @@ class Workbench:
 
     def free(self) -> None:
         """Let go of the resident model, and give back what it held of the host."""
-        self._drop()
+        self._resident = None
+        if "device" in self.__dict__:
+            on_device.empty(self.device)
         if self._leasing is not None:
             self._leasing.give_back()
-
-    def _drop(self) -> None:
-        self._resident = None
-        if "device" in self.__dict__ and self.device != "cpu":
-            import torch
-
-            gc.collect()
-            torch.cuda.empty_cache()
-
-    def _use(self, devices: list[Device]) -> None:
-        """Put torch on the leased devices, and hold its allocator to the lease."""
-        self._devices = tuple(device.index for device in devices)
-        if self.device == "cpu":
-            return
-        import torch
-
-        assert self._leasing is not None
-        assert self._leasing.lease is not None
-        torch.cuda.set_device(self._devices[0])
-        for device in devices:
-            share = context_share(self._leasing.lease.bytes_of[device.name], device.total_bytes)
-            torch.cuda.set_per_process_memory_fraction(share, device.index)
-
-    def memory_bytes(self) -> int:
-        """What this process takes: of its GPUs as torch's allocator has it, else of the host."""
-        if self.device == "cpu":
-            pages = Path("/proc/self/statm")
-            return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else 0
-        import torch
-
-        return sum(torch.cuda.memory_reserved(index) for index in self._devices)
 
     def _load(self, label: str) -> Resident:
         from transformers.utils.logging import disable_progress_bar
@@ -233,7 +200,13 @@ class Workbench:
         self._tell({"do": "measure", "what": what, "batches": batches, "length": length})
 
         def batch(done: int) -> None:
-            self._tell({"do": "batch", "sequences": done, "memory": self.memory_bytes()})
+            self._tell(
+                {
+                    "do": "batch",
+                    "sequences": done,
+                    "memory": on_device.memory_bytes(self.device, self._devices),
+                }
+            )
 
         return batch
 
@@ -320,38 +293,9 @@ class Workbench:
 
     @cached_property
     def environment(self) -> dict[str, str]:
-        """What the figures were made with. Recorded, shown when a case is red, never compared."""
-        import torch
-
-        settings = {
-            name: os.environ[name]
-            for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
-            if name in os.environ
-        }
-        return {
-            "mxcheck": version("mxcheck"),
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),  # its own subclass of str does not travel between workers
-            "transformers": version("transformers"),
-            "machine": platform.machine(),
-            "processor": _processor(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
-            "kernel": self.settings.kernel,
-            "threads": str(self.threads),
-            **settings,
-        }
+        """What the figures were made with."""
+        return environment(device=self.device, kernel=self.settings.kernel, threads=self.threads)
 
 
 def _version(library: str | None) -> dict[str, str]:
     return {} if library in (None, "torch") else {str(library): version(str(library))}
-
-
-def _processor() -> str:
-    """The processor's own name where Linux tells it."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

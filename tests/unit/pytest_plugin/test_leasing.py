@@ -11,13 +11,13 @@ import pytest
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.leasing import (
     Leasing,
-    context_share,
     host_devices,
     looks_for_gpus,
     pin_visible_gpus,
     request_for,
     threads,
 )
+from mxcheck.pytest_plugin.on_device import allocator_share
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import estimated
 from mxcheck.scheduling.devices import Device, cores, parse
@@ -96,9 +96,9 @@ def test_gpus_are_named_before_cuda_counts_them(lay: Lay, monkeypatch: pytest.Mo
 
 
 def test_the_allocator_s_share_leaves_room_for_the_context() -> None:
-    assert context_share(80 * GIB, 80 * GIB) == pytest.approx(1 - 0.375 / 80)
-    assert context_share(40 * GIB, 80 * GIB) == pytest.approx(0.5 - 0.375 / 80)
-    assert context_share(0, 80 * GIB) == 0.01
+    assert allocator_share(80 * GIB, 80 * GIB) == pytest.approx(1 - 0.375 / 80)
+    assert allocator_share(40 * GIB, 80 * GIB) == pytest.approx(0.5 - 0.375 / 80)
+    assert allocator_share(0, 80 * GIB) == 0.01
 
 
 @pytest.fixture
@@ -107,19 +107,17 @@ def leasing(lay: Lay, configure: Callable[..., pytest.Config], tmp_path: Path) -
     return Leasing(configure(), settings, tell=lambda *_: None, twice=False)
 
 
-def test_taken_enlarged_and_given_back(leasing: Leasing, lay: Lay, tmp_path: Path) -> None:
+def test_taken_whole_and_given_back(leasing: Leasing, lay: Lay, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "leases")
     known = estimated(lay(), "ref-llama")
     assert known is not None
-    (device,) = leasing.take("ref-llama", known, on_gpu=False)
-    assert leasing.lease is not None
-    assert leasing.lease.bytes_of == {"cpu": known.bytes_needed}
-    assert ledger.leases() == [leasing.lease]
-    assert leasing.enlarge(on_gpu=False) == [device]
-    assert leasing.lease.slots_of == {"cpu": device.slots}
-    assert leasing.enlarge(on_gpu=False) is None, "it is whole already"
+    lease, (device,) = leasing.take("ref-llama", known, on_gpu=False)
+    assert (lease.bytes_of, lease.slots_of) == ({"cpu": known.bytes_needed}, {"cpu": threads()})
+    assert (ledger.leases(), leasing.is_whole) == ([lease], False)
     leasing.give_back()
     assert (leasing.lease, ledger.leases()) == (None, [])
     leasing.give_back()  # once more does nothing
+    lease, _ = leasing.take("ref-llama", known, on_gpu=False, whole=True)
+    assert (lease.slots_of, leasing.is_whole) == ({"cpu": device.slots}, True)
     leasing.close()
-    assert leasing.enlarge(on_gpu=False) is None
+    assert ledger.leases() == []

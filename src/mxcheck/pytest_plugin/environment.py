@@ -1,0 +1,40 @@
+"""What figures were made with: recorded, shown when a case is red, never compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+#: Settings of the environment that change how a machine multiplies.
+_SETTINGS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+
+
+def environment(*, device: str, kernel: str, threads: int) -> dict[str, str]:
+    """Versions, machine and settings, as plain text."""
+    import torch
+
+    return {
+        "mxcheck": version("mxcheck"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # its own subclass of str does not travel between workers
+        "transformers": version("transformers"),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "kernel": kernel,
+        "threads": str(threads),
+        **{name: os.environ[name] for name in _SETTINGS if name in os.environ},
+    }
+
+
+def _processor() -> str:
+    """The processor's own name where Linux tells it."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

@@ -1,0 +1,67 @@
+"""A lease, as torch sees it. What concerns CUDA was written from its documentation and has not been run."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mxcheck.models.footprint import PROCESS_BYTES
+from mxcheck.scheduling.devices import CPU, Device
+from mxcheck.scheduling.leases import Lease
+
+
+def use(device: str, lease: Lease, devices: Sequence[Device]) -> None:
+    """Put torch on the leased devices, and hold its allocator to the lease."""
+    if device == CPU:
+        return
+    import torch
+
+    torch.cuda.set_device(devices[0].index)
+    for one in devices:
+        share = allocator_share(lease.bytes_of[one.name], one.total_bytes)
+        torch.cuda.set_per_process_memory_fraction(share, one.index)
+
+
+def allocator_share(lease_bytes: int, total_bytes: int) -> float:
+    """The share of a GPU that torch's allocator may use under a lease: the context lies beside it."""
+    return max(0.01, min(1.0, (lease_bytes - PROCESS_BYTES / 2) / total_bytes))
+
+
+def empty(device: str) -> None:
+    """Give back what torch's allocator keeps of a model that is gone. On a CPU it keeps nothing."""
+    if device == CPU:
+        return
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def memory_bytes(device: str, indices: Sequence[int]) -> int:
+    """What this process takes: of its GPUs as torch's allocator has it, else of the host."""
+    if device == CPU:
+        pages = Path("/proc/self/statm")
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else 0
+    import torch
+
+    return sum(torch.cuda.memory_reserved(index) for index in indices)
+
+
+def torch_devices(*, workers_per_device: int) -> list[Device]:
+    """The GPUs that torch finds, where there is no nvidia-smi: what others hold of them is not known."""
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(
+            Device(
+                name=f"GPU-{properties.uuid}",
+                index=index,
+                slots=workers_per_device,
+                total_bytes=properties.total_memory,
+            )
+        )
+    return found
