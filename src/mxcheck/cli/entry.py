@@ -14,6 +14,7 @@ from mxcheck.cli import (
     false_alarms,
     formats,
     ladder,
+    leases,
     merge,
     models,
     run,
@@ -23,8 +24,7 @@ from mxcheck.cli import (
 
 _GROUPS = (
     *(formats, explain, exhaustive, sensitivity, false_alarms, ladder, models, baselines, sample),
-    merge,
-    run,
+    *(run, merge, leases),
 )
 
 
