@@ -1,7 +1,7 @@
 """Which worker runs what next: no clock, no process, no pytest. Told what happens, it says what to send.
 
 Cases come in groups (a model's), which cost something to load. A worker keeps its group until that is done.
-Groups start with the costliest. A second worker shares one only where the rest is worth loading it again.
+Groups start with the costliest. A second worker shares one only where that ends it sooner.
 What has no group (other tests) is handed out in order, in shrinking chunks, when no group waits to start.
 """
 
@@ -153,18 +153,25 @@ class Placement(Generic[W]):
         return chunk
 
     def _shared(self, worker: _Worker) -> list[int]:
-        """From the group with the most left for each worker on it, if that exceeds twice its load time."""
-        rest = {name: self._rest(name) for name, left in self._left.items() if left}
-        worth = [
-            name
-            for name, seconds in rest.items()
-            if seconds > 2 * self._groups[name].load_seconds and self._fits(name, worker)
-        ]
-        if not worth:
+        """The next item of a group that others are on: of the one where it gains most, if anywhere."""
+        gains = {
+            name: self._gain(name, left[0])
+            for name, left in self._left.items()
+            if left and self._fits(name, worker)
+        }
+        name = max(gains, key=lambda name: (gains[name], name), default="")
+        if not name or gains[name] <= 0:
             return []
-        name = max(worth, key=lambda name: (rest[name] / max(1, self._on(name)), name))
         worker.group = name
         return [self._left[name].popleft()]
+
+    def _gain(self, name: str, index: int) -> float:
+        """Seconds by which one more worker would be through with loading the group and an item of it before
+        those that are on it are through with all that they have not begun."""
+        on = [other.queue for other in self._workers.values() if other.group == name and other.queue]
+        queued = sum(self._items[item].seconds for queue in on for item in queue[1:])
+        alone = (self._rest(name) + queued) / max(1, len(on))
+        return alone - self._groups[name].load_seconds - self._items[index].seconds
 
     def _fits(self, name: str, worker: _Worker) -> bool:
         """Whether the host has slots for one more worker on the group; where nobody else is, it has to."""
@@ -174,9 +181,6 @@ class Placement(Generic[W]):
             if other is not worker and other.queue and other.group is not None
         )
         return not taken or taken + self._groups[name].slots <= self._slots
-
-    def _on(self, name: str) -> int:
-        return sum(other.group == name and bool(other.queue) for other in self._workers.values())
 
     def _rest(self, name: str) -> float:
         return sum(self._items[index].seconds for index in self._left[name])

@@ -413,6 +413,12 @@ def test_several_devices_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> Non
         loader._spread(CARDS["mixtral-8x7b"], "bfloat16", device_bytes=80 * GIB, devices=2)
 
 
+def test_several_leased_devices_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ValueError, match=r"^model 'ref-llama' goes over 2 devices; pip install accelerate"):
+        loader.load("ref-llama", device="cuda", devices=(0, 1))
+
+
 @pytest.mark.skipif(not find_spec("accelerate"), reason="accelerate is not installed")
 def test_with_accelerate_a_model_is_spread() -> None:
     assert loader._spread(CARDS["mixtral-8x7b"], "bfloat16", device_bytes=80 * GIB, devices=4)
