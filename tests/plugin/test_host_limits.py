@@ -6,15 +6,19 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
+import time
 
 import pytest
 from gate_project import Project
 
 from mxcheck.pytest_plugin.work import estimate
 from mxcheck.scheduling.devices import cores, memory_bytes
+from mxcheck.scheduling.ledger import Ledger
 
-RUN = ("--mx-models", "ref-llama", "--mx-precision", "fp32", "--mx-max-samples", "2")
+RUN = (
+    *("--mx-models", "ref-llama", "--mx-precision", "fp32", "--mx-max-samples", "2"),
+    *("--mx-device", "cpu"),
+)
 GIB = 2**30
 
 
@@ -72,23 +76,43 @@ def test_a_model_larger_than_the_host(project: Project) -> None:
     assert f"this host has {host:.1f} GiB; lower --mx-batch-size" in line
 
 
+def test_auto_gives_no_more_workers_than_memory_holds(project: Project) -> None:
+    size = batch_that_needs(0.6 * memory_bytes() / GIB)
+    run = project.gate(*RUN, "-n", "auto", "--mx-batch-size", size)
+    assert "created: 1/1 worker" in run.output, run.output
+
+
 def test_as_many_workers_as_the_host_has_places(project: Project) -> None:
-    run = project.gate(*RUN, "-n", "auto", "--mx-device", "cpu", "--mx-workers-per-device", "2")
+    run = project.gate(*RUN, "-n", "auto", "--mx-workers-per-device", "2")
     assert f"created: {2 * cores()}/{2 * cores()} workers" in run.output, run.output
-    run = project.gate(*RUN, "-n", "auto", "--mx-device", "cpu", PYTEST_XDIST_AUTO_NUM_WORKERS="3")
+    run = project.gate(*RUN, "-n", "auto", PYTEST_XDIST_AUTO_NUM_WORKERS="3")
     assert "created: 3/3 workers" in run.output
 
 
-def test_other_runs_keep_xdists_number_and_scheduler(project: Project) -> None:
-    (project.directory / "pytest.ini").write_text("[pytest]\n")
-    (project.directory / "test_theirs.py").write_text(
-        "import pytest\n"
-        "@pytest.mark.parametrize('number', range(9))\n"
-        "def test_theirs(number, worker_id):\n"
-        "    print(worker_id)\n"
-    )
-    run = project.pytest("test_theirs.py", "-n", "2", "-v")
+_THEIRS = """
+import pytest
+@pytest.mark.parametrize("number", range(9))
+def test_theirs(number):
+    pass
+"""
+_THEIR_SCHEDULER = """
+from xdist.scheduler import LoadScheduling
+class TheirScheduling(LoadScheduling):
+    pass
+def pytest_xdist_make_scheduler(config, log):
+    return TheirScheduling(config, log)
+"""
+
+
+def test_other_runs_keep_their_number_of_workers_and_scheduler(project: Project) -> None:
+    (project.directory / "test_theirs.py").write_text(_THEIRS)
+    (project.directory / "their_plugin.py").write_text(_THEIR_SCHEDULER)
+    # This project's ini file has options of ours, and two workers a device would make another number.
+    (project.directory / "pytest.ini").write_text("[pytest]\nmx_workers_per_device = 9\n")
+    run = project.pytest("test_theirs.py", "-n", "auto", "-v", "-p", "their_plugin")
     assert (run.code, "9 passed" in run.output) == (0, True), run.output
+    assert "scheduling tests via TheirScheduling" in run.output
+    assert f"created: {9 * cores()}/" not in run.output
     assert not (project.directory / "leases").exists()
 
 
@@ -120,24 +144,36 @@ def test_waiting_is_told_and_is_no_hang(project: Project) -> None:
     """Another run holds the host for longer than faulthandler allows a test."""
     project.replace("pytest_plugin/live.py", "_PERIOD = 10.0", "_PERIOD = 1.0")
     (project.directory / "pytest.ini").write_text(
-        "[pytest]\nfaulthandler_timeout = 25\nfaulthandler_exit_on_timeout = true\n"
+        "[pytest]\nfaulthandler_timeout = 40\nfaulthandler_exit_on_timeout = true\n"
     )
-    holder = subprocess.Popen(
+    ledger = Ledger(project.directory / "leases")
+    with subprocess.Popen(
         [sys.executable, "-c", _HOLDER, str(project.directory / "leases")],
         env={**os.environ, "PYTHONPATH": str(project.source)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "has it\n"
-    release = threading.Timer(45, holder.kill)
-    release.start()
-    run = project.gate(*RUN, "-n", "1")
-    release.join()
-    holder.communicate()
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "has it\n"
+
+        def let_wait() -> None:
+            while not ledger.waiting():
+                time.sleep(0.1)
+            time.sleep(45)
+            holder.kill()
+
+        thread = threading.Thread(target=let_wait)
+        thread.start()
+        run = project.gate(*RUN, "-n", "1")
+        thread.join()
     assert list(run.verdicts().values()) == ["FAIL missing"], run.output
     assert "gw0 ref-llama waits: device 0 is taken" in run.output, run.output
+
+
+def test_without_faulthandler(project: Project) -> None:
+    run = project.gate(*RUN, "-p", "no:faulthandler")
+    assert list(run.verdicts().values()) == ["FAIL missing"], run.output
 
 
 def test_cases_beside_other_tests_do_not_keep_the_host(project: Project) -> None:
@@ -161,4 +197,3 @@ def test_leases_are_given_back_at_the_end(project: Project) -> None:
     folder = project.directory / "leases"
     assert '"leases": []' in (folder / "leases.json").read_text()
     assert [path.name for path in folder.iterdir() if path.name.startswith("holder")] == []
-    assert Path(folder / "leases.json").stat().st_mode & 0o077 in (0, 0o044)

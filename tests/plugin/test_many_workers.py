@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from gate_project import Project
 
+from mxcheck.scheduling.devices import cores
 from mxcheck.scheduling.ledger import Ledger
 
 #: Few short sequences: how the cases are spread matters here, not what they measure.
@@ -114,9 +115,12 @@ import torch
 from mxcheck.kernels.eager import quantize_eager
 
 def greedy(x, spec):
-    if spec.format == "mxint8" and x.numel() > 1000 and not os.path.exists("greedy"):
-        open("greedy", "w").close()
-        torch.empty(2**60, dtype=torch.uint8)
+    if spec.format == "mxint8" and x.numel() > 1000 and not os.path.exists("second"):
+        name = "second" if os.path.exists("first") else "first"
+        with open(os.environ["MXCHECK_LEASES"] + "/leases.json") as ledger, open(name, "w") as copy:
+            copy.write(ledger.read())
+        if name == "first":
+            torch.empty(2**60, dtype=torch.uint8)
     return quantize_eager(x, spec)
 """
 
@@ -126,7 +130,9 @@ def test_out_of_memory_waits_once_for_a_larger_lease(project: Project, leases: P
     words = (*FEW, "--mx-models", "ref-llama", "--mx-kernel", "my_kernels:greedy")
     run = project.gate(*words, "--mx-precision", "fp8_e4m3,mxint8", "-n", "2", MXCHECK_LEASES=str(leases))
     assert set(run.verdicts().values()) == {"FAIL missing"}, run.output
-    assert (project.directory / "greedy").exists()
+    first, second = (json.loads((project.directory / name).read_text()) for name in ("first", "second"))
+    assert {"cpu": 1} in [lease["slots_of"] for lease in first["leases"]]
+    assert [lease["slots_of"] for lease in second["leases"]] == [{"cpu": cores()}]
     # The model was loaded anew, in the same case.
     assert run.rows[f"ref-llama-mxint8-A{LABEL}"]["load_seconds"]
     assert Ledger(leases).leases() == []

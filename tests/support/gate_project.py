@@ -77,6 +77,7 @@ class Project:
                 "PYTHONPATH": str(self.source),
                 # Its own: the run that this test is part of may hold what the host has.
                 "MXCHECK_LEASES": str(self.directory / "leases"),
+                "CUDA_VISIBLE_DEVICES": "",  # baselines and figures are the CPU's
                 **environment,
             },
             capture_output=True,

@@ -73,7 +73,8 @@ class Trial:
 class Job:
     """What a child process measures: recipes (as plain dicts) of one model on the same tokens.
 
-    `threads` is the child's thread count, 0 for torch's own choice.
+    `threads` is the child's thread count, 0 for torch's own choice; `gpus` are the UUIDs of those that it may
+    use, none for whatever it finds.
     """
 
     model: str
@@ -84,6 +85,7 @@ class Job:
     batch_size: int
     threads: int
     device: str = "cpu"
+    gpus: list[str] = field(default_factory=list)
     dtype: str | None = None
     trust_remote_code: bool = False
 
@@ -114,7 +116,12 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
         done = subprocess.run(  # noqa: S603  (our own module, by the running interpreter)
             [sys.executable, "-m", "mxcheck.evaluation.noise", str(request), str(answer)],
             # sys.path as it is: pytest may have added the folder that a user's kernel lies in
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **settings},
+            env={
+                **os.environ,
+                **({"CUDA_VISIBLE_DEVICES": ",".join(job.gpus)} if job.gpus else {}),
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                **settings,
+            },
             capture_output=True,
             text=True,
             check=False,
@@ -135,11 +142,25 @@ def _trials(job: Job) -> list[dict[str, Any]]:
 
     if job.threads:
         torch.set_num_threads(job.threads)
-    loaded = load(job.model, device=job.device, dtype=job.dtype, trust_remote_code=job.trust_remote_code)
+    loaded = load(
+        job.model,
+        device=job.device,
+        devices=_all_gpus() if len(job.gpus) > 1 else None,
+        dtype=job.dtype,
+        trust_remote_code=job.trust_remote_code,
+    )
     tokens = load_tokens(Path(job.tokens))[: job.max_samples, : job.length].contiguous()
     reference = evaluate(loaded.model, tokens, batch_size=job.batch_size, keep_log_probabilities=True)
     recipes = [recipe_from_dict(fields, kernel=fields["kernel"]) for fields in job.recipes]
     return [_trial(loaded.model, recipe, tokens, reference, job.batch_size) for recipe in recipes]
+
+
+def _all_gpus() -> dict[int, int]:
+    """What the parent's model is spread over: this process sees no others."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return {index: torch.cuda.get_device_properties(index).total_memory for index in range(count)}
 
 
 def _trial(

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +54,14 @@ def load(
     name: str,
     *,
     device: str = "cpu",
-    devices: tuple[int, ...] | None = None,
+    devices: Mapping[int, int] | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model of the zoo, a directory or a hub id with eager attention in `dtype` (None: the source's,
     which is the checkpoint's for a model with a card and float32 for any other).
 
-    `device="cuda"` spreads a model by accelerate: over `devices`, their indices, where there are several of
+    `device="cuda"` spreads a model by accelerate: over `devices`, bytes by index, where there are several of
     them; without `devices` over all that there are, if its card says that one is too small. `"cuda:0"` never
     does. `trust_remote_code` executes the checkpoint's code if it needs it.
 
@@ -75,13 +75,13 @@ def load(
     if device == "cuda" and devices is None and source.card is not None:
         memory = torch.cuda.get_device_properties(0).total_memory
         if _spread(source.card, dtype, device_bytes=memory, devices=torch.cuda.device_count()):
-            devices = tuple(range(torch.cuda.device_count()))
+            devices = dict.fromkeys(range(torch.cuda.device_count()), memory)
     max_memory = None
     if device == "cuda" and devices is not None and len(devices) > 1:
         _check_accelerate(f"model {source.name!r} goes over {len(devices)} devices")
         device_map = "auto"
         # Half of each: the quantized weights come beside the original ones.
-        max_memory = {index: torch.cuda.get_device_properties(index).total_memory // 2 for index in devices}
+        max_memory = {index: size // 2 for index, size in devices.items()}
     if source.is_directory:
         check_directory(Path(source.location))
     with _LOADING, _environment(_NO_CONVERSION_SERVICE):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -27,8 +30,17 @@ def host_devices(settings: Settings, *, on_gpu: bool) -> list[Device]:
 
 
 def looks_for_gpus(settings: Settings) -> bool:
-    """Whether the run would use GPUs if there are some. Without a look at torch: the controller has none."""
-    return settings.device != "cpu"
+    """Whether the run would use GPUs if there are some. Told without importing torch, which the controller
+    does not: a build for the CPU says so in its version's file."""
+    return settings.device != "cpu" and not _torch_is_for_cpus()
+
+
+def _torch_is_for_cpus() -> bool:
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return True
+    text = (Path(torch.origin).parent / "version.py").read_text(encoding="utf-8")
+    return all(re.search(rf"^{kind}\b.*= None$", text, re.MULTILINE) for kind in ("cuda", "hip"))
 
 
 def pin_visible_gpus(settings: Settings) -> None:
@@ -77,7 +89,6 @@ class Leasing:
         self._twice = twice
         self._ledger = Ledger(settings.leases)
         self._lease: Lease | None = None
-        self._request: Request | None = None
         self._been_on: set[str] = set()
         #: Seconds spent waiting so far.
         self.waited = 0.0
@@ -88,9 +99,9 @@ class Leasing:
         return self._lease
 
     @property
-    def is_whole(self) -> bool:
-        """Whether there is nothing larger to wait for."""
-        return self._request is not None and self._request.bytes_each is None
+    def names(self) -> list[str]:
+        """The devices of the lease, as the ledger has them: UUIDs of GPUs."""
+        return [] if self._lease is None else list(self._lease.bytes_of)
 
     def take(
         self, label: str, known: Footprint | None, *, on_gpu: bool, whole: bool = False
@@ -119,7 +130,7 @@ class Leasing:
                 waiting=self._waits(request.what),
             )
         self.waited += time.monotonic() - began
-        self._lease, self._request = lease, request
+        self._lease = lease
         self._been_on |= lease.bytes_of.keys()
         return lease
 
@@ -139,11 +150,11 @@ class Leasing:
         """What is held, if anything is."""
         if self._lease is not None:
             self._ledger.release(self._lease)
-        self._lease = self._request = None
+        self._lease = None
 
     def close(self) -> None:
         """This worker needs no lease any more."""
-        self._lease = self._request = None
+        self._lease = None
         self._ledger.close()
 
 
@@ -152,7 +163,8 @@ class _no_hang:  # noqa: N801  (a context manager, used as a function)
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._timeout = float(config.getini("faulthandler_timeout") or 0.0)
+        there = config.pluginmanager.has_plugin("faulthandler")
+        self._timeout = float(config.getini("faulthandler_timeout") or 0.0) if there else 0.0
 
     def __enter__(self) -> None:
         if self._timeout > 0:

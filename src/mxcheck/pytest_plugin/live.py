@@ -25,13 +25,18 @@ def teller(config: pytest.Config) -> Callable[[dict[str, Any]], None]:
     channel = getattr(config, "workerinput", {}).get(_CHANNEL)
     if channel is None:
         display: Any = config.pluginmanager.get_plugin(PLUGIN)
-        return (lambda _: None) if display is None else (lambda event: display.heard("main", event))
+        return (lambda _: None) if display is None else (lambda event: _show(display, event))
 
     def send(event: dict[str, Any]) -> None:
         with suppress(OSError):  # the controller is gone: nobody looks, and the case need not suffer for it
             channel.send(event)
 
     return send
+
+
+def _show(display: Live, event: dict[str, Any]) -> None:
+    with suppress(OSError, ValueError):  # a terminal that is gone is nothing that a case is judged by
+        display.heard("main", event)
 
 
 class Live:

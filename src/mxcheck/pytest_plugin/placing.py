@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from mxcheck.pytest_plugin.leasing import host_devices, looks_for_gpus, request_
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import UNKNOWN, case_seconds, estimated, stored_key
-from mxcheck.scheduling.devices import CPU
+from mxcheck.scheduling.devices import CPU, Device
 from mxcheck.scheduling.ledger import Ledger
 from mxcheck.scheduling.placement import Group, Item, Placement
 
@@ -44,13 +44,30 @@ def selected_cases(config: pytest.Config, node_ids: Sequence[str]) -> list[Case]
 
 
 def places(settings: Settings) -> int:
-    """How many workers this host has room for: devices times workers per device; on a CPU, cores for devices.
-    Raises pytest.UsageError for GPUs that cannot be told apart."""
+    """How many workers this host has room for: devices times workers per device (on a CPU, cores for
+    devices), as far as memory holds them; at least one. Raises pytest.UsageError for GPUs that cannot be told
+    apart."""
     try:
         devices = host_devices(settings, on_gpu=looks_for_gpus(settings))
     except ValueError as error:
         raise pytest.UsageError(f"mxcheck: {error}") from error
-    return sum(device.slots for device in devices)
+    slots = sum(device.slots for device in devices)
+    smallest = _smallest(settings, settings.models, twice=False)
+    return slots if smallest is None else max(1, min(slots, _room(devices, smallest[0])))
+
+
+def _smallest(settings: Settings, labels: Iterable[str], *, twice: bool) -> tuple[int, str] | None:
+    """The least bytes that a worker needs, and the model that needs them; None: of none is anything known."""
+    needs = [
+        ((2 if twice else 1) * known.bytes_needed, label)
+        for label in dict.fromkeys(labels)
+        if (known := estimated(settings, label)) is not None
+    ]
+    return min(needs, default=None)
+
+
+def _room(devices: Sequence[Device], each: int) -> int:
+    return sum(device.total_bytes // each for device in devices)
 
 
 def seconds_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]) -> dict[Case, float]:
@@ -85,18 +102,18 @@ def plan(config: pytest.Config, node_ids: Sequence[str]) -> Placement[Any] | Non
         estimate = (known or UNKNOWN).load_seconds
         groups[label] = Group(
             load_seconds=loads.get(f"{label} on {run.device}", estimate),
-            slots=_slots(label, known, devices),
+            slots=_slots(label, known, devices, twice=accepts(config)),
         )
     return Placement(items, groups, sum(device.slots for device in devices))
 
 
-def _slots(label: str, known: Footprint | None, devices: list[Any]) -> int:
+def _slots(label: str, known: Footprint | None, devices: list[Device], *, twice: bool) -> int:
     try:
-        request = request_for(label, known, devices, on_gpu=devices[0].name != CPU)
+        request = request_for(label, known, devices, on_gpu=devices[0].name != CPU, twice=twice)
     except ValueError:
         return 1  # larger than the host: its cases say so
     if request.bytes_each is None:
-        return int(devices[0].slots)
+        return devices[0].slots
     return request.slots * request.devices
 
 
@@ -112,26 +129,27 @@ def check_host(config: pytest.Config, node_ids: Sequence[str], workers: int) -> 
         devices = host_devices(run, on_gpu=looks_for_gpus(run))
     except ValueError as error:
         raise pytest.UsageError(f"mxcheck: {error}") from error
-    needs = {
-        known.bytes_needed: label
-        for label in dict.fromkeys(case.model for case in cases)
-        if (known := estimated(run, label)) is not None
-    }
-    if not needs:
+    smallest = _smallest(run, [case.model for case in cases], twice=accepts(config))
+    if smallest is None:
         return
-    least, total = min(needs), sum(device.total_bytes for device in devices)
-    room = sum(device.total_bytes // least for device in devices)
+    least, label = smallest
+    total, room = sum(device.total_bytes for device in devices), _room(devices, least)
     if workers > room > 0:
         raise pytest.UsageError(
-            f"mxcheck: -n {workers}: even {needs[least]}, the smallest model of the run, needs about "
+            f"mxcheck: -n {workers}: even {label}, the smallest model of the run, needs about "
             f"{least / GIB:.1f} GiB a worker, and this host has {total / GIB:.1f} GiB; give at most -n {room}"
         )
+
+
+def accepts(config: pytest.Config) -> bool:
+    """Whether the run accepts baselines: each model is then measured by a second process as well."""
+    return bool(config.getoption("update_snapshots") or config.getoption("update_new_snapshots_only"))
 
 
 def remember(config: pytest.Config, settings: Settings, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Keep what the cases of this run took, for the next one."""
     cache: Any = getattr(config, "cache", None)
-    if cache is None:
+    if cache is None or accepts(config):  # whose times hold the noise's, of all of a model's cases
         return
     durations, loads = _cached(config, _DURATIONS), _cached(config, _LOADS)
     for case in settings.cases:

@@ -95,8 +95,10 @@ def _find_device(config: pytest.Config) -> None:
     if config.getoption("mx_device") != "cuda":
         return
     from mxcheck.conformance.devices import resolve_device
+    from mxcheck.pytest_plugin.leasing import pin_visible_gpus
 
     try:
+        pin_visible_gpus(settings(config))
         resolve_device("cuda")
     except ValueError as error:
         raise pytest.UsageError(f"mxcheck: --mx-device cuda: {error}") from error
@@ -135,11 +137,15 @@ _KERNEL_PARAMETERS = _ORDERINGS | {
 }
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Ours, unless another `--dist` was asked for; it is xdist's `load` where a run has no model."""
-    if config.known_args_namespace.dist != "no" or config.getoption("dist") != "load":
-        return None
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Generator[None, Any, Any]:
+    """Ours in place of xdist's `load`, unless `--dist` asked for that by name; it is `load` itself where a
+    run has no model. Another plugin's scheduler stays."""
+    made = yield
+    from xdist.scheduler import LoadScheduling
+
+    if type(made) is not LoadScheduling or config.known_args_namespace.dist != "no":
+        return made
     from mxcheck.pytest_plugin.placing import plan
     from mxcheck.pytest_plugin.xdist_scheduling import PLUGIN, ModelScheduling
 
@@ -150,15 +156,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """`-n auto`: devices times workers per device, in a run of ours."""
+    """`-n auto`: devices times workers per device, in a run of the model suite."""
     import os
 
-    ours = given(config) or any("mxcheck.suite" in word for word in config.args)
-    if not ours or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or not _names_models(config):
         return None
     from mxcheck.pytest_plugin.placing import places
 
     return places(settings(config))
+
+
+def _names_models(config: pytest.Config) -> bool:
+    """Whether the command line, or `testpaths`, names the model suite, as far as can be told by now."""
+    if any("mxcheck.suite" in word for word in config.args):
+        return True
+    return any((folder / "test_accuracy.py").is_file() for folder in _paths(config))
 
 
 @pytest.hookimpl(wrapper=True)

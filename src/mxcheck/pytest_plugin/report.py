@@ -140,7 +140,8 @@ class RunReport:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """What was to run and did not has a row too, and no such run is green."""
-        if not self._selected or self._config.option.collectonly:
+        option = self._config.option
+        if not self._selected or option.collectonly or option.setuponly:
             return
         for case in self._selected:
             if case.id not in self._rows:

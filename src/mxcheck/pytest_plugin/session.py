@@ -27,6 +27,7 @@ from mxcheck.pytest_plugin.kernel_bench import check_model_kernel
 from mxcheck.pytest_plugin.leasing import Leasing
 from mxcheck.pytest_plugin.live import teller
 from mxcheck.pytest_plugin.options import own_options
+from mxcheck.pytest_plugin.placing import accepts
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.workbench import Workbench
 
@@ -47,12 +48,11 @@ class GateSession:
         self._arguments = workerinput.get("mainargv", [str(word) for word in config.invocation_params.args])
         self._worker = workerinput.get("workerid", "main")
         self._tell = teller(config)
-        accepting = config.getoption("update_snapshots") or config.getoption("update_new_snapshots_only")
         self._leasing = Leasing(
             config,
             settings,
             tell=lambda model, why: self._tell({"do": "wait", "model": model, "why": why}),
-            twice=bool(accepting),
+            twice=accepts(config),
         )
         self.bench = Workbench(settings, shared, leasing=self._leasing, tell=self._tell)
         self._broken = broken_gate()
@@ -135,9 +135,12 @@ class GateSession:
         try:
             return self._on_the_bench(case)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error) or not self.bench.enlarge(case.model):
+            if not _out_of_memory(error):
                 raise
-        # Out of the handler, whose traceback holds what did not fit. Once: then it has its devices whole.
+            failure = error.with_traceback(None)  # which holds what did not fit
+        # Once: then it has its devices whole, and there is nothing more to wait for.
+        if not self.bench.enlarge(case.model):
+            raise failure
         return self._on_the_bench(case)
 
     def _on_the_bench(self, case: Case) -> Record:
@@ -216,6 +219,7 @@ class GateSession:
             batch_size=self.bench.batch_size(model),
             threads=self.bench.threads,
             device=self.bench.device,
+            gpus=[] if self.bench.device == "cpu" else self._leasing.names,
             dtype=self._settings.dtype,
             trust_remote_code=model in self._settings.trusted,
         )
@@ -232,16 +236,23 @@ def _error(case: Case, reason: str) -> tuple[dict[str, Any], str]:
 
 def _poisons(error: BaseException) -> bool:
     """An error after which CUDA refuses everything in this process: an assertion on the device, an illegal
-    access. Memory that ran out is none."""
+    access. Not every error of CUDA's is one, so that the context itself is asked, where there is one."""
     import torch
 
-    broken = isinstance(error, torch.AcceleratorError) or "CUDA error:" in str(error)
-    return broken and not _out_of_memory(error)
+    if "CUDA error:" not in str(error) or _out_of_memory(error):
+        return False
+    if torch.cuda.is_available():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False
+    return True
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """On a CPU torch raises a plain RuntimeError for it, by one of these words."""
+    """On a CPU torch raises a plain RuntimeError for it, and some of CUDA's libraries do, by these words."""
     import torch
 
-    words = ("can't allocate memory", "not enough memory")
+    words = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in words)

@@ -68,7 +68,7 @@ class Workbench:
         self._resident: Resident | None = None
         self._failed: dict[str, str] = {}
         self._arithmetic: dict[torch.dtype, str] = {}
-        self._devices: tuple[int, ...] = (0,)
+        self._devices: dict[int, int] | None = None
         self._whole: set[str] = set()
 
     @cached_property
@@ -126,9 +126,10 @@ class Workbench:
             self._tell({"do": "load", "model": label})
             self._resident = self._load(label)
             self.loading += time.monotonic() - began
-        except ValueError as error:
-            self.free()
-            self._failed[label] = str(error)  # its other cases need not load it again to hear the same
+        except BaseException as error:
+            self.free()  # what does not become resident holds nothing of the host
+            if isinstance(error, ValueError):
+                self._failed[label] = str(error)  # its other cases need not load it again to hear the same
             raise
         return self._resident
 
@@ -140,12 +141,17 @@ class Workbench:
                 label, known, on_gpu=self.device != "cpu", whole=label in self._whole
             )
             on_device.use(self.device, lease, devices)
-            self._devices = tuple(device.index for device in devices)
+            held = {device.index: lease.bytes_of[device.name] for device in devices}
+            if held.keys() != (self._devices or {}).keys():  # another GPU may be of another kind
+                self._arithmetic.clear()
+                for name in ("device_class", "environment"):
+                    self.__dict__.pop(name, None)
+            self._devices = held
 
     def enlarge(self, label: str) -> bool:
         """After memory ran out: let go of everything, so that the model gets its devices whole when it is
         asked for again. False where it had them whole already."""
-        if self._leasing is None or self._leasing.is_whole:
+        if self._leasing is None or label in self._whole or estimated(self.settings, label) is None:
             return False
         self._whole.add(label)
         self.free()
@@ -204,7 +210,7 @@ class Workbench:
                 {
                     "do": "batch",
                     "sequences": done,
-                    "memory": on_device.memory_bytes(self.device, self._devices),
+                    "memory": on_device.memory_bytes(self.device, tuple(self._devices or (0,))),
                 }
             )
 

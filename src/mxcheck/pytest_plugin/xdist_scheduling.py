@@ -137,7 +137,8 @@ class ModelScheduling:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """An item has a result once it was called, or was not because its setup failed or skipped it."""
-        if report.when == "call" or not report.passed:
+        # "rerun" is pytest-rerunfailures' word: another attempt follows.
+        if (report.when == "call" or not report.passed) and report.outcome != "rerun":  # type: ignore[comparison-overlap]
             self._over.add(report.nodeid)
 
     @property

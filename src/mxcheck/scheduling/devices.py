@@ -12,6 +12,9 @@ from pathlib import Path
 _MIB = 2**20
 _FIELDS = "index,uuid,name,memory.total,memory.free"
 CPU = "cpu"
+#: It answers in well under a second; a driver that is ill may never.
+_ANSWER_SECONDS = 60.0
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +48,23 @@ class Gpu:
 def gpus() -> list[Gpu]:
     """All GPUs of the host, without a CUDA context: none where there is no nvidia-smi, or no driver.
 
-    Raises ValueError for an answer that cannot be read.
+    Raises ValueError for an answer that cannot be read, or that does not come.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    done = subprocess.run(  # noqa: S603  (fixed words)
-        [program, f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603  (fixed words)
+            [program, f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_ANSWER_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ValueError(
+            f"nvidia-smi does not answer ({error}); look at the driver, or give --mx-device cpu"
+        ) from error
     return [] if done.returncode else parse(done.stdout)
 
 
@@ -137,17 +146,29 @@ def cpu_device(*, workers_per_device: int) -> Device:
 def cores() -> int:
     """Cores that this process may use; at least one."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _words("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of a period, or `max`
-    if len(quota) == 2 and quota[0].isdecimal():
-        mine = min(mine, max(1, int(quota[0]) // int(quota[1])))
+    for group in _groups():
+        quota = _words(group / "cpu.max")  # microseconds of a period, or `max`
+        if len(quota) == 2 and quota[0].isdecimal():
+            mine = min(mine, max(1, int(quota[0]) // int(quota[1])))
     return mine
 
 
 def memory_bytes() -> int:
     """The memory that this process may use: the machine's, or its container's."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _words("/sys/fs/cgroup/memory.max")
-    return min(total, int(limit[0])) if limit and limit[0].isdecimal() else total
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits().values()])
+
+
+def _limits() -> dict[Path, int]:
+    """The limits on memory that hold for this process, by control group (version 2)."""
+    found = {group: _words(group / "memory.max") for group in _groups()}
+    return {group: int(words[0]) for group, words in found.items() if words and words[0].isdecimal()}
+
+
+def _groups() -> list[Path]:
+    """The control groups that this process is in, innermost first: a container's, or a batch job's."""
+    own = [line.removeprefix("0::") for line in _text("/proc/self/cgroup").splitlines() if line[:3] == "0::"]
+    inner = _CGROUPS / own[0].lstrip("/") if own else _CGROUPS
+    return [group for group in (inner, *inner.parents) if group.is_relative_to(_CGROUPS)]
 
 
 def used_bytes(devices: Sequence[Device]) -> dict[str, int]:
@@ -159,16 +180,28 @@ def used_bytes(devices: Sequence[Device]) -> dict[str, int]:
         if names.keys() != {CPU} and gpu.uuid in names
     }
     if CPU in names:
-        available = [words[1] for words in _lines("/proc/meminfo") if words[:1] == ["MemAvailable:"]]
-        if available:
-            used[CPU] = max(0, names[CPU] - int(available[0]) * 1024)
+        used[CPU] = _used_memory(names[CPU])
     return used
 
 
-def _words(path: str) -> list[str]:
+def _used_memory(total: int) -> int:
+    """Memory in use, without what the kernel would give back: of the group with the limit, else of all."""
+    for group, limit in _limits().items():
+        if limit == total and (words := _words(group / "memory.current")):
+            cached = [words[1] for words in _lines(group / "memory.stat") if words[0] == "inactive_file"]
+            return max(0, int(words[0]) - int(cached[0] if cached else 0))
+    available = [words[1] for words in _lines("/proc/meminfo") if words[:1] == ["MemAvailable:"]]
+    return max(0, total - int(available[0]) * 1024) if available else 0
+
+
+def _words(path: Path) -> list[str]:
     return next(iter(_lines(path)), [])
 
 
-def _lines(path: str) -> list[list[str]]:
+def _lines(path: Path | str) -> list[list[str]]:
+    return [line.split() for line in _text(path).splitlines() if line.strip()]
+
+
+def _text(path: Path | str) -> str:
     file = Path(path)
-    return [line.split() for line in file.read_text().splitlines()] if file.is_file() else []
+    return file.read_text() if file.is_file() else ""

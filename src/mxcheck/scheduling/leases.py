@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from mxcheck.scheduling.devices import CPU, Device
 
 _GIB = 2**30
+#: The share of a device by which a request may exceed what is free of it, if nobody of ours is on it.
+_SLACK = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,15 @@ def check(request: Request, devices: Sequence[Device]) -> None:
             f"{request.what} needs about {needed / _GIB:.1f} GiB{each}, {where} {sizes} GiB; lower "
             f"--mx-batch-size or --mx-sequence-length, or run it on a larger one"
         )
+
+
+def _lets_in(device: Device, missing: int) -> bool:
+    """Whether somebody gets a device, or a host, that nobody of ours is on, though its memory falls short.
+
+    Estimates are no better than this; and what is in use of an empty GPU may be the context that the asker
+    itself has there. A host without GPUs cannot be waited for: every desktop uses some of its memory.
+    """
+    return device.name == CPU or missing <= _SLACK * device.total_bytes
 
 
 def others_hold(
@@ -110,10 +121,10 @@ def grant(
             )
         elif slots + taken > device.slots:
             reasons.append(f"device {device.index} is taken")
-        elif wanted > left and not (device.name == CPU and not slots):
-            # The first on a host without GPUs is let in: it may not wait for a desktop to shrink.
+        elif wanted > left and (slots or not _lets_in(device, wanted - left)):
             reasons.append(f"{left / _GIB:.1f} of {wanted / _GIB:.1f} GiB is free on device {device.index}")
         else:
+            wanted = min(wanted, left) if device.name != CPU else wanted
             fitting.append(((device.name not in prefer, slots, leased, device.index), device, wanted))
     if len(fitting) < request.devices:
         return "; ".join(dict.fromkeys(reasons))

@@ -26,6 +26,8 @@ from mxcheck.scheduling.leases import Lease, Request, check, grant, others_hold
 _VERSION = 1
 #: Seconds between two looks of somebody who waits.
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.25
+#: Seconds to wait for devices on which nobody of ours is.
+_PATIENCE = 3600.0
 
 
 class LedgerError(ValueError):
@@ -75,11 +77,13 @@ class Ledger:
         min_free_ratio: float = 0.0,
         prefer: Collection[str] = (),
         waiting: Callable[[str], None] = lambda _: None,
+        patience: float = _PATIENCE,
     ) -> Lease:
         """Wait until everything that is asked for is there, and take it.
 
         `waiting` is called with the reason each time it is not. Raises ValueError for what the host could not
-        give if it were idle.
+        give if it were idle, and when it was waited for longer than `patience` seconds while no run of ours
+        held any of the devices: then nobody knows whether it ever comes.
         """
         check(request, devices)
         names = {device.name for device in devices}
@@ -88,7 +92,7 @@ class Ledger:
             ticket = state.next_ticket
             state.next_ticket += 1
             state.queue.append({"ticket": ticket, "holder": holder, "devices": sorted(names)})
-        pause = _SHORTEST_WAIT
+        pause, since = _SHORTEST_WAIT, time.monotonic()
         try:
             while True:
                 with self._open() as state:
@@ -103,6 +107,13 @@ class Ledger:
                         state.leases.append(answer)
                         state.queue = [one for one in state.queue if one["ticket"] != ticket]
                         return answer
+                    if any(names & lease.bytes_of.keys() for lease in state.leases):
+                        since = time.monotonic()
+                if time.monotonic() - since > patience:
+                    raise ValueError(
+                        f"{request.what} waited {patience / 60:.0f} min for what no run of mxcheck holds: "
+                        f"{answer}; free it, or lower --mx-min-free-ratio or --mx-batch-size"
+                    )
                 waiting(answer)
                 time.sleep(pause)
                 pause = min(_LONGEST_WAIT, pause * 1.5)
@@ -170,7 +181,7 @@ class Ledger:
         if self._holder is None or self._holder[0] != os.getpid():
             self._make_folder()
             name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            lock = self._lock(name)
+            lock = self._lock(f"holder-{name}")
             with _named_errors(self._folder):
                 lock.acquire(blocking=False)
             self._holder = (os.getpid(), name, lock)
@@ -181,7 +192,12 @@ class Ledger:
 
     def _lock(self, name: str) -> FileLock:
         # Never a soft lock, which outlives its process.
-        return FileLock(self._lock_file(name), thread_local=False, fallback_to_soft=False)
+        return FileLock(
+            self._folder / f"{name}.lock",
+            thread_local=False,
+            fallback_to_soft=False,
+            poll_interval=_SHORTEST_WAIT / 4,
+        )
 
     def _make_folder(self) -> None:
         with _named_errors(self._folder):
@@ -198,7 +214,7 @@ class Ledger:
         self._make_folder()
         with (
             _named_errors(self._folder),
-            FileLock(self._folder / "ledger.lock", poll_interval=_SHORTEST_WAIT / 4),
+            self._lock("ledger"),
         ):
             state = self._read()
             before = _text(state)
@@ -229,7 +245,7 @@ class Ledger:
         names = {lease.holder for lease in state.leases} | {one["holder"] for one in state.queue}
         dead = set()
         for name in names - {mine}:
-            lock = self._lock(name)
+            lock = self._lock(f"holder-{name}")
             try:
                 lock.acquire(blocking=False)
             except Timeout:

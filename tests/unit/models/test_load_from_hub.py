@@ -416,7 +416,7 @@ def test_several_devices_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_several_leased_devices_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ValueError, match=r"^model 'ref-llama' goes over 2 devices; pip install accelerate"):
-        loader.load("ref-llama", device="cuda", devices=(0, 1))
+        loader.load("ref-llama", device="cuda", devices={0: GIB, 1: GIB})
 
 
 @pytest.mark.skipif(not find_spec("accelerate"), reason="accelerate is not installed")

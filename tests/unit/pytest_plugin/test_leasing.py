@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -77,13 +78,27 @@ def test_a_model_that_no_number_of_devices_could_hold() -> None:
 def test_this_host_s_devices(lay: Lay) -> None:
     (host,) = host_devices(lay("--mx-workers-per-device", "3"), on_gpu=False)
     assert (host.name, host.slots) == ("cpu", 3 * cores())
-    assert not looks_for_gpus(lay("--mx-device", "cpu"))
-    assert looks_for_gpus(lay())
+
+
+def test_gpus_are_looked_for_with_a_torch_that_can_use_them(
+    lay: Lay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by the file of its version, as torch's builds have it; torch is not imported."""
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('imported')\n")
+    spec = ModuleSpec("torch", None, origin=str(package / "__init__.py"))
+    monkeypatch.setattr("mxcheck.pytest_plugin.leasing.find_spec", lambda _: spec)
+    for cuda, hip, found in (("None", "None", False), ("'13.0'", "None", True), ("None", "'7.1'", True)):
+        (package / "version.py").write_text(f"cuda: Optional[str] = {cuda}\nhip: Optional[str] = {hip}\n")
+        assert looks_for_gpus(lay()) == found
+        assert not looks_for_gpus(lay("--mx-device", "cpu"))
 
 
 def test_gpus_are_named_before_cuda_counts_them(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
     found = parse("0, GPU-aa, H100, 80000, 80000\n1, GPU-bb, H100, 80000, 80000\n")
     monkeypatch.setattr("mxcheck.pytest_plugin.leasing.gpus", lambda: found)
+    monkeypatch.setattr("mxcheck.pytest_plugin.leasing._torch_is_for_cpus", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     settings = lay("--mx-workers-per-device", "2")
     assert [(device.name, device.index, device.slots) for device in host_devices(settings, on_gpu=True)] == [
@@ -113,11 +128,11 @@ def test_taken_whole_and_given_back(leasing: Leasing, lay: Lay, tmp_path: Path) 
     assert known is not None
     lease, (device,) = leasing.take("ref-llama", known, on_gpu=False)
     assert (lease.bytes_of, lease.slots_of) == ({"cpu": known.bytes_needed}, {"cpu": threads()})
-    assert (ledger.leases(), leasing.is_whole) == ([lease], False)
+    assert (ledger.leases(), leasing.names) == ([lease], ["cpu"])
     leasing.give_back()
-    assert (leasing.lease, ledger.leases()) == (None, [])
+    assert (leasing.lease, leasing.names, ledger.leases()) == (None, [], [])
     leasing.give_back()  # once more does nothing
     lease, _ = leasing.take("ref-llama", known, on_gpu=False, whole=True)
-    assert (lease.slots_of, leasing.is_whole) == ({"cpu": device.slots}, True)
+    assert lease.slots_of == {"cpu": device.slots}
     leasing.close()
     assert ledger.leases() == []

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from mxcheck.models.load import load
+from mxcheck.pytest_plugin.leasing import Leasing
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.workbench import Workbench
+from mxcheck.scheduling.devices import cores
+from mxcheck.scheduling.ledger import Ledger
 
 Lay = Callable[..., Settings]
 
@@ -48,3 +51,26 @@ def test_a_library_s_version_is_in_the_environment_of_its_cases_alone(lay: Lay, 
     assert library["bitsandbytes"] == version("bitsandbytes")
     assert "bitsandbytes" not in plain
     assert (plain["batch_size"], library["batch_size"]) == ("8", "1")
+
+
+def test_what_does_not_become_resident_holds_nothing(
+    lay: Lay, configure: Callable[..., pytest.Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out while a model loads: at first, and again with the host to itself."""
+    settings = lay("--mx-device", "cpu", "--mx-leases", str(tmp_path / "leases"))
+    held: list[dict[str, int]] = []
+
+    def load(*_: Any, **__: Any) -> Any:
+        held.extend(dict(lease.slots_of) for lease in Ledger(settings.leases).leases())
+        raise MemoryError
+
+    monkeypatch.setattr("mxcheck.models.load.load", load)
+    leasing = Leasing(configure(), settings, tell=lambda *_: None, twice=False)
+    bench = Workbench(settings, tmp_path, leasing=leasing)
+    for larger in (True, False):
+        with pytest.raises(MemoryError):
+            bench.resident("ref-llama")
+        assert Ledger(settings.leases).leases() == []
+        assert bench.enlarge("ref-llama") == larger
+    assert held == [{"cpu": 1}, {"cpu": cores()}]
+    leasing.close()

@@ -11,7 +11,6 @@ import pytest
 
 from mxcheck.scheduling import devices
 from mxcheck.scheduling.devices import (
-    Device,
     Gpu,
     cores,
     cpu_device,
@@ -124,15 +123,46 @@ def test_this_machine() -> None:
     assert abs(used - (memory_bytes() - psutil.virtual_memory().available)) < 2**30
 
 
-def test_a_container_s_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {
-        "/sys/fs/cgroup/cpu.max": [["150000", "100000"]],
-        "/sys/fs/cgroup/memory.max": [["1048576"]],
-    }
-    monkeypatch.setattr(devices, "_lines", lambda path: limits.get(path, []))
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Control groups of a batch job: the process is in `job/step`."""
+    step = tmp_path / "job" / "step"
+    step.mkdir(parents=True)
+    monkeypatch.setattr(devices, "_CGROUPS", tmp_path)
+    texts = {"/proc/self/cgroup": "0::/job/step\n"}
+    read = devices._text
+    monkeypatch.setattr(devices, "_text", lambda path: texts.get(str(path)) or read(path))
+    return tmp_path
+
+
+def test_limits_of_every_group_that_it_is_in(groups: Path) -> None:
+    machine = memory_bytes()
+    (groups / "job" / "step" / "cpu.max").write_text("max 100000\n")
+    (groups / "job" / "cpu.max").write_text("150000 100000\n")
+    (groups / "job" / "memory.max").write_text(f"{2 * MIB}\n")
+    (groups / "memory.max").write_text("max\n")
     assert cores() == 1
+    assert memory_bytes() == 2 * MIB
+    (groups / "job" / "step" / "memory.max").write_text(f"{MIB}\n")
     assert memory_bytes() == MIB
-    limits["/sys/fs/cgroup/cpu.max"], limits["/sys/fs/cgroup/memory.max"] = [["max", "100000"]], [["max"]]
-    assert cores() == len(os.sched_getaffinity(0))
-    assert memory_bytes() > MIB
-    assert used_bytes([Device(name="cpu", index=0, slots=1, total_bytes=MIB)]) == {}
+    (groups / "job" / "step" / "memory.max").unlink()
+    (groups / "job" / "memory.max").write_text("max\n")
+    assert memory_bytes() == machine
+
+
+def test_use_is_that_of_the_group_with_the_limit(groups: Path) -> None:
+    (groups / "job" / "memory.max").write_text(f"{8 * MIB}\n")
+    (groups / "job" / "memory.current").write_text(f"{5 * MIB}\n")
+    (groups / "job" / "memory.stat").write_text(f"anon 7\ninactive_file {2 * MIB}\n")
+    host = cpu_device(workers_per_device=1)
+    assert used_bytes([host]) == {"cpu": 3 * MIB}
+
+
+def test_a_driver_that_does_not_answer(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_ANSWER_SECONDS", 0.1)
+    nvidia_smi.write_text("#!/bin/sh\nexec sleep 30\n")
+    with pytest.raises(ValueError, match=r"^nvidia-smi does not answer .*give --mx-device cpu$"):
+        gpus()
+    nvidia_smi.write_text("#!/no/such/interpreter\n")
+    with pytest.raises(ValueError, match=r"^nvidia-smi does not answer"):
+        gpus()

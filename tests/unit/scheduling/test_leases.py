@@ -77,7 +77,7 @@ def test_a_device_that_others_use_is_left_alone() -> None:
 
 def test_others_count_against_the_memory() -> None:
     request = Request(what="m", devices=3, bytes_each=50 * GIB)
-    assert ask(request, others={"GPU-2": 31 * GIB}) == "49.0 of 50.0 GiB is free on device 2"
+    assert ask(request, others={"GPU-2": 36 * GIB}) == "44.0 of 50.0 GiB is free on device 2"
 
 
 def test_what_others_hold() -> None:
@@ -91,6 +91,16 @@ def test_what_others_hold() -> None:
     assert others_hold(gpu, leases, {"GPU-0": 65 * GIB}, {"GPU-0": 7 * GIB}) == 15 * GIB
     # Nothing tells.
     assert others_hold(gpu, [], {}, {"GPU-0": 7 * GIB}) == 7 * GIB
+
+
+def test_a_little_less_than_asked_for_where_nobody_of_ours_is() -> None:
+    """What is in use of an empty device may be the asker's own context: it would wait for itself."""
+    request = Request(what="m", devices=3, bytes_each=79 * GIB)
+    answer = ask(request, others={"GPU-1": 4 * GIB})
+    assert isinstance(answer, Lease)
+    assert answer.bytes_of == {"GPU-0": 79 * GIB, "GPU-1": 76 * GIB, "GPU-2": 79 * GIB}
+    assert ask(request, others={"GPU-1": 6 * GIB}) == "74.0 of 79.0 GiB is free on device 1"
+    assert ask(request, held("GPU-1", 2)) == "78.0 of 79.0 GiB is free on device 1"
 
 
 def test_on_a_cpu_the_first_is_let_in() -> None:

@@ -176,6 +176,25 @@ def test_the_driver_is_not_asked_while_the_ledger_is_full(tmp_path: Path) -> Non
     ledger.close()
 
 
+def test_nobody_waits_for_ever_for_others(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, used=lambda devices: {device.name: 70 for device in devices})
+    whole = Request(what="large", bytes_each=60)
+    message = r"^large waited 0 min for what no run of mxcheck holds: 0\.0 of 0\.0 GiB is free on device 0; "
+    with pytest.raises(ValueError, match=message):
+        ledger.acquire(whole, GPUS, patience=0.2)
+    assert ledger.waiting() == 0
+    # While one of ours is on them, it will end.
+    other = Ledger(tmp_path, used=lambda _: {})
+    lease = other.acquire(BOTH, GPUS)
+    threading.Timer(0.8, other.release, [lease]).start()
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=message):
+        ledger.acquire(whole, GPUS, patience=0.2)
+    assert time.monotonic() - began > 0.9
+    ledger.close()
+    other.close()
+
+
 def _interrupt(_: str) -> None:
     raise KeyboardInterrupt
 
@@ -187,15 +206,40 @@ def test_a_closed_ledger_leaves_no_trace(ledger: Ledger, tmp_path: Path) -> None
     assert json.loads((tmp_path / "leases.json").read_text())["leases"] == []
 
 
-def test_a_forked_child_is_another_holder(ledger: Ledger) -> None:
-    mine = ledger.acquire(ONE, GPUS)
-    child = os.fork()
-    if not child:
-        theirs = ledger.acquire(ONE, GPUS)
-        os._exit(0 if theirs.holder != mine.holder else 1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert ledger.leases() == [mine]
+_FORKS = """
+import gc, os, sys
+from pathlib import Path
+from mxcheck.scheduling.devices import Device
+from mxcheck.scheduling.leases import Request
+from mxcheck.scheduling.ledger import Ledger
+gpus = [Device(name=f"GPU-{n}", index=n, slots=1, total_bytes=80) for n in range(2)]
+ledger = Ledger(Path(sys.argv[1]), used=lambda _: {})
+mine = ledger.acquire(Request(what="mine", bytes_each=10), gpus)
+child = os.fork()
+if not child:
+    theirs = ledger.acquire(Request(what="theirs", bytes_each=10), gpus)
+    assert theirs.holder != mine.holder
+    del ledger
+    gc.collect()
+    sys.exit()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+print("has", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_forked_child_is_another_holder(ledger: Ledger, tmp_path: Path) -> None:
+    """And takes nothing of its parent's with it when it ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _FORKS, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert heard(process) == "has"
+        assert [lease.what for lease in ledger.leases()] == ["mine"]
+        process.communicate("\n")
+    assert ledger.leases() == []
 
 
 def test_many_at_once(tmp_path: Path) -> None:
@@ -205,7 +249,6 @@ def test_many_at_once(tmp_path: Path) -> None:
     def use() -> None:
         nonlocal most, now
         ledger = Ledger(tmp_path, used=lambda _: {})
-        ledger._holder = None
         lease = ledger.acquire(ONE, GPUS)
         with lock:
             now += 1
