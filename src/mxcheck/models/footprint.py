@@ -11,9 +11,9 @@ from typing import Any
 from mxcheck.models.cards import GIB, ITEM_BYTES
 from mxcheck.models.zoo import ModelSource
 
-#: A process with torch and transformers imported, and its working tensors of a small model (measured: 0.55
-#: to 0.7 GiB for the reference models with all steps); on a GPU the context and cuBLAS's workspace.
-PROCESS_BYTES = 3 * GIB // 4
+#: A process with torch and transformers imported, and its working tensors of small models (measured: 0.55 to
+#: 0.9 GiB for the reference models with all steps); on a GPU the context and cuBLAS's workspace.
+PROCESS_BYTES = GIB
 #: The log-probabilities of the reference that are kept, at most, and the float64 chunks beside them.
 _KEPT_LOGITS, _CHUNK_BYTES = 2**25, 6 * GIB // 5
 #: Multiply-adds a second of a nominal core: only ratios between cases matter. Where a run was before, its own

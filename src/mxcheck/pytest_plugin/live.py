@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -101,11 +101,10 @@ class Live:
         """Past pytest's capture, which holds this process's standard output while a test runs."""
         capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        if capture is None or hasattr(self._config, "workerinput"):
-            reporter.write_line(line)
-            return
-        with capture.global_and_fixture_disabled():
-            reporter.ensure_newline()
+        controls = self._config.pluginmanager.has_plugin("dsession") or capture is None
+        with nullcontext() if controls else capture.global_and_fixture_disabled():
+            if reporter._tw.width_of_current_line:  # dots
+                reporter._tw.line()
             reporter.write_line(line)
 
     @pytest.hookimpl(tryfirst=True)

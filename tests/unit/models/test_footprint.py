@@ -52,9 +52,9 @@ def test_more_at_once_takes_more() -> None:
 
 
 def test_the_process_of_a_reference_model_fits() -> None:
-    """0.55 to 0.7 GiB were measured for a process that measures every step of one of them."""
+    """0.55 to 0.9 GiB were measured for processes that measure every step of one or two of them."""
     for name in REFERENCE_MODELS:
-        assert 0.7 * GIB < known(name).bytes_needed < 1.0 * GIB
+        assert 0.9 * GIB < known(name).bytes_needed < 1.2 * GIB
 
 
 def test_a_device_too_small_for_the_working_bytes() -> None:

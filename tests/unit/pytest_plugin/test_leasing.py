@@ -111,8 +111,8 @@ def test_gpus_are_named_before_cuda_counts_them(lay: Lay, monkeypatch: pytest.Mo
 
 
 def test_the_allocator_s_share_leaves_room_for_the_context() -> None:
-    assert allocator_share(80 * GIB, 80 * GIB) == pytest.approx(1 - 0.375 / 80)
-    assert allocator_share(40 * GIB, 80 * GIB) == pytest.approx(0.5 - 0.375 / 80)
+    assert allocator_share(80 * GIB, 80 * GIB) == pytest.approx(1 - 0.5 / 80)
+    assert allocator_share(40 * GIB, 80 * GIB) == pytest.approx(0.5 - 0.5 / 80)
     assert allocator_share(0, 80 * GIB) == 0.01
 
 
