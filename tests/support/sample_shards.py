@@ -18,6 +18,7 @@ BASIS = Basis(
     sources="5" * 16,
     baselines="b" * 16,
     selection="",
+    arguments="tests/models",
     options="kernel eager",
 )
 CASES = tuple(

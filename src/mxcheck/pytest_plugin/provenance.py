@@ -18,7 +18,7 @@ _PACKAGE = Path(__file__).parent.parent
 NO_COMMIT = "no commit known to git"
 
 
-def basis(root: Path, baselines: Path, *, selection: str, options: str) -> Basis:
+def basis(root: Path, baselines: Path, *, selection: str, arguments: str, options: str) -> Basis:
     """What a run that starts now in `root` rests on."""
     from mxcheck.reporting.shards import Basis
 
@@ -30,6 +30,7 @@ def basis(root: Path, baselines: Path, *, selection: str, options: str) -> Basis
         sources=folder_digest(_PACKAGE),
         baselines=folder_digest(baselines, "*.json"),
         selection=selection,
+        arguments=arguments,
         options=options,
     )
 

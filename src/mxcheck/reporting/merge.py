@@ -98,7 +98,8 @@ def _same_basis(found: Found) -> None:
         ("uncommitted changes", "changes", "commit them, or give every machine the same files"),
         ("mxcheck sources", "sources", "install the same mxcheck everywhere"),
         ("accepted baselines", "baselines", "give every machine the same baselines"),
-        ("-k and -m", "selection", "give every shard the same"),
+        ("-k, -m and other selection", "selection", "give every shard the same"),
+        ("paths to collect", "arguments", "give every shard the same"),
         ("options", "options", "give every shard the same"),
     ):
         groups = _groups(found, lambda shard, key=key: asdict(shard.basis)[key] or "none")
@@ -171,13 +172,19 @@ def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
             if rows[name]["verdict"] not in (*GOOD, "skipped"):
                 silent = f"{rows[name]['verdict']} in shard {shard.name}, which did not say why"
                 red[name] = shard.messages.get(name) or f"{name}: {rows[name].get('reason', silent)}"
+        if missing := _left_out(shard):
+            troubles.append(
+                f"shard {shard.name}: {len(missing)} of the {len(shard.part)} cases of its part were not "
+                f"selected, though no option leaves any out (such as {missing[0]}); look at the paths, and "
+                f"at what a conftest.py leaves out"
+            )
         failures |= {f"shard {shard.name}: {name}": words for name, words in shard.failures.items()}
         if not _accounted(shard, red):
             words = _STATUSES.get(shard.exit_status, "unknown to pytest")
             troubles.append(f"shard {shard.name}: pytest ended with {shard.exit_status} ({words})")
     if not rows:
         troubles.append(
-            f"no case was selected in any shard ({shards[0].basis.selection or 'without -k or -m'})"
+            f"no case was selected in any shard ({shards[0].basis.selection or 'nothing leaves any out'})"
         )
     order = [case.id for case in shards[0].cases if case.id in rows]
     return Merged(
@@ -190,12 +197,17 @@ def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
     )
 
 
+def _left_out(shard: ShardRun) -> list[str]:
+    """Cases of a part that were not selected, where nothing was asked to leave any out."""
+    return [] if shard.basis.selection else [name for name in shard.part if name not in shard.selected]
+
+
 def _accounted(shard: ShardRun, red: Mapping[str, str]) -> bool:
     """Whether what a shard shows explains the exit status of its pytest."""
     if shard.exit_status == 1:
         return bool(shard.failures) or any(name in red for name in shard.selected)
     if shard.exit_status == _NO_TESTS:
-        return not shard.selected  # -k left this part nothing
+        return not shard.selected  # such as -k left this part nothing
     return shard.exit_status == 0
 
 

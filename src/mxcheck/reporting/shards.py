@@ -12,7 +12,7 @@ from mxcheck.gate.case import Case
 from mxcheck.reporting.table import row_of
 
 #: Layout of the file. A file of another version is refused, never guessed at.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +21,9 @@ class Basis:
 
     `commit` is that of pytest's root directory, or says that there is none; `changes` a digest of the tracked
     files that are not as the commit has them, empty where all are. `sources` and `baselines` are digests of
-    the package's files and of the accepted records as they were when the run began; `selection` what `-k` and
-    `-m` ask for; `options` those that decide a verdict and are no part of a case's name.
+    the package's files and of the accepted records as they were when the run began; `selection` what may
+    leave out cases, such as `-k`, empty where nothing does; `arguments` what is collected; `options` those
+    that decide a verdict and are no part of a case's name.
     """
 
     mxcheck: str
@@ -31,6 +32,7 @@ class Basis:
     sources: str
     baselines: str
     selection: str
+    arguments: str
     options: str
 
 
@@ -39,8 +41,8 @@ class ShardRun:
     """The `index`-th of `count` parts of a run, as its controller saw it end.
 
     `cases` are those of the whole run, in the table's order; `part` the ids of this shard's, `selected` of
-    those that `-k` and `-m` left. `rows` are the controller's, `messages` what the red ones say, by id;
-    `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
+    those that the basis' `selection` left. `rows` are the controller's, `messages` what the red ones say, by
+    id; `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
     """
 
     index: int

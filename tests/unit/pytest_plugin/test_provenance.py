@@ -9,6 +9,7 @@ import pytest
 
 from mxcheck.pytest_plugin import provenance
 from mxcheck.pytest_plugin.provenance import NO_COMMIT, basis, commit_of
+from mxcheck.reporting.shards import Basis
 
 
 @pytest.fixture(autouse=True)
@@ -84,11 +85,15 @@ def test_the_basis_sees_package_and_baselines(
     package = tmp_path / "package"
     package.mkdir()
     monkeypatch.setattr(provenance, "_PACKAGE", package)
-    before = basis(root, root / "baselines", selection="", options="")
+
+    def found() -> Basis:
+        return basis(root, root / "baselines", selection="", arguments="", options="")
+
+    before = found()
     (package / "casts.py").write_text("x")
-    after = basis(root, root / "baselines", selection="", options="")
+    after = found()
     assert before.sources != after.sources
     (root / "baselines").mkdir()
     (root / "baselines" / "fp32.json").write_text("{}")
-    assert basis(root, root / "baselines", selection="", options="").baselines != after.baselines
+    assert found().baselines != after.baselines
     assert after.commit == head(root)

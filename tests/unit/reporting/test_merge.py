@@ -89,6 +89,17 @@ def test_a_part_that_a_selection_leaves_empty_is_green(tmp_path: Path) -> None:
     assert list(found.rows) == [case.id for case in CASES[:2]]
 
 
+def test_a_part_that_lacks_cases_though_nothing_leaves_them_out_is_red(tmp_path: Path) -> None:
+    """As a `collect_ignore` of one machine's conftest.py has it: pytest calls it 'no tests ran'."""
+    none = build_shard(2, selected=(), rows=(), exit_status=5)
+    found = merged(tmp_path / "none", build_shard(1), none)
+    (trouble,) = found.troubles
+    assert trouble.startswith("shard 2/2: 2 of the 2 cases of its part were not selected, though no option ")
+    assert f"(such as {CASES[2].id})" in trouble
+    some = build_shard(2, selected=(CASES[2].id,), rows=(build_row(CASES[2]),))
+    assert "1 of the 2 cases of its part" in merged(tmp_path / "some", build_shard(1), some).troubles[0]
+
+
 def test_a_run_without_any_case_is_red(tmp_path: Path) -> None:
     basis = other_basis(selection="-k nothing")
     empty = [build_shard(index, basis=basis, selected=(), rows=(), exit_status=5) for index in (1, 2)]
@@ -147,10 +158,21 @@ def test_what_is_no_complete_run_is_refused(tmp_path: Path, shards: list[ShardRu
         ({"changes": "e" * 16}, "different uncommitted changes: none ("),
         ({"sources": "e" * 16}, "different mxcheck sources: "),
         ({"baselines": "e" * 16}, "different accepted baselines: "),
-        ({"selection": "-k fp8"}, "different -k and -m: none ("),
+        ({"selection": "-k fp8"}, "different -k, -m and other selection: none ("),
+        ({"arguments": "tests/models/test_orderings.py"}, "different paths to collect: tests/models ("),
         ({"options": "kernel my_casts"}, "different options: kernel eager ("),
     ],
-    ids=["mxcheck", "commit", "no-commit", "changes", "sources", "baselines", "selection", "options"],
+    ids=[
+        "mxcheck",
+        "commit",
+        "no-commit",
+        "changes",
+        "sources",
+        "baselines",
+        "selection",
+        "arguments",
+        "options",
+    ],
 )
 def test_shards_of_another_basis_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     paths = put(tmp_path, build_shard(1), build_shard(2, basis=other_basis(**change)))
