@@ -20,6 +20,7 @@ BASIS = Basis(
     selection="",
     arguments="tests/models",
     options="kernel eager",
+    run="",
 )
 CASES = tuple(
     Case(model=model, precision=precision, tier=tier)

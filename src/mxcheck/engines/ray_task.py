@@ -46,7 +46,9 @@ def run_shard(
     """
     import ray
 
-    result: dict[str, object] = {"node": ray.get_runtime_context().get_node_id()}
+    context = ray.get_runtime_context()
+    result: dict[str, object] = {"node": context.get_node_id()}
+    run = context.get_job_id()  # whatever the node's own environment says
     if words := complaint(directory, version):
         return {**result, "complaint": words}
     folder = Path(tempfile.mkdtemp(prefix="mxcheck-shard-"))
@@ -60,7 +62,7 @@ def run_shard(
             process = subprocess.Popen(  # noqa: S603  (pytest of this interpreter, no shell)
                 command,
                 cwd=directory,
-                env={**os.environ, "MXCHECK_PARENT": str(os.getpid())},
+                env={**os.environ, "MXCHECK_PARENT": str(os.getpid()), "MXCHECK_RUN": run},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from hashlib import sha256
 from importlib.metadata import version
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from mxcheck.reporting.shards import Basis
 
 _PACKAGE = Path(__file__).parent.parent
+#: The environment variable that names a run, so that no shard of another one is joined to its.
+RUN = "MXCHECK_RUN"
 #: In place of a commit: an installed package, an unpacked archive, a machine without git.
 NO_COMMIT = "no commit known to git"
 
@@ -32,6 +35,7 @@ def basis(root: Path, baselines: Path, *, selection: str, arguments: str, option
         selection=selection,
         arguments=arguments,
         options=options,
+        run=os.environ.get(RUN, ""),
     )
 
 

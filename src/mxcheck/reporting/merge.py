@@ -66,6 +66,7 @@ def merge_folder(folder: Path) -> Merged:
     _same_basis(found)
     _same_cases(found)
     _none_missing(found, folder)
+    _same_devices(found)
     _whole(found)
     found.sort(key=lambda one: one[1].index)
     return _joined(tuple(path for path, _ in found), tuple(shard for _, shard in found))
@@ -93,6 +94,7 @@ def _each_once(found: Found) -> None:
 
 def _same_basis(found: Found) -> None:
     for what, key, cure in (
+        ("runs", "run", "remove those of the other runs"),  # first: another run may differ in the rest
         ("mxcheck", "mxcheck", "install one version everywhere"),
         ("commit", "commit", "check out one commit everywhere"),
         ("uncommitted changes", "changes", "commit them, or give every machine the same files"),
@@ -120,6 +122,20 @@ def _same_cases(found: Found) -> None:
                 f"shard the same --mx-models, --mx-precision and other options, and the same libraries, and "
                 f"run all shards again"
             )
+
+
+def _same_devices(found: Found) -> None:
+    """`--mx-device auto` takes what a machine has; what the CPU's baselines pass says nothing of a GPU."""
+    kinds: dict[str, list[Path]] = {}
+    for path, shard in found:
+        devices = [(row.get("record") or {}).get("environment", {}).get("device") for row in shard.rows]
+        for kind in {"cpu" if device == "cpu" else "GPU" for device in devices if device}:
+            kinds.setdefault(kind, []).append(path)
+    if len(kinds) > 1:
+        raise ValueError(
+            f"shards on different devices: {_listed(kinds)}; say which with --mx-device, cuda or cpu, and "
+            f"run all shards again"
+        )
 
 
 def _none_missing(found: Found, folder: Path) -> None:
@@ -186,6 +202,8 @@ def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
         troubles.append(
             f"no case was selected in any shard ({shards[0].basis.selection or 'nothing leaves any out'})"
         )
+    if rows and all(row["verdict"] == "skipped" for row in rows.values()):
+        troubles.append("every selected case was skipped: nothing was measured")
     order = [case.id for case in shards[0].cases if case.id in rows]
     return Merged(
         shards=shards,

@@ -23,7 +23,8 @@ class Basis:
     files that are not as the commit has them, empty where all are. `sources` and `baselines` are digests of
     the package's files and of the accepted records as they were when the run began; `selection` what may
     leave out cases, such as `-k`, empty where nothing does; `arguments` what is collected; `options` those
-    that decide a verdict and are no part of a case's name.
+    that decide a verdict and are no part of a case's name. `run` is the name that
+    whoever started the shards gave all of them, empty where nobody did.
     """
 
     mxcheck: str
@@ -34,6 +35,7 @@ class Basis:
     selection: str
     arguments: str
     options: str
+    run: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,12 @@ def test_without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert commit_of(root) == (NO_COMMIT, "")
 
 
+def test_the_basis_has_the_name_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("", "17"):
+        monkeypatch.setenv("MXCHECK_RUN", name)
+        assert basis(tmp_path, tmp_path / "b", selection="", arguments="", options="").run == name
+
+
 def test_the_basis_sees_package_and_baselines(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

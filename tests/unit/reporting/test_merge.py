@@ -160,6 +160,7 @@ def test_what_is_no_complete_run_is_refused(tmp_path: Path, shards: list[ShardRu
         ({"baselines": "e" * 16}, "different accepted baselines: "),
         ({"selection": "-k fp8"}, "different -k, -m and other selection: none ("),
         ({"arguments": "tests/models/test_orderings.py"}, "different paths to collect: tests/models ("),
+        ({"run": "7"}, "different runs: none ("),
         ({"options": "kernel my_casts"}, "different options: kernel eager ("),
     ],
     ids=[
@@ -171,6 +172,7 @@ def test_what_is_no_complete_run_is_refused(tmp_path: Path, shards: list[ShardRu
         "baselines",
         "selection",
         "arguments",
+        "run",
         "options",
     ],
 )
@@ -188,6 +190,36 @@ def test_every_field_of_the_basis_is_compared(tmp_path: Path) -> None:
         put(folder, build_shard(1), build_shard(2, basis=other_basis(**{field: "other"})))
         with pytest.raises(ValueError, match="shards of different"):
             merge_folder(folder)
+
+
+def on_device(shard: ShardRun, device: str) -> ShardRun:
+    first, *others = shard.rows
+    record = {**first["record"], "environment": {"device": device}}
+    return replace(shard, rows=({**first, "record": record}, *others))
+
+
+def test_shards_on_a_gpu_and_on_the_cpu_are_refused(tmp_path: Path) -> None:
+    """Both ran with `auto`, and the accepted baselines of the CPU pass on the CPU."""
+    gpu = on_device(build_shard(1), "NVIDIA H100")
+    paths = put(tmp_path, gpu, on_device(build_shard(2), "cpu"))
+    with pytest.raises(ValueError, match="shards on different devices: ") as error:
+        merge_folder(tmp_path)
+    assert f"cpu ({paths[1]})" in str(error.value)
+    assert f"GPU ({paths[0]})" in str(error.value)
+    assert merged(tmp_path / "others", gpu, on_device(build_shard(2), "NVIDIA H200")).green
+    assert merged(tmp_path / "cpu", *(on_device(build_shard(index), "cpu") for index in (1, 2))).green
+
+
+def test_a_run_that_measured_nothing_is_red(tmp_path: Path) -> None:
+    def skipped(index: int) -> ShardRun:
+        names = build_shard(index).selected
+        rows = [{"id": name, "verdict": "skipped", "reason": "no GPU"} for name in names]
+        return build_shard(index, rows=tuple(rows))
+
+    found = merged(tmp_path / "all", skipped(1), skipped(2))
+    assert found.troubles == ("every selected case was skipped: nothing was measured",)
+    assert not found.green
+    assert merged(tmp_path / "one", skipped(1), build_shard(2)).green
 
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
