@@ -200,6 +200,14 @@ def test_other_budgets_or_another_cast_are_no_run_of_the_same(accepted: Project)
         assert "shards of different options: kernel eager; device auto; " in output
 
 
+def test_a_git_that_fails_is_told_in_one_line(accepted: Project) -> None:
+    (accepted.directory / ".git").write_text("gitdir: /not/there\n")
+    run = shard(accepted, "1/2", *RUN)
+    assert run.code == 4
+    assert "\nERROR: mxcheck: git does not say what is checked out in " in f"\n{run.output}"
+    assert "Traceback" not in run.output
+
+
 def test_looking_leaves_nothing(accepted: Project) -> None:
     run = shard(accepted, "1/2", *RUN, "--collect-only", "-q")
     assert run.code == 0, run.output

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).parent.parent
 #: The environment variable that names a run, so that no shard of another one is joined to its.
 RUN = "MXCHECK_RUN"
-#: In place of a commit: an installed package, an unpacked archive, a machine without git.
+#: In place of a commit: no repository (an installed package, an unpacked archive), or no git installed.
 NO_COMMIT = "no commit known to git"
 
 
@@ -41,13 +41,23 @@ def basis(root: Path, baselines: Path, *, selection: str, arguments: str, option
 
 def commit_of(root: Path) -> tuple[str, str]:
     """The commit that is checked out in `root`, or `NO_COMMIT`, and a digest of the tracked files that are
-    not as it has them; empty where all are."""
+    not as it has them; empty where all are. Raises ValueError where git is there and fails in a repository:
+    a commit that it would not tell must not pass for none."""
     try:
         commit = _git(root, "rev-parse", "--verify", "HEAD").strip()
         top = Path(_git(root, "rev-parse", "--show-toplevel").rstrip("\n"))
         changed = _git(root, "diff", "--name-only", "-z", "--no-renames", "HEAD")
-    except (FileNotFoundError, subprocess.CalledProcessError):
+    except FileNotFoundError:
         return NO_COMMIT, ""
+    except (OSError, subprocess.CalledProcessError) as error:
+        if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+            return NO_COMMIT, ""
+        failed = isinstance(error, subprocess.CalledProcessError)
+        words = error.stderr.decode(errors="replace") if failed else str(error)
+        raise ValueError(
+            f"git does not say what is checked out in {root} ({' '.join(words.split())}); mend that: shards "
+            f"are joined by their commit"
+        ) from error
     digest = sha256()
     for name in sorted(filter(None, changed.split("\0"))):
         path = top / name
@@ -57,8 +67,8 @@ def commit_of(root: Path) -> tuple[str, str]:
 
 
 def _git(root: Path, *words: str) -> str:
-    """What git prints. Raises FileNotFoundError where it is not installed, CalledProcessError where it knows
-    no repository with a commit here."""
+    """What git prints. Raises FileNotFoundError where it is not installed, another OSError where it cannot be
+    started, CalledProcessError where it knows no repository with a commit here."""
     command = ["git", "-C", str(root), *words]
     done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603  (git, no shell)
     return done.stdout.decode(errors="surrogateescape")

@@ -43,13 +43,17 @@ class ShardReport:
     def pytest_sessionstart(self) -> None:
         self._path.unlink(missing_ok=True)  # of an earlier run: if this one dies, it must be missing
         option = self._config.option
-        self._basis = basis(
-            self._config.rootpath,
-            self._run.baselines,
-            selection=narrowing(self._config),
-            arguments=collected(self._config),
-            options=_deciding(self._run, updates=option.update_snapshots or option.update_new_snapshots_only),
-        )
+        updates = option.update_snapshots or option.update_new_snapshots_only
+        try:
+            self._basis = basis(
+                self._config.rootpath,
+                self._run.baselines,
+                selection=narrowing(self._config),
+                arguments=collected(self._config),
+                options=_deciding(self._run, updates=updates),
+            )
+        except ValueError as error:
+            raise pytest.UsageError(f"mxcheck: {error}") from error
 
     # First, as the report may end the run where this host cannot hold it.
     @pytest.hookimpl(tryfirst=True)

@@ -74,6 +74,32 @@ def test_outside_of_git(tmp_path: Path) -> None:
     assert commit_of(tmp_path) == (NO_COMMIT, "")
 
 
+def test_a_repository_that_git_refuses(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that another user owns, in a container: its changes would go unseen."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(
+        ValueError, match=r"^git does not say what is checked out in .*dubious ownership"
+    ) as e:
+        commit_of(root)
+    assert "\n" not in str(e.value)
+
+
+def test_a_repository_without_a_commit(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    with pytest.raises(ValueError, match="git does not say what is checked out"):
+        commit_of(tmp_path)
+
+
+def test_a_git_that_cannot_be_started(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "git")
+
+    monkeypatch.setattr(subprocess, "run", refused)
+    with pytest.raises(ValueError, match="Permission denied"):
+        commit_of(root)
+    assert commit_of(tmp_path) == (NO_COMMIT, "")
+
+
 def test_without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert commit_of(root) == (NO_COMMIT, "")
