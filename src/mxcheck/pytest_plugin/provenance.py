@@ -52,8 +52,9 @@ def commit_of(root: Path) -> tuple[str, str]:
     except (OSError, subprocess.CalledProcessError) as error:
         if not any((folder / ".git").exists() for folder in (root, *root.parents)):
             return NO_COMMIT, ""
-        failed = isinstance(error, subprocess.CalledProcessError)
-        words = error.stderr.decode(errors="replace") if failed else str(error)
+        words = str(error)
+        if isinstance(error, subprocess.CalledProcessError):
+            words = error.stderr.decode(errors="replace")
         raise ValueError(
             f"git does not say what is checked out in {root} ({' '.join(words.split())}); mend that: shards "
             f"are joined by their commit"

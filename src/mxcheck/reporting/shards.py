@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.gate.case import Case
-from mxcheck.reporting.table import row_of
+from mxcheck.reporting.table import results_table, row_of
 
 #: Layout of the file. A file of another version is refused, never guessed at.
 FORMAT_VERSION = 2
@@ -92,7 +92,7 @@ def read(path: Path) -> ShardRun:
     try:
         shard = _from_dict(data)
         _check(shard)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:  # whatever JSON holds
         words = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise _corrupt(path, words) from error
     return shard
@@ -106,6 +106,9 @@ def _from_dict(data: Mapping[str, Any]) -> ShardRun:
     for key, kind in _KINDS.items():
         if not isinstance(data[key], kind) or isinstance(data[key], bool):
             raise TypeError(f"{key} must be {kind.__name__}, got {data[key]!r:.40}")
+    for key, value in data["basis"].items():
+        if not isinstance(value, str):
+            raise TypeError(f"{key} of basis must be str, got {value!r:.40}")
     return ShardRun(
         index=data["index"],
         count=data["count"],
@@ -146,7 +149,9 @@ def _check(shard: ShardRun) -> None:
     for row in shard.rows:
         if not isinstance(row["verdict"], str):
             raise TypeError(f"the verdict of {row['id']} is {row['verdict']!r}")
-        row_of(cases[row["id"]], row)  # raises where the table could not show it
+        if not isinstance(row.get("reason", ""), str):
+            raise TypeError(f"the reason of {row['id']} is {row['reason']!r:.40}")
+        results_table([row_of(cases[row["id"]], row)])  # raises where the table could not show it
     for name, message in {**shard.messages, **shard.failures}.items():
         if not isinstance(message, str):
             raise TypeError(f"the message of {name} is {message!r:.40}")
