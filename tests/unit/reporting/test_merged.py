@@ -85,6 +85,15 @@ def test_a_long_message_is_cut_in_markdown_only(tmp_path: Path) -> None:
     assert "… (the log has all of it)" in page
 
 
+def test_many_long_messages_fit_a_job_summary(tmp_path: Path) -> None:
+    failures = {f"test_{number}": "ä" * 100_000 for number in range(300)}
+    page = markdown(merged(tmp_path, build_shard(1, failures=failures, exit_status=1), build_shard(2)))
+    assert 400_000 < len(page.encode()) < 700_000
+    shown = page.count("### shard 1/2: test_")
+    assert f"\n… and {300 - shown} more messages: the log has all of them\n" in page
+    assert page.endswith("|\n\n")  # the shards come after them
+
+
 def test_json_is_what_one_run_writes(tmp_path: Path) -> None:
     found = merged(tmp_path, build_shard(1), build_shard(2))
     assert json.loads(as_json(found)) == [build_row(case) for case in CASES]
