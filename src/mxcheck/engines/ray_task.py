@@ -51,7 +51,9 @@ def run_shard(
     run = context.get_job_id()  # whatever the node's own environment says
     if words := complaint(directory, version):
         return {**result, "complaint": words}
-    folder = Path(tempfile.mkdtemp(prefix="mxcheck-shard-"))
+    # Of the session's, which Ray's own administration clears: a worker that is killed leaves it behind.
+    session = Path(context.get_temp_dir()) / context.get_session_name()
+    folder = Path(tempfile.mkdtemp(prefix="mxcheck-shard-", dir=session if session.is_dir() else None))
     command = [sys.executable, "-m", "pytest", "-p", "mxcheck.engines.dies_with_parent", *arguments]
     # One worker of xdist: a case that kills its process costs itself, not the task.
     # One word each: from a word of its own that is a directory pytest would find its root.
