@@ -100,6 +100,22 @@ def test_a_red_case_is_a_result_and_no_reason_to_try_again(farm: Project) -> Non
     }
 
 
+def test_a_shard_whose_workers_all_die_is_lost_and_the_other_keeps_its_rows(farm: Project) -> None:
+    """pytest calls that 'no tests ran', and leaves a shard without a case; the driver knows of one."""
+    (farm.directory / "conftest.py").write_text(
+        f"{CONFTEST}\nimport os\ndef pytest_sessionstart(session):\n"
+        "    if 'PYTEST_XDIST_WORKER' in os.environ and session.config.option.mx_shard == '2/2':\n"
+        "        os._exit(7)\n"
+    )
+    run = run_on(farm, "--ray", "local", *MODELS, *FEW, "--mx-report", "out", RAY_ADDRESS="")
+    assert run.code == 1, run.output
+    assert "red: 2 cases: 1 CRASH, 1 pass; " in run.output
+    assert re.search(
+        r"\nref-llama-fp8_e4m3-A: no result: node .* selected 0 cases, and the driver 1\n", run.output
+    )
+    assert "\nno collection has ended, so nothing ran: " in run.output
+
+
 def test_a_node_that_promises_a_gpu_and_has_none_is_red(farm: Project) -> None:
     """Ray counts GPUs that a node says it has. The task is given one, and must not run on the CPU instead."""
     words = ("--mx-models", "ref-llama", *FEW)
