@@ -13,6 +13,8 @@ WORKERS ?= auto
 STEPS ?= $(EVERYTHING)
 # A test that takes longer than this many seconds counts as hung: its worker ends, and the case is red.
 HANG ?= 3600
+# Say cuda where a GPU is meant: auto takes the CPU where there is none, and is green.
+DEVICE ?= auto
 # pip must not look at anything but the pinned versions, and the run itself must not look at the network.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
@@ -36,13 +38,14 @@ gate: $(STAMP) ## run the accuracy gate on the embedded reference models
 ladder: $(STAMP) ## every step of the ladder with every tier; what cannot run here is skipped with its reason
 	$(OFFLINE) $(BIN)/pytest tests/models -n auto -rs $(EVERYTHING)
 
-nightly: $(STAMP) ## the ladder, or a shard: SHARD=i/N REPORT=DIR WORKERS=auto MODELS=… STEPS=… PYTEST_ARGS=…
-	$(OFFLINE) $(BIN)/pytest tests/models -n $(WORKERS) -rs $(STEPS) $(if $(MODELS),--mx-models $(MODELS)) \
-	  --mx-shard $(SHARD) --mx-report $(REPORT) \
+nightly: $(STAMP) ## the ladder, or a shard: SHARD=i/N REPORT=DIR DEVICE=auto WORKERS=auto MODELS=… STEPS=… PYTEST_ARGS=…
+	rm -f "$(REPORT)/shard-$(subst /,-of-,$(SHARD)).json"
+	$(OFFLINE) $(BIN)/pytest tests/models -n $(WORKERS) -rs --mx-device $(DEVICE) $(STEPS) $(if $(MODELS),--mx-models $(MODELS)) \
+	  --mx-shard $(SHARD) --mx-report "$(REPORT)" \
 	  -o faulthandler_timeout=$(HANG) -o faulthandler_exit_on_timeout=true $(PYTEST_ARGS)
 
 merge: $(STAMP) ## join the shards below REPORTS=DIR and give the verdict; SUMMARY=FILE appends it as Markdown
-	$(BIN)/mxcheck merge $(REPORTS) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(JSON),--json $(JSON))
+	$(BIN)/mxcheck merge "$(REPORTS)" $(if $(SUMMARY),--summary "$(SUMMARY)") $(if $(JSON),--json "$(JSON)")
 
 models: $(STAMP) ## put MODELS=… into the hub's cache, which the nightly gate reads without a network
 	$(BIN)/python tools/fetch_models.py $(MODELS)

@@ -7,16 +7,17 @@ usage() {
 Usage, from the root of a checkout that all nodes see:
 
     make install                         # once: the tasks must not install at the same time
-    export REPORTS=$PWD/reports/$(date +%F)
+    export REPORTS=$PWD/reports DEVICE=cuda
     job=$(sbatch --parsable --array=1-4 --gpus=1 --cpus-per-task=8 tools/slurm-shards.sh)
-    sbatch --dependency=afterany:$job tools/slurm-shards.sh merge
+    sbatch --dependency=afterany:$job tools/slurm-shards.sh merge $job
 
 --array=1-N makes N shards: whole models, so N is at most their number. The second job runs when all tasks have
 ended, however they ended. It fails unless all is green (a missing shard fails it too), prints the report to its log and
-leaves summary.md and accuracy.json in $REPORTS. To run task 3 of 4 alone again: SHARDS=4 sbatch --array=3 ...
+leaves summary.md and accuracy.json in $REPORTS/$job, where the shards lie as well: an array is a run, and has a folder
+of its own. To run task 3 of 4 alone again: SHARDS=4 MXCHECK_RUN=$job sbatch --array=3 ..., then merge $job.
 
 Read from the environment, which sbatch hands on: REPORTS (a folder that all nodes see), and what `make nightly`
-reads: MODELS, STEPS, WORKERS, PYTEST_ARGS, HANG, VENV; HF_HOME for models of the hub, which `make models
+reads: DEVICE, MODELS, STEPS, WORKERS, PYTEST_ARGS, HANG, VENV; HF_HOME for models of the hub, which `make models
 MODELS=...` fetches beforehand.
 END
 }
@@ -38,14 +39,23 @@ shard)
     index=${SLURM_ARRAY_TASK_ID:-}
     count=${SHARDS:-${SLURM_ARRAY_TASK_COUNT:-}}
     [ -n "$index" ] && [ -n "$count" ] || fail "this is no task of an array; submit with --array=1-N"
+    export MXCHECK_RUN=${MXCHECK_RUN:-${SLURM_ARRAY_JOB_ID:-}}
+    [ -n "$MXCHECK_RUN" ] || fail "Slurm gave the array no SLURM_ARRAY_JOB_ID: set MXCHECK_RUN to a name for the run"
+    # A folder a task: each writes accuracy.json as well.
+    report=$REPORTS/$MXCHECK_RUN/shard-$index
+    # Of this run, where the task runs again: if it fails now, that one must be missing.
+    rm -f "$report/shard-$index-of-$count.json"
     [ "$index" -ge 1 ] && [ "$index" -le "$count" ] ||
         fail "task $index of $count: submit with --array=1-N, or set SHARDS=N where some tasks run again"
     make --question install || fail "mxcheck is not installed in this checkout, or not as it is now: make install"
-    # A folder a task: each writes accuracy.json as well.
-    exec make nightly SHARD="$index/$count" REPORT="$REPORTS/shard-$index"
+    exec make nightly SHARD="$index/$count" REPORT="$report"
     ;;
 merge)
-    exec make merge REPORTS="$REPORTS" SUMMARY="$REPORTS/summary.md" JSON="$REPORTS/accuracy.json"
+    run=${2:-${MXCHECK_RUN:-}}
+    [ -n "$run" ] || fail "merge of which run? name the array's job: merge JOB"
+    folder=$REPORTS/$run
+    rm -f "$folder/summary.md" "$folder/accuracy.json" # the merge appends, and the verdict is the last one's
+    exec make merge REPORTS="$folder" SUMMARY="$folder/summary.md" JSON="$folder/accuracy.json"
     ;;
 *)
     fail "unknown word '$1'"

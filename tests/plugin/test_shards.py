@@ -126,6 +126,53 @@ def test_a_worker_that_dies_or_hangs_is_red_joined(accepted: Project, death: str
         assert "no shard file" in output
 
 
+@pytest.mark.parametrize("selection", [(), ("-k", "ref-neo")], ids=["all", "-k"])
+def test_a_shard_whose_workers_all_die_at_their_start_is_red_joined(
+    accepted: Project, selection: tuple[str, ...]
+) -> None:
+    """xdist gives up and pytest says 'no tests ran', as where `-k` leaves a part nothing."""
+    words = (*MODELS, "--mx-precision", "fp32", *selection)
+    conftest = accepted.directory / "conftest.py"
+    conftest.write_text(
+        "import os\ndef pytest_sessionstart():\n    'PYTEST_XDIST_WORKER' in os.environ and os._exit(7)\n"
+    )
+    run = shard(accepted, "2/2", *words, "-n", "1")
+    assert run.code == 5, run.output
+    assert left(accepted, "2/2").selected == ()
+    conftest.unlink()
+    assert shard(accepted, "1/2", *words).code == 0
+    code, output = merge(accepted)
+    assert code == 1, output
+    assert "shard 2/2: collection\nno collection has ended, so nothing ran: " in output
+
+
+def test_a_part_that_a_conftest_empties_is_red_joined(accepted: Project) -> None:
+    words = (*MODELS, "--mx-precision", "fp32")
+    assert shard(accepted, "1/2", *words).code == 0
+    (accepted.directory / "conftest.py").write_text(
+        "def pytest_collection_modifyitems(items):\n    items.clear()\n"
+    )
+    assert shard(accepted, "2/2", *words, "-n", "1").code == 5
+    code, output = merge(accepted)
+    assert code == 1, output
+    assert "shard 2/2: 1 of the 1 cases of its part were not selected" in output
+
+
+def test_shards_asked_for_other_tests_are_no_run_of_the_same(accepted: Project) -> None:
+    words = (*MODELS, "--mx-precision", "fp32")
+    assert shard(accepted, "1/2", *words).code == 0
+    (accepted.directory / "test_other.py").write_text("def test_other(): ...\n")
+    for other, what in (
+        (("--deselect", "mxcheck.suite.models"), "-k, -m and other selection"),
+        (("test_other.py",), "paths to collect"),
+    ):
+        run = shard(accepted, "2/2", *words, *other)
+        assert run.code == 0, run.output
+        code, output = merge(accepted)
+        assert code == 2
+        assert f"mxcheck: shards of different {what}: " in output
+
+
 def test_a_run_that_dies_leaves_no_file_of_an_earlier_one(accepted: Project) -> None:
     arguments = (*RUN, "-k", "ref-llama-fp32")
     for name in ("1/2", "2/2"):  # the first has no such case
@@ -151,6 +198,14 @@ def test_other_budgets_or_another_cast_are_no_run_of_the_same(accepted: Project)
         code, output = merge(accepted)
         assert code == 2, output
         assert "shards of different options: kernel eager; device auto; " in output
+
+
+def test_a_git_that_fails_is_told_in_one_line(accepted: Project) -> None:
+    (accepted.directory / ".git").write_text("gitdir: /not/there\n")
+    run = shard(accepted, "1/2", *RUN)
+    assert run.code == 4
+    assert "\nERROR: mxcheck: git does not say what is checked out in " in f"\n{run.output}"
+    assert "Traceback" not in run.output
 
 
 def test_looking_leaves_nothing(accepted: Project) -> None:

@@ -29,29 +29,53 @@ def task(checkout: Checkout, *words: str, **more: str) -> subprocess.CompletedPr
 
 
 def of_array(index: int, count: int) -> dict[str, str]:
-    return {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_COUNT": str(count)}
+    return {
+        "SLURM_ARRAY_JOB_ID": "71",
+        "SLURM_ARRAY_TASK_ID": str(index),
+        "SLURM_ARRAY_TASK_COUNT": str(count),
+    }
 
 
 def test_an_array_and_its_merge(checkout: Checkout) -> None:
-    reports = checkout.path.parent / "reports"
+    reports = checkout.path.parent / "reports" / "71"
     for index in (1, 2):
         done = task(checkout, **of_array(index, 2))
         assert done.returncode == 0, done.stdout + done.stderr
-    done = task(checkout, "merge")
+    (reports / "summary.md").write_text("## mxcheck: red: of an earlier merge\n")
+    done = task(checkout, "merge", "71")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "mxcheck merge: green: 4 cases: 4 pass; 2 shards; commit " in done.stdout
     assert (reports / "summary.md").read_text().startswith("## mxcheck: green: 4 cases")
     assert len(json.loads((reports / "accuracy.json").read_text())) == 4
-    # A task that was lost is no verdict; alone it is told of how many it is.
-    lost = reports / "shard-2" / "shard-2-of-2.json"
-    lost.unlink()
-    done = task(checkout, "merge")
+    # Alone a task is told of how many it is, and of which run. One that fails before it begins leaves none.
+    alone = {**of_array(2, 1), "SHARDS": "2", "MXCHECK_RUN": "71", "SLURM_ARRAY_JOB_ID": "72"}
+    done = task(checkout, **alone, PYTEST_ARGS="--no-such-option")
+    assert done.returncode != 0
+    assert "--mx-shard 2/2" in done.stdout
+    done = task(checkout, "merge", "71")
     assert done.returncode != 0
     assert "missing in or below" in done.stderr
-    alone = {"SHARDS": "2", **of_array(2, 1), "PYTEST_ARGS": "-p no:cacheprovider --collect-only -q"}
-    done = task(checkout, **alone)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "--mx-shard 2/2" in done.stdout
+    assert (reports / "summary.md").read_text().startswith("## mxcheck: red: no verdict")
+    # A second array has a folder of its own: none of its tasks ran, and none of the first stands for it.
+    done = task(checkout, "merge", "72")
+    assert done.returncode != 0
+    assert "no shard file" in done.stderr or "is no directory" in done.stderr
+
+
+def test_a_shard_of_an_earlier_run_is_gone_though_the_new_one_never_began(checkout: Checkout) -> None:
+    """And a folder's name may have a space."""
+    report = checkout.path / "a report"
+    report.mkdir()
+    for name in ("shard-1-of-2.json", "shard-2-of-2.json"):
+        (report / name).write_text("{}")
+    words = f"cd '{checkout.path}' && make nightly SHARD=1/2 REPORT='a report' PYTEST_ARGS=--no-such-option"
+    done = checkout.bash("-c", words, **{**SMALL, "PYTEST_ARGS": ""})
+    assert "unrecognized arguments: --no-such-option" in done.stderr, done.stdout + done.stderr
+    assert [path.name for path in report.iterdir()] == ["shard-2-of-2.json"]
+    words = f"cd '{checkout.path}' && make merge REPORTS='a report' SUMMARY='a summary' JSON='a file'"
+    done = checkout.bash("-c", words)
+    assert "shard file a report/shard-2-of-2.json has format version None" in done.stderr
+    assert "a report/shard-2-of-2.json" in (checkout.path / "a summary").read_text()
 
 
 @pytest.mark.parametrize(
@@ -63,9 +87,10 @@ def test_an_array_and_its_merge(checkout: Checkout) -> None:
         ((), {**of_array(1, 2), "REPORTS": ""}, "REPORTS is not set"),
         (("merge",), {"SLURM_SUBMIT_DIR": "/"}, "/ is no checkout of mxcheck; type sbatch in its root"),
         (("join",), {}, "unknown word 'join'"),
+        (("merge",), {}, "merge of which run? name the array's job"),
         ((), {**of_array(1, 2), "VENV": "none"}, "mxcheck is not installed in this checkout"),
     ],
-    ids=["no-array", "from-0", "one-of-some", "no-reports", "elsewhere", "word", "not-installed"],
+    ids=["no-array", "from-0", "one-of-some", "no-reports", "elsewhere", "word", "no-job", "not-installed"],
 )
 def test_bad_input(
     checkout: Checkout, words: tuple[str, ...], environment: dict[str, str], line: str

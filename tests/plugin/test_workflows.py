@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from checkout import MISSING, REASON, SMALL, Checkout, build_checkout
 from gate_project import ROOT
-from workflow import Runner, evaluate, filled, load
+from workflow import Runner, evaluate, filled, load, machine_environment
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 NIGHTLY = load(ROOT / ".github" / "workflows" / "nightly.yml")
@@ -55,7 +55,8 @@ def test_least_rights_limits_and_pinned_actions(path: Path) -> None:
                 assert re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"]), step
             if step.get("uses", "").startswith("actions/checkout"):
                 assert step["with"]["persist-credentials"] is False
-            # What comes from outside reaches a script through its environment alone.
+            # What comes from outside reaches a script through its environment alone. (make puts it into
+            # its recipes all the same: `plan` says which values go so far.)
             assert "${{" not in step.get("run", ""), step
 
 
@@ -89,7 +90,69 @@ def test_no_shard_stops_another_and_none_hides_the_verdict() -> None:
     (keep,) = [step for step in shard["steps"] if step.get("uses", "").startswith("actions/upload")]
     assert evaluate(keep["if"][4:-3], {}) is True
     assert merge["needs"] == ["plan", "shard"]
-    assert merge["if"].startswith("${{ always() ")
+    assert merge["if"] == "${{ always() && needs.plan.result == 'success' }}"
+
+
+def plan(folder: Path, **inputs: str) -> tuple[int, str, str]:
+    """The script of `plan` as GitHub runs it for somebody's words: its exit code, its words, its output."""
+    on: Any = dict[Any, Any](NIGHTLY)[True]  # `on` is true in YAML 1.1
+    typed = {name: value["default"] for name, value in on["workflow_dispatch"]["inputs"].items()}
+    context = {
+        "inputs": typed | inputs,
+        "vars": {"MXCHECK_SHARDS": "3"},
+        "github": {"run_id": "1"},
+    }
+    (folder / "output").write_text("")
+    outer = machine_environment(GITHUB_OUTPUT=str(folder / "output"))
+    runner = Runner(checkout=folder, outer=outer, context=context)
+    (step,) = NIGHTLY["jobs"]["plan"]["steps"]
+    done = runner.run(step, runner.environment(NIGHTLY["env"]))
+    return done.returncode, done.stdout + done.stderr, (folder / "output").read_text()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "indices"),
+    [
+        ({}, "[1,2,3]"),  # the repository's variable, where nobody typed a number
+        ({"shards": "1", "models": "ref-llama,meta-llama/Llama-3.1-8B,./mine_1"}, "[1]"),
+    ],
+    ids=["by the clock", "by hand"],
+)
+def test_what_somebody_types(tmp_path: Path, inputs: dict[str, str], indices: str) -> None:
+    assert plan(tmp_path, **inputs) == (0, "", f"indices={indices}\n")
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"models": "ref-llama; touch INJECTED"},
+        {"models": "$(shell touch INJECTED)"},
+        {"models": "ref-llama\ntouch INJECTED"},
+        {"models": "`touch INJECTED`"},
+        {"models": "ref-llama ref-neo"},
+        {"shards": "abc"},
+        {"shards": "0"},
+        {"shards": "4; touch INJECTED"},
+        {"shards": "9999"},
+    ],
+    ids=range(9),
+)
+def test_a_hostile_or_a_wrong_input_ends_the_plan(tmp_path: Path, inputs: dict[str, str]) -> None:
+    """Make would expand it and hand it to a shell, on a runner of one's own."""
+    code, said, output = plan(tmp_path, **inputs)
+    assert code == 1
+    assert said.startswith("::error::")
+    assert said.count("\n") == 1
+    assert output == ""
+    assert not (tmp_path / "INJECTED").exists()
+
+
+def test_the_nightly_gate_names_its_device_and_its_run() -> None:
+    """Where a GPU is gone, `auto` would be the CPU, and green."""
+    (step,) = [step for step in NIGHTLY["jobs"]["shard"]["steps"] if "DEVICE" in step.get("env", {})]
+    assert step["run"].startswith("make nightly ")
+    assert filled(step["env"]["DEVICE"], {"vars": {}}) == "cuda"
+    assert filled(NIGHTLY["env"]["MXCHECK_RUN"], {"github": {"run_id": "17"}}) == "17"
 
 
 def test_expressions() -> None:
@@ -122,8 +185,15 @@ class Night:
             "MXCHECK_MODELS": SMALL["MODELS"],
             "MXCHECK_STEPS": SMALL["STEPS"],
             "MXCHECK_PYTEST_ARGS": SMALL["PYTEST_ARGS"],
+            "MXCHECK_DEVICE": "cpu",
         }
-        context: dict[str, Any] = {"inputs": {}, "vars": variables, "secrets": {}, "matrix": {}}
+        context: dict[str, Any] = {
+            "inputs": {},
+            "vars": variables,
+            "secrets": {},
+            "matrix": {},
+            "github": {"run_id": "17"},
+        }
         self.runner = Runner(checkout=checkout.path, outer=outer, context=context)
 
     def plan(self) -> list[int]:
@@ -191,6 +261,7 @@ def test_the_nightly_gate(checkout: Checkout, tmp_path: Path) -> None:
         assert night.shard(index) == [0, 0], night.said
         assert f"--mx-shard {index}/2" in night.said
         assert "faulthandler_timeout=" in night.said
+        assert "--mx-device cpu " in night.said
     assert night.job("merge") == [0], night.said
     commit = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"],
@@ -217,11 +288,10 @@ def test_the_nightly_gate(checkout: Checkout, tmp_path: Path) -> None:
     )
     shutil.rmtree(checkout.path / "reports")
     # A red shard keeps its records, and the verdict is red. (pytest's 1 and mxcheck's are 2 by make.)
-    night.runner.context["vars"]["MXCHECK_PYTEST_ARGS"] += " test_red.py"
-    (checkout.path / "test_red.py").write_text("def test_red():\n    assert not 'red'\n")
+    (checkout.path / "tests" / "models" / "test_red.py").write_text("def test_red():\n    assert not 'red'\n")
     assert night.shard(2) == [0, 2], night.said
     night.summary.unlink()
     assert night.job("merge") == [2], night.said
     summary = night.summary.read_text()
     assert summary.startswith("## mxcheck: red: 4 cases: 4 pass; 1 other failure; 2 shards; commit ")
-    assert "### shard 2/2: test_red.py::test_red\n" in summary
+    assert "### shard 2/2: tests/models/test_red.py::test_red\n" in summary

@@ -67,7 +67,8 @@ class Project:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("PYTEST_", "HF_", "TRANSFORMERS_", "OMP_")) and name != "CI"
+            if not name.startswith(("PYTEST_", "HF_", "TRANSFORMERS_", "OMP_", "MXCHECK_RUN"))
+            and name != "CI"
         }
         return subprocess.run(
             [sys.executable, *arguments],

@@ -15,6 +15,8 @@ from gate_project import Project, Run
 
 T = TypeVar("T")
 
+#: Seconds for what takes a few: other tests may have the cores.
+PATIENCE = 300
 #: One case a model, of the accepted baselines.
 FEW = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A")
 #: Milliseconds: a node that is lost is noticed in a second or two, where Ray takes half a minute by default.
@@ -28,17 +30,25 @@ NOTICE = {
 @contextmanager
 def cluster(project: Project, *nodes: Mapping[str, Any]) -> Iterator[Any]:
     """A cluster whose head takes no task, and a node of a core for each of `nodes` with what they say. Each
-    finds the project's mxcheck."""
+    finds the project's mxcheck, and none a GPU, whatever this machine has."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
     found = None
     try:
         with node_environment(project):
-            head = {"num_cpus": 0, "include_dashboard": False, "_system_config": NOTICE, "node_name": "head"}
+            head = {
+                "num_cpus": 0,
+                "num_gpus": 0,
+                "include_dashboard": False,
+                "_system_config": NOTICE,
+                "node_name": "head",
+            }
             found = Cluster(initialize_head=True, head_node_args=head)
             for index, node in enumerate(nodes, start=1):
-                found.add_node(**{"num_cpus": 1, "node_name": f"node-{index}", **node})
+                # Ray refuses to promise more than it may see, and does not look whether that is there.
+                os.environ["CUDA_VISIBLE_DEVICES"] = "99" if node.get("num_gpus") else ""
+                found.add_node(**{"num_cpus": 1, "num_gpus": 0, "node_name": f"node-{index}", **node})
         yield found
     finally:
         if found is not None:
@@ -61,8 +71,9 @@ def node_environment(project: Project) -> Iterator[None]:
 
 
 def own_ledger(project: Project) -> dict[str, str]:
-    """The environment of a run that does not wait for what other tests hold of this machine."""
-    return {"MXCHECK_LEASES": str(project.directory.parent / "leases")}
+    """The environment of a run that does not wait for what other tests hold of this machine, and sees no GPU
+    of it."""
+    return {"MXCHECK_LEASES": str(project.directory.parent / "leases"), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def name_of(node: Any) -> str:
@@ -87,7 +98,7 @@ def gates_below(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def wait_for(found: Callable[[], T], *, seconds: float = 60) -> T:
+def wait_for(found: Callable[[], T], *, seconds: float = PATIENCE) -> T:
     """What `found` returns as soon as that is true."""
     end = time.monotonic() + seconds
     while not (value := found()):

@@ -18,7 +18,9 @@ BASIS = Basis(
     sources="5" * 16,
     baselines="b" * 16,
     selection="",
+    arguments="tests/models",
     options="kernel eager",
+    run="",
 )
 CASES = tuple(
     Case(model=model, precision=precision, tier=tier)

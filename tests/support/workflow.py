@@ -96,6 +96,6 @@ class Runner:
 
 def machine_environment(**more: str) -> dict[str, str]:
     """This machine's, without what the test run around it left in it."""
-    aside = ("PYTEST_", "HF_", "TRANSFORMERS_", "OMP_", "GITHUB_", "SLURM_", "MAKE", "MFLAGS")
+    aside = ("PYTEST_", "HF_", "TRANSFORMERS_", "OMP_", "GITHUB_", "SLURM_", "MAKE", "MFLAGS", "MXCHECK_RUN")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(aside) and name != "CI"}
     return {**kept, **more}

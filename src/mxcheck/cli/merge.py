@@ -31,22 +31,28 @@ def add_commands(commands: Any) -> None:
 
 
 def _merge(options: argparse.Namespace) -> int:
+    return judge(options.folder, summary=options.summary, rows=options.json)
+
+
+def judge(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
+    """Join the shards in and below a folder and print what they say; append it to `summary` and write the
+    rows to `rows`. Returns the exit code. Raises ValueError where they are not a run."""
     from mxcheck.gate.baseline import write_text
     from mxcheck.reporting.merge import merge_folder
     from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text
 
     try:
-        merged = merge_folder(options.folder)
+        merged = merge_folder(folder)
     except ValueError as error:
-        if options.summary is not None:
-            _append(options.summary, refused_markdown(error))
+        if summary is not None:
+            _append(summary, refused_markdown(error))
         raise
     print(text(merged, color=sys.stdout.isatty()), end="")  # noqa: T201  (as wide as the table needs)
-    if options.summary is not None:
-        _append(options.summary, markdown(merged))
-    if options.json is not None:
-        with _writable("--json", options.json):
-            write_text(options.json, as_json(merged))
+    if summary is not None:
+        _append(summary, markdown(merged))
+    if rows is not None:
+        with _writable("--json", rows):
+            write_text(rows, as_json(merged))
     return 0 if merged.green else 1
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from mxcheck.cli.merge import judge
 from mxcheck.cli.progress import progress_bar
 from mxcheck.models.cards import DEVICE_BYTES, GIB
 
@@ -73,7 +74,10 @@ def _run(options: argparse.Namespace) -> int:
 
     address = options.ray or os.environ.get("RAY_ADDRESS") or "local"
     check_address(address)
-    words, plan = plan_run(options.pytest)
+    try:
+        words, plan = plan_run(options.pytest)
+    except KeyboardInterrupt:
+        return _stopped()
     _check(plan)
     with tempfile.TemporaryDirectory(prefix="mxcheck-ray-") as temporary:
         folder = Path(plan.report or temporary)
@@ -84,9 +88,13 @@ def _run(options: argparse.Namespace) -> int:
             with (folder / "ray.log").open("w", encoding="utf-8") as log, redirect_stdout(log):
                 outcomes = _over_ray(address, plan, words, options, folder)
         except KeyboardInterrupt:
-            print("mxcheck: stopped; the tasks are cancelled", file=sys.stderr)  # noqa: T201
-            return 130
+            return _stopped("; the tasks are cancelled")
         return _judge(plan, outcomes, folder, keep=bool(plan.report))
+
+
+def _stopped(more: str = "") -> int:
+    print(f"mxcheck: stopped{more}", file=sys.stderr)  # noqa: T201
+    return 130
 
 
 def _import_ray() -> None:
@@ -178,9 +186,6 @@ def _over_ray(
 def _judge(plan: Plan, outcomes: Sequence[Outcome], folder: Path, *, keep: bool) -> int:
     """Write the shards, join them and print what one run would; rows go to the report folder as well."""
     from mxcheck.engines.ray_shards import write_shards
-    from mxcheck.gate.baseline import write_text
-    from mxcheck.reporting.merge import merge_folder
-    from mxcheck.reporting.merged import as_json, text
 
     for outcome in outcomes:
         if outcome.trouble:
@@ -188,8 +193,4 @@ def _judge(plan: Plan, outcomes: Sequence[Outcome], folder: Path, *, keep: bool)
     if not write_shards(folder, outcomes, {model.label: model.cases for model in plan.models}):
         print("mxcheck: red: no model has a result", file=sys.stderr)  # noqa: T201
         return 1
-    merged = merge_folder(folder)
-    print(text(merged, color=sys.stdout.isatty()), end="")  # noqa: T201  (as wide as the table needs)
-    if keep:
-        write_text(folder / "accuracy.json", as_json(merged))
-    return 0 if merged.green else 1
+    return judge(folder, summary=None, rows=folder / "accuracy.json" if keep else None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
 from mxcheck.engines import ray_task
 from mxcheck.engines.demand import Demand
@@ -70,7 +70,7 @@ def run_models(
             there = alive()
             known |= there
             for lost in nodes.keys() - there.keys():
-                say(f"lost node {known[lost].name}: its tasks are tried again elsewhere")
+                say(f"lost node {known[lost].name}: what it ran is tried again elsewhere")
             nodes = there
             for reference in ended:
                 yield _outcome(reference, left.pop(reference), known)
@@ -94,6 +94,8 @@ def _outcome(reference: Any, model: PlannedModel, known: Mapping[str, Node]) -> 
         found = ray.get(reference)
     except TaskCancelledError:
         return _failed(model, "", "its task was cancelled from outside this run")
+    except RayTaskError as error:  # raised on the node, as by a full disk, and not tried again
+        return _failed(model, "", f"its task raised an error: {in_short(error)}")
     except RayError as error:
         return _failed(
             model, "", f"its task ended without a result, after {RETRIES} retries: {in_short(error)}"

@@ -18,7 +18,8 @@ def write_shards(folder: Path, outcomes: Sequence[Outcome], selected: Mapping[st
     """Write each outcome's shard. `selected` are the ids of each model's selected cases.
 
     A lost one is written as the driver saw it: each selected case is red and says what became of the task, so
-    that the others still have their table. Returns False where every one is lost, and then writes none.
+    that the others still have their table. So is one that selected other cases than the driver did, as where
+    its workers died before they had any. Returns False where nothing came back, and then writes none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count = len(outcomes)
@@ -30,14 +31,18 @@ def write_shards(folder: Path, outcomes: Sequence[Outcome], selected: Mapping[st
         return False
     like = read(folder / file_name(there[0].shard, count))
     for one in outcomes:
+        path, wanted = folder / file_name(one.shard, count), selected[one.model]
         if one.text is None:
-            lost = _lost(one, selected[one.model], like)
-            write_text(folder / file_name(one.shard, count), encode(lost))
+            write_text(path, encode(_lost(one, wanted, like, why=one.trouble.partition("\n")[0])))
+        elif set((found := read(path)).selected) != set(wanted):
+            why = f"node {one.node} selected {len(found.selected)} cases, and the driver {len(wanted)}"
+            lost = _lost(one, wanted, found, why=why)
+            write_text(path, encode(replace(lost, failures=found.failures)))  # they may say why
     return True
 
 
-def _lost(outcome: Outcome, selected: Sequence[str], like: ShardRun) -> ShardRun:
-    reason = f"no result: {outcome.trouble.partition(chr(10))[0]}"
+def _lost(outcome: Outcome, selected: Sequence[str], like: ShardRun, *, why: str) -> ShardRun:
+    reason = f"no result: {why}"
     return replace(
         like,
         index=outcome.shard,

@@ -46,10 +46,14 @@ def run_shard(
     """
     import ray
 
-    result: dict[str, object] = {"node": ray.get_runtime_context().get_node_id()}
+    context = ray.get_runtime_context()
+    result: dict[str, object] = {"node": context.get_node_id()}
+    run = context.get_job_id()  # whatever the node's own environment says
     if words := complaint(directory, version):
         return {**result, "complaint": words}
-    folder = Path(tempfile.mkdtemp(prefix="mxcheck-shard-"))
+    # Of the session's, which Ray's own administration clears: a worker that is killed leaves it behind.
+    session = Path(context.get_temp_dir()) / context.get_session_name()
+    folder = Path(tempfile.mkdtemp(prefix="mxcheck-shard-", dir=session if session.is_dir() else None))
     command = [sys.executable, "-m", "pytest", "-p", "mxcheck.engines.dies_with_parent", *arguments]
     # One worker of xdist: a case that kills its process costs itself, not the task.
     # One word each: from a word of its own that is a directory pytest would find its root.
@@ -60,7 +64,7 @@ def run_shard(
             process = subprocess.Popen(  # noqa: S603  (pytest of this interpreter, no shell)
                 command,
                 cwd=directory,
-                env={**os.environ, "MXCHECK_PARENT": str(os.getpid())},
+                env={**os.environ, "MXCHECK_PARENT": str(os.getpid()), "MXCHECK_RUN": run},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

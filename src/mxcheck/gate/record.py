@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 #: Layout of the JSON file. A file of another version is refused, never guessed at.
 FORMAT_VERSION = 3
@@ -93,10 +95,30 @@ class Record:
 
 
 def record_from_dict(data: dict[str, Any]) -> Record:
-    """The inverse of `Record.as_dict`. Raises ValueError naming missing or unknown fields."""
+    """The inverse of `Record.as_dict`. Raises ValueError naming missing or unknown fields, and the first that
+    is of another type; what lists and dictionaries hold is not looked at."""
+    if not isinstance(data, dict):
+        raise ValueError(f"a record must be a dict, got {data!r:.40}")
     expected = {field.name for field in fields(Record)}
     missing, unknown = sorted(expected - data.keys()), sorted(data.keys() - expected)
     if missing or unknown:
         raise ValueError(f"missing fields: {missing or 'none'}, unknown fields: {unknown or 'none'}")
+    for name, kinds in _kinds().items():
+        if not isinstance(data[name], kinds):
+            allowed = " or ".join(kind.__name__.removesuffix("Type") for kind in kinds)
+            raise ValueError(f"{name} must be {allowed}, got {data[name]!r:.40}")
     noise = data["noise"]
     return Record(**{**data, "noise": None if noise is None else Noise(**noise)})
+
+
+@cache
+def _kinds() -> dict[str, tuple[type, ...]]:
+    """The types that each field's JSON may have. A whole number is a float too, as other writers have it."""
+    found = {}
+    for name, hint in get_type_hints(Record).items():
+        kinds = [
+            get_origin(one) or one for one in (get_args(hint) if isinstance(hint, UnionType) else (hint,))
+        ]
+        kinds = [dict if kind is Noise else kind for kind in kinds]
+        found[name] = tuple([*kinds, int] if float in kinds else kinds)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from hashlib import sha256
 from importlib.metadata import version
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from mxcheck.reporting.shards import Basis
 
 _PACKAGE = Path(__file__).parent.parent
-#: In place of a commit: an installed package, an unpacked archive, a machine without git.
+#: The environment variable that names a run, so that no shard of another one is joined to its.
+RUN = "MXCHECK_RUN"
+#: In place of a commit: no repository (an installed package, an unpacked archive), or no git installed.
 NO_COMMIT = "no commit known to git"
 
 
-def basis(root: Path, baselines: Path, *, selection: str, options: str) -> Basis:
+def basis(root: Path, baselines: Path, *, selection: str, arguments: str, options: str) -> Basis:
     """What a run that starts now in `root` rests on."""
     from mxcheck.reporting.shards import Basis
 
@@ -30,19 +33,32 @@ def basis(root: Path, baselines: Path, *, selection: str, options: str) -> Basis
         sources=folder_digest(_PACKAGE),
         baselines=folder_digest(baselines, "*.json"),
         selection=selection,
+        arguments=arguments,
         options=options,
+        run=os.environ.get(RUN, ""),
     )
 
 
 def commit_of(root: Path) -> tuple[str, str]:
     """The commit that is checked out in `root`, or `NO_COMMIT`, and a digest of the tracked files that are
-    not as it has them; empty where all are."""
+    not as it has them; empty where all are. Raises ValueError where git is there and fails in a repository:
+    a commit that it would not tell must not pass for none."""
     try:
         commit = _git(root, "rev-parse", "--verify", "HEAD").strip()
         top = Path(_git(root, "rev-parse", "--show-toplevel").rstrip("\n"))
         changed = _git(root, "diff", "--name-only", "-z", "--no-renames", "HEAD")
-    except (FileNotFoundError, subprocess.CalledProcessError):
+    except FileNotFoundError:
         return NO_COMMIT, ""
+    except (OSError, subprocess.CalledProcessError) as error:
+        if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+            return NO_COMMIT, ""
+        words = str(error)
+        if isinstance(error, subprocess.CalledProcessError):
+            words = error.stderr.decode(errors="replace")
+        raise ValueError(
+            f"git does not say what is checked out in {root} ({' '.join(words.split())}); mend that: shards "
+            f"are joined by their commit"
+        ) from error
     digest = sha256()
     for name in sorted(filter(None, changed.split("\0"))):
         path = top / name
@@ -52,8 +68,8 @@ def commit_of(root: Path) -> tuple[str, str]:
 
 
 def _git(root: Path, *words: str) -> str:
-    """What git prints. Raises FileNotFoundError where it is not installed, CalledProcessError where it knows
-    no repository with a commit here."""
+    """What git prints. Raises FileNotFoundError where it is not installed, another OSError where it cannot be
+    started, CalledProcessError where it knows no repository with a commit here."""
     command = ["git", "-C", str(root), *words]
     done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603  (git, no shell)
     return done.stdout.decode(errors="surrogateescape")

@@ -12,12 +12,16 @@ import pytest
 from mxcheck.pytest_plugin.placing import parameter_of
 from mxcheck.pytest_plugin.provenance import basis
 from mxcheck.pytest_plugin.report import RunReport
+from mxcheck.pytest_plugin.selection import collected, narrowing
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.reporting.verdicts import GOOD
 from mxcheck.scheduling.sharding import Shard
 
 if TYPE_CHECKING:
     from mxcheck.reporting.shards import Basis
+
+#: A collection that found nothing, as `-k` may have it, is none of these: it has ended.
+_NO_COLLECTION = "no collection has ended, so nothing ran: look at the log for what ended the workers"
 
 
 class ShardReport:
@@ -33,19 +37,23 @@ class ShardReport:
         self._report = report
         self._path = run.report / file_name(shard.index, shard.count)
         self._basis: Basis | None = None
-        self._selected: list[str] = []
+        self._selected: list[str] | None = None  # until a collection has ended: no worker may live so long
         self._failed: dict[str, str] = {}
 
     def pytest_sessionstart(self) -> None:
         self._path.unlink(missing_ok=True)  # of an earlier run: if this one dies, it must be missing
         option = self._config.option
-        words = {"-k": option.keyword, "-m": option.markexpr}
-        self._basis = basis(
-            self._config.rootpath,
-            self._run.baselines,
-            selection=" ".join(f"{name} {value}" for name, value in words.items() if value),
-            options=_deciding(self._run, updates=option.update_snapshots or option.update_new_snapshots_only),
-        )
+        updates = option.update_snapshots or option.update_new_snapshots_only
+        try:
+            self._basis = basis(
+                self._config.rootpath,
+                self._run.baselines,
+                selection=narrowing(self._config),
+                arguments=collected(self._config),
+                options=_deciding(self._run, updates=updates),
+            )
+        except ValueError as error:
+            raise pytest.UsageError(f"mxcheck: {error}") from error
 
     # First, as the report may end the run where this host cannot hold it.
     @pytest.hookimpl(tryfirst=True)
@@ -80,8 +88,9 @@ class ShardReport:
 
         assert self._basis is not None
         rows = self._report.rows
+        selected = self._selected or []
         known = {case.id for case in self._run.cases}
-        names = {node_id: parameter_of(node_id) for node_id in (*self._selected, *self._failed)}
+        names = {node_id: parameter_of(node_id) for node_id in (*selected, *self._failed)}
         cases = {node_id: name for node_id, name in names.items() if name is not None and name in known}
         red = {name for name, row in rows.items() if row["verdict"] not in (*GOOD, "skipped")}
         text = encode(
@@ -91,12 +100,15 @@ class ShardReport:
                 basis=self._basis,
                 cases=self._run.whole,
                 part=tuple(case.id for case in self._run.cases),
-                selected=tuple(dict.fromkeys(cases[name] for name in self._selected if name in cases)),
+                selected=tuple(dict.fromkeys(cases[name] for name in selected if name in cases)),
                 rows=tuple(rows[case.id] for case in self._run.cases if case.id in rows),
                 messages={
                     cases[name]: words for name, words in self._failed.items() if cases.get(name) in red
                 },
-                failures={name: words for name, words in self._failed.items() if name not in cases},
+                failures={
+                    **({"collection": _NO_COLLECTION} if self._selected is None else {}),
+                    **{name: words for name, words in self._failed.items() if name not in cases},
+                },
                 exit_status=exit_status,
             )
         )

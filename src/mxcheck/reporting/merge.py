@@ -66,6 +66,7 @@ def merge_folder(folder: Path) -> Merged:
     _same_basis(found)
     _same_cases(found)
     _none_missing(found, folder)
+    _same_devices(found)
     _whole(found)
     found.sort(key=lambda one: one[1].index)
     return _joined(tuple(path for path, _ in found), tuple(shard for _, shard in found))
@@ -93,12 +94,14 @@ def _each_once(found: Found) -> None:
 
 def _same_basis(found: Found) -> None:
     for what, key, cure in (
+        ("runs", "run", "remove those of the other runs"),  # first: another run may differ in the rest
         ("mxcheck", "mxcheck", "install one version everywhere"),
         ("commit", "commit", "check out one commit everywhere"),
         ("uncommitted changes", "changes", "commit them, or give every machine the same files"),
         ("mxcheck sources", "sources", "install the same mxcheck everywhere"),
         ("accepted baselines", "baselines", "give every machine the same baselines"),
-        ("-k and -m", "selection", "give every shard the same"),
+        ("-k, -m and other selection", "selection", "give every shard the same"),
+        ("paths to collect", "arguments", "give every shard the same"),
         ("options", "options", "give every shard the same"),
     ):
         groups = _groups(found, lambda shard, key=key: asdict(shard.basis)[key] or "none")
@@ -119,6 +122,20 @@ def _same_cases(found: Found) -> None:
                 f"shard the same --mx-models, --mx-precision and other options, and the same libraries, and "
                 f"run all shards again"
             )
+
+
+def _same_devices(found: Found) -> None:
+    """`--mx-device auto` takes what a machine has; what the CPU's baselines pass says nothing of a GPU."""
+    kinds: dict[str, list[Path]] = {}
+    for path, shard in found:
+        devices = [(row.get("record") or {}).get("environment", {}).get("device") for row in shard.rows]
+        for kind in {"cpu" if device == "cpu" else "GPU" for device in devices if device}:
+            kinds.setdefault(kind, []).append(path)
+    if len(kinds) > 1:
+        raise ValueError(
+            f"shards on different devices: {_listed(kinds)}; say which with --mx-device, cuda or cpu, and "
+            f"run all shards again"
+        )
 
 
 def _none_missing(found: Found, folder: Path) -> None:
@@ -171,14 +188,22 @@ def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
             if rows[name]["verdict"] not in (*GOOD, "skipped"):
                 silent = f"{rows[name]['verdict']} in shard {shard.name}, which did not say why"
                 red[name] = shard.messages.get(name) or f"{name}: {rows[name].get('reason', silent)}"
+        if missing := _left_out(shard):
+            troubles.append(
+                f"shard {shard.name}: {len(missing)} of the {len(shard.part)} cases of its part were not "
+                f"selected, though no option leaves any out (such as {missing[0]}); look at the paths, and "
+                f"at what a conftest.py leaves out"
+            )
         failures |= {f"shard {shard.name}: {name}": words for name, words in shard.failures.items()}
         if not _accounted(shard, red):
             words = _STATUSES.get(shard.exit_status, "unknown to pytest")
             troubles.append(f"shard {shard.name}: pytest ended with {shard.exit_status} ({words})")
     if not rows:
         troubles.append(
-            f"no case was selected in any shard ({shards[0].basis.selection or 'without -k or -m'})"
+            f"no case was selected in any shard ({shards[0].basis.selection or 'nothing leaves any out'})"
         )
+    if rows and all(row["verdict"] == "skipped" for row in rows.values()):
+        troubles.append("every selected case was skipped: nothing was measured")
     order = [case.id for case in shards[0].cases if case.id in rows]
     return Merged(
         shards=shards,
@@ -190,12 +215,17 @@ def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
     )
 
 
+def _left_out(shard: ShardRun) -> list[str]:
+    """Cases of a part that were not selected, where nothing was asked to leave any out."""
+    return [] if shard.basis.selection else [name for name in shard.part if name not in shard.selected]
+
+
 def _accounted(shard: ShardRun, red: Mapping[str, str]) -> bool:
     """Whether what a shard shows explains the exit status of its pytest."""
     if shard.exit_status == 1:
         return bool(shard.failures) or any(name in red for name in shard.selected)
     if shard.exit_status == _NO_TESTS:
-        return not shard.selected  # -k left this part nothing
+        return not shard.selected  # such as -k left this part nothing
     return shard.exit_status == 0
 
 

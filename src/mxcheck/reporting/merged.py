@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 from rich.table import Table
 
 from mxcheck.reporting.merge import Merged
 from mxcheck.reporting.table import Row, render, results_table, row_of, skipped_lines
 
-#: A job summary holds 1 MiB; a traceback of a case that raised is long, and its log has it.
-_LONGEST = 4000
+#: Characters of one message, and bytes of all: a job summary holds 1 MiB, and a longer one is not shown at
+#: all. A traceback of a case that raised is long, and the log has it.
+_LONGEST, _ALL = 4000, 512 * 1024
 
 
 def verdict_line(merged: Merged) -> str:
@@ -73,7 +75,7 @@ def markdown(merged: Merged) -> str:
     blocks = [
         [f"## mxcheck: {verdict_line(merged)}"],
         [f"- {line}" for line in merged.troubles],
-        *(_fenced(name, message) for name, message in (*merged.red.items(), *merged.failures.items())),
+        *_messages({**merged.red, **merged.failures}),
         _markdown_table(results_table(rows)),
         [f"- {line}" for line in skipped_lines(rows)],
         shards,
@@ -84,6 +86,20 @@ def markdown(merged: Merged) -> str:
 def refused_markdown(error: ValueError) -> str:
     """The same where the shards could not be joined: a summary without a verdict would look like success."""
     return f"## mxcheck: red: no verdict\n\n{error}\n\n"
+
+
+def _messages(messages: Mapping[str, str]) -> list[list[str]]:
+    """Each message while there is room, and how many there was none for: the table has all cases."""
+    blocks: list[list[str]] = []
+    left = _ALL
+    for name, message in messages.items():
+        block = _fenced(name, message)
+        left -= len("\n".join(block).encode())
+        if left < 0:
+            more = _counted(len(messages) - len(blocks), "more message")
+            return [*blocks, [f"… and {more}: the log has all of them"]]
+        blocks.append(block)
+    return blocks
 
 
 def _fenced(name: str, message: str) -> list[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.gate.case import Case
-from mxcheck.reporting.table import row_of
+from mxcheck.reporting.table import results_table, row_of
 
 #: Layout of the file. A file of another version is refused, never guessed at.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +21,10 @@ class Basis:
 
     `commit` is that of pytest's root directory, or says that there is none; `changes` a digest of the tracked
     files that are not as the commit has them, empty where all are. `sources` and `baselines` are digests of
-    the package's files and of the accepted records as they were when the run began; `selection` what `-k` and
-    `-m` ask for; `options` those that decide a verdict and are no part of a case's name.
+    the package's files and of the accepted records as they were when the run began; `selection` what may
+    leave out cases, such as `-k`, empty where nothing does; `arguments` what is collected; `options` those
+    that decide a verdict and are no part of a case's name. `run` is the name that
+    whoever started the shards gave all of them, empty where nobody did.
     """
 
     mxcheck: str
@@ -31,7 +33,9 @@ class Basis:
     sources: str
     baselines: str
     selection: str
+    arguments: str
     options: str
+    run: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +43,8 @@ class ShardRun:
     """The `index`-th of `count` parts of a run, as its controller saw it end.
 
     `cases` are those of the whole run, in the table's order; `part` the ids of this shard's, `selected` of
-    those that `-k` and `-m` left. `rows` are the controller's, `messages` what the red ones say, by id;
-    `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
+    those that the basis' `selection` left. `rows` are the controller's, `messages` what the red ones say, by
+    id; `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
     """
 
     index: int
@@ -88,7 +92,7 @@ def read(path: Path) -> ShardRun:
     try:
         shard = _from_dict(data)
         _check(shard)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:  # whatever JSON holds
         words = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise _corrupt(path, words) from error
     return shard
@@ -102,6 +106,9 @@ def _from_dict(data: Mapping[str, Any]) -> ShardRun:
     for key, kind in _KINDS.items():
         if not isinstance(data[key], kind) or isinstance(data[key], bool):
             raise TypeError(f"{key} must be {kind.__name__}, got {data[key]!r:.40}")
+    for key, value in data["basis"].items():
+        if not isinstance(value, str):
+            raise TypeError(f"{key} of basis must be str, got {value!r:.40}")
     return ShardRun(
         index=data["index"],
         count=data["count"],
@@ -142,7 +149,9 @@ def _check(shard: ShardRun) -> None:
     for row in shard.rows:
         if not isinstance(row["verdict"], str):
             raise TypeError(f"the verdict of {row['id']} is {row['verdict']!r}")
-        row_of(cases[row["id"]], row)  # raises where the table could not show it
+        if not isinstance(row.get("reason", ""), str):
+            raise TypeError(f"the reason of {row['id']} is {row['reason']!r:.40}")
+        results_table([row_of(cases[row["id"]], row)])  # raises where the table could not show it
     for name, message in {**shard.messages, **shard.failures}.items():
         if not isinstance(message, str):
             raise TypeError(f"the message of {name} is {message!r:.40}")

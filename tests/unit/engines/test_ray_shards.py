@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sample_shards import CASES, build_shard
+from sample_shards import CASES, build_shard, other_basis
 
 from mxcheck.engines.ray_run import Outcome
 from mxcheck.engines.ray_shards import write_shards
@@ -45,11 +46,30 @@ def test_a_lost_one_is_red_by_name_and_the_other_keeps_its_rows(tmp_path: Path) 
 
 
 def test_a_lost_one_of_which_nothing_was_selected_is_red_too(tmp_path: Path) -> None:
-    found = [outcome("ref-neo", 2, trouble="gone"), outcome("ref-llama", 1)]
+    text = encode(build_shard(1, basis=other_basis(selection="-k ref-llama")))
+    found = [outcome("ref-neo", 2, trouble="gone"), replace(outcome("ref-llama", 1), text=text)]
     assert write_shards(tmp_path, found, {**SELECTED, "ref-neo": ()})
     merged = merge_folder(tmp_path)
     assert not merged.green
     assert merged.troubles == ("shard 2/2: pytest ended with 1 (tests failed that it did not name)",)
+
+
+def test_one_whose_workers_all_died_is_lost_and_says_what_failed(tmp_path: Path) -> None:
+    """It came back, with nothing: the driver knows what there was to run."""
+    empty = build_shard(2, selected=(), rows=(), exit_status=5, failures={"collection": "no worker lived"})
+    two = Outcome(model="ref-neo", shard=2, node="n (1)", seconds=1.0, text=encode(empty), trouble="")
+    assert write_shards(tmp_path, [two, outcome("ref-llama", 1)], SELECTED)
+    merged = merge_folder(tmp_path)
+    why = "no result: node n (1) selected 0 cases, and the driver 2"
+    assert merged.red == {name: f"{name}: {why}" for name in SELECTED["ref-neo"]}
+    assert merged.failures == {"shard 2/2: collection": "no worker lived"}
+
+
+def test_one_that_selected_less_is_lost(tmp_path: Path) -> None:
+    less = build_shard(1, selected=(CASES[0].id,), rows=build_shard(1).rows[:1])
+    one = Outcome(model="ref-llama", shard=1, node="n", seconds=1.0, text=encode(less), trouble="")
+    assert write_shards(tmp_path, [one, outcome("ref-neo", 2)], SELECTED)
+    assert set(merge_folder(tmp_path).red) == set(SELECTED["ref-llama"])
 
 
 def test_where_all_are_lost_nothing_is_written(tmp_path: Path) -> None:

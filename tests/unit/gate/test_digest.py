@@ -12,6 +12,10 @@ def test_every_file_counts_but_compiled_python(tmp_path: Path) -> None:
     before = folder_digest(tmp_path)
     (tmp_path / "a.pyc").write_text("compiled")
     assert folder_digest(tmp_path) == before
+    cache = tmp_path / "deep" / "__pycache__"
+    cache.mkdir(parents=True)
+    (cache / "a.cpython-311.pyc.139874").write_text("half compiled: it is renamed when it is whole")
+    assert folder_digest(tmp_path) == before
     (tmp_path / "a.toml").write_text("2")
     assert folder_digest(tmp_path) != before
 

@@ -9,6 +9,7 @@ import pytest
 
 from mxcheck.pytest_plugin import provenance
 from mxcheck.pytest_plugin.provenance import NO_COMMIT, basis, commit_of
+from mxcheck.reporting.shards import Basis
 
 
 @pytest.fixture(autouse=True)
@@ -73,9 +74,41 @@ def test_outside_of_git(tmp_path: Path) -> None:
     assert commit_of(tmp_path) == (NO_COMMIT, "")
 
 
+def test_a_repository_that_git_refuses(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that another user owns, in a container: its changes would go unseen."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(
+        ValueError, match=r"^git does not say what is checked out in .*dubious ownership"
+    ) as e:
+        commit_of(root)
+    assert "\n" not in str(e.value)
+
+
+def test_a_repository_without_a_commit(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    with pytest.raises(ValueError, match="git does not say what is checked out"):
+        commit_of(tmp_path)
+
+
+def test_a_git_that_cannot_be_started(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "git")
+
+    monkeypatch.setattr(subprocess, "run", refused)
+    with pytest.raises(ValueError, match="Permission denied"):
+        commit_of(root)
+    assert commit_of(tmp_path) == (NO_COMMIT, "")
+
+
 def test_without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert commit_of(root) == (NO_COMMIT, "")
+
+
+def test_the_basis_has_the_name_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("", "17"):
+        monkeypatch.setenv("MXCHECK_RUN", name)
+        assert basis(tmp_path, tmp_path / "b", selection="", arguments="", options="").run == name
 
 
 def test_the_basis_sees_package_and_baselines(
@@ -84,11 +117,15 @@ def test_the_basis_sees_package_and_baselines(
     package = tmp_path / "package"
     package.mkdir()
     monkeypatch.setattr(provenance, "_PACKAGE", package)
-    before = basis(root, root / "baselines", selection="", options="")
+
+    def found() -> Basis:
+        return basis(root, root / "baselines", selection="", arguments="", options="")
+
+    before = found()
     (package / "casts.py").write_text("x")
-    after = basis(root, root / "baselines", selection="", options="")
+    after = found()
     assert before.sources != after.sources
     (root / "baselines").mkdir()
     (root / "baselines" / "fp32.json").write_text("{}")
-    assert basis(root, root / "baselines", selection="", options="").baselines != after.baselines
+    assert found().baselines != after.baselines
     assert after.commit == head(root)

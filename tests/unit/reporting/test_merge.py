@@ -89,6 +89,17 @@ def test_a_part_that_a_selection_leaves_empty_is_green(tmp_path: Path) -> None:
     assert list(found.rows) == [case.id for case in CASES[:2]]
 
 
+def test_a_part_that_lacks_cases_though_nothing_leaves_them_out_is_red(tmp_path: Path) -> None:
+    """As a `collect_ignore` of one machine's conftest.py has it: pytest calls it 'no tests ran'."""
+    none = build_shard(2, selected=(), rows=(), exit_status=5)
+    found = merged(tmp_path / "none", build_shard(1), none)
+    (trouble,) = found.troubles
+    assert trouble.startswith("shard 2/2: 2 of the 2 cases of its part were not selected, though no option ")
+    assert f"(such as {CASES[2].id})" in trouble
+    some = build_shard(2, selected=(CASES[2].id,), rows=(build_row(CASES[2]),))
+    assert "1 of the 2 cases of its part" in merged(tmp_path / "some", build_shard(1), some).troubles[0]
+
+
 def test_a_run_without_any_case_is_red(tmp_path: Path) -> None:
     basis = other_basis(selection="-k nothing")
     empty = [build_shard(index, basis=basis, selected=(), rows=(), exit_status=5) for index in (1, 2)]
@@ -147,10 +158,23 @@ def test_what_is_no_complete_run_is_refused(tmp_path: Path, shards: list[ShardRu
         ({"changes": "e" * 16}, "different uncommitted changes: none ("),
         ({"sources": "e" * 16}, "different mxcheck sources: "),
         ({"baselines": "e" * 16}, "different accepted baselines: "),
-        ({"selection": "-k fp8"}, "different -k and -m: none ("),
+        ({"selection": "-k fp8"}, "different -k, -m and other selection: none ("),
+        ({"arguments": "tests/models/test_orderings.py"}, "different paths to collect: tests/models ("),
+        ({"run": "7"}, "different runs: none ("),
         ({"options": "kernel my_casts"}, "different options: kernel eager ("),
     ],
-    ids=["mxcheck", "commit", "no-commit", "changes", "sources", "baselines", "selection", "options"],
+    ids=[
+        "mxcheck",
+        "commit",
+        "no-commit",
+        "changes",
+        "sources",
+        "baselines",
+        "selection",
+        "arguments",
+        "run",
+        "options",
+    ],
 )
 def test_shards_of_another_basis_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     paths = put(tmp_path, build_shard(1), build_shard(2, basis=other_basis(**change)))
@@ -166,6 +190,36 @@ def test_every_field_of_the_basis_is_compared(tmp_path: Path) -> None:
         put(folder, build_shard(1), build_shard(2, basis=other_basis(**{field: "other"})))
         with pytest.raises(ValueError, match="shards of different"):
             merge_folder(folder)
+
+
+def on_device(shard: ShardRun, device: str) -> ShardRun:
+    first, *others = shard.rows
+    record = {**first["record"], "environment": {"device": device}}
+    return replace(shard, rows=({**first, "record": record}, *others))
+
+
+def test_shards_on_a_gpu_and_on_the_cpu_are_refused(tmp_path: Path) -> None:
+    """Both ran with `auto`, and the accepted baselines of the CPU pass on the CPU."""
+    gpu = on_device(build_shard(1), "NVIDIA H100")
+    paths = put(tmp_path, gpu, on_device(build_shard(2), "cpu"))
+    with pytest.raises(ValueError, match="shards on different devices: ") as error:
+        merge_folder(tmp_path)
+    assert f"cpu ({paths[1]})" in str(error.value)
+    assert f"GPU ({paths[0]})" in str(error.value)
+    assert merged(tmp_path / "others", gpu, on_device(build_shard(2), "NVIDIA H200")).green
+    assert merged(tmp_path / "cpu", *(on_device(build_shard(index), "cpu") for index in (1, 2))).green
+
+
+def test_a_run_that_measured_nothing_is_red(tmp_path: Path) -> None:
+    def skipped(index: int) -> ShardRun:
+        names = build_shard(index).selected
+        rows = [{"id": name, "verdict": "skipped", "reason": "no GPU"} for name in names]
+        return build_shard(index, rows=tuple(rows))
+
+    found = merged(tmp_path / "all", skipped(1), skipped(2))
+    assert found.troubles == ("every selected case was skipped: nothing was measured",)
+    assert not found.green
+    assert merged(tmp_path / "one", skipped(1), build_shard(2)).green
 
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:

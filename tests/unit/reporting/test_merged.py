@@ -26,7 +26,7 @@ def test_a_green_verdict(tmp_path: Path) -> None:
 
 
 def test_what_is_red_is_counted(tmp_path: Path) -> None:
-    basis = other_basis(changes="a" * 16, commit="no commit known to git")
+    basis = other_basis(changes="a" * 16, commit="no commit known to git", selection="-m fp8_e4m3")
     one = replace(red_shard(1), basis=basis, failures={"test_order": "reversed"})
     two = build_shard(2, basis=basis, selected=(CASES[2].id,), rows=(build_row(CASES[2]),), exit_status=3)
     assert verdict_line(merged(tmp_path, one, two)) == (
@@ -83,6 +83,15 @@ def test_a_long_message_is_cut_in_markdown_only(tmp_path: Path) -> None:
     page = markdown(found)
     assert len(page) < 10_000
     assert "… (the log has all of it)" in page
+
+
+def test_many_long_messages_fit_a_job_summary(tmp_path: Path) -> None:
+    failures = {f"test_{number}": "ä" * 100_000 for number in range(300)}
+    page = markdown(merged(tmp_path, build_shard(1, failures=failures, exit_status=1), build_shard(2)))
+    assert 400_000 < len(page.encode()) < 700_000
+    shown = page.count("### shard 1/2: test_")
+    assert f"\n… and {300 - shown} more messages: the log has all of them\n" in page
+    assert page.endswith("|\n\n")  # the shards come after them
 
 
 def test_json_is_what_one_run_writes(tmp_path: Path) -> None:

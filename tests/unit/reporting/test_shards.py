@@ -55,8 +55,27 @@ Data = dict[str, Any]
         (lambda data: data["rows"][0]["record"].pop("kl"), "missing fields: ['kl']"),
         (lambda data: data["rows"][0]["budget"].pop("kl"), "missing 1 required keyword-only argument: 'kl'"),
         (lambda data: data.update(messages={CASES[0].id: 1}), f"the message of {CASES[0].id} is 1"),
+        (lambda data: data["rows"][0].update(record=[1]), "a record must be a dict, got [1]"),
+        (
+            lambda data: data["rows"][0]["record"].update(sequence_losses=3),
+            "sequence_losses must be list, got 3",
+        ),
+        (lambda data: data["rows"][0]["record"].update(sequence_losses=["x"]), ""),
+        (lambda data: data["rows"][0]["record"].update(replaced=3), "replaced must be dict, got 3"),
+        (lambda data: data["rows"][0]["record"].update(environment=[]), "environment must be dict, got []"),
+        (
+            lambda data: data["rows"][0]["record"].update(perplexity="x"),
+            "perplexity must be float or int, got 'x'",
+        ),
+        (lambda data: data["rows"][0]["record"].update(original_bytes=0), "division by zero"),
+        (lambda data: data["rows"][0]["budget"].update(kl="a"), "unsupported operand"),
+        (lambda data: data["rows"][0]["drift"].update(rms=[]), "unsupported format string"),
+        (lambda data: data["rows"][1].update(reason=3), f"the reason of {CASES[1].id} is 3"),
+        (lambda data: data["basis"].update(selection={}), "selection of basis must be str, got {}"),
+        (lambda data: data["rows"].__setitem__(0, [1]), "list indices"),
+        (lambda data: data["selected"].append([1]), "unhashable"),
     ],
-    ids=range(15),
+    ids=range(28),
 )
 def test_what_contradicts_itself_is_refused(
     tmp_path: Path, change: Callable[[Data], object], words: str
