@@ -14,7 +14,6 @@ import pytest
 from sample_record import build_record
 from simulated_host import Memory, devices_of, read_host
 
-from mxcheck.gate.baseline import encode
 from mxcheck.pytest_plugin.snapshots import extension_for
 from mxcheck.pytest_plugin.xdist_scheduling import ModelScheduling
 from mxcheck.scheduling.leases import Lease, Request
@@ -158,8 +157,3 @@ class Results:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         (HOST.folder / session.config.getoption("results")).write_text(json.dumps(self._found))
-
-
-def accepted(case: SimulatedCase, text: str) -> str:
-    """The text of a case's baseline that was accepted as `text`."""
-    return encode(build_record(model=case.model, environment={"accepted": text}))

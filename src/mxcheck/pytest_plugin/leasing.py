@@ -6,7 +6,8 @@ import faulthandler
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,24 +159,22 @@ class Leasing:
         self._ledger.close()
 
 
-class _no_hang:  # noqa: N801  (a context manager, used as a function)
+@contextmanager
+def _no_hang(config: pytest.Config) -> Iterator[None]:
     """Who waits for a device does not hang: faulthandler's timeout starts again afterwards."""
+    there = config.pluginmanager.has_plugin("faulthandler")
+    timeout = float(config.getini("faulthandler_timeout") or 0.0) if there else 0.0
+    if timeout <= 0:
+        yield
+        return
+    from _pytest.faulthandler import fault_handler_stderr_fd_key
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        there = config.pluginmanager.has_plugin("faulthandler")
-        self._timeout = float(config.getini("faulthandler_timeout") or 0.0) if there else 0.0
-
-    def __enter__(self) -> None:
-        if self._timeout > 0:
-            faulthandler.cancel_dump_traceback_later()
-
-    def __exit__(self, *_: object) -> None:
-        if self._timeout > 0:
-            from _pytest.faulthandler import fault_handler_stderr_fd_key
-
-            faulthandler.dump_traceback_later(
-                self._timeout,
-                file=self._config.stash[fault_handler_stderr_fd_key],
-                exit=bool(self._config.getini("faulthandler_exit_on_timeout")),
-            )
+    faulthandler.cancel_dump_traceback_later()
+    try:
+        yield
+    finally:
+        faulthandler.dump_traceback_later(
+            timeout,
+            file=config.stash[fault_handler_stderr_fd_key],
+            exit=bool(config.getini("faulthandler_exit_on_timeout")),
+        )
