@@ -4,7 +4,7 @@ Our scheduler, xdist's `load` and `worksteal` run in turns: 60 cases of 12 model
 devices, on four devices. The runs are real (pytest, xdist, the ledger); cases sleep. The lower bound has
 every device busy all the time and every model loaded once.
 
-    python tools/benchmark_scheduling.py [--rounds 5] [--scale 0.6]
+    python tools/benchmark_scheduling.py [--rounds 5] [--scale 0.8]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scale", type=float, default=0.6, help="a case's mean seconds")
+    parser.add_argument("--scale", type=float, default=0.8, help="a case's mean seconds")
     options = parser.parse_args()
     ratios: dict[str, list[float]] = {name: [] for name in SETUPS}
     over = 0

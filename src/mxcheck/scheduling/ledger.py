@@ -25,7 +25,7 @@ from mxcheck.scheduling.leases import Lease, Request, check, grant, others_hold
 
 _VERSION = 1
 #: Seconds between two looks of somebody who waits.
-_SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.25
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.1
 #: Seconds to wait for devices on which nobody of ours is.
 _PATIENCE = 3600.0
 
