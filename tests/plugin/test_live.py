@@ -63,7 +63,13 @@ def test_a_table_on_a_terminal(project: Project, workers: str) -> None:
     assert "of 4 cases" in plain
     names = {"0": {"main"}, "2": {"gw0", "gw1"}}[workers]
     assert names <= set(re.findall(r"^ (main|gw\d+) ", plain, re.MULTILINE)), plain
-    assert re.search(rf"(ref-llama-fp32{re.escape(LABEL)}|ref-llama reference) +\d/2", plain), plain
+    # However short they are.
+    measured = set(re.findall(r"^ (?:main|gw\d+) +(\S.*?) +0/2 ", plain, re.MULTILINE))
+    assert measured == {
+        *(f"{model}-fp32{LABEL}" for model in ("ref-llama", "ref-neo")),
+        *(f"{model}-fp8_e4m3-A{LABEL}" for model in ("ref-llama", "ref-neo")),
+        *(f"{model} reference" for model in ("ref-llama", "ref-neo")),
+    }, plain
     # It is gone when the results come, and the cursor is there again.
     results = output[output.index("mxcheck: accuracy") :]
     assert "tokens/s" not in results

@@ -25,7 +25,7 @@ def teller(config: pytest.Config) -> Callable[[dict[str, Any]], None]:
     channel = getattr(config, "workerinput", {}).get(_CHANNEL)
     if channel is None:
         display: Any = config.pluginmanager.get_plugin(PLUGIN)
-        return (lambda _: None) if display is None else (lambda event: _show(display, event))
+        return (lambda _: None) if display is None else (lambda event: _show(display, "main", event))
 
     def send(event: dict[str, Any]) -> None:
         with suppress(OSError):  # the controller is gone: nobody looks, and the case need not suffer for it
@@ -34,9 +34,9 @@ def teller(config: pytest.Config) -> Callable[[dict[str, Any]], None]:
     return send
 
 
-def _show(display: Live, event: dict[str, Any]) -> None:
+def _show(display: Live, worker: str, event: dict[str, Any]) -> None:
     with suppress(OSError, ValueError):  # a terminal that is gone is nothing that a case is judged by
-        display.heard("main", event)
+        display.heard(worker, event)
 
 
 class Live:
@@ -56,7 +56,7 @@ class Live:
         """A worker is about to start: give it a channel to tell its events through."""
         channel = node.gateway.newchannel()
         # Called in execnet's receiving thread.
-        channel.setcallback(lambda event: self.heard(node.gateway.id, event))
+        channel.setcallback(lambda event: _show(self, node.gateway.id, event))
         node.workerinput[_CHANNEL] = channel
 
     @pytest.hookimpl(optionalhook=True)
@@ -87,9 +87,14 @@ class Live:
             if self._board is None:
                 return
             self._board.heard(worker, event, time.monotonic())
-            if self._screen is None and time.monotonic() - self._last_line > _PERIOD:
+            screen = self._screen
+            if screen is None and time.monotonic() - self._last_line > _PERIOD:
                 self._last_line = time.monotonic()
                 self._print(self._board.line())
+        # What a worker turns to is seen at once, however soon it turns to the next. Without our lock: the
+        # table is drawn under the screen's, which asks for ours.
+        if screen is not None and event["do"] != "batch":
+            screen.refresh()
 
     def case_ended(self, case: str, seconds: float | None) -> None:
         """A case has a result."""
@@ -151,6 +156,10 @@ class _Screen:
         self._above = _Above(console)
         self._writer._file = self._above
         self._live.start()
+
+    def refresh(self) -> None:
+        """Draw the table as it is now; it is drawn four times a second anyway."""
+        self._live.refresh()
 
     def stop(self) -> None:
         """Take the table away and give the terminal back."""

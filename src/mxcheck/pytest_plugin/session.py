@@ -82,6 +82,8 @@ class GateSession:
 
         if self._broken:
             return _error(case, self._broken)
+        # The first case of a process imports torch, which takes seconds: nobody need wonder.
+        self._tell({"do": "step", "what": f"{case.id} starting"})
         try:
             record = self._measured(case)
             check_figures(record)
@@ -182,6 +184,7 @@ class GateSession:
             if case.id not in measured:
                 cases = self._cases_of(case.model)
                 try:
+                    self._tell({"do": "step", "what": f"{case.model}: noise of {len(cases)} cases"})
                     measured |= self._measure_noise(case.model, cases)
                 except ValueError as error:  # of all: none of them need try again
                     failed = [{"environment": "another", "failure": str(error), "unavailable": ""}]

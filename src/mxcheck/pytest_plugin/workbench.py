@@ -123,7 +123,7 @@ class Workbench:
         try:
             self._lease(label)
             began = time.monotonic()
-            self._tell({"do": "load", "model": label})
+            self._tell({"do": "step", "what": f"{label} loading"})
             self._resident = self._load(label)
             self.loading += time.monotonic() - began
         except BaseException as error:
@@ -236,6 +236,7 @@ class Workbench:
         bench = self.resident(case.model)
         model, reference, tokens = bench.loaded.model, bench.reference, bench.text.tokens
         together = recipe.sequences_a_pass or self.batch_size(case.model)
+        self._tell({"do": "step", "what": f"{case.id} converting"})
         conversion = convert(model, recipe)
         try:
             # before anything else runs: a library may fix its scales by what it sees first

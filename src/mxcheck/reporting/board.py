@@ -3,7 +3,7 @@
 Events are plain dicts, for they travel from workers; `do` says what happened:
 
 - `wait` (`model`, `why`): it waits for a device;
-- `load` (`model`): it loads one;
+- `step` (`what`): it does something whose length is not known, as loading a model;
 - `measure` (`what`, `batches`, `length` in tokens): a measurement begins, of a case or of a reference;
 - `batch` (`sequences`, `memory` in bytes): so many sequences more are through, so much memory is taken.
 """
@@ -59,8 +59,8 @@ class Board:
         line = self.lines.setdefault(worker, _Line())
         if event["do"] == "wait":
             line.doing, line.batches = f"{event['model']} waits: {event['why']}", 0
-        elif event["do"] == "load":
-            line.doing, line.batches = f"{event['model']} loading", 0
+        elif event["do"] == "step":
+            line.doing, line.batches = event["what"], 0
         elif event["do"] == "measure":
             line.doing, line.batches, line.length = event["what"], event["batches"], event["length"]
             line.done = line.tokens = 0

@@ -18,7 +18,7 @@ def shown(board: Board) -> list[str]:
 @pytest.fixture
 def board() -> Board:
     made = Board(expected={"a": 10.0, "b": 10.0, "c": 20.0})
-    made.heard("gw0", {"do": "load", "model": "m"}, 0.0)
+    made.heard("gw0", {"do": "step", "what": "m loading"}, 0.0)
     made.heard("gw1", {"do": "wait", "model": "n", "why": "device 0 is taken"}, 0.0)
     made.heard("gw0", {"do": "measure", "what": "a", "batches": 4, "length": 100}, 10.0)
     made.heard("gw0", {"do": "batch", "sequences": 8, "memory": 2**30}, 12.0)
@@ -41,7 +41,7 @@ def test_what_each_worker_does(board: Board) -> None:
 def test_a_new_measurement_starts_from_nothing(board: Board) -> None:
     board.heard("gw0", {"do": "measure", "what": "b", "batches": 2, "length": 10}, 20.0)
     assert "gw0 b, 0/2 batches, 3,072 MiB" in board.line()
-    board.heard("gw0", {"do": "load", "model": "m"}, 21.0)
+    board.heard("gw0", {"do": "step", "what": "m loading"}, 21.0)
     assert "gw0 m loading, 3,072 MiB" in board.line()
 
 
