@@ -39,7 +39,7 @@ def kill_one(process: subprocess.Popen[str], host: Host, chosen: random.Random) 
     Not before xdist has all its workers: one that dies while they are being made ends the run there, as an
     internal error of execnet's, before any test."""
     events = host.folder / "events"
-    much = chosen.randint(-6, 29)  # of 30: six models are loaded, and 24 cases end
+    much = chosen.randint(-6, 25)  # of 30: six models are loaded, and 24 cases end
     while process.poll() is None and not (host.folder / "started").exists():
         time.sleep(0.005)
     if much < 0:
@@ -50,7 +50,10 @@ def kill_one(process: subprocess.Popen[str], host: Host, chosen: random.Random) 
     workers = workers_of(process.pid)
     if process.poll() is not None or not workers:
         return False
-    os.kill(chosen.choice(workers), signal.SIGKILL)
+    try:
+        os.kill(chosen.choice(workers), signal.SIGKILL)
+    except ProcessLookupError:  # it ended by itself meanwhile
+        return False
     return True
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
-from gate_project import Project
+from gate_project import CONFTEST, Project
 
 from mxcheck.pytest_plugin.work import estimate
 from mxcheck.scheduling.devices import cores, memory_bytes
-from mxcheck.scheduling.ledger import Ledger
 
 RUN = (
     *("--mx-models", "ref-llama", "--mx-precision", "fp32", "--mx-max-samples", "2"),
@@ -140,35 +137,51 @@ sys.stdin.readline()
 """
 
 
+#: Notes what becomes of faulthandler's timer.
+_TIMER = """
+import faulthandler
+
+def noted(call, word):
+    def noting(*args, **options):
+        with open("timer", "a") as file:
+            file.write(word.format(*args) + "\\n")
+        return call(*args, **options)
+    return noting
+
+faulthandler.dump_traceback_later = noted(faulthandler.dump_traceback_later, "{:.0f} s")
+faulthandler.cancel_dump_traceback_later = noted(faulthandler.cancel_dump_traceback_later, "off")
+"""
+
+
 def test_waiting_is_told_and_is_no_hang(project: Project) -> None:
-    """Another run holds the host for longer than faulthandler allows a test."""
-    project.replace("pytest_plugin/live.py", "_PERIOD = 10.0", "_PERIOD = 1.0")
+    """Another run holds the host: meanwhile no timeout runs, and afterwards all of it is there again."""
+    project.replace("pytest_plugin/live.py", "_PERIOD = 10.0", "_PERIOD = -1.0")
     (project.directory / "pytest.ini").write_text(
-        "[pytest]\nfaulthandler_timeout = 40\nfaulthandler_exit_on_timeout = true\n"
+        "[pytest]\nfaulthandler_timeout = 900\nfaulthandler_exit_on_timeout = true\n"
     )
-    ledger = Ledger(project.directory / "leases")
+    (project.directory / "conftest.py").write_text(CONFTEST + _TIMER)
+    timer = project.directory / "timer"
+    words = ("-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "mxcheck.suite.models", *RUN, "-n", "1")
+    common = {"cwd": project.directory, "env": project.environment(), "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(project.directory / "leases")],
-        env={**os.environ, "PYTHONPATH": str(project.source)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", _HOLDER, str(project.directory / "leases")], stdin=subprocess.PIPE, **common
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "has it\n"
-
-        def let_wait() -> None:
-            while not ledger.waiting():
-                time.sleep(0.1)
-            time.sleep(45)
+        with subprocess.Popen([sys.executable, *words], **common) as run:
+            assert run.stdout is not None
+            told = ""
+            while "gw0 ref-llama waits: device 0 is taken" not in told:
+                line = run.stdout.readline()
+                assert line, told  # it ended
+                told += line
+            while_it_waits = timer.read_text().split("\n")[:-1]
             holder.kill()
-
-        thread = threading.Thread(target=let_wait)
-        thread.start()
-        run = project.gate(*RUN, "-n", "1")
-        thread.join()
-    assert list(run.verdicts().values()) == ["FAIL missing"], run.output
-    assert "gw0 ref-llama waits: device 0 is taken" in run.output, run.output
+            rest = run.stdout.read()
+    assert while_it_waits == ["900 s", "off"]
+    assert timer.read_text().split("\n")[2:4] == ["900 s", "off"]
+    (row,) = json.loads((project.directory / "rows.json").read_text()).values()
+    assert row["verdict"] == "FAIL missing", told + rest  # it ran to its end
 
 
 def test_without_faulthandler(project: Project) -> None:

@@ -34,11 +34,11 @@ class Installed:
             for name, value in os.environ.items()
             if not name.startswith(("PYTEST_", "PYTHON", "HF_", "TRANSFORMERS_")) and name != "CI"
         }
-        offline = {"HF_HUB_OFFLINE": "1"}
+        own = {"HF_HUB_OFFLINE": "1", "MXCHECK_LEASES": str(self.folder / "leases")}
         return subprocess.run(
             [str(self.programs / program), *words],
             cwd=self.folder,
-            env={**kept, **offline},
+            env={**kept, **own},
             capture_output=True,
             text=True,
             check=False,

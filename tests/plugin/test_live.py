@@ -93,7 +93,7 @@ def test_a_line_now_and_then_elsewhere(project: Project) -> None:
     for workers in ("0", "2"):
         run = project.gate(*FEW, "-n", workers)
         assert re.search(r"^mxcheck: 0 of 4 cases; (main|gw0|gw1) ref-", run.output, re.MULTILINE), run.output
-        assert re.search(r"^mxcheck: [1-3] of 4 cases; about \d+ s left; ", run.output, re.MULTILINE), (
+        assert re.search(r"^mxcheck: [1-3] of 4 cases; about \d+ (s|min) left; ", run.output, re.MULTILINE), (
             run.output
         )
         assert re.search(r"\d/2 batches, [\d,]+ tokens/s, [\d,]+ MiB", run.output), run.output

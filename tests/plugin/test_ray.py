@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,24 @@ def without_times(rows: dict[str, Any]) -> dict[str, Any]:
     return {name: {key: row[key] for key in row if key not in times} for name, row in rows.items()}
 
 
+#: Cases wait as long as a file is there.
+_HELD = """
+import time
+def pytest_runtest_setup():
+    while pathlib.Path(HELD).exists():
+        time.sleep(0.05)
+"""
+
+
 def test_a_run_that_loses_a_node_and_a_process_equals_a_run_on_one_machine(farm: Project) -> None:
+    held = farm.directory / "held"
+    (farm.directory / "conftest.py").write_text(CONFTEST + _HELD.replace("HELD", repr(str(held))))
     alone = farm.gate(*MODELS, *FEW, **own_ledger(farm))
     assert alone.code == 0, alone.output
     earlier = farm.directory / "out" / "shard-1-of-9.json"  # it must not be joined to this run's
     earlier.parent.mkdir()
     earlier.write_text("{}")
+    held.touch()  # so that both are at work however late one begins
     with (
         cluster(farm, {}, {}, {}) as three,
         start_on(farm, "--ray", three.address, *MODELS, *FEW, "--mx-report", "out") as run,
@@ -75,6 +88,7 @@ def test_a_run_that_loses_a_node_and_a_process_equals_a_run_on_one_machine(farm:
         # Neither may hold its device beside the task that takes its place.
         _, alive = psutil.wait_procs([*of_node, *of_process], timeout=60)
         assert not alive
+        held.unlink()
         output, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 0, output
     assert "(raylet)" not in output
@@ -199,10 +213,12 @@ def test_a_directory_that_a_node_does_not_have_is_named() -> None:
     assert complaint("/not/there", "0.1.0").startswith("has no directory /not/there; every node has to see")
 
 
-def closed_port() -> str:
+@pytest.fixture
+def closed_port() -> Iterator[str]:
+    """Bound, so that nobody else gets it meanwhile, and not listened to."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{one.getsockname()[1]}"
+        yield f"127.0.0.1:{one.getsockname()[1]}"
 
 
 @pytest.mark.parametrize(
@@ -232,13 +248,15 @@ def closed_port() -> str:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_bad_input_is_told_in_one_line(farm: Project, words: tuple[str, ...], says: str) -> None:
-    port = closed_port()
-    run = run_on(farm, *(word.replace("127.0.0.1:CLOSED", port) for word in words), RAY_ADDRESS="")
+def test_bad_input_is_told_in_one_line(
+    farm: Project, closed_port: str, words: tuple[str, ...], says: str
+) -> None:
+    typed = [word.replace("127.0.0.1:CLOSED", closed_port) for word in words]
+    run = run_on(farm, *typed, RAY_ADDRESS="")
     assert run.code == 2
     assert run.output.count("\n") == 1
     assert run.output.startswith("mxcheck: ")
-    assert says.replace("127.0.0.1:CLOSED", port) in run.output
+    assert says.replace("127.0.0.1:CLOSED", closed_port) in run.output
 
 
 def test_a_shard_below_the_report_folder_is_somebodys(farm: Project) -> None:

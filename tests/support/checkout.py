@@ -60,6 +60,10 @@ def build_checkout(folder: Path) -> Checkout:
             (venv / name).symlink_to(there)
     (venv / "installed").touch()  # newer than what it was installed from: make leaves it alone
     source = str(path / "src")
-    return Checkout(
-        path=path, environment=machine_environment(VENV=str(venv), PYTHONPATH=source, WORKERS="0")
-    )
+    own = {
+        "VENV": str(venv),
+        "PYTHONPATH": source,
+        "WORKERS": "0",
+        "MXCHECK_LEASES": str(path.with_name("leases")),
+    }
+    return Checkout(path=path, environment=machine_environment(**own))

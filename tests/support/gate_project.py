@@ -62,25 +62,29 @@ class Project:
     def gate(self, *arguments: str, **environment: str) -> Run:
         return self.pytest("--pyargs", "mxcheck.suite.models", *arguments, **environment)
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """The interpreter with `arguments`, in the project, without what this test run left around it."""
+    def environment(self, **more: str) -> dict[str, str]:
+        """The project's, without what this test run left around it."""
         inherited = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("PYTEST_", "HF_", "TRANSFORMERS_", "OMP_", "MXCHECK_RUN"))
             and name != "CI"
         }
+        return {
+            **inherited,
+            "PYTHONPATH": str(self.source),
+            # Its own: the run that this test is part of may hold what the host has.
+            "MXCHECK_LEASES": str(self.directory / "leases"),
+            "CUDA_VISIBLE_DEVICES": "",  # baselines and figures are the CPU's
+            **more,
+        }
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The interpreter with `arguments`, in the project."""
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=self.directory,
-            env={
-                **inherited,
-                "PYTHONPATH": str(self.source),
-                # Its own: the run that this test is part of may hold what the host has.
-                "MXCHECK_LEASES": str(self.directory / "leases"),
-                "CUDA_VISIBLE_DEVICES": "",  # baselines and figures are the CPU's
-                **environment,
-            },
+            env=self.environment(**environment),
             capture_output=True,
             text=True,
             check=False,

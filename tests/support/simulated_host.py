@@ -190,9 +190,14 @@ class Memory:
         return log.read_text().splitlines() if log.exists() else []
 
 
+#: Of the kernel's flags of a process (include/linux/sched.h): it is about to end.
+_PF_EXITING = 0x4
+
+
 def lives(pid: int) -> bool:
-    """Whether a process has memory: a zombie has none."""
+    """Whether a process has memory. One that ends loses it before its locks, but is no zombie at once."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
+    return state != "Z" and not int(fields[5]) & _PF_EXITING

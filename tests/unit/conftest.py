@@ -3,12 +3,17 @@ from functools import cache
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.models.convert import Conversion, convert
 from mxcheck.models.load import LoadedModel, load
 from mxcheck.models.recipe import Recipe
+
+# No test fails on time: these machines are shared. The rest is as Hypothesis has it, here or in CI.
+settings.register_profile("mxcheck", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mxcheck")
 
 
 @pytest.fixture(scope="session", autouse=True)

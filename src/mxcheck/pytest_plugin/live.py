@@ -88,9 +88,7 @@ class Live:
                 return
             self._board.heard(worker, event, time.monotonic())
             screen = self._screen
-            if screen is None and time.monotonic() - self._last_line > _PERIOD:
-                self._last_line = time.monotonic()
-                self._print(self._board.line())
+            self._line_now_and_then(self._board)
         # What a worker turns to is seen at once, however soon it turns to the next. Without our lock: the
         # table is drawn under the screen's, which asks for ours.
         if screen is not None and event["do"] != "batch":
@@ -101,6 +99,12 @@ class Live:
         with self._lock:
             if self._board is not None:
                 self._board.case_ended(case, seconds)
+                self._line_now_and_then(self._board)
+
+    def _line_now_and_then(self, board: Board) -> None:
+        if self._screen is None and time.monotonic() - self._last_line > _PERIOD:
+            self._last_line = time.monotonic()
+            self._print(board.line())
 
     def _print(self, line: str) -> None:
         """Past pytest's capture, which holds this process's standard output while a test runs."""

@@ -95,6 +95,7 @@ class Ledger:
         pause, since = _SHORTEST_WAIT, time.monotonic()
         try:
             while True:
+                looked = time.monotonic()
                 with self._open() as state:
                     before = [
                         one for one in state.queue if one["ticket"] < ticket and names & set(one["devices"])
@@ -108,8 +109,8 @@ class Ledger:
                         state.queue = [one for one in state.queue if one["ticket"] != ticket]
                         return answer
                     if any(names & lease.bytes_of.keys() for lease in state.leases):
-                        since = time.monotonic()
-                if time.monotonic() - since > patience:
+                        since = looked
+                if looked - since > patience:
                     raise ValueError(
                         f"{request.what} waited {patience / 60:.0f} min for what no run of mxcheck holds: "
                         f"{answer}; free it, or lower --mx-min-free-ratio or --mx-batch-size"

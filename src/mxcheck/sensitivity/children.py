@@ -110,7 +110,8 @@ def _ended(job: Job, process: BaseProcess, took: float, *, hangs: bool) -> Suite
             f"{job.name} was killed from outside (for want of memory?); the same command tries it again, "
             f"with fewer --jobs if need be"
         )
-    words = job.log.read_text("utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
+    said = job.log.read_text("utf-8", errors="replace") if job.log.is_file() else ""  # it had not begun
+    words = said.splitlines()[-_LAST_WORDS:]
     lost = SuiteRun(
         ended="hang" if hangs else "crash",
         exit_code=-1 if process.exitcode is None else process.exitcode,

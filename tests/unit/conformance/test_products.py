@@ -280,7 +280,7 @@ _bits = st.integers(-(2**53), 2**53)
 _numbers = st.builds(math.ldexp, _bits.map(float), st.integers(-120, 120))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(_numbers, _numbers), min_size=1, max_size=12), st.booleans())
 def test_exact_product_is_that_of_fractions(pairs: list[tuple[float, float]], cancel: bool) -> None:
     if cancel:  # what is left is far smaller than what was added

@@ -116,7 +116,6 @@ def test_a_float32_reads_as_itself(value: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@settings(deadline=None)
 @given(value=st.floats(-65000, 65000, width=32))
 def test_values_are_rounded_as_torch_rounds(dtype: str, value: float) -> None:
     expected = torch.tensor([value]).to(getattr(torch, dtype)).float().numpy()
@@ -256,7 +255,7 @@ def casts(draw: st.DrawFn) -> tuple[np.ndarray[Any, np.dtype[np.float32]], CastS
     return x, cast_spec(block.name, **given), dtype
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(cast=casts(), kernel=st.sampled_from([None, "auto", "my_kernels.casts:quantize"]))
 def test_the_command_reads_back(
     cast: tuple[np.ndarray[Any, np.dtype[np.float32]], CastSpec, str], kernel: str | None

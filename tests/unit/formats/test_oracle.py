@@ -17,7 +17,7 @@ each_format = pytest.mark.parametrize("name", list(ELEMENT_FORMATS))
 
 
 @each_format
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
 def test_array_equals_rational_on_any_bits(name: str, bits: list[int]) -> None:
     """There and back. (`test_search.py` has the bits that are hard, and every rule.)"""

@@ -56,14 +56,14 @@ def matrices(draw: st.DrawFn) -> NDArray[np.float32]:
 
 
 @each_format
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(x=matrices())
 def test_the_oracle_equals_the_search(name: str, x: NDArray[np.float32]) -> None:
     assert same(x, name)
 
 
 @each_format
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(bits=st.lists(st.integers(0, 0xFFFF_FFFF), min_size=36, max_size=36))
 def test_the_oracle_equals_the_search_on_any_bits(name: str, bits: list[int]) -> None:
     """Signalling NaNs included, which numpy warns of when it widens them."""

@@ -118,7 +118,7 @@ def blocks(draw: st.DrawFn, element: ElementFormat) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("name", list(ELEMENT_FORMATS))
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(data=st.data())
 def test_the_three_agree_on_blocks(name: str, data: st.DataObject) -> None:
     element = ELEMENT_FORMATS[name]

@@ -65,7 +65,7 @@ any_cell = st.sampled_from(sorted(CELLS))
 seeds = st.integers(0, 2**16)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     shape=SHAPES,
     view=st.sampled_from(sorted(VIEWS)),
@@ -94,7 +94,7 @@ def test_any_layout(
     assert not compare(fake_quantize_eager, x, spec).counts
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(shape=SHAPES, name=any_cell, dtype=st.sampled_from(DTYPES), seed=seeds, data=st.data())
 def test_codes_and_values_agree(
     shape: list[int], name: str, dtype: torch.dtype, seed: int, data: st.DataObject
@@ -121,7 +121,7 @@ def shrinks_amax(cell: Cell) -> bool:
     return (cell.format, cell.scale_rule) == ("fp8_e4m3", "even") and cell.rounding in ("zero", "stochastic")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     name=st.sampled_from([name for name in CELLS if name != "nvfp4-amax" and not shrinks_amax(CELLS[name])]),
     numbers=st.sampled_from([wide, any_bits]),
@@ -158,7 +158,7 @@ def test_and_for_nvfp4_where_a_block_scale_is_subnormal() -> None:
     assert (once[16].item(), twice[16].item()) == (4 * 2 * 2.0**-9, 6 * 2.0**-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=seeds)
 def test_not_for_nvfp4_where_they_are_normal(seed: int) -> None:
     x = wide((4, 64), seed)
@@ -168,7 +168,7 @@ def test_not_for_nvfp4_where_they_are_normal(seed: int) -> None:
     assert same_bits(fake_quantize_eager(once, cast_spec("nvfp4")), once)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(name=any_cell, power=st.integers(-60, 60), seed=seeds)
 def test_a_power_of_two_shifts_the_scale_only(name: str, power: int, seed: int) -> None:
     cell = CELLS[name]
@@ -186,7 +186,7 @@ def test_a_power_of_two_shifts_the_scale_only(name: str, power: int, seed: int) 
         assert all(map(torch.equal, moved[:-1], scales[:-1]))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(name=any_cell, numbers=st.sampled_from([wide, any_bits]), seed=seeds)
 def test_negation_flips_signs_only(
     name: str, numbers: Callable[[tuple[int, ...], int], Tensor], seed: int
@@ -208,7 +208,7 @@ def same_bits_or_codes(one: Tensor, other: Tensor) -> bool:
     return same_bits(one, other) if one.is_floating_point() else torch.equal(one, other)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     name=st.sampled_from([*E8M0_CELLS, "nvfp4-amax"]),
     order=st.permutations(range(8)),
@@ -230,7 +230,7 @@ def test_permuting_blocks_permutes_results(name: str, order: list[int], axis: in
     assert list(moved[2:]) == tensor_scale
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(name=any_cell, order=st.permutations(range(6)), seed=seeds)
 def test_permuting_rows_permutes_results(name: str, order: list[int], seed: int) -> None:
     cell, rows = CELLS[name], torch.tensor(order)

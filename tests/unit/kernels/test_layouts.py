@@ -39,7 +39,7 @@ def random_bytes(shape: tuple[int, ...], seed: int = 0, below: int = 256) -> Ten
 # Padding
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(shape=st.tuples(st.integers(1, 300), st.integers(1, 300)), direction=directions, seed=seeds)
 def test_scales_come_back(shape: tuple[int, int], direction: str, seed: int) -> None:
     scales = random_bytes(shape, seed)
@@ -372,7 +372,7 @@ def by_place(codes: Tensor, element: ElementFormat) -> int:
     return sum(code << element.bits * i for i, code in enumerate(codes.tolist()))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     name=st.sampled_from(sorted(ELEMENT_FORMATS)),
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -186,11 +186,17 @@ def test_nobody_waits_for_ever_for_others(tmp_path: Path) -> None:
     # While one of ours is on them, it will end.
     other = Ledger(tmp_path, used=lambda _: {})
     lease = other.acquire(BOTH, GPUS)
-    threading.Timer(0.8, other.release, [lease]).start()
-    began = time.monotonic()
+    looks = 0
+
+    def release_in_the_end(_: str) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            other.release(lease)
+
     with pytest.raises(ValueError, match=message):
-        ledger.acquire(whole, GPUS, patience=0.2)
-    assert time.monotonic() - began > 0.9
+        ledger.acquire(whole, GPUS, patience=0.0, waiting=release_in_the_end)
+    assert looks == 5
     ledger.close()
     other.close()
 
@@ -243,8 +249,9 @@ def test_a_forked_child_is_another_holder(ledger: Ledger, tmp_path: Path) -> Non
 
 
 def test_many_at_once(tmp_path: Path) -> None:
-    """Threads stand for processes: each has a ledger of its own."""
+    """Threads stand for processes: each has a ledger of its own, and keeps a device until another has one."""
     most, now, lock = 0, 0, threading.Lock()
+    meet = threading.Barrier(2, timeout=120)
 
     def use() -> None:
         nonlocal most, now
@@ -253,7 +260,7 @@ def test_many_at_once(tmp_path: Path) -> None:
         with lock:
             now += 1
             most = max(most, now)
-        time.sleep(0.02)
+        meet.wait()
         with lock:
             now -= 1
         ledger.release(lease)

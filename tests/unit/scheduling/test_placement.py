@@ -62,7 +62,7 @@ def test_a_worker_keeps_its_model() -> None:
     assert 0 <= shared <= 4, "only the last models are worth loading twice"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32),
     workers=st.integers(1, 9),

@@ -89,7 +89,8 @@ def test_no_child_is_lost(tmp_path: Path) -> None:
     assert results["_works"] == _works()
     assert results["_dies"].messages == ["last words"]
     assert "KeyError: 'no such thing'" in results["_raises"].messages[0]
-    assert results["hangs"].messages == ["before it hangs"]
+    # It may have been killed before it came to say anything.
+    assert results["hangs"].messages in (["before it hangs"], [""])
     for job in jobs:
         assert read_result(job.result) == results[job.name], "what a later run reads"
 
@@ -98,7 +99,9 @@ def test_stopping_stops_the_children(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
     def tells() -> SuiteRun:
-        pid.write_text(str(os.getpid()))
+        written = tmp_path / "pid.new"
+        written.write_text(str(os.getpid()))
+        written.replace(pid)
         return _sleeps()
 
     def ends_after() -> SuiteRun:
