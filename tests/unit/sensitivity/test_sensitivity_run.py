@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import math
 import os
@@ -43,6 +44,7 @@ def _job(folder: Path, name: str, work: Callable[[], SuiteRun], limit: float = 6
 
 def _dies() -> SuiteRun:
     print("last words", flush=True)  # noqa: T201
+    faulthandler.disable()  # pytest's, which the fork has from its parent, writes to this run's own output
     os.kill(os.getpid(), signal.SIGSEGV)
     raise AssertionError("it is dead")
 
