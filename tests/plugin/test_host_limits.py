@@ -144,11 +144,11 @@ import faulthandler
 def noted(call, word):
     def noting(*args, **options):
         with open("timer", "a") as file:
-            file.write(word.format(*args) + "\\n")
+            file.write(word.format(*args, **options) + "\\n")
         return call(*args, **options)
     return noting
 
-faulthandler.dump_traceback_later = noted(faulthandler.dump_traceback_later, "{:.0f} s")
+faulthandler.dump_traceback_later = noted(faulthandler.dump_traceback_later, "{:.0f} s, then exit: {exit}")
 faulthandler.cancel_dump_traceback_later = noted(faulthandler.cancel_dump_traceback_later, "off")
 """
 
@@ -178,8 +178,8 @@ def test_waiting_is_told_and_is_no_hang(project: Project) -> None:
             while_it_waits = timer.read_text().split("\n")[:-1]
             holder.kill()
             rest = run.stdout.read()
-    assert while_it_waits == ["900 s", "off"]
-    assert timer.read_text().split("\n")[2:4] == ["900 s", "off"]
+    assert while_it_waits == ["900 s, then exit: True", "off"]
+    assert timer.read_text().split("\n")[2:4] == while_it_waits
     (row,) = json.loads((project.directory / "rows.json").read_text()).values()
     assert row["verdict"] == "FAIL missing", told + rest  # it ran to its end
 

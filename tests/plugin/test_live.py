@@ -12,6 +12,19 @@ from pathlib import Path
 import pytest
 from gate_project import Project
 
+#: Cases end when they have been seen on the display, or in the end without. A plugin, for a conftest's hooks
+#: are for the items below it alone.
+_SEEN = """
+import pathlib, time
+class Seen:
+    def pytest_runtest_teardown(self, item):
+        case = pathlib.Path("seen", item.callspec.params["mx_case"].id)
+        end = time.monotonic() + 120
+        while not case.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+def pytest_configure(config):
+    config.pluginmanager.register(Seen())
+"""
 FEW = (
     *("--mx-models", "ref-llama,ref-neo", "--mx-precision", "fp32,fp8_e4m3", "--mx-tier", "A"),
     *("--mx-max-samples", "16", "--mx-sequence-length", "32"),
@@ -20,7 +33,10 @@ LABEL = "+length32+samples16"
 
 
 def on_a_terminal(project: Project, *arguments: str) -> str:
-    """What a run writes to a terminal of its own."""
+    """What a run writes to a terminal of its own; notes in `seen` which cases it showed, all batches done."""
+    seen = project.directory / "seen"
+    seen.mkdir()
+    (project.directory / "conftest.py").write_text(_SEEN)
     ours, theirs = pty.openpty()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     process = subprocess.Popen(
@@ -50,25 +66,30 @@ def on_a_terminal(project: Project, *arguments: str) -> str:
         if not part:
             break
         written += part
+        for case in re.findall(
+            r"^ (?:main|gw\d+) +(\S+) +2/2 ", bare(written.decode(errors="ignore")), re.MULTILINE
+        ):
+            (seen / case).touch()
     os.close(ours)
     process.wait()
     return written.decode()
 
 
+def bare(text: str) -> str:
+    """Without what moves the cursor and colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_table_on_a_terminal(project: Project, workers: str) -> None:
     output = on_a_terminal(project, "-n", workers)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    plain = bare(output)
     assert re.search(r"worker +case +batches +tokens/s +memory", plain), plain
     assert "of 4 cases" in plain
     names = {"0": {"main"}, "2": {"gw0", "gw1"}}[workers]
     assert names <= set(re.findall(r"^ (main|gw\d+) ", plain, re.MULTILINE)), plain
-    # However short they are.
-    measured = set(re.findall(r"^ (?:main|gw\d+) +(\S.*?) +0/2 ", plain, re.MULTILINE))
-    assert measured == {
-        *(f"{model}-fp32{LABEL}" for model in ("ref-llama", "ref-neo")),
-        *(f"{model}-fp8_e4m3-A{LABEL}" for model in ("ref-llama", "ref-neo")),
-        *(f"{model} reference" for model in ("ref-llama", "ref-neo")),
+    assert {path.name for path in (project.directory / "seen").iterdir()} == {
+        f"{model}-{step}{LABEL}" for model in ("ref-llama", "ref-neo") for step in ("fp32", "fp8_e4m3-A")
     }, plain
     # It is gone when the results come, and the cursor is there again.
     results = output[output.index("mxcheck: accuracy") :]
@@ -97,6 +118,11 @@ def test_a_line_now_and_then_elsewhere(project: Project) -> None:
             run.output
         )
         assert re.search(r"\d/2 batches, [\d,]+ tokens/s, [\d,]+ MiB", run.output), run.output
+        assert re.search(r"^mxcheck: 4 of 4 cases; about 0 s left", run.output, re.MULTILINE), run.output
+        for step in ("ref-neo-fp32.* starting", "ref-neo loading", "ref-neo-fp32.* converting"):
+            assert re.search(rf"^mxcheck: .*(main|gw0|gw1) {step}", run.output, re.MULTILINE), run.output
+    run = project.gate(*FEW, "--snapshot-update")
+    assert "; main ref-neo: noise of 2 cases" in run.output, run.output
     run = project.gate(*FEW, "-n", "2", "-q")
     assert "of 4 cases;" not in run.output
 

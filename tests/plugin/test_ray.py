@@ -52,12 +52,16 @@ def without_times(rows: dict[str, Any]) -> dict[str, Any]:
     return {name: {key: row[key] for key in row if key not in times} for name, row in rows.items()}
 
 
-#: Cases wait as long as a file is there.
+#: Cases wait as long as a file is there. A plugin, for a conftest's hooks are for the items below it alone.
 _HELD = """
-import time
-def pytest_runtest_setup():
-    while pathlib.Path(HELD).exists():
-        time.sleep(0.05)
+import os, time
+class Held:
+    def pytest_runtest_setup(self):
+        while pathlib.Path(HELD).exists():
+            pathlib.Path(HELD).with_name(f"waits-{os.getpid()}").touch()
+            time.sleep(0.05)
+def pytest_configure(config):
+    config.pluginmanager.register(Held())
 """
 
 
@@ -76,6 +80,7 @@ def test_a_run_that_loses_a_node_and_a_process_equals_a_run_on_one_machine(farm:
     ):
         nodes = sorted(three.worker_nodes, key=name_of)
         busy = wait_for(lambda: [node for node in nodes if len(gates_below(raylet(node))) > 1][1:])
+        wait_for(lambda: list(farm.directory.glob("waits-*"))[1:])  # each in its first case
         left = [node for node in nodes if node is not busy[0] and gates_below(raylet(node))]
         of_node = gates_below(raylet(busy[0]))
         of_process = gates_below(raylet(left[0]))
@@ -86,7 +91,7 @@ def test_a_run_that_loses_a_node_and_a_process_equals_a_run_on_one_machine(farm:
         worker.kill()
         three.remove_node(busy[0], allow_graceful=False)
         # Neither may hold its device beside the task that takes its place.
-        _, alive = psutil.wait_procs([*of_node, *of_process], timeout=60)
+        _, alive = psutil.wait_procs([*of_node, *of_process], timeout=PATIENCE)
         assert not alive
         held.unlink()
         output, _ = run.communicate(timeout=PATIENCE)
@@ -192,7 +197,7 @@ def test_ctrl_c_cancels_the_tasks(farm: Project) -> None:
         output, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130, output
     assert output.endswith("mxcheck: stopped; the tasks are cancelled\n")
-    _, alive = psutil.wait_procs(gates, timeout=60)
+    _, alive = psutil.wait_procs(gates, timeout=PATIENCE)
     assert not alive
 
 

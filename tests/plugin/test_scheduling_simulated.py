@@ -21,7 +21,7 @@ def make_host(folder: Path, **more: int) -> Host:
 
 def finish(host: Host, *arguments: str, **environment: str) -> str:
     process = host.start(*arguments, **environment)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
@@ -60,7 +60,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
     host = make_host(tmp_path)
     others = host.start("-n", "4", "--results", "others.json")
     finish(host, "-n", "4")
-    output, _ = others.communicate(timeout=120)
+    output, _ = others.communicate(timeout=600)
     assert others.returncode == 0, output
     check(host)
     check(host, "others.json")

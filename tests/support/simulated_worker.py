@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ class Simulation:
             self.note("load", model.name)
             time.sleep(model.load)
         time.sleep(case.seconds)
+        self.wait_while_held()
         self.note("end", case.id)
         if self.accept:
             record = build_record(model=case.model, environment={"accepted": self.accept})
@@ -98,6 +100,12 @@ class Simulation:
     def note(self, what: str, name: str) -> None:
         with (HOST.folder / "events").open("a") as log:
             log.write(f"{time.time():.4f} {os.getpid()} {what} {name}\n")
+
+    def wait_while_held(self) -> None:
+        """From as many events on as the file `hold` says, wait until it is gone."""
+        with suppress(FileNotFoundError):
+            while (HOST.folder / "events").read_text().count("\n") >= int((HOST.folder / "hold").read_text()):
+                time.sleep(0.005)
 
     def free(self) -> None:
         if self.lease is not None:

@@ -87,12 +87,8 @@ class Live:
             if self._board is None:
                 return
             self._board.heard(worker, event, time.monotonic())
-            screen = self._screen
+            # The table is drawn by a thread of its own: a terminal that is stopped must not hold a worker up.
             self._line_now_and_then(self._board)
-        # What a worker turns to is seen at once, however soon it turns to the next. Without our lock: the
-        # table is drawn under the screen's, which asks for ours.
-        if screen is not None and event["do"] != "batch":
-            screen.refresh()
 
     def case_ended(self, case: str, seconds: float | None) -> None:
         """A case has a result."""
@@ -114,6 +110,7 @@ class Live:
         with nullcontext() if controls else capture.global_and_fixture_disabled():
             if reporter._tw.width_of_current_line:  # dots
                 reporter._tw.line()
+                reporter.currentfspath = None  # or write_line would begin another
             reporter.write_line(line)
 
     @pytest.hookimpl(tryfirst=True)
@@ -160,10 +157,6 @@ class _Screen:
         self._above = _Above(console)
         self._writer._file = self._above
         self._live.start()
-
-    def refresh(self) -> None:
-        """Draw the table as it is now; it is drawn four times a second anyway."""
-        self._live.refresh()
 
     def stop(self) -> None:
         """Take the table away and give the terminal back."""

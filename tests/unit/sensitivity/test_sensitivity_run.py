@@ -78,11 +78,16 @@ def test_what_is_killed_from_outside_says_nothing_of_its_fault(tmp_path: Path) -
 
 
 def test_no_child_is_lost(tmp_path: Path) -> None:
-    jobs = [_job(tmp_path, work.__name__, work) for work in (_dies, _raises, _works)]
+    def dies_unheard() -> SuiteRun:
+        (tmp_path / "logs" / "dies_unheard").unlink()
+        os._exit(3)
+
+    jobs = [_job(tmp_path, work.__name__, work) for work in (_dies, dies_unheard, _raises, _works)]
     jobs.append(_job(tmp_path, "hangs", _sleeps, limit=1.0))
     results = {job.name: result for job, result in in_children(jobs, 2)}
     assert {name: result.ended for name, result in results.items()} == {
         "_dies": "crash",
+        "dies_unheard": "crash",
         "_raises": "crash",
         "_works": "finished",
         "hangs": "hang",
@@ -90,6 +95,7 @@ def test_no_child_is_lost(tmp_path: Path) -> None:
     assert all(result.red for result in results.values())
     assert results["_works"] == _works()
     assert results["_dies"].messages == ["last words"]
+    assert results["dies_unheard"].messages == [""]
     assert "KeyError: 'no such thing'" in results["_raises"].messages[0]
     # It may have been killed before it came to say anything.
     assert results["hangs"].messages in (["before it hangs"], [""])
