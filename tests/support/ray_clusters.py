@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -121,15 +122,20 @@ def start_on(project: Project, *arguments: str) -> AbstractContextManager[subpro
 @contextmanager
 def start(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The interpreter in a session of its own, with both streams as one; killed where the test ends first."""
-    run = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=project.directory,
-        env={**os.environ, "PYTHONPATH": str(project.source), **own_ledger(project)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    # A shell without job control starts what runs in its background deaf to Ctrl-C, children and all.
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=project.directory,
+            env={**os.environ, "PYTHONPATH": str(project.source), **own_ledger(project)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, kept)
     try:
         yield run
     finally:
