@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mxcheck.gate.baseline import write_text
+from mxcheck.gate.result import CaseResult
+from mxcheck.gate.result import Outcome as OutcomeOfCase
 from mxcheck.reporting.shards import ShardRun, encode, file_name, read
 
 if TYPE_CHECKING:
@@ -48,7 +50,11 @@ def _lost(outcome: Outcome, selected: Sequence[str], like: ShardRun, *, why: str
         index=outcome.shard,
         part=tuple(case.id for case in like.cases if case.model == outcome.model),
         selected=tuple(selected),
-        rows=tuple({"id": name, "verdict": "CRASH", "reason": reason} for name in selected),
+        results=tuple(
+            CaseResult(case=case, outcome=OutcomeOfCase.CRASHED, reason=reason)
+            for case in like.cases
+            if case.id in selected
+        ),
         messages={name: f"{name}: {reason}" for name in selected},
         failures={},
         # A shard of which nothing is selected is lost all the same.

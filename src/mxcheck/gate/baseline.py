@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mxcheck.gate.case import Case
 from mxcheck.gate.record import FORMAT_VERSION, Record, record_from_dict
 
 
@@ -99,6 +100,20 @@ def read(path: Path) -> Record:
             f"or accept anew with --snapshot-update"
         ) from error
     return decode(text, where=str(path))
+
+
+def baseline_paths(root: Path, case: Case, device_class: str) -> tuple[Path, Path]:
+    """Where a case's baseline is read, and where a new one is written.
+
+    Read: this device class's override where there is one, else the common file. Written: the common file is
+    the CPU's, any other device class writes its own override.
+    """
+    common = root / case.baseline
+    override = common.with_name(f"{common.stem}@{device_class}.json")
+    return (
+        override if override.is_file() else common,
+        common if device_class == "cpu" and not override.is_file() else override,
+    )
 
 
 def write_text(path: Path, text: str) -> None:

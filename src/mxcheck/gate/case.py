@@ -1,4 +1,4 @@
-"""One case of the gate: a model, a precision, a tier, and the options that change its result."""
+"""One case of the gate: a model, what is on trial, and the options that change its result."""
 
 from __future__ import annotations
 
@@ -6,28 +6,66 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
+
+Kind = Literal["recipe", "checkpoint", "engine", "training"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _COSTLY = ("attention", "outputs")
+_SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+#: `checkpoint.my-fp8`, `engine.vllm-0.32+batch8`, `training.fp8_e4m3-B`. No recipe's name begins with such a
+#: word and a dot (`check_recipe_name`), so the first dot tells the kinds apart.
+_OTHER_KIND = re.compile(rf"({'|'.join(KINDS[1:])})\.(.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Case:
-    """Identity of one measurement. `options` are the non-default ones, in their fixed order."""
+    """Identity of one measurement. `options` are the non-default ones, in their fixed order.
+
+    What is on trial depends on `kind`:
+
+    - `recipe`: mxcheck's emulation of `precision` and `tier`.
+    - `checkpoint`: a checkpoint that somebody made of `model`; `subject` is its name.
+    - `engine`: a running engine that serves `model`; `subject` is its name.
+    - `training`: training `model` under `precision` and `tier`.
+
+    Raises ValueError for a name that cannot be part of a file's and of a test's.
+    """
 
     model: str
-    precision: str
+    precision: str = ""
     tier: str | None = None
     options: tuple[str, ...] = ()
+    kind: Kind = "recipe"
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        named = self.kind in ("checkpoint", "engine")
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of case {self.kind!r}; allowed: {', '.join(KINDS)}")
+        if named != bool(self.subject) or named == bool(self.precision) or (named and self.tier is not None):
+            needs = "a subject, and neither precision nor tier" if named else "a precision, and no subject"
+            raise ValueError(
+                f"a case of kind {self.kind} has {needs}; got subject {self.subject!r}, precision "
+                f"{self.precision!r}, tier {self.tier!r}"
+            )
+        if named and not _SUBJECT.fullmatch(self.subject):
+            raise ValueError(
+                f"a {self.kind} cannot be called {self.subject!r}; allowed: letters, digits, '_', '.' and "
+                f"'-', the first a letter or digit"
+            )
 
     @property
     def stage(self) -> str:
-        """The part of the name after the model: `fp8_e4m3-A`, `bf16`, `fp8_e4m3-A+block16`."""
+        """The part of the name after the model: `fp8_e4m3-A`, `bf16`, `fp8_e4m3-A+block16`,
+        `checkpoint.my-fp8`, `engine.vllm`, `training.fp8_e4m3-B`."""
         return "+".join([self.plain, *self.options])
 
     @property
     def plain(self) -> str:
         """The stage without its options."""
-        return self.precision if self.tier is None else f"{self.precision}-{self.tier}"
+        what = self.subject or (self.precision if self.tier is None else f"{self.precision}-{self.tier}")
+        return what if self.kind == "recipe" else f"{self.kind}.{what}"
 
     @property
     def budget_key(self) -> str:
@@ -45,6 +83,34 @@ class Case:
     def baseline(self) -> Path:
         """Where the accepted record lies, relative to the baselines directory."""
         return Path(self.model) / f"{self.stage}.json"
+
+
+def case_of(model: str, stage: str) -> Case:
+    """The case of `model` whose stage is written so: the inverse of `Case.stage` (no precision has a dash).
+    Raises ValueError for what is no stage."""
+    plain, *options = stage.split("+")
+    if not plain or not all(options):
+        raise ValueError(
+            f"{stage!r} is no stage of a case; such as: fp8_e4m3-B, bf16, checkpoint.my-fp8+block16"
+        )
+    found = _OTHER_KIND.fullmatch(plain)
+    kind: Kind = found[1] if found else "recipe"  # type: ignore[assignment]
+    what = found[2] if found else plain
+    if kind in ("checkpoint", "engine"):
+        return Case(model=model, kind=kind, subject=what, options=tuple(options))
+    precision, dash, tier = what.partition("-")
+    return Case(
+        model=model, kind=kind, precision=precision, tier=tier if dash else None, options=tuple(options)
+    )
+
+
+def check_recipe_name(name: str) -> None:
+    """Raises ValueError for a recipe's name that would read as a case of another kind."""
+    if _OTHER_KIND.fullmatch(name):
+        raise ValueError(
+            f"a recipe cannot be called {name!r}: {name.partition('.')[0]!r} and a dot begin the name of a "
+            f"case of that kind; give another name"
+        )
 
 
 def model_label(name: str) -> str:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from mxcheck.gate.baseline import BaselineError, read
 from mxcheck.gate.budget import Budget
+from mxcheck.gate.drift import Drift, drift
 from mxcheck.gate.record import Record
+from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Verdict, judge
 
 
@@ -22,60 +24,80 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What lies where a case's baseline is read.
+
+    Attributes:
+        record: the accepted one; None where there is none, or none that can be read.
+        trouble: why it could not be read, in one line.
+        exists: whether there is a file at all.
+    """
+
+    record: Record | None
+    trouble: str = ""
+    exists: bool = True
+
+
+def read_accepted(path: Path) -> Accepted:
+    """The baseline at `path`, read once."""
+    try:
+        return Accepted(record=read(path))
+    except FileNotFoundError:
+        return Accepted(record=None, trouble=f"no accepted baseline at {path}", exists=False)
+    except BaselineError as error:
+        return Accepted(record=None, trouble=str(error))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """How a case ends, and why.
 
-    `word` is the table's. `write` says with which noise the record is to be stored: measured now, or the one
-    that was accepted; empty, nothing is to be written. `acceptable` says whether an update could store it.
+    `write` says with which noise the record is to be stored: measured now, or the one that was accepted;
+    empty, nothing is to be written.
     """
 
-    word: str
-    write: Literal["", "measured", "accepted"] = ""
+    result: CaseResult
     verdict: Verdict
-    acceptable: bool
+    write: Literal["", "measured", "accepted"] = ""
 
 
 def decide(
-    record: Record, accepted: Record | None, budget: Budget, *, exists: bool, replaces: bool, update: Update
+    record: Record, accepted: Accepted, budget: Budget, update: Update, *, replaces: bool = True
 ) -> Decision:
-    """What becomes of a case. `accepted` is None where there is no baseline, or (`exists`) none that can be
-    read; `replaces` says whether a file lies where the record would go.
+    """What becomes of a case. `replaces` says whether a file lies where the record would go.
 
     What needs no baseline (the reference on its own samples, the conversion, the budget) is asserted before
     every update: it can never accept a value that breaks its budget. Re-centring does the opposite: it
     rewrites what passes against its baseline, and accepts nothing new.
     """
-    alone = judge(record, None, budget)
-    verdict = alone if accepted is None else judge(record, accepted, budget)
-    holds = accepted is not None and verdict.passed
-    updating = update.changed or (update.missing and not exists)
+    verdict = judge(record, accepted.record, budget)
+    holds = accepted.record is not None and verdict.passed
+    updating = update.changed or (update.missing and not accepted.exists)
     write: Literal["", "measured", "accepted"] = ""
-    if updating and alone.passed and not holds and not update.recentre:
-        word, write = "updated" if replaces else "accepted", "measured"
+    if updating and verdict.acceptable and not holds and not update.recentre:
+        outcome, write = Outcome.UPDATED if replaces else Outcome.ACCEPTED, "measured"
     elif holds and updating and update.recentre:
-        word, write = "recentred", "accepted"  # nothing about the noise that was measured is in question
+        # nothing about the noise that was measured is in question
+        outcome, write = Outcome.RECENTRED, "accepted"
     elif holds:
-        word = "pass"
-    elif verdict.failed_steps:
-        word = f"FAIL step {','.join(str(step) for step in verdict.failed_steps)}"
+        outcome = Outcome.PASSED
+    elif verdict.failures:
+        outcome = Outcome.FAILED
     else:
-        word = "FAIL corrupt" if exists else "FAIL missing"
-    return Decision(word=word, write=write, verdict=verdict, acceptable=alone.passed)
+        outcome = Outcome.CORRUPT if accepted.exists else Outcome.MISSING
+    result = CaseResult(
+        case=record.case,
+        outcome=outcome,
+        failures=verdict.failures if outcome.red else (),
+        record=record,
+        budget=budget,
+        drift=None if write == "measured" or accepted.record is None else drift_of(record, accepted.record),
+    )
+    return Decision(result=result, verdict=verdict, write=write)
 
 
-def weigh(
-    record: Record, *, path: Path, target: Path, budget: Budget, update: Update
-) -> tuple[Decision, Record | None, str]:
-    """`decide` with the baseline at `path`, where what is accepted would go to `target`.
-
-    Returns the decision, what was accepted, and why that could not be read (empty where it could).
-    """
-    accepted, trouble = None, ""
-    try:
-        accepted = read(path)
-    except FileNotFoundError:
-        trouble = f"no accepted baseline at {path}"
-    except BaselineError as error:
-        trouble = str(error)
-    decision = decide(record, accepted, budget, exists=path.exists(), replaces=target.exists(), update=update)
-    return decision, accepted, trouble
+def drift_of(record: Record, accepted: Record) -> Drift | None:
+    """The drift that the table shows; None where the sequences cannot be paired."""
+    if len(accepted.sequence_losses) != len(record.sequence_losses):
+        return None
+    return drift(record, accepted, "loss")

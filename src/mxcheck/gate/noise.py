@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.statistics import differences, largest, rms, typical
 
 
-def worst(record: Record, trials: Sequence[Mapping[str, Any]]) -> Noise:
-    """The worst of the trials (plain dicts with the fields of `mxcheck.evaluation.noise.Trial`), but for
-    environments in which the step cannot run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Results of one case in one environment, in nats per token and sequence; and its casts' digests.
+
+    `failure` says in one line why there are none, `unavailable` that the step cannot run there (its library
+    needs other instructions); both are empty where there are results.
+    """
+
+    environment: str
+    digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    reference_losses: list[float] = field(default_factory=list)
+    sequence_losses: list[float] = field(default_factory=list)
+    sequence_kl: list[float] = field(default_factory=list)
+    failure: str = ""
+    unavailable: str = ""
+
+
+def worst(record: Record, trials: Sequence[Trial]) -> Noise:
+    """The worst of the trials, but for environments in which the step cannot run.
 
     Raises ValueError where it failed in an environment or can run in none, and where a cast gave other bits:
     that is no noise.
     """
-    unavailable = [trial["unavailable"] for trial in trials if trial["unavailable"]]
-    trials = [trial for trial in trials if not trial["unavailable"]]
+    unavailable = [trial.unavailable for trial in trials if trial.unavailable]
+    trials = [trial for trial in trials if not trial.unavailable]
     if not trials:
         raise ValueError(
             f"it can run in no environment that noise is measured in: {'; '.join(unavailable)}; "
             f"nothing was accepted"
         )
     for trial in trials:
-        if trial["failure"]:
+        if trial.failure:
             raise ValueError(
-                f"in environment {trial['environment']!r} it cannot be measured: {trial['failure']}; "
+                f"in environment {trial.environment!r} it cannot be measured: {trial.failure}; "
                 f"nothing was accepted"
             )
-        if trial["digests"] != record.digests:
+        if trial.digests != record.digests:
             raise ValueError(
-                f"the casts gave other bits in environment {trial['environment']!r}, which no machine may "
+                f"the casts gave other bits in environment {trial.environment!r}, which no machine may "
                 f"do; mend the cast, nothing was accepted"
             )
     figures: dict[str, float] = {}
@@ -40,8 +56,8 @@ def worst(record: Record, trials: Sequence[Mapping[str, Any]]) -> Noise:
         ("loss", "sequence_losses", record.sequence_losses),
         ("kl", "sequence_kl", record.sequence_kl),
     ):
-        changes = [differences(trial[field], own) for trial in trials]
+        changes = [differences(getattr(trial, field), own) for trial in trials]
         figures[f"{short}_median"] = max(typical(change) for change in changes)
         figures[f"{short}_rms"] = max(rms(change) for change in changes)
         figures[f"{short}_max"] = max(largest(change) for change in changes)
-    return Noise(environments=[str(trial["environment"]) for trial in trials], **figures)
+    return Noise(environments=[trial.environment for trial in trials], **figures)

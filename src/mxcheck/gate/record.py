@@ -7,6 +7,8 @@ from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from mxcheck.gate.case import Case
+
 #: Layout of the JSON file. A file of another version is refused, never guessed at.
 FORMAT_VERSION = 3
 
@@ -85,9 +87,13 @@ class Record:
         return bool(self.corpus["used"] == "self")
 
     @property
+    def case(self) -> Case:
+        """What it is the record of."""
+        return Case(model=self.model, precision=self.precision, tier=self.tier, options=tuple(self.options))
+
+    @property
     def id(self) -> str:
-        stem = self.precision if self.tier is None else f"{self.precision}-{self.tier}"
-        return "+".join([f"{self.model}-{stem}", *self.options])
+        return self.case.id
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

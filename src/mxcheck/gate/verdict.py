@@ -40,9 +40,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """All checks of a case in the order of the steps."""
+    """All checks of a case in the order of the steps; `alone` are those that need no baseline (of steps 2, 3
+    and 5), which are made even where the records are not comparable and `checks` stops at that."""
 
     checks: tuple[Check, ...]
+    alone: tuple[Check, ...]
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -53,26 +55,33 @@ class Verdict:
         return not self.failures
 
     @property
+    def acceptable(self) -> bool:
+        """Whether an update could store the record: what needs no baseline holds."""
+        return all(check.passed for check in self.alone)
+
+    @property
     def failed_steps(self) -> tuple[int, ...]:
         return tuple(sorted({check.step for check in self.failures}))
 
 
 def judge(record: Record, baseline: Record | None, budget: Budget) -> Verdict:
     """Every check that can be made; without a baseline, those that need none (steps 2, 3 and 5)."""
-    checks: list[Check] = []
-    if baseline is not None:
-        comparable = _comparable(record, baseline)
-        if not comparable.passed:
-            return Verdict(checks=(comparable,))
-        checks += [comparable, _same_corpus(record, baseline), *_fingerprints(record, baseline)]
-    checks += _reference(record, baseline)
-    checks += _conversion(record, baseline)
-    if baseline is not None:
-        checks += _casts(record, baseline)
-    checks += _budget(record, budget)
-    if baseline is not None:
-        checks += _drift(record, baseline)
-    return Verdict(checks=tuple(checks))
+    own_samples, bits, bounds = tuple(_own_samples(record)), _bits(record), tuple(_budget(record, budget))
+    alone = (*own_samples, bits, *bounds)
+    if baseline is None:
+        return Verdict(checks=alone, alone=alone)
+    comparable = _comparable(record, baseline)
+    if not comparable.passed:
+        return Verdict(checks=(comparable,), alone=alone)
+    checks = (
+        *(comparable, _same_corpus(record, baseline), *_fingerprints(record, baseline)),
+        *(*own_samples, _reference(record, baseline)),
+        *(bits, _modules(record, baseline)),
+        *_casts(record, baseline),
+        *bounds,
+        *_drift(record, baseline),
+    )
+    return Verdict(checks=checks, alone=alone)
 
 
 def rise(record: Record) -> tuple[float, float, float]:
@@ -143,7 +152,7 @@ def _fingerprints(record: Record, baseline: Record) -> Iterator[Check]:
         )
 
 
-def _reference(record: Record, baseline: Record | None) -> Iterator[Check]:
+def _own_samples(record: Record) -> Iterator[Check]:
     if record.self_sampled:
         z = self_sampled_z(record)
         bound = SELF_SAMPLED_Z * (1 + 5 / max(1, len(record.reference_losses) - 1))
@@ -154,25 +163,25 @@ def _reference(record: Record, baseline: Record | None) -> Iterator[Check]:
             f"reference on its own samples: cross-entropy {record.reference_cross_entropy:.6f}, entropy "
             f"{record.reference_entropy:.6f}, apart by {z:+.2f} standard errors (bound {bound:.1f})",
         )
-    if baseline is None:
-        return
+
+
+def _reference(record: Record, baseline: Record) -> Check:
     if len(record.reference_losses) != len(baseline.reference_losses):
-        yield _count_check(2, "reference", record.reference_losses, baseline.reference_losses)
-        return
-    yield _drift_check(2, "reference", "reference's losses", drift(record, baseline, "reference"))
+        return _count_check(2, "reference", record.reference_losses, baseline.reference_losses)
+    return _drift_check(2, "reference", "reference's losses", drift(record, baseline, "reference"))
 
 
-def _conversion(record: Record, baseline: Record | None) -> Iterator[Check]:
+def _bits(record: Record) -> Check:
     if record.changes_bits is None:
         free = "result may equal the reference: the recipe rounds what may be rounded already"
-        yield _check(3, "bits", True, free)
-    else:
-        found = "is bit-equal to" if record.bit_equal else "differs from"
-        wrong = ": nothing was quantized" if record.changes_bits else ", though the recipe changes no bit"
-        passed = record.bit_equal is not record.changes_bits
-        yield _check(3, "bits", passed, f"result {found} the reference" + ("" if passed else wrong))
-    if baseline is None:
-        return
+        return _check(3, "bits", True, free)
+    found = "is bit-equal to" if record.bit_equal else "differs from"
+    wrong = ": nothing was quantized" if record.changes_bits else ", though the recipe changes no bit"
+    passed = record.bit_equal is not record.changes_bits
+    return _check(3, "bits", passed, f"result {found} the reference" + ("" if passed else wrong))
+
+
+def _modules(record: Record, baseline: Record) -> Check:
     lost = sorted(baseline.replaced.keys() - record.replaced.keys())
     added = sorted(record.replaced.keys() - baseline.replaced.keys())
     moved = sorted(
@@ -191,7 +200,7 @@ def _conversion(record: Record, baseline: Record | None) -> Iterator[Check]:
         if names
     ]
     held = f"{len(record.replaced)} modules replaced, as accepted"
-    yield _check(3, "modules", not parts, "; ".join(parts) or held)
+    return _check(3, "modules", not parts, "; ".join(parts) or held)
 
 
 def _changed(record: Record, baseline: Record) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mxcheck.gate.result import Outcome
 from mxcheck.pytest_plugin.run_settings import settings
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
     """Measures a case, holds it against its baseline (or accepts it), and fails with the gate's message."""
 
     def hold(case: Any) -> None:
-        row, message = mx_session.timed(case, snapshot)
-        request.node.user_properties.append(("mxcheck", row))
-        if row["verdict"] == "skipped":
-            pytest.skip(message)
-        if message:
-            pytest.fail(message, pytrace=False)
+        result = mx_session.timed(case, snapshot)
+        request.node.user_properties.append(("mxcheck", result.as_dict()))
+        if result.outcome is Outcome.SKIPPED:
+            pytest.skip(result.message)
+        if result.outcome.red:
+            pytest.fail(result.message, pytrace=False)
 
     return hold
 

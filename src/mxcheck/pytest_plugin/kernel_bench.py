@@ -11,64 +11,11 @@ from mxcheck.kernels.registry import Implementation, implementations
 from mxcheck.pytest_plugin.kernels import KernelCase
 
 if TYPE_CHECKING:
-    import torch
-
     from mxcheck.conformance.run import CellResult
     from mxcheck.conformance.shrinker import Counterexample
-    from mxcheck.formats.spec import CastSpec
-    from mxcheck.kernels.api import Kernel
-    from mxcheck.models.recipe import Recipe
 
 #: Counterexamples in a failure message; the report has more.
 _MOST_SHOWN = 4
-
-
-def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
-    """Call each cast of a model run once, on a small tensor of the dtype and device of `like`.
-
-    Raises:
-        ValueError: it does not do this, raises, or returns something else than codes and scales; in one line.
-    """
-    from mxcheck.kernels.api import resolve_kernel
-    from mxcheck.models.probe import probe
-    from mxcheck.models.recipe import BF16
-
-    specs = [operand.spec(axis=-1) for operand in recipe.operands if operand.format != BF16]
-    if not specs:
-        return
-    name, x = recipe.kernel, probe(2, 64).to(like.device, like.dtype)
-    try:
-        kernel = resolve_kernel(name)[0]
-    except ValueError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"kernel {name} cannot be loaded: {_one_line(error)}") from error
-    for spec in specs:
-        _check_cast(name, kernel, x, spec)
-
-
-def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> None:
-    import torch
-
-    from mxcheck.kernels.api import check_parts
-
-    try:
-        result = kernel(x, spec)
-    except NotImplementedError as error:
-        reason = str(error) or "no reason given"
-        raise ValueError(
-            f"kernel {name} does not do this: {reason}; name the cases that it does with --mx-precision"
-        ) from error
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"kernel {name} raised {_one_line(error)}") from error
-    if isinstance(result, torch.Tensor):
-        raise ValueError(
-            f"kernel {name} returns values; a model run needs codes and scales, because step 4 compares them"
-        )
-    try:
-        check_parts(kernel, result, x, spec)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
 
 
 def _one_line(error: BaseException) -> str:

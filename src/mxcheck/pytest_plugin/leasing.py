@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from mxcheck.measure import on_device
 from mxcheck.models.footprint import Footprint
-from mxcheck.pytest_plugin import on_device
 from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.pytest_plugin.work import estimated
 from mxcheck.scheduling.devices import CPU, Device, cpu_device, gpu_devices, gpus, visible
 from mxcheck.scheduling.leases import Lease, Request
 from mxcheck.scheduling.ledger import Ledger
@@ -104,20 +105,31 @@ class Leasing:
         """The devices of the lease, as the ledger has them: UUIDs of GPUs."""
         return [] if self._lease is None else list(self._lease.bytes_of)
 
-    def take(
-        self, label: str, known: Footprint | None, *, on_gpu: bool, whole: bool = False
-    ) -> tuple[Lease, list[Device]]:
-        """Wait for what a model needs, or for as many devices whole; returns the lease and its devices.
-        Raises ValueError, in one line, for a model that is larger than the host, and a ledger that cannot be
-        used."""
+    def pin(self) -> None:
+        """Have CUDA count the GPUs as the host does."""
+        pin_visible_gpus(self._settings)
+
+    def can_give_more(self, label: str) -> bool:
+        """Whether devices whole are more than what a model gets: of one that nothing is known of before it is
+        loaded they are what it had."""
+        return estimated(self._settings, label) is not None
+
+    def take(self, label: str, *, device: str, whole: bool) -> dict[int, int]:
+        """Wait for what a model needs, or for as many devices whole, and put torch on them; returns the
+        bytes of the lease by index of its device. Raises ValueError, in one line, for a model that is larger
+        than the host, and a ledger that cannot be used."""
+        on_gpu = device != CPU
         devices = host_devices(self._settings, on_gpu=on_gpu)
         if on_gpu and devices[0].name == CPU:
             devices = on_device.torch_devices(workers_per_device=self._settings.workers_per_device)
+        known = estimated(self._settings, label)
         request = request_for(label, known, devices, on_gpu=on_gpu, twice=self._twice)
         if whole:
             request = replace(request, bytes_each=None)
         lease = self._acquire(request, devices)
-        return lease, [device for device in devices if device.name in lease.bytes_of]
+        leased = [device for device in devices if device.name in lease.bytes_of]
+        on_device.use(device, lease, leased)
+        return {device.index: lease.bytes_of[device.name] for device in leased}
 
     def _acquire(self, request: Request, devices: list[Device]) -> Lease:
         assert self._lease is None, "one lease at a time"

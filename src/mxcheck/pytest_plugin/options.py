@@ -13,6 +13,7 @@ from mxcheck.formats.choices import choose, unknown
 from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
 from mxcheck.models.ladder import GROUPS, LADDER, MIXED_TIERS, MX, TIERS
 from mxcheck.models.recipe import BF16
+from mxcheck.run.measuring import DEFAULT_LENGTH, DEFAULT_SAMPLES
 
 MODEL_SCALE_RULES = tuple(rule for rule in SCALE_RULES if rule != "amax")
 # Stochastic rounding wants a random integer for each element of each activation; the kernel suite has them.
@@ -21,9 +22,6 @@ BLOCK_SIZES = ("16", "32", "64", "128")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ELEMENTWISE = (BF16, *MX)
-DEFAULT_SAMPLES = 1000
-DEFAULT_LENGTH = 2048
-DEFAULT_BATCH_SIZE = 8
 DEFAULT_MIN_FREE_RATIO = 0.5
 #: Options that say nothing about what is measured.
 _ASIDE = frozenset({"recentre", "debug", "report", "min-free-ratio", "workers-per-device", "leases", "shard"})

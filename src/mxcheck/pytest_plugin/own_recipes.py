@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.formats.choices import unknown
+from mxcheck.gate.case import check_recipe_name
 from mxcheck.models.ladder import LADDER, ROLES
 from mxcheck.models.recipe import Casts, Operand, Recipe
 from mxcheck.pytest_plugin.options import MODEL_ROUNDINGS
@@ -55,6 +56,7 @@ def _recipe(name: str, entry: Any, path: Path, kernel: str) -> Recipe:
             f"and no name of the ladder"
         )
     try:
+        check_recipe_name(name)
         if not isinstance(entry, dict):
             raise ValueError(f"must be a table of roles, got {entry!r}")
         for key in entry.keys() - {*ROLES, *_WHOLE}:

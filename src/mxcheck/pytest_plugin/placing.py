@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.case import Case
+from mxcheck.gate.result import CaseResult
 from mxcheck.models.cards import GIB
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.leasing import host_devices, looks_for_gpus, request_for
@@ -146,19 +147,20 @@ def accepts(config: pytest.Config) -> bool:
     return bool(config.getoption("update_snapshots") or config.getoption("update_new_snapshots_only"))
 
 
-def remember(config: pytest.Config, settings: Settings, rows: Mapping[str, Mapping[str, Any]]) -> None:
+def remember(config: pytest.Config, settings: Settings, results: Mapping[str, CaseResult]) -> None:
     """Keep what the cases of this run took, for the next one."""
     cache: Any = getattr(config, "cache", None)
     if cache is None or accepts(config):  # whose times hold the noise's, of all of a model's cases
         return
     durations, loads = _cached(config, _DURATIONS), _cached(config, _LOADS)
     for case in settings.cases:
-        row = rows.get(case.id, {})
-        if "record" not in row or "seconds" not in row:
+        result = results.get(case.id)
+        if result is None or result.record is None or result.seconds is None:
             continue
-        durations[stored_key(settings, case)] = round(row["seconds"] - row["load_seconds"], 3)
-        if row["load_seconds"]:
-            loads[f"{case.model} on {settings.device}"] = row["load_seconds"]
+        loading = result.load_seconds or 0.0
+        durations[stored_key(settings, case)] = round(result.seconds - loading, 3)
+        if loading:
+            loads[f"{case.model} on {settings.device}"] = loading
     cache.set(_DURATIONS, durations)
     cache.set(_LOADS, loads)
 

@@ -1,27 +1,28 @@
-"""Header and table, in the controller: rows arrive with the reports of the workers."""
+"""Header and table, in the controller: results arrive with the reports of the workers."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import pytest
 
 from mxcheck.gate.case import Case
+from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.pytest_plugin.live import PLUGIN
 from mxcheck.pytest_plugin.placing import check_host, parameter_of, remember, seconds_of, selected_cases
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.reporting.verdicts import GOOD
 
 
 class RunReport:
-    """Collects the rows of a run and prints them. Costs nothing where no test asks for a case."""
+    """Collects the results of a run and prints them. Costs nothing where no test asks for a case."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, CaseResult] = {}
         self._cells: list[dict[str, Any]] = []
         self._selected: list[Case] = []
 
@@ -101,9 +102,9 @@ class RunReport:
         return lines
 
     @property
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """The rows so far, by the case's id, for what else reports on the run."""
-        return self._rows
+    def results(self) -> dict[str, CaseResult]:
+        """Those so far, by the case's id, for what else reports on the run."""
+        return self._results
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties: dict[str, Any] = dict(report.user_properties)
@@ -112,24 +113,23 @@ class RunReport:
         name = parameter_of(report.nodeid)
         if name is None or name not in self._by_id:
             return
-        row: Any = properties.get("mxcheck")
-        if row is not None:
-            self._rows[name] = row
-        if report.skipped:
-            self._rows[name] = {
-                "id": name,
-                "reason": "skipped before it ran",
-                **(row or {}),
-                "verdict": "skipped",
-            }
-        elif report.failed:
-            # A test that raised, or a worker that died: it has no row of its own.
+        sent: Any = properties.get("mxcheck")
+        if sent is not None:
+            self._results[name] = result_from_dict(sent)
+        result = self._results.get(name)
+        if report.skipped and (result is None or result.outcome is not Outcome.SKIPPED):
+            self._end(name, Outcome.SKIPPED, reason="skipped before it ran")
+        elif report.failed and (result is None or result.outcome.green):
+            # A test that raised, or a worker that died: it has no result of its own.
             when: str = report.when  # xdist's "???" is no phase that pytest knows
-            word = "CRASH" if when == "???" else "ERROR"
-            if self._rows.get(name, {}).get("verdict") in (None, *GOOD):
-                self._rows[name] = {**self._rows.get(name, {"id": name}), "verdict": word}
+            self._end(name, Outcome.CRASHED if when == "???" else Outcome.ERROR)
         if report.when == "call" or not report.passed:
-            self._live.case_ended(name, (row or {}).get("seconds"))
+            self._live.case_ended(name, None if result is None else result.seconds)
+
+    def _end(self, name: str, outcome: Outcome, *, reason: str = "") -> None:
+        """A case ends otherwise than its result says, or has none."""
+        before = self._results.get(name) or CaseResult(case=self._by_id[name], outcome=outcome)
+        self._results[name] = replace(before, outcome=outcome, reason=reason or before.reason)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
@@ -144,32 +144,29 @@ class RunReport:
         if not self._selected or option.collectonly or option.setuponly:
             return
         for case in self._selected:
-            if case.id not in self._rows:
-                self._rows[case.id] = {"id": case.id, "verdict": "NOT RUN"}
+            if case.id not in self._results:
+                self._results[case.id] = CaseResult(case=case, outcome=Outcome.NOT_RUN)
                 session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-        remember(self._config, self._settings, self._rows)
+        remember(self._config, self._settings, self._results)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._cells:
             self._conformance(terminalreporter)
-        if not self._rows:
+        if not self._results:
             return
-        from mxcheck.reporting.table import render, results_table, row_of, skipped_lines
+        from mxcheck.reporting.table import render, results_table, skipped_lines
 
-        rows = []
-        for case in self._settings.cases:  # the order of the ladder, whichever worker was first
-            row = self._rows.get(case.id)
-            if row is not None:
-                rows.append(row_of(case, row))
+        # the order of the ladder, whichever worker was first
+        rows = [self._results[case.id] for case in self._settings.cases if case.id in self._results]
         terminalreporter.ensure_newline()
         color = terminalreporter._tw.hasmarkup
         terminalreporter.write(render(results_table(rows), color=color))
         for line in skipped_lines(rows):
             terminalreporter.write_line(line)
         if (folder := self._settings.report) is not None:
-            found = [self._rows[case.id] for case in self._settings.cases if case.id in self._rows]
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "accuracy.json").write_text(json.dumps(found), encoding="utf-8")
+            text = json.dumps([row.as_dict() for row in rows])
+            (folder / "accuracy.json").write_text(text, encoding="utf-8")
             terminalreporter.write_line(f"mxcheck: written to {_relative(folder, self._config)}")
         if self._settings.debug:
             self._list_modules(terminalreporter)
@@ -191,11 +188,12 @@ class RunReport:
 
     def _list_modules(self, terminalreporter: Any) -> None:
         terminalreporter.section("mxcheck: replaced modules")
-        for name, row in sorted(self._rows.items()):
-            record = row.get("record") or {}
-            for module, role in record.get("replaced", {}).items():
+        for name, result in sorted(self._results.items()):
+            if (record := result.record) is None:
+                continue
+            for module, role in record.replaced.items():
                 terminalreporter.write_line(f"{name}: {module} ({role})")
-            for module, reason in record.get("unconverted", {}).items():
+            for module, reason in record.unconverted.items():
                 terminalreporter.write_line(f"{name}: {module} left as it is: {reason}")
 
 

@@ -22,7 +22,6 @@ from mxcheck.pytest_plugin.cases import Changes, lay_out, left_out
 from mxcheck.pytest_plugin.options import (
     BLOCK_SIZES,
     DEFAULT_MIN_FREE_RATIO,
-    DEFAULT_SAMPLES,
     DEVICES,
     DTYPES,
     MODEL_ROUNDINGS,
@@ -31,6 +30,7 @@ from mxcheck.pytest_plugin.options import (
 )
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.pytest_plugin.work import estimate, model_seconds
+from mxcheck.run.measuring import DEFAULT_SAMPLES, Measuring
 from mxcheck.scheduling.ledger import default_folder
 from mxcheck.scheduling.sharding import Shard, parse_shard, split
 
@@ -71,6 +71,24 @@ class Settings:
     @property
     def cases(self) -> tuple[Case, ...]:
         return tuple(self.recipes)
+
+    @property
+    def measuring(self) -> Measuring:
+        """What of it decides a record."""
+        return Measuring(
+            models=self.models,
+            recipes=self.recipes,
+            trusted=self.trusted,
+            dtype=self.dtype,
+            corpus=self.corpus,
+            max_samples=self.max_samples,
+            sequence_length=self.sequence_length,
+            batch_size=self.batch_size,
+            metrics=self.metrics,
+            kernel=self.kernel,
+            device=self.device,
+            baselines=self.baselines,
+        )
 
     @property
     def kernel(self) -> str:

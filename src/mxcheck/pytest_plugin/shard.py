@@ -14,7 +14,6 @@ from mxcheck.pytest_plugin.provenance import basis
 from mxcheck.pytest_plugin.report import RunReport
 from mxcheck.pytest_plugin.selection import collected, narrowing
 from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.reporting.verdicts import GOOD
 from mxcheck.scheduling.sharding import Shard
 
 if TYPE_CHECKING:
@@ -87,12 +86,12 @@ class ShardReport:
         from mxcheck.reporting.shards import ShardRun, encode
 
         assert self._basis is not None
-        rows = self._report.rows
+        results = self._report.results
         selected = self._selected or []
         known = {case.id for case in self._run.cases}
         names = {node_id: parameter_of(node_id) for node_id in (*selected, *self._failed)}
         cases = {node_id: name for node_id, name in names.items() if name is not None and name in known}
-        red = {name for name, row in rows.items() if row["verdict"] not in (*GOOD, "skipped")}
+        red = {name for name, result in results.items() if result.outcome.red}
         text = encode(
             ShardRun(
                 index=self._shard.index,
@@ -101,7 +100,7 @@ class ShardReport:
                 cases=self._run.whole,
                 part=tuple(case.id for case in self._run.cases),
                 selected=tuple(dict.fromkeys(cases[name] for name in selected if name in cases)),
-                rows=tuple(rows[case.id] for case in self._run.cases if case.id in rows),
+                results=tuple(results[case.id] for case in self._run.cases if case.id in results),
                 messages={
                     cases[name]: words for name, words in self._failed.items() if cases.get(name) in red
                 },

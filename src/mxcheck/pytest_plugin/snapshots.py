@@ -1,23 +1,18 @@
-"""Baselines as syrupy snapshots: one JSON file a case, compared by the gate and never by text."""
+"""Baselines as syrupy snapshots: one JSON file a case. The gate judges; syrupy stores and counts."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from syrupy.data import Snapshot, SnapshotCollection, SnapshotCollections
 from syrupy.extensions.base import AbstractSyrupyExtension
 
-from mxcheck.gate.baseline import BaselineError, decode, encode, write_text
-from mxcheck.gate.budget import Budget
-from mxcheck.gate.verdict import judge
+from mxcheck.gate.baseline import encode, write_text
 
 if TYPE_CHECKING:
     from syrupy.location import PyTestLocation
     from syrupy.types import SerializedData, SnapshotIndex
-
-_NO_BUDGET = Budget(kl=math.inf, rise=math.inf)  # budgets are asserted before the snapshot is
 
 
 class BaselineExtension(AbstractSyrupyExtension):
@@ -31,7 +26,7 @@ class BaselineExtension(AbstractSyrupyExtension):
     file_extension = "json"
     write_immediately = True  # a worker that dies later must not lose what it accepted
     path: ClassVar[Path]
-    exactly: ClassVar[bool]
+    holds: ClassVar[bool]
 
     # Arguments are syrupy's; most methods need only the file that the class is bound to.
     # ruff: noqa: ARG002, ARG003
@@ -40,13 +35,7 @@ class BaselineExtension(AbstractSyrupyExtension):
         return encode(data)
 
     def matches(self, *, serialized_data: SerializedData, snapshot_data: SerializedData) -> bool:
-        if self.exactly:
-            return serialized_data == snapshot_data
-        try:
-            accepted = decode(str(snapshot_data), where=str(self.path))
-        except BaselineError:
-            return False  # the caller has reported it, or is replacing it
-        return judge(decode(str(serialized_data), where="this run"), accepted, _NO_BUDGET).passed
+        return self.holds or serialized_data == snapshot_data
 
     @classmethod
     def get_location(cls, *, test_location: PyTestLocation, index: SnapshotIndex) -> str:
@@ -85,6 +74,7 @@ class BaselineExtension(AbstractSyrupyExtension):
             write_text(Path(snapshot_collection.location), str(snapshot.data))
 
 
-def extension_for(path: Path, *, exactly: bool) -> type[BaselineExtension]:
-    """The extension of the case whose baseline is `path`; `exactly` compares text, for re-centring."""
-    return type("CaseBaseline", (BaselineExtension,), {"path": path, "exactly": exactly})
+def extension_for(path: Path, *, holds: bool) -> type[BaselineExtension]:
+    """The extension of the case whose baseline is `path`. `holds` says that the gate found the record to hold
+    against it; otherwise texts are compared, for acceptance and re-centring."""
+    return type("CaseBaseline", (BaselineExtension,), {"path": path, "holds": holds})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mxcheck.models.footprint import Footprint, footprint
 from mxcheck.models.recipe import Recipe
 from mxcheck.models.zoo import model_source
-from mxcheck.pytest_plugin.options import DEFAULT_BATCH_SIZE
+from mxcheck.run.measuring import DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:
     from mxcheck.gate.case import Case

@@ -11,13 +11,8 @@ from mxcheck.gate.verdict import STEPS, Verdict
 WORST_MODULES = 5
 
 
-def failure_message(
-    record: Record, baseline: Record | None, verdict: Verdict, *, accept: str, acceptable: bool
-) -> str:
-    """Several lines, the most telling first: pytest cuts long messages from the end.
-
-    `acceptable` says whether an update would take the record: one that fails on its own is never accepted.
-    """
+def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *, accept: str) -> str:
+    """Several lines, the most telling first: pytest cuts long messages from the end."""
     failures = verdict.failures
     first = failures[0]
     lines = [f"{record.id}: step {first.step} ({STEPS[first.step]}): {first.message}"]
@@ -33,7 +28,7 @@ def failure_message(
                 "  this machine multiplies otherwise than the accepting one: step 6 allows for noise"
             )
         lines += [f"  environment: {text}" for text in environment_differences(record, baseline)]
-    if acceptable:
+    if verdict.acceptable:
         lines.append(f"  if the change is meant, accept it with: {accept}")
     else:
         lines.append("  no update accepts this: it fails without any baseline")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.gate.case import Case
+from mxcheck.gate.result import CaseResult, Outcome, all_green
 from mxcheck.reporting.shards import ShardRun, file_name, find, read
-from mxcheck.reporting.verdicts import GOOD
 
 #: pytest's exit statuses but for 0, in words.
 _NO_TESTS = 5
@@ -25,25 +25,20 @@ _STATUSES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """A whole run. `rows` by case id, in the table's order, each selected case with one; `red` are the
+    """A whole run. `results` by case id, in the table's order, each selected case with one; `red` are the
     messages of red cases by id, `failures` those of failed tests that are no cases, by shard and node id;
     `troubles` says in a line each what else makes the run red."""
 
     shards: tuple[ShardRun, ...]
     files: tuple[Path, ...]
-    rows: Mapping[str, Mapping[str, Any]]
+    results: Mapping[str, CaseResult]
     red: Mapping[str, str]
     failures: Mapping[str, str]
     troubles: tuple[str, ...]
 
     @property
-    def cases(self) -> tuple[Case, ...]:
-        """Those that have a row, in the table's order."""
-        return tuple(case for case in self.shards[0].cases if case.id in self.rows)
-
-    @property
     def green(self) -> bool:
-        return not (self.red or self.failures or self.troubles)
+        return all_green(self.results.values()) and not (self.failures or self.troubles)
 
 
 def merge_folder(folder: Path) -> Merged:
@@ -128,7 +123,8 @@ def _same_devices(found: Found) -> None:
     """`--mx-device auto` takes what a machine has; what the CPU's baselines pass says nothing of a GPU."""
     kinds: dict[str, list[Path]] = {}
     for path, shard in found:
-        devices = [(row.get("record") or {}).get("environment", {}).get("device") for row in shard.rows]
+        records = [result.record for result in shard.results if result.record is not None]
+        devices = [record.environment.get("device") for record in records]
         for kind in {"cpu" if device == "cpu" else "GPU" for device in devices if device}:
             kinds.setdefault(kind, []).append(path)
     if len(kinds) > 1:
@@ -177,17 +173,18 @@ def _listed(groups: Mapping[str, Sequence[Path]], unit: str = "") -> str:
 
 
 def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
-    rows: dict[str, Mapping[str, Any]] = {}
+    results: dict[str, CaseResult] = {}
     red: dict[str, str] = {}
     failures: dict[str, str] = {}
     troubles = []
     for shard in shards:
-        of_case = {row["id"]: row for row in shard.rows}
+        cases = {case.id: case for case in shard.cases}
+        of_case = {result.case.id: result for result in shard.results}
         for name in shard.selected:
-            rows[name] = of_case.get(name) or _never_ran(name, shard)
-            if rows[name]["verdict"] not in (*GOOD, "skipped"):
-                silent = f"{rows[name]['verdict']} in shard {shard.name}, which did not say why"
-                red[name] = shard.messages.get(name) or f"{name}: {rows[name].get('reason', silent)}"
+            results[name] = result = of_case.get(name) or _never_ran(cases[name], shard)
+            if result.outcome.red:
+                silent = f"{result.word} in shard {shard.name}, which did not say why"
+                red[name] = shard.messages.get(name) or f"{name}: {result.reason or silent}"
         if missing := _left_out(shard):
             troubles.append(
                 f"shard {shard.name}: {len(missing)} of the {len(shard.part)} cases of its part were not "
@@ -198,17 +195,17 @@ def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
         if not _accounted(shard, red):
             words = _STATUSES.get(shard.exit_status, "unknown to pytest")
             troubles.append(f"shard {shard.name}: pytest ended with {shard.exit_status} ({words})")
-    if not rows:
+    if not results:
         troubles.append(
             f"no case was selected in any shard ({shards[0].basis.selection or 'nothing leaves any out'})"
         )
-    if rows and all(row["verdict"] == "skipped" for row in rows.values()):
+    if results and all(result.outcome is Outcome.SKIPPED for result in results.values()):
         troubles.append("every selected case was skipped: nothing was measured")
-    order = [case.id for case in shards[0].cases if case.id in rows]
+    order = [case.id for case in shards[0].cases if case.id in results]
     return Merged(
         shards=shards,
         files=files,
-        rows={name: rows[name] for name in order},
+        results={name: results[name] for name in order},
         red={name: red[name] for name in order if name in red},
         failures=failures,
         troubles=tuple(troubles),
@@ -229,9 +226,6 @@ def _accounted(shard: ShardRun, red: Mapping[str, str]) -> bool:
     return shard.exit_status == 0
 
 
-def _never_ran(name: str, shard: ShardRun) -> Mapping[str, Any]:
-    return {
-        "id": name,
-        "verdict": "NO ROW",
-        "reason": f"selected in shard {shard.name}, and has no row: never ran",
-    }
+def _never_ran(case: Case, shard: ShardRun) -> CaseResult:
+    reason = f"selected in shard {shard.name}, and has no row: never ran"
+    return CaseResult(case=case, outcome=Outcome.NO_ROW, reason=reason)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from mxcheck.reporting.merge import Merged
-from mxcheck.reporting.table import Row, render, results_table, row_of, skipped_lines
+from mxcheck.reporting.table import render, results_table, skipped_lines
 
 #: Characters of one message, and bytes of all: a job summary holds 1 MiB, and a longer one is not shown at
 #: all. A traceback of a case that raised is long, and the log has it.
@@ -19,11 +19,11 @@ _LONGEST, _ALL = 4000, 512 * 1024
 
 def verdict_line(merged: Merged) -> str:
     """`green` or `red`, and what is counted."""
-    words = Counter(str(row["verdict"]) for row in merged.rows.values())
+    words = Counter(result.word for result in merged.results.values())
     counts = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "none"
-    left_out = len(merged.shards[0].cases) - len(merged.rows)
+    left_out = len(merged.shards[0].cases) - len(merged.results)
     lines = [
-        f"{_counted(len(merged.rows), 'case')}: {counts}",
+        f"{_counted(len(merged.results), 'case')}: {counts}",
         f"{left_out} not selected" if left_out else "",
         _counted(len(merged.failures), "other failure") if merged.failures else "",
         *merged.troubles,
@@ -44,14 +44,10 @@ def _commit(merged: Merged) -> str:
     return f"{text} with changes {basis.changes}" if basis.changes else text
 
 
-def rows_of(merged: Merged) -> list[Row]:
-    return [row_of(case, merged.rows[case.id]) for case in merged.cases]
-
-
 def text(merged: Merged, *, color: bool) -> str:
     """The table and the skipped lines that one run of all cases prints, then every red message, then what
     else went wrong, then the verdict."""
-    rows = rows_of(merged)
+    rows = list(merged.results.values())
     parts = [render(results_table(rows), color=color), *(f"{line}\n" for line in skipped_lines(rows))]
     parts += [f"\n{name}\n{message}\n" for name, message in merged.failures.items()]
     parts += [f"\n{message}\n" for message in merged.red.values()]
@@ -61,12 +57,12 @@ def text(merged: Merged, *, color: bool) -> str:
 
 def as_json(merged: Merged) -> str:
     """The rows as `--mx-report` writes those of one run, in `accuracy.json`."""
-    return json.dumps(list(merged.rows.values()))
+    return json.dumps([result.as_dict() for result in merged.results.values()])
 
 
 def markdown(merged: Merged) -> str:
     """For the summary of a CI job."""
-    rows = rows_of(merged)
+    rows = list(merged.results.values())
     shards = ["| shard | file | cases | pytest's exit status |", "|---|---|--:|--:|"]
     shards += [
         f"| {shard.name} | `{file}` | {len(shard.selected)} | {shard.exit_status} |"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from mxcheck.gate.case import Case
-from mxcheck.reporting.table import results_table, row_of
+from mxcheck.gate.result import CaseResult, result_from_dict
+from mxcheck.reporting.table import results_table
 
 #: Layout of the file. A file of another version is refused, never guessed at.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class ShardRun:
     """The `index`-th of `count` parts of a run, as its controller saw it end.
 
     `cases` are those of the whole run, in the table's order; `part` the ids of this shard's, `selected` of
-    those that the basis' `selection` left. `rows` are the controller's, `messages` what the red ones say, by
+    those that the basis' `selection` left. `results` are the controller's, `messages` what the red ones say, by
     id; `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
     """
 
@@ -53,7 +54,7 @@ class ShardRun:
     cases: tuple[Case, ...]
     part: tuple[str, ...]
     selected: tuple[str, ...]
-    rows: tuple[Mapping[str, Any], ...]
+    results: tuple[CaseResult, ...]
     messages: Mapping[str, str]
     failures: Mapping[str, str]
     exit_status: int
@@ -74,7 +75,13 @@ def find(folder: Path) -> list[Path]:
 
 def encode(shard: ShardRun) -> str:
     """The file's text. Numbers keep every bit; NaN and infinities are written as Python's json has them."""
-    return json.dumps({"format_version": FORMAT_VERSION, **asdict(shard)}) + "\n"
+    data = {field.name: getattr(shard, field.name) for field in fields(shard)}
+    data |= {
+        "basis": asdict(shard.basis),
+        "cases": [asdict(case) for case in shard.cases],
+        "results": [result.as_dict() for result in shard.results],
+    }
+    return json.dumps({"format_version": FORMAT_VERSION, **data}) + "\n"
 
 
 def read(path: Path) -> ShardRun:
@@ -116,7 +123,7 @@ def _from_dict(data: Mapping[str, Any]) -> ShardRun:
         cases=tuple(Case(**{**case, "options": tuple(case["options"])}) for case in data["cases"]),
         part=tuple(data["part"]),
         selected=tuple(data["selected"]),
-        rows=tuple(data["rows"]),
+        results=tuple(map(result_from_dict, data["results"])),
         messages=data["messages"],
         failures=data["failures"],
         exit_status=data["exit_status"],
@@ -125,7 +132,7 @@ def _from_dict(data: Mapping[str, Any]) -> ShardRun:
 
 _KINDS: Mapping[str, type] = {
     **dict.fromkeys(("index", "count", "exit_status"), int),
-    **dict.fromkeys(("cases", "part", "selected", "rows"), list),
+    **dict.fromkeys(("cases", "part", "selected", "results"), list),
     **dict.fromkeys(("basis", "messages", "failures"), dict),
 }
 
@@ -134,24 +141,20 @@ def _check(shard: ShardRun) -> None:
     """Raises ValueError where a shard contradicts itself."""
     if not 1 <= shard.index <= shard.count:
         raise ValueError(f"it is shard {shard.name}")
-    cases = {case.id: case for case in shard.cases}
+    cases = [case.id for case in shard.cases]
     for what, names, within in (
-        ("cases", [case.id for case in shard.cases], list(cases)),
-        ("part", shard.part, list(cases)),
+        ("cases", cases, cases),
+        ("part", shard.part, cases),
         ("selected", shard.selected, shard.part),
-        ("rows", [row["id"] for row in shard.rows], shard.selected),
+        ("results", [result.case.id for result in shard.results], shard.selected),
         ("messages", list(shard.messages), shard.selected),
     ):
         if len(set(names)) != len(names):
             raise ValueError(f"{what} names a case twice")
         if strange := [name for name in names if name not in within]:
             raise ValueError(f"{what} has {strange[0]!r}, which is none of its cases")
-    for row in shard.rows:
-        if not isinstance(row["verdict"], str):
-            raise TypeError(f"the verdict of {row['id']} is {row['verdict']!r}")
-        if not isinstance(row.get("reason", ""), str):
-            raise TypeError(f"the reason of {row['id']} is {row['reason']!r:.40}")
-        results_table([row_of(cases[row["id"]], row)])  # raises where the table could not show it
+    for result in shard.results:
+        results_table([result])  # raises where the table could not show it
     for name, message in {**shard.messages, **shard.failures}.items():
         if not isinstance(message, str):
             raise TypeError(f"the message of {name} is {message!r:.40}")

@@ -4,53 +4,17 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from mxcheck.gate.budget import Budget
-from mxcheck.gate.case import Case
-from mxcheck.gate.drift import Drift
-from mxcheck.gate.record import Record, record_from_dict
+from mxcheck.gate.record import Record
+from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.statistics import exponential
 from mxcheck.gate.verdict import rise
 from mxcheck.reporting.titled import titled_table
-from mxcheck.reporting.verdicts import GOOD
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One case of the table. `record` is None where a case ended before it measured anything."""
-
-    model: str
-    precision: str
-    tier: str | None
-    options: tuple[str, ...] = ()
-    verdict: str
-    record: Record | None = None
-    budget: Budget | None = None
-    drift: Drift | None = None
-    reason: str = ""
-
-
-def row_of(case: Case, data: Mapping[str, Any]) -> Row:
-    """A case's row from what its worker sent. Raises ValueError, TypeError or KeyError where that is none."""
-    record, budget, drift = data.get("record"), data.get("budget"), data.get("drift")
-    return Row(
-        model=case.model,
-        precision=case.precision,
-        tier=case.tier,
-        options=case.options,
-        verdict=data["verdict"],
-        reason=data.get("reason", ""),
-        record=None if record is None else record_from_dict(record),
-        budget=None if budget is None else Budget(**budget),
-        drift=None if drift is None else Drift(**drift),
-    )
 
 
 def percent_change(record: Record) -> tuple[float, float]:
@@ -60,7 +24,7 @@ def percent_change(record: Record) -> tuple[float, float]:
     return 100 * (exponential(mean) - 1), 100 * exponential(mean) * error
 
 
-def results_table(rows: Sequence[Row]) -> Table:
+def results_table(rows: Sequence[CaseResult]) -> Table:
     table = titled_table("mxcheck: accuracy", _CAPTION)
     for name in ("model", "precision", "tier"):
         table.add_column(name, no_wrap=True)
@@ -80,12 +44,12 @@ def results_table(rows: Sequence[Row]) -> Table:
     for name in metrics:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    last = rows[0].model if rows else ""
+    last = rows[0].case.model if rows else ""
     for row in rows:
-        if row.model != last:
+        if row.case.model != last:
             table.add_section()
-            last = row.model
-        table.add_row(*_cells(row, metrics), style=None if row.verdict in (*GOOD, "skipped") else "bold red")
+            last = row.case.model
+        table.add_row(*_cells(row, metrics), style="bold red" if row.outcome.red else None)
     return table
 
 
@@ -96,11 +60,14 @@ _CAPTION = (
 )
 
 
-def _cells(row: Row, metrics: Sequence[str]) -> list[str]:
-    name = [row.model, row.precision, "+".join([row.tier or "", *row.options]).strip("+")]
+def _cells(row: CaseResult, metrics: Sequence[str]) -> list[str]:
+    case = row.case
+    what = case.precision if case.kind == "recipe" else case.plain
+    tier = case.tier if case.kind == "recipe" else None
+    name = [case.model, what, "+".join([tier or "", *case.options]).strip("+")]
     record = row.record
     if record is None:
-        return [*name, *[""] * (9 + len(metrics)), row.verdict]
+        return [*name, *[""] * (9 + len(metrics)), row.word]
     change, error = percent_change(record)
     if record.bit_equal:
         change_text = "0"
@@ -122,19 +89,19 @@ def _cells(row: Row, metrics: Sequence[str]) -> list[str]:
         else ("-" if row.budget.kl == 0 else f"{100 * record.kl / row.budget.kl:.0f}%"),
         "" if row.drift is None else ("0" if row.drift.rms == 0 else f"{row.drift.rms:.0e}"),
         *(f"{fmean(record.metrics[metric]):.6g}" if metric in record.metrics else "" for metric in metrics),
-        row.verdict,
+        row.word,
     ]
 
 
-def skipped_lines(rows: Sequence[Row]) -> list[str]:
+def skipped_lines(rows: Sequence[CaseResult]) -> list[str]:
     """Why cases were skipped: one line a reason, with the precisions and the models that it is about."""
-    by_reason: dict[str, list[Row]] = {}
+    by_reason: dict[str, list[CaseResult]] = {}
     for row in rows:
-        if row.verdict == "skipped":
+        if row.outcome is Outcome.SKIPPED:
             by_reason.setdefault(row.reason, []).append(row)
     return [
-        f"skipped: {', '.join(dict.fromkeys(row.precision for row in found))} of "
-        f"{', '.join(dict.fromkeys(row.model for row in found))} (cases: {len(found)}): {reason}"
+        f"skipped: {', '.join(dict.fromkeys(row.case.precision or row.case.plain for row in found))} of "
+        f"{', '.join(dict.fromkeys(row.case.model for row in found))} (cases: {len(found)}): {reason}"
         for reason, found in by_reason.items()
     ]
 

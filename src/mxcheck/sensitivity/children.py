@@ -15,11 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from mxcheck.gate.result import result_from_dict
 from mxcheck.sensitivity.suite_run import SuiteRun
 
 #: Lines of a dead child's output that are kept.
@@ -56,8 +57,9 @@ def check_fork() -> None:
 def read_result(path: Path) -> SuiteRun:
     """A finished job's result. Raises ValueError where the file is none."""
     try:
-        return SuiteRun(**json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
+        data = json.loads(path.read_text("utf-8"))
+        return SuiteRun(**{**data, "results": [result_from_dict(one) for one in data["results"]]})
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to run this again") from error
 
 
@@ -152,5 +154,5 @@ def _end_with_parent() -> None:
 
 def _write(path: Path, result: SuiteRun) -> None:
     new = path.with_name(f"{path.name}.new")
-    new.write_text(json.dumps(asdict(result)), "utf-8")
+    new.write_text(json.dumps(result.as_dict()), "utf-8")
     new.replace(path)

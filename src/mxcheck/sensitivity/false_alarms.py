@@ -7,13 +7,11 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from mxcheck.gate.baseline import BaselineError, read
-from mxcheck.gate.budget import Budget
-from mxcheck.gate.case import Case
 from mxcheck.gate.drift import drift, same_arithmetic
-from mxcheck.gate.record import Record, record_from_dict
+from mxcheck.gate.record import Record
+from mxcheck.gate.result import Outcome, result_from_dict
 from mxcheck.gate.verdict import judge
 from mxcheck.reporting.false_alarms import EnvironmentRow
 
@@ -37,13 +35,14 @@ def summarise(
             of them does not count.
     """
     data = json.loads(path.read_text())
-    rows, records = data["rows"], dict(_records(data["rows"]))
-    red = {row["id"]: row["verdict"] for row in rows if row["verdict"] not in ("pass", "skipped")}
+    results = [result_from_dict(row) for row in data["rows"]]
+    records = {one.case.id: one.record for one in results if one.record is not None}
+    red = {one.case.id: one.word for one in results if one.outcome.red}
     true = {
-        row["id"]: why
-        for row in rows
+        one.case.id: why
+        for one in results
         for precision, (words, why) in breaks.items()
-        if row["id"] in red and f"-{precision}" in row["id"] and words in row.get("reason", "")
+        if one.case.id in red and one.case.precision == precision and words in one.reason
     }
     red = {
         name: word
@@ -52,12 +51,12 @@ def summarise(
     }
     if data["exit_code"] and not (red or true or anew):
         red["the run"] = f"pytest ended with exit code {data['exit_code']}, and no case is red"
-    budgets = {row["id"]: Budget(**row["budget"]) for row in rows if row.get("record")}
+    budgets = {one.case.id: one.budget for one in results if one.budget is not None}
     shares: dict[str, tuple[float, str]] = {}
     alike, worst = 0, 0.0
     for name, record in records.items():
         try:
-            accepted = read(baselines / _case(record).baseline)
+            accepted = read(baselines / record.case.baseline)
         except (FileNotFoundError, BaselineError) as error:
             red[name] = str(error)
             continue
@@ -73,8 +72,8 @@ def summarise(
             shares[quantity] = max(shares.get(quantity, (0.0, "")), (share, name))
     return EnvironmentRow(
         environment=data["environment"],
-        cases=len(rows),
-        skipped=sum(row["verdict"] == "skipped" for row in rows),
+        cases=len(results),
+        skipped=sum(one.outcome is Outcome.SKIPPED for one in results),
         red=red,
         true_alarms=true,
         alike=alike,
@@ -82,18 +81,6 @@ def summarise(
         shares=shares,
         worst_rms=worst,
         seconds=data["seconds"],
-    )
-
-
-def _records(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Record]]:
-    for row in rows:
-        if row.get("record"):
-            yield row["id"], record_from_dict(row["record"])
-
-
-def _case(record: Record) -> Case:
-    return Case(
-        model=record.model, precision=record.precision, tier=record.tier, options=tuple(record.options)
     )
 
 

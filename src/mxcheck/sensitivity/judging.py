@@ -6,22 +6,20 @@ A gate with a fault in it may lie: what it said decides whether the fault was ca
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mxcheck.gate.baseline import read
 from mxcheck.gate.budget import Budget
-from mxcheck.gate.case import Case
 from mxcheck.gate.drift import drift
-from mxcheck.gate.record import Record, record_from_dict
+from mxcheck.gate.record import Record
+from mxcheck.gate.result import CaseResult
 from mxcheck.gate.verdict import STEPS, judge, rise, sampling_allowance
 from mxcheck.reporting.detection import Detection, KernelSight, ModelSight, Sight
 from mxcheck.sensitivity.fault import Fault
 from mxcheck.sensitivity.suite_run import SuiteRun
 
-_FAILED = "FAIL step "
 _ORDER = ("canaries", *map(str, STEPS), "error", "crash", "hang")
 
 
@@ -35,11 +33,11 @@ def detection(
     accepted: Path,
 ) -> Detection:
     """What saw a fault. `healthy` is the same model suite without it, `accepted` are its baselines."""
-    cases = {row["id"]: row for row in healthy.rows if "record" in row}
+    budgets = {one.case: one.budget for one in healthy.results if one.budget is not None}
     pairs = [
-        (record_from_dict(row["record"]), *_accepted(cases[row["id"]], accepted))
-        for row in models.rows
-        if "record" in row and row["id"] in cases
+        (one.record, read(accepted / one.case.baseline), budgets[one.case])
+        for one in models.results
+        if one.record is not None and one.case in budgets
     ]
     return Detection(
         name=fault.name,
@@ -62,18 +60,6 @@ def _here(record: Record, baseline: Record) -> Record:
     return replace(record, arithmetic=baseline.arithmetic, reference_losses=baseline.reference_losses)
 
 
-def _accepted(row: Mapping[str, Any], folder: Path) -> tuple[Record, Budget]:
-    """The baseline and the budget of a case, as a run without a fault has them."""
-    record = row["record"]
-    case = Case(
-        model=record["model"],
-        precision=record["precision"],
-        tier=record["tier"],
-        options=tuple(record["options"]),
-    )
-    return read(folder / case.baseline), Budget(**row["budget"])
-
-
 def kernel_sight(run: SuiteRun) -> KernelSight:
     """What the kernel suite said."""
     red = [cell for cell in run.cells if cell["verdict"] in ("red", "error")]
@@ -89,9 +75,11 @@ def kernel_sight(run: SuiteRun) -> KernelSight:
 
 def model_sight(run: SuiteRun) -> ModelSight:
     """What the model suite said."""
-    red = [row for row in run.rows if row["verdict"] not in ("pass", "skipped")]
-    steps = {step for row in red for step in _steps(row)}
-    steps |= {name.removeprefix("test_") for name, (failed, _) in run.tests.items() if failed}
+    red = [result for result in run.results if result.outcome.red]
+    steps = {step for result in red for step in _steps(result)}
+    failed = [name for name, (count, _) in run.tests.items() if count]
+    # a case that raised has no result
+    steps |= {"error" if name == "test_accuracy" else name.removeprefix("test_") for name in failed}
     if run.ended != "finished":
         steps.add(run.ended)
     elif run.red and not steps:
@@ -99,16 +87,15 @@ def model_sight(run: SuiteRun) -> ModelSight:
     others = sorted(steps - set(_ORDER))
     return ModelSight(
         caught=run.red,
-        cases=(len(red), len(run.rows)),
+        cases=(len(red), len(run.results)),
         steps=(*(step for step in _ORDER if step in steps), *others),
     )
 
 
-def _steps(row: Mapping[str, Any]) -> Sequence[str]:
-    verdict: str = row["verdict"]
-    if verdict.startswith(_FAILED):
-        return verdict.removeprefix(_FAILED).split(",")
-    return ("canaries",) if "canar" in row["message"].lower() else ("error",)
+def _steps(result: CaseResult) -> Sequence[str]:
+    if result.failures:
+        return [str(step) for step in result.failed_steps]
+    return ("canaries",) if "canar" in result.message.lower() else ("error",)
 
 
 def budget_sight(record: Record, budget: Budget) -> Sight:

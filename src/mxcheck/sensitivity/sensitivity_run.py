@@ -37,11 +37,9 @@ _HEAVY = (
     *("transformers.models.llama.modeling_llama", "transformers.models.mixtral.modeling_mixtral"),
     *("transformers.models.gpt_neo.modeling_gpt_neo", "transformers.tokenization_utils_tokenizers"),
     *(f"mxcheck.conformance.{name}" for name in ("run", "describe", "devices", "products")),
-    *(
-        f"mxcheck.evaluation.{name}"
-        for name in ("arithmetic", "measure", "metrics", "noise", "sqnr", "tokens")
-    ),
+    *(f"mxcheck.evaluation.{name}" for name in ("arithmetic", "measure", "metrics", "sqnr", "tokens")),
     *("mxcheck.kernels.api", "mxcheck.kernels.eager", "mxcheck.kernels.products"),
+    *(f"mxcheck.measure.{name}" for name in ("emulation", "hold", "kernel_check", "noise")),
     *(f"mxcheck.models.{name}" for name in ("convert", "load", "probe")),
     *(f"mxcheck.pytest_plugin.{name}" for name in ("plugin", "report", "session", "kernel_bench", "kernels")),
     *("mxcheck.reporting.table", "mxcheck.reporting.matrix"),

@@ -6,10 +6,12 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pytest
+
+from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 
 #: Characters of a red test's message that are kept.
 _MOST_SHOWN = 2000
@@ -22,7 +24,7 @@ class SuiteRun:
     Attributes:
         ended: `finished`; `crash`: the process died; `hang`: it was stopped at its time limit.
         exit_code: pytest's own, where it finished.
-        rows: the model suite's, one a case (`mxcheck.pytest_plugin.report`), each with its `message`.
+        results: the model suite's, one a case.
         cells: the kernel suite's, one a cell of the conformance matrix, in short.
         tests: of each other test function, how many failed, and how many ran.
         messages: of red tests, errors in collection and the process's last words.
@@ -31,11 +33,16 @@ class SuiteRun:
 
     ended: str = "finished"
     exit_code: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    results: list[CaseResult] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
     tests: dict[str, list[int]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**own, "results": [result.as_dict() for result in self.results]}
 
     @property
     def red(self) -> bool:
@@ -47,7 +54,7 @@ class Collector:
     """A pytest plugin that keeps what a run reports."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, CaseResult] = {}
         self.cells: list[dict[str, Any]] = []
         self.tests: dict[str, list[int]] = {}
         self.messages: list[str] = []
@@ -58,12 +65,12 @@ class Collector:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties: dict[str, Any] = dict(report.user_properties)
-        function, _, parameter = report.nodeid.rpartition("::")[2].partition("[")
+        function = report.nodeid.rpartition("::")[2].partition("[")[0]
         message = report.longreprtext[-_MOST_SHOWN:] if report.failed else ""
         if report.failed:
             self.messages.append(message)
         if function == "test_accuracy":
-            self._case(report, parameter.removesuffix("]"), properties.get("mxcheck"), message)
+            self._case(report, properties.get("mxcheck"), message)
         elif report.when == "call" and "mxcheck-kernel" in properties:
             self.cells.append(_in_short(properties["mxcheck-kernel"]))
         elif report.failed or (report.when == "call" and report.passed):
@@ -71,13 +78,15 @@ class Collector:
             counts[0] += report.failed
             counts[1] += 1
 
-    def _case(self, report: pytest.TestReport, name: str, row: dict[str, Any] | None, message: str) -> None:
-        if report.failed:
-            red = row is not None and row["verdict"] != "pass"
-            word = row["verdict"] if row is not None and red else "ERROR"
-            self.rows[name] = {"id": name, **(row or {}), "verdict": word, "message": message}
-        elif report.when == "call" and row is not None:
-            self.rows[name] = {**row, "message": ""}
+    def _case(self, report: pytest.TestReport, sent: dict[str, Any] | None, message: str) -> None:
+        if sent is None:
+            self.tests.setdefault("test_accuracy", [0, 0])[0] += report.failed
+            return
+        result = result_from_dict(sent)
+        if report.failed and not result.outcome.red:  # it went wrong after the case had ended
+            result = replace(result, outcome=Outcome.ERROR)
+        if report.failed or report.when == "call":
+            self.results[result.case.id] = replace(result, message=message)
 
 
 def _in_short(row: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +111,7 @@ def run_suite(arguments: Sequence[str]) -> SuiteRun:
         code = pytest.main([*arguments, *words], plugins=[collector])
     return SuiteRun(
         exit_code=int(code),
-        rows=list(collector.rows.values()),
+        results=list(collector.results.values()),
         cells=collector.cells,
         tests=collector.tests,
         messages=collector.messages,

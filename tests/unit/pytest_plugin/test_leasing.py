@@ -8,6 +8,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+from mxcheck.pytest_plugin.on_device import allocator_share
 
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.leasing import (
@@ -18,7 +19,6 @@ from mxcheck.pytest_plugin.leasing import (
     request_for,
     threads,
 )
-from mxcheck.pytest_plugin.on_device import allocator_share
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import estimated
 from mxcheck.scheduling.devices import Device, cores, parse

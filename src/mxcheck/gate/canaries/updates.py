@@ -11,8 +11,8 @@ from typing import Any
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.canaries.expectation import Expectation, expect
 from mxcheck.gate.canaries.healthy import HEALTHY, LOSSES, TIGHT, moved
-from mxcheck.gate.decision import Update, decide, weigh
-from mxcheck.gate.noise import worst
+from mxcheck.gate.decision import Accepted, Update, decide, read_accepted
+from mxcheck.gate.noise import Trial, worst
 from mxcheck.gate.record import Record
 
 _ALL, _NEW, _RECENTRE = Update(changed=True), Update(missing=True), Update(changed=True, recentre=True)
@@ -24,8 +24,8 @@ _IDLE = replace(_MOVED, bit_equal=True)
 
 
 def _decided(record: Record, update: Update, accepted: Record | None, exists: bool) -> tuple[str, str]:
-    decision = decide(record, accepted, TIGHT, exists=exists, replaces=exists, update=update)
-    return decision.word, decision.write
+    decision = decide(record, Accepted(record=accepted, exists=exists), TIGHT, update, replaces=exists)
+    return decision.result.word, decision.write
 
 
 def _update(
@@ -45,8 +45,9 @@ def _on_file(text: str) -> tuple[str, bool, bool]:
     with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
         path = Path(folder) / "canary.json"
         path.write_text(text, encoding="utf-8")
-        decision, accepted, trouble = weigh(_MOVED, path=path, target=path, budget=TIGHT, update=Update())
-    return decision.word, accepted == HEALTHY, not trouble
+        accepted = read_accepted(path)
+    decision = decide(_MOVED, accepted, TIGHT, Update())
+    return decision.result.word, accepted.record == HEALTHY, not accepted.trouble
 
 
 UPDATES = (
@@ -140,8 +141,8 @@ def _noise(**changed: Any) -> tuple[Any, ...] | str:
         "sequence_losses": [1.0, 2.0, 2.0, 2.0],
         "sequence_kl": [0.25] * 4,
     }
-    healthy = {"failure": "", "unavailable": "", "digests": HEALTHY.digests, **figures}
-    first, second = {**healthy, "environment": "a"}, {**healthy, "environment": "b", **changed}
+    healthy: dict[str, Any] = {"digests": HEALTHY.digests, **figures}
+    first, second = Trial(environment="a", **healthy), Trial(environment="b", **(healthy | changed))
     try:
         return astuple(worst(_FOUR, [first, second]))
     except ValueError as error:

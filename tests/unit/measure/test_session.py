@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mxcheck.pytest_plugin.workbench import Workbench
 
 from mxcheck.models.load import load
 from mxcheck.pytest_plugin.leasing import Leasing
 from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.pytest_plugin.workbench import Workbench
 from mxcheck.scheduling.devices import cores
 from mxcheck.scheduling.ledger import Ledger
 

@@ -14,14 +14,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from mxcheck.gate.noise import Trial, worst
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mxcheck.evaluation.measure import Measurement
+    from mxcheck.gate.case import Case
+    from mxcheck.gate.record import Noise, Record
+    from mxcheck.measure.session import Session
     from mxcheck.models.recipe import Recipe
 
 #: By kind of device, settings by name. On a CPU each stands for a class of machines, with all libraries that
@@ -53,23 +60,6 @@ OTHERWISE: Mapping[str, Mapping[str, Mapping[str, str]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """Results of one case in one environment, in nats per token and sequence; and its casts' digests.
-
-    `failure` says in one line why there are none, `unavailable` that the step cannot run there (its library
-    needs other instructions); both are empty where there are results.
-    """
-
-    environment: str
-    digests: dict[str, dict[str, str]] = field(default_factory=dict)
-    reference_losses: list[float] = field(default_factory=list)
-    sequence_losses: list[float] = field(default_factory=list)
-    sequence_kl: list[float] = field(default_factory=list)
-    failure: str = ""
-    unavailable: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What a child process measures: recipes (as plain dicts) of one model on the same tokens.
 
@@ -88,6 +78,45 @@ class Job:
     gpus: list[str] = field(default_factory=list)
     dtype: str | None = None
     trust_remote_code: bool = False
+
+
+def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpus: Sequence[str]) -> Noise:
+    """How far other instruction sets move the case that gave `record`. Raises ValueError as `worst` does.
+
+    All `cases` of its model, by id, are measured at once, by the first process of the run that needs one of
+    them; the others read what it found in the session's shared folder.
+    """
+    store = session.shared / f"mxcheck-noise-{record.model}.json"
+    with FileLock(f"{store}.lock"):
+        measured = json.loads(store.read_text()) if store.is_file() else {}
+        if record.id not in measured:
+            try:
+                session.tell({"do": "step", "what": f"{record.model}: noise of {len(cases)} cases"})
+                trials = measure_noise(_job(session, record.model, cases, gpus))
+                found = dict(zip(cases, trials, strict=True))
+            except ValueError as error:  # of all: none of them need try again
+                found = dict.fromkeys(cases, [Trial(environment="another", failure=str(error))])
+            measured |= {name: [asdict(trial) for trial in trials] for name, trials in found.items()}
+            store.write_text(json.dumps(measured))
+    return worst(record, [Trial(**trial) for trial in measured[record.id]])
+
+
+def _job(session: Session, model: str, cases: Mapping[str, Case], gpus: Sequence[str]) -> Job:
+    measuring, text = session.measuring, session.resident(model).text
+    recipes = [measuring.recipe_of(case) for case in cases.values()]
+    return Job(
+        model=measuring.name_of(model),
+        recipes=[{**recipe.as_dict(), "kernel": recipe.kernel} for recipe in recipes],
+        tokens=str(text.path),
+        max_samples=len(text.tokens),
+        length=text.tokens.shape[1],
+        batch_size=measuring.batch_size_of(model),
+        threads=session.threads,
+        device=session.device,
+        gpus=[] if session.device == "cpu" else list(gpus),
+        dtype=measuring.dtype,
+        trust_remote_code=model in measuring.trusted,
+    )
 
 
 def measure_noise(job: Job, environments: Mapping[str, Mapping[str, str]] | None = None) -> list[list[Trial]]:
@@ -114,7 +143,7 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
         fields = {slot: getattr(job, slot) for slot in Job.__slots__}
         request.write_text(json.dumps(fields))
         done = subprocess.run(  # noqa: S603  (our own module, by the running interpreter)
-            [sys.executable, "-m", "mxcheck.evaluation.noise", str(request), str(answer)],
+            [sys.executable, "-m", "mxcheck.measure.noise", str(request), str(answer)],
             # sys.path as it is: pytest may have added the folder that a user's kernel lies in
             env={
                 **os.environ,
@@ -166,27 +195,21 @@ def _all_gpus() -> dict[int, int]:
 def _trial(
     model: nn.Module, recipe: Recipe, tokens: Tensor, reference: Measurement, batch_size: int
 ) -> dict[str, Any]:
-    from mxcheck.evaluation.measure import evaluate
-    from mxcheck.models.convert import UnavailableError, convert
-    from mxcheck.models.probe import digests
+    from mxcheck.measure.emulation import emulate
+    from mxcheck.models.convert import UnavailableError
 
+    together = recipe.sequences_a_pass or batch_size
     try:
-        conversion = convert(model, recipe)
-        try:
-            together = recipe.sequences_a_pass or batch_size
-            result = evaluate(model, tokens, reference=reference, batch_size=together)
-            bits = digests(conversion)
-        finally:
-            conversion.undo()
+        found = emulate(model, recipe, tokens, reference, batch_size=together)
     except UnavailableError as error:
         return {"unavailable": str(error)}
     except (MemoryError, RuntimeError, ValueError) as error:  # its own: the others go on
         return {"failure": " ".join(f"{type(error).__name__}: {error}".split())}
     return {
-        "digests": bits,
+        "digests": found.digests,
         "reference_losses": reference.sequence_losses,
-        "sequence_losses": result.sequence_losses,
-        "sequence_kl": result.sequence_kl,
+        "sequence_losses": found.result.sequence_losses,
+        "sequence_kl": found.result.sequence_kl,
     }
 
 

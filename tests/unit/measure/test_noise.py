@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mxcheck.evaluation.noise import ENVIRONMENTS, Job, Trial, measure_noise
 
 from mxcheck.evaluation import noise
 from mxcheck.evaluation.measure import Measurement, evaluate
-from mxcheck.evaluation.noise import ENVIRONMENTS, Job, Trial, measure_noise
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.models.convert import convert
 from mxcheck.models.load import LoadedModel

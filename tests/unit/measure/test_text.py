@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mxcheck.pytest_plugin.text import evaluation_text, own_tokens_path
 
 import mxcheck.evaluation.corpora  # noqa: F401  (pytester forgets what a test imports: pyarrow bears one import)
 from mxcheck.evaluation.tokens import load_tokens, save_tokens
 from mxcheck.models.load import LoadedModel
 from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.pytest_plugin.text import evaluation_text, own_tokens_path
 
 Lay = Callable[..., Settings]
 Load = Callable[[str], LoadedModel]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxcheck.models.zoo import model_source
-from mxcheck.pytest_plugin.options import DEFAULT_LENGTH
-from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.run.measuring import DEFAULT_LENGTH, Measuring
 
 if TYPE_CHECKING:
     import torch
@@ -27,23 +26,23 @@ class EvaluationText:
     fingerprints: dict[str, str]
 
 
-def own_tokens_path(settings: Settings, label: str) -> Path:
+def own_tokens_path(measuring: Measuring, label: str) -> Path:
     """Where a model's own tokens lie: with the reference models, else with the baselines. Raises ValueError,
     with the command that makes them, where there are none."""
-    name = settings.models[label]
-    path = model_source(name).tokens or settings.baselines / label / "tokens.safetensors"
+    name = measuring.name_of(label)
+    path = model_source(name).tokens or measuring.baselines / label / "tokens.safetensors"
     if not path.is_file():
         raise ValueError(
             f"model {name!r} has no evaluation tokens at {path}; make them with: mxcheck sample {name} "
-            f"--baselines {settings.baselines} (or name a text with --mx-datasets)"
+            f"--baselines {measuring.baselines} (or name a text with --mx-datasets)"
         )
     return path
 
 
-def evaluation_text(settings: Settings, label: str, loaded: LoadedModel, *, shared: Path) -> EvaluationText:
+def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, shared: Path) -> EvaluationText:
     """What `loaded` is measured on. A corpus's tokens are also written to `shared`, for child processes."""
-    if settings.corpus.is_self:
-        return _own(settings, label)
+    if measuring.corpus.is_self:
+        return _own(measuring, label)
     from transformers import AutoTokenizer
 
     from mxcheck.evaluation.corpora import corpus_tokens
@@ -55,7 +54,7 @@ def evaluation_text(settings: Settings, label: str, loaded: LoadedModel, *, shar
         tokenizer = AutoTokenizer.from_pretrained(
             loaded.source.location,
             revision=loaded.source.revision,
-            trust_remote_code=label in settings.trusted,
+            trust_remote_code=label in measuring.trusted,
         )
     except (OSError, ValueError) as error:
         raise ValueError(
@@ -65,27 +64,27 @@ def evaluation_text(settings: Settings, label: str, loaded: LoadedModel, *, shar
     limit = positions(loaded.model.config.get_text_config())
     card = loaded.source.card
     usual = card.sequence_length if card else DEFAULT_LENGTH
-    length = settings.sequence_length or min(limit or usual, usual)
+    length = measuring.sequence_length or min(limit or usual, usual)
     if limit is not None and length > limit:
         raise ValueError(f"--mx-sequence-length {length}: {label} has {limit} positions; give at most that")
-    made = corpus_tokens(settings.corpus, tokenizer, length=length, sequences=settings.max_samples)
+    made = corpus_tokens(measuring.corpus, tokenizer, length=length, sequences=measuring.max_samples)
     path = shared / f"mxcheck-tokens-{label}-{os.getpid()}.safetensors"  # a worker, a file
     save_tokens(made.tokens, path)
     return EvaluationText(tokens=made.tokens, path=path, facts=made.facts, fingerprints=made.fingerprints)
 
 
-def _own(settings: Settings, label: str) -> EvaluationText:
+def _own(measuring: Measuring, label: str) -> EvaluationText:
     from mxcheck.evaluation.tokens import load_tokens
 
-    path = own_tokens_path(settings, label)
+    path = own_tokens_path(measuring, label)
     tokens = load_tokens(path)
-    length = settings.sequence_length or tokens.shape[1]
+    length = measuring.sequence_length or tokens.shape[1]
     if not 2 <= length <= tokens.shape[1]:
         raise ValueError(
             f"--mx-sequence-length {length}: the tokens of {label} were sampled in sequences of "
             f"{tokens.shape[1]}; give 2 to {tokens.shape[1]}, or sample longer ones: mxcheck sample --length"
         )
-    tokens = tokens[: settings.max_samples, :length].contiguous()
+    tokens = tokens[: measuring.max_samples, :length].contiguous()
     return EvaluationText(
         tokens=tokens, path=path, facts={"used": "self", "block_length": length}, fingerprints={}
     )

@@ -1,0 +1,137 @@
+"""How a case ended, as data: what a worker sends, a shard keeps, and the table shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.case import Case
+from mxcheck.gate.drift import Drift
+from mxcheck.gate.record import Record, record_from_dict
+from mxcheck.gate.verdict import Check
+
+
+class Outcome(StrEnum):
+    """How a case ended; the value is the table's word."""
+
+    PASSED = "pass"
+    ACCEPTED = "accepted"
+    UPDATED = "updated"
+    RECENTRED = "recentred"
+    SKIPPED = "skipped"
+    FAILED = "FAIL"
+    MISSING = "FAIL missing"
+    CORRUPT = "FAIL corrupt"
+    ERROR = "ERROR"
+    CRASHED = "CRASH"
+    NOT_RUN = "NOT RUN"
+    NO_ROW = "NO ROW"
+
+    @property
+    def green(self) -> bool:
+        """Whether the case was measured and is as it should be."""
+        return self in _GREEN
+
+    @property
+    def red(self) -> bool:
+        """Whether something is wrong. A skipped case is neither green nor red."""
+        return not self.green and self is not Outcome.SKIPPED
+
+
+_GREEN = frozenset({Outcome.PASSED, Outcome.ACCEPTED, Outcome.UPDATED, Outcome.RECENTRED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """One case's end.
+
+    Attributes:
+        case: which.
+        outcome: how it ended.
+        failures: the checks that failed.
+        record: what was measured; None where it ended before.
+        budget: what the precision may cost on this model.
+        drift: how far the losses moved since they were accepted; None where there is nothing to pair.
+        reason: why a case without figures has none, in one line.
+        message: what a red or skipped case says, in several lines.
+        seconds: wall time without waiting for a device; of it `load_seconds` for loading the model.
+        worker: xdist's name of the process, `main` without xdist.
+    """
+
+    case: Case
+    outcome: Outcome
+    failures: tuple[Check, ...] = ()
+    record: Record | None = None
+    budget: Budget | None = None
+    drift: Drift | None = None
+    reason: str = ""
+    message: str = ""
+    seconds: float | None = None
+    load_seconds: float | None = None
+    worker: str = ""
+
+    @property
+    def failed_steps(self) -> tuple[int, ...]:
+        """The steps of the failed checks, ascending."""
+        return tuple(sorted({check.step for check in self.failures}))
+
+    @property
+    def word(self) -> str:
+        """The table's: `pass`, `FAIL step 4,6`, `FAIL missing`."""
+        if self.outcome is not Outcome.FAILED:
+            return self.outcome.value
+        return f"{self.outcome.value} step {','.join(map(str, self.failed_steps))}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            **{
+                name: getattr(self, name)
+                for name in ("reason", "message", "seconds", "load_seconds", "worker")
+            },
+            "id": self.case.id,
+            "case": {**asdict(self.case), "options": list(self.case.options)},
+            "outcome": self.outcome.value,
+            "failures": [asdict(check) for check in self.failures],
+            "record": None if self.record is None else self.record.as_dict(),
+            "budget": None if self.budget is None else asdict(self.budget),
+            "drift": None if self.drift is None else asdict(self.drift),
+        }
+
+
+def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
+    """The inverse of `CaseResult.as_dict`. Raises ValueError, TypeError or KeyError for what is none."""
+    if not isinstance(data, Mapping):
+        raise TypeError(f"a result must be a dict, got {data!r:.40}")
+    for name in ("reason", "message", "worker", "id", "outcome"):
+        if not isinstance(data[name], str):
+            raise TypeError(f"{name} must be str, got {data[name]!r:.40}")
+    for name in ("seconds", "load_seconds"):
+        if not isinstance(data[name], float | int | None):
+            raise TypeError(f"{name} must be a number or null, got {data[name]!r:.40}")
+    record, budget, drift = data["record"], data["budget"], data["drift"]
+    result = CaseResult(
+        case=Case(**{**data["case"], "options": tuple(data["case"]["options"])}),
+        outcome=Outcome(data["outcome"]),
+        failures=tuple(Check(**check) for check in data["failures"]),
+        record=None if record is None else record_from_dict(record),
+        budget=None if budget is None else Budget(**budget),
+        drift=None if drift is None else Drift(**drift),
+        reason=data["reason"],
+        message=data["message"],
+        seconds=data["seconds"],
+        load_seconds=data["load_seconds"],
+        worker=data["worker"],
+    )
+    if result.case.id != data["id"]:
+        raise ValueError(f"the result of {data['id']!r} is one of {result.case.id!r}")
+    return result
+
+
+def all_green(results: Iterable[CaseResult]) -> bool:
+    """Whether a run is green: no case is red, and one at least was measured."""
+    outcomes = [result.outcome for result in results]
+    return any(outcome.green for outcome in outcomes) and not any(outcome.red for outcome in outcomes)

@@ -1,0 +1,61 @@
+"""A case from its measurement to its end: what becomes of it where it cannot be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mxcheck.gate.baseline import baseline_paths
+from mxcheck.gate.case import Case
+from mxcheck.gate.record import Record
+from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.measure.measure_case import measure_case
+from mxcheck.measure.memory import is_out_of_memory
+from mxcheck.measure.session import Session
+from mxcheck.models.ladder import LADDER, installed
+
+
+def hold_case(
+    session: Session, case: Case, settle: Callable[[Record], CaseResult], *, baselines: Path
+) -> CaseResult:
+    """Measure a case and `settle` its record. `baselines` is the folder of accepted records.
+
+    A case that cannot run here is skipped, unless it was accepted on such a device; what the user can mend
+    and want of memory are errors. Raises what else torch raises.
+    """
+    from mxcheck.models.convert import UnavailableError
+
+    try:
+        return settle(measure_case(session, case))
+    except UnavailableError as error:
+        if (accepted := _accepted_here(session, case, baselines)) is not None:
+            # A skip would let a library that broke pass for one that was never there.
+            return error_of(
+                case, f"it was accepted on such a device ({accepted}) and cannot run now: {error}"
+            )
+        return CaseResult(
+            case=case, outcome=Outcome.SKIPPED, reason=str(error), message=f"{case.id}: {error}"
+        )
+    except ValueError as error:
+        return error_of(case, str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        words = " ".join(str(error).split()) or type(error).__name__
+        return error_of(
+            case,
+            f"out of memory on {session.device}: {words}; lower --mx-batch-size or "
+            f"--mx-sequence-length, or give this model a larger device",
+        )
+
+
+def error_of(case: Case, reason: str) -> CaseResult:
+    """The end of a case that has no figures."""
+    return CaseResult(case=case, outcome=Outcome.ERROR, reason=reason, message=f"{case.id}: {reason}")
+
+
+def _accepted_here(session: Session, case: Case, baselines: Path) -> Path | None:
+    """The baseline that says that a case ran on such a device, if its library is still installed."""
+    path = baseline_paths(baselines, case, session.device_class)[1]
+    step = LADDER[session.measuring.recipe_of(case).precision]
+    return path if path.is_file() and installed(step) else None

@@ -1,0 +1,118 @@
+"""From a case to its record."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from mxcheck.gate.case import Case
+from mxcheck.gate.figures import check_figures
+from mxcheck.gate.record import Record
+from mxcheck.measure.memory import is_out_of_memory
+from mxcheck.measure.session import Session
+
+if TYPE_CHECKING:
+    from mxcheck.models.recipe import Recipe
+
+
+def measure_case(session: Session, case: Case) -> Record:
+    """Measure one case. Its model becomes resident, if it is not.
+
+    Where memory runs out, it is tried once more with the model's devices whole, if the session's host has
+    more to give.
+
+    Raises ValueError, in one line, for what the user can mend, and where the record contradicts itself;
+    UnavailableError where the case's library cannot run here or on this model; what torch raises where
+    memory runs out.
+    """
+    from mxcheck.models.convert import UnavailableError
+
+    recipe = session.measuring.recipe_of(case)
+    if (reason := session.unavailable(recipe)) is not None:
+        raise UnavailableError(reason)
+    try:
+        record = _measured(session, case, recipe)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = error.with_traceback(None)  # which holds what did not fit
+    else:
+        check_figures(record)
+        return record
+    # Once: then it has its devices whole, and there is nothing more to wait for.
+    if not session.enlarge(case.model):
+        raise failure
+    record = _measured(session, case, recipe)
+    check_figures(record)
+    return record
+
+
+def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
+    from mxcheck.evaluation.metrics import resolve_metrics
+    from mxcheck.evaluation.tokens import fingerprint
+    from mxcheck.measure.emulation import emulate
+    from mxcheck.measure.kernel_check import check_model_kernel
+
+    measuring = session.measuring
+    bench = session.resident(case.model)
+    model, reference, tokens = bench.loaded.model, bench.reference, bench.text.tokens
+    first = next(model.parameters())
+    if recipe.operands:
+        check_model_kernel(recipe, like=first)
+    together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
+    session.tell({"do": "step", "what": f"{case.id} converting"})
+    found = emulate(
+        model,
+        recipe,
+        tokens,
+        reference,
+        batch_size=together,
+        metrics=resolve_metrics(measuring.metrics),
+        begin=lambda: session.progress(case.id, tokens, together),
+    )
+    result = found.result
+    assert result.kl is not None
+    assert result.sequence_kl is not None
+    assert result.top1_agreement is not None
+    assert result.bit_equal is not None
+    return Record(
+        model=case.model,
+        precision=case.precision,
+        tier=case.tier,
+        options=list(case.options),
+        recipe=recipe.as_dict(),
+        changes_bits=found.changes_bits,
+        fingerprints={
+            "weights": bench.loaded.weights_fingerprint,
+            "tokenizer": bench.loaded.tokenizer_fingerprint,
+            "tokens": fingerprint(tokens),
+            **bench.text.fingerprints,
+        },
+        arithmetic=session.arithmetic(first.dtype),
+        environment=session.environment | {"batch_size": str(together)} | _version(recipe.library),
+        replaced=found.replaced,
+        unconverted=found.unconverted,
+        weight_bytes=found.weight_bytes,
+        original_bytes=found.original_bytes,
+        digests=found.digests,
+        corpus=bench.text.facts,
+        scored_tokens=tokens.shape[0] * (tokens.shape[1] - 1),
+        reference_cross_entropy=reference.cross_entropy,
+        reference_entropy=reference.entropy,
+        reference_losses=reference.sequence_losses,
+        reference_entropies=reference.sequence_entropies,
+        bit_equal=result.bit_equal,
+        cross_entropy=result.cross_entropy,
+        perplexity=result.perplexity,
+        entropy=result.entropy,
+        kl=result.kl,
+        top1_agreement=result.top1_agreement,
+        sequence_losses=result.sequence_losses,
+        sequence_kl=result.sequence_kl,
+        sqnr=found.sqnr,
+        metrics=result.metrics,
+    )
+
+
+def _version(library: str | None) -> dict[str, str]:
+    return {} if library in (None, "torch") else {str(library): version(str(library))}

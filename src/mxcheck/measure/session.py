@@ -1,0 +1,252 @@
+"""The resident model: what a process keeps between the cases that it measures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mxcheck.measure import on_device
+from mxcheck.measure.environment import environment
+from mxcheck.measure.text import evaluation_text, own_tokens_path
+from mxcheck.models.zoo import model_source
+from mxcheck.run.measuring import Measuring
+
+if TYPE_CHECKING:
+    import torch
+
+    from mxcheck.evaluation.measure import Measurement
+    from mxcheck.measure.text import EvaluationText
+    from mxcheck.models.load import LoadedModel
+    from mxcheck.models.recipe import Recipe
+
+#: Hears of every step, as `reporting.board` has it.
+Tell = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Resident:
+    """What one model needs once: itself, its text, the reference's measurement."""
+
+    label: str
+    loaded: LoadedModel
+    text: EvaluationText
+    reference: Measurement
+
+
+class Host(Protocol):
+    """Shares this machine with other processes."""
+
+    def pin(self) -> None:
+        """Have CUDA count the GPUs as the host does. Called before torch first looks for them."""
+
+    def take(self, label: str, *, device: str, whole: bool) -> Mapping[int, int]:
+        """Wait for what a model needs, or for as many devices whole. Returns bytes by index of the device."""
+
+    def can_give_more(self, label: str) -> bool:
+        """Whether devices whole are more than what `take` gave."""
+
+    def give_back(self) -> None:
+        """Return what was taken."""
+
+
+class Session:
+    """Keeps one model resident: cases that come model by model load each once.
+
+    As a context manager it lets go of the model at the end.
+
+    Args:
+        measuring: what is measured and how.
+        shared: a folder that all processes of a run see; None: one of this session's own.
+        host: waits for what a model needs; None: nobody else uses this machine.
+        tell: hears of every step.
+    """
+
+    def __init__(
+        self,
+        measuring: Measuring | None = None,
+        *,
+        shared: Path | None = None,
+        host: Host | None = None,
+        tell: Tell = lambda _: None,
+    ) -> None:
+        self.measuring = Measuring() if measuring is None else measuring
+        self.tell = tell
+        #: Seconds spent loading so far, references measured included.
+        self.loading = 0.0
+        self._host = host
+        self._resident: Resident | None = None
+        self._failed: dict[str, str] = {}
+        self._arithmetic: dict[torch.dtype, str] = {}
+        self._devices: Mapping[int, int] | None = None
+        self._whole: set[str] = set()
+        if shared is None:
+            shared = Path(tempfile.mkdtemp(prefix="mxcheck-"))
+            weakref.finalize(self, shutil.rmtree, shared)
+        #: The folder that all processes of the run see.
+        self.shared = shared
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.free()
+
+    @cached_property
+    def threads(self) -> int:
+        """Torch's threads: one a process, so that the number of processes is the one place where a run is
+        spread over cores.
+
+        A fixed count is a fixed arithmetic; and on a busy machine two threads that wait for each other
+        were measured ten times slower than one. OMP_NUM_THREADS, where it is set, is left alone.
+        """
+        import torch
+
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+        return torch.get_num_threads()
+
+    @cached_property
+    def device(self) -> str:
+        """`cpu`, or `cuda` where there is one and nothing says otherwise."""
+        if self._host is not None:
+            self._host.pin()
+        import torch
+
+        available = torch.cuda.is_available()
+        if self.measuring.device == "cuda" and not available:
+            raise ValueError("--mx-device cuda: torch finds no CUDA device here; use --mx-device cpu")
+        return "cuda" if available and self.measuring.device != "cpu" else "cpu"
+
+    @cached_property
+    def device_class(self) -> str:
+        """What must be equal for two machines to share a baseline override: `cpu`, `cuda-sm90`."""
+        if self.device == "cpu":
+            return "cpu"
+        import torch
+
+        major, minor = torch.cuda.get_device_capability()
+        return f"cuda-sm{major}{minor}"
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """What the figures are made with."""
+        return environment(device=self.device, kernel=self.measuring.kernel, threads=self.threads)
+
+    def arithmetic(self, dtype: torch.dtype) -> str:
+        """A digest of fixed products in `dtype`: how this process multiplies."""
+        from mxcheck.evaluation.arithmetic import product_digest
+
+        if dtype not in self._arithmetic:  # it does not change from case to case
+            self._arithmetic[dtype] = product_digest(dtype, self.device)
+        return self._arithmetic[dtype]
+
+    def unavailable(self, recipe: Recipe) -> str | None:
+        """Why a library's step cannot run here, asked before any model is loaded; None: it can."""
+        if recipe.library is None:
+            return None
+        from mxcheck.models.backends.backend import backend
+
+        return backend(recipe.precision).missing(self.device)
+
+    def resident(self, label: str) -> Resident:
+        """Load a model and measure its reference, unless it is resident already. Raises ValueError, in one
+        line, where it cannot be loaded or has no text."""
+        if self._resident is not None and self._resident.label == label:
+            return self._resident
+        if label in self._failed:
+            raise ValueError(self._failed[label])
+        self.free()  # the old one before the new one comes
+        try:
+            self._take(label)
+            began = time.monotonic()
+            self.tell({"do": "step", "what": f"{label} loading"})
+            self._resident = self._load(label)
+            self.loading += time.monotonic() - began
+        except BaseException as error:
+            self.free()  # what does not become resident holds nothing of the host
+            if isinstance(error, ValueError):
+                self._failed[label] = str(error)  # its other cases need not load it again to hear the same
+            raise
+        return self._resident
+
+    def enlarge(self, label: str) -> bool:
+        """After memory ran out: let go of everything, so that the model gets its devices whole when it is
+        asked for again. False where it had them whole already."""
+        if self._host is None or label in self._whole or not self._host.can_give_more(label):
+            return False
+        self._whole.add(label)
+        self.free()
+        return True
+
+    def keep_only(self, label: str | None) -> None:
+        """Let go of the resident model unless it is this one."""
+        if self._resident is not None and self._resident.label != label:
+            self.free()
+
+    def free(self) -> None:
+        """Let go of the resident model, and give back what it held of the host."""
+        self._resident = None
+        if "device" in self.__dict__:
+            on_device.empty(self.device)
+        if self._host is not None:
+            self._host.give_back()
+
+    def progress(self, what: str, tokens: torch.Tensor, together: int) -> Callable[[int], None]:
+        """Tell that a measurement begins; what it returns tells of each batch."""
+        sequences, length = tokens.shape
+        batches = -(-sequences // together)
+        self.tell({"do": "measure", "what": what, "batches": batches, "length": length})
+
+        def batch(done: int) -> None:
+            memory = on_device.memory_bytes(self.device, tuple(self._devices or (0,)))
+            self.tell({"do": "batch", "sequences": done, "memory": memory})
+
+        return batch
+
+    def _take(self, label: str) -> None:
+        """Wait for what the model needs of this host: once memory ran out, for its devices whole."""
+        if self._host is None:
+            return
+        held = self._host.take(label, device=self.device, whole=label in self._whole)
+        if held.keys() != (self._devices or {}).keys():  # another GPU may be of another kind
+            self._arithmetic.clear()
+            for name in ("device_class", "environment"):
+                self.__dict__.pop(name, None)
+        self._devices = held
+
+    def _load(self, label: str) -> Resident:
+        from transformers.utils.logging import disable_progress_bar
+
+        from mxcheck.evaluation.measure import evaluate
+        from mxcheck.models.load import load
+
+        assert self.threads > 0
+        measuring = self.measuring
+        if measuring.corpus.is_self:
+            own_tokens_path(measuring, label)  # says what to do, before the model is loaded
+        disable_progress_bar()  # of single tensors, into the captured output of a red case
+        loaded = load(
+            model_source(measuring.name_of(label)).name,
+            device=self.device,
+            devices=self._devices,
+            dtype=measuring.dtype,
+            trust_remote_code=label in measuring.trusted,
+        )
+        text = evaluation_text(measuring, label, loaded, shared=self.shared)
+        together = measuring.batch_size_of(label)
+        reference = evaluate(
+            loaded.model,
+            text.tokens,
+            batch_size=together,
+            keep_log_probabilities=True,
+            progress=self.progress(f"{label} reference", text.tokens, together),
+        )
+        return Resident(label=label, loaded=loaded, text=text, reference=reference)

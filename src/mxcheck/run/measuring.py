@@ -1,0 +1,71 @@
+"""What is measured and how, as plain data: the part of a run that decides a record. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mxcheck.evaluation.corpus_names import CorpusChoice, corpus_choice
+from mxcheck.gate.case import Case
+from mxcheck.models.recipe import Recipe, recipe
+from mxcheck.models.zoo import model_source
+
+DEFAULT_SAMPLES = 1000
+DEFAULT_LENGTH = 2048
+DEFAULT_BATCH_SIZE = 8
+
+
+def _own_text() -> CorpusChoice:
+    return corpus_choice(["self"], Path())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """What decides the record of a case.
+
+    Attributes:
+        models: label of a case's model -> a name of the zoo, a directory, a hub id; a label that is not
+            listed is a name itself.
+        recipes: the recipe of a case; of a case without options that is not listed, the ladder's.
+        trusted: labels of models whose checkpoint may execute code of its own.
+        dtype: to load models in, as torch names it; None: the model card's, else fp32.
+        corpus: the text that models are measured on.
+        max_samples: sequences at most.
+        sequence_length: tokens a sequence; None: as sampled, or what the model has, at most 2,048.
+        batch_size: sequences a forward pass; None: the model card's, else 8. It changes no result.
+        metrics: names of the user's own metrics.
+        kernel: whose code casts where `recipes` does not say.
+        device: `auto`, `cpu` or `cuda`.
+        baselines: where the tokens of a model that is not ours lie.
+    """
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    recipes: Mapping[Case, Recipe] = field(default_factory=dict)
+    trusted: tuple[str, ...] = ()
+    dtype: str | None = None
+    corpus: CorpusChoice = field(default_factory=_own_text)
+    max_samples: int = DEFAULT_SAMPLES
+    sequence_length: int | None = None
+    batch_size: int | None = None
+    metrics: tuple[str, ...] = ()
+    kernel: str = "eager"
+    device: str = "auto"
+    baselines: Path = Path("baselines")
+
+    def name_of(self, label: str) -> str:
+        """The model behind a label, as it was given."""
+        return self.models.get(label, label)
+
+    def recipe_of(self, case: Case) -> Recipe:
+        """A case's recipe. Raises ValueError where neither `recipes` nor the ladder has it."""
+        if case in self.recipes:
+            return self.recipes[case]
+        if case.kind != "recipe" or case.options:
+            raise ValueError(f"{case.id} has no recipe; give it by Measuring(recipes={{case: recipe}})")
+        return recipe(case.precision, tier=case.tier, kernel=self.kernel)
+
+    def batch_size_of(self, label: str) -> int:
+        """Sequences a forward pass of a model."""
+        card = model_source(self.name_of(label)).card
+        return self.batch_size or (DEFAULT_BATCH_SIZE if card is None else card.batch_size)
