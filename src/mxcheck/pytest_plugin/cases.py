@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose
 from mxcheck.gate.case import Case
 from mxcheck.models.ladder import (
@@ -16,46 +14,11 @@ from mxcheck.models.ladder import (
     MX,
     TIERS,
     WHOLE_MODEL,
-    Step,
     installed,
 )
-from mxcheck.models.recipe import BF16, Recipe, recipe
+from mxcheck.models.recipe import Recipe
 from mxcheck.pytest_plugin.options import ELEMENTWISE, Options
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """The options that change what a recipe does. None and False are the defaults."""
-
-    scale_rule: str | None = None
-    rounding: str | None = None
-    block_size: int | None = None
-    attention: bool = False
-    outputs: bool = False
-    weights_only: bool = False
-
-    def labels(self, step: Step) -> tuple[str, ...]:
-        """What they add to the name of a case of `step`: only those that mean something to it."""
-        scales, ours = has_e8m0_scales(step), is_cast_by_us(step)
-        labels = {
-            self.scale_rule or "": scales,
-            self.rounding or "": scales,
-            f"block{self.block_size}": scales and self.block_size is not None,
-            "attention": ours and self.attention,
-            "outputs": ours and self.outputs,
-            "weights-only": ours and self.weights_only,
-        }
-        return tuple(label for label, applies in labels.items() if label and applies)
-
-
-def is_cast_by_us(step: Step) -> bool:
-    """Whether mxcheck's casts make it: neither the whole model nor a library's."""
-    return step.library is None and step.name not in WHOLE_MODEL
-
-
-def has_e8m0_scales(step: Step) -> bool:
-    """Whether scale rule, rounding and block size are the user's to choose."""
-    return step.name == "mixed" or step.name in MX
+from mxcheck.run.cases import Changes, has_e8m0_scales, is_cast_by_us, stage
 
 
 def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
@@ -162,12 +125,11 @@ def lay_out(
     for name in chosen:
         if name in own:
             stages.append((name, None, (), own[name]))
-        elif name in WHOLE_MODEL:
-            stages.append((name, None, (), recipe(name, kernel=kernel)))
-        else:
-            for tier in tiers_of(name, tiers, options):
-                for elementwise in (None, *(globally if is_cast_by_us(LADDER[name]) else ())):
-                    stages.append(_stage(name, tier, changes, elementwise, kernel))
+            continue
+        for tier in (None,) if name in WHOLE_MODEL else tiers_of(name, tiers, options):
+            for elementwise in (None, *(globally if is_cast_by_us(LADDER[name]) else ())):
+                labels_and_recipe = stage(name, tier, changes, elementwise=elementwise, kernel=kernel)
+                stages.append((name, tier, *labels_and_recipe))
     return {
         Case(model=label, precision=name, tier=tier, options=(*changed, *text)): made
         for label in labels
@@ -194,37 +156,3 @@ def _check_meaning(names: list[str], changes: Changes, globally: list[str]) -> N
                 f"--mx-{option} would change nothing: none of {', '.join(names)} has {what} to choose (your "
                 f"own recipes say all by themselves); leave it out, or give its default on the command line"
             )
-
-
-def _stage(
-    name: str, tier: str, changes: Changes, elementwise: str | None, kernel: str
-) -> tuple[str, str | None, tuple[str, ...], Recipe]:
-    step = LADDER[name]
-    _check_scale_rule(changes.scale_rule, step)
-    chosen = has_e8m0_scales(step)
-    made = recipe(
-        name,
-        tier=tier,
-        block_size=changes.block_size if chosen else None,
-        scale_rule=changes.scale_rule if chosen else None,
-        rounding=(changes.rounding if chosen else None) or "even",
-        attention=changes.attention and is_cast_by_us(step),
-        outputs=changes.outputs and is_cast_by_us(step),
-        weights_only=changes.weights_only and is_cast_by_us(step),
-        elementwise=elementwise,
-        kernel=kernel,
-    )
-    everywhere = () if elementwise is None else (f"global-{elementwise}",)
-    return name, tier, (*changes.labels(step), *everywhere), made
-
-
-def _check_scale_rule(rule: str | None, step: Step) -> None:
-    if rule is None or step.operand in (None, BF16) or not has_e8m0_scales(step):
-        return
-    assert step.operand is not None
-    if rule not in (allowed := BLOCK_FORMATS[step.operand].scale_rules):
-        others = [name for name in MX if rule in BLOCK_FORMATS[name].scale_rules]
-        raise ValueError(
-            f"--mx-scale-rule {rule}: {step.name} has no such rule, only {', '.join(allowed)}; "
-            f"narrow the run with --mx-format {','.join(others)}"
-        )

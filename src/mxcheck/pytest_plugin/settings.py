@@ -18,7 +18,7 @@ from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case, model_label
 from mxcheck.models.recipe import Recipe
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
-from mxcheck.pytest_plugin.cases import Changes, lay_out, left_out
+from mxcheck.pytest_plugin.cases import lay_out, left_out
 from mxcheck.pytest_plugin.options import (
     BLOCK_SIZES,
     DEFAULT_MIN_FREE_RATIO,
@@ -30,6 +30,7 @@ from mxcheck.pytest_plugin.options import (
 )
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.pytest_plugin.work import estimate, model_seconds
+from mxcheck.run.cases import Changes
 from mxcheck.run.measuring import DEFAULT_SAMPLES, Measuring
 from mxcheck.scheduling.ledger import default_folder
 from mxcheck.scheduling.sharding import Shard, parse_shard, split

@@ -44,8 +44,8 @@ class ShardRun:
     """The `index`-th of `count` parts of a run, as its controller saw it end.
 
     `cases` are those of the whole run, in the table's order; `part` the ids of this shard's, `selected` of
-    those that the basis' `selection` left. `results` are the controller's, `messages` what the red ones say, by
-    id; `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
+    those that the basis' `selection` left. `results` are the controller's, `messages` what the red ones say,
+    by id; `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
     """
 
     index: int

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from mxcheck.models.ladder import LADDER
+from mxcheck.gate.case import Case
+from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS
+from mxcheck.models.ladder import TIERS as LADDER_TIERS
+from mxcheck.models.ladder import WHOLE_MODEL as LADDER_WHOLE_MODEL
 from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.run.cases import Changes, stage
+from mxcheck.run.measuring import Measuring
 from mxcheck.sensitivity.fault import Fault
 
 #: The reduced gate: a dense model and one with experts.
@@ -52,6 +57,49 @@ class ReducedGate:
             *self.options,
             *(["--snapshot-update"] if update else []),
         ]
+
+    def measuring(self, accepted: Path) -> Measuring | None:
+        """The same cases without pytest; None where an option is one that only pytest's plugin knows."""
+        models: tuple[str, ...] = MODELS
+        tiers: tuple[str, ...] = TIERS
+        changes = Changes()
+        words = iter(self.options)
+        for word in words:
+            if word == "--mx-all-linears":
+                tiers = (ALL_LINEARS,)
+            elif word == "--mx-models":
+                models = tuple(next(words).split(","))
+            elif word == "--mx-attention":
+                changes = replace(changes, attention=True)
+            elif word == "--mx-quantize-outputs":
+                changes = replace(changes, outputs=True)
+            elif word == "--mx-rounding":
+                changes = replace(changes, rounding=next(words))
+            elif word == "--mx-block-size":
+                changes = replace(changes, block_size=int(next(words)))
+            else:
+                return None
+        recipes = {}
+        for model in models:
+            for name in self.precisions:
+                for tier in _tiers_of(name, tiers):
+                    labels, made = stage(name, tier, changes)
+                    options = (*labels, f"samples{SEQUENCES}")
+                    recipes[Case(model=model, precision=name, tier=tier, options=options)] = made
+        return Measuring(
+            models={name: name for name in models},
+            recipes=recipes,
+            max_samples=SEQUENCES,
+            device="cpu",
+            baselines=accepted,
+        )
+
+
+def _tiers_of(name: str, tiers: Iterable[str]) -> tuple[str | None, ...]:
+    if name in LADDER_WHOLE_MODEL:
+        return (None,)
+    own = MIXED_TIERS if name == "mixed" else (*LADDER_TIERS, ALL_LINEARS)
+    return tuple(tier for tier in tiers if tier in own)
 
 
 def gate_of(fault: Fault) -> ReducedGate:

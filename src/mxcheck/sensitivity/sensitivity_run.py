@@ -10,9 +10,11 @@ from importlib import import_module
 from pathlib import Path
 
 from mxcheck.reporting.detection import Detection
+from mxcheck.run.measuring import Measuring
 from mxcheck.sensitivity.children import Job, check_fork, in_children, read_result
 from mxcheck.sensitivity.fault import Fault, applied
 from mxcheck.sensitivity.judging import detection
+from mxcheck.sensitivity.model_run import run_models
 from mxcheck.sensitivity.reduced_gate import (
     FULL_GATE,
     MODELS,
@@ -78,6 +80,23 @@ class _Run:
         scratch = self.folder / "scratch" / f"{kind}-{name}"
         words = [*arguments, "--basetemp", str(scratch)]
         return self.job(kind, name, limit, partial(_under, fault, words, self.folder / "project"))
+
+    def models(
+        self,
+        kind: str,
+        name: str,
+        gate: ReducedGate,
+        accepted: Path,
+        *,
+        fault: Fault | None = None,
+        update: bool = False,
+        limit: float = LIMIT,
+    ) -> Job:
+        """The reduced model suite in a child; by pytest where the fault or an option is of its plugin."""
+        measuring = gate.measuring(accepted)
+        if measuring is None or (fault is not None and concerns_pytest(fault)):
+            return self.suite(kind, name, gate.arguments(accepted, update=update), fault=fault, limit=limit)
+        return self.job(kind, name, limit, partial(_models_under, fault, measuring, update))
 
     def accepted(self, gate: ReducedGate) -> Path:
         return self.folder / "accepted" / gate.key
@@ -196,6 +215,19 @@ def _under(fault: Fault | None, arguments: Sequence[str], project: Path) -> Suit
         return run_suite(words)
 
 
+def _models_under(fault: Fault | None, measuring: Measuring, update: bool) -> SuiteRun:
+    """In a child: the reduced model suite with a fault in it."""
+    if fault is None:
+        return run_models(measuring, update=update)
+    with applied(fault):
+        return run_models(measuring, update=update)
+
+
+def concerns_pytest(fault: Fault) -> bool:
+    """Whether a fault lies in what only pytest calls."""
+    return any(change.target.startswith("mxcheck.pytest_plugin") for change in fault.changes)
+
+
 def _check_fit(this: _Run, faults: Sequence[Fault]) -> None:
     """Raises ValueError for faults that do not fit the code any more, before hours are spent."""
     job = this.job("fit", "all", LIMIT, partial(_fit, faults))
@@ -224,12 +256,7 @@ def _healthy(
     Raises ValueError where that is red: nothing could be said of a fault then.
     """
     accepting = [
-        this.suite(
-            "accept",
-            gate.key,
-            gate.arguments(this.accepted(gate), update=True),
-            limit=ACCEPTANCE_LIMIT,
-        )
+        this.models("accept", gate.key, gate, this.accepted(gate), update=True, limit=ACCEPTANCE_LIMIT)
         for gate in gates.values()
     ]
     accepted = this.all(accepting)
@@ -238,7 +265,7 @@ def _healthy(
     formats = sorted({name for fault in faults for name in fault.formats})
     kernels = this.suite("healthy", "+".join(formats), kernel_arguments(formats), limit=ACCEPTANCE_LIMIT)
     models = {
-        options: this.suite("healthy", gate.key, gate.arguments(this.accepted(gate)), limit=ACCEPTANCE_LIMIT)
+        options: this.models("healthy", gate.key, gate, this.accepted(gate), limit=ACCEPTANCE_LIMIT)
         for options, gate in gates.items()
     }
     jobs = [*models.values(), *([kernels] if formats else [])]
@@ -260,8 +287,7 @@ def _check_green(job: Job, result: SuiteRun) -> None:
 
 def _reduced(this: _Run, fault: Fault, accepting: ReducedGate) -> list[Job]:
     """The suites that a fault is put under: the kernel suite where it concerns a format."""
-    arguments = gate_of(fault).arguments(this.accepted(accepting))
-    models = this.suite("models", fault.name, arguments, fault=fault)
+    models = this.models("models", fault.name, gate_of(fault), this.accepted(accepting), fault=fault)
     if not fault.formats:
         return [models]
     return [models, this.suite("kernels", fault.name, kernel_arguments(fault.formats), fault=fault)]

@@ -1,0 +1,79 @@
+"""The reduced model suite in this process, without pytest: measured, and decided by the gate."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mxcheck.gate.baseline import encode, write_text
+from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.canaries.check import broken_gate
+from mxcheck.gate.case import Case
+from mxcheck.gate.decision import Update, decide, read_accepted
+from mxcheck.gate.record import Record
+from mxcheck.gate.result import CaseResult, all_green
+from mxcheck.measure.hold import error_of, hold_case
+from mxcheck.measure.noise import noise_of
+from mxcheck.measure.session import Session
+from mxcheck.reporting.failure import failure_message
+from mxcheck.run.measuring import Measuring
+from mxcheck.sensitivity.suite_run import SuiteRun
+
+
+def run_models(measuring: Measuring, *, update: bool = False) -> SuiteRun:
+    """Hold every case that `measuring` has a recipe for against its baselines, or accept it (`update`)."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mxcheck-models-") as folder:
+        results = _results(measuring, Path(folder), update=update)
+    return SuiteRun(
+        exit_code=0 if all_green(results) else 1,
+        results=results,
+        messages=[result.message for result in results if result.outcome.red],
+        seconds=time.monotonic() - began,
+    )
+
+
+def _results(measuring: Measuring, shared: Path, *, update: bool) -> list[CaseResult]:
+    cases = list(measuring.recipes)
+    if broken := broken_gate():
+        return [error_of(case, broken) for case in cases]
+    results: list[CaseResult] = []
+    with Session(measuring, shared=shared) as session:
+        for case in cases:
+            try:
+                result = hold_case(
+                    session,
+                    case,
+                    lambda record: _settled(record, session, update=update),
+                    baselines=measuring.baselines,
+                )
+            except Exception:  # noqa: BLE001  (a fault may raise anything: the case is red, the others go on)
+                result = error_of(case, traceback.format_exc())
+            results.append(result)
+    return results
+
+
+def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
+    case, measuring = record.case, session.measuring
+    path = measuring.baselines / case.baseline
+    accepted = read_accepted(path)
+    budget = load_budgets().of(case.model, case.budget_key)
+    decision = decide(record, accepted, budget, Update(changed=update), replaces=path.exists())
+    if decision.write:
+        cases = {one.id: one for one in _of_model(measuring, case.model, session)}
+        noise = noise_of(session, record, cases, gpus=())
+        write_text(path, encode(replace(record, noise=noise)))
+    message = accepted.trouble
+    if decision.result.failures:
+        message = failure_message(record, accepted.record, decision.verdict, accept="an update")
+    return replace(decision.result, message=message if decision.result.outcome.red else "")
+
+
+def _of_model(measuring: Measuring, model: str, session: Session) -> Sequence[Case]:
+    """The cases of a model that can run here: their noise is measured at once."""
+    recipes = measuring.recipes
+    return [case for case in recipes if case.model == model and session.unavailable(recipes[case]) is None]
