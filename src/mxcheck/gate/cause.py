@@ -81,8 +81,10 @@ def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> froze
     """The keys of the failed checks, and what else is known."""
     failed = {check.key for check in verdict.failures}
     facts = {
-        "casts": bool(failed & {"cast weight", "cast operands"}),
+        "cast weight": bool(failed & {"cast codes", "cast scales"}),
+        "casts": bool(failed & {"cast codes", "cast scales", "cast operands"}),
         "drift": bool(failed & {"losses", "KL"}),
+        "layers": any(key.startswith("layers: ") for key in failed),
         "over budget": bool(failed & {"KL budget", "rise budget"}),
         "changes bits": record.changes_bits is True,
         "library": _library(record) is not None,
@@ -92,10 +94,14 @@ def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> froze
     if baseline is not None:
         facts |= _compared(record, baseline)
         # A budget that these figures break is broken by accepted ones that are no better.
-        facts["accepted too"] = ("KL budget" not in failed or baseline.kl >= record.kl) and (
+        facts["accepted too"] = ("KL budget" not in failed or _no_better(record, baseline)) and (
             "rise budget" not in failed or rise(baseline)[2] >= rise(record)[2]
         )
     return frozenset(failed | {name for name, holds in facts.items() if holds})
+
+
+def _no_better(record: Record, baseline: Record) -> bool:
+    return record.kl is not None and baseline.kl is not None and baseline.kl >= record.kl
 
 
 def _compared(record: Record, baseline: Record) -> dict[str, bool]:

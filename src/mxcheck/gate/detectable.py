@@ -54,7 +54,9 @@ def minimal_detectable_effect(error: float, sequences: int) -> float:
 
 
 def detectable(baseline: Record, budget: Budget) -> Detectable:
-    """What would be seen of the accepted case `baseline` under `budget`."""
+    """What would be seen of the accepted case `baseline` under `budget`. Raises ValueError where it has no
+    KL."""
+    accepted_kl, _ = baseline.exact_kl
     sequences = len(baseline.sequence_losses)
     _, error, _ = rise(baseline)
     smallest = minimal_detectable_effect(error, sequences)
@@ -74,7 +76,7 @@ def detectable(baseline: Record, budget: Budget) -> Detectable:
         loss_max_elsewhere=loss.max_bound,
         kl_median_elsewhere=kl.median_bound,
         kl_max_elsewhere=kl.max_bound,
-        kl_headroom=budget.kl - baseline.kl,
+        kl_headroom=budget.kl - accepted_kl,
     )
 
 

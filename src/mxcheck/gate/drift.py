@@ -90,8 +90,16 @@ def _least(baseline: Record, quantity: str) -> tuple[float, float]:
     if quantity == "reference":
         return 0.0, 0.0
     if quantity == "kl":
-        return KL_SHARES[0] * baseline.kl, KL_SHARES[1] * largest(baseline.sequence_kl)
+        kl, sequence_kl = baseline.exact_kl
+        return KL_SHARES[0] * kl, KL_SHARES[1] * largest(sequence_kl)
     # To second order a token's rise has the variance 2 KL, so a sequence's mean has the one below.
     tokens = baseline.scored_tokens / len(baseline.sequence_losses)
     rises = differences(baseline.sequence_losses, baseline.reference_losses)
-    return LOSS_SHARES[0] * math.sqrt(2 * max(0.0, baseline.kl) / tokens), LOSS_SHARES[1] * largest(rises)
+    return LOSS_SHARES[0] * math.sqrt(2 * max(0.0, _distance(baseline)) / tokens), LOSS_SHARES[1] * largest(rises)
+
+
+def _distance(baseline: Record) -> float:
+    """The KL divergence over the whole vocabulary, else by k3, in nats per token."""
+    if baseline.kl is not None:
+        return baseline.kl
+    return 0.0 if baseline.predictions is None else baseline.predictions.k3

@@ -28,7 +28,7 @@ def _contradictions(record: Record) -> Iterator[str]:
         ("cross-entropy", record.cross_entropy, record.sequence_losses),
         ("reference's cross-entropy", record.reference_cross_entropy, record.reference_losses),
         ("reference's entropy", record.reference_entropy, record.reference_entropies),
-        ("KL", record.kl, record.sequence_kl),
+        *([] if record.kl is None else [("KL", *record.exact_kl)]),
     ):
         if not _equal(shown, mean := fmean(sequences)):
             yield f"{what} {shown!r}, mean of its sequences {mean!r}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from mxcheck.gate.record import Noise, Record
+from mxcheck.gate.record import Noise, Record, digests_from_dict, sublayers_from_dict
+from mxcheck.gate.row_groups import RowGroups
 from mxcheck.gate.statistics import differences, largest, rms, typical
+from mxcheck.gate.sublayers import SublayerError, sublayer_noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +22,25 @@ class Trial:
     """
 
     environment: str
-    digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    digests: dict[str, dict[str, RowGroups]] = field(default_factory=dict)
     reference_losses: list[float] = field(default_factory=list)
     sequence_losses: list[float] = field(default_factory=list)
     sequence_kl: list[float] = field(default_factory=list)
+    sequence_entropies: list[float] = field(default_factory=list)
+    top1_agreement: float = math.nan
+    sublayers: dict[str, SublayerError] = field(default_factory=dict)
     failure: str = ""
     unavailable: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def trial_from_dict(data: dict[str, Any]) -> Trial:
+    """The inverse of `Trial.as_dict`. Raises ValueError or TypeError for what is none."""
+    digests, layers = digests_from_dict(data["digests"]), sublayers_from_dict(data["sublayers"])
+    return Trial(**{**data, "digests": digests, "sublayers": layers})
 
 
 def worst(record: Record, trials: Sequence[Trial]) -> Noise:
@@ -50,14 +67,25 @@ def worst(record: Record, trials: Sequence[Trial]) -> Noise:
                 f"the casts gave other bits in environment {trial.environment!r}, which no machine may "
                 f"do; mend the cast, nothing was accepted"
             )
+    _, sequence_kl = record.exact_kl
+    assert record.predictions is not None, "what has a KL has predictions"
+    assert record.top1_agreement is not None
     figures: dict[str, float] = {}
-    for short, field, own in (
+    for short, name, own in (
         ("reference", "reference_losses", record.reference_losses),
         ("loss", "sequence_losses", record.sequence_losses),
-        ("kl", "sequence_kl", record.sequence_kl),
+        ("kl", "sequence_kl", sequence_kl),
+        ("entropy", "sequence_entropies", record.predictions.sequence_entropies),
     ):
-        changes = [differences(getattr(trial, field), own) for trial in trials]
+        changes = [differences(getattr(trial, name), own) for trial in trials]
         figures[f"{short}_median"] = max(typical(change) for change in changes)
         figures[f"{short}_rms"] = max(rms(change) for change in changes)
         figures[f"{short}_max"] = max(largest(change) for change in changes)
-    return Noise(environments=[trial.environment for trial in trials], **figures)
+    return Noise(
+        environments=[trial.environment for trial in trials],
+        top1_max=max(abs(trial.top1_agreement - record.top1_agreement) for trial in trials),
+        sublayers=sublayer_noise(record.sublayers, [trial.sublayers for trial in trials])
+        if record.sublayers
+        else None,
+        **figures,
+    )

@@ -85,7 +85,7 @@ def compare_kl(lower: Sequence[float], higher: Sequence[float]) -> Comparison:
 def compare(lower: Record, higher: Record) -> Comparison:
     """Compare two records of one model on the same tokens.
 
-    Raises ValueError, in one line, where model or tokens differ.
+    Raises ValueError, in one line, where model or tokens differ, or one has no KL.
     """
     for what, one, other in (
         ("model", lower.model, higher.model),
@@ -96,7 +96,7 @@ def compare(lower: Record, higher: Record) -> Comparison:
                 f"{lower.id} and {higher.id} cannot be compared: {what} {one[:12]} against {other[:12]}; "
                 f"accept both on the same model and text"
             )
-    return compare_kl(lower.sequence_kl, higher.sequence_kl)
+    return compare_kl(lower.exact_kl[1], higher.exact_kl[1])
 
 
 def deviation(model: str, ordering: Ordering) -> Deviation | None:

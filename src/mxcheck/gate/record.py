@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mxcheck.gate.case import Case
+from mxcheck.gate.case import KINDS, Case, Kind
+from mxcheck.gate.counters import Counters, counters_from_dict
+from mxcheck.gate.predictions import Predictions, predictions_from_dict
+from mxcheck.gate.row_groups import RowGroups, row_groups_from_dict
+from mxcheck.gate.sublayers import (
+    SublayerError,
+    SublayerNoise,
+    sublayer_error_from_dict,
+    sublayer_noise_from_dict,
+)
 
 #: Layout of the JSON file. A file of another version is refused, never guessed at.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+
+#: Figures that a kind of case may be unable to give: each is then None, and `Record.absent` has the reason.
+OPTIONAL = ("bit_equal", "entropy", "kl", "top1_agreement", "sequence_kl", "predictions", "sublayers", "counters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +31,8 @@ class Noise:
 
     `environments` names the settings that were tried; the figures are the worst of them. Of the absolute
     changes of the sequences `*_median` is the median, `*_rms` the root mean square, `*_max` the largest; for
-    the reference's losses, the case's losses and the case's KL.
+    the reference's losses, the case's losses, its KL and its entropies. `top1_max` is the largest change of
+    the top-1 agreement; `sublayers` are the changes of the layers' figures, None where there are none.
     """
 
     environments: list[str]
@@ -32,23 +45,36 @@ class Noise:
     kl_median: float
     kl_rms: float
     kl_max: float
+    entropy_median: float = 0.0
+    entropy_rms: float = 0.0
+    entropy_max: float = 0.0
+    top1_max: float = 0.0
+    sublayers: SublayerNoise | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One case's result. Losses, entropies and KL are in nats per token; SQNR in dB.
+    """One case's result. Losses, entropies and KL are in nats per token.
 
-    `corpus` says which text was measured, `metrics` holds the user's own figures, one mean a sequence.
-    `weight_bytes` are those of all weights with codes and scales packed, `original_bytes` as loaded.
-    `unconverted` maps modules that a library left as they are to its reason.
+    `kind`, `subject`, `model`, `precision`, `tier` and `options` are the case's. `corpus` says which text was
+    measured, `metrics` holds the user's own figures, one mean a sequence. `weight_bytes` are those of all
+    weights with codes and scales packed, `original_bytes` as loaded. `unconverted` maps modules that a
+    library left as they are to its reason.
 
     `arithmetic` is a digest of fixed products in the stage's type: where it and the reference's losses are
     the accepted ones, this machine multiplies as the accepting one did.
 
-    Sequences are listed in the order of the tokens. `digests` holds, by module, what no machine may
-    change: the weight's codes and scales, and the operands that a fixed probe brings to the product.
+    Sequences are listed in the order of the tokens. `digests` holds, by module, what no machine may change:
+    the weight's codes and scales, and the operands that a fixed probe brings to the product, each by groups
+    of rows. `predictions` are figures over single tokens; `sublayers` the errors of each decoder layer, its
+    attention and its MLP on stored reference states; `counters` what the casts did.
+
+    `absent` says why a figure is None (its name) or why a part of one is missing (`sublayers` and `counters`,
+    by `<figure>: <part>`).
     """
 
+    kind: Kind
+    subject: str
     model: str
     precision: str
     tier: str | None
@@ -62,23 +88,26 @@ class Record:
     unconverted: dict[str, str]
     weight_bytes: int
     original_bytes: int
-    digests: dict[str, dict[str, str]]
+    digests: dict[str, dict[str, RowGroups]]
     corpus: dict[str, Any]
     scored_tokens: int
     reference_cross_entropy: float
     reference_entropy: float
     reference_losses: list[float]
     reference_entropies: list[float]
-    bit_equal: bool
+    bit_equal: bool | None
     cross_entropy: float
     perplexity: float
-    entropy: float
-    kl: float
-    top1_agreement: float
+    entropy: float | None
+    kl: float | None
+    top1_agreement: float | None
     sequence_losses: list[float]
-    sequence_kl: list[float]
-    sqnr: dict[str, float]
+    sequence_kl: list[float] | None
+    predictions: Predictions | None
+    sublayers: dict[str, SublayerError] | None
+    counters: Counters | None
     metrics: dict[str, list[float]]
+    absent: dict[str, str]
     noise: Noise | None = None
 
     @property
@@ -89,42 +118,116 @@ class Record:
     @property
     def case(self) -> Case:
         """What it is the record of."""
-        return Case(model=self.model, precision=self.precision, tier=self.tier, options=tuple(self.options))
+        return Case(
+            kind=self.kind,
+            subject=self.subject,
+            model=self.model,
+            precision=self.precision,
+            tier=self.tier,
+            options=tuple(self.options),
+        )
 
     @property
     def id(self) -> str:
         return self.case.id
 
+    @property
+    def exact_kl(self) -> tuple[float, list[float]]:
+        """The KL over the whole vocabulary: of all tokens, and by sequence. Raises ValueError, with the
+        reason, where the record has none."""
+        if self.kl is None or self.sequence_kl is None:
+            raise ValueError(f"{self.id} has no KL: {self.absent.get('kl', 'no reason is recorded')}")
+        return self.kl, self.sequence_kl
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self)
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("predictions", "counters"):
+            data[name] = None if data[name] is None else data[name].as_dict()
+        data["digests"] = {
+            module: {kind: groups.as_dict() for kind, groups in found.items()}
+            for module, found in self.digests.items()
+        }
+        if self.sublayers is not None:
+            data["sublayers"] = {place: error.as_dict() for place, error in self.sublayers.items()}
+        data["noise"] = None if self.noise is None else asdict(self.noise)
+        return data
 
 
 def record_from_dict(data: dict[str, Any]) -> Record:
-    """The inverse of `Record.as_dict`. Raises ValueError naming missing or unknown fields, and the first that
-    is of another type; what lists and dictionaries hold is not looked at."""
+    """The inverse of `Record.as_dict`. Raises ValueError naming missing or unknown fields, the first that is
+    of another type, and a figure that is absent without a reason; what the plain lists and dictionaries hold
+    is not looked at."""
     if not isinstance(data, dict):
         raise ValueError(f"a record must be a dict, got {data!r:.40}")
-    expected = {field.name for field in fields(Record)}
+    _check_fields(data, Record)
+    if data["kind"] not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {data['kind']!r:.40}")
+    for name in OPTIONAL:
+        if (data[name] is None) != (name in data["absent"]):
+            wrong = "is absent without a reason" if data[name] is None else "is there, and absent too"
+            raise ValueError(f"{name} {wrong}")
+    return Record(**{**data, **{name: read(data[name]) for name, read in _NESTED.items()}})
+
+
+def _noise_from_dict(data: dict[str, Any]) -> Noise:
+    _check_fields(data, Noise)
+    layers = data["sublayers"]
+    where = "noise of the layers"
+    return Noise(
+        **{**data, "sublayers": None if layers is None else sublayer_noise_from_dict(layers, where=where)}
+    )
+
+
+def digests_from_dict(data: Mapping[str, Any]) -> dict[str, dict[str, RowGroups]]:
+    """The digests of a record from plain JSON types. Raises ValueError for what is none."""
+    for module, found in data.items():
+        if not isinstance(found, dict) or not found.keys() <= {"codes", "scales", "operands"}:
+            raise ValueError(f"digests of {module} must be of codes, scales or operands, got {found!r:.40}")
+    return {
+        module: {kind: row_groups_from_dict(groups) for kind, groups in found.items()}
+        for module, found in data.items()
+    }
+
+
+def sublayers_from_dict(data: Mapping[str, Any]) -> dict[str, SublayerError]:
+    """The layers' errors of a record from plain JSON types. Raises ValueError for what is none."""
+    return {place: sublayer_error_from_dict(error, where=place) for place, error in data.items()}
+
+
+def _unless_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda data: None if data is None else read(data)
+
+
+_NESTED: Mapping[str, Callable[[Any], Any]] = {
+    "digests": digests_from_dict,
+    "predictions": _unless_none(predictions_from_dict),
+    "sublayers": _unless_none(sublayers_from_dict),
+    "counters": _unless_none(counters_from_dict),
+    "noise": _unless_none(_noise_from_dict),
+}
+
+
+def _check_fields(data: dict[str, Any], kind: type[Any]) -> None:
+    expected = {field.name for field in fields(kind)}
     missing, unknown = sorted(expected - data.keys()), sorted(data.keys() - expected)
     if missing or unknown:
         raise ValueError(f"missing fields: {missing or 'none'}, unknown fields: {unknown or 'none'}")
-    for name, kinds in _kinds().items():
+    for name, kinds in _FIELD_KINDS[kind].items():
         if not isinstance(data[name], kinds):
-            allowed = " or ".join(kind.__name__.removesuffix("Type") for kind in kinds)
+            allowed = " or ".join(one.__name__.removesuffix("Type") for one in kinds)
             raise ValueError(f"{name} must be {allowed}, got {data[name]!r:.40}")
-    noise = data["noise"]
-    return Record(**{**data, "noise": None if noise is None else Noise(**noise)})
 
 
-@cache
-def _kinds() -> dict[str, tuple[type, ...]]:
+def _kinds(of: type[Any]) -> dict[str, tuple[type, ...]]:
     """The types that each field's JSON may have. A whole number is a float too, as other writers have it."""
     found = {}
-    for name, hint in get_type_hints(Record).items():
-        kinds = [
-            get_origin(one) or one for one in (get_args(hint) if isinstance(hint, UnionType) else (hint,))
-        ]
-        kinds = [dict if kind is Noise else kind for kind in kinds]
+    for name, hint in get_type_hints(of).items():
+        hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        kinds = [str if one is Kind else get_origin(one) or one for one in hints]
+        kinds = [dict if kind in (Noise, Predictions, Counters, SublayerNoise) else kind for kind in kinds]
         found[name] = tuple([*kinds, int] if float in kinds else kinds)
     return found
+
+
+_FIELD_KINDS = {kind: _kinds(kind) for kind in (Record, Noise)}

@@ -11,7 +11,7 @@ from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.record import Record, record_from_dict
-from mxcheck.gate.verdict import Check
+from mxcheck.gate.check import Check
 
 
 class Outcome(StrEnum):

@@ -6,19 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
+from mxcheck.evaluation.counters import counters, counting, expert_rows
+from mxcheck.evaluation.layer_states import TOKENS, LayerStates, run, started_from
 from mxcheck.evaluation.measure import Measurement, evaluate
-from mxcheck.evaluation.sqnr import local_sqnr
-from mxcheck.models.convert import convert
+from mxcheck.evaluation.sublayers import SublayerErrors, sublayer_errors
+from mxcheck.models.convert import Conversion, convert
 from mxcheck.models.probe import digests
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mxcheck.evaluation.metrics import Metric
+    from mxcheck.gate.counters import Counters, Operands
+    from mxcheck.gate.row_groups import RowGroups
     from mxcheck.models.recipe import Recipe
-
-#: Sequences that the local SQNR is taken on: it finds a place, it does not judge.
-SQNR_SEQUENCES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,8 +29,9 @@ class Emulated:
     """What became of a model under a recipe: what was converted, and what that computes."""
 
     result: Measurement
-    digests: dict[str, dict[str, str]]
-    sqnr: dict[str, float]
+    digests: dict[str, dict[str, RowGroups]]
+    sublayers: SublayerErrors | None
+    counters: Counters
     changes_bits: bool | None
     replaced: dict[str, str]
     unconverted: dict[str, str]
@@ -40,6 +44,7 @@ def emulate(
     recipe: Recipe,
     tokens: Tensor,
     reference: Measurement,
+    states: LayerStates | None,
     *,
     batch_size: int,
     metrics: Sequence[Metric] = (),
@@ -47,6 +52,7 @@ def emulate(
 ) -> Emulated:
     """Convert `model` by `recipe`, measure it on tokens [sequences, length], and put it back bit for bit.
 
+    `states` are what each decoder layer starts from where its errors are measured; None: they are not.
     `begin` is called when the model is converted; what it returns hears of each batch.
 
     Raises ValueError as `convert` and `evaluate` do, UnavailableError where the recipe's library cannot run
@@ -59,17 +65,32 @@ def emulate(
             model, tokens, reference=reference, batch_size=batch_size, metrics=metrics, progress=begin()
         )
         conversion.note_what_ran()
+        rows = expert_rows(conversion)  # of the tokens: the probe sends rows of its own
         bits = digests(conversion)
-        sqnr = local_sqnr(conversion, tokens[:SQNR_SEQUENCES], batch_size=batch_size)
+        layers = None if states is None else sublayer_errors(conversion, states)
+        activations = _activations(conversion, tokens, states)
     finally:
         conversion.undo()
     return Emulated(
         result=result,
         digests=bits,
-        sqnr=sqnr,
+        sublayers=layers,
+        counters=counters(conversion, activations, rows),
         changes_bits=conversion.changes_bits,
         replaced=conversion.replaced,
         unconverted=conversion.unconverted,
         weight_bytes=conversion.weight_bytes,
         original_bytes=conversion.original_bytes,
     )
+
+
+def _activations(conversion: Conversion, tokens: Tensor, states: LayerStates | None) -> Operands:
+    """What the casts of activations do in one small pass, in which each layer starts from its state."""
+    model = conversion.model
+    with torch.inference_mode(), counting(conversion) as found:
+        if states is None:
+            run(model, tokens[:1, :TOKENS])
+        else:
+            with started_from(model, states):
+                run(model, states.tokens)
+    return found

@@ -12,6 +12,8 @@ from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.session import Session
 
 if TYPE_CHECKING:
+    from mxcheck.evaluation.layer_states import LayerStates
+    from mxcheck.evaluation.sublayers import SublayerErrors
     from mxcheck.models.recipe import Recipe
 
 
@@ -57,6 +59,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
     bench = session.resident(case.model)
     model, reference, tokens = bench.loaded.model, bench.reference, bench.text.tokens
     first = next(model.parameters())
+    states = None if isinstance(bench.states, str) else bench.states
     if recipe.operands:
         check_model_kernel(recipe, like=first)
     together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
@@ -66,6 +69,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         recipe,
         tokens,
         reference,
+        states,
         batch_size=together,
         metrics=resolve_metrics(measuring.metrics),
         begin=lambda: session.progress(case.id, tokens, together),
@@ -76,6 +80,8 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
     assert result.top1_agreement is not None
     assert result.bit_equal is not None
     return Record(
+        kind=case.kind,
+        subject=case.subject,
         model=case.model,
         precision=case.precision,
         tier=case.tier,
@@ -87,6 +93,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
             "tokenizer": bench.loaded.tokenizer_fingerprint,
             "tokens": fingerprint(tokens),
             **bench.text.fingerprints,
+            **({} if states is None else {"states": states.digest}),
         },
         arithmetic=session.arithmetic(first.dtype),
         environment=session.environment | {"batch_size": str(together)} | _version(recipe.library),
@@ -109,9 +116,19 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         top1_agreement=result.top1_agreement,
         sequence_losses=result.sequence_losses,
         sequence_kl=result.sequence_kl,
-        sqnr=found.sqnr,
+        predictions=result.predictions,
+        sublayers=None if found.sublayers is None else found.sublayers.errors,
+        counters=found.counters,
         metrics=result.metrics,
+        absent=_absent(bench.states, found.sublayers),
     )
+
+
+def _absent(states: LayerStates | str, layers: SublayerErrors | None) -> dict[str, str]:
+    """Why a figure, or a part of one, is missing."""
+    if layers is None:
+        return {"sublayers": str(states)}
+    return {f"sublayers: {place}": reason for place, reason in layers.absent.items()}
 
 
 def _version(library: str | None) -> dict[str, str]:

@@ -14,17 +14,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from mxcheck.gate.noise import Trial, worst
+from mxcheck.gate.noise import Trial, trial_from_dict, worst
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mxcheck.evaluation.layer_states import LayerStates
     from mxcheck.evaluation.measure import Measurement
     from mxcheck.gate.case import Case
     from mxcheck.gate.record import Noise, Record
@@ -63,7 +64,8 @@ OTHERWISE: Mapping[str, Mapping[str, Mapping[str, str]]] = {
 class Job:
     """What a child process measures: recipes (as plain dicts) of one model on the same tokens.
 
-    `threads` is the child's thread count, 0 for torch's own choice; `gpus` are the UUIDs of those that it may
+    `states` is the file of what the model's layers start from, None where there is none; `threads` is the
+    child's thread count, 0 for torch's own choice; `gpus` are the UUIDs of those that it may
     use, none for whatever it finds.
     """
 
@@ -78,6 +80,7 @@ class Job:
     gpus: list[str] = field(default_factory=list)
     dtype: str | None = None
     trust_remote_code: bool = False
+    states: str | None = None
 
 
 def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpus: Sequence[str]) -> Noise:
@@ -96,9 +99,9 @@ def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpu
                 found = dict(zip(cases, trials, strict=True))
             except ValueError as error:  # of all: none of them need try again
                 found = {name: [Trial(environment="another", failure=str(error))] for name in cases}
-            measured |= {name: [asdict(trial) for trial in trials] for name, trials in found.items()}
+            measured |= {name: [trial.as_dict() for trial in trials] for name, trials in found.items()}
             store.write_text(json.dumps(measured))
-    return worst(record, [Trial(**trial) for trial in measured[record.id]])
+    return worst(record, [trial_from_dict(trial) for trial in measured[record.id]])
 
 
 def _job(session: Session, model: str, cases: Mapping[str, Case], gpus: Sequence[str]) -> Job:
@@ -116,7 +119,20 @@ def _job(session: Session, model: str, cases: Mapping[str, Case], gpus: Sequence
         gpus=[] if session.device == "cpu" else list(gpus),
         dtype=measuring.dtype,
         trust_remote_code=model in measuring.trusted,
+        states=_states_file(session, model),
     )
+
+
+def _states_file(session: Session, model: str) -> str | None:
+    """Write what the resident model's layers start from where a child can read it."""
+    from mxcheck.evaluation.layer_states import save_states
+
+    bench = session.resident(model)
+    if isinstance(bench.states, str):
+        return None
+    path = session.shared / f"mxcheck-states-{model}-{os.getpid()}.safetensors"
+    save_states(bench.states, path, weights=bench.loaded.weights_fingerprint)
+    return str(path)
 
 
 def measure_noise(job: Job, environments: Mapping[str, Mapping[str, str]] | None = None) -> list[list[Trial]]:
@@ -143,7 +159,7 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
         fields = {slot: getattr(job, slot) for slot in Job.__slots__}
         request.write_text(json.dumps(fields))
         done = subprocess.run(  # noqa: S603  (our own module, by the running interpreter)
-            [sys.executable, "-m", "mxcheck.measure.noise", str(request), str(answer)],
+            [sys.executable, "-m", "mxcheck.measure.noise", name, str(request), str(answer)],
             # sys.path as it is: pytest may have added the folder that a user's kernel lies in
             env={
                 **os.environ,
@@ -158,12 +174,13 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
         if done.returncode:
             tail = "\n".join(done.stderr.splitlines()[-5:])
             raise ValueError(f"measuring the noise of {job.model} in environment {name!r} failed:\n{tail}")
-        return [Trial(environment=name, **trial) for trial in json.loads(answer.read_text())]
+        return [trial_from_dict(trial) for trial in json.loads(answer.read_text())]
 
 
-def _trials(job: Job) -> list[dict[str, Any]]:
+def _trials(job: Job, environment: str) -> list[Trial]:
     import torch
 
+    from mxcheck.evaluation.layer_states import load_states
     from mxcheck.evaluation.measure import evaluate
     from mxcheck.evaluation.tokens import load_tokens
     from mxcheck.models.load import load
@@ -181,7 +198,13 @@ def _trials(job: Job) -> list[dict[str, Any]]:
     tokens = load_tokens(Path(job.tokens))[: job.max_samples, : job.length].contiguous()
     reference = evaluate(loaded.model, tokens, batch_size=job.batch_size, keep_log_probabilities=True)
     recipes = [recipe_from_dict(fields, kernel=fields["kernel"]) for fields in job.recipes]
-    return [_trial(loaded.model, recipe, tokens, reference, job.batch_size) for recipe in recipes]
+    states = None
+    if job.states is not None:
+        states = load_states(Path(job.states), weights=loaded.weights_fingerprint)
+    return [
+        _trial(environment, loaded.model, recipe, tokens, reference, states, job.batch_size)
+        for recipe in recipes
+    ]
 
 
 def _all_gpus() -> dict[int, int]:
@@ -193,30 +216,45 @@ def _all_gpus() -> dict[int, int]:
 
 
 def _trial(
-    model: nn.Module, recipe: Recipe, tokens: Tensor, reference: Measurement, batch_size: int
-) -> dict[str, Any]:
+    environment: str,
+    model: nn.Module,
+    recipe: Recipe,
+    tokens: Tensor,
+    reference: Measurement,
+    states: LayerStates | None,
+    batch_size: int,
+) -> Trial:
     from mxcheck.measure.emulation import emulate
     from mxcheck.models.convert import UnavailableError
 
     together = recipe.sequences_a_pass or batch_size
     try:
-        found = emulate(model, recipe, tokens, reference, batch_size=together)
+        found = emulate(model, recipe, tokens, reference, states, batch_size=together)
     except UnavailableError as error:
-        return {"unavailable": str(error)}
+        return Trial(environment=environment, unavailable=str(error))
     except (MemoryError, RuntimeError, ValueError) as error:  # its own: the others go on
-        return {"failure": " ".join(f"{type(error).__name__}: {error}".split())}
-    return {
-        "digests": found.digests,
-        "reference_losses": reference.sequence_losses,
-        "sequence_losses": found.result.sequence_losses,
-        "sequence_kl": found.result.sequence_kl,
-    }
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        return Trial(environment=environment, failure=words)
+    result = found.result
+    assert result.sequence_kl is not None
+    assert result.predictions is not None
+    assert result.top1_agreement is not None
+    return Trial(
+        environment=environment,
+        digests=found.digests,
+        reference_losses=reference.sequence_losses,
+        sequence_losses=result.sequence_losses,
+        sequence_kl=result.sequence_kl,
+        sequence_entropies=result.predictions.sequence_entropies,
+        top1_agreement=result.top1_agreement,
+        sublayers={} if found.sublayers is None else found.sublayers.errors,
+    )
 
 
 def _main(arguments: Sequence[str]) -> None:
-    request, answer = arguments
+    environment, request, answer = arguments
     job = Job(**json.loads(Path(request).read_text()))
-    Path(answer).write_text(json.dumps(_trials(job)))
+    Path(answer).write_text(json.dumps([trial.as_dict() for trial in _trials(job, environment)]))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mxcheck.run.measuring import Measuring
 if TYPE_CHECKING:
     import torch
 
+    from mxcheck.evaluation.layer_states import LayerStates
     from mxcheck.evaluation.measure import Measurement
     from mxcheck.measure.text import EvaluationText
     from mxcheck.models.load import LoadedModel
@@ -33,12 +34,14 @@ Tell = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resident:
-    """What one model needs once: itself, its text, the reference's measurement."""
+    """What one model needs once: itself, its text, the reference's measurement, and what its layers start
+    from; where there is no such thing, the reason."""
 
     label: str
     loaded: LoadedModel
     text: EvaluationText
     reference: Measurement
+    states: LayerStates | str
 
 
 class Host(Protocol):
@@ -249,4 +252,39 @@ class Session:
             keep_log_probabilities=True,
             progress=self.progress(f"{label} reference", text.tokens, together),
         )
-        return Resident(label=label, loaded=loaded, text=text, reference=reference)
+        return Resident(
+            label=label,
+            loaded=loaded,
+            text=text,
+            reference=reference,
+            states=self._states(label, loaded, text.tokens),
+        )
+
+    def states_path(self, label: str, weights: str) -> Path:
+        """Where the reference states of a model with these weights (their fingerprint) lie: a model that is
+        loaded in another dtype has others."""
+        return self.measuring.baselines / label / f"states-{weights[:8]}.safetensors"
+
+    def keep_states(self, label: str) -> None:
+        """Store what the resident model's layers start from, unless it is stored already: for the first case
+        that is accepted."""
+        from mxcheck.evaluation.layer_states import save_states
+
+        bench = self.resident(label)
+        weights = bench.loaded.weights_fingerprint
+        path = self.states_path(label, weights)
+        if not isinstance(bench.states, str) and not path.is_file():
+            save_states(bench.states, path, weights=weights)
+
+    def _states(self, label: str, loaded: LoadedModel, tokens: torch.Tensor) -> LayerStates | str:
+        """The stored ones, else this machine's own; or why there are none."""
+        from mxcheck.evaluation.layer_states import load_states, reference_states
+
+        weights = loaded.weights_fingerprint
+        path = self.states_path(label, weights)
+        if path.is_file():
+            return load_states(path, weights=weights)
+        try:
+            return reference_states(loaded.model, tokens)
+        except ValueError as error:
+            return str(error)

@@ -26,8 +26,12 @@ def settle(
     recentre: bool,
     accept_command: str,
     measure_noise: Callable[[], Noise],
+    keep_inputs: Callable[[], None],
 ) -> CaseResult:
-    """Hold `record` against the file at `path`; write what is accepted to `target`, as `decide` has it."""
+    """Hold `record` against the file at `path`; write what is accepted to `target`, as `decide` has it.
+
+    `keep_inputs` stores what an accepted record was measured from, before the record.
+    """
     update = Update(
         changed=snapshot.update_snapshots, missing=snapshot.update_new_snapshots_only, recentre=recentre
     )
@@ -36,6 +40,7 @@ def settle(
     if decision.write:
         kept = None if accepted.record is None else accepted.record.noise
         noise = measure_noise() if decision.write == "measured" else kept
+        keep_inputs()
         # Through syrupy, which compares texts first: an identical file is left alone.
         written = snapshot.use_extension(extension_for(target, holds=False)) == replace(record, noise=noise)
         assert written, "syrupy was asked to update"

@@ -13,6 +13,7 @@ from rich.table import Table
 from mxcheck.gate.baseline import BaselineError, decode, read
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import differences, rms
+from mxcheck.reporting.numbers import figure
 
 #: One set of baselines: by path relative to its root. A file that cannot be read is kept as its error.
 Baselines = Mapping[str, Record | BaselineError]
@@ -80,8 +81,8 @@ def list_table(baselines: Baselines) -> Table:
         table.add_row(
             name,
             f"{record.perplexity:.3f}",
-            f"{record.kl:.6f}",
-            f"{100 * record.top1_agreement:.2f}",
+            figure(record.kl, ".6f"),
+            figure(record.top1_agreement, ".2f", times=100),
             str(len(record.replaced)),
             "" if record.noise is None else f"{record.noise.loss_rms:.1e}",
             f"torch {environment.get('torch', '?')}, {environment.get('capability', '?')}",
@@ -108,7 +109,7 @@ def _difference(old: Record | BaselineError | None, new: Record | BaselineError 
         present = new or old
         assert present is not None
         what = "added" if old is None else "removed"
-        return [what, f"{present.perplexity:.3f}", f"{present.kl:.6f}", "", ""]
+        return [what, f"{present.perplexity:.3f}", figure(present.kl, ".6f"), "", ""]
     if old == new:
         return None
     changes = [
@@ -134,7 +135,7 @@ def _difference(old: Record | BaselineError | None, new: Record | BaselineError 
     return [
         ", ".join(changes) or "other",
         f"{old.perplexity:.3f} → {new.perplexity:.3f}",
-        f"{old.kl:.6f} → {new.kl:.6f}",
+        f"{figure(old.kl, '.6f')} → {figure(new.kl, '.6f')}",
         f"{rms(differences(new.sequence_losses, old.sequence_losses)):.1e}" if same_length else "n/a",
         f"{moved} of {len(modules)}" if moved else "",
     ]

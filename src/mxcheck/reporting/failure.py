@@ -6,9 +6,10 @@ from __future__ import annotations
 from mxcheck.gate.cause import cause
 from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.record import Record
+from mxcheck.gate.sublayers import FIGURES
 from mxcheck.gate.verdict import STEPS, Verdict
 
-WORST_MODULES = 5
+WORST_LAYERS = 5
 
 
 def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *, accept: str) -> str:
@@ -20,7 +21,8 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
     broken = cause(verdict, record, baseline)
     lines.append(f"  cause: {broken.link}: {broken.means}")
     lines.append(f"  look first at: {broken.look}")
-    lines += [f"  lowest SQNR: {text}" for text in worst_modules(record, baseline)]
+    lines += [f"  {text}" for text in worst_layers(record, baseline)]
+    lines += [f"  {text}" for text in count_changes(record, baseline)]
     if baseline is not None:
         same_length = len(record.reference_losses) == len(baseline.reference_losses)
         if same_length and 1 not in verdict.failed_steps and not same_arithmetic(record, baseline):
@@ -37,17 +39,26 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
     return "\n".join(lines)
 
 
-def worst_modules(record: Record, baseline: Record | None) -> list[str]:
-    """The modules with the lowest local SQNR; where a baseline has them, those that lost most come first."""
-    before = {} if baseline is None else baseline.sqnr
+def worst_layers(record: Record, baseline: Record | None) -> list[str]:
+    """The sublayers whose error is the largest part of their update; where a baseline has them, those whose
+    error turned most come first."""
+    now = record.sublayers or {}
+    then = (baseline and baseline.sublayers) or {}
 
-    def loss_then_level(name: str) -> tuple[float, float]:
-        return round(record.sqnr[name] - before.get(name, record.sqnr[name]), 2), record.sqnr[name]
+    def turned(place: str) -> float:
+        return FIGURES["sketch"].change(now[place], then[place]) if place in then else 0.0
 
+    sublayers = [place for place in now if not place.endswith(".layer")]
+    worst = sorted(sublayers, key=lambda place: (-turned(place), -now[place].norm))[:WORST_LAYERS]
     return [
-        f"{name} {record.sqnr[name]:.1f} dB"
-        + (f" (accepted {before[name]:.1f} dB)" if name in before else "")
-        for name in sorted(record.sqnr, key=loss_then_level)[:WORST_MODULES]
+        f"layers: {place}: error {100 * now[place].norm:.3g} % of its update, gain {now[place].gain:+.2e}"
+        + (
+            f" (accepted {100 * then[place].norm:.3g} %, {then[place].gain:+.2e}; error vector moved by "
+            f"{100 * turned(place):.2g} %)"
+            if place in then
+            else ""
+        )
+        for place in worst
     ]
 
 

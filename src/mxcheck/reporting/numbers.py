@@ -1,4 +1,4 @@
-"""Numbers as the tables of formats and casts write them. Standard library only."""
+"""Numbers as tables write them. Standard library only."""
 
 from __future__ import annotations
 
@@ -73,3 +73,8 @@ def layout_of(element: ElementFormat) -> str:
     letters = "si" if element.twos_complement else "sem"
     fields = binary(element, 0).split("|")
     return "|".join(letter * len(field) for letter, field in zip(letters, fields, strict=False))
+
+
+def figure(value: float | None, spec: str, *, times: float = 1) -> str:
+    """A figure `times` so much by a format's `spec`; a dash where it is absent."""
+    return "-" if value is None else format(times * value, spec)

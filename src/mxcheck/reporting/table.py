@@ -14,6 +14,7 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.statistics import exponential
 from mxcheck.gate.verdict import rise
+from mxcheck.reporting.numbers import figure
 from mxcheck.reporting.titled import titled_table
 
 
@@ -79,18 +80,20 @@ def _cells(row: CaseResult, metrics: Sequence[str]) -> list[str]:
         *name,
         f"{record.perplexity:.3f}",
         f"{record.cross_entropy:.5f}",
-        f"{record.entropy:.5f}",
+        figure(record.entropy, ".5f"),
         change_text,
-        f"{record.kl:.6f}",
-        f"{100 * record.top1_agreement:.2f}",
+        figure(record.kl, ".6f"),
+        figure(record.top1_agreement, ".2f", times=100),
         f"{100 * record.weight_bytes / record.original_bytes:.0f}%",
-        ""
-        if row.budget is None
-        else ("-" if row.budget.kl == 0 else f"{100 * record.kl / row.budget.kl:.0f}%"),
+        "" if row.budget is None else _share(record.kl, row.budget.kl),
         "" if row.drift is None else ("0" if row.drift.rms == 0 else f"{row.drift.rms:.0e}"),
         *(f"{fmean(record.metrics[metric]):.6g}" if metric in record.metrics else "" for metric in metrics),
         row.word,
     ]
+
+
+def _share(kl: float | None, budget: float) -> str:
+    return "-" if kl is None or budget == 0 else f"{100 * kl / budget:.0f}%"
 
 
 def skipped_lines(rows: Sequence[CaseResult]) -> list[str]:

@@ -104,7 +104,7 @@ def budget_sight(record: Record, budget: Budget) -> Sight:
     mean, error, upper = rise(record)
     held = mean if math.isinf(error) else upper
     allowed = budget.rise + sampling_allowance(budget, record.scored_tokens)
-    return Sight(seen=5 in failed, margin=max(_share(record.kl, budget.kl), _share(held, allowed)))
+    return Sight(seen=5 in failed, margin=max(_share(record.exact_kl[0], budget.kl), _share(held, allowed)))
 
 
 def drift_sight(record: Record, baseline: Record) -> Sight:

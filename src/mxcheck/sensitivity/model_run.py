@@ -66,6 +66,7 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     if decision.write:
         cases = {one.id: one for one in _of_model(measuring, case.model, session)}
         noise = noise_of(session, record, cases, gpus=())
+        session.keep_states(case.model)
         write_text(path, encode(replace(record, noise=noise)))
     message = accepted.trouble
     if decision.result.failures:

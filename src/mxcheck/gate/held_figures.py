@@ -1,0 +1,66 @@
+"""Step 6: how far the figures of a case have moved since they were accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mxcheck.gate.check import Check, check, count_check, drift_check
+from mxcheck.gate.drift import drift, entropy_drift, moved, same_arithmetic, top1_held
+from mxcheck.gate.record import Record
+from mxcheck.gate.statistics import differences
+from mxcheck.gate.sublayers import check_sublayers
+
+
+def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
+    """Every check of step 6 that both records have the figures for."""
+    if len(record.sequence_losses) != len(baseline.sequence_losses):
+        yield count_check(6, "losses", record.sequence_losses, baseline.sequence_losses)
+        return
+    exact = same_arithmetic(record, baseline)
+    yield drift_check(6, "losses", "losses", drift(record, baseline, "loss"))
+    if record.sequence_kl is not None and baseline.sequence_kl is not None:
+        yield drift_check(6, "KL", "KL", drift(record, baseline, "kl"))
+    yield from _predictions(record, baseline, exact=exact)
+    if record.sublayers is not None and baseline.sublayers is not None:
+        noise = None if baseline.noise is None else baseline.noise.sublayers
+        for name, passed, message in check_sublayers(
+            record.sublayers, baseline.sublayers, same_arithmetic=exact, noise=noise
+        ):
+            yield check(6, f"layers: {name}", passed, f"layers: {message}")
+    yield from _metrics(record, baseline, exact=exact)
+
+
+def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[Check]:
+    noise = baseline.noise
+    if record.predictions is not None and baseline.predictions is not None and baseline.kl is not None:
+        found = entropy_drift(
+            record.predictions.sequence_entropies,
+            baseline.predictions.sequence_entropies,
+            same_arithmetic=exact,
+            reference=baseline.reference_entropies,
+            kl=baseline.kl,
+            scored_tokens=baseline.scored_tokens,
+            noise=(0.0, 0.0, 0.0)
+            if noise is None
+            else (noise.entropy_median, noise.entropy_rms, noise.entropy_max),
+        )
+        yield drift_check(6, "entropy", "entropies", found)
+    if record.top1_agreement is not None and baseline.top1_agreement is not None:
+        passed, message = top1_held(
+            record.top1_agreement,
+            baseline.top1_agreement,
+            same_arithmetic=exact,
+            scored_tokens=baseline.scored_tokens,
+            noise=0.0 if noise is None else noise.top1_max,
+        )
+        yield check(6, "top-1", passed, message)
+
+
+def _metrics(record: Record, baseline: Record, *, exact: bool) -> Iterator[Check]:
+    if lacking := sorted(record.metrics.keys() - baseline.metrics.keys()):
+        yield check(6, "metrics", False, f"metrics without accepted values: {', '.join(lacking)}")
+    if exact:
+        # The noise of the user's own metrics was not measured: elsewhere they are shown and not judged.
+        for name in sorted(record.metrics.keys() & baseline.metrics.keys()):
+            change = differences(record.metrics[name], baseline.metrics[name])
+            yield drift_check(6, "metrics", f"metric {name}", moved(change))

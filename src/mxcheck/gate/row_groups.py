@@ -1,0 +1,71 @@
+"""Which rows of a tensor changed, by the digests of its row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroups:
+    """Digests of the rows of something.
+
+    Attributes:
+        rows: how many there are.
+        groups: one digest for each ceil(rows / groups) rows, in their order; the last is of what is left.
+
+    Raises ValueError where so many digests are not those of so many rows.
+    """
+
+    rows: int
+    groups: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if type(self.rows) is not int or self.rows < 0:
+            raise ValueError(f"rows must be a whole number of 0 or more, got {self.rows!r:.40}")
+        if not self.groups or not all(isinstance(one, str) for one in self.groups):
+            raise ValueError(f"groups must be at least one text, got {self.groups!r:.40}")
+        if self.rows and -(-self.rows // self.size) != len(self.groups):
+            raise ValueError(
+                f"{len(self.groups)} digests of {self.rows} rows; allowed: one of each ceil(rows / digests) rows"
+            )
+
+    @property
+    def size(self) -> int:
+        """Rows a group."""
+        return max(1, -(-self.rows // len(self.groups)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"rows": self.rows, "groups": list(self.groups)}
+
+
+def row_groups_from_dict(data: Any) -> RowGroups:
+    """The inverse of `RowGroups.as_dict`. Raises ValueError for what is none."""
+    if not isinstance(data, dict) or data.keys() != {"rows", "groups"} or not isinstance(data["groups"], list):
+        raise ValueError(f"a digest must be a table of rows and groups, got {data!r:.60}")
+    return RowGroups(rows=data["rows"], groups=tuple(data["groups"]))
+
+
+def changed_rows(now: RowGroups, then: RowGroups, what: str = "rows") -> str:
+    """The rows that changed, such as "rows 128 to 255 of 1024"; empty where none did. `what` is what the rows
+    are called, in the plural."""
+    if now == then:
+        return ""
+    if now.rows != then.rows or len(now.groups) != len(then.groups):
+        return f"{now.rows} {what}, accepted {then.rows}"
+    if now.rows == 0 or all(one != other for one, other in zip(now.groups, then.groups, strict=True)):
+        return f"all {now.rows} {what}"
+    return f"{what} {', '.join(_stretches(now.rows, now.size, now.groups, then.groups))} of {now.rows}"
+
+
+def _stretches(rows: int, size: int, now: Sequence[str], then: Sequence[str]) -> Iterator[str]:
+    """First and last row, counted from 0, of each run of groups that changed."""
+    groups = list(enumerate(zip(now, then, strict=True)))
+    for changed, run in groupby(groups, key=lambda group: group[1][0] != group[1][1]):
+        numbers = [number for number, _ in run]
+        first, last = numbers[0] * size, min(rows, (numbers[-1] + 1) * size) - 1
+        if changed:
+            yield str(first) if first == last else f"{first} to {last}"
