@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mxcheck.gate.budget import Budget
+from mxcheck.gate.counters import Counters
+from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.record import Noise, Record
+from mxcheck.gate.row_groups import RowGroups
+from mxcheck.gate.sublayers import SublayerError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,37 @@ KL = [0.004, 0.006, 0.004, 0.006, 0.004, 0.006, 0.004, 0.006] * 2
 ROLES = {f"layers.{layer}.{name}": "mlp" for layer in range(4) for name in ("up", "down")}
 ROLES |= {f"layers.{layer}.q": "attention" for layer in range(4)}
 Q = "layers.3.q"
-DIGESTS = {name: {"weight": f"w-{name}", "operands": f"o-{name}"} for name in ROLES}
+DIGESTS = {
+    name: {
+        "codes": RowGroups(rows=64, groups=(f"c-{name}", f"d-{name}")),
+        "scales": RowGroups(rows=64, groups=(f"s-{name}", f"t-{name}")),
+        "operands": RowGroups(rows=2, groups=(f"x-{name}", f"w-{name}")),
+    }
+    for name in ROLES
+}
+#: Four sublayers: a sketch of length 10, errors of 2 % of an update that is 0.3 of its input.
+LAYERS = {
+    f"layers.{layer}.{name}": SublayerError(
+        gain=-0.004, gain_99=0.02, norm=0.02, norm_99=0.05, size=0.3, sketch=(6, -8, 0, 0)
+    )
+    for layer in range(2)
+    for name in ("attention", "mlp")
+}
+PREDICTIONS = Predictions(
+    sequence_entropies=[2.0, 2.1, 1.91, 2.05, 1.95, 2.21, 1.8, 2.0, 2.16, 1.85, 2.0, 2.03, 1.98, 2.31, 1.7, 2.03],
+    sequence_top1=[0.98] * 16,
+    sequence_k3=[0.004, 0.006] * 8,
+    kl_percentiles={"50": 0.002, "90": 0.01, "99": 0.04, "99.9": 0.09, "100": 0.1},
+    kl_by_position=[0.005] * 4,
+    probability_change=0.0,
+    probability_change_rms=0.01,
+    probability_change_percentiles={
+        **{"0": -0.1, "0.1": -0.09, "1": -0.04, "5": -0.02, "10": -0.01, "25": -0.001, "50": 0.0},
+        **{"75": 0.001, "90": 0.01, "95": 0.02, "99": 0.04, "99.9": 0.09, "100": 0.1},
+    },
+)
+#: Fields of a record with predictions. (HEALTHY has none: a loss that moves alone contradicts them.)
+PREDICTED: dict[str, Any] = {"predictions": PREDICTIONS, "absent": {}}
 CASTS = {"format": "fp8_e4m3", "block_size": 32, "scale_rule": "floor"}
 PRINTS = {"weights": "a" * 64, "tokenizer": "b" * 64, "tokens": "c" * 64, "documents": "d" * 64}
 SELF = {"used": "self", "block_length": 256}
@@ -98,6 +132,8 @@ NO_NOISE = Noise(
 NO_MAX_NOISE = replace(NO_NOISE, loss_rms=0.02, kl_rms=2e-3)
 
 HEALTHY = Record(
+    kind="recipe",
+    subject="",
     model="canary",
     precision="fp8_e4m3",
     tier="B",
@@ -126,7 +162,10 @@ HEALTHY = Record(
     top1_agreement=0.98,
     sequence_losses=LOSSES,
     sequence_kl=KL,
-    sqnr={Q: 30.0},
+    predictions=None,
+    sublayers=LAYERS,
+    counters=Counters(operands={}, expert_rows={}),
+    absent={"predictions": "this is a canary"},
     metrics={"flipped": [0.01, 0.02] * 8},
     noise=RMS_DECIDES,
 )
