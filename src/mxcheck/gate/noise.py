@@ -51,12 +51,12 @@ def worst(record: Record, trials: Sequence[Trial]) -> Noise:
                 f"do; mend the cast, nothing was accepted"
             )
     figures: dict[str, float] = {}
-    for short, field, own in (
+    for short, name, own in (
         ("reference", "reference_losses", record.reference_losses),
         ("loss", "sequence_losses", record.sequence_losses),
         ("kl", "sequence_kl", record.sequence_kl),
     ):
-        changes = [differences(getattr(trial, field), own) for trial in trials]
+        changes = [differences(getattr(trial, name), own) for trial in trials]
         figures[f"{short}_median"] = max(typical(change) for change in changes)
         figures[f"{short}_rms"] = max(rms(change) for change in changes)
         figures[f"{short}_max"] = max(largest(change) for change in changes)

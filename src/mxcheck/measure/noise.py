@@ -95,7 +95,8 @@ def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpu
                 trials = measure_noise(_job(session, record.model, cases, gpus))
                 found = dict(zip(cases, trials, strict=True))
             except ValueError as error:  # of all: none of them need try again
-                found = dict.fromkeys(cases, [Trial(environment="another", failure=str(error))])
+                failed = Trial(environment="another", failure=str(error))
+                found = {name: [failed] for name in cases}
             measured |= {name: [asdict(trial) for trial in trials] for name, trials in found.items()}
             store.write_text(json.dumps(measured))
     return worst(record, [Trial(**trial) for trial in measured[record.id]])

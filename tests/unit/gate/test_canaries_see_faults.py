@@ -253,24 +253,35 @@ EDITS = {
         ),
     ],
     f"{DECISION}:decide": [
-        ("alone.passed and not holds", "not holds", "update-budget"),
-        ("judge(record, None, budget)", "judge(record, None, Budget(kl=9.0, rise=9.0))", "update-budget-new"),
-        ("judge(record, accepted, budget)", "judge(record, record, budget)", "held-moved"),
-        ("and not exists", "", "new-only-there"),
+        ("verdict.acceptable and not holds", "not holds", "update-budget"),
+        (
+            "judge(record, accepted.record, budget)",
+            "judge(record, accepted.record, Budget(kl=9.0, rise=9.0))",
+            "update-budget-new",
+        ),
+        ("judge(record, accepted.record, budget)", "judge(record, record, budget)", "held-moved"),
+        ("and not accepted.exists", "", "new-only-there"),
         ("and not update.recentre", "", "recentre-moved"),
         ("and not holds", "", "update-same"),
-        ('word, write = "recentred", "accepted"', 'word, write = "recentred", "measured"', "recentre"),
+        (
+            'outcome, write = Outcome.RECENTRED, "accepted"',
+            'outcome, write = Outcome.RECENTRED, "measured"',
+            "recentre",
+        ),
     ],
-    f"{DECISION}:weigh": [
-        ("record, accepted, budget,", "record, record, budget,", "file-held"),
+    f"{DECISION}:read_accepted": [
+        ("Accepted(record=read(path))", "Accepted(record=None)", "file-held"),
+    ],
+    f"{VERDICT}:Verdict.acceptable": [
+        ("self.alone", "self.checks", "update"),
     ],
     f"{NOISE}:worst": [
         ('figures[f"{short}_median"] = max(', 'figures[f"{short}_median"] = min(', "noise-second"),
         ('figures[f"{short}_rms"] = max(', 'figures[f"{short}_rms"] = min(', "noise"),
         ('figures[f"{short}_max"] = max(', 'figures[f"{short}_max"] = min(', "noise-second"),
-        ('if trial["digests"] != record.digests:', "if False:", "noise-digests"),
-        ('if trial["failure"]:', "if False:", "noise-failure"),
-        ('[trial for trial in trials if not trial["unavailable"]]', "list(trials)", "noise-unavailable"),
+        ("if trial.digests != record.digests:", "if False:", "noise-digests"),
+        ("if trial.failure:", "if False:", "noise-failure"),
+        ("[trial for trial in trials if not trial.unavailable]", "list(trials)", "noise-unavailable"),
         ("in trials]\n", "in trials[:1]]\n", "noise"),
     ],
 }

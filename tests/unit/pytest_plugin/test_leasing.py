@@ -8,8 +8,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
-from mxcheck.pytest_plugin.on_device import allocator_share
 
+from mxcheck.measure.on_device import allocator_share
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.leasing import (
     Leasing,
