@@ -66,10 +66,17 @@ EDITS = {
         ("*_fingerprints(record, baseline)", "*_fingerprints(record, record)", "weights-changed"),
         ("_same_corpus(record, baseline)", "_same_corpus(record, record)", "corpus"),
         ("_reference(record, baseline)", "_reference(record, record)", "reference-down"),
-        ("_conversion(record, baseline)", "_conversion(record, record)", "module-lost"),
+        ("_modules(record, baseline)", "_modules(record, record)", "module-lost"),
         ("_casts(record, baseline)", "_casts(record, record)", "weight-digest"),
         ("_drift(record, baseline)", "_drift(record, record)", "drift-down-elsewhere"),
-        ("_budget(record, budget)", "()", "kl-over"),
+        ("tuple(_budget(record, budget))", "()", "kl-over"),
+        ("(*own_samples, bits, *bounds)", "(bits, *bounds)", "argmax-alone"),
+        ("(*own_samples, bits, *bounds)", "(*own_samples, *bounds)", "update-idle"),
+        (
+            "Verdict(checks=(comparable,), alone=alone)",
+            "Verdict(checks=(comparable,), alone=())",
+            "update-budget-recipe",
+        ),
     ],
     f"{VERDICT}:_fingerprints": [
         ("| baseline.fingerprints.keys()", "", "tokens-missing"),
@@ -91,10 +98,12 @@ EDITS = {
             "weight-digest",
         ),
     ],
-    f"{VERDICT}:_conversion": [
+    f"{VERDICT}:_modules": [
         ("sorted(baseline.replaced.keys() - record.replaced.keys())", "[]", "module-lost"),
         ("sorted(record.replaced.keys() - baseline.replaced.keys())", "[]", "module-added"),
         ("if record.replaced[name] != baseline.replaced[name]", "if False", "role"),
+    ],
+    f"{VERDICT}:_bits": [
         ("record.bit_equal is not record.changes_bits", "True", "nothing-quantized"),
         ("if record.changes_bits is None:", "if not record.changes_bits:", "bits-changed"),
         ("record.bit_equal is not record.changes_bits", "not record.bit_equal", "no-bits-changed"),
@@ -102,7 +111,7 @@ EDITS = {
     f"{VERDICT}:_changed": [
         ("then = record.unconverted, baseline.unconverted", "then = {}, {}", "reason"),
     ],
-    f"{VERDICT}:_reference": [
+    f"{VERDICT}:_own_samples": [
         ("abs(z) <= bound", "z <= bound", "argmax"),
         ("abs(z) <= bound", "-z <= bound", "loss-above-entropy"),
         ("if record.self_sampled:", "if False:", "argmax-alone"),

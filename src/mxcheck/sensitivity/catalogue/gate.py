@@ -28,8 +28,8 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: the new file is written first and then read as the old one",
         changes=_edit(
             f"{_VERDICT}:judge",
-            "checks: list[Check] = []\n",
-            "checks: list[Check] = []\n    baseline = None if baseline is None else record\n",
+            "    own_samples, bits, bounds = ",
+            "    baseline = None if baseline is None else record\n    own_samples, bits, bounds = ",
         ),
     ),
     *(
@@ -137,7 +137,7 @@ FAULTS: tuple[Fault, ...] = (
         name="fingerprints_not_compared",
         what="Fingerprints of weights, tokenizer and tokens are recorded and not compared.",
         source="run logs that hold a hash which nobody reads",
-        changes=_edit(f"{_VERDICT}:judge", ", *_fingerprints(record, baseline)]", "]"),
+        changes=_edit(f"{_VERDICT}:judge", ", *_fingerprints(record, baseline)),", "),"),
     ),
     _fault(
         name="fingerprint_of_the_first_tensor",
@@ -174,7 +174,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Modules that are no longer quantized pass.",
         source="a porter's slip: only what is new is looked at",
         changes=_edit(
-            f"{_VERDICT}:_conversion",
+            f"{_VERDICT}:_modules",
             "lost = sorted(baseline.replaced.keys() - record.replaced.keys())",
             "lost: list[str] = []",
         ),
@@ -184,7 +184,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A result that is bit-equal to the reference passes, whatever the recipe was to change.",
         source="a conversion that does nothing looks perfect in every other figure",
         changes=_edit(
-            f"{_VERDICT}:_conversion",
+            f"{_VERDICT}:_bits",
             "    if record.changes_bits is None:",
             "    if record.changes_bits is not False:",
         ),
