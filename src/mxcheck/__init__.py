@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mxcheck.formats.spec import CastSpec as CastSpec
     from mxcheck.formats.spec import cast_spec as cast_spec
     from mxcheck.formats.spec import dialect as dialect
+    from mxcheck.gate.case import Case as Case
     from mxcheck.kernels.api import fake_quantize as fake_quantize
     from mxcheck.kernels.api import quantize as quantize
     from mxcheck.kernels.layouts import pad_scales as pad_scales
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
     from mxcheck.kernels.layouts import unswizzle_scales as unswizzle_scales
     from mxcheck.kernels.products import matmul as matmul
     from mxcheck.kernels.quantized import QuantizedTensor as QuantizedTensor
+    from mxcheck.measure.measure_case import measure_case as measure_case
+    from mxcheck.measure.session import Session as Session
     from mxcheck.models.convert import Conversion as Conversion
     from mxcheck.models.convert import convert as convert
     from mxcheck.models.load import load as load
     from mxcheck.models.recipe import Recipe as Recipe
     from mxcheck.models.recipe import recipe as recipe
+    from mxcheck.run.measuring import Measuring as Measuring
 
 _HOME = {
     "CastSpec": "mxcheck.formats.spec",
@@ -52,6 +56,10 @@ _HOME = {
     "Measurement": "mxcheck.evaluation.measure",
     "evaluate": "mxcheck.evaluation.measure",
     "metric": "mxcheck.evaluation.metrics",
+    "Case": "mxcheck.gate.case",
+    "Measuring": "mxcheck.run.measuring",
+    "Session": "mxcheck.measure.session",
+    "measure_case": "mxcheck.measure.measure_case",
 }
 
 __all__ = sorted(_HOME)

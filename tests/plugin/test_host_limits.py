@@ -181,7 +181,7 @@ def test_waiting_is_told_and_is_no_hang(project: Project) -> None:
     assert while_it_waits == ["900 s, then exit: True", "off"]
     assert timer.read_text().split("\n")[2:4] == while_it_waits
     (row,) = json.loads((project.directory / "rows.json").read_text()).values()
-    assert row["verdict"] == "FAIL missing", told + rest  # it ran to its end
+    assert row["outcome"] == "FAIL missing", told + rest  # it ran to its end
 
 
 def test_without_faulthandler(project: Project) -> None:

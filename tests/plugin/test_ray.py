@@ -113,7 +113,7 @@ def test_a_red_case_is_a_result_and_no_reason_to_try_again(farm: Project) -> Non
     assert run.output.count("ref-llama-fp8_e4m3-A: no accepted baseline at ") == 1
     assert run.output.count("1 of 1: ref-llama: ") == 1
     found = rows(farm.directory / "out" / "accuracy.json")
-    assert {name: row["verdict"] for name, row in found.items()} == {
+    assert {name: row["outcome"] for name, row in found.items()} == {
         "ref-llama-fp32": "pass",
         "ref-llama-fp8_e4m3-A": "FAIL missing",
     }

@@ -123,7 +123,7 @@ def test_without_a_fault_everything_is_green(finished: Finished) -> None:
     for path in runs:
         result = json.loads(path.read_text())
         assert (result["ended"], result["exit_code"]) == ("finished", 0)
-        assert result["rows"] or result["cells"]
+        assert result["results"] or result["cells"]
 
 
 def test_drift_alone_is_told_from_the_digests(finished: Finished) -> None:

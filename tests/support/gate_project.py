@@ -9,16 +9,19 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mxcheck.gate.result import result_from_dict
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "mxcheck"
 
-#: Writes every row of the run as JSON, beside the table that people read.
+#: Writes every result of the run as JSON, beside the table that people read.
 CONFTEST = """
 import json, pathlib
 def pytest_sessionfinish(session):
     report = session.config.pluginmanager.get_plugin("mxcheck-report")
-    if report is not None and report._rows:
-        pathlib.Path("rows.json").write_text(json.dumps(report._rows))
+    if report is not None and report.results:
+        rows = {name: result.as_dict() for name, result in report.results.items()}
+        pathlib.Path("rows.json").write_text(json.dumps(rows))
 """
 
 
@@ -31,7 +34,8 @@ class Run:
     rows: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def verdicts(self) -> dict[str, object]:
-        return {name: row["verdict"] for name, row in self.rows.items()}
+        """How each case ended, in the table's word."""
+        return {name: result_from_dict(row).word for name, row in self.rows.items()}
 
 
 @dataclass

@@ -8,7 +8,11 @@ from typing import Any
 
 from sample_record import build_record
 
+from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
+from mxcheck.gate.drift import Drift
+from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.verdict import Check
 from mxcheck.reporting.shards import Basis, ShardRun, encode, file_name
 
 BASIS = Basis(
@@ -29,13 +33,21 @@ CASES = tuple(
 )
 
 
-def build_row(case: Case, verdict: str = "pass") -> dict[str, Any]:
+FAILURE = Check(step=4, key="cast weight", passed=False, message="bits")
+
+
+def build_result(case: Case) -> CaseResult:
     if case.precision == "te_mxfp8":
-        return {"id": case.id, "verdict": "skipped", "reason": "no Transformer Engine here"}
-    record = build_record(model=case.model, precision=case.precision, tier=case.tier)
-    drift = dict.fromkeys(("median", "rms", "max", "median_bound", "rms_bound", "max_bound"), 1e-4)
-    budget = {"kl": 0.004, "rise": 0.01}
-    return {"id": case.id, "verdict": verdict, "record": record.as_dict(), "budget": budget, "drift": drift}
+        return CaseResult(case=case, outcome=Outcome.SKIPPED, reason="no Transformer Engine here")
+    return CaseResult(
+        case=case,
+        outcome=Outcome.PASSED,
+        record=build_record(model=case.model, precision=case.precision, tier=case.tier),
+        budget=Budget(kl=0.004, rise=0.01),
+        drift=Drift(
+            **dict.fromkeys(("median", "rms", "max", "median_bound", "rms_bound", "max_bound"), 1e-4)
+        ),
+    )
 
 
 def build_shard(index: int, **changes: Any) -> ShardRun:
@@ -49,7 +61,7 @@ def build_shard(index: int, **changes: Any) -> ShardRun:
         cases=CASES,
         part=names,
         selected=names,
-        rows=tuple(map(build_row, part)),
+        results=tuple(map(build_result, part)),
         messages={},
         failures={},
         exit_status=0,
@@ -61,9 +73,10 @@ def red_shard(index: int, **changes: Any) -> ShardRun:
     """The same with its first case red."""
     shard = build_shard(index)
     name = shard.selected[0]
-    rows = ({**shard.rows[0], "verdict": "FAIL step 4"}, *shard.rows[1:])
+    first, *others = shard.results
+    results = (replace(first, outcome=Outcome.FAILED, failures=(FAILURE,)), *others)
     messages = {name: f"{name}: step 4 (casts): bits"}
-    return replace(shard, rows=rows, messages=messages, exit_status=1, **changes)
+    return replace(shard, results=results, messages=messages, exit_status=1, **changes)
 
 
 def put(folder: Path, *shards: ShardRun) -> list[Path]:

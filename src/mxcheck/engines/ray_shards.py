@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mxcheck.gate import result
 from mxcheck.gate.baseline import write_text
-from mxcheck.gate.result import CaseResult
-from mxcheck.gate.result import Outcome as OutcomeOfCase
 from mxcheck.reporting.shards import ShardRun, encode, file_name, read
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def _lost(outcome: Outcome, selected: Sequence[str], like: ShardRun, *, why: str
         part=tuple(case.id for case in like.cases if case.model == outcome.model),
         selected=tuple(selected),
         results=tuple(
-            CaseResult(case=case, outcome=OutcomeOfCase.CRASHED, reason=reason)
+            result.CaseResult(case=case, outcome=result.Outcome.CRASHED, reason=reason)
             for case in like.cases
             if case.id in selected
         ),

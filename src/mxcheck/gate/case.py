@@ -12,9 +12,18 @@ Kind = Literal["recipe", "checkpoint", "engine", "training"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _COSTLY = ("attention", "outputs")
-_SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+#: How each part of a name is written. The dash between precision and tier is the first of a stage, so that
+#: neither has one; a `+` begins an option.
+_PARTS = {
+    "model": (_NAME, "letters, digits, '_', '.' and '-', the first a letter or digit"),
+    "subject": (_NAME, "letters, digits, '_', '.' and '-', the first a letter or digit"),
+    "precision": (re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*"), "letters, digits, '_' and '.'"),
+    "tier": (re.compile(r"[A-Za-z0-9_.]+"), "letters, digits, '_' and '.'"),
+    "option": (re.compile(r"[A-Za-z0-9_.-]+"), "letters, digits, '_', '.' and '-'"),
+}
 #: `checkpoint.my-fp8`, `engine.vllm-0.32+batch8`, `training.fp8_e4m3-B`. No recipe's name begins with such a
-#: word and a dot (`check_recipe_name`), so the first dot tells the kinds apart.
+#: word and a dot (`check_recipe_name`), so that the first dot tells the kinds apart.
 _OTHER_KIND = re.compile(rf"({'|'.join(KINDS[1:])})\.(.*)")
 
 
@@ -29,7 +38,7 @@ class Case:
     - `engine`: a running engine that serves `model`; `subject` is its name.
     - `training`: training `model` under `precision` and `tier`.
 
-    Raises ValueError for a name that cannot be part of a file's and of a test's.
+    Raises ValueError for a name that cannot be part of a file's and of a test's, or that another case has.
     """
 
     model: str
@@ -49,11 +58,13 @@ class Case:
                 f"a case of kind {self.kind} has {needs}; got subject {self.subject!r}, precision "
                 f"{self.precision!r}, tier {self.tier!r}"
             )
-        if named and not _SUBJECT.fullmatch(self.subject):
-            raise ValueError(
-                f"a {self.kind} cannot be called {self.subject!r}; allowed: letters, digits, '_', '.' and "
-                f"'-', the first a letter or digit"
-            )
+        own = {"subject": self.subject} if named else {"precision": self.precision, "tier": self.tier}
+        named_parts = [("model", self.model), *own.items(), *(("option", one) for one in self.options)]
+        for part, name in named_parts:
+            written, allowed = _PARTS[part]
+            if name is not None and not written.fullmatch(name):
+                raise ValueError(f"the {part} of a case cannot be called {name!r}; allowed: {allowed}")
+        check_recipe_name(self.precision)
 
     @property
     def stage(self) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
+from mxcheck.gate.check import Check
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.record import Record, record_from_dict
-from mxcheck.gate.check import Check
+from mxcheck.gate.verdict import STEPS
 
 
 class Outcome(StrEnum):
@@ -41,6 +42,7 @@ class Outcome(StrEnum):
         return not self.green and self is not Outcome.SKIPPED
 
 
+_Figures = TypeVar("_Figures", Budget, Drift)
 _GREEN = frozenset({Outcome.PASSED, Outcome.ACCEPTED, Outcome.UPDATED, Outcome.RECENTRED})
 
 
@@ -103,23 +105,24 @@ class CaseResult:
 
 
 def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
-    """The inverse of `CaseResult.as_dict`. Raises ValueError, TypeError or KeyError for what is none."""
+    """The inverse of `CaseResult.as_dict`. Raises ValueError, TypeError or KeyError for what is none, and for
+    what contradicts itself."""
     if not isinstance(data, Mapping):
         raise TypeError(f"a result must be a dict, got {data!r:.40}")
     for name in ("reason", "message", "worker", "id", "outcome"):
         if not isinstance(data[name], str):
             raise TypeError(f"{name} must be str, got {data[name]!r:.40}")
     for name in ("seconds", "load_seconds"):
-        if not isinstance(data[name], float | int | None):
-            raise TypeError(f"{name} must be a number or null, got {data[name]!r:.40}")
+        if data[name] is not None:
+            _check_number(name, data[name])
     record, budget, drift = data["record"], data["budget"], data["drift"]
     result = CaseResult(
         case=Case(**{**data["case"], "options": tuple(data["case"]["options"])}),
         outcome=Outcome(data["outcome"]),
-        failures=tuple(Check(**check) for check in data["failures"]),
+        failures=tuple(map(_failure, data["failures"])),
         record=None if record is None else record_from_dict(record),
-        budget=None if budget is None else Budget(**budget),
-        drift=None if drift is None else Drift(**drift),
+        budget=None if budget is None else _figures(Budget, budget),
+        drift=None if drift is None else _figures(Drift, drift),
         reason=data["reason"],
         message=data["message"],
         seconds=data["seconds"],
@@ -128,7 +131,37 @@ def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
     )
     if result.case.id != data["id"]:
         raise ValueError(f"the result of {data['id']!r} is one of {result.case.id!r}")
+    if result.record is not None and result.record.case != result.case:
+        raise ValueError(f"the result of {data['id']} has the record of {result.record.id}")
+    if result.outcome.green and result.record is None:
+        raise ValueError(f"the result of {data['id']} is {result.word} and has no record")
+    if (result.outcome is Outcome.FAILED) > bool(result.failures) or (
+        result.outcome.green and result.failures
+    ):
+        raise ValueError(
+            f"the result of {data['id']} is {result.outcome} with {len(result.failures)} failures"
+        )
     return result
+
+
+def _failure(data: Any) -> Check:
+    check = Check(**data)
+    texts = isinstance(check.key, str) and isinstance(check.message, str)
+    if check.step not in STEPS or check.passed is not False or not texts:
+        raise ValueError(f"no failed check: {data!r:.80}")
+    return check
+
+
+def _figures(kind: type[_Figures], data: Any) -> _Figures:
+    """Several numbers by name, as a budget and a drift are."""
+    for name, value in data.items():
+        _check_number(f"{name} of {kind.__name__.lower()}", value)
+    return kind(**data)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        raise TypeError(f"{name} must be a number, got {value!r:.40}")
 
 
 def all_green(results: Iterable[CaseResult]) -> bool:

@@ -98,7 +98,8 @@ def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpu
                 trials = measure_noise(_job(session, record.model, cases, gpus))
                 found = dict(zip(cases, trials, strict=True))
             except ValueError as error:  # of all: none of them need try again
-                found = {name: [Trial(environment="another", failure=str(error))] for name in cases}
+                failed = Trial(environment="another", failure=str(error))
+                found = {name: [failed] for name in cases}
             measured |= {name: [trial.as_dict() for trial in trials] for name, trials in found.items()}
             store.write_text(json.dumps(measured))
     return worst(record, [trial_from_dict(trial) for trial in measured[record.id]])

@@ -63,7 +63,8 @@ class Host(Protocol):
 class Session:
     """Keeps one model resident: cases that come model by model load each once.
 
-    As a context manager it lets go of the model at the end.
+    As a context manager it lets go of the model at the end. Torch uses one thread in this process, unless
+    OMP_NUM_THREADS is set: a fixed count is a fixed arithmetic.
 
     Args:
         measuring: what is measured and how.

@@ -51,25 +51,25 @@ class GateSession:
             tell=lambda model, why: self._tell({"do": "wait", "model": model, "why": why}),
             twice=accepts(config),
         )
-        self.measuring = Session(settings.measuring, shared=shared, host=self._leasing, tell=self._tell)
+        self.session = Session(settings.measuring, shared=shared, host=self._leasing, tell=self._tell)
         self._broken = broken_gate()
 
     def timed(self, case: Case, snapshot: SnapshotAssertion) -> CaseResult:
         """`hold`, and where and how long: seconds without those spent waiting for a device, of them those of
         loading the model."""
-        began, waited, loading = time.monotonic(), self._leasing.waited, self.measuring.loading
+        began, waited, loading = time.monotonic(), self._leasing.waited, self.session.loading
         result = self.hold(case, snapshot)
-        loaded = self.measuring.loading - loading
+        loaded = self.session.loading - loading
         spent = time.monotonic() - began - (self._leasing.waited - waited)
         return replace(result, seconds=round(spent, 3), load_seconds=round(loaded, 3), worker=self._worker)
 
     def move_on(self, model: str | None) -> None:
         """The next case is of this model, if it is a case: another one's need not stay."""
-        self.measuring.keep_only(model)
+        self.session.keep_only(model)
 
     def close(self) -> None:
         """The last case is over."""
-        self.measuring.free()
+        self.session.free()
         self._leasing.close()
 
     def hold(self, case: Case, snapshot: SnapshotAssertion) -> CaseResult:
@@ -81,7 +81,7 @@ class GateSession:
         baselines = self._settings.baselines
         try:
             return hold_case(
-                self.measuring, case, lambda record: self._settled(record, snapshot), baselines=baselines
+                self.session, case, lambda record: self._settled(record, snapshot), baselines=baselines
             )
         except RuntimeError as error:
             if not _poisons(error):
@@ -90,7 +90,7 @@ class GateSession:
 
     def _settled(self, record: Record, snapshot: SnapshotAssertion) -> CaseResult:
         settings, case = self._settings, record.case
-        path, target = baseline_paths(settings.baselines, case, self.measuring.device_class)
+        path, target = baseline_paths(settings.baselines, case, self.session.device_class)
         return settle(
             record,
             path=path,
@@ -127,9 +127,9 @@ class GateSession:
         cases = {
             other.id: other
             for other in self._selected()
-            if other.model == record.model and self.measuring.unavailable(recipes[other]) is None
+            if other.model == record.model and self.session.unavailable(recipes[other]) is None
         }
-        return noise_of(self.measuring, record, cases, gpus=self._leasing.names)
+        return noise_of(self.session, record, cases, gpus=self._leasing.names)
 
     def _selected(self) -> list[Case]:
         parameters = [

@@ -154,6 +154,8 @@ def _check(shard: ShardRun) -> None:
         if strange := [name for name in names if name not in within]:
             raise ValueError(f"{what} has {strange[0]!r}, which is none of its cases")
     for result in shard.results:
+        if result.case not in shard.cases:
+            raise ValueError(f"the result of {result.case.id} is one of another case of that name")
         results_table([result])  # raises where the table could not show it
     for name, message in {**shard.messages, **shard.failures}.items():
         if not isinstance(message, str):

@@ -58,11 +58,18 @@ class Measuring:
         return self.models.get(label, label)
 
     def recipe_of(self, case: Case) -> Recipe:
-        """A case's recipe. Raises ValueError where neither `recipes` nor the ladder has it."""
+        """A case's recipe. Raises ValueError, in one line, where neither `recipes` nor the ladder has it, and
+        for a case of another kind."""
+        if case.kind != "recipe":
+            raise ValueError(
+                f"{case.id} is a case of kind {case.kind}, which has no recipe; give one of kind recipe"
+            )
         if case in self.recipes:
             return self.recipes[case]
-        if case.kind != "recipe" or case.options:
-            raise ValueError(f"{case.id} has no recipe; give it by Measuring(recipes={{case: recipe}})")
+        if case.options:
+            raise ValueError(
+                f"{case.id} has options and no recipe; give its recipe: Measuring(recipes={{case: recipe}})"
+            )
         return recipe(case.precision, tier=case.tier, kernel=self.kernel)
 
     def batch_size_of(self, label: str) -> int:

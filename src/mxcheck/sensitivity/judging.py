@@ -77,9 +77,7 @@ def model_sight(run: SuiteRun) -> ModelSight:
     """What the model suite said."""
     red = [result for result in run.results if result.outcome.red]
     steps = {step for result in red for step in _steps(result)}
-    failed = [name for name, (count, _) in run.tests.items() if count]
-    # a case that raised has no result
-    steps |= {"error" if name == "test_accuracy" else name.removeprefix("test_") for name in failed}
+    steps |= {name.removeprefix("test_") for name, (failed, _) in run.tests.items() if failed}
     if run.ended != "finished":
         steps.add(run.ended)
     elif run.red and not steps:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 
 #: Characters of a red test's message that are kept.
@@ -19,7 +20,7 @@ _MOST_SHOWN = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteRun:
-    """What came of a suite under a fault, as plain JSON types.
+    """What came of a suite under a fault.
 
     Attributes:
         ended: `finished`; `crash`: the process died; `hang`: it was stopped at its time limit.
@@ -58,6 +59,13 @@ class Collector:
         self.cells: list[dict[str, Any]] = []
         self.tests: dict[str, list[int]] = {}
         self.messages: list[str] = []
+        self._cases: dict[str, Case] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            case = item.callspec.params.get("mx_case") if hasattr(item, "callspec") else None
+            if isinstance(case, Case):
+                self._cases[item.nodeid] = case
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -69,7 +77,7 @@ class Collector:
         message = report.longreprtext[-_MOST_SHOWN:] if report.failed else ""
         if report.failed:
             self.messages.append(message)
-        if function == "test_accuracy":
+        if report.nodeid in self._cases:
             self._case(report, properties.get("mxcheck"), message)
         elif report.when == "call" and "mxcheck-kernel" in properties:
             self.cells.append(_in_short(properties["mxcheck-kernel"]))
@@ -79,14 +87,12 @@ class Collector:
             counts[1] += 1
 
     def _case(self, report: pytest.TestReport, sent: dict[str, Any] | None, message: str) -> None:
-        if sent is None:
-            self.tests.setdefault("test_accuracy", [0, 0])[0] += report.failed
-            return
-        result = result_from_dict(sent)
+        case = self._cases[report.nodeid]
+        result = CaseResult(case=case, outcome=Outcome.ERROR) if sent is None else result_from_dict(sent)
         if report.failed and not result.outcome.red:  # it went wrong after the case had ended
             result = replace(result, outcome=Outcome.ERROR)
-        if report.failed or report.when == "call":
-            self.results[result.case.id] = replace(result, message=message)
+        if report.failed or (report.when == "call" and sent is not None):
+            self.results[case.id] = replace(result, message=message)
 
 
 def _in_short(row: dict[str, Any]) -> dict[str, Any]:

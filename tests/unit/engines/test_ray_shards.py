@@ -27,14 +27,14 @@ def test_all_came_back(tmp_path: Path) -> None:
     assert write_shards(tmp_path / "new", [outcome("ref-neo", 2), outcome("ref-llama", 1)], SELECTED)
     merged = merge_folder(tmp_path / "new")
     assert merged.green
-    assert list(merged.rows) == [case.id for case in CASES]
+    assert list(merged.results) == [case.id for case in CASES]
 
 
 def test_a_lost_one_is_red_by_name_and_the_other_keeps_its_rows(tmp_path: Path) -> None:
     lost = outcome("ref-neo", 2, trouble="pytest ended with signal 9:\nits output")
     assert write_shards(tmp_path, [lost, outcome("ref-llama", 1)], SELECTED)
     merged = merge_folder(tmp_path)
-    assert {name: row["verdict"] for name, row in merged.rows.items()} == {
+    assert {name: result.word for name, result in merged.results.items()} == {
         "ref-llama-fp8_e4m3-B": "pass",
         "ref-llama-te_mxfp8-B": "skipped",
         "ref-neo-fp8_e4m3-B": "CRASH",
@@ -56,7 +56,7 @@ def test_a_lost_one_of_which_nothing_was_selected_is_red_too(tmp_path: Path) -> 
 
 def test_one_whose_workers_all_died_is_lost_and_says_what_failed(tmp_path: Path) -> None:
     """It came back, with nothing: the driver knows what there was to run."""
-    empty = build_shard(2, selected=(), rows=(), exit_status=5, failures={"collection": "no worker lived"})
+    empty = build_shard(2, selected=(), results=(), exit_status=5, failures={"collection": "no worker lived"})
     two = Outcome(model="ref-neo", shard=2, node="n (1)", seconds=1.0, text=encode(empty), trouble="")
     assert write_shards(tmp_path, [two, outcome("ref-llama", 1)], SELECTED)
     merged = merge_folder(tmp_path)
@@ -66,7 +66,7 @@ def test_one_whose_workers_all_died_is_lost_and_says_what_failed(tmp_path: Path)
 
 
 def test_one_that_selected_less_is_lost(tmp_path: Path) -> None:
-    less = build_shard(1, selected=(CASES[0].id,), rows=build_shard(1).rows[:1])
+    less = build_shard(1, selected=(CASES[0].id,), results=build_shard(1).results[:1])
     one = Outcome(model="ref-llama", shard=1, node="n", seconds=1.0, text=encode(less), trouble="")
     assert write_shards(tmp_path, [one, outcome("ref-neo", 2)], SELECTED)
     assert set(merge_folder(tmp_path).red) == set(SELECTED["ref-llama"])

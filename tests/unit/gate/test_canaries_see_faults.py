@@ -66,10 +66,17 @@ EDITS = {
         ("*_fingerprints(record, baseline)", "*_fingerprints(record, record)", "weights-changed"),
         ("_same_corpus(record, baseline)", "_same_corpus(record, record)", "corpus"),
         ("_reference(record, baseline)", "_reference(record, record)", "reference-down"),
-        ("_conversion(record, baseline)", "_conversion(record, record)", "module-lost"),
+        ("_modules(record, baseline)", "_modules(record, record)", "module-lost"),
         ("_casts(record, baseline)", "_casts(record, record)", "weight-digest"),
         ("_drift(record, baseline)", "_drift(record, record)", "drift-down-elsewhere"),
-        ("_budget(record, budget)", "()", "kl-over"),
+        ("tuple(_budget(record, budget))", "()", "kl-over"),
+        ("(*own_samples, bits, *bounds)", "(bits, *bounds)", "argmax-alone"),
+        ("(*own_samples, bits, *bounds)", "(*own_samples, *bounds)", "update-idle"),
+        (
+            "Verdict(checks=(comparable,), alone=alone)",
+            "Verdict(checks=(comparable,), alone=())",
+            "update-budget-recipe",
+        ),
     ],
     f"{VERDICT}:_fingerprints": [
         ("| baseline.fingerprints.keys()", "", "tokens-missing"),
@@ -91,10 +98,12 @@ EDITS = {
             "weight-digest",
         ),
     ],
-    f"{VERDICT}:_conversion": [
+    f"{VERDICT}:_modules": [
         ("sorted(baseline.replaced.keys() - record.replaced.keys())", "[]", "module-lost"),
         ("sorted(record.replaced.keys() - baseline.replaced.keys())", "[]", "module-added"),
         ("if record.replaced[name] != baseline.replaced[name]", "if False", "role"),
+    ],
+    f"{VERDICT}:_bits": [
         ("record.bit_equal is not record.changes_bits", "True", "nothing-quantized"),
         ("if record.changes_bits is None:", "if not record.changes_bits:", "bits-changed"),
         ("record.bit_equal is not record.changes_bits", "not record.bit_equal", "no-bits-changed"),
@@ -102,7 +111,7 @@ EDITS = {
     f"{VERDICT}:_changed": [
         ("then = record.unconverted, baseline.unconverted", "then = {}, {}", "reason"),
     ],
-    f"{VERDICT}:_reference": [
+    f"{VERDICT}:_own_samples": [
         ("abs(z) <= bound", "z <= bound", "argmax"),
         ("abs(z) <= bound", "-z <= bound", "loss-above-entropy"),
         ("if record.self_sampled:", "if False:", "argmax-alone"),
@@ -253,24 +262,35 @@ EDITS = {
         ),
     ],
     f"{DECISION}:decide": [
-        ("alone.passed and not holds", "not holds", "update-budget"),
-        ("judge(record, None, budget)", "judge(record, None, Budget(kl=9.0, rise=9.0))", "update-budget-new"),
-        ("judge(record, accepted, budget)", "judge(record, record, budget)", "held-moved"),
-        ("and not exists", "", "new-only-there"),
+        ("verdict.acceptable and not holds", "not holds", "update-budget"),
+        (
+            "judge(record, accepted.record, budget)",
+            "judge(record, accepted.record, Budget(kl=9.0, rise=9.0))",
+            "update-budget-new",
+        ),
+        ("judge(record, accepted.record, budget)", "judge(record, record, budget)", "held-moved"),
+        ("and not accepted.exists", "", "new-only-there"),
         ("and not update.recentre", "", "recentre-moved"),
         ("and not holds", "", "update-same"),
-        ('word, write = "recentred", "accepted"', 'word, write = "recentred", "measured"', "recentre"),
+        (
+            'outcome, write = Outcome.RECENTRED, "accepted"',
+            'outcome, write = Outcome.RECENTRED, "measured"',
+            "recentre",
+        ),
     ],
-    f"{DECISION}:weigh": [
-        ("record, accepted, budget,", "record, record, budget,", "file-held"),
+    f"{DECISION}:read_accepted": [
+        ("Accepted(record=read(path))", "Accepted(record=None)", "file-held"),
+    ],
+    f"{VERDICT}:Verdict.acceptable": [
+        ("self.alone", "self.checks", "update"),
     ],
     f"{NOISE}:worst": [
         ('figures[f"{short}_median"] = max(', 'figures[f"{short}_median"] = min(', "noise-second"),
         ('figures[f"{short}_rms"] = max(', 'figures[f"{short}_rms"] = min(', "noise"),
         ('figures[f"{short}_max"] = max(', 'figures[f"{short}_max"] = min(', "noise-second"),
-        ('if trial["digests"] != record.digests:', "if False:", "noise-digests"),
-        ('if trial["failure"]:', "if False:", "noise-failure"),
-        ('[trial for trial in trials if not trial["unavailable"]]', "list(trials)", "noise-unavailable"),
+        ("if trial.digests != record.digests:", "if False:", "noise-digests"),
+        ("if trial.failure:", "if False:", "noise-failure"),
+        ("[trial for trial in trials if not trial.unavailable]", "list(trials)", "noise-unavailable"),
         ("in trials]\n", "in trials[:1]]\n", "noise"),
     ],
 }

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mxcheck.evaluation.noise import ENVIRONMENTS, Job, Trial, measure_noise
 
-from mxcheck.evaluation import noise
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.tokens import load_tokens
+from mxcheck.gate.noise import Trial
+from mxcheck.measure import noise
+from mxcheck.measure.noise import ENVIRONMENTS, Job, measure_noise
 from mxcheck.models.convert import convert
 from mxcheck.models.load import LoadedModel
 from mxcheck.models.recipe import Recipe, recipe

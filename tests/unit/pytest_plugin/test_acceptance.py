@@ -13,7 +13,8 @@ from syrupy.assertion import SnapshotAssertion
 from mxcheck.gate.baseline import encode, read
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.record import Noise, Record
-from mxcheck.pytest_plugin.acceptance import Outcome, settle
+from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.pytest_plugin.acceptance import settle
 
 ACCEPTED = build_record()
 SAME = build_record(noise=None)
@@ -22,8 +23,14 @@ MOVED = build_record(noise=None, sequence_losses=[loss - 1e-3 for loss in ACCEPT
 OVER = replace(MOVED, kl=2.0)
 MEASURED = replace(NOISE, environments=["measured now"])
 COMMAND = "pytest --snapshot-update"
+BUDGET = Budget(kl=1.0, rise=1.0)
 
-Settle = Callable[..., Outcome]
+Settle = Callable[..., CaseResult]
+
+
+def ended(outcome: Outcome) -> CaseResult:
+    """The end of what moved: stored, with nothing to say and nothing that it drifted from."""
+    return CaseResult(case=MOVED.case, outcome=outcome, record=MOVED, budget=BUDGET)
 
 
 @pytest.fixture
@@ -47,12 +54,12 @@ def held(snapshot: SnapshotAssertion) -> Settle:
         new_only: bool = False,
         recentre: bool = False,
         measure_noise: Callable[[], Noise] = lambda: pytest.fail("no noise was to be measured"),
-    ) -> Outcome:
+    ) -> CaseResult:
         return settle(
             record,
             path=path,
             target=target or path,
-            budget=Budget(kl=1.0, rise=1.0),
+            budget=BUDGET,
             snapshot=SnapshotAssertion(
                 session=snapshot.session,
                 extension_class=snapshot.extension_class,
@@ -69,10 +76,10 @@ def held(snapshot: SnapshotAssertion) -> Settle:
 
 
 def test_what_is_as_accepted_passes(held: Settle, path: Path) -> None:
-    outcome = held(NEAR, path)
-    assert (outcome.verdict, outcome.message) == ("pass", "")
-    assert outcome.drift is not None
-    assert outcome.drift.max == pytest.approx(5e-10, rel=1e-3)
+    result = held(NEAR, path)
+    assert (result.word, result.message) == ("pass", "")
+    assert result.drift is not None
+    assert result.drift.max == pytest.approx(5e-10, rel=1e-3)
 
 
 @pytest.mark.parametrize("options", [{}, {"new_only": True}, {"update": True, "recentre": True}])
@@ -80,22 +87,24 @@ def test_what_moved_is_red_and_the_file_is_left_alone(
     held: Settle, path: Path, options: dict[str, bool]
 ) -> None:
     before = path.read_bytes()
-    outcome = held(MOVED, path, **options)
-    assert outcome.verdict == "FAIL step 6"
-    assert "step 6 (drift)" in outcome.message
-    assert COMMAND in outcome.message
+    result = held(MOVED, path, **options)
+    assert result.word == "FAIL step 6"
+    assert "step 6 (drift)" in result.message
+    assert COMMAND in result.message
     assert path.read_bytes() == before
 
 
 def test_an_update_stores_it_with_the_noise_that_was_measured(held: Settle, path: Path) -> None:
-    assert held(MOVED, path, update=True, measure_noise=lambda: MEASURED) == Outcome(verdict="updated")
+    result = held(MOVED, path, update=True, measure_noise=lambda: MEASURED)
+    assert result == ended(Outcome.UPDATED)
     assert read(path) == replace(MOVED, noise=MEASURED)
 
 
 @pytest.mark.parametrize("options", [{"update": True}, {"new_only": True}])
 def test_what_is_missing_is_accepted(held: Settle, tmp_path: Path, options: dict[str, bool]) -> None:
     path = tmp_path / "new" / "case.json"
-    assert held(MOVED, path, **options, measure_noise=lambda: MEASURED) == Outcome(verdict="accepted")
+    result = held(MOVED, path, **options, measure_noise=lambda: MEASURED)
+    assert result == ended(Outcome.ACCEPTED)
     assert read(path) == replace(MOVED, noise=MEASURED)
 
 
@@ -103,15 +112,15 @@ def test_what_changed_on_another_device_goes_to_its_own_file(
     held: Settle, path: Path, tmp_path: Path
 ) -> None:
     before, target = path.read_bytes(), tmp_path / "case@cuda-sm90.json"
-    outcome = held(MOVED, path, target=target, update=True, measure_noise=lambda: MEASURED)
-    assert outcome.verdict == "accepted"
+    result = held(MOVED, path, target=target, update=True, measure_noise=lambda: MEASURED)
+    assert result.word == "accepted"
     assert read(target).sequence_losses == MOVED.sequence_losses
     assert path.read_bytes() == before
 
 
 def test_an_update_leaves_what_is_within_tolerance(held: Settle, path: Path) -> None:
     before = path.read_bytes()
-    assert held(NEAR, path, update=True).verdict == "pass"
+    assert held(NEAR, path, update=True).word == "pass"
     assert path.read_bytes() == before
 
 
@@ -122,30 +131,30 @@ def test_what_breaks_its_budget_is_never_accepted(
 ) -> None:
     before = path.read_bytes()
     path = path if there else path.with_name("another.json")
-    outcome = held(OVER, path, **options)
-    assert outcome.verdict == ("FAIL step 5,6" if there else "FAIL step 5")
-    assert COMMAND not in outcome.message
+    result = held(OVER, path, **options)
+    assert result.word == ("FAIL step 5,6" if there else "FAIL step 5")
+    assert COMMAND not in result.message
     assert path.exists() is there
     assert not there or path.read_bytes() == before
 
 
 def test_recentring_keeps_the_noise(held: Settle, path: Path) -> None:
-    assert held(NEAR, path, update=True, recentre=True).verdict == "recentred"
+    assert held(NEAR, path, update=True, recentre=True).word == "recentred"
     assert read(path) == replace(NEAR, noise=ACCEPTED.noise)
 
 
 def test_no_file_and_a_file_that_is_none_are_red(held: Settle, path: Path) -> None:
     missing = held(SAME, path.with_name("another.json"))
-    assert missing.verdict == "FAIL missing"
+    assert missing.word == "FAIL missing"
     assert missing.message.startswith("ref-llama-fp8_e4m3-B: no accepted baseline at ")
     assert missing.message.endswith(f"; accept with: {COMMAND}")
     path.write_text("{}", encoding="utf-8")
     corrupt = held(SAME, path)
-    assert corrupt.verdict == "FAIL corrupt"
+    assert corrupt.word == "FAIL corrupt"
     assert "format version None" in corrupt.message
 
 
 def test_another_model_s_file_is_red(held: Settle, path: Path) -> None:
-    outcome = held(replace(SAME, model="ref-moe"), path)
-    assert outcome.verdict == "FAIL step 1"
-    assert "another case: model is ref-moe, accepted ref-llama" in outcome.message
+    result = held(replace(SAME, model="ref-moe"), path)
+    assert result.word == "FAIL step 1"
+    assert "another case: model is ref-moe, accepted ref-llama" in result.message

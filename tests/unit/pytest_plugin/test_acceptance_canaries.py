@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.session import GateSession
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.sensitivity.fault import Fault, Setting, applied
@@ -32,8 +33,10 @@ def test_every_case_is_red_in_one_line(
         session = GateSession(configure(), settings, [], tmp_path)
     assert len(settings.cases) == 2
     for case in settings.cases:
-        row, message = session.hold(case, snapshot)
-        assert row == {"id": case.id, "verdict": "ERROR", "reason": message.removeprefix(f"{case.id}: ")}
+        result = session.hold(case, snapshot)
+        message = result.message
+        reason = message.removeprefix(f"{case.id}: ")
+        assert result == CaseResult(case=case, outcome=Outcome.ERROR, reason=reason, message=message)
         assert message.startswith(f"{case.id}: the gate misjudges canary drift-up: ")
         assert "expected step 6 to fail, nothing did" in message
         assert "mxcheck itself is broken" in message
@@ -47,6 +50,6 @@ def test_a_sound_gate_goes_on_to_the_case(
     settings = lay("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-sequence-length", "999")
     session = GateSession(configure(), settings, [], tmp_path)
     (case,) = settings.cases
-    _, message = session.hold(case, snapshot)
+    message = session.hold(case, snapshot).message
     assert "canary" not in message
     assert "--mx-sequence-length 999" in message

@@ -8,8 +8,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
-from mxcheck.pytest_plugin.on_device import allocator_share
 
+from mxcheck.measure.on_device import allocator_share
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.leasing import (
     Leasing,
@@ -126,13 +126,26 @@ def test_taken_whole_and_given_back(leasing: Leasing, lay: Lay, tmp_path: Path) 
     ledger = Ledger(tmp_path / "leases")
     known = estimated(lay(), "ref-llama")
     assert known is not None
-    lease, (device,) = leasing.take("ref-llama", known, on_gpu=False)
+    assert leasing.take("ref-llama", device="cpu", whole=False) == {0: known.bytes_needed}
+    lease = leasing.lease
+    assert lease is not None
     assert (lease.bytes_of, lease.slots_of) == ({"cpu": known.bytes_needed}, {"cpu": threads()})
     assert (ledger.leases(), leasing.names) == ([lease], ["cpu"])
     leasing.give_back()
     assert (leasing.lease, leasing.names, ledger.leases()) == (None, [], [])
     leasing.give_back()  # once more does nothing
-    lease, _ = leasing.take("ref-llama", known, on_gpu=False, whole=True)
-    assert lease.slots_of == {"cpu": device.slots}
+    leasing.take("ref-llama", device="cpu", whole=True)
+    assert leasing.lease is not None
+    assert leasing.lease.slots_of == {"cpu": cores()}
     leasing.close()
     assert ledger.leases() == []
+
+
+def test_a_model_of_which_nothing_is_known_had_its_devices_whole(
+    lay: Lay, configure: Callable[..., pytest.Config], tmp_path: Path
+) -> None:
+    models = ("--mx-models", "ref-llama,some/model", "--mx-leases", str(tmp_path / "leases"))
+    leasing = Leasing(configure(), lay(*models), tell=lambda *_: None, twice=False)
+    assert leasing.can_give_more("ref-llama")
+    assert not leasing.can_give_more("some--model")
+    leasing.close()

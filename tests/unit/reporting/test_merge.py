@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_shards import BASIS, CASES, build_row, build_shard, other_basis, put, red_shard
+from sample_shards import BASIS, CASES, build_result, build_shard, other_basis, put, red_shard
 
+from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.reporting.merge import Merged, merge_folder
 from mxcheck.reporting.shards import ShardRun
 
@@ -23,8 +24,8 @@ def test_all_green(tmp_path: Path) -> None:
     found = merged(tmp_path, build_shard(2), build_shard(1))  # whatever order the files are found in
     assert found.green
     assert [shard.index for shard in found.shards] == [1, 2]
-    assert list(found.rows) == [case.id for case in CASES]
-    assert found.cases == CASES
+    assert list(found.results) == [case.id for case in CASES]
+    assert [result.case for result in found.results.values()] == list(CASES)
     assert (found.red, found.failures, found.troubles) == ({}, {}, ())
 
 
@@ -45,9 +46,10 @@ def test_a_red_row_is_red_whatever_pytest_said(tmp_path: Path) -> None:
 
 
 def test_a_selected_case_without_a_row_is_red_and_named(tmp_path: Path) -> None:
-    found = merged(tmp_path, build_shard(1, rows=(build_row(CASES[0]),)), build_shard(2))
+    found = merged(tmp_path, build_shard(1, results=(build_result(CASES[0]),)), build_shard(2))
     name = CASES[1].id
-    assert found.rows[name]["verdict"] == "NO ROW"
+    assert found.results[name].word == "NO ROW"
+    assert found.results[name].case == CASES[1]
     assert found.red == {name: f"{name}: selected in shard 1/2, and has no row: never ran"}
 
 
@@ -83,26 +85,26 @@ def test_an_interrupted_shard_is_red_for_that_too(tmp_path: Path) -> None:
 
 def test_a_part_that_a_selection_leaves_empty_is_green(tmp_path: Path) -> None:
     basis = other_basis(selection="-k ref-llama")
-    empty = build_shard(2, basis=basis, selected=(), rows=(), exit_status=5)
+    empty = build_shard(2, basis=basis, selected=(), results=(), exit_status=5)
     found = merged(tmp_path, build_shard(1, basis=basis), empty)
     assert found.green
-    assert list(found.rows) == [case.id for case in CASES[:2]]
+    assert list(found.results) == [case.id for case in CASES[:2]]
 
 
 def test_a_part_that_lacks_cases_though_nothing_leaves_them_out_is_red(tmp_path: Path) -> None:
     """As a `collect_ignore` of one machine's conftest.py has it: pytest calls it 'no tests ran'."""
-    none = build_shard(2, selected=(), rows=(), exit_status=5)
+    none = build_shard(2, selected=(), results=(), exit_status=5)
     found = merged(tmp_path / "none", build_shard(1), none)
     (trouble,) = found.troubles
     assert trouble.startswith("shard 2/2: 2 of the 2 cases of its part were not selected, though no option ")
     assert f"(such as {CASES[2].id})" in trouble
-    some = build_shard(2, selected=(CASES[2].id,), rows=(build_row(CASES[2]),))
+    some = build_shard(2, selected=(CASES[2].id,), results=(build_result(CASES[2]),))
     assert "1 of the 2 cases of its part" in merged(tmp_path / "some", build_shard(1), some).troubles[0]
 
 
 def test_a_run_without_any_case_is_red(tmp_path: Path) -> None:
     basis = other_basis(selection="-k nothing")
-    empty = [build_shard(index, basis=basis, selected=(), rows=(), exit_status=5) for index in (1, 2)]
+    empty = [build_shard(index, basis=basis, selected=(), results=(), exit_status=5) for index in (1, 2)]
     found = merged(tmp_path, *empty)
     assert found.troubles == ("no case was selected in any shard (-k nothing)",)
     assert not found.green
@@ -121,11 +123,11 @@ def test_a_run_without_any_case_is_red(tmp_path: Path) -> None:
             ["shards of runs in 2 parts (", "3 parts (", "remove those of the other run"],
         ),
         (
-            [build_shard(1), build_shard(2, part=(CASES[0].id,), selected=(), rows=())],
+            [build_shard(1), build_shard(2, part=(CASES[0].id,), selected=(), results=())],
             [f"{CASES[0].id} is part of 2 of the shards", "must be of one"],
         ),
         (
-            [build_shard(1), build_shard(2, part=(CASES[2].id,), selected=(), rows=())],
+            [build_shard(1), build_shard(2, part=(CASES[2].id,), selected=(), results=())],
             [f"{CASES[3].id} is part of 0 of the shards"],
         ),
         (
@@ -193,9 +195,10 @@ def test_every_field_of_the_basis_is_compared(tmp_path: Path) -> None:
 
 
 def on_device(shard: ShardRun, device: str) -> ShardRun:
-    first, *others = shard.rows
-    record = {**first["record"], "environment": {"device": device}}
-    return replace(shard, rows=({**first, "record": record}, *others))
+    first, *others = shard.results
+    assert first.record is not None
+    record = replace(first.record, environment={"device": device})
+    return replace(shard, results=(replace(first, record=record), *others))
 
 
 def test_shards_on_a_gpu_and_on_the_cpu_are_refused(tmp_path: Path) -> None:
@@ -212,9 +215,11 @@ def test_shards_on_a_gpu_and_on_the_cpu_are_refused(tmp_path: Path) -> None:
 
 def test_a_run_that_measured_nothing_is_red(tmp_path: Path) -> None:
     def skipped(index: int) -> ShardRun:
-        names = build_shard(index).selected
-        rows = [{"id": name, "verdict": "skipped", "reason": "no GPU"} for name in names]
-        return build_shard(index, rows=tuple(rows))
+        results = [
+            CaseResult(case=result.case, outcome=Outcome.SKIPPED, reason="no GPU")
+            for result in build_shard(index).results
+        ]
+        return build_shard(index, results=tuple(results))
 
     found = merged(tmp_path / "all", skipped(1), skipped(2))
     assert found.troubles == ("every selected case was skipped: nothing was measured",)

@@ -7,12 +7,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from sample_shards import CASES, build_row, build_shard, other_basis, put, red_shard
+from sample_shards import CASES, build_result, build_shard, other_basis, put, red_shard
 
 from mxcheck.reporting.merge import Merged, merge_folder
 from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text, verdict_line
 from mxcheck.reporting.shards import ShardRun
-from mxcheck.reporting.table import render, results_table, row_of, skipped_lines
+from mxcheck.reporting.table import render, results_table, skipped_lines
 
 
 def merged(folder: Path, *shards: ShardRun) -> Merged:
@@ -28,7 +28,8 @@ def test_a_green_verdict(tmp_path: Path) -> None:
 def test_what_is_red_is_counted(tmp_path: Path) -> None:
     basis = other_basis(changes="a" * 16, commit="no commit known to git", selection="-m fp8_e4m3")
     one = replace(red_shard(1), basis=basis, failures={"test_order": "reversed"})
-    two = build_shard(2, basis=basis, selected=(CASES[2].id,), rows=(build_row(CASES[2]),), exit_status=3)
+    some = {"selected": (CASES[2].id,), "results": (build_result(CASES[2]),)}
+    two = build_shard(2, basis=basis, exit_status=3, **some)
     assert verdict_line(merged(tmp_path, one, two)) == (
         "red: 3 cases: 1 FAIL step 4, 1 skipped, 1 pass; 1 not selected; 1 other failure; "
         "shard 2/2: pytest ended with 3 (internal error); 2 shards; "
@@ -39,7 +40,7 @@ def test_what_is_red_is_counted(tmp_path: Path) -> None:
 def test_the_text_has_the_table_of_one_run_and_then_what_is_red(tmp_path: Path) -> None:
     two = build_shard(2, failures={"test_order": "reversed"}, exit_status=2)
     found = merged(tmp_path, red_shard(1), two)
-    rows = [row_of(case, found.rows[case.id]) for case in CASES]
+    rows = [found.results[case.id] for case in CASES]
     shown = text(found, color=False)
     table = render(results_table(rows), color=False)
     assert shown.startswith(table + "".join(f"{line}\n" for line in skipped_lines(rows)))
@@ -96,7 +97,7 @@ def test_many_long_messages_fit_a_job_summary(tmp_path: Path) -> None:
 
 def test_json_is_what_one_run_writes(tmp_path: Path) -> None:
     found = merged(tmp_path, build_shard(1), build_shard(2))
-    assert json.loads(as_json(found)) == [build_row(case) for case in CASES]
+    assert json.loads(as_json(found)) == [build_result(case).as_dict() for case in CASES]
 
 
 def test_what_could_not_be_joined_is_red_in_markdown_too() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_shards import CASES, build_row, build_shard, put, red_shard
+from sample_shards import CASES, build_result, build_shard, put, red_shard
 
 from mxcheck.reporting.shards import FORMAT_VERSION, encode, file_name, find, read
 
@@ -21,11 +22,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_numbers_keep_every_bit(tmp_path: Path) -> None:
-    row = build_row(CASES[0])
-    row["drift"] |= {"rms": 0.1 + 0.2, "max": float("inf")}
-    shard = build_shard(1, rows=(row, build_row(CASES[1])))
+    first = build_result(CASES[0])
+    assert first.drift is not None
+    first = replace(first, drift=replace(first.drift, rms=0.1 + 0.2, max=float("inf")))
+    shard = build_shard(1, results=(first, build_result(CASES[1])))
     (path,) = put(tmp_path, shard)
-    assert read(path).rows == shard.rows
+    assert read(path).results == shard.results
 
 
 def test_files_are_found_at_any_depth(tmp_path: Path) -> None:
@@ -37,45 +39,59 @@ def test_files_are_found_at_any_depth(tmp_path: Path) -> None:
 Data = dict[str, Any]
 
 
+def _as_another_case(data: Data) -> None:
+    """Two cases may write one name: here, of a model that is called as another and a precision are."""
+    model = f"{CASES[1].model}-{CASES[1].precision}"
+    data["results"][1]["case"] |= {"model": model, "precision": CASES[1].tier, "tier": None}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda data: data.pop("rows"), "has no 'rows'"),
-        (lambda data: data.update(rows=3), "rows must be list, got 3"),
+        (lambda data: data.pop("results"), "has no 'results'"),
+        (lambda data: data.update(results=3), "results must be list, got 3"),
         (lambda data: data.update(exit_status=True), "exit_status must be int, got True"),
         (lambda data: data.update(index=3), "it is shard 3/2"),
         (lambda data: data["basis"].pop("commit"), "missing 1 required keyword-only argument: 'commit'"),
         (lambda data: data["cases"].append(data["cases"][0]), "cases names a case twice"),
         (lambda data: data["part"].append("ref-moe-fp32"), "part has 'ref-moe-fp32', which is none of its"),
         (lambda data: data["selected"].append(CASES[2].id), "which is none of its cases"),
-        (lambda data: data["rows"].append(data["rows"][0]), "rows names a case twice"),
-        (lambda data: data["rows"].append("row"), "string indices"),
-        (lambda data: data["rows"][0].pop("verdict"), "has no 'verdict'"),
-        (lambda data: data["rows"][0].update(verdict=None), f"the verdict of {CASES[0].id} is None"),
-        (lambda data: data["rows"][0]["record"].pop("kl"), "missing fields: ['kl']"),
-        (lambda data: data["rows"][0]["budget"].pop("kl"), "missing 1 required keyword-only argument: 'kl'"),
-        (lambda data: data.update(messages={CASES[0].id: 1}), f"the message of {CASES[0].id} is 1"),
-        (lambda data: data["rows"][0].update(record=[1]), "a record must be a dict, got [1]"),
+        (lambda data: data["results"].append(data["results"][0]), "results names a case twice"),
+        (lambda data: data["results"].append("row"), "a result must be a dict, got 'row'"),
+        (lambda data: data["results"][0].pop("outcome"), "has no 'outcome'"),
+        (lambda data: data["results"][0].update(outcome=None), "outcome must be str, got None"),
+        (lambda data: data["results"][0]["record"].pop("kl"), "missing fields: ['kl']"),
         (
-            lambda data: data["rows"][0]["record"].update(sequence_losses=3),
+            lambda data: data["results"][0]["budget"].pop("kl"),
+            "missing 1 required keyword-only argument: 'kl'",
+        ),
+        (lambda data: data.update(messages={CASES[0].id: 1}), f"the message of {CASES[0].id} is 1"),
+        (lambda data: data["results"][0].update(record=[1]), "a record must be a dict, got [1]"),
+        (
+            lambda data: data["results"][0]["record"].update(sequence_losses=3),
             "sequence_losses must be list, got 3",
         ),
-        (lambda data: data["rows"][0]["record"].update(sequence_losses=["x"]), ""),
-        (lambda data: data["rows"][0]["record"].update(replaced=3), "replaced must be dict, got 3"),
-        (lambda data: data["rows"][0]["record"].update(environment=[]), "environment must be dict, got []"),
+        (lambda data: data["results"][0]["record"].update(sequence_losses=["x"]), ""),
+        (lambda data: data["results"][0]["record"].update(replaced=3), "replaced must be dict, got 3"),
         (
-            lambda data: data["rows"][0]["record"].update(perplexity="x"),
+            lambda data: data["results"][0]["record"].update(environment=[]),
+            "environment must be dict, got []",
+        ),
+        (
+            lambda data: data["results"][0]["record"].update(perplexity="x"),
             "perplexity must be float or int, got 'x'",
         ),
-        (lambda data: data["rows"][0]["record"].update(original_bytes=0), "division by zero"),
-        (lambda data: data["rows"][0]["budget"].update(kl="a"), "unsupported operand"),
-        (lambda data: data["rows"][0]["drift"].update(rms=[]), "unsupported format string"),
-        (lambda data: data["rows"][1].update(reason=3), f"the reason of {CASES[1].id} is 3"),
+        (lambda data: data["results"][0]["record"].update(original_bytes=0), "division by zero"),
+        (lambda data: data["results"][0]["budget"].update(kl="a"), "kl of budget must be a number, got 'a'"),
+        (lambda data: data["results"][0]["drift"].update(rms=[]), "rms of drift must be a number, got []"),
+        (lambda data: data["results"][1].update(reason=3), "reason must be str, got 3"),
         (lambda data: data["basis"].update(selection={}), "selection of basis must be str, got {}"),
-        (lambda data: data["rows"].__setitem__(0, [1]), "list indices"),
+        (lambda data: data["results"].__setitem__(0, [1]), "a result must be a dict, got [1]"),
         (lambda data: data["selected"].append([1]), "unhashable"),
+        (lambda data: data["cases"][0].update(kind="engine"), "a case of kind engine has a subject"),
+        (_as_another_case, f"the result of {CASES[1].id} is one of another case of that name"),
     ],
-    ids=range(28),
+    ids=range(30),
 )
 def test_what_contradicts_itself_is_refused(
     tmp_path: Path, change: Callable[[Data], object], words: str

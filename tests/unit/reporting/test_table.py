@@ -11,35 +11,50 @@ import pytest
 from sample_record import build_record
 
 from mxcheck.gate.budget import Budget
+from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
+from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.verdict import Check
 from mxcheck.models.ladder import LADDER, MX, TIERS
 from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.reporting.table import Row, percent_change, render, results_table, skipped_lines
+from mxcheck.reporting.table import percent_change, render, results_table, skipped_lines
 
 BUDGET = Budget(kl=0.004, rise=1.0)
 DRIFT = Drift(median=1e-5, rms=1.23e-4, max=1.0, median_bound=1.0, rms_bound=1.0, max_bound=1.0)
-ROW = Row(
-    model="ref-llama",
-    precision="fp8_e4m3",
-    tier="B",
-    verdict="pass",
+ROW = CaseResult(
+    case=Case(model="ref-llama", precision="fp8_e4m3", tier="B"),
+    outcome=Outcome.PASSED,
     record=build_record(),
     budget=BUDGET,
     drift=DRIFT,
 )
+CHECKPOINT = {"kind": "checkpoint", "precision": "", "tier": None, "subject": "my-fp8"}
 COLUMNS = [
     *("model", "precision", "tier", "perplexity", "cross-ent.", "entropy", "change_%_±_SE"),
     *("KL", "top-1_%", "weights", "budget", "drift", "verdict"),
 ]
 
 
-def cells(row: Row) -> dict[str, str]:
+def changed(row: CaseResult, **changes: Any) -> CaseResult:
+    """The row with other fields, of its case too."""
+    of_case = {name: changes.pop(name) for name in list(changes) if name in Case.__slots__}
+    return replace(row, case=replace(row.case, **of_case), **changes)
+
+
+def ended(row: CaseResult, word: str) -> CaseResult:
+    """The row with another verdict, in the table's word."""
+    name, _, steps = word.partition(" step ")
+    failures = [Check(step=int(step), key="", passed=False, message="") for step in steps.split(",") if step]
+    return replace(row, outcome=Outcome(name), failures=tuple(failures))
+
+
+def cells(row: CaseResult) -> dict[str, str]:
     """One row's cells by the column's name."""
     table = results_table([row])
     return {str(column.header).replace(" ", "_"): str(next(iter(column.cells))) for column in table.columns}
 
 
-def text(*rows: Row, color: bool = False) -> str:
+def text(*rows: CaseResult, color: bool = False) -> str:
     return render(results_table(rows), color=color)
 
 
@@ -91,6 +106,10 @@ def test_cells() -> None:
         pytest.param({"record": build_record(weight_bytes=131_072)}, "weights", "100%", id="as-loaded"),
         pytest.param({"record": build_record(weight_bytes=17_408)}, "weights", "13%", id="4.25-bits"),
         pytest.param({"budget": None}, "budget", "", id="no-budget"),
+        pytest.param(CHECKPOINT, "precision", "checkpoint.my-fp8", id="checkpoint"),
+        pytest.param(CHECKPOINT, "tier", "", id="checkpoint-has-no-tier"),
+        pytest.param({"kind": "training"}, "precision", "training.fp8_e4m3-B", id="training"),
+        pytest.param({"kind": "training", "options": ("x",)}, "tier", "x", id="training-with-option"),
         pytest.param({"budget": Budget(kl=0.0, rise=0.0)}, "budget", "-", id="budget-of-zero"),
         pytest.param({"budget": Budget(kl=0.0005, rise=0.0)}, "budget", "200%", id="over-budget"),
         pytest.param({"drift": None}, "drift", "", id="no-baseline"),
@@ -98,7 +117,7 @@ def test_cells() -> None:
     ],
 )
 def test_a_cell(changes: dict[str, Any], column: str, cell: str) -> None:
-    assert cells(replace(ROW, **changes))[column] == cell
+    assert cells(changed(ROW, **changes))[column] == cell
 
 
 def test_percent_carries_the_error_through_the_exponential() -> None:
@@ -111,29 +130,24 @@ def test_percent_carries_the_error_through_the_exponential() -> None:
 
 
 def test_a_case_that_ended_before_it_measured_has_only_names_and_a_verdict() -> None:
-    row = cells(Row(model="ref-moe", precision="mxint8", tier="A", verdict="CRASH"))
+    row = cells(_crash())
     assert {name: cell for name, cell in row.items() if cell} == {
         "model": "ref-moe",
         "precision": "mxint8",
         "tier": "A",
         "verdict": "CRASH",
     }
-    assert re.search(r"ref-moe +mxint8 +A +CRASH", text(ROW, replace(ROW, model="ref-moe"), _crash()))
+    assert re.search(r"ref-moe +mxint8 +A +CRASH", text(ROW, changed(ROW, model="ref-moe"), _crash()))
 
 
-def _crash() -> Row:
-    return Row(model="ref-moe", precision="mxint8", tier="A", verdict="CRASH")
+def _crash() -> CaseResult:
+    return CaseResult(case=Case(model="ref-moe", precision="mxint8", tier="A"), outcome=Outcome.CRASHED)
 
 
-VERDICTS = (
-    "pass",
-    "accepted",
-    "updated",
-    "recentred",
-    "FAIL step 4,5,6",
-    "FAIL corrupt",
-    "FAIL missing",
-    "CRASH",
+VERDICTS = tuple(
+    "FAIL step 4,5,6" if outcome is Outcome.FAILED else outcome.value
+    for outcome in Outcome
+    if outcome is not Outcome.SKIPPED
 )
 LARGE = build_record(
     perplexity=12345.678,
@@ -145,7 +159,7 @@ LARGE = build_record(
 )
 
 
-def assert_whole(output: str, rows: list[Row]) -> None:
+def assert_whole(output: str, rows: list[CaseResult]) -> None:
     """Each row is one line that holds every one of its cells, and the header every column."""
     assert "…" not in output
     lines = [" ".join(line.split()) for line in output.splitlines()]
@@ -157,16 +171,11 @@ def assert_whole(output: str, rows: list[Row]) -> None:
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_no_figure_is_folded_or_cut(verdict: str) -> None:
     rows = [
-        Row(
-            model=max(REFERENCE_MODELS, key=len),
-            precision=max(LADDER, key=len),
-            tier="B",
-            verdict=verdict,
-            record=build_record(),
-            budget=BUDGET,
-            drift=DRIFT,
+        ended(
+            changed(ROW, model=max(REFERENCE_MODELS, key=len), precision=max(LADDER, key=len)),
+            verdict,
         ),
-        replace(ROW, verdict=verdict),
+        ended(ROW, verdict),
         _crash(),
     ]
     output = text(*rows)
@@ -183,7 +192,8 @@ def test_no_figure_is_folded_or_cut(verdict: str) -> None:
     ],
 )
 def test_nor_where_the_table_is_wider(changes: dict[str, Any]) -> None:
-    rows = [replace(ROW, **{"verdict": "FAIL step 4,5,6", **changes})]
+    others = {name: value for name, value in changes.items() if name != "verdict"}
+    rows = [ended(changed(ROW, **others), changes.get("verdict", "FAIL step 4,5,6"))]
     assert_whole(text(*rows), rows)
 
 
@@ -197,7 +207,7 @@ def test_a_ruined_model_is_still_a_row() -> None:
 def test_a_table_is_no_wider_than_it_needs_to_be() -> None:
     """A wide terminal has 132 columns, and shows the MX formats of our models in them."""
     rows = [
-        replace(ROW, model=model, precision=precision, tier=tier)
+        changed(ROW, model=model, precision=precision, tier=tier)
         for model in REFERENCE_MODELS
         for precision in MX
         for tier in TIERS
@@ -209,16 +219,16 @@ def test_a_table_is_no_wider_than_it_needs_to_be() -> None:
 def test_only_what_is_not_good_is_red(verdict: str) -> None:
     red = "\x1b[1;31m"
     good = verdict in ("pass", "accepted", "updated", "recentred")
-    assert (red in text(replace(ROW, verdict=verdict), color=True)) is not good
+    assert (red in text(ended(ROW, verdict), color=True)) is not good
 
 
 def test_without_colour_there_are_no_escapes() -> None:
-    assert "\x1b" not in text(replace(ROW, verdict="CRASH"))
+    assert "\x1b" not in text(ended(ROW, "CRASH"))
 
 
 def test_rows_keep_their_order_and_models_are_set_apart() -> None:
     names = ["ref-neo", "ref-neo", "ref-llama", "ref-moe"]
-    table = results_table([replace(ROW, model=name) for name in names])
+    table = results_table([changed(ROW, model=name) for name in names])
     assert list(table.columns[0].cells) == names
     assert [row.end_section for row in table.rows] == [False, True, True, False]
 
@@ -235,8 +245,9 @@ def test_no_rows() -> None:
     assert "perplexity" in text()
 
 
-def skipped(model: str, precision: str, tier: str, reason: str) -> Row:
-    return Row(model=model, precision=precision, tier=tier, verdict="skipped", reason=reason)
+def skipped(model: str, precision: str, tier: str, reason: str) -> CaseResult:
+    case = Case(model=model, precision=precision, tier=tier)
+    return CaseResult(case=case, outcome=Outcome.SKIPPED, reason=reason)
 
 
 def test_skipped_cases_are_one_line_a_reason() -> None:

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.baseline import read
+from mxcheck.gate.budget import Budget
+from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
+from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.verdict import Check
 from mxcheck.sensitivity.false_alarms import summarise
 
 BASELINES = Path(__file__).parents[3] / "baselines"
@@ -30,9 +34,22 @@ def summary(folder: Path, *rows: dict[str, Any], code: int = 0, **options: Any) 
     return summarise(path, BASELINES, **options)
 
 
-def row(record: Record, verdict: str = "pass") -> dict[str, Any]:
-    budget = {"kl": 0.023, "rise": 0.023}
-    return {"id": record.id, "verdict": verdict, "record": record.as_dict(), "budget": budget}
+def row(record: Record, *failures: Check) -> dict[str, Any]:
+    outcome = Outcome.FAILED if failures else Outcome.PASSED
+    return CaseResult(
+        case=record.case,
+        outcome=outcome,
+        failures=failures,
+        record=record,
+        budget=Budget(kl=0.023, rise=0.023),
+    ).as_dict()
+
+
+def without_figures(
+    precision: str, tier: str, outcome: Outcome, reason: str = "", model: str = "ref-llama"
+) -> dict[str, Any]:
+    case = Case(model=model, precision=precision, tier=tier)
+    return CaseResult(case=case, outcome=outcome, reason=reason).as_dict()
 
 
 def test_nothing_moved(tmp_path: Path, accepted: Record) -> None:
@@ -74,9 +91,9 @@ def test_machines_are_told_apart(tmp_path: Path, accepted: Record) -> None:
 
 def test_what_is_really_broken_there_is_a_true_alarm(tmp_path: Path) -> None:
     rows = [
-        {"id": "ref-llama-bnb_int8-A", "verdict": "ERROR", "reason": "it multiplies wrongly here"},
-        {"id": "ref-llama-bnb_int8-B", "verdict": "ERROR", "reason": "out of memory"},
-        {"id": "ref-llama-nvfp4-A", "verdict": "ERROR", "reason": "it multiplies wrongly here"},
+        without_figures("bnb_int8", "A", Outcome.ERROR, "it multiplies wrongly here"),
+        without_figures("bnb_int8", "B", Outcome.ERROR, "out of memory"),
+        without_figures("nvfp4", "A", Outcome.ERROR, "it multiplies wrongly here"),
     ]
     found = summary(tmp_path, *rows, code=1, breaks=BROKEN)
     assert found.true_alarms == {"ref-llama-bnb_int8-A": "torch is broken"}
@@ -84,7 +101,7 @@ def test_what_is_really_broken_there_is_a_true_alarm(tmp_path: Path) -> None:
 
 
 def test_what_the_run_said_counts_unless_it_is_judged_anew(tmp_path: Path, accepted: Record) -> None:
-    said = row(accepted, "FAIL step 6")
+    said = row(accepted, Check(step=6, key="losses", passed=False, message="moved"))
     assert summary(tmp_path, said, code=1).red == {"ref-llama-fp8_e4m3-B": "FAIL step 6"}
     assert summary(tmp_path, said, code=1, anew=True).red == {}
 
@@ -103,8 +120,8 @@ def test_a_missing_baseline_is_red(tmp_path: Path, accepted: Record) -> None:
 
 
 def test_skips_are_counted_and_errors_are_red(tmp_path: Path) -> None:
-    skipped = {"id": "ref-moe-bnb_int8-A", "verdict": "skipped", "reason": "experts only"}
-    broken = {"id": "ref-llama-bnb_int8-A", "verdict": "ERROR"}
+    skipped = without_figures("bnb_int8", "A", Outcome.SKIPPED, "experts only", "ref-moe")
+    broken = without_figures("bnb_int8", "A", Outcome.ERROR)
     found = summary(tmp_path, skipped, broken)
     assert (found.cases, found.skipped, found.alike) == (2, 1, 0)
     assert found.red == {"ref-llama-bnb_int8-A": "ERROR"}

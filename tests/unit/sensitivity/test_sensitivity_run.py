@@ -19,6 +19,9 @@ from sample_record import NOISE, build_record
 
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.budget import Budget
+from mxcheck.gate.case import Case
+from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.verdict import Check
 from mxcheck.sensitivity.children import Job, in_children, read_result
 from mxcheck.sensitivity.fault import Fault, Setting
 from mxcheck.sensitivity.judging import budget_sight, detection, drift_sight, kernel_sight, model_sight
@@ -34,6 +37,17 @@ FAULT = Fault(
     source="made up",
     changes=(Setting(target="mxcheck.gate.drift:NO_SUCH_NAME", value=float),),
 )
+
+
+def _result(outcome: Outcome, message: str = "", failures: tuple[Check, ...] = ()) -> CaseResult:
+    """The end of a case that measured nothing, or nothing that is looked at."""
+    case = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
+    return CaseResult(case=case, outcome=outcome, message=message, failures=failures)
+
+
+def _red(*steps: int) -> CaseResult:
+    failures = [Check(step=step, key="", passed=False, message="") for step in steps]
+    return _result(Outcome.FAILED, failures=tuple(failures))
 
 
 def _job(folder: Path, name: str, work: Callable[[], SuiteRun], limit: float = 60.0) -> Job:
@@ -66,7 +80,7 @@ def _sleeps() -> SuiteRun:
 
 def _works() -> SuiteRun:
     print("of no interest")  # noqa: T201
-    return SuiteRun(exit_code=1, rows=[{"id": "a", "verdict": "FAIL step 4"}], seconds=0.5)
+    return SuiteRun(exit_code=1, results=[_red(4)], seconds=0.5)
 
 
 def test_what_is_killed_from_outside_says_nothing_of_its_fault(tmp_path: Path) -> None:
@@ -212,15 +226,11 @@ def test_baselines_are_accepted_once_for_all_faults_of_the_same_options() -> Non
     assert kernel_arguments(["nvfp4", "mxint8"])[-1] == "nvfp4 or mxint8 or test_layouts or test_code_tables"
 
 
-def _row(record_changes: dict[str, object], verdict: str = "pass", message: str = "") -> dict[str, object]:
+def _passed(**record_changes: object) -> CaseResult:
     record = build_record(**record_changes)
-    return {
-        "id": record.id,
-        "verdict": verdict,
-        "message": message,
-        "record": record.as_dict(),
-        "budget": {"kl": 0.01, "rise": 0.01},
-    }
+    return CaseResult(
+        case=record.case, outcome=Outcome.PASSED, record=record, budget=Budget(kl=0.01, rise=0.01)
+    )
 
 
 def test_a_fault_is_judged_again_whatever_its_own_gate_said(tmp_path: Path) -> None:
@@ -228,13 +238,13 @@ def test_a_fault_is_judged_again_whatever_its_own_gate_said(tmp_path: Path) -> N
     path = tmp_path / "ref-llama" / "fp8_e4m3-B.json"
     path.parent.mkdir()
     path.write_text(encode(build_record()))
-    lied = _row({"kl": 0.05, "sequence_losses": [2.003, 2.104, 1.9035, 2.0532]})
+    lied = _passed(kl=0.05, sequence_losses=[2.003, 2.104, 1.9035, 2.0532])
     found = detection(
         replace(FAULT, survives="known"),
         kernels=None,
-        models=SuiteRun(rows=[lied]),
-        full=SuiteRun(exit_code=1, rows=[{"id": "x", "verdict": "FAIL step 4", "message": ""}]),
-        healthy=SuiteRun(rows=[_row({})]),
+        models=SuiteRun(results=[lied]),
+        full=SuiteRun(exit_code=1, results=[_red(4)]),
+        healthy=SuiteRun(results=[_passed()]),
         accepted=tmp_path,
     )
     assert not found.models.caught
@@ -270,22 +280,10 @@ def test_figures_that_are_none_are_seen() -> None:
 @pytest.mark.parametrize(
     ("suite", "steps"),
     [
-        (SuiteRun(rows=[{"verdict": "pass", "message": ""}, {"verdict": "skipped", "message": ""}]), ()),
-        (
-            SuiteRun(
-                exit_code=1,
-                rows=[
-                    {"verdict": "FAIL step 4,6", "message": ""},
-                    {"verdict": "FAIL step 3,4", "message": ""},
-                ],
-            ),
-            ("3", "4", "6"),
-        ),
-        (
-            SuiteRun(exit_code=1, rows=[{"verdict": "ERROR", "message": "the canary `x` lives"}]),
-            ("canaries",),
-        ),
-        (SuiteRun(exit_code=1, rows=[{"verdict": "ERROR", "message": "KeyError"}]), ("error",)),
+        (SuiteRun(results=[_passed(), _result(Outcome.SKIPPED)]), ()),
+        (SuiteRun(exit_code=1, results=[_red(4, 6), _red(3, 4)]), ("3", "4", "6")),
+        (SuiteRun(exit_code=1, results=[_result(Outcome.ERROR, "the canary `x` lives")]), ("canaries",)),
+        (SuiteRun(exit_code=1, results=[_result(Outcome.ERROR, "KeyError")]), ("error",)),
         (SuiteRun(exit_code=4), ("error",)),
         (SuiteRun(exit_code=1, tests={"test_ordering": [1, 7], "test_x": [0, 2]}), ("ordering",)),
         (SuiteRun(ended="hang", exit_code=-9), ("hang",)),
@@ -311,4 +309,6 @@ def test_what_the_kernel_suite_said() -> None:
 
 def test_results_are_plain_json(tmp_path: Path) -> None:
     ((job, _),) = in_children([_job(tmp_path, "one", _works)], 1)
-    assert json.loads(job.result.read_text())["rows"] == _works().rows
+    found = json.loads(job.result.read_text())["results"]
+    assert found == [result.as_dict() for result in _works().results]
+    assert read_result(job.result) == _works()

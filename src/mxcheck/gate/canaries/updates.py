@@ -21,6 +21,7 @@ _NEAR = replace(HEALTHY, noise=None, sequence_losses=moved(LOSSES, 5e-10))
 _OVER = replace(_MOVED, kl=0.00505)
 _ARGMAX = replace(_MOVED, reference_entropies=moved(HEALTHY.reference_entropies, 0.5))
 _IDLE = replace(_MOVED, bit_equal=True)
+_OVER_OF_ANOTHER = replace(_OVER, recipe={**HEALTHY.recipe, "kernel": "another"})
 
 
 def _decided(record: Record, update: Update, accepted: Record | None, exists: bool) -> tuple[str, str]:
@@ -81,6 +82,14 @@ UPDATES = (
         "",
         accepted=None,
         exists=False,
+    ),
+    _update(
+        "update-budget-recipe",
+        "nor under another recipe",
+        _OVER_OF_ANOTHER,
+        _ALL,
+        "FAIL step 1",
+        "",
     ),
     _update(
         "update-argmax", "nor a reference that is not its own text's", _ARGMAX, _ALL, "FAIL step 2,6", ""

@@ -179,10 +179,10 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: one model object for both, converted in place",
         changes=(
             Edit(
-                target="mxcheck.pytest_plugin.workbench:Workbench.record",
+                target="mxcheck.measure.emulation:emulate",
                 old="conversion = convert(model, recipe)",
                 new="conversion = convert(model, recipe)\n"
-                "    reference = evaluate(model, tokens, batch_size=together, keep_log_probabilities=True)",
+                "    reference = evaluate(model, tokens, batch_size=batch_size, keep_log_probabilities=True)",
             ),
         ),
     ),

@@ -28,8 +28,8 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: the new file is written first and then read as the old one",
         changes=_edit(
             f"{_VERDICT}:judge",
-            "checks: list[Check] = []\n",
-            "checks: list[Check] = []\n    baseline = None if baseline is None else record\n",
+            "    own_samples, bits, bounds = ",
+            "    baseline = None if baseline is None else record\n    own_samples, bits, bounds = ",
         ),
     ),
     *(
@@ -137,7 +137,7 @@ FAULTS: tuple[Fault, ...] = (
         name="fingerprints_not_compared",
         what="Fingerprints of weights, tokenizer and tokens are recorded and not compared.",
         source="run logs that hold a hash which nobody reads",
-        changes=_edit(f"{_VERDICT}:judge", ", *_fingerprints(record, baseline)]", "]"),
+        changes=_edit(f"{_VERDICT}:judge", ", *_fingerprints(record, baseline)),", "),"),
     ),
     _fault(
         name="fingerprint_of_the_first_tensor",
@@ -174,7 +174,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Modules that are no longer quantized pass.",
         source="a porter's slip: only what is new is looked at",
         changes=_edit(
-            f"{_VERDICT}:_conversion",
+            f"{_VERDICT}:_modules",
             "lost = sorted(baseline.replaced.keys() - record.replaced.keys())",
             "lost: list[str] = []",
         ),
@@ -184,7 +184,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A result that is bit-equal to the reference passes, whatever the recipe was to change.",
         source="a conversion that does nothing looks perfect in every other figure",
         changes=_edit(
-            f"{_VERDICT}:_conversion",
+            f"{_VERDICT}:_bits",
             "    if record.changes_bits is None:",
             "    if record.changes_bits is not False:",
         ),
@@ -204,7 +204,7 @@ FAULTS: tuple[Fault, ...] = (
         what="An update stores what breaks its budget.",
         source="snapshot tools accept whatever they are given",
         changes=_edit(
-            f"{_DECISION}:decide", "updating and alone.passed and not holds", "updating and not holds"
+            f"{_DECISION}:decide", "updating and verdict.acceptable and not holds", "updating and not holds"
         ),
     ),
     _fault(
@@ -213,7 +213,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: an update option left on in a script",
         changes=_edit(
             f"{_DECISION}:decide",
-            "updating = update.changed or (update.missing and not exists)",
+            "updating = update.changed or (update.missing and not accepted.exists)",
             "updating = True",
         ),
     ),
@@ -222,7 +222,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The model that is on the bench is measured, whichever was asked for.",
         source="a porter's slip: a cache without its key; results of one model stored under another's name",
         changes=_edit(
-            "mxcheck.pytest_plugin.workbench:Workbench.resident",
+            "mxcheck.measure.session:Session.resident",
             "self._resident is not None and self._resident.label == label",
             "self._resident is not None",
         ),
@@ -232,7 +232,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The baselines of one model serve all of them.",
         source="a porter's slip: a path that lacks the model's name",
         changes=_edit(
-            "mxcheck.pytest_plugin.acceptance:baseline_paths",
+            "mxcheck.gate.baseline:baseline_paths",
             "common = root / case.baseline",
             'common = root / "ref-llama" / case.baseline.name',
         ),
@@ -267,16 +267,16 @@ FAULTS: tuple[Fault, ...] = (
         name="other_bits_taken_for_noise",
         what="An environment in which the casts gave other bits counts as noise, which widens the tolerance.",
         source="a porter's slip: a failure of what is measured, averaged into the measurement",
-        changes=_edit("mxcheck.gate.noise:worst", 'if trial["digests"] != record.digests:', "if False:"),
+        changes=_edit("mxcheck.gate.noise:worst", "if trial.digests != record.digests:", "if False:"),
     ),
     _fault(
         name="broken_library_skipped",
         what="A step that was accepted here and cannot run any more is skipped.",
         source="importorskip: a library that broke passes for one that was never there",
         changes=_edit(
-            "mxcheck.pytest_plugin.session:GateSession.hold",
-            "if (accepted := self._accepted_here(case)) is not None:",
-            "if (accepted := self._accepted_here(case)) is not None and False:",
+            "mxcheck.measure.hold:hold_case",
+            "if (accepted := _accepted_here(session, case, baselines)) is not None:",
+            "if (accepted := _accepted_here(session, case, baselines)) is not None and False:",
         ),
         survives="no library breaks while the suites run; tests/plugin/test_stages_fail_alone.py breaks one",
     ),

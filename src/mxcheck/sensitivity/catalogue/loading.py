@@ -168,7 +168,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: one cached token file for all models of one vocabulary size",
         changes=(
             Edit(
-                target="mxcheck.pytest_plugin.text:own_tokens_path",
+                target="mxcheck.measure.text:own_tokens_path",
                 old="model_source(name).tokens",
                 new='model_source("ref-llama").tokens',
             ),
@@ -180,9 +180,9 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: a length that was counted with BOS and cut without it",
         changes=(
             Edit(
-                target="mxcheck.pytest_plugin.text:_own",
-                old="tokens[: settings.max_samples, :length].contiguous()",
-                new="tokens[: settings.max_samples, : length - 1].contiguous()",
+                target="mxcheck.measure.text:_own",
+                old="tokens[: measuring.max_samples, :length].contiguous()",
+                new="tokens[: measuring.max_samples, : length - 1].contiguous()",
             ),
         ),
     ),
