@@ -51,7 +51,8 @@ class Step:
     nth: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name}".rstrip()
+        which = "" if self.nth is None else f" number {self.nth}"
+        return f"{self.kind} {self.name}".rstrip() + which
 
 
 def call(name: str, *, nth: int | None = None) -> Step:
@@ -163,8 +164,7 @@ def _one(step: Step, place: ast.AST, parents: Parents, *, where: str) -> ast.AST
         )
     if step.nth is not None and not 1 <= step.nth <= len(found):
         raise ValueError(
-            f"{step} number {step.nth}{inside}: there are {len(found)}, in lines {lines}; "
-            f"allowed: 1 to {len(found)}"
+            f"{step}{inside}: there are {len(found)}, in lines {lines}; allowed: 1 to {len(found)}"
         )
     return found[(step.nth or 1) - 1]
 
@@ -326,9 +326,10 @@ def _loop_around(place: ast.AST, parents: Parents) -> Named:
     inner, outer = place, parents.get(place)
     while outer is not None:
         match outer:
-            case ast.For(iter=through) | ast.AsyncFor(iter=through) if inner is not through:
-                yield "", through
-                return
+            case ast.For(iter=through) | ast.AsyncFor(iter=through) | ast.comprehension(iter=through):
+                if inner is not through:
+                    yield "", through
+                    return
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
                 if not isinstance(inner, ast.comprehension):
                     yield "", outer.generators[-1].iter
