@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 
-from mxcheck.sensitivity.fault import Edit, Fault
+from mxcheck.sensitivity.fault import Fault, Rewrite, rewrite
+from mxcheck.sensitivity.fault_place import (
+    Step,
+    argument,
+    call,
+    choice,
+    condition,
+    function,
+    loop,
+    mention,
+    statement,
+    value,
+)
 
 _fault = partial(Fault, group="attention and experts", formats=())
 _ATTENTION = ("--mx-attention",)
@@ -12,19 +24,18 @@ _LLAMA = "transformers.models.llama.modeling_llama"
 _MIXTRAL = "transformers.models.mixtral.modeling_mixtral"
 
 
-def _in_both(function: str, old: str, new: str) -> tuple[Edit, ...]:
+def _in_both(name: str, *at: Step, to: str) -> tuple[Rewrite, ...]:
     """The same change of both models that have the function."""
-    return tuple(Edit(target=f"{module}:{function}", old=old, new=new) for module in (_LLAMA, _MIXTRAL))
+    return tuple(Rewrite(target=f"{module}:{name}", at=at, to=to) for module in (_LLAMA, _MIXTRAL))
 
 
-def _in_the_product(new: str) -> tuple[Edit, ...]:
+def _in_the_product(new: str) -> tuple[Rewrite]:
     """A change of how an operand (`x`, the first or second `place` of product 1 or 2) is cast."""
-    return (
-        Edit(
-            target="mxcheck.models.products:AttentionCast.__torch_function__",
-            old="call.set(place, cast(call.get(place)))",
-            new=f"x = call.get(place)\n        call.set(place, {new})",
-        ),
+    return rewrite(
+        "mxcheck.models.products:AttentionCast.__torch_function__",
+        call("set"),
+        statement(),
+        to=f"x = call.get(place)\ncall.set(place, {new})",
     )
 
 
@@ -33,18 +44,18 @@ FAULTS: tuple[Fault, ...] = (
         name="mask_lost",
         what="Attention leaves its mask out, so that every token sees the future.",
         source="transformers 5.23: an attention function without a mask function of its name gets no mask",
-        changes=_in_both("eager_attention_forward", "if attention_mask is not None:", "if False:"),
+        changes=_in_both("eager_attention_forward", condition("attention_mask"), to="False"),
     ),
     _fault(
         name="mask_lost_where_converted",
         what="Attention whose operands are cast runs without a mask, the reference with it.",
         source="as mask_lost, of a quantized attention function that takes the place of the eager one",
-        changes=(
-            Edit(
-                target="mxcheck.models.attention:ConvertedAttention.activate",
-                old="self._forward.original(*args, **kwargs)",
-                new="self._forward.original(*args, **kwargs | {'attention_mask': None})",
-            ),
+        changes=rewrite(
+            "mxcheck.models.attention:ConvertedAttention.activate",
+            function("forward"),
+            call("original"),
+            argument("**"),
+            to="it | {'attention_mask': None}",
         ),
         options=_ATTENTION,
     ),
@@ -52,40 +63,29 @@ FAULTS: tuple[Fault, ...] = (
         name="mask_shows_the_next_token",
         what="The causal mask is shifted by one: a token sees the one that it has to predict.",
         source="a porter's slip: triu(diagonal=2) for 1, or <= for < with shifted positions",
-        changes=(
-            Edit(
-                target="transformers.masking_utils:causal_mask_function",
-                old="return kv_idx <= q_idx",
-                new="return kv_idx <= q_idx + 1",
-            ),
-        ),
+        changes=rewrite("transformers.masking_utils:causal_mask_function", mention("q_idx"), to="it + 1"),
     ),
     _fault(
         name="softmax_in_bf16",
         what="The softmax of attention is computed in bf16 in place of fp32.",
         source="a porter's slip: the upcast that every eager attention of transformers has is lost",
-        changes=_in_both("eager_attention_forward", "dtype=torch.float32)", "dtype=torch.bfloat16)"),
+        changes=_in_both("eager_attention_forward", call("softmax"), argument("dtype"), to="torch.bfloat16"),
     ),
     _fault(
         name="key_heads_tiled",
         what="Grouped keys and values are tiled over the query heads, not repeated one by one.",
         source="a porter's slip: repeat() for repeat_interleave() in grouped-query attention",
-        changes=_in_both(
-            "repeat_kv",
-            "    if n_rep == 1:\n        return hidden_states\n",
-            "    return hidden_states.repeat(1, n_rep, 1, 1)\n",
-        ),
+        changes=_in_both("repeat_kv", to="return hidden_states.repeat(1, n_rep, 1, 1)"),
     ),
     _fault(
         name="values_cast_along_the_head",
         what="The second operand of both attention products is cast in blocks along its last axis.",
         source="a porter's slip: one cast along -1 for both operands, as for a linear layer",
-        changes=(
-            Edit(
-                target="mxcheck.models.attention:ConvertedAttention.__init__",
-                old="axis=-2",
-                new="axis=-1",
-            ),
+        changes=rewrite(
+            "mxcheck.models.attention:ConvertedAttention.__init__",
+            value("self.second"),
+            argument("axis"),
+            to="-1",
         ),
         options=_ATTENTION,
     ),
@@ -123,12 +123,8 @@ FAULTS: tuple[Fault, ...] = (
         name="attention_of_one_layer",
         what="The attention products of the first layer alone are cast.",
         source="a porter's slip: a return inside the loop over layers",
-        changes=(
-            Edit(
-                target="mxcheck.models.convert:convert",
-                old="for name, module in owners.items():",
-                new="for name, module in list(owners.items())[:1]:",
-            ),
+        changes=rewrite(
+            "mxcheck.models.convert:convert", call("ConvertedAttention"), loop(), to="list(it)[:1]"
         ),
         options=_ATTENTION,
     ),
@@ -136,12 +132,10 @@ FAULTS: tuple[Fault, ...] = (
         name="experts_skipped",
         what="Experts stored as 3-D parameters are no linear modules and stay unquantized.",
         source="bitsandbytes issue 1849: fused experts of transformers 5 are silently left as they are",
-        changes=(
-            Edit(
-                target="mxcheck.models.classify:_is_linear_like",
-                old="isinstance(module, (nn.Linear, Conv1D)) or expert_parameters(module)",
-                new="isinstance(module, (nn.Linear, Conv1D))",
-            ),
+        changes=rewrite(
+            "mxcheck.models.classify:_is_linear_like",
+            condition("expert_parameters"),
+            to="isinstance(module, (nn.Linear, Conv1D))",
         ),
     ),
     _fault(
@@ -149,68 +143,54 @@ FAULTS: tuple[Fault, ...] = (
         what="Blocks of expert weights run along the outputs.",
         source="gpt-oss stores experts [experts, in, out], Mixtral [experts, out, in]: one taken for another",
         changes=(
-            Edit(
-                target="mxcheck.models.classify:reduction_axis",
-                old="return -2 if module.is_transposed else -1",
-                new="return -1 if module.is_transposed else -2",
+            *rewrite(
+                "mxcheck.models.classify:reduction_axis",
+                choice("is_transposed"),
+                to="-1 if module.is_transposed else -2",
             ),
             # The probe asks for the width of an activation, which stays what it is.
-            Edit(
-                target="mxcheck.models.probe:_arguments",
-                old="experts, width = weight.shape[0], weight.shape[reduction_axis(module)]",
-                new="experts, width = weight.shape[0], weight.shape[-1]",
-            ),
+            *rewrite("mxcheck.models.probe:_arguments", value("experts"), call("reduction_axis"), to="-1"),
         ),
     ),
     _fault(
         name="only_the_first_expert_quantized",
         what="Of stacked expert weights the first expert is quantized, the others are not.",
         source="a porter's slip: a loop over experts that writes to a copy after the first",
-        changes=(
-            Edit(
-                target="mxcheck.models.linear:ConvertedLinear.__init__",
-                old="self._quantized[key] = nn.Parameter(cast.values, requires_grad=False)",
-                new="values = cast.values.clone()\n"
-                "        if values.dim() == 3:\n"
-                "            values[1:] = original.detach()[1:]\n"
-                "        self._quantized[key] = nn.Parameter(values, requires_grad=False)",
-            ),
+        changes=rewrite(
+            "mxcheck.models.linear:ConvertedLinear.__init__",
+            call("Parameter"),
+            statement(),
+            to="values = cast.values.clone()\n"
+            "if values.dim() == 3:\n"
+            "    values[1:] = original.detach()[1:]\n"
+            "self._quantized[key] = nn.Parameter(values, requires_grad=False)",
         ),
     ),
     _fault(
         name="down_projection_of_experts_not_cast",
         what="An expert's input is cast, the activation before its second product is not.",
         source="a porter's slip: a hook before a fused module sees the first input alone",
-        changes=(
-            Edit(
-                target="mxcheck.models.products:LinearCast.__torch_function__",
-                old="self._cast(call.get(places.first)))",
-                new="self._cast(call.get(places.first)) if self.products % 2 else call.get(places.first))",
-            ),
+        changes=rewrite(
+            "mxcheck.models.products:LinearCast.__torch_function__",
+            call("set"),
+            argument(2),
+            to="it if self.products % 2 else call.get(places.first)",
         ),
     ),
     _fault(
         name="router_in_bf16",
         what="The router scores experts in bf16.",
         source="a porter's slip: a router that is not among the modules kept in fp32",
-        changes=(
-            Edit(
-                target=f"{_MIXTRAL}:MixtralTopKRouter.forward",
-                old="F.linear(hidden_states, self.weight)",
-                new="F.linear(hidden_states.bfloat16(), self.weight.bfloat16())",
-            ),
+        changes=rewrite(
+            f"{_MIXTRAL}:MixtralTopKRouter.forward",
+            call("linear"),
+            to="F.linear(hidden_states.bfloat16(), self.weight.bfloat16())",
         ),
     ),
     _fault(
         name="router_weights_not_normalized",
         what="The weights of the chosen experts are not divided by their sum.",
         source="norm_topk_prob, which some mixtures of experts set and others do not",
-        changes=(
-            Edit(
-                target=f"{_MIXTRAL}:MixtralTopKRouter.forward",
-                old="router_top_value /= router_top_value.sum(dim=-1, keepdim=True)",
-                new="pass",
-            ),
-        ),
+        changes=rewrite(f"{_MIXTRAL}:MixtralTopKRouter.forward", call("sum"), statement(), to="pass"),
     ),
 )

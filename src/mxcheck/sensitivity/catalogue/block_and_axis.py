@@ -5,16 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from mxcheck.sensitivity.fault import Edit, Fault, Setting
+from mxcheck.sensitivity.fault import Fault, Setting, rewrite
+from mxcheck.sensitivity.fault_place import argument, assignment, call, condition, returned, statement, value
 
 _fault = partial(Fault, group="block and axis")
 _BLOCKS = "mxcheck.kernels.eager:_cast_blocks"
 _VALUES = "mxcheck.kernels.eager:fake_quantize_eager"
 _ROWS = "mxcheck.kernels.blocks:rows"
 _SECTIONS = "mxcheck.kernels.blocks:sections"
-_AMAX = "amax = bits.amax(2, keepdim=True)"
-_VIEW = "return x.detach().contiguous().view(shape)"
-_OF_TAIL = "yield slice(whole, whole + 1), [tensor[:, end:].unsqueeze(1) for tensor in tensors]"
 
 
 def _nvfp4_by_32(slot: Any) -> property:
@@ -27,20 +25,17 @@ def _nvfp4_by_32(slot: Any) -> property:
     return property(read, slot.__set__)
 
 
-def _edit(target: str, old: str, new: str) -> tuple[Edit]:
-    return (Edit(target=target, old=old, new=new),)
-
-
 FAULTS: tuple[Fault, ...] = (
     _fault(
         name="axis_moved_by_a_view",
         what="Where blocks run along another axis than the last one, memory is read as if it were the last.",
         source="a porter's slip: view for transpose, right in every test whose axis is the last one.",
-        changes=_edit(
+        changes=rewrite(
             _ROWS,
-            _VIEW,
-            "outer, length, inner = shape\n"
-            "    return x.detach().contiguous().view(outer, inner, length).transpose(1, 2)",
+            returned(),
+            statement(),
+            to="outer, length, inner = shape\n"
+            "return x.detach().contiguous().view(outer, inner, length).transpose(1, 2)",
         ),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
@@ -50,10 +45,11 @@ FAULTS: tuple[Fault, ...] = (
         what="Blocks are cut from the flattened tensor, so that where a row is no whole number of blocks"
         " one block holds the end of a row and the start of the next.",
         source="bitsandbytes pull request 1628: A.reshape(-1, blocksize), the rest left over at the end.",
-        changes=_edit(
+        changes=rewrite(
             _ROWS,
-            _VIEW,
-            f"if axis == x.dim() - 1:\n        return x.detach().contiguous().view(1, -1, 1)\n    {_VIEW}",
+            returned(),
+            statement(),
+            to="if axis == x.dim() - 1:\n    return x.detach().contiguous().view(1, -1, 1)\nit",
         ),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
@@ -63,13 +59,15 @@ FAULTS: tuple[Fault, ...] = (
         what="Fake-quantized activations have blocks along the last axis but one, tokens, not along"
         " features.",
         source="a porter's slip: the axis of a transposed weight used for both operands of a product.",
-        changes=_edit(
+        changes=rewrite(
             _VALUES,
-            "check_input(x, spec)",
-            "check_input(x, spec)\n"
-            "    if x.dim() > 1 and spec.axis == -1:\n"
-            "        from dataclasses import replace\n\n"
-            "        spec = replace(spec, axis=-2)",
+            call("check_input"),
+            statement(),
+            to="it\n"
+            "if x.dim() > 1 and spec.axis == -1:\n"
+            "    from dataclasses import replace\n"
+            "\n"
+            "    spec = replace(spec, axis=-2)",
         ),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1",),
@@ -79,7 +77,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A ragged tail is left out, so that the result there is what the buffer held before.",
         source="a porter's slip: a loop over length // block_size blocks; bitsandbytes pull request 1884"
         " mends kernels that took the length for a multiple of the block size.",
-        changes=_edit(_SECTIONS, "if tail:", "if False:"),
+        changes=rewrite(_SECTIONS, condition("tail"), to="False"),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
     ),
@@ -87,17 +85,18 @@ FAULTS: tuple[Fault, ...] = (
         name="tail_joins_the_block_before",
         what="A ragged tail shares amax and scale with the last whole block.",
         source="a porter's slip: the last piece of a split takes what is left over.",
-        changes=_edit(
+        changes=rewrite(
             _SECTIONS,
-            "if whole:",
-            "if whole and tail:\n"
-            "        last = end - block_size\n"
-            "        if last:\n"
-            "            shape = (outer, whole - 1, block_size, inner)\n"
-            "            yield slice(0, whole - 1), [one[:, :last].view(shape) for one in tensors]\n"
-            "        yield slice(whole - 1, whole + 1), [one[:, last:].unsqueeze(1) for one in tensors]\n"
-            "        return\n"
-            "    if whole:",
+            condition("whole"),
+            statement(),
+            to="if whole and tail:\n"
+            "    last = end - block_size\n"
+            "    if last:\n"
+            "        shape = (outer, whole - 1, block_size, inner)\n"
+            "        yield slice(0, whole - 1), [one[:, :last].view(shape) for one in tensors]\n"
+            "    yield slice(whole - 1, whole + 1), [one[:, last:].unsqueeze(1) for one in tensors]\n"
+            "    return\n"
+            "it",
         ),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
@@ -108,11 +107,13 @@ FAULTS: tuple[Fault, ...] = (
         " all.",
         source="a porter's slip: how vector code deals with a remainder, which is right only where elements"
         " do not depend on each other.",
-        changes=_edit(
+        changes=rewrite(
             _SECTIONS,
-            _OF_TAIL,
-            "first = max(0, length - block_size)\n"
-            "        yield slice(whole, whole + 1), [one[:, first:].unsqueeze(1) for one in tensors]",
+            condition("tail"),
+            statement(),
+            to="if tail:\n"
+            "    first = max(0, length - block_size)\n"
+            "    yield slice(whole, whole + 1), [one[:, first:].unsqueeze(1) for one in tensors]",
         ),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1",),
@@ -121,11 +122,7 @@ FAULTS: tuple[Fault, ...] = (
         name="activations_in_blocks_of_16",
         what="Fake-quantized activations have blocks of 16, NVFP4's, not of 32.",
         source="a porter's slip: the group size of NVFP4 kept for MXFP4.",
-        changes=_edit(
-            _VALUES,
-            "sections(spec.block_size, *_inputs(x, spec), rows(result, spec))",
-            "sections(16, *_inputs(x, spec), rows(result, spec))",
-        ),
+        changes=rewrite(_VALUES, call("sections"), argument(1), to="16"),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1",),
     ),
@@ -133,12 +130,12 @@ FAULTS: tuple[Fault, ...] = (
         name="blocks_of_64_share_amax",
         what="Two neighbouring blocks of 32 share amax, so that blocks have 64 elements.",
         source="a porter's slip: a reduction over 64 lanes where the kernel was written for 32.",
-        changes=_edit(
+        changes=rewrite(
             _BLOCKS,
-            _AMAX,
-            f"{_AMAX}\n"
-            "    pairs = amax[:, : amax.shape[1] // 2 * 2].unflatten(1, (amax.shape[1] // 2, 2))\n"
-            "    pairs.copy_(pairs.amax(2, keepdim=True))",
+            assignment("amax"),
+            to="it\n"
+            "pairs = amax[:, : amax.shape[1] // 2 * 2].unflatten(1, (amax.shape[1] // 2, 2))\n"
+            "pairs.copy_(pairs.amax(2, keepdim=True))",
         ),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3", "fp4_e2m1"),
@@ -148,11 +145,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Fake-quantized activations have blocks of 32 whatever block size was asked for.",
         source="bitsandbytes issue 565 and pull request 1160: block sizes other than the tested one went"
         " wrong.",
-        changes=_edit(
-            _VALUES,
-            "sections(spec.block_size, *_inputs(x, spec), rows(result, spec))",
-            "sections(32, *_inputs(x, spec), rows(result, spec))",
-        ),
+        changes=rewrite(_VALUES, call("sections"), argument(1), to="32"),
         formats=("fp4_e2m1",),
         options=("--mx-block-size", "16"),
         precisions=("fp4_e2m1",),
@@ -161,8 +154,8 @@ FAULTS: tuple[Fault, ...] = (
         name="amax_window_shifted_by_one",
         what="amax is taken of a block's elements but the first, and of the first one of the next block.",
         source="a porter's slip: an index off by one at the start of the loop.",
-        changes=_edit(
-            _BLOCKS, _AMAX, "amax = bits.flatten(1, 2).roll(-1, 1).view(bits.shape).amax(2, keepdim=True)"
+        changes=rewrite(
+            _BLOCKS, value("amax"), to="bits.flatten(1, 2).roll(-1, 1).view(bits.shape).amax(2, keepdim=True)"
         ),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1",),
@@ -171,11 +164,11 @@ FAULTS: tuple[Fault, ...] = (
         name="amax_of_the_whole_tensor",
         what="Every block gets the scale of all blocks that are worked on together.",
         source="a porter's slip: amax() without an axis.",
-        changes=_edit(
+        changes=rewrite(
             _BLOCKS,
-            _AMAX,
-            "outer, blocks, _, inner = bits.shape\n"
-            "    amax = bits.amax().expand(outer, blocks, 1, inner).contiguous()",
+            assignment("amax"),
+            to="outer, blocks, _, inner = bits.shape\n"
+            "amax = bits.amax().expand(outer, blocks, 1, inner).contiguous()",
         ),
         formats=("fp8_e5m2",),
         precisions=("fp8_e5m2", "fp4_e2m1"),
@@ -184,8 +177,8 @@ FAULTS: tuple[Fault, ...] = (
         name="strides_ignored",
         what="An input that is not contiguous is read as if it were.",
         source="FBGEMM pull request 2919, vLLM pull request 21961, burn issue 4491.",
-        changes=_edit(
-            _ROWS, _VIEW, "return x.detach().as_strided(shape, (shape[1] * shape[2], shape[2], 1))"
+        changes=rewrite(
+            _ROWS, returned(), to="x.detach().as_strided(shape, (shape[1] * shape[2], shape[2], 1))"
         ),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
@@ -195,10 +188,8 @@ FAULTS: tuple[Fault, ...] = (
         what="Of a tensor that is worked on in pieces, the last one is left out where it is shorter.",
         source="a porter's slip: a grid of numel // piece programs; bitsandbytes pull request 2043 mends the"
         " reverse, a grid that goes past the end.",
-        changes=_edit(
-            "mxcheck.kernels.blocks:chunks",
-            "torch.split(tensor, step, dim) for",
-            "[one for one in torch.split(tensor, step, dim) if one.shape[dim] == step] for",
+        changes=rewrite(
+            "mxcheck.kernels.blocks:chunks", call("split"), to="[one for one in it if one.shape[dim] == step]"
         ),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1",),
@@ -208,11 +199,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The division by the scale is done in the input, which whoever uses it next gets scaled.",
         source="bitsandbytes issue 1587: a call changed the tensor that it was given; a porter's mul_ for"
         " mul.",
-        changes=_edit(
-            _BLOCKS,
-            "values = x * _look_up(inverse_of, scale_codes)",
-            "values = x.mul_(_look_up(inverse_of, scale_codes))",
-        ),
+        changes=rewrite(_BLOCKS, value("values"), to="x.mul_(_look_up(inverse_of, scale_codes))"),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
     ),

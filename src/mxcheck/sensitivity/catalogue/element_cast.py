@@ -6,14 +6,24 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from mxcheck.sensitivity.fault import Edit, Fault, Setting
+from mxcheck.sensitivity.fault import Fault, Setting, rewrite
+from mxcheck.sensitivity.fault_place import (
+    argument,
+    call,
+    condition,
+    mention,
+    operation,
+    returned,
+    statement,
+    value,
+)
 
 _fault = partial(Fault, group="element cast")
 _ROUND = "mxcheck.kernels.elements:round_elements"
-_CLAMP = "values.clamp_(-element.max_value, element.max_value)"
-_APPLY = "ROUNDINGS[rounding](values, binade, element.mantissa_bits, random)"
+#: The statement that saturates, before the one that keeps subnormals; and the one that rounds.
+_CLAMP = (call("clamp_", nth=1), statement())
+_APPLY = (call("ROUNDINGS"), statement())
 _BLOCKS = "mxcheck.kernels.eager:_cast_blocks"
-_QUOTIENT = "values = x * _look_up(inverse_of, scale_codes)"
 
 
 def _even_as(other: str) -> Setting:
@@ -34,10 +44,6 @@ def _ieee_e4m3(slot: Any) -> property:
     return property(read, slot.__set__)
 
 
-def _edit(target: str, old: str, new: str) -> tuple[Edit]:
-    return (Edit(target=target, old=old, new=new),)
-
-
 FAULTS: tuple[Fault, ...] = (
     _fault(
         name="ties_away_from_zero",
@@ -52,12 +58,13 @@ FAULTS: tuple[Fault, ...] = (
         name="ties_toward_zero",
         what="An element halfway between two codes goes to the smaller one, not to the even one.",
         source="ROCm aiter issue 974: -0.625 / 0.5 became -1 instead of -1.5 in MXFP4.",
-        changes=_edit(
+        changes=rewrite(
             "mxcheck.kernels.rules:_to_even",
-            "values.add_(binade, alpha=alpha).sub_(binade, alpha=alpha)",
-            "step = binade * 2.0**-mantissa_bits\n"
-            "    steps = (values.abs() / step - 0.5).ceil()\n"
-            "    values.copy_((steps * step).copysign(values) + 0.0)",
+            call("sub_"),
+            statement(),
+            to="step = binade * 2.0**-mantissa_bits\n"
+            "steps = (values.abs() / step - 0.5).ceil()\n"
+            "values.copy_((steps * step).copysign(values) + 0.0)",
         ),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1",),
@@ -75,14 +82,15 @@ FAULTS: tuple[Fault, ...] = (
         what="Ties away from zero are done by floor(|x| + 0.5) in fp32, which rounds just below half up to"
         " 1.",
         source="microxcaling, _round_mantissa: finding microxcaling-half-step of docs/findings.md.",
-        changes=_edit(
+        changes=rewrite(
             _ROUND,
-            _APPLY,
-            "if rounding == 'away':\n"
-            "        step = binade * 2.0**-element.mantissa_bits\n"
-            "        steps = (values.abs() / step + 0.5).floor()\n"
-            "        values.copy_((steps * step).copysign(values) + 0.0)\n"
-            f"        return\n    {_APPLY}",
+            *_APPLY,
+            to="if rounding == 'away':\n"
+            "    step = binade * 2.0**-element.mantissa_bits\n"
+            "    steps = (values.abs() / step + 0.5).floor()\n"
+            "    values.copy_((steps * step).copysign(values) + 0.0)\n"
+            "    return\n"
+            "it",
         ),
         formats=("fp4_e2m1",),
         options=("--mx-rounding", "away"),
@@ -92,8 +100,8 @@ FAULTS: tuple[Fault, ...] = (
         name="stochastic_integers_ignored",
         what="Stochastic rounding takes 2^31 for every random integer, so it rounds to nearest.",
         source="a porter's slip: a constant left in where the random integers were to come.",
-        changes=_edit(
-            "mxcheck.kernels.rules:_by_chance", ".long() + random)", ".long() + (1 << (RANDOM_BITS - 1)))"
+        changes=rewrite(
+            "mxcheck.kernels.rules:_by_chance", returned(), mention("random"), to="1 << (RANDOM_BITS - 1)"
         ),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1",),
@@ -103,9 +111,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The scaled element is rounded to bf16 first and to the element format after.",
         source="Triton pull request 11753: FP32 to FP8 by way of a 16-bit float lost what tells a tie from"
         " its neighbours.",
-        changes=_edit(
-            _BLOCKS, _QUOTIENT, "values = (x * _look_up(inverse_of, scale_codes)).bfloat16().float()"
-        ),
+        changes=rewrite(_BLOCKS, value("values"), to="it.bfloat16().float()"),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
     ),
@@ -115,10 +121,11 @@ FAULTS: tuple[Fault, ...] = (
         source="torchao and compressed-tensors: findings torchao-fp8-double-rounding and compressed-tensors-"
         " fp8-double-rounding of docs/findings.md; the order is theirs to choose, and ours is one"
         " rounding.",
-        changes=_edit(
+        changes=rewrite(
             "mxcheck.kernels.real_scaled:_round",
-            "(x.double() / scale)",
-            "(x.float() / scale.float()).double()",
+            value("quotient"),
+            operation("/"),
+            to="(x.float() / scale.float()).double()",
         ),
         formats=("e4m3_row", "e4m3_tensor"),
         precisions=("nvfp8_emu_e4m3",),
@@ -127,11 +134,11 @@ FAULTS: tuple[Fault, ...] = (
         name="e5m2_overflows_to_inf",
         what="An E5M2 element that rounds past 57344 becomes the code of Inf and does not saturate.",
         source="torch's own cast to float8_e5m2 gives Inf; a porter forgets the clamp before it.",
-        changes=_edit(
+        changes=rewrite(
             _ROUND,
-            _CLAMP,
-            "limit = 2.0 ** (element.emax + 1) if element.inf_magnitudes else element.max_value\n"
-            "    values.clamp_(-limit, limit)",
+            *_CLAMP,
+            to="limit = 2.0 ** (element.emax + 1) if element.inf_magnitudes else element.max_value\n"
+            "values.clamp_(-limit, limit)",
         ),
         formats=("fp8_e5m2",),
         precisions=("fp8_e5m2",),
@@ -141,13 +148,14 @@ FAULTS: tuple[Fault, ...] = (
         what="An E4M3 element that rounds past 448 becomes NaN and does not saturate.",
         source="torchao issue 1912 (the cast to float8_e4m3fn did not saturate in eager mode), ml_dtypes"
         " issue 400.",
-        changes=_edit(
+        changes=rewrite(
             _BLOCKS,
-            "round_elements(values, element, spec.rounding, random, scratch=bits)",
-            "over = values.abs() > 464.0\n"
-            "    round_elements(values, element, spec.rounding, random, scratch=bits)\n"
-            "    if element.name == 'fp8_e4m3':\n"
-            "        values.masked_fill_(over, torch.nan)",
+            call("round_elements"),
+            statement(),
+            to="over = values.abs() > 464.0\n"
+            "it\n"
+            "if element.name == 'fp8_e4m3':\n"
+            "    values.masked_fill_(over, torch.nan)",
         ),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
@@ -157,11 +165,11 @@ FAULTS: tuple[Fault, ...] = (
         what="E4M3 saturates at 240, the largest number of E4M3FNUZ, not at 448.",
         source="vLLM pull request 50467: kernels on OCP hardware used the FNUZ maximum for want of a macro"
         " guard.",
-        changes=_edit(
+        changes=rewrite(
             _ROUND,
-            _CLAMP,
-            "limit = 240.0 if element.name == 'fp8_e4m3' else element.max_value\n"
-            "    values.clamp_(-limit, limit)",
+            *_CLAMP,
+            to="limit = 240.0 if element.name == 'fp8_e4m3' else element.max_value\n"
+            "values.clamp_(-limit, limit)",
         ),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
@@ -181,12 +189,12 @@ FAULTS: tuple[Fault, ...] = (
         name="subnormal_elements_flushed",
         what="An element below the smallest normal number of its format becomes zero.",
         source="TVM issue 20315: float8_e5m2's zero and subnormals were wrong in both directions.",
-        changes=_edit(
+        changes=rewrite(
             _ROUND,
-            _APPLY,
-            f"{_APPLY}\n"
-            "    if not element.twos_complement:\n"
-            "        values.masked_fill_(values.abs() < element.min_normal, 0.0)",
+            *_APPLY,
+            to="it\n"
+            "if not element.twos_complement:\n"
+            "    values.masked_fill_(values.abs() < element.min_normal, 0.0)",
         ),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1", "fp8_e5m2"),
@@ -197,7 +205,7 @@ FAULTS: tuple[Fault, ...] = (
         " have, and its code cuts off the rest.",
         source="pytorch pull request 107586: simulateFp8Precision did not round values that are subnormal in"
         " fp8; ROCm aiter issue 974, denormal values.",
-        changes=_edit(_ROUND, "binade.clamp_(min=element.min_normal)", "binade.clamp_(min=2.0**-126)"),
+        changes=rewrite(_ROUND, argument("min"), to="2.0**-126"),
         formats=("fp6_e2m3",),
         precisions=("fp6_e2m3",),
     ),
@@ -206,11 +214,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A subnormal fp32 input counts as zero.",
         source="microxcaling's option flush_fp32_subnorms; kernels built with flush-to-zero instructions"
         " (vLLM pull request 43557 has reciprocal_approximate_ftz).",
-        changes=_edit(
-            _BLOCKS,
-            "element = spec.element",
-            "element = spec.element\n    x = torch.where(x.abs() < 2.0**-126, x * 0.0, x)",
-        ),
+        changes=rewrite(_BLOCKS, to="x = torch.where(x.abs() < 2.0**-126, x * 0.0, x)\nit"),
         formats=("fp8_e5m2",),
         precisions=("fp8_e5m2",),
     ),
@@ -218,11 +222,7 @@ FAULTS: tuple[Fault, ...] = (
         name="nan_becomes_zero",
         what="A NaN in the input counts as zero and leaves no trace.",
         source="SGLang pull request 40581: NaN was left to what fmin and fmax of the platform do with it.",
-        changes=_edit(
-            _BLOCKS,
-            "element = spec.element",
-            "element = spec.element\n    x = torch.where(x.isnan(), 0.0, x)",
-        ),
+        changes=rewrite(_BLOCKS, to="x = torch.where(x.isnan(), 0.0, x)\nit"),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1",),
     ),
@@ -232,11 +232,7 @@ FAULTS: tuple[Fault, ...] = (
         " number.",
         source="a porter's slip: saturating the code by a minimum with the largest finite one, as if there"
         " were no NaN.",
-        changes=_edit(
-            "mxcheck.kernels.elements:encode",
-            "magnitude.clamp_(max=max(element.nan_magnitudes))",
-            "magnitude.clamp_(max=element.max_magnitude)",
-        ),
+        changes=rewrite("mxcheck.kernels.elements:encode", argument("max"), to="element.max_magnitude"),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
     ),
@@ -245,7 +241,7 @@ FAULTS: tuple[Fault, ...] = (
         what="-0, and a negative element that rounds to zero, becomes +0.",
         source="microxcaling and compressed-tensors multiply by torch.sign: findings microxcaling-negative-"
         " zero and compressed-tensors-fp4-negative-zero of docs/findings.md.",
-        changes=_edit(_BLOCKS, "if element.has_negative_zero:", "if False:"),
+        changes=rewrite(_BLOCKS, condition("has_negative_zero"), to="False"),
         formats=("fp4_e2m1",),
         precisions=("fp4_e2m1",),
     ),
@@ -253,11 +249,11 @@ FAULTS: tuple[Fault, ...] = (
         name="mxint8_reaches_minus_128",
         what="MXINT8 saturates at -128/64 on the negative side, where the dialect has a symmetric range.",
         source="gfloat: finding gfloat-mxint8-minus-128 of docs/findings.md.",
-        changes=_edit(
+        changes=rewrite(
             _ROUND,
-            _CLAMP,
-            "lowest = -2.0 if element.twos_complement else -element.max_value\n"
-            "    values.clamp_(lowest, element.max_value)",
+            *_CLAMP,
+            to="lowest = -2.0 if element.twos_complement else -element.max_value\n"
+            "values.clamp_(lowest, element.max_value)",
         ),
         formats=("mxint8",),
         precisions=("mxint8",),
@@ -266,12 +262,12 @@ FAULTS: tuple[Fault, ...] = (
         name="top_binade_saturates",
         what="Every element in the format's highest binade becomes its largest number.",
         source="SGLang pull request 40581: exp8 >= kMaxExp took 256 to 448 for overflow.",
-        changes=_edit(
+        changes=rewrite(
             _ROUND,
-            _APPLY,
-            f"{_APPLY}\n"
-            "    top = torch.full_like(values, element.max_value).copysign_(values)\n"
-            "    values.copy_(torch.where(values.abs() >= 2.0**element.emax, top, values))",
+            *_APPLY,
+            to="it\n"
+            "top = torch.full_like(values, element.max_value).copysign_(values)\n"
+            "values.copy_(torch.where(values.abs() >= 2.0**element.emax, top, values))",
         ),
         formats=("fp8_e4m3",),
         precisions=("fp8_e4m3",),
@@ -280,12 +276,10 @@ FAULTS: tuple[Fault, ...] = (
         name="carry_into_next_binade_lost",
         what="An element that rounds up to the next power of two stays at the largest number below it.",
         source="tt-metal issue 15889: the overflow of the mantissa in bfp8 was not carried on.",
-        changes=_edit(
+        changes=rewrite(
             _ROUND,
-            _APPLY,
-            f"{_APPLY}\n"
-            "    largest = binade * (2 - 2.0**-element.mantissa_bits)\n"
-            "    values.clamp_(-largest, largest)",
+            *_APPLY,
+            to="it\nlargest = binade * (2 - 2.0**-element.mantissa_bits)\nvalues.clamp_(-largest, largest)",
         ),
         formats=("fp6_e3m2",),
         precisions=("fp6_e3m2",),

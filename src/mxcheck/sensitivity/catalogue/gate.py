@@ -5,7 +5,19 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from mxcheck.sensitivity.fault import Edit, Fault, Setting
+from mxcheck.sensitivity.fault import Fault, Setting, rewrite
+from mxcheck.sensitivity.fault_place import (
+    assignment,
+    call,
+    comparison,
+    condition,
+    loop,
+    mention,
+    operation,
+    returned,
+    statement,
+    value,
+)
 
 _fault = partial(Fault, group="gate", formats=())
 _DRIFT = "mxcheck.gate.drift"
@@ -17,20 +29,12 @@ def _ten_times(value: Any) -> Any:
     return tuple(10 * one for one in value) if isinstance(value, tuple) else 10 * value
 
 
-def _edit(target: str, old: str, new: str) -> tuple[Edit, ...]:
-    return (Edit(target=target, old=old, new=new),)
-
-
 FAULTS: tuple[Fault, ...] = (
     _fault(
         name="baseline_compared_with_itself",
         what="What is held against the record is the record.",
         source="a porter's slip: the new file is written first and then read as the old one",
-        changes=_edit(
-            f"{_VERDICT}:judge",
-            "    own_samples, bits, bounds = ",
-            "    baseline = None if baseline is None else record\n    own_samples, bits, bounds = ",
-        ),
+        changes=rewrite(f"{_VERDICT}:judge", to="baseline = None if baseline is None else record\nit"),
     ),
     *(
         _fault(
@@ -56,227 +60,188 @@ FAULTS: tuple[Fault, ...] = (
         name="drift_in_one_direction",
         what="Only what got worse counts as drift.",
         source="a porter's slip: regression taken for `the loss went up`, where a lower one is as suspicious",
-        changes=_edit(
-            f"{_DRIFT}:drift",
-            "change = differences(getattr(record, field), getattr(baseline, field))",
-            "change = differences(getattr(record, field), getattr(baseline, field))\n"
-            "    change = [max(0.0, one) for one in change]",
+        changes=rewrite(
+            f"{_DRIFT}:drift", assignment("change"), to="it\nchange = [max(0.0, one) for one in change]"
         ),
     ),
     _fault(
         name="mean_for_root_mean_square",
         what="Drift is the mean of the changes, in which changes of opposite sign cancel.",
         source="gates that compare one average perplexity with another",
-        changes=_edit(
-            "mxcheck.gate.statistics:rms",
-            "math.sqrt(fmean(value * value for value in values))",
-            "abs(fmean(values))",
-        ),
+        changes=rewrite("mxcheck.gate.statistics:rms", returned(), to="abs(fmean(values))"),
     ),
     _fault(
         name="maximum_not_checked",
         what="The largest change of a sequence has no bound.",
         source="a porter's slip: the second half of a condition",
-        changes=_edit(f"{_DRIFT}:Drift.within", " and self.max <= self.max_bound", ""),
+        changes=rewrite(f"{_DRIFT}:Drift.within", comparison("max"), to="True"),
     ),
     _fault(
         name="nan_passes",
         what="A drift that is no number is within its bounds.",
         source="a porter's slip: `fail if x > bound` is false for NaN",
-        changes=_edit(
+        changes=rewrite(
             f"{_DRIFT}:Drift.within",
-            "self.median <= self.median_bound and self.rms <= self.rms_bound and self.max <= self.max_bound",
-            "not (self.median > self.median_bound or self.rms > self.rms_bound or self.max > self.max_bound)",
+            returned(),
+            to="not (self.median > self.median_bound or self.rms > self.rms_bound"
+            " or self.max > self.max_bound)",
         ),
     ),
     _fault(
         name="nan_within_budget",
         what="A KL divergence that is no number is within its budget.",
         source="a porter's slip: `fail if x > bound` is false for NaN",
-        changes=_edit(f"{_VERDICT}:_budget", "record.kl <= budget.kl", "not record.kl > budget.kl"),
+        changes=rewrite(f"{_VERDICT}:_budget", comparison("kl"), to="not record.kl > budget.kl"),
     ),
     _fault(
         name="always_another_machine",
         what="No machine counts as one that multiplies as the accepting one did: the wide tolerance holds.",
         source="a porter's slip: a comparison of the whole environment, in which something always differs",
-        changes=_edit(
-            f"{_DRIFT}:same_arithmetic",
-            "return record.arithmetic == baseline.arithmetic",
-            "return record.arithmetic is None",
+        changes=rewrite(
+            f"{_DRIFT}:same_arithmetic", comparison("arithmetic"), to="record.arithmetic is None"
         ),
     ),
     _fault(
         name="budget_ten_times",
         what="The KL divergence is held against ten times its budget.",
         source="a porter's slip: percent and per mille",
-        changes=_edit(f"{_VERDICT}:_budget", "record.kl <= budget.kl", "record.kl <= 10 * budget.kl"),
+        changes=rewrite(f"{_VERDICT}:_budget", comparison("kl"), to="record.kl <= 10 * budget.kl"),
     ),
     _fault(
         name="budget_of_another_tier",
         what="Tier A has the budget of tier B, which quantizes more.",
         source="a porter's slip: the last column of the table for every row",
-        changes=_edit(
-            "mxcheck.gate.budget:Budgets.of",
-            'plain, *options = stage.split("+")',
-            'plain, *options = stage.replace("-A", "-B").split("+")',
+        changes=rewrite(
+            "mxcheck.gate.budget:Budgets.of", value("plain"), mention("stage"), to="it.replace('-A', '-B')"
         ),
     ),
     _fault(
         name="rise_without_its_error",
         what="The rise of the loss is held against its budget without its sampling error.",
         source="evaluation harnesses that report a mean alone",
-        changes=_edit(f"{_VERDICT}:rise", "mean + UPPER_95 * error", "mean"),
+        changes=rewrite(f"{_VERDICT}:rise", returned(), operation("+"), to="mean"),
     ),
     _fault(
         name="rise_by_its_lower_bound",
         what="The lower bound of the rise is held against the budget, not the upper.",
         source="a porter's slip: a hypothesis test with its hypotheses swapped, red only if surely too large",
-        changes=_edit(f"{_VERDICT}:rise", "mean + UPPER_95 * error", "mean - UPPER_95 * error"),
+        changes=rewrite(f"{_VERDICT}:rise", returned(), operation("+"), to="mean - UPPER_95 * error"),
     ),
     _fault(
         name="fingerprints_not_compared",
         what="Fingerprints of weights, tokenizer and tokens are recorded and not compared.",
         source="run logs that hold a hash which nobody reads",
-        changes=_edit(f"{_VERDICT}:judge", ", *_fingerprints(record, baseline)),", "),"),
+        changes=rewrite(f"{_VERDICT}:judge", call("_fingerprints"), to="()"),
     ),
     _fault(
         name="fingerprint_of_the_first_tensor",
         what="The weights' fingerprint covers the first tensor alone.",
         source="a porter's slip: a return inside the loop, or a hash of a file's first bytes to save time",
-        changes=_edit(
-            "mxcheck.models.load:weights_fingerprint",
-            "sorted(model.named_parameters())",
-            "sorted(model.named_parameters())[:1]",
-        ),
+        changes=rewrite("mxcheck.models.load:weights_fingerprint", call("sorted"), to="it[:1]"),
     ),
     _fault(
         name="digests_of_the_first_module",
         what="Casts are digested in the first module alone.",
         source="a porter's slip: one module taken to stand for all",
-        changes=_edit(
-            "mxcheck.models.probe:digests",
-            "for name, module in conversion.modules.items()",
-            "for name, module in list(conversion.modules.items())[:1]",
-        ),
+        changes=rewrite("mxcheck.models.probe:digests", mention("weight_digest"), loop(), to="list(it)[:1]"),
     ),
     _fault(
         name="digests_in_common",
         what="Only modules that have a digest in both records are compared.",
         source="a porter's slip: the keys of both dictionaries taken as their intersection",
-        changes=_edit(
-            f"{_VERDICT}:_casts",
-            "record.digests.keys() | baseline.digests.keys()",
-            "record.digests.keys() & baseline.digests.keys()",
+        changes=rewrite(
+            f"{_VERDICT}:_casts", operation("|"), to="record.digests.keys() & baseline.digests.keys()"
         ),
     ),
     _fault(
         name="lost_modules_not_reported",
         what="Modules that are no longer quantized pass.",
         source="a porter's slip: only what is new is looked at",
-        changes=_edit(
-            f"{_VERDICT}:_modules",
-            "lost = sorted(baseline.replaced.keys() - record.replaced.keys())",
-            "lost: list[str] = []",
-        ),
+        changes=rewrite(f"{_VERDICT}:_conversion", value("lost"), to="[]"),
     ),
     _fault(
         name="nothing_quantized_passes",
         what="A result that is bit-equal to the reference passes, whatever the recipe was to change.",
         source="a conversion that does nothing looks perfect in every other figure",
-        changes=_edit(
-            f"{_VERDICT}:_bits",
-            "    if record.changes_bits is None:",
-            "    if record.changes_bits is not False:",
+        changes=rewrite(
+            f"{_VERDICT}:_conversion", condition("changes_bits"), to="record.changes_bits is not False"
         ),
     ),
     _fault(
         name="one_passed_check_will_do",
         what="A case passes if any of its checks does.",
         source="a porter's slip: any() for all()",
-        changes=_edit(
-            f"{_VERDICT}:Verdict.passed",
-            "return not self.failures",
-            "return any(check.passed for check in self.checks)",
+        changes=rewrite(
+            f"{_VERDICT}:Verdict.passed", returned(), to="any(check.passed for check in self.checks)"
         ),
     ),
     _fault(
         name="update_accepts_a_broken_budget",
         what="An update stores what breaks its budget.",
         source="snapshot tools accept whatever they are given",
-        changes=_edit(
-            f"{_DECISION}:decide", "updating and verdict.acceptable and not holds", "updating and not holds"
-        ),
+        changes=rewrite(f"{_DECISION}:decide", condition("alone"), mention("passed"), to="True"),
     ),
     _fault(
         name="update_in_place_of_comparison",
         what="Every run updates: what changed is stored, and the case is green.",
         source="a porter's slip: an update option left on in a script",
-        changes=_edit(
-            f"{_DECISION}:decide",
-            "updating = update.changed or (update.missing and not accepted.exists)",
-            "updating = True",
-        ),
+        changes=rewrite(f"{_DECISION}:decide", value("updating"), to="True"),
     ),
     _fault(
         name="results_of_another_model",
         what="The model that is on the bench is measured, whichever was asked for.",
         source="a porter's slip: a cache without its key; results of one model stored under another's name",
-        changes=_edit(
-            "mxcheck.measure.session:Session.resident",
-            "self._resident is not None and self._resident.label == label",
-            "self._resident is not None",
+        changes=rewrite(
+            "mxcheck.pytest_plugin.workbench:Workbench.resident",
+            condition("_resident"),
+            comparison("label"),
+            to="True",
         ),
     ),
     _fault(
         name="baseline_of_another_model",
         what="The baselines of one model serve all of them.",
         source="a porter's slip: a path that lacks the model's name",
-        changes=_edit(
-            "mxcheck.gate.baseline:baseline_paths",
-            "common = root / case.baseline",
-            'common = root / "ref-llama" / case.baseline.name',
+        changes=rewrite(
+            "mxcheck.pytest_plugin.acceptance:baseline_paths",
+            value("common"),
+            to='root / "ref-llama" / case.baseline.name',
         ),
     ),
     _fault(
         name="seal_not_checked",
         what="A baseline that was changed by hand is read like any other.",
         source="a porter's slip: the seal is looked for and not compared",
-        changes=_edit("mxcheck.gate.baseline:decode", "if seal != expected:", "if seal is None:"),
+        changes=rewrite("mxcheck.gate.baseline:decode", condition("seal"), to="seal is None"),
     ),
     _fault(
         name="figures_rounded_in_the_file",
         what="Figures are stored with six decimals.",
         source="a porter's slip: files made pretty; half of the last digit is 500 times the exact tolerance",
-        changes=_edit(
+        changes=rewrite(
             "mxcheck.gate.baseline:encode",
-            "**record.as_dict()}",
-            "**json.loads(json.dumps(record.as_dict()), parse_float=lambda text: round(float(text), 6))}",
+            call("as_dict"),
+            to="json.loads(json.dumps(it), parse_float=lambda text: round(float(text), 6))",
         ),
     ),
     _fault(
         name="noise_of_the_quietest_environment",
         what="Of the environments that were tried the one with the least noise is stored.",
         source="a porter's slip: min() for max(); the one of this group that makes the gate stricter",
-        changes=_edit(
-            "mxcheck.gate.noise:worst",
-            "max(rms(change) for change in changes)",
-            "min(rms(change) for change in changes)",
-        ),
+        changes=rewrite("mxcheck.gate.noise:worst", call("rms"), statement(), mention("max"), to="min"),
     ),
     _fault(
         name="other_bits_taken_for_noise",
         what="An environment in which the casts gave other bits counts as noise, which widens the tolerance.",
         source="a porter's slip: a failure of what is measured, averaged into the measurement",
-        changes=_edit("mxcheck.gate.noise:worst", "if trial.digests != record.digests:", "if False:"),
+        changes=rewrite("mxcheck.gate.noise:worst", condition("digests"), to="False"),
     ),
     _fault(
         name="broken_library_skipped",
         what="A step that was accepted here and cannot run any more is skipped.",
         source="importorskip: a library that broke passes for one that was never there",
-        changes=_edit(
-            "mxcheck.measure.hold:hold_case",
-            "if (accepted := _accepted_here(session, case, baselines)) is not None:",
-            "if (accepted := _accepted_here(session, case, baselines)) is not None and False:",
+        changes=rewrite(
+            "mxcheck.pytest_plugin.session:GateSession.hold", condition("_accepted_here"), to="it and False"
         ),
         survives="no library breaks while the suites run; tests/plugin/test_stages_fail_alone.py breaks one",
     ),

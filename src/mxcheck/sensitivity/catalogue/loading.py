@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
-from mxcheck.sensitivity.fault import Edit, Fault
+from mxcheck.sensitivity.fault import Fault, Rewrite, rewrite
+from mxcheck.sensitivity.fault_place import argument, assignment, call, condition, mention, statement, value
 
 _fault = partial(Fault, group="loading", formats=())
 _LLAMA = "transformers.models.llama.modeling_llama"
 _MIXTRAL = "transformers.models.mixtral.modeling_mixtral"
+_LOADING = "mxcheck.models.load:_from_pretrained"
 
 
-def _after_loading(*lines: str) -> tuple[Edit, ...]:
+def _after_loading(*lines: str) -> tuple[Rewrite]:
     """Statements that see the loaded `model` before its fingerprint is taken."""
-    return (
-        Edit(
-            target="mxcheck.models.load:load",
-            old="    check_finite(model, source)\n",
-            new="".join(f"    {line}\n" for line in ("check_finite(model, source)", *lines)),
-        ),
+    return rewrite(
+        "mxcheck.models.load:load", call("check_finite"), statement(), to="\n".join(("it", *lines))
     )
-
-
-def _from_pretrained(old: str, new: str) -> tuple[Edit, ...]:
-    return (Edit(target="mxcheck.models.load:_from_pretrained", old=old, new=new),)
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -31,7 +25,7 @@ FAULTS: tuple[Fault, ...] = (
         name="checkpoint_dtype",
         what="The model is loaded in the checkpoint's bfloat16 where float32 was asked for.",
         source="transformers 5 loads in the checkpoint's dtype by default, transformers 4 in float32",
-        changes=_from_pretrained("dtype=getattr(torch, dtype)", "dtype=torch.bfloat16"),
+        changes=rewrite(_LOADING, call("from_pretrained"), argument("dtype"), to="torch.bfloat16"),
     ),
     _fault(
         name="rotary_frequencies_in_bf16",
@@ -88,16 +82,13 @@ FAULTS: tuple[Fault, ...] = (
         what="The gate of an MLP or expert takes the part of its up projection, and the other way round.",
         source="fused gate_up weights are stored in either order: Mixtral's w1 and w3",
         changes=(
-            Edit(
-                target=f"{_LLAMA}:LlamaMLP.forward",
-                old="self.act_fn(self.gate_proj(x)) * self.up_proj(x)",
-                new="self.act_fn(self.up_proj(x)) * self.gate_proj(x)",
+            *rewrite(
+                f"{_LLAMA}:LlamaMLP.forward",
+                call("down_proj"),
+                argument(1),
+                to="self.act_fn(self.up_proj(x)) * self.gate_proj(x)",
             ),
-            Edit(
-                target=f"{_MIXTRAL}:MixtralExperts.forward",
-                old="gate, up = nn.functional.linear(",
-                new="up, gate = nn.functional.linear(",
-            ),
+            *rewrite(f"{_MIXTRAL}:MixtralExperts.forward", assignment("gate"), to="it\ngate, up = up, gate"),
         ),
     ),
     _fault(
@@ -105,85 +96,62 @@ FAULTS: tuple[Fault, ...] = (
         what="The base of the rotary frequencies is 10,000, not the configuration's (ref-moe: 1,000,000).",
         source="vLLM pull request 998 (CodeLlama); the key moved into rope_parameters in transformers 5",
         changes=tuple(
-            Edit(
-                target=f"{module}RotaryEmbedding.compute_default_rope_parameters",
-                old='base = config.rope_parameters["rope_theta"]',
-                new="base = 10000.0",
-            )
+            change
             for module in (f"{_LLAMA}:Llama", f"{_MIXTRAL}:Mixtral")
+            for change in rewrite(
+                f"{module}RotaryEmbedding.compute_default_rope_parameters", value("base"), to="10000.0"
+            )
         ),
     ),
     _fault(
         name="norm_epsilon",
         what="The norm's epsilon is 1e-5 in place of the configuration's 1e-6 (ref-llama's).",
         source="Llama 1 has 1e-6 and Llama 2 has 1e-5: ports that fix one of them",
-        changes=(
-            Edit(
-                target=f"{_LLAMA}:LlamaRMSNorm.forward",
-                old="self.variance_epsilon",
-                new="1e-5",
-            ),
-        ),
+        changes=rewrite(f"{_LLAMA}:LlamaRMSNorm.forward", mention("variance_epsilon"), to="1e-5"),
     ),
     _fault(
         name="another_attention_implementation",
         what="The model is loaded with torch's fused attention in place of eager attention.",
         source="sdpa is what transformers chooses where nothing is said",
-        changes=_from_pretrained('attn_implementation="eager"', 'attn_implementation="sdpa"'),
+        changes=rewrite(_LOADING, call("from_pretrained"), argument("attn_implementation"), to="'sdpa'"),
         options=("--mx-attention",),
     ),
     _fault(
         name="another_experts_implementation",
         what="Experts run as grouped products, which gather the weights and show no plain linear call.",
         source="grouped_mm is what transformers 5 chooses where nothing is said",
-        changes=(
-            Edit(
-                target="mxcheck.models.load:load",
-                old='set_experts_implementation("eager")',
-                new='set_experts_implementation("grouped_mm")',
-            ),
+        changes=rewrite(
+            "mxcheck.models.load:load", call("set_experts_implementation"), argument(1), to="'grouped_mm'"
         ),
     ),
     _fault(
         name="outliers_forgotten",
         what="The model with outliers comes without (of the reference models outlier-llama has any).",
         source="a porter's slip: a rewrite of the weights that a new loading path leaves out",
-        changes=(Edit(target="mxcheck.models.load:load", old="if source.outliers:", new="if False:"),),
+        changes=rewrite("mxcheck.models.load:load", condition("outliers"), to="False"),
     ),
     _fault(
         name="tokenizer_of_another_version",
         what="The tokenizer's file is another one: it was written anew, with another order of its keys.",
         source="save_pretrained rewrites tokenizer.json in the layout of the day's tokenizers library",
-        changes=(
-            Edit(
-                target="mxcheck.models.load:_tokenizer_fingerprint",
-                old="data = Path(path).read_bytes()",
-                new="data = json.dumps(json.loads(Path(path).read_bytes()), sort_keys=True).encode()",
-            ),
+        changes=rewrite(
+            "mxcheck.models.load:_tokenizer_fingerprint",
+            value("data"),
+            to="json.dumps(json.loads(it), sort_keys=True).encode()",
         ),
     ),
     _fault(
         name="tokens_of_another_model",
         what="Every model is measured on the text that was sampled from ref-llama.",
         source="a porter's slip: one cached token file for all models of one vocabulary size",
-        changes=(
-            Edit(
-                target="mxcheck.measure.text:own_tokens_path",
-                old="model_source(name).tokens",
-                new='model_source("ref-llama").tokens',
-            ),
+        changes=rewrite(
+            "mxcheck.pytest_plugin.text:own_tokens_path", call("model_source"), argument(1), to="'ref-llama'"
         ),
     ),
     _fault(
         name="tokens_cut_short",
         what="The last token of every sequence is cut off.",
         source="a porter's slip: a length that was counted with BOS and cut without it",
-        changes=(
-            Edit(
-                target="mxcheck.measure.text:_own",
-                old="tokens[: measuring.max_samples, :length].contiguous()",
-                new="tokens[: measuring.max_samples, : length - 1].contiguous()",
-            ),
-        ),
+        changes=rewrite("mxcheck.pytest_plugin.text:_own", call("contiguous"), to="it[:, :-1].contiguous()"),
     ),
 )
