@@ -15,7 +15,7 @@ from mxcheck.models.probe import ATTENTION_LENGTH, digests, probe_like
 from mxcheck.models.recipe import Recipe, recipe
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
-Digests = dict[str, dict[str, str]]
+Digests = dict[str, dict[str, list[str]]]
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
