@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mxcheck.gate.record import Noise, Record, digests_from_dict, sublayers_from_dict
-from mxcheck.gate.row_groups import RowGroups
+from mxcheck.gate.record import Noise, Record, sublayers_from_dict
+from mxcheck.gate.row_groups import Digests, digests_from_dict
 from mxcheck.gate.statistics import differences, largest, rms, typical
 from mxcheck.gate.sublayers import SublayerError, sublayer_noise
 
@@ -22,7 +22,7 @@ class Trial:
     """
 
     environment: str
-    digests: dict[str, dict[str, RowGroups]] = field(default_factory=dict)
+    digests: Digests = field(default_factory=dict)
     reference_losses: list[float] = field(default_factory=list)
     sequence_losses: list[float] = field(default_factory=list)
     sequence_kl: list[float] = field(default_factory=list)

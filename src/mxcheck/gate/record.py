@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from mxcheck.gate.case import KINDS, Case, Kind
 from mxcheck.gate.counters import Counters, counters_from_dict
 from mxcheck.gate.predictions import Predictions, predictions_from_dict
-from mxcheck.gate.row_groups import RowGroups, row_groups_from_dict
+from mxcheck.gate.row_groups import Digests, digests_as_dict, digests_from_dict
 from mxcheck.gate.sublayers import (
     SublayerError,
     SublayerNoise,
@@ -88,7 +88,7 @@ class Record:
     unconverted: dict[str, str]
     weight_bytes: int
     original_bytes: int
-    digests: dict[str, dict[str, RowGroups]]
+    digests: Digests
     corpus: dict[str, Any]
     scored_tokens: int
     reference_cross_entropy: float
@@ -144,10 +144,7 @@ class Record:
         data = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("predictions", "counters"):
             data[name] = None if data[name] is None else data[name].as_dict()
-        data["digests"] = {
-            module: {kind: groups.as_dict() for kind, groups in found.items()}
-            for module, found in self.digests.items()
-        }
+        data["digests"] = digests_as_dict(self.digests)
         if self.sublayers is not None:
             data["sublayers"] = {place: error.as_dict() for place, error in self.sublayers.items()}
         data["noise"] = None if self.noise is None else asdict(self.noise)
@@ -177,17 +174,6 @@ def _noise_from_dict(data: dict[str, Any]) -> Noise:
     return Noise(
         **{**data, "sublayers": None if layers is None else sublayer_noise_from_dict(layers, where=where)}
     )
-
-
-def digests_from_dict(data: Mapping[str, Any]) -> dict[str, dict[str, RowGroups]]:
-    """The digests of a record from plain JSON types. Raises ValueError for what is none."""
-    for module, found in data.items():
-        if not isinstance(found, dict) or not found.keys() <= {"codes", "scales", "operands"}:
-            raise ValueError(f"digests of {module} must be of codes, scales or operands, got {found!r:.40}")
-    return {
-        module: {kind: row_groups_from_dict(groups) for kind, groups in found.items()}
-        for module, found in data.items()
-    }
 
 
 def sublayers_from_dict(data: Mapping[str, Any]) -> dict[str, SublayerError]:

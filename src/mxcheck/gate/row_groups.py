@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,28 @@ def row_groups_from_dict(data: Any) -> RowGroups:
     if not isinstance(data, dict) or data.keys() != {"rows", "groups"} or not isinstance(data["groups"], list):
         raise ValueError(f"a digest must be a table of rows and groups, got {data!r:.60}")
     return RowGroups(rows=data["rows"], groups=tuple(data["groups"]))
+
+
+#: Of a record: module -> codes, scales or operands -> their digests.
+Digests: TypeAlias = dict[str, dict[str, RowGroups]]
+
+
+def digests_as_dict(digests: Digests) -> dict[str, Any]:
+    """Plain JSON types."""
+    return {
+        module: {kind: groups.as_dict() for kind, groups in found.items()} for module, found in digests.items()
+    }
+
+
+def digests_from_dict(data: Mapping[str, Any]) -> Digests:
+    """The inverse of `digests_as_dict`. Raises ValueError for what is none."""
+    for module, found in data.items():
+        if not isinstance(found, dict) or not found.keys() <= {"codes", "scales", "operands"}:
+            raise ValueError(f"digests of {module} must be of codes, scales or operands, got {found!r:.40}")
+    return {
+        module: {kind: row_groups_from_dict(groups) for kind, groups in found.items()}
+        for module, found in data.items()
+    }
 
 
 def changed_rows(now: RowGroups, then: RowGroups, what: str = "rows") -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mxcheck.evaluation.metrics import Metric
     from mxcheck.gate.counters import Counters, Operands
-    from mxcheck.gate.row_groups import RowGroups
+    from mxcheck.gate.row_groups import Digests
     from mxcheck.models.recipe import Recipe
 
 
@@ -29,7 +29,7 @@ class Emulated:
     """What became of a model under a recipe: what was converted, and what that computes."""
 
     result: Measurement
-    digests: dict[str, dict[str, RowGroups]]
+    digests: Digests
     sublayers: SublayerErrors | None
     counters: Counters
     changes_bits: bool | None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mxcheck.kernels.api import fake_quantize_with, quantize, resolve_kernel
+from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
 
@@ -40,8 +42,8 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CastWeight:
-    """A weight after its cast: its values, what would be stored of it (codes and scales), and the bytes that
-    this takes when packed: none where there is no cast, and the weight stays."""
+    """A weight after its cast: its values, what would be stored of it (codes, then scales), and the bytes
+    that this takes when packed: none where there is no cast, and the weight stays."""
 
     values: Tensor
     stored: tuple[Tensor, ...]
@@ -71,4 +73,13 @@ def cast_weight(weight: Tensor, operand: Operand | None, kernel: str, *, axis: i
         values=quantized.dequantize(weight.dtype if operand.is_exact_in_16_bits else torch.float32),
         stored=(quantized.codes, *scales),
         nbytes=quantized.nbytes,
+    )
+
+
+def digest_weights(casts: Sequence[CastWeight]) -> WeightDigest:
+    """The digest of a module's weights. Codes are read as they are, one a byte: packing changes nothing that
+    a digest would see."""
+    scales = [scale for cast in casts for scale in cast.stored[1:]]
+    return WeightDigest(
+        codes=digest(*(cast.stored[0] for cast in casts)), scales=digest(*scales) if scales else None
     )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from mxcheck.kernels.digest import Digest, WeightDigest
 from mxcheck.models.backends.backend import Backend
-from mxcheck.models.casts import activation_cast, cast_weight
+from mxcheck.models.casts import CastWeight, activation_cast, cast_weight, digest_weights
 from mxcheck.models.classify import expert_parameters, reduction_axis, weight_parameters
-from mxcheck.models.load import tensor_bytes
 from mxcheck.models.products import PRODUCTS, Cast, LinearCast, storage
 from mxcheck.models.recipe import Casts, Recipe
 
@@ -22,8 +20,8 @@ class Converted(Protocol):
     """A module that a recipe changed."""
 
     module: nn.Module
-    #: SHA-256 of the weights' codes and scales.
-    weight_digest: str
+    #: Of the weights' codes and scales.
+    weight_digest: WeightDigest
     #: Bytes of the weights' packed codes and scales.
     weight_bytes: int
     #: How often its forward ran while it was converted.
@@ -74,15 +72,13 @@ class ConvertedLinear:
         self._forward = Method(module)
         self._originals = {key: module.get_parameter(key) for key in weight_parameters(module)}
         self._quantized: dict[str, nn.Parameter] = {}
-        axis, codes, self.weight_bytes = reduction_axis(module), hashlib.sha256(), 0
+        axis, casts_of_weights = reduction_axis(module), list[CastWeight]()
         for key, original in self._originals.items():
             cast = cast_weight(original.detach(), casts.weights, recipe.kernel, axis=axis)
             self._quantized[key] = nn.Parameter(cast.values, requires_grad=False)
-            self.weight_bytes += cast.nbytes
-            for part in cast.stored:
-                # one scale a tensor comes expanded, with a stride of 0, which cannot be viewed as bytes
-                codes.update(tensor_bytes(part.reshape(-1).clone(memory_format=torch.contiguous_format)))
-        self.weight_digest = codes.hexdigest()
+            casts_of_weights.append(cast)
+        self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
+        self.weight_digest = digest_weights(casts_of_weights)
 
     def activate(self) -> None:
         weights = {storage(value) for value in self._quantized.values()}
@@ -147,8 +143,8 @@ class LibraryLinear:
         self.weight_digest = replacement.weight_digest
         self.weight_bytes = replacement.weight_bytes
 
-    def operand_digest(self, x: Tensor) -> str:
-        """SHA-256 of the activation `x` as the library casts it."""
+    def operand_digest(self, x: Tensor) -> Digest:
+        """Of the activation `x` as the library casts it."""
         return self._replacement.operand_digest(x)
 
     def activate(self) -> None:

@@ -5,11 +5,13 @@ behind everything that could forget a cast. Later products of one module (an exp
 the result of earlier ones, which depends on how the machine multiplies; so the probe stands in for the
 activation at every cast. The digests are therefore equal on every machine, and a cast that moves one bit
 is seen however small its effect on the loss.
+
+A weight's codes and scales were digested when it was cast. Here its values are, at the product that reads
+them: only there it is certain that the product takes them.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,11 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mxcheck.gate.row_groups import Digests, RowGroups
+from mxcheck.kernels.digest import MOST_GROUPS, Digest, digest, text_digest
 from mxcheck.models.attention import ConvertedAttention
 from mxcheck.models.classify import expert_parameters, reduction_axis
 from mxcheck.models.convert import Conversion
 from mxcheck.models.linear import Converted, ConvertedLinear, LibraryLinear
-from mxcheck.models.load import positions, tensor_bytes, weights_fingerprint
+from mxcheck.models.load import positions
 from mxcheck.models.products import PRODUCTS, Cast, casting
 
 ROWS = 32
@@ -47,11 +51,11 @@ def probe_like(x: Tensor) -> Tensor:
 
 
 class _Operands(TorchFunctionMode):
-    """Hashes the tensors that enter each product."""
+    """Digests the tensors that enter each product, in the order of the calls and of their arguments."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.digest = hashlib.sha256()
+        self.found: list[str] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -59,8 +63,12 @@ class _Operands(TorchFunctionMode):
         if func in PRODUCTS and not casting():  # a kernel may multiply for itself
             for operand in (*args, *(kwargs or {}).values()):
                 if isinstance(operand, torch.Tensor):
-                    self.digest.update(tensor_bytes(operand))
+                    self.found.append(_whole(operand))
         return func(*args, **(kwargs or {}))
+
+
+def _whole(operand: Tensor) -> str:
+    return digest(operand, most_groups=1).groups[0]
 
 
 def _of_probe(cast: Cast) -> Cast:
@@ -91,7 +99,7 @@ def _arguments(module: nn.Module) -> tuple[torch.Tensor, ...]:
     return probe(rows, width).to(parameter.device, parameter.dtype), chosen, weights
 
 
-def _operand_digest(converted: Converted) -> str:
+def _operands(converted: Converted) -> Digest:
     if isinstance(converted, LibraryLinear):
         # 8 times: values above bitsandbytes' threshold of 6 take another path, and it must be seen too
         return converted.operand_digest(8 * _arguments(converted.module)[0])
@@ -99,14 +107,25 @@ def _operand_digest(converted: Converted) -> str:
     recorder = _Operands()
     with torch.no_grad(), _probe_at_every_cast(converted), recorder:
         converted.module(*_arguments(converted.module))
-    return recorder.digest.hexdigest()
+    return _grouped(recorder.found)
+
+
+def _grouped(operands: list[str]) -> Digest:
+    """One digest an operand; where there are too many (experts make products by the hundred), one of several
+    neighbours."""
+    size = max(1, -(-len(operands) // MOST_GROUPS))
+    groups = [operands[start : start + size] for start in range(0, len(operands), size)]
+    return Digest(
+        rows=len(operands),
+        groups=tuple(group[0] if size == 1 else text_digest(" ".join(group)) for group in groups),
+    )
 
 
 @contextmanager
-def _watched(converted: ConvertedAttention, digest: Any) -> Iterator[None]:
+def _watched(converted: ConvertedAttention, found: list[str]) -> Iterator[None]:
     before = converted.first, converted.second, converted.observe
     converted.first, converted.second = _of_probe(before[0]), _of_probe(before[1])
-    converted.observe = lambda operand: digest.update(tensor_bytes(operand))  # type: ignore[method-assign]
+    converted.observe = lambda operand: found.append(_whole(operand))  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -114,35 +133,49 @@ def _watched(converted: ConvertedAttention, digest: Any) -> Iterator[None]:
         del converted.observe
 
 
-def _attention_digests(conversion: Conversion) -> dict[str, str]:
+def _of_attention(conversion: Conversion) -> dict[str, Digest]:
     """Of all attention modules, in one forward pass of the model: they take arguments of many kinds."""
     model = conversion.model
     device = next(model.parameters()).device
-    totals = {name: hashlib.sha256() for name in conversion.attention}
+    found: dict[str, list[str]] = {name: [] for name in conversion.attention}
     config: Any = model.config
     text = config.get_text_config()
     length = min(ATTENTION_LENGTH, positions(text) or ATTENTION_LENGTH)
     tokens = (torch.arange(length, device=device) % text.vocab_size).unsqueeze(0)
     with torch.no_grad(), ExitStack() as stack:
         for name, converted in conversion.attention.items():
-            stack.enter_context(_watched(converted, totals[name]))
+            stack.enter_context(_watched(converted, found[name]))
         model(input_ids=tokens, use_cache=False)
-    return {name: total.hexdigest() for name, total in totals.items()}
+    return {name: _grouped(operands) for name, operands in found.items()}
 
 
-def digests(conversion: Conversion) -> dict[str, dict[str, str]]:
-    """By module: SHA-256 of the weight's codes and scales (`weight`), and of every operand that the probe
-    brings to the product (`operands`). For a whole-model stage, of the parameters as converted.
+def digests(conversion: Conversion) -> Digests:
+    """By module: the digests of its weights' `codes` and `scales`, one a row group, and of the `operands`
+    that the probe brings to its products, one an operand (of several neighbours, where there are more than
+    16). For a whole-model stage, by parameter: `codes` are its elements as converted.
     """
-    if not conversion.modules:
-        return {"parameters": {"weight": weights_fingerprint(conversion.model)}}
-    found = {
-        name: {"weight": module.weight_digest, "operands": _operand_digest(module)}
-        for name, module in conversion.modules.items()
-    }
-    for name, operands in (_attention_digests(conversion) if conversion.attention else {}).items():
-        found[name] = {"operands": operands}
+    found: Digests
+    if conversion.modules:
+        found = {
+            name: _entry(**_of_weights(module), operands=_operands(module))
+            for name, module in conversion.modules.items()
+        }
+    else:
+        parameters = sorted(conversion.model.named_parameters())
+        found = {name: _entry(codes=digest(parameter)) for name, parameter in parameters}
+    for name, operands in (_of_attention(conversion) if conversion.attention else {}).items():
+        found[name] = _entry(operands=operands)
     if conversion.elementwise is not None:
         result = conversion.elementwise.cast(probe(ROWS, 4 * ROWS))
-        found["element-wise results"] = {"operands": hashlib.sha256(tensor_bytes(result)).hexdigest()}
+        found["element-wise results"] = _entry(operands=digest(result))
     return found
+
+
+def _of_weights(module: Converted) -> dict[str, Digest]:
+    made = module.weight_digest
+    return {"codes": made.codes} if made.scales is None else {"codes": made.codes, "scales": made.scales}
+
+
+def _entry(**kinds: Digest) -> dict[str, RowGroups]:
+    """Digests by their kind as a record has them."""
+    return {kind: RowGroups(rows=made.rows, groups=made.groups) for kind, made in kinds.items()}

@@ -100,7 +100,7 @@ class GateSession:
             recentre=settings.recentre,
             accept_command=self._accept_command(case),
             measure_noise=lambda: self._noise(record),
-            keep_inputs=lambda: self.measuring.keep_states(case.model),
+            keep_inputs=lambda: self.session.keep_states(case.model),
         )
 
     def _give_up(self, case: Case, error: BaseException) -> CaseResult:

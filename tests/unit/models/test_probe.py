@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from mxcheck.gate.row_groups import Digests, digests_as_dict
 from mxcheck.kernels.api import fake_quantize
 from mxcheck.models.convert import Conversion
 from mxcheck.models.load import LoadedModel
@@ -21,7 +22,6 @@ from mxcheck.models.zoo import REFERENCE_MODELS
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 ReferenceModel = Callable[[str], LoadedModel]
-Digests = dict[str, dict[str, str]]
 
 every_model = pytest.mark.parametrize("name", REFERENCE_MODELS)
 
@@ -35,6 +35,7 @@ OLD_MACHINE = {
 }
 CHILD = """
 import json, sys, torch
+from mxcheck.gate.row_groups import digests_as_dict
 from mxcheck.models.convert import convert
 from mxcheck.models.load import load
 from mxcheck.models.probe import digests
@@ -44,7 +45,7 @@ for name in json.loads(sys.argv[1]):
     model = load(name).model
     for precision in json.loads(sys.argv[2]):
         conversion = convert(model, recipe(precision, tier="B"))
-        found[f"{name}-{precision}"] = digests(conversion)
+        found[f"{name}-{precision}"] = digests_as_dict(digests(conversion))
         conversion.undo()
 print(json.dumps(found))
 """
@@ -73,6 +74,10 @@ def tiny(tiny_llama: LlamaForCausalLM, converted: Convert) -> Conversion:
 def changed(before: Digests, after: Digests, kind: str) -> set[str]:
     assert before.keys() == after.keys()
     return {name for name in before if before[name][kind] != after[name][kind]}
+
+
+def changed_weights(before: Digests, after: Digests) -> set[str]:
+    return changed(before, after, "codes") | changed(before, after, "scales")
 
 
 def test_the_probe_is_the_same_everywhere_and_for_ever() -> None:
@@ -111,9 +116,10 @@ def test_digests_are_deterministic_complete_and_differ(
 
     assert first == again == digests(converted(model, recipe(precision, tier="B")))
     assert first.keys() == conversion.replaced.keys()
-    assert all(entry.keys() == {"weight", "operands"} for entry in first.values())
-    # no two modules of a trained model are equal, so no two digests are
-    assert len({value for entry in first.values() for value in entry.values()}) == 2 * len(first)
+    assert all(entry.keys() == {"codes", "scales", "operands"} for entry in first.values())
+    # no two modules of a trained model are equal, nor are two row groups of their weights' codes
+    codes = [group for entry in first.values() for group in entry["codes"].groups]
+    assert len(set(codes)) == len(codes)
 
 
 @every_model
@@ -130,7 +136,7 @@ def test_digests_do_not_depend_on_how_the_machine_multiplies(
     conversion = converted(reference_model(name).model, recipe(precision, tier="B"))
 
     assert on_an_old_machine["capability"] == "DEFAULT"
-    assert digests(conversion) == on_an_old_machine[f"{name}-{precision}"]
+    assert digests_as_dict(digests(conversion)) == on_an_old_machine[f"{name}-{precision}"]
 
 
 class Activations(TorchFunctionMode):
@@ -185,12 +191,14 @@ def test_one_changed_weight_changes_its_modules_digests_alone(
     weight.view(-1)[weight.abs().argmax()] *= -1  # the sign bit, of an element that is no zero when cast
     after = digests(converted(tiny_llama, recipe("fp4_e2m1", tier="B")))
 
-    assert changed(before, after, "weight") == {"model.layers.1.mlp.down_proj"}
-    assert changed(before, after, "operands") == {"model.layers.1.mlp.down_proj"}
+    name = "model.layers.1.mlp.down_proj"
+    assert changed(before, after, "codes") == {name}
+    assert changed(before, after, "scales") == set()  # a sign is of no block's scale
+    assert changed(before, after, "operands") == {name}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_whole_model_stages_have_one_digest_that_every_bit_moves(
+def test_whole_model_stages_have_a_digest_a_parameter_that_every_bit_moves(
     precision: str, tiny_llama: LlamaForCausalLM, converted: Convert
 ) -> None:
     conversion = converted(tiny_llama, recipe(precision))
@@ -198,8 +206,8 @@ def test_whole_model_stages_have_one_digest_that_every_bit_moves(
     tiny_llama.model.norm.weight.view(torch.uint8)[0] ^= 1
     after = digests(conversion)
 
-    assert before.keys() == {"parameters"}
-    assert changed(before, after, "weight") == {"parameters"}
+    assert before.keys() == dict(tiny_llama.named_parameters()).keys()
+    assert changed(before, after, "codes") == {"model.norm.weight"}
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.up_proj"])
@@ -221,7 +229,7 @@ def test_a_wrong_activation_cast_in_one_module_is_seen_there_alone(
     after = digests(tiny)
 
     assert changed(before, after, "operands") == {name}
-    assert changed(before, after, "weight") == set()
+    assert changed_weights(before, after) == set()
 
 
 def test_a_forward_that_forgets_the_cast_is_seen(tiny: Conversion) -> None:
@@ -245,7 +253,7 @@ def test_weights_quantized_along_the_wrong_axis_are_seen(
     monkeypatch.setattr(Operand, "spec", lambda self, *, axis: spec(self, axis=axis + 1))  # -1 -> 0
     after = digests(converted(tiny_llama, recipe("fp4_e2m1", tier="B")))
 
-    assert changed(before, after, "weight") == set(before)
+    assert changed_weights(before, after) == set(before)
     assert changed(before, after, "operands") == set(before)
 
 

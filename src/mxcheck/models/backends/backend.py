@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from mxcheck.kernels.digest import Digest, WeightDigest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
@@ -24,16 +26,16 @@ class Replacement:
 
     Attributes:
         forward: x [..., in] -> [..., out], in x's dtype and on x's device.
-        weight_digest: SHA-256 of what the library holds of the weight: codes and scales.
+        weight_digest: of what the library holds of the weight: codes and scales.
         weight_bytes: the size of these codes and scales; the bias is not counted.
-        operand_digest: SHA-256 of codes and scales of an activation [..., in] as the library casts it. It
-            changes nothing that `forward` depends on.
+        operand_digest: of codes and scales of an activation [..., in] as the library casts it. It changes
+            nothing that `forward` depends on.
     """
 
     forward: Callable[[torch.Tensor], torch.Tensor]
-    weight_digest: str
+    weight_digest: WeightDigest
     weight_bytes: int
-    operand_digest: Callable[[torch.Tensor], str]
+    operand_digest: Callable[[torch.Tensor], Digest]
 
 
 class Backend(Protocol):

@@ -27,8 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.backend import Replacement
-from mxcheck.models.backends.linear import bias_of, digest, features, nbytes, not_linear, weight_of
+from mxcheck.models.backends.linear import bias_of, features, nbytes, not_linear, weight_of
 from mxcheck.models.backends.requirements import broken, not_installed
 from mxcheck.models.ladder import LADDER
 
@@ -81,7 +82,7 @@ class BitsAndBytes:
 
         return Replacement(
             forward=forward,
-            weight_digest=digest(codes, scales),
+            weight_digest=WeightDigest(codes=digest(codes), scales=digest(scales)),
             weight_bytes=nbytes(codes, scales),
             operand_digest=lambda x: digest(*self.operand(x)),
         )

@@ -1,14 +1,10 @@
-"""What every backend takes from a linear module, and how it digests tensors."""
+"""What every backend takes from a linear module."""
 
 from __future__ import annotations
-
-import hashlib
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
-
-from mxcheck.models.load import tensor_bytes
 
 # Subclasses of nn.Linear with a forward of their own that is the same product.
 _SAME_PRODUCT = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
@@ -50,16 +46,6 @@ def indivisible(module: nn.Module, of_in: int, of_out: int, needed_by: str) -> s
         if size % divisor:
             return f"{name}_features is {size}; {needed_by} needs a multiple of {divisor}"
     return None
-
-
-def digest(*tensors: Tensor) -> str:
-    """SHA-256 of tensors: dtype, shape and bytes of each. The same wherever the bits are the same."""
-    total = hashlib.sha256()
-    for tensor in tensors:
-        total.update(f"{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        if tensor.numel():  # an empty memoryview cannot be cast
-            total.update(tensor_bytes(tensor))
-    return total.hexdigest()
 
 
 def nbytes(*tensors: Tensor) -> int:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from mxcheck.kernels.api import quantize
+from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.backend import Replacement
-from mxcheck.models.backends.linear import bias_of, digest, indivisible, nbytes, not_linear, weight_of
+from mxcheck.models.backends.linear import bias_of, indivisible, nbytes, not_linear, weight_of
 from mxcheck.models.backends.requirements import Capability, cuda_capability, unfit_device
 
 _LEAST_CAPABILITY = (8, 9)
@@ -69,7 +70,7 @@ class ScaledMM:
 
         return Replacement(
             forward=forward,
-            weight_digest=digest(codes.view(torch.uint8), scales),
+            weight_digest=WeightDigest(codes=digest(codes.view(torch.uint8)), scales=digest(scales)),
             weight_bytes=nbytes(codes, scales),
             operand_digest=lambda x: digest(*self._operand(x)),
         )

@@ -26,8 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mxcheck.kernels.digest import Digest, WeightDigest, digest
 from mxcheck.models.backends.backend import Replacement
-from mxcheck.models.backends.linear import bias_of, digest, indivisible, nbytes, not_linear, weight_of
+from mxcheck.models.backends.linear import bias_of, indivisible, nbytes, not_linear, weight_of
 from mxcheck.models.backends.requirements import (
     Capability,
     broken,
@@ -111,7 +112,7 @@ class TransformerEngine:
                 product: Tensor = layer(rows)
             return product[: x.numel() // x.shape[-1]].reshape(*x.shape[:-1], codes.shape[0])
 
-        def operand_digest(x: Tensor) -> str:
+        def operand_digest(x: Tensor) -> Digest:
             rows, cast = _padded(x), cast_input.copy()
             if recipe.delayed():
                 cast.scale, cast.amax = torch.ones_like(cast.scale), torch.zeros_like(cast.amax)
@@ -120,7 +121,7 @@ class TransformerEngine:
 
         return Replacement(
             forward=forward,
-            weight_digest=digest(codes, scales),
+            weight_digest=WeightDigest(codes=digest(codes), scales=digest(scales)),
             weight_bytes=nbytes(codes, scales),
             operand_digest=operand_digest,
         )

@@ -148,9 +148,9 @@ FAULTS: tuple[Fault, ...] = (
         what="The reference is measured on the model as converted.",
         source="a porter's slip: one model object for both, converted in place",
         changes=rewrite(
-            "mxcheck.pytest_plugin.workbench:Workbench.record",
+            "mxcheck.measure.emulation:emulate",
             assignment("conversion"),
-            to="it\nreference = evaluate(model, tokens, batch_size=together, keep_log_probabilities=True)",
+            to="it\nreference = evaluate(model, tokens, batch_size=batch_size, keep_log_probabilities=True)",
         ),
     ),
 )

@@ -192,7 +192,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The model that is on the bench is measured, whichever was asked for.",
         source="a porter's slip: a cache without its key; results of one model stored under another's name",
         changes=rewrite(
-            "mxcheck.pytest_plugin.workbench:Workbench.resident",
+            "mxcheck.measure.session:Session.resident",
             condition("_resident"),
             comparison("label"),
             to="True",
@@ -203,7 +203,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The baselines of one model serve all of them.",
         source="a porter's slip: a path that lacks the model's name",
         changes=rewrite(
-            "mxcheck.pytest_plugin.acceptance:baseline_paths",
+            "mxcheck.gate.baseline:baseline_paths",
             value("common"),
             to='root / "ref-llama" / case.baseline.name',
         ),
@@ -241,7 +241,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A step that was accepted here and cannot run any more is skipped.",
         source="importorskip: a library that broke passes for one that was never there",
         changes=rewrite(
-            "mxcheck.pytest_plugin.session:GateSession.hold", condition("_accepted_here"), to="it and False"
+            "mxcheck.measure.hold:hold_case", condition("_accepted_here"), to="it and False"
         ),
         survives="no library breaks while the suites run; tests/plugin/test_stages_fail_alone.py breaks one",
     ),

@@ -145,13 +145,13 @@ FAULTS: tuple[Fault, ...] = (
         what="Every model is measured on the text that was sampled from ref-llama.",
         source="a porter's slip: one cached token file for all models of one vocabulary size",
         changes=rewrite(
-            "mxcheck.pytest_plugin.text:own_tokens_path", call("model_source"), argument(1), to="'ref-llama'"
+            "mxcheck.measure.text:own_tokens_path", call("model_source"), argument(1), to="'ref-llama'"
         ),
     ),
     _fault(
         name="tokens_cut_short",
         what="The last token of every sequence is cut off.",
         source="a porter's slip: a length that was counted with BOS and cut without it",
-        changes=rewrite("mxcheck.pytest_plugin.text:_own", call("contiguous"), to="it[:, :-1].contiguous()"),
+        changes=rewrite("mxcheck.measure.text:_own", call("contiguous"), to="it[:, :-1].contiguous()"),
     ),
 )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.bitsandbytes import THRESHOLD, BitsAndBytes
-from mxcheck.models.backends.linear import digest
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
@@ -78,7 +78,7 @@ def test_the_digest_is_of_these_codes_and_scales() -> None:
     module = linear()
     codes, scales = held(module)
     replacement = BNB.replace(module)
-    assert replacement.weight_digest == digest(codes, scales)
+    assert replacement.weight_digest == WeightDigest(codes=digest(codes), scales=digest(scales))
     assert replacement.weight_bytes == 96 * 128 + 96 * 4
     module.weight[0, 0] += 0.05
     assert BNB.replace(module).weight_digest != replacement.weight_digest

@@ -8,7 +8,6 @@ from transformers.pytorch_utils import Conv1D
 
 from mxcheck.models.backends.linear import (
     bias_of,
-    digest,
     features,
     indivisible,
     nbytes,
@@ -76,20 +75,6 @@ def test_divisibility_is_of_in_and_out_features() -> None:
     assert indivisible(nn.Linear(24, 32), 16, 8, "X") == "in_features is 24; X needs a multiple of 16"
     assert indivisible(nn.Linear(32, 20), 16, 8, "X") == "out_features is 20; X needs a multiple of 8"
     assert indivisible(Conv1D(20, 32), 16, 8, "X") == "out_features is 20; X needs a multiple of 8"
-
-
-def test_a_digest_depends_on_bits_dtype_shape_and_order() -> None:
-    a, b = torch.arange(6, dtype=torch.uint8), torch.ones(2)
-    digests = [
-        digest(a, b),
-        digest(b, a),
-        digest(a.view(2, 3), b),
-        digest(a.view(torch.int8), b),
-        digest(a, -b),
-        digest(a),
-    ]
-    assert len(set(digests)) == len(digests)
-    assert digest(a, b) == digest(a.clone(), b.clone())
 
 
 def test_nbytes_counts_every_tensor() -> None:

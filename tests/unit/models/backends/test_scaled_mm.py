@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mxcheck.kernels.api import quantize
-from mxcheck.models.backends.linear import digest
+from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.scaled_mm import BACKENDS, ScaledMM, product_dtype
 
 UNIT = 2.0**-24  # fp32's unit roundoff
@@ -104,7 +104,8 @@ def test_the_digests_are_of_the_house_kernels_codes_and_scales(name: str) -> Non
         scales = torch.tensor(cast.scales.tolist())
         return cast.codes, scales if FORMATS[name] == "e4m3_row" else scales.reshape(1)
 
-    assert replacement.weight_digest == digest(*parts(module.weight))
+    codes, scales = parts(module.weight)
+    assert replacement.weight_digest == WeightDigest(codes=digest(codes), scales=digest(scales))
     assert replacement.weight_bytes == 344 * 128 + 4 * (344 if FORMATS[name] == "e4m3_row" else 1)
     assert replacement.operand_digest(x) == digest(*parts(x))
     assert replacement.operand_digest(x.reshape(2, 24, 128)) == replacement.operand_digest(x)
