@@ -1,4 +1,4 @@
-"""`mxcheck baselines …`: look at accepted baselines, prune and re-centre them."""
+"""`mxcheck baselines …`: look at accepted baselines, prune, extend and re-centre them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.cli.console import console
+from mxcheck.cli.extend import extend
 from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case, model_label
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
@@ -21,7 +22,9 @@ from mxcheck.reporting.detectable import detectable_table
 
 def add_commands(commands: Any) -> None:
     """Add them to the parser's commands."""
-    baselines = commands.add_parser("baselines", help="look at accepted baselines, prune and re-centre them")
+    baselines = commands.add_parser(
+        "baselines", help="look at accepted baselines, prune, extend and re-centre them"
+    )
     actions = baselines.add_subparsers(required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", help="every accepted case and its figures")
@@ -57,7 +60,17 @@ def add_commands(commands: Any) -> None:
         "other arguments go to pytest, such as -k fp8_e4m3",
     )
     recentre.set_defaults(run=_recentre, passes_on=True)
-    for action in (listing, diff, seen, prune, recentre):
+
+    extending = actions.add_parser(
+        "extend",
+        help="bring baselines of the format before this one to this one, where every figure that was accepted "
+        "comes out equal to the bit; elsewhere say how far they are within their bounds, and write nothing",
+    )
+    extending.add_argument(
+        "--models", default="", help="models besides ours, with commas: directories or hub ids"
+    )
+    extending.set_defaults(run=extend)
+    for action in (listing, diff, seen, prune, recentre, extending):
         action.add_argument("--baselines", type=Path, default=Path("baselines"), help="default: baselines")
 
 

@@ -21,7 +21,8 @@ def _canonical(data: dict[str, Any]) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _seal(data: dict[str, Any]) -> str:
+def seal_of(data: dict[str, Any]) -> str:
+    """The hash over everything in a baseline but the seal."""
     return hashlib.sha256(_canonical(data).encode()).hexdigest()
 
 
@@ -32,23 +33,23 @@ def encode(record: Record) -> str:
     which could otherwise widen a tolerance (the stored noise) without moving anything that is compared.
     """
     data: dict[str, Any] = {"format_version": FORMAT_VERSION, **record.as_dict()}
-    return _layout({**data, "seal": _seal(data)})
+    return _layout({**data, "seal": seal_of(data)})
 
 
 def _layout(data: dict[str, Any]) -> str:
-    lines = []
-    for key in sorted(data):
-        value = data[key]
-        if isinstance(value, dict) and value:
-            inner = ",\n".join(
-                f"  {json.dumps(name)}: {json.dumps(value[name], sort_keys=True, allow_nan=False)}"
-                for name in sorted(value)
-            )
-            text = "{\n" + inner + "\n }"
-        else:
-            text = json.dumps(value, sort_keys=True, allow_nan=False)
-        lines.append(f" {json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    return _broken(data, "", levels=4) + "\n"
+
+
+def _broken(value: Any, indent: str, *, levels: int) -> str:
+    """Tables a line a key, as long as they hold tables and to so many levels; all else on one line."""
+    tables = isinstance(value, dict) and (not indent or any(isinstance(one, dict) for one in value.values()))
+    if not value or not isinstance(value, dict) or (not tables and len(indent) > 1) or levels == 0:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    inner = ",\n".join(
+        f"{indent} {json.dumps(name)}: {_broken(value[name], f'{indent} ', levels=levels - 1)}"
+        for name in sorted(value)
+    )
+    return f"{{\n{inner}\n{indent}}}"
 
 
 def decode(text: str, *, where: str) -> Record:
@@ -70,7 +71,7 @@ def decode(text: str, *, where: str) -> Record:
         )
     seal = data.pop("seal", None)
     try:
-        expected = _seal(data)
+        expected = seal_of(data)
     except ValueError as error:
         raise BaselineError(
             f"corrupt baseline {where}: {error}; restore it from version control, "

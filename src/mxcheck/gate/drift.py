@@ -95,7 +95,9 @@ def _least(baseline: Record, quantity: str) -> tuple[float, float]:
     # To second order a token's rise has the variance 2 KL, so a sequence's mean has the one below.
     tokens = baseline.scored_tokens / len(baseline.sequence_losses)
     rises = differences(baseline.sequence_losses, baseline.reference_losses)
-    return LOSS_SHARES[0] * math.sqrt(2 * max(0.0, _distance(baseline)) / tokens), LOSS_SHARES[1] * largest(rises)
+    return LOSS_SHARES[0] * math.sqrt(2 * max(0.0, _distance(baseline)) / tokens), LOSS_SHARES[1] * largest(
+        rises
+    )
 
 
 def _distance(baseline: Record) -> float:

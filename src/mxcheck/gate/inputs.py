@@ -15,7 +15,10 @@ _IDENTITY = ("kind", "subject", "model", "precision", "tier", "options")
 def comparable(record: Record, baseline: Record) -> Check:
     """Records of different cases, or of different recipes, are not comparable."""
     now, then = ({key: getattr(one, key) for key in _IDENTITY} for one in (record, baseline))
-    another = {"case": changes(now, then), "recipe": changes(_leaves(record.recipe), _leaves(baseline.recipe))}
+    another = {
+        "case": changes(now, then),
+        "recipe": changes(_leaves(record.recipe), _leaves(baseline.recipe)),
+    }
     parts = [f"another {title}: {'; '.join(parts)}" for title, parts in another.items() if parts]
     return check(1, "case", not parts, "; ".join(parts) or "same case, same recipe")
 

@@ -22,7 +22,16 @@ from mxcheck.gate.sublayers import (
 FORMAT_VERSION = 4
 
 #: Figures that a kind of case may be unable to give: each is then None, and `Record.absent` has the reason.
-OPTIONAL = ("bit_equal", "entropy", "kl", "top1_agreement", "sequence_kl", "predictions", "sublayers", "counters")
+OPTIONAL = (
+    "bit_equal",
+    "entropy",
+    "kl",
+    "top1_agreement",
+    "sequence_kl",
+    "predictions",
+    "sublayers",
+    "counters",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,11 @@ class RowGroups:
 
 def row_groups_from_dict(data: Any) -> RowGroups:
     """The inverse of `RowGroups.as_dict`. Raises ValueError for what is none."""
-    if not isinstance(data, dict) or data.keys() != {"rows", "groups"} or not isinstance(data["groups"], list):
+    if (
+        not isinstance(data, dict)
+        or data.keys() != {"rows", "groups"}
+        or not isinstance(data["groups"], list)
+    ):
         raise ValueError(f"a digest must be a table of rows and groups, got {data!r:.60}")
     return RowGroups(rows=data["rows"], groups=tuple(data["groups"]))
 
@@ -56,7 +60,8 @@ Digests: TypeAlias = dict[str, dict[str, RowGroups]]
 def digests_as_dict(digests: Digests) -> dict[str, Any]:
     """Plain JSON types."""
     return {
-        module: {kind: groups.as_dict() for kind, groups in found.items()} for module, found in digests.items()
+        module: {kind: groups.as_dict() for kind, groups in found.items()}
+        for module, found in digests.items()
     }
 
 

@@ -135,7 +135,9 @@ def _conversion(record: Record, baseline: Record) -> Iterator[Check]:
     sizes = ("weight_bytes", "original_bytes")
     now, then = ({name: getattr(one, name) for name in sizes} for one in (record, baseline))
     moved = changes(now, then)
-    yield check(3, "bytes", not moved, "; ".join(moved) or f"weights take {record.weight_bytes:,} bytes, as accepted")
+    yield check(
+        3, "bytes", not moved, "; ".join(moved) or f"weights take {record.weight_bytes:,} bytes, as accepted"
+    )
     lost, added = ({*a.absent} - {*b.absent} for a, b in ((record, baseline), (baseline, record)))
     parts = [
         f"{title} {some(sorted(names))}"
@@ -143,7 +145,9 @@ def _conversion(record: Record, baseline: Record) -> Iterator[Check]:
         if names
     ]
     why = f" ({record.absent[min(lost)]})" if lost else ""
-    yield check(3, "figures", not parts, f"{'; '.join(parts)}{why}" if parts else "the figures that were accepted")
+    yield check(
+        3, "figures", not parts, f"{'; '.join(parts)}{why}" if parts else "the figures that were accepted"
+    )
 
 
 def _modules(record: Record, baseline: Record) -> Check:

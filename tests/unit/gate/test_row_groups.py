@@ -54,8 +54,10 @@ def test_plain_json_and_back() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [None, [], {"rows": 1}, {"rows": 1, "groups": "a"}, {"rows": "1", "groups": ["a"]}, {"rows": 1, "groups": []}]
-    + [{"rows": 1, "groups": [1]}, {"rows": True, "groups": ["a"]}],
+    [
+        *(None, [], {"rows": 1}, {"rows": 1, "groups": "a"}, {"rows": "1", "groups": ["a"]}),
+        *({"rows": 1, "groups": []}, {"rows": 1, "groups": [1]}, {"rows": True, "groups": ["a"]}),
+    ],
 )
 def test_what_is_no_digest_is_refused(data: object) -> None:
     with pytest.raises(ValueError, match=r"^(a digest must be|rows must be|groups must be)"):

@@ -55,7 +55,24 @@ LAYERS = {
     for name in ("attention", "mlp")
 }
 PREDICTIONS = Predictions(
-    sequence_entropies=[2.0, 2.1, 1.91, 2.05, 1.95, 2.21, 1.8, 2.0, 2.16, 1.85, 2.0, 2.03, 1.98, 2.31, 1.7, 2.03],
+    sequence_entropies=[
+        2.0,
+        2.1,
+        1.91,
+        2.05,
+        1.95,
+        2.21,
+        1.8,
+        2.0,
+        2.16,
+        1.85,
+        2.0,
+        2.03,
+        1.98,
+        2.31,
+        1.7,
+        2.03,
+    ],
     sequence_top1=[0.98] * 16,
     sequence_k3=[0.004, 0.006] * 8,
     kl_percentiles={"50": 0.002, "90": 0.01, "99": 0.04, "99.9": 0.09, "100": 0.1},
@@ -63,8 +80,19 @@ PREDICTIONS = Predictions(
     probability_change=0.0,
     probability_change_rms=0.01,
     probability_change_percentiles={
-        **{"0": -0.1, "0.1": -0.09, "1": -0.04, "5": -0.02, "10": -0.01, "25": -0.001, "50": 0.0},
-        **{"75": 0.001, "90": 0.01, "95": 0.02, "99": 0.04, "99.9": 0.09, "100": 0.1},
+        "0": -0.1,
+        "0.1": -0.09,
+        "1": -0.04,
+        "5": -0.02,
+        "10": -0.01,
+        "25": -0.001,
+        "50": 0.0,
+        "75": 0.001,
+        "90": 0.01,
+        "95": 0.02,
+        "99": 0.04,
+        "99.9": 0.09,
+        "100": 0.1,
     },
 )
 #: Fields of a record with predictions. (HEALTHY has none: a loss that moves alone contradicts them.)

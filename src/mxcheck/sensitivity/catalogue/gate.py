@@ -240,9 +240,7 @@ FAULTS: tuple[Fault, ...] = (
         name="broken_library_skipped",
         what="A step that was accepted here and cannot run any more is skipped.",
         source="importorskip: a library that broke passes for one that was never there",
-        changes=rewrite(
-            "mxcheck.measure.hold:hold_case", condition("_accepted_here"), to="it and False"
-        ),
+        changes=rewrite("mxcheck.measure.hold:hold_case", condition("_accepted_here"), to="it and False"),
         survives="no library breaks while the suites run; tests/plugin/test_stages_fail_alone.py breaks one",
     ),
 )

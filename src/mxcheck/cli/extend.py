@@ -1,0 +1,154 @@
+"""`mxcheck baselines extend`: bring baselines of the format before this one to this one, if nothing moved."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from mxcheck.cli.console import console
+from mxcheck.gate.baseline import BaselineError, encode, write_text
+from mxcheck.gate.case import Case, model_label
+from mxcheck.gate.drift import same_arithmetic
+from mxcheck.gate.earlier import Earlier, extended, extension, read_earlier
+from mxcheck.models.recipe import recipe_from_dict
+from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.run.measuring import Measuring
+
+if TYPE_CHECKING:
+    from mxcheck.measure.session import Session
+
+_DTYPES = {"loaded-fp32": "float32", "loaded-bf16": "bfloat16", "loaded-fp16": "float16"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What became of one file. `share` is the largest share of its bound that losses and KL moved by."""
+
+    name: str
+    word: str
+    share: float | None = None
+    why: str = ""
+
+
+def extend(options: argparse.Namespace) -> int:
+    """Extend what can be. Exit code 0 where every file is of this format now, 1 otherwise."""
+    names = {name: name for name in REFERENCE_MODELS}
+    names |= {model_label(name): name for name in filter(None, options.models.split(","))}
+    lines = list(_lines(options.baselines, names))
+    if not lines:
+        raise ValueError(f"no baseline in or below {options.baselines}; name another folder with --baselines")
+    console().print(_table(lines))
+    left = [line for line in lines if line.word not in ("extended", "of this format")]
+    apart = [line for line in left if line.word == "other arithmetic"]
+    if apart:
+        within = sum(line.share is not None and line.share <= 1 for line in apart)
+        console().print(
+            f"this machine multiplies otherwise than the accepting one: {within} of {len(apart)} cases are "
+            f"within their drift bounds; none was written. Accept them anew with: pytest --snapshot-update"
+        )
+    return 1 if left else 0
+
+
+def _table(lines: Sequence[Line]) -> Table:
+    table = Table("baseline", "what", box=None, pad_edge=False)
+    table.add_column("drift / bound", justify="right")
+    table.add_column("why")
+    for line in lines:
+        share = "" if line.share is None else f"{line.share:.2g}"
+        style = None if line.word in ("extended", "of this format") else "bold red"
+        table.add_row(line.name, line.word, share, line.why, style=style)
+    return table
+
+
+def _lines(root: Path, names: dict[str, str]) -> Iterator[Line]:
+    """What becomes of each file below `root`: first of those that need no measurement."""
+    groups: dict[str, list[tuple[Path, Earlier]]] = {}
+    for path in sorted(root.rglob("*.json")):
+        name = path.relative_to(root).as_posix()
+        try:
+            earlier = read_earlier(path)
+        except BaselineError as error:
+            yield Line(name=name, word="refused", why=str(error))
+            continue
+        if earlier is None:
+            yield Line(name=name, word="of this format")
+        elif why := _unmeasurable(earlier, name, names):
+            yield Line(name=name, word="refused", why=why)
+        else:
+            groups.setdefault(repr(_measuring([earlier], names, root, recipes=False)), []).append(
+                (path, earlier)
+            )
+    for group in groups.values():
+        yield from _of_group(group, _measuring([earlier for _, earlier in group], names, root), root)
+
+
+def _of_group(group: list[tuple[Path, Earlier]], measuring: Measuring, root: Path) -> Iterator[Line]:
+    """What becomes of the files whose cases are measured on one resident model and text."""
+    from mxcheck.measure.session import Session
+
+    with Session(measuring) as session:
+        for path, earlier in group:
+            name = path.relative_to(root).as_posix()
+            print(f"mxcheck: {name}", file=sys.stderr, flush=True)  # noqa: T201  (progress)
+            yield _extended(session, earlier, path, name)
+
+
+def _unmeasurable(earlier: Earlier, name: str, names: dict[str, str]) -> str:
+    """Why a case cannot be measured here; empty where it can."""
+    record = earlier.record
+    if "@" in name:
+        return "it was accepted on a device of another class; accept it anew there"
+    if not record.self_sampled:
+        return f"it was measured on {record.corpus.get('used')}; accept it anew with the same --mx-datasets"
+    if record.model not in names:
+        return f"where {record.model} lies is not known; give its directory or hub id by --models"
+    return ""
+
+
+def _measuring(
+    group: Sequence[Earlier], names: dict[str, str], root: Path, *, recipes: bool = True
+) -> Measuring:
+    """How the cases of a group were measured, which is the same for all of them but for their recipes."""
+    record = group[0].record
+    dtypes = [_DTYPES[option] for option in record.options if option in _DTYPES]
+    of = {one.record.case: recipe_from_dict(one.record.recipe) for one in group} if recipes else {}
+    return Measuring(
+        models={record.model: names[record.model]},
+        recipes=of,
+        dtype=dtypes[0] if dtypes else None,
+        max_samples=len(record.reference_losses),
+        sequence_length=record.corpus["block_length"],
+        baselines=root,
+        device="cpu",
+    )
+
+
+def _extended(session: Session, earlier: Earlier, path: Path, name: str) -> Line:
+    from mxcheck.measure.measure_case import measure_case
+    from mxcheck.measure.noise import noise_of
+    from mxcheck.models.convert import UnavailableError
+
+    case: Case = earlier.record.case
+    try:
+        record = measure_case(session, case)
+        found = extension(earlier, record)
+        share = max(one.share for one in found.drift.values())
+        if not same_arithmetic(record, earlier.record):
+            moved = ", ".join(found.moved)
+            return Line(name=name, word="other arithmetic", share=share, why=f"moved: {moved}")
+        if not found.adds_only:
+            return Line(name=name, word="moved", share=share, why=", ".join(found.moved))
+        recipes = session.measuring.recipes
+        cases = {one.id: one for one in recipes if session.unavailable(recipes[one]) is None}
+        noise = noise_of(session, record, cases, gpus=())
+        session.keep_states(case.model)
+        write_text(path, encode(extended(earlier, record, noise)))
+    except (ValueError, UnavailableError) as error:
+        return Line(name=name, word="refused", why=str(error))
+    return Line(name=name, word="extended", share=share)

@@ -1,0 +1,141 @@
+"""Baselines of the format before this one, and what they share with a new record.
+
+A new format adds figures. Where a machine multiplies as the accepting one did and every figure that the
+earlier file has comes out equal to the bit, the new record is the accepted one with more in it; elsewhere
+nothing shows that, and a person has to accept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mxcheck.gate.baseline import BaselineError, seal_of
+from mxcheck.gate.drift import Drift, drift
+from mxcheck.gate.record import FORMAT_VERSION, OPTIONAL, Noise, Record, record_from_dict
+
+EARLIER_VERSION = 3
+
+#: What the earlier format has in another form, or what says how and not what was measured.
+_OTHERWISE = frozenset({"digests", "sqnr", "environment", "noise"})
+_NOISE = ("reference", "loss", "kl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """An accepted record of the earlier format.
+
+    Attributes:
+        record: its figures; those that its format does not have are absent.
+        fields: the names of the fields that it has in the same form.
+    """
+
+    record: Record
+    fields: frozenset[str]
+
+
+def read_earlier(path: Path) -> Earlier | None:
+    """The baseline at `path`, if it is of the earlier format; None for one of this format. Raises
+    BaselineError, in one line, for anything else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaselineError(f"corrupt baseline {path}: {error}; restore it from version control") from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version == FORMAT_VERSION:
+        return None
+    if version != EARLIER_VERSION:
+        raise BaselineError(
+            f"baseline {path} has format version {version!r}; allowed: {EARLIER_VERSION}, and {FORMAT_VERSION}, "
+            f"which is left alone; accept anew with --snapshot-update"
+        )
+    if data.pop("seal", None) != seal_of(data):
+        raise BaselineError(
+            f"baseline {path} was changed by hand or by a merge: its contents do not bear its seal; "
+            f"restore it from version control"
+        )
+    data.pop("format_version")
+    try:
+        return Earlier(record=_record(data), fields=frozenset(data.keys() - _OTHERWISE))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BaselineError(f"corrupt baseline {path}: {error}; restore it from version control") from error
+
+
+def _record(data: Mapping[str, Any]) -> Record:
+    why = f"record format {EARLIER_VERSION} has none"
+    missing = dict.fromkeys(("predictions", "sublayers", "counters"))
+    noise = data["noise"]
+    return record_from_dict(
+        {
+            **{name: value for name, value in data.items() if name != "sqnr"},
+            **missing,
+            "kind": "recipe",
+            "subject": "",
+            "digests": {},
+            "absent": {name: why for name in OPTIONAL if name in missing},
+            "noise": None
+            if noise is None
+            else {
+                **noise,
+                **dict.fromkeys(("entropy_median", "entropy_rms", "entropy_max", "top1_max"), 0.0),
+                "sublayers": None,
+            },
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """Whether a new record only adds to an accepted one.
+
+    Attributes:
+        moved: fields of the earlier record whose new values are not equal to the bit.
+        drift: how far reference's losses, losses and KL moved, by the bounds of the earlier record.
+    """
+
+    moved: tuple[str, ...]
+    drift: Mapping[str, Drift]
+
+    @property
+    def adds_only(self) -> bool:
+        """Whether every figure that was accepted is unchanged."""
+        return not self.moved
+
+    @property
+    def within(self) -> bool:
+        """Whether every drift is within its bounds."""
+        return all(one.within for one in self.drift.values())
+
+
+def extension(earlier: Earlier, record: Record) -> Extension:
+    """Compare a new record with an accepted one of the earlier format. Raises ValueError where their
+    sequences cannot be paired."""
+    before, after = earlier.record, record
+    moved = [name for name in sorted(earlier.fields) if _value(before, name) != _value(after, name)]
+    found = {quantity: drift(after, before, quantity) for quantity in _NOISE}
+    return Extension(moved=tuple(moved), drift=found)
+
+
+def _value(record: Record, name: str) -> Any:
+    if name == "fingerprints":  # the states that layers start from are new
+        return {key: value for key, value in record.fingerprints.items() if key != "states"}
+    return getattr(record, name)
+
+
+def extended(earlier: Earlier, record: Record, noise: Noise) -> Record:
+    """The new record with the noise that was accepted, to which the newly measured one adds. Raises
+    ValueError where the accepted noise comes out otherwise."""
+    accepted = earlier.record.noise
+    if accepted is None:
+        return replace(record, noise=noise)
+    names = ["environments", *(f"{one}_{what}" for one in _NOISE for what in ("median", "rms", "max"))]
+    moved = [name for name in names if getattr(accepted, name) != getattr(noise, name)]
+    if moved:
+        raise ValueError(
+            f"{record.id}: its figures are the accepted ones, its noise is not ({', '.join(moved)}); accept it "
+            f"anew with --snapshot-update"
+        )
+    return replace(record, noise=noise)
