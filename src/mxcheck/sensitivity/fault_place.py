@@ -86,17 +86,17 @@ def returned(*, nth: int | None = None) -> Step:
 
 
 def condition(name: str, *, nth: int | None = None) -> Step:
-    """The condition of an `if`, a `while` or a comprehension in which NAME or `x.NAME` occurs."""
+    """The condition of an `if`, `while` or comprehension in which NAME, `x.NAME` or `x["NAME"]` occurs."""
     return Step(kind="condition on", name=name, nth=nth)
 
 
 def choice(name: str, *, nth: int | None = None) -> Step:
-    """The whole expression `a if ... else b` in whose condition NAME or `x.NAME` occurs."""
+    """The whole expression `a if ... else b` in whose condition NAME, `x.NAME` or `x["NAME"]` occurs."""
     return Step(kind="choice by", name=name, nth=nth)
 
 
 def comparison(name: str, *, nth: int | None = None) -> Step:
-    """The comparison in which NAME or `x.NAME` occurs."""
+    """The comparison in which NAME, `x.NAME` or `x["NAME"]` occurs."""
     return Step(kind="comparison of", name=name, nth=nth)
 
 
@@ -205,8 +205,15 @@ def _identifier(node: ast.AST) -> str:
 
 
 def _names(node: ast.AST) -> set[str]:
-    """Every name and attribute that occurs in the expression."""
-    return {_identifier(one) for one in _inside(node) if isinstance(one, ast.Name | ast.Attribute)}
+    """Every name, attribute and key in text that occurs in the expression."""
+    found = set[str]()
+    for one in _inside(node):
+        match one:
+            case ast.Name(id=name) | ast.Attribute(attr=name):
+                found.add(name)
+            case ast.Subscript(slice=ast.Constant(value=str(key))):
+                found.add(key)
+    return found
 
 
 Named = Iterator[tuple[str, ast.AST]]

@@ -173,7 +173,7 @@ def example(x: Tensor, y: Tensor = call_of(0)) -> Tensor:
     size += 4
     if size > limit and x.any():
         x = scale(x).scale(factors[size](x))
-    while running:
+    while running["now"]:
         running = False
     for one in sorted(rest):
         use(one)
@@ -226,7 +226,8 @@ def tree(text: str = TEXT) -> Function:
         ((returned(nth=2),), "x * y - size / 2"),
         ((condition("limit"),), "size > limit and x.any()"),
         ((condition("any"), mention("size")), "size"),
-        ((condition("running"),), "running"),
+        ((condition("running"),), "running['now']"),
+        ((condition("now"),), "running['now']"),
         ((condition("table"),), "name not in table"),
         ((choice("size"),), "a if size == 1 else b"),
         ((comparison("limit"),), "size > limit"),
