@@ -40,7 +40,8 @@ import json, sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from mxcheck.sensitivity.catalogued import catalogue
-from mxcheck.sensitivity.fault import Edit, Fault
+from mxcheck.sensitivity.fault import Fault, rewrite
+from mxcheck.sensitivity.fault_place import returned
 from mxcheck.sensitivity.sensitivity_run import run
 
 state, baselines, *names = sys.argv[1:]
@@ -49,7 +50,7 @@ harmless = Fault(
     group="gate",
     what="Nothing is wrong.",
     source="made up",
-    changes=(Edit(target="mxcheck.gate.statistics:rms", old="return ", new="return 1.0 * "),),
+    changes=rewrite("mxcheck.gate.statistics:rms", returned(), to="1.0 * it"),
     formats=("fp8_e4m3",),
     precisions=("fp8_e4m3",),
 )

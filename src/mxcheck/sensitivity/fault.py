@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -54,25 +52,6 @@ def rewrite(target: str, *at: Step, to: str) -> tuple[Rewrite]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edit:
-    """One piece of a function's source replaced by another: the former way, which renames break.
-
-    Tests outside this room still use it; it goes with the last of them. The catalogue has `Rewrite`.
-
-    The function stays the same object and gets other code, so that every name for it sees the change.
-
-    Attributes:
-        target: `package.module:function` or `package.module:Class.method`.
-        old: a piece of its source that occurs in it exactly once.
-        new: what stands there instead.
-    """
-
-    target: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """A name of a module, or an attribute of a class, bound to another value.
 
@@ -106,7 +85,7 @@ class Fault:
     group: str
     what: str
     source: str
-    changes: tuple[Rewrite | Setting | Edit, ...]
+    changes: tuple[Rewrite | Setting, ...]
     formats: tuple[str, ...] = ("fp8_e4m3", "fp4_e2m1")
     options: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp8_e4m3", "fp4_e2m1")
@@ -129,8 +108,6 @@ def applied(fault: Fault) -> Iterator[None]:
                         stack.enter_context(_set(change))
                     case Rewrite():
                         stack.enter_context(_rewritten(change, trees))
-                    case Edit():
-                        stack.enter_context(_edited(change))
             except (ValueError, AttributeError, ImportError, OSError, SyntaxError) as error:
                 raise ValueError(f"fault {fault.name}: {change.target}: {error}") from error
         yield
@@ -154,25 +131,6 @@ def _rewritten(change: Rewrite, trees: dict[FunctionType, Function]) -> Iterator
     function = plain_function(inspect.getattr_static(owner, name))
     tree = trees.setdefault(function, tree_of(function))
     rewrite_tree(tree, located(tree, change.at), change.to)
-    with _with_code(function, tree):
-        yield
-
-
-@contextmanager
-def _edited(change: Edit) -> Iterator[None]:
-    owner, name = _owner(change.target)
-    function = plain_function(inspect.getattr_static(owner, name))
-    source = textwrap.dedent(inspect.getsource(function))
-    if (count := source.count(change.old)) != 1:
-        raise ValueError(f"{change.old!r} occurs {count} times in its source, not once; mend the catalogue")
-    (tree,) = ast.parse(source.replace(change.old, change.new)).body
-    assert isinstance(tree, Function)
-    with _with_code(function, tree):
-        yield
-
-
-@contextmanager
-def _with_code(function: FunctionType, tree: Function) -> Iterator[None]:
     before = function.__code__
     function.__code__ = compiled(tree, function)
     try:

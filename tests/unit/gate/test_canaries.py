@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.canaries.check import CALLS, RECORDS, broken_gate, missed
-from mxcheck.sensitivity.fault import Edit, Fault, applied
+from mxcheck.sensitivity.fault import Fault, Rewrite, applied
 
 VERDICT = "mxcheck.gate.verdict"
 
 
-def seen(edit: Edit) -> set[str]:
+def seen(change: Rewrite) -> set[str]:
     fault = Fault(
-        name="canary", group="gate", what="a fault of the gate", source="this test", changes=(edit,)
+        name="canary", group="gate", what="a fault of the gate", source="this test", changes=(change,)
     )
     with applied(fault):
         return {name for name, _ in missed()}
@@ -52,19 +52,15 @@ def test_it_needs_the_standard_library_only() -> None:
 
 
 def test_a_gate_that_sees_nothing_misses_every_bad_record() -> None:
-    edit = Edit(target=f"{VERDICT}:Verdict.failed_steps", old="return tuple(sorted(", new="return () and ((")
+    blind = Rewrite(target=f"{VERDICT}:Verdict.failed_steps", at=(), to="return ()")
     bad = {canary.name for canary in RECORDS if canary.fails}
-    assert seen(edit) >= bad
-    assert seen(edit).isdisjoint(canary.name for canary in RECORDS if not canary.fails)
+    assert seen(blind) >= bad
+    assert seen(blind).isdisjoint(canary.name for canary in RECORDS if not canary.fails)
 
 
 def test_a_gate_that_cries_wolf_misjudges_every_record() -> None:
-    edit = Edit(
-        target=f"{VERDICT}:Verdict.failed_steps",
-        old="return tuple(sorted({check.step for check in self.failures}))",
-        new="return (1, 2, 3, 4, 5, 6)",
-    )
-    assert seen(edit) >= {canary.name for canary in RECORDS}
+    wolf = Rewrite(target=f"{VERDICT}:Verdict.failed_steps", at=(), to="return (1, 2, 3, 4, 5, 6)")
+    assert seen(wolf) >= {canary.name for canary in RECORDS}
 
 
 @pytest.mark.parametrize("call", [pytest.param(call, id=call.name) for call in CALLS])

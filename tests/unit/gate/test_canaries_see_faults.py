@@ -8,18 +8,34 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.canaries.check import broken_gate, missed
-from mxcheck.sensitivity.fault import Edit, Fault, Setting, applied
+from mxcheck.sensitivity.fault import Fault, Rewrite, Setting, applied
+from mxcheck.sensitivity.fault_place import (
+    Step,
+    argument,
+    call,
+    choice,
+    comparison,
+    condition,
+    constant,
+    entry,
+    loop,
+    mention,
+    operation,
+    returned,
+    statement,
+    value,
+)
 
 VERDICT, DRIFT, STATISTICS = "mxcheck.gate.verdict", "mxcheck.gate.drift", "mxcheck.gate.statistics"
 BUDGET, CASE, BASELINE = "mxcheck.gate.budget", "mxcheck.gate.case", "mxcheck.gate.baseline"
 DECISION, NOISE = "mxcheck.gate.decision", "mxcheck.gate.noise"
 
 
-def broken(*changes: Edit | Setting) -> Fault:
+def broken(*changes: Rewrite | Setting) -> Fault:
     return Fault(name="canary", group="gate", what="a fault of the gate", source="this test", changes=changes)
 
 
-def seen(*changes: Edit | Setting) -> set[str]:
+def seen(*changes: Rewrite | Setting) -> set[str]:
     with applied(broken(*changes)):
         return {name for name, _ in missed()}
 
@@ -59,239 +75,203 @@ SETTINGS = [
     (f"{VERDICT}:_INCIDENTAL", lambda _: (), "corpus-revision", "nothing-incidental"),
 ]
 
-#: By function: a piece of its source, what stands there instead, and the canary.
-EDITS = {
+#: By function: a place in it, what stands there instead, and the canary.
+REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
     f"{VERDICT}:judge": [
-        ("_comparable(record, baseline)", "_comparable(record, record)", "recipe-field"),
-        ("*_fingerprints(record, baseline)", "*_fingerprints(record, record)", "weights-changed"),
-        ("_same_corpus(record, baseline)", "_same_corpus(record, record)", "corpus"),
-        ("_reference(record, baseline)", "_reference(record, record)", "reference-down"),
-        ("_modules(record, baseline)", "_modules(record, record)", "module-lost"),
-        ("_casts(record, baseline)", "_casts(record, record)", "weight-digest"),
-        ("_drift(record, baseline)", "_drift(record, record)", "drift-down-elsewhere"),
-        ("tuple(_budget(record, budget))", "()", "kl-over"),
-        ("(*own_samples, bits, *bounds)", "(bits, *bounds)", "argmax-alone"),
-        ("(*own_samples, bits, *bounds)", "(*own_samples, *bounds)", "update-idle"),
-        (
-            "Verdict(checks=(comparable,), alone=alone)",
-            "Verdict(checks=(comparable,), alone=())",
-            "update-budget-recipe",
-        ),
+        ((call("_comparable"), argument(2)), "record", "recipe-field"),
+        ((call("_fingerprints"), argument(2)), "record", "weights-changed"),
+        ((call("_same_corpus"), argument(2)), "record", "corpus"),
+        ((call("_reference"), argument(2)), "record", "reference-down"),
+        ((call("_conversion"), argument(2)), "record", "module-lost"),
+        ((call("_casts"), argument(2)), "record", "weight-digest"),
+        ((call("_drift"), argument(2)), "record", "drift-down-elsewhere"),
+        ((call("_budget"),), "()", "kl-over"),
     ],
     f"{VERDICT}:_fingerprints": [
-        ("| baseline.fingerprints.keys()", "", "tokens-missing"),
+        ((operation("|"),), "record.fingerprints.keys()", "tokens-missing"),
     ],
     f"{VERDICT}:_comparable": [
-        ("_leaves(baseline.recipe)", "_leaves(record.recipe)", "recipe-field"),
+        ((entry("recipe"), argument(2)), "_leaves(record.recipe)", "recipe-field"),
     ],
     f"{VERDICT}:_casts": [
         (
-            "baseline.digests.get(name, {}).get(what)",
-            "record.digests.get(name, {}).get(what)",
+            (value("changed"), comparison("digests")),
+            "record.digests.get(name, {}).get(what) != record.digests.get(name, {}).get(what)",
             "operands-digest",
         ),
-        ('"operands", "operands of', '"weight", "operands of', "operands-digest"),
-        ("| baseline.digests.keys()", "", "digests-missing"),
-        (
-            "for name in names\n            if record",
-            "for name in names[:1]\n            if record",
-            "weight-digest",
-        ),
+        ((constant("operands"),), "'weight'", "operands-digest"),
+        ((operation("|"),), "record.digests.keys()", "digests-missing"),
+        ((value("changed"), mention("names")), "it[:1]", "weight-digest"),
     ],
-    f"{VERDICT}:_modules": [
-        ("sorted(baseline.replaced.keys() - record.replaced.keys())", "[]", "module-lost"),
-        ("sorted(record.replaced.keys() - baseline.replaced.keys())", "[]", "module-added"),
-        ("if record.replaced[name] != baseline.replaced[name]", "if False", "role"),
-    ],
-    f"{VERDICT}:_bits": [
-        ("record.bit_equal is not record.changes_bits", "True", "nothing-quantized"),
-        ("if record.changes_bits is None:", "if not record.changes_bits:", "bits-changed"),
-        ("record.bit_equal is not record.changes_bits", "not record.bit_equal", "no-bits-changed"),
+    f"{VERDICT}:_conversion": [
+        ((value("lost"),), "[]", "module-lost"),
+        ((value("added"),), "[]", "module-added"),
+        ((value("moved"), condition("replaced")), "False", "role"),
+        ((value("passed"),), "True", "nothing-quantized"),
+        ((condition("changes_bits"),), "not record.changes_bits", "bits-changed"),
+        ((value("passed"),), "not record.bit_equal", "no-bits-changed"),
     ],
     f"{VERDICT}:_changed": [
-        ("then = record.unconverted, baseline.unconverted", "then = {}, {}", "reason"),
+        ((value("then"),), "({}, {})", "reason"),
     ],
-    f"{VERDICT}:_own_samples": [
-        ("abs(z) <= bound", "z <= bound", "argmax"),
-        ("abs(z) <= bound", "-z <= bound", "loss-above-entropy"),
-        ("if record.self_sampled:", "if False:", "argmax-alone"),
-        ("if record.self_sampled:", "if True:", "text-of-others"),
+    f"{VERDICT}:_reference": [
+        ((comparison("z"),), "z <= bound", "argmax"),
+        ((comparison("z"),), "-z <= bound", "loss-above-entropy"),
+        ((condition("self_sampled"),), "False", "argmax-alone"),
+        ((condition("self_sampled"),), "True", "text-of-others"),
     ],
     f"{VERDICT}:_budget": [
-        ("record.kl <= budget.kl", "record.kl <= 10 * budget.kl", "kl-over"),
-        ("record.kl <= budget.kl", "record.kl <= 1.02 * budget.kl", "kl-over-alone"),
-        ("record.kl <= budget.kl", "not record.kl > budget.kl", "kl-not-a-number"),
-        ("held <= bound", "held <= 10 * bound", "rise-over"),
-        ("held <= bound", "abs(held) <= bound", "fall"),
-        ("held <= bound", "True", "rise-of-one"),
-        ("mean if math.isinf(error) else upper", "mean", "rise-uncertain"),
-        ("mean if math.isinf(error) else upper", "upper", "rise-of-one-within"),
+        ((comparison("kl"),), "record.kl <= 10 * budget.kl", "kl-over"),
+        ((comparison("kl"),), "record.kl <= 1.02 * budget.kl", "kl-over-alone"),
+        ((comparison("kl"),), "not record.kl > budget.kl", "kl-not-a-number"),
+        ((comparison("held"),), "held <= 10 * bound", "rise-over"),
+        ((comparison("held"),), "abs(held) <= bound", "fall"),
+        ((comparison("held"),), "True", "rise-of-one"),
+        ((value("held"),), "mean", "rise-uncertain"),
+        ((value("held"),), "upper", "rise-of-one-within"),
     ],
     f"{VERDICT}:sampling_allowance": [
-        ("return 4 *", "return 40 *", "rise-over"),
-        ("return 4 *", "return 0 *", "rise-under"),
+        ((constant(4),), "40", "rise-over"),
+        ((constant(4),), "0", "rise-under"),
     ],
     f"{VERDICT}:rise": [
-        ("record.reference_losses", "record.sequence_losses", "rise-over"),
+        ((mention("reference_losses"),), "record.sequence_losses", "rise-over"),
     ],
     f"{DRIFT}:drift": [
-        ("getattr(baseline, field)", "getattr(record, field)", "drift-up"),
-        ("if same_arithmetic(record, baseline)", "if True", "drift-noise"),
-        ("if same_arithmetic(record, baseline)", "if False", "drift-up"),
-        ('"kl": "sequence_kl"', '"kl": "sequence_losses"', "kl-drift"),
+        ((value("change"), argument(2)), "getattr(record, field)", "drift-up"),
+        ((choice("same_arithmetic"),), "None", "drift-noise"),
+        ((choice("same_arithmetic"),), "_noise_bounds(baseline, quantity)", "drift-up"),
+        ((entry("kl"),), "'sequence_losses'", "kl-drift"),
     ],
     f"{DRIFT}:moved": [
-        ("median=typical(change)", "median=0.0", "drift-up-elsewhere"),
-        ("median=typical(change)", "median=sorted(change)[len(change) // 2]", "drift-down-elsewhere"),
-        ("median=typical(change)", "median=rms(change)", "drift-share-one-noise"),
-        ("rms=rms(change)", "rms=0.0", "drift-rms-elsewhere"),
-        ("rms=rms(change)", "rms=abs(sum(change) / len(change))", "drift-signs-elsewhere"),
-        ("max=largest(change)", "max=max(change)", "drift-one-down-elsewhere"),
-        ("max=largest(change)", "max=0.0", "drift-one-elsewhere"),
-        ("median_bound=median_bound", "median_bound=rms_bound", "kl-drift-share"),
-        ("rms_bound=rms_bound", "rms_bound=max_bound", "kl-drift-some-elsewhere"),
-        ("rms_bound=rms_bound", "rms_bound=median_bound", "drift-share-one-noise"),
-        ("max_bound=max_bound", "max_bound=rms_bound", "drift-one-elsewhere"),
+        ((argument("median"),), "0.0", "drift-up-elsewhere"),
+        ((argument("median"),), "sorted(change)[len(change) // 2]", "drift-down-elsewhere"),
+        ((argument("median"),), "rms(change)", "drift-share-one-noise"),
+        ((argument("rms"),), "0.0", "drift-rms-elsewhere"),
+        ((argument("rms"),), "abs(sum(change) / len(change))", "drift-signs-elsewhere"),
+        ((argument("max"),), "max(change)", "drift-one-down-elsewhere"),
+        ((argument("max"),), "0.0", "drift-one-elsewhere"),
+        ((argument("median_bound"),), "rms_bound", "kl-drift-share"),
+        ((argument("rms_bound"),), "max_bound", "kl-drift-some-elsewhere"),
+        ((argument("rms_bound"),), "median_bound", "drift-share-one-noise"),
+        ((argument("max_bound"),), "rms_bound", "drift-one-elsewhere"),
     ],
     f"{DRIFT}:Drift.within": [
-        ("self.median <= self.median_bound and", "", "kl-drift-elsewhere"),
-        ("and self.rms <= self.rms_bound", "", "drift-signs-elsewhere"),
-        ("and self.max <= self.max_bound", "", "kl-drift-one-down-elsewhere"),
+        ((comparison("median"),), "True", "kl-drift-elsewhere"),
+        ((comparison("rms"),), "True", "drift-signs-elsewhere"),
+        ((comparison("max"),), "True", "kl-drift-one-down-elsewhere"),
     ],
     f"{DRIFT}:same_arithmetic": [
-        ("record.arithmetic == baseline.arithmetic and", "", "drift-noise"),
-        ("and record.reference_losses == baseline.reference_losses", "", "drift-noise-reference"),
+        ((comparison("arithmetic"),), "True", "drift-noise"),
+        ((comparison("reference_losses"),), "True", "drift-noise-reference"),
     ],
     f"{DRIFT}:_noise_bounds": [
-        ("max(median, least_median)", "median + least_median + 1.0", "drift-share"),
-        ("max(median, least_median)", "median", "drift-share-noise"),
-        ("max(median, least_median)", "least_median", "drift-noise"),
-        ("max(most, least_max)", "most", "drift-share-one-noise"),
-        ("max(most, least_max)", "least_max", "drift-noise-one"),
-        ("max(NOISE_FLOOR + root, alone)", "NOISE_FLOOR + root", "drift-share-one-noise"),
-        ("max(NOISE_FLOOR + root, alone)", "alone", "reference-floor-noise"),
-        ("max(NOISE_FLOOR + root, alone)", "NOISE_FLOOR + root + most", "drift-rms-elsewhere"),
-        ("most / math.sqrt(sequences)", "most", "drift-rms-elsewhere"),
-        ("most / sequences if sequences < 3 else 0.0", "most", "drift-share"),
-        ('("median", "rms", "max")', '("rms", "rms", "max")', "drift-up-elsewhere"),
-        ('("median", "rms", "max")', '("median", "max", "max")', "drift-rms-elsewhere"),
-        ('("median", "rms", "max")', '("median", "rms", "rms")', "drift-one-elsewhere"),
+        ((returned(), call("max", nth=2)), "median + least_median + 1.0", "drift-share"),
+        ((returned(), call("max", nth=2)), "median", "drift-share-noise"),
+        ((returned(), call("max", nth=2)), "least_median", "drift-noise"),
+        ((value("most", nth=2), call("max")), "most", "drift-share-one-noise"),
+        ((value("most", nth=2), call("max")), "least_max", "drift-noise-one"),
+        ((returned(), call("max", nth=3)), "NOISE_FLOOR + root", "drift-share-one-noise"),
+        ((returned(), call("max", nth=3)), "alone", "reference-floor-noise"),
+        ((returned(), call("max", nth=3)), "NOISE_FLOOR + root + most", "drift-rms-elsewhere"),
+        ((value("alone"),), "most", "drift-rms-elsewhere"),
+        ((value("middle"),), "most", "drift-share"),
+        ((constant("median"),), "'rms'", "drift-up-elsewhere"),
+        ((constant("rms"),), "'max'", "drift-rms-elsewhere"),
+        ((constant("max"),), "'rms'", "drift-one-elsewhere"),
     ],
     f"{DRIFT}:_least": [
-        ("/ len(baseline.sequence_losses)", "", "drift-share-noise"),
-        ("max(0.0, baseline.kl) / tokens", "max(0.0, baseline.kl)", "drift-share"),
+        ((value("tokens"),), "baseline.scored_tokens", "drift-share-noise"),
+        ((operation("/", nth=2),), "2 * max(0.0, baseline.kl)", "drift-share"),
         (
-            "LOSS_SHARES[1] * largest(rises)",
-            "LOSS_SHARES[1] * max(baseline.sequence_losses)",
+            (mention("rises"), statement(), call("largest")),
+            "max(baseline.sequence_losses)",
             "drift-share-one",
         ),
-        ("largest(baseline.sequence_kl)", "0.0", "kl-drift-share-one-noise"),
-        ('quantity == "reference"', 'quantity == "none"', "reference-floor"),
+        ((mention("sequence_kl"), statement(), call("largest")), "0.0", "kl-drift-share-one-noise"),
+        ((constant("reference"),), "'none'", "reference-floor"),
     ],
     f"{VERDICT}:_drift": [
-        ('drift(record, baseline, "kl")', 'drift(record, baseline, "loss")', "kl-drift"),
-        ("record.metrics.keys() - baseline.metrics.keys()", "()", "metric-not-accepted"),
+        ((constant("kl"),), "'loss'", "kl-drift"),
+        ((operation("-"),), "()", "metric-not-accepted"),
     ],
     f"{STATISTICS}:largest": [
-        ("abs(value)", "value", "drift-one-down"),
+        ((call("abs"),), "value", "drift-one-down"),
     ],
     f"{STATISTICS}:rms": [
-        (
-            "math.sqrt(fmean(value * value for value in values))",
-            "fmean(map(abs, values))",
-            "rms",
-        ),
-        (
-            "math.sqrt(fmean(value * value for value in values))",
-            "abs(fmean(values))",
-            "drift-signs-elsewhere",
-        ),
+        ((returned(),), "fmean(map(abs, values))", "rms"),
+        ((returned(),), "abs(fmean(values))", "drift-signs-elsewhere"),
     ],
     f"{STATISTICS}:typical": [
-        ("if any(map(math.isnan, values)):", "if False:", "typical"),
-        ("median(abs(value)", "median(value", "drift-down-elsewhere"),
-        ("return median(", "return fmean(", "kl-drift-share-one-noise"),
+        ((condition("isnan"),), "False", "typical"),
+        ((call("abs"),), "value", "drift-down-elsewhere"),
+        ((mention("median"),), "fmean", "kl-drift-share-one-noise"),
     ],
     f"{STATISTICS}:differences": [
-        ("a - b for", "max(a - b, 0.0) for", "drift-down"),
-        ("a - b for", "b - a for", "fall"),
+        ((operation("-"),), "max(it, 0.0)", "drift-down"),
+        ((operation("-"),), "b - a", "fall"),
     ],
     f"{STATISTICS}:mean_and_error": [
-        ("/ math.sqrt(len(values))", "", "rise-within"),
-        ("/ math.sqrt(len(values))", "/ len(values)", "mean"),
+        ((operation("/"),), "stdev(values)", "rise-within"),
+        ((call("sqrt"),), "len(values)", "mean"),
     ],
     f"{BUDGET}:Budgets.of": [
-        ("in self._tables:", "in reversed(self._tables):", "budget-theirs"),
-        ("return max(", "return min(", "budget-fewer"),
-        ("range(len(options), -1, -1)", "range(1)", "budget-own"),
+        ((mention("_tables"),), "reversed(it)", "budget-theirs"),
+        ((mention("max"),), "min", "budget-fewer"),
+        ((call("range"),), "range(1)", "budget-own"),
     ],
     f"{BUDGET}:_line": [
-        (
-            'table.get("models", {}).get(model, {}), table.get("default", {})',
-            'table.get("default", {}), table.get("models", {}).get(model, {})',
-            "budget-model",
-        ),
-        ('"rise", entry["kl"]', '"", entry["kl"]', "budget-rise"),
+        ((condition("section"), loop()), "it[::-1]", "budget-model"),
+        ((constant("rise"),), "''", "budget-rise"),
     ],
     f"{BUDGET}:load_budgets": [
-        ("own]), ours]", "own]), ours][::-1]", "budget-file"),
+        ((returned(nth=2), argument(1)), "it[::-1]", "budget-file"),
     ],
     f"{CASE}:Case.baseline": [
-        ("Path(self.model) /", "Path() /", "path-model"),
+        ((call("Path"),), "Path()", "path-model"),
     ],
     f"{CASE}:Case.stage": [
-        ("[self.plain, *self.options]", "[self.plain]", "path"),
+        ((call("join"), argument(1)), "[self.plain]", "path"),
     ],
     f"{CASE}:Case.plain": [
-        ("if self.tier is None", "if True", "path-tier"),
+        ((choice("tier"),), "self.precision", "path-tier"),
     ],
     f"{CASE}:Case.budget_key": [
-        ("[self.plain, *costly]", "[self.plain]", "budget-key"),
+        ((call("join"), argument(1)), "[self.plain]", "budget-key"),
     ],
     f"{BASELINE}:decode": [
-        ("if seal != expected:", "if False:", "file-seal"),
-        ("if seal != expected:", "if seal and seal != expected:", "file-no-seal"),
-        ('or data.get("format_version") != FORMAT_VERSION', "", "file-version"),
+        ((condition("seal"),), "False", "file-seal"),
+        ((condition("seal"),), "seal and seal != expected", "file-no-seal"),
+        ((comparison("FORMAT_VERSION"),), "False", "file-version"),
     ],
     f"{BASELINE}:encode": [
-        ("**record.as_dict()}", "**record.as_dict(), 'kl': 0.0}", "file"),
+        ((call("as_dict"),), "{**it, 'kl': 0.0}", "file"),
         (
-            "**record.as_dict()}",
-            "**json.loads(json.dumps(record.as_dict()), parse_float=lambda text: round(float(text), 6))}",
+            (call("as_dict"),),
+            "json.loads(json.dumps(it), parse_float=lambda text: round(float(text), 6))",
             "file-last-digit",
         ),
     ],
     f"{DECISION}:decide": [
-        ("verdict.acceptable and not holds", "not holds", "update-budget"),
-        (
-            "judge(record, accepted.record, budget)",
-            "judge(record, accepted.record, Budget(kl=9.0, rise=9.0))",
-            "update-budget-new",
-        ),
-        ("judge(record, accepted.record, budget)", "judge(record, record, budget)", "held-moved"),
-        ("and not accepted.exists", "", "new-only-there"),
-        ("and not update.recentre", "", "recentre-moved"),
-        ("and not holds", "", "update-same"),
-        (
-            'outcome, write = Outcome.RECENTRED, "accepted"',
-            'outcome, write = Outcome.RECENTRED, "measured"',
-            "recentre",
-        ),
+        ((condition("alone"), mention("passed")), "True", "update-budget"),
+        ((value("alone"), argument(3)), "Budget(kl=9.0, rise=9.0)", "update-budget-new"),
+        ((value("verdict"), argument(2)), "record", "held-moved"),
+        ((value("updating"), mention("exists")), "False", "new-only-there"),
+        ((condition("alone"), mention("recentre")), "False", "recentre-moved"),
+        ((condition("alone"), mention("holds")), "False", "update-same"),
+        ((constant("accepted", nth=2),), "'measured'", "recentre"),
     ],
-    f"{DECISION}:read_accepted": [
-        ("Accepted(record=read(path))", "Accepted(record=None)", "file-held"),
-    ],
-    f"{VERDICT}:Verdict.acceptable": [
-        ("self.alone", "self.checks", "update"),
+    f"{DECISION}:weigh": [
+        ((call("decide"), argument(2)), "record", "file-held"),
     ],
     f"{NOISE}:worst": [
-        ('figures[f"{short}_median"] = max(', 'figures[f"{short}_median"] = min(', "noise-second"),
-        ('figures[f"{short}_rms"] = max(', 'figures[f"{short}_rms"] = min(', "noise"),
-        ('figures[f"{short}_max"] = max(', 'figures[f"{short}_max"] = min(', "noise-second"),
-        ("if trial.digests != record.digests:", "if False:", "noise-digests"),
-        ("if trial.failure:", "if False:", "noise-failure"),
-        ("[trial for trial in trials if not trial.unavailable]", "list(trials)", "noise-unavailable"),
-        ("in trials]\n", "in trials[:1]]\n", "noise"),
+        ((call("typical"), statement(), mention("max")), "min", "noise-second"),
+        ((call("rms"), statement(), mention("max")), "min", "noise"),
+        ((call("largest"), statement(), mention("max")), "min", "noise-second"),
+        ((condition("digests"),), "False", "noise-digests"),
+        ((condition("failure"),), "False", "noise-failure"),
+        ((value("trials"),), "list(trials)", "noise-unavailable"),
+        ((value("changes"), mention("trials")), "it[:1]", "noise"),
     ],
 }
 
@@ -305,15 +285,15 @@ def test_another_constant(target: str, value: Callable[[Any], Any], name: str) -
 
 
 @pytest.mark.parametrize(
-    ("target", "old", "new", "name"),
+    ("target", "path", "to", "name"),
     [
-        pytest.param(target, old, new, name, id=f"{target.rpartition(':')[2]}-{index}-{name}")
-        for target, edits in EDITS.items()
-        for index, (old, new, name) in enumerate(edits)
+        pytest.param(target, path, to, name, id=f"{target.rpartition(':')[2]}-{index}-{name}")
+        for target, rewrites in REWRITES.items()
+        for index, (path, to, name) in enumerate(rewrites)
     ],
 )
-def test_another_code(target: str, old: str, new: str, name: str) -> None:
-    assert name in seen(Edit(target=target, old=old, new=new))
+def test_another_code(target: str, path: tuple[Step, ...], to: str, name: str) -> None:
+    assert name in seen(Rewrite(target=target, at=path, to=to))
 
 
 def test_what_is_said_is_one_line() -> None:
