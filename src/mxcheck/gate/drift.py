@@ -8,6 +8,7 @@ narrow bound, and the largest change one that a single token's flip stays within
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mxcheck.gate.record import Record
@@ -95,3 +96,71 @@ def _least(baseline: Record, quantity: str) -> tuple[float, float]:
     tokens = baseline.scored_tokens / len(baseline.sequence_losses)
     rises = differences(baseline.sequence_losses, baseline.reference_losses)
     return LOSS_SHARES[0] * math.sqrt(2 * max(0.0, baseline.kl) / tokens), LOSS_SHARES[1] * largest(rises)
+
+
+#: Elsewhere, entropies: shares as of the losses, the second of the largest change by quantization.
+ENTROPY_SHARES = (0.05, 2.0)
+#: Elsewhere, top-1 agreement: so many times the square root of the number of tokens that disagree, which is
+#: the scatter of that number, and one token. docs/statistics.md shows what these were chosen from.
+TOP1_SHARE = 3.0
+
+
+def entropy_drift(
+    now: Sequence[float],
+    then: Sequence[float],
+    *,
+    same_arithmetic: bool,
+    reference: Sequence[float],
+    kl: float,
+    scored_tokens: int,
+    noise: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Drift:
+    """Drift of the model's entropies, nats per token by sequence.
+
+    Args:
+        now: the entropies of the record.
+        then: the accepted ones; all that follows is of the accepted record, too.
+        same_arithmetic: whether this machine multiplies as the accepting one did.
+        reference: the reference's entropies.
+        kl: the KL, in nats per token.
+        scored_tokens: of all sequences together.
+        noise: median, rms and maximum of the changes in other arithmetic, as measured at acceptance.
+
+    Raises ValueError where the lengths differ.
+    """
+    change = differences(now, then)
+    if same_arithmetic:
+        return moved(change)
+    typical_effect = math.sqrt(2 * max(0.0, kl) / (scored_tokens / len(then)))
+    largest_effect = largest(differences(then, reference))
+    least = ENTROPY_SHARES[0] * typical_effect, ENTROPY_SHARES[1] * largest_effect
+    return moved(change, bounds_elsewhere(noise, least, sequences=len(then)))
+
+
+def bounds_elsewhere(
+    noise: tuple[float, float, float], least: tuple[float, float], *, sequences: int
+) -> tuple[float, float, float]:
+    """Bounds of median, rms and maximum on other arithmetic, from the measured `noise` of each, and from
+    the `least` that the bounds of median and maximum may be."""
+    median, root, most = (NOISE_MULTIPLE * figure for figure in noise)
+    most = NOISE_FLOOR + max(most, least[1])
+    # One sequence alone may move by the maximum; of one or two it moves the median, too.
+    alone = most / math.sqrt(sequences)
+    middle = most / sequences if sequences < 3 else 0.0
+    return max(NOISE_FLOOR + max(median, least[0]), middle), max(NOISE_FLOOR + root, alone), most
+
+
+def top1_held(
+    now: float, then: float, *, same_arithmetic: bool, scored_tokens: int, noise: float = 0.0
+) -> tuple[bool, str]:
+    """Whether the top-1 agreement (share of the scored tokens) is the accepted one, in either direction.
+
+    `noise` is its largest change in other arithmetic, as measured at acceptance. Returns whether it holds,
+    and the figures in words.
+    """
+    scatter = (1 + TOP1_SHARE * math.sqrt(max(0.0, 1 - then) * scored_tokens)) / scored_tokens
+    # of two shares of whole tokens, the tolerance is for the rounding of their difference
+    bound = EXACT_TOLERANCE + (0.0 if same_arithmetic else max(NOISE_MULTIPLE * noise, scatter))
+    return abs(now - then) <= bound, (
+        f"top-1 agreement {now:.6f}, accepted {then:.6f}: moved by {abs(now - then):.2e} (bound {bound:.2e})"
+    )
