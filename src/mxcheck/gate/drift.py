@@ -124,7 +124,8 @@ def entropy_drift(
         reference: the reference's entropies.
         kl: the KL, in nats per token.
         scored_tokens: of all sequences together.
-        noise: median, rms and maximum of the changes in other arithmetic, as measured at acceptance.
+        noise: median, rms and maximum of the changes of the *losses* in other arithmetic, as measured at
+            acceptance: entropies move less than those.
 
     Raises ValueError where the lengths differ.
     """

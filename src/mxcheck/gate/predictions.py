@@ -121,8 +121,8 @@ def part_bounds(positions: int) -> list[int]:
 
 
 #: How many standard errors two unbiased estimates of the KL may lie apart, and up to which KL, in nats per
-#: token, k3 is one of them. Of a coarser model few tokens carry most of q/p: a text without them has a mean below 1
-#: and a standard error that is far too small. docs/statistics.md shows what both were chosen from.
+#: token, k3 is one of them. Of a coarser model few tokens carry most of q/p: a text without them has a mean
+#: below 1 and a standard error that is far too small. docs/statistics.md shows what both were chosen from.
 ESTIMATES_Z = 8.0
 K3_UP_TO = 0.2
 

@@ -15,6 +15,7 @@ from mxcheck.evaluation import measure
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.prediction_figures import ByToken, predictions
 from mxcheck.evaluation.tokens import load_tokens
+from mxcheck.gate.drift import entropy_drift, top1_held
 from mxcheck.gate.predictions import Predictions, check_estimates
 from mxcheck.models.convert import Conversion
 from mxcheck.models.load import LoadedModel
@@ -197,3 +198,42 @@ def test_wrong_scoring_is_seen(
     found = estimates(reference, result)
     assert not check_estimates(**found, sequence_kl=result.sequence_kl)[0]
     assert check_estimates(**found)[0] is not alone
+
+
+# What entropies and top-1 agreement are held for
+
+
+def test_a_temperature_and_a_looser_top1_are_seen_on_any_machine(
+    ref_llama: LoadedModel,
+    sampled: torch.Tensor,
+    converted: Convert,
+    request: pytest.FixtureRequest,
+) -> None:
+    def in_top5(log_q: torch.Tensor, _targets: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+        return (log_q.topk(5, -1).indices == log_p.argmax(-1, keepdim=True)).any(-1).double()
+
+    few = sampled[:8]
+    reference = evaluate(ref_llama.model, few, keep_log_probabilities=True)
+    converted(ref_llama.model, recipe("fp4_e2m1", tier="B"))
+    accepted = evaluate(ref_llama.model, few, reference=reference, metrics={"in_top5": in_top5})
+    head = ref_llama.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda _module, _args, logits: logits / 1.01)
+    request.addfinalizer(hook.remove)
+    warm_model = evaluate(ref_llama.model, few, reference=reference)
+
+    assert accepted.kl is not None
+    count = few.shape[0] * (few.shape[1] - 1)
+    for result, within in ((accepted, True), (warm_model, False)):
+        found = entropy_drift(
+            result.sequence_entropies,
+            accepted.sequence_entropies,
+            same_arithmetic=False,
+            reference=reference.sequence_entropies,
+            kl=accepted.kl,
+            scored_tokens=count,
+        )
+        assert found.within is within
+    top1, top5 = accepted.top1_agreement, float(np.mean(accepted.metrics["in_top5"]))
+    assert top1 is not None
+    assert top1_held(top1, top1, same_arithmetic=False, scored_tokens=count)[0]
+    assert not top1_held(top5, top1, same_arithmetic=False, scored_tokens=count)[0]
