@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -14,11 +15,17 @@ from transformers import PreTrainedModel
 from mxcheck.evaluation.finite import NonFiniteLogitsError, first_non_finite_module
 from mxcheck.evaluation.logits import Logits, WholeLogits, check_keeping, chunks, passes
 from mxcheck.evaluation.metrics import Metric, as_metrics
+from mxcheck.evaluation.prediction_figures import predictions
 from mxcheck.evaluation.tokens import fingerprint
+from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.statistics import exponential
 
 if TYPE_CHECKING:
     from mxcheck.evaluation.metrics import MetricFunction
+
+
+#: Figures of which the value of each token is needed, beside the mean of each sequence.
+_BY_TOKEN = ("loss", "reference_loss", "kl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,9 +34,10 @@ class Measurement:
 
     `tokens_fingerprint` says on which tokens. `sequence_*` list one mean a sequence, in the order of the
     tokens. `kl` is KL(reference || model); `top1_agreement` the share of positions where both rank the same
-    token first; both are None where no reference was given. `bit_equal` says whether all log-probabilities
-    equal the reference's exactly. `metrics` are the user's own, by name: one mean a sequence. `logits`, only
-    where log-probabilities were to be kept, is what they are computed from: it serves as reference.
+    token first. `bit_equal` says whether all log-probabilities equal the reference's exactly. `predictions`
+    has the figures over single tokens. All of these are None where no reference was given. `metrics` are the
+    user's own, by name: one mean a sequence. `logits`, only where log-probabilities were to be kept, is what
+    they are computed from: it serves as reference.
     """
 
     tokens_fingerprint: str
@@ -41,6 +49,7 @@ class Measurement:
     sequence_kl: list[float] | None = None
     top1_agreement: float | None = None
     bit_equal: bool | None = None
+    predictions: Predictions | None = None
     metrics: dict[str, list[float]] = field(default_factory=dict)
     logits: Logits | None = field(default=None, repr=False)
 
@@ -70,7 +79,8 @@ def evaluate(
             [batch, length, vocabulary].
         tokens: int64 [sequences, length], fixed-length blocks without padding.
         reference: a measurement of the reference on the same tokens, made with
-            `keep_log_probabilities=True`; gives KL, top-1 agreement, bit-equality and `metrics`.
+            `keep_log_probabilities=True`; gives KL, top-1 agreement, bit-equality, `predictions` and
+            `metrics`.
         batch_size: sequences a forward pass, at most.
         keep_log_probabilities: whether the result is to serve as reference. Up to 2^25 logits of all tokens
             are kept as they are. Of more, the decoder's output is kept in host memory, and its logits are
@@ -91,6 +101,8 @@ def evaluate(
     if reference is not None:
         _check_reference(reference, tokens)
     means: dict[str, list[float]] = defaultdict(list)
+    # by token; one array each, made before any logits, leaves no small pieces in memory between these
+    by_token = {name: np.empty((len(tokens), tokens.shape[1] - 1)) for name in _BY_TOKEN}
     kept: list[torch.Tensor] = []
     last: Logits | None = None
     with torch.inference_mode():
@@ -116,6 +128,8 @@ def evaluate(
                 for name, numbers in by_row.items():
                     means[name].append(_mean(numbers))
                 if reference is not None:
+                    for name, values_by_token in by_token.items():
+                        values_by_token[len(means["loss"]) - 1] = by_row[name]
                     _check_recomputed(reference, means["reference_loss"])
             if progress is not None:
                 progress(len(batch))
@@ -129,6 +143,15 @@ def evaluate(
         sequence_kl=None if reference is None else means["kl"],
         top1_agreement=None if reference is None else _mean(means["top1_agreement"]),
         bit_equal=None if reference is None else _mean(means["bit_equal"]) == 1.0,
+        predictions=None
+        if reference is None
+        else predictions(
+            losses=by_token["loss"],
+            reference_losses=by_token["reference_loss"],
+            kl=by_token["kl"],
+            sequence_entropies=means["entropy"],
+            sequence_top1=means["top1_agreement"],
+        ),
         metrics={one.name: means[one.name] for one in own},
         logits=None if last is None else last.frozen(kept),
     )

@@ -8,6 +8,7 @@ narrow bound, and the largest change one that a single token's flip stays within
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mxcheck.gate.record import Record
@@ -72,17 +73,19 @@ def moved(change: list[float], bounds: tuple[float, float, float] | None = None)
 
 
 def _noise_bounds(baseline: Record, quantity: str) -> tuple[float, float, float]:
+    least = _least(baseline, quantity)
+    return bounds_elsewhere(noise_of(baseline, quantity), least, sequences=len(baseline.sequence_losses))
+
+
+def noise_of(baseline: Record, quantity: str) -> tuple[float, float, float]:
+    """Median, rms and maximum of what other arithmetic does to `quantity`, as measured at acceptance."""
+    noise = baseline.noise
+    if noise is None:
+        return 0.0, 0.0, 0.0
     median, root, most = (
-        0.0 if baseline.noise is None else NOISE_MULTIPLE * getattr(baseline.noise, f"{quantity}_{statistic}")
-        for statistic in ("median", "rms", "max")
+        float(getattr(noise, f"{quantity}_{statistic}")) for statistic in ("median", "rms", "max")
     )
-    least_median, least_max = _least(baseline, quantity)
-    most = NOISE_FLOOR + max(most, least_max)
-    # One sequence alone may move by the maximum; of one or two it moves the median, too.
-    sequences = len(baseline.sequence_losses)
-    alone = most / math.sqrt(sequences)
-    middle = most / sequences if sequences < 3 else 0.0
-    return max(NOISE_FLOOR + max(median, least_median), middle), max(NOISE_FLOOR + root, alone), most
+    return median, root, most
 
 
 def _least(baseline: Record, quantity: str) -> tuple[float, float]:
@@ -95,13 +98,81 @@ def _least(baseline: Record, quantity: str) -> tuple[float, float]:
     # To second order a token's rise has the variance 2 KL, so a sequence's mean has the one below.
     tokens = baseline.scored_tokens / len(baseline.sequence_losses)
     rises = differences(baseline.sequence_losses, baseline.reference_losses)
-    return LOSS_SHARES[0] * math.sqrt(2 * max(0.0, _distance(baseline)) / tokens), LOSS_SHARES[1] * largest(
-        rises
-    )
+    least = LOSS_SHARES[0] * math.sqrt(2 * max(0.0, _distance(baseline)) / tokens)
+    return least, LOSS_SHARES[1] * largest(rises)
 
 
 def _distance(baseline: Record) -> float:
-    """The KL divergence over the whole vocabulary, else by k3, in nats per token."""
+    """The KL over the whole vocabulary, else by k3, in nats per token."""
     if baseline.kl is not None:
         return baseline.kl
     return 0.0 if baseline.predictions is None else baseline.predictions.k3
+
+
+#: Elsewhere, entropies: shares as of the losses, the second of the largest change by quantization.
+ENTROPY_SHARES = (0.05, 2.0)
+#: Elsewhere, top-1 agreement: so many times the square root of the number of tokens that disagree, which is
+#: the scatter of that number, and one token. docs/statistics.md shows what these were chosen from.
+TOP1_SHARE = 3.0
+
+
+def entropy_drift(
+    now: Sequence[float],
+    then: Sequence[float],
+    *,
+    same_arithmetic: bool,
+    reference: Sequence[float],
+    kl: float,
+    scored_tokens: int,
+    noise: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Drift:
+    """Drift of the model's entropies, nats per token by sequence.
+
+    Args:
+        now: the entropies of the record.
+        then: the accepted ones; all that follows is of the accepted record, too.
+        same_arithmetic: whether this machine multiplies as the accepting one did.
+        reference: the reference's entropies.
+        kl: the KL, in nats per token.
+        scored_tokens: of all sequences together.
+        noise: median, rms and maximum of the changes of the *losses* in other arithmetic, as measured at
+            acceptance: entropies move less than those.
+
+    Raises ValueError where the lengths differ.
+    """
+    change = differences(now, then)
+    if same_arithmetic:
+        return moved(change)
+    typical_effect = math.sqrt(2 * max(0.0, kl) / (scored_tokens / len(then)))
+    largest_effect = largest(differences(then, reference))
+    least = ENTROPY_SHARES[0] * typical_effect, ENTROPY_SHARES[1] * largest_effect
+    return moved(change, bounds_elsewhere(noise, least, sequences=len(then)))
+
+
+def bounds_elsewhere(
+    noise: tuple[float, float, float], least: tuple[float, float], *, sequences: int
+) -> tuple[float, float, float]:
+    """Bounds of median, rms and maximum on other arithmetic, from the measured `noise` of each, and from
+    the `least` that the bounds of median and maximum may be."""
+    median, root, most = (NOISE_MULTIPLE * figure for figure in noise)
+    most = NOISE_FLOOR + max(most, least[1])
+    # One sequence alone may move by the maximum; of one or two it moves the median, too.
+    alone = most / math.sqrt(sequences)
+    middle = most / sequences if sequences < 3 else 0.0
+    return max(NOISE_FLOOR + max(median, least[0]), middle), max(NOISE_FLOOR + root, alone), most
+
+
+def top1_held(
+    now: float, then: float, *, same_arithmetic: bool, scored_tokens: int, noise: float = 0.0
+) -> tuple[bool, str]:
+    """Whether the top-1 agreement (share of the scored tokens) is the accepted one, in either direction.
+
+    `noise` is its largest change in other arithmetic, as measured at acceptance. Returns whether it holds,
+    and the figures in words.
+    """
+    scatter = (1 + TOP1_SHARE * math.sqrt(max(0.0, 1 - then) * scored_tokens)) / scored_tokens
+    # of two shares of whole tokens, the tolerance is for the rounding of their difference
+    bound = EXACT_TOLERANCE + (0.0 if same_arithmetic else max(NOISE_MULTIPLE * noise, scatter))
+    return abs(now - then) <= bound, (
+        f"top-1 agreement {now:.6f}, accepted {then:.6f}: moved by {abs(now - then):.2e} (bound {bound:.2e})"
+    )

@@ -76,13 +76,7 @@ def _record(data: Mapping[str, Any]) -> Record:
             "subject": "",
             "digests": {},
             "absent": {name: why for name in OPTIONAL if name in missing},
-            "noise": None
-            if noise is None
-            else {
-                **noise,
-                **dict.fromkeys(("entropy_median", "entropy_rms", "entropy_max", "top1_max"), 0.0),
-                "sublayers": None,
-            },
+            "noise": None if noise is None else {**noise, "sublayers": None},
         }
     )
 

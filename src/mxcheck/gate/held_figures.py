@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mxcheck.gate.check import Check, check, count_check, drift_check
-from mxcheck.gate.drift import drift, entropy_drift, moved, same_arithmetic, top1_held
+from mxcheck.gate.drift import drift, entropy_drift, moved, noise_of, same_arithmetic, top1_held
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import differences
 from mxcheck.gate.sublayers import check_sublayers
@@ -31,7 +31,6 @@ def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
 
 
 def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[Check]:
-    noise = baseline.noise
     if record.predictions is not None and baseline.predictions is not None and baseline.kl is not None:
         found = entropy_drift(
             record.predictions.sequence_entropies,
@@ -40,9 +39,7 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
             reference=baseline.reference_entropies,
             kl=baseline.kl,
             scored_tokens=baseline.scored_tokens,
-            noise=(0.0, 0.0, 0.0)
-            if noise is None
-            else (noise.entropy_median, noise.entropy_rms, noise.entropy_max),
+            noise=noise_of(baseline, "loss"),
         )
         yield drift_check(6, "entropy", "entropies", found)
     if record.top1_agreement is not None and baseline.top1_agreement is not None:
@@ -51,7 +48,6 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
             baseline.top1_agreement,
             same_arithmetic=exact,
             scored_tokens=baseline.scored_tokens,
-            noise=0.0 if noise is None else noise.top1_max,
         )
         yield check(6, "top-1", passed, message)
 

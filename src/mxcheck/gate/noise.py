@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,8 +25,6 @@ class Trial:
     reference_losses: list[float] = field(default_factory=list)
     sequence_losses: list[float] = field(default_factory=list)
     sequence_kl: list[float] = field(default_factory=list)
-    sequence_entropies: list[float] = field(default_factory=list)
-    top1_agreement: float = math.nan
     sublayers: dict[str, SublayerError] = field(default_factory=dict)
     failure: str = ""
     unavailable: str = ""
@@ -68,14 +65,11 @@ def worst(record: Record, trials: Sequence[Trial]) -> Noise:
                 f"do; mend the cast, nothing was accepted"
             )
     _, sequence_kl = record.exact_kl
-    assert record.predictions is not None, "what has a KL has predictions"
-    assert record.top1_agreement is not None
     figures: dict[str, float] = {}
     for short, name, own in (
         ("reference", "reference_losses", record.reference_losses),
         ("loss", "sequence_losses", record.sequence_losses),
         ("kl", "sequence_kl", sequence_kl),
-        ("entropy", "sequence_entropies", record.predictions.sequence_entropies),
     ):
         changes = [differences(getattr(trial, name), own) for trial in trials]
         figures[f"{short}_median"] = max(typical(change) for change in changes)
@@ -83,7 +77,6 @@ def worst(record: Record, trials: Sequence[Trial]) -> Noise:
         figures[f"{short}_max"] = max(largest(change) for change in changes)
     return Noise(
         environments=[trial.environment for trial in trials],
-        top1_max=max(abs(trial.top1_agreement - record.top1_agreement) for trial in trials),
         sublayers=sublayer_noise(record.sublayers, [trial.sublayers for trial in trials])
         if record.sublayers
         else None,

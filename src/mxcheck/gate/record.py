@@ -40,8 +40,8 @@ class Noise:
 
     `environments` names the settings that were tried; the figures are the worst of them. Of the absolute
     changes of the sequences `*_median` is the median, `*_rms` the root mean square, `*_max` the largest; for
-    the reference's losses, the case's losses, its KL and its entropies. `top1_max` is the largest change of
-    the top-1 agreement; `sublayers` are the changes of the layers' figures, None where there are none.
+    the reference's losses, the case's losses and the case's KL. `sublayers` are the changes of the layers'
+    figures, None where there are none.
     """
 
     environments: list[str]
@@ -54,10 +54,6 @@ class Noise:
     kl_median: float
     kl_rms: float
     kl_max: float
-    entropy_median: float = 0.0
-    entropy_rms: float = 0.0
-    entropy_max: float = 0.0
-    top1_max: float = 0.0
     sublayers: SublayerNoise | None = None
 
 

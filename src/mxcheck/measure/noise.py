@@ -238,16 +238,12 @@ def _trial(
         return Trial(environment=environment, failure=words)
     result = found.result
     assert result.sequence_kl is not None
-    assert result.predictions is not None
-    assert result.top1_agreement is not None
     return Trial(
         environment=environment,
         digests=found.digests,
         reference_losses=reference.sequence_losses,
         sequence_losses=result.sequence_losses,
         sequence_kl=result.sequence_kl,
-        sequence_entropies=result.predictions.sequence_entropies,
-        top1_agreement=result.top1_agreement,
         sublayers={} if found.sublayers is None else found.sublayers.errors,
     )
 

@@ -93,6 +93,22 @@ def test_distance_from_a_reference_equals_a_computation_in_numpy(
     assert result.top1_agreement == (log_p.argmax(-1) == log_q.argmax(-1)).mean()
     assert 0 < result.top1_agreement < 1
     assert result.bit_equal is False
+    sequence, position = np.indices(log_p.shape[:2])
+    true = (sequence, position, random_tokens.numpy()[:, 1:])
+    ratio = np.exp(log_q[true] - log_p[true])
+    change = np.exp(log_q[true]) - np.exp(log_p[true])
+    found = result.predictions
+    assert found is not None
+    assert found.sequence_k3 == pytest.approx((ratio - 1 - np.log(ratio)).mean(-1), rel=FLOAT64, abs=FLOAT64)
+    assert found.sequence_entropies == result.sequence_entropies
+    assert found.sequence_top1 == [*(log_p.argmax(-1) == log_q.argmax(-1)).mean(-1)]
+    # 11 positions: two, and three times three
+    parts = [kl[:, :2], kl[:, 2:5], kl[:, 5:8], kl[:, 8:]]
+    assert found.kl_by_position == pytest.approx([part.mean() for part in parts], rel=1e-9, abs=FLOAT64)
+    assert found.kl_percentiles["100"] == pytest.approx(kl.max(), rel=1e-9, abs=FLOAT64)
+    assert found.kl_percentiles["50"] == pytest.approx(np.median(kl), rel=1e-9, abs=FLOAT64)
+    assert found.probability_change == pytest.approx(change.mean(), abs=FLOAT64)
+    assert found.probability_change_percentiles["0"] == pytest.approx(change.min(), abs=FLOAT64)
     # the other direction is another number, so the two cannot be confused
     assert (np.exp(log_q) * (log_q - log_p)).sum(-1).mean() != pytest.approx(kl.mean(), rel=1e-3)
 
@@ -112,6 +128,9 @@ def test_a_model_is_at_distance_zero_from_itself(
     assert result.sequence_kl == [0.0] * 4
     assert result.top1_agreement == 1.0
     assert result.sequence_losses == reference.sequence_losses
+    assert result.predictions is not None
+    assert result.predictions.sequence_k3 == [0.0] * 4
+    assert set(result.predictions.probability_change_percentiles.values()) == {0.0}
 
 
 def test_one_bit_of_one_weight_is_not_bit_equal(
@@ -202,6 +221,7 @@ def test_what_no_reference_was_given_for_is_none(
     result = evaluate(tiny_llama, random_tokens)
 
     assert (result.kl, result.sequence_kl, result.top1_agreement, result.bit_equal) == (None,) * 4
+    assert result.predictions is None
     assert result.logits is None
     assert result.metrics == {}
 

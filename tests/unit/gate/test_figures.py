@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_predictions import build_predictions
 
 from mxcheck.gate.baseline import read
-from mxcheck.gate.figures import check_figures
+from mxcheck.gate.figures import check_figures, check_predictions
+from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.record import Record
 
 BASELINES = Path(__file__).parents[3] / "baselines"
@@ -52,3 +54,98 @@ def test_a_figure_that_does_not_follow_from_the_others(
 def test_a_ruined_model_does_not_contradict_itself(accepted: Record) -> None:
     losses = [1e4] * len(accepted.sequence_losses)
     check_figures(replace(accepted, sequence_losses=losses, cross_entropy=1e4, perplexity=math.inf))
+
+
+# The predictions of a record
+
+
+def test_predictions_that_add_up(accepted: Record) -> None:
+    check_predictions(build_predictions(accepted), accepted)
+
+
+def test_predictions_of_a_case_that_is_its_reference(accepted: Record) -> None:
+    """All zero, and a sequence with fewer positions than parts."""
+    zeros = [0.0] * len(accepted.sequence_losses)
+    same = replace(
+        accepted, bit_equal=True, kl=0.0, sequence_kl=zeros, top1_agreement=1.0, scored_tokens=len(zeros)
+    )
+    nothing = dict.fromkeys(build_predictions(accepted).kl_percentiles, 0.0)
+    no_change = dict.fromkeys(build_predictions(accepted).probability_change_percentiles, 0.0)
+    found = build_predictions(
+        same,
+        sequence_top1=[1.0] * len(zeros),
+        kl_by_position=[0.0],
+        kl_percentiles=nothing,
+        probability_change=0.0,
+        probability_change_rms=0.0,
+        probability_change_percentiles=no_change,
+    )
+    check_predictions(found, same)
+    with pytest.raises(ValueError, match="bit-equal to the reference, yet k3, a percentile of the KL or "):
+        check_predictions(replace(found, sequence_k3=[1e-9, *zeros[1:]]), same)
+
+
+def _with(percentiles: dict[str, float], **changed: float) -> dict[str, float]:
+    return {**percentiles, **{name.strip("_").replace("_", "."): value for name, value in changed.items()}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda p, _: {"sequence_entropies": p.sequence_entropies[1:]},
+            "entropies of 63 sequences, losses of",
+        ),
+        (lambda p, _: {"sequence_top1": p.sequence_top1[1:]}, "top-1 agreements of 63 sequences, losses of"),
+        (lambda p, _: {"sequence_k3": p.sequence_k3[1:]}, "k3 of 63 sequences, losses of 64"),
+        (lambda p, _: {"sequence_entropies": [x / math.log(2) for x in p.sequence_entropies]}, "entropy "),
+        (lambda p, _: {"sequence_top1": [1 - x for x in p.sequence_top1]}, "top-1 agreement "),
+        (lambda p, _: {"kl_by_position": p.kl_by_position[:3]}, "KL of 3 parts of a sequence, expected 4"),
+        (
+            lambda _, r: {"kl_by_position": [r.kl] * 3 + [r.kl * 1.001]},
+            "KL .*, mean of its parts by position ",
+        ),
+        # 255 positions are parts of 63 and three of 64: a plain mean of these four is the KL
+        (
+            lambda _, r: {"kl_by_position": [2 * r.kl, 0.0, r.kl, r.kl]},
+            "KL .*, mean of its parts by position ",
+        ),
+        (
+            lambda p, _: {"kl_percentiles": _with(p.kl_percentiles, _90=0.1)},
+            "percentiles of the KL do not ascend: 0.2, 0.1,",
+        ),
+        (
+            lambda p, _: {"kl_percentiles": dict.fromkeys(p.kl_percentiles, 1e-3)},
+            "KL of a part of the sequence and of the token with the most do not ascend",
+        ),
+        (
+            lambda p, _: {
+                "probability_change_percentiles": _with(p.probability_change_percentiles, _100=1.1)
+            },
+            "percentiles of the probability change do not ascend: .*, 1.1, 1.0",
+        ),
+        (
+            lambda p, _: {
+                "probability_change_percentiles": {
+                    name: 100 * value for name, value in p.probability_change_percentiles.items()
+                }
+            },
+            "percentiles of the probability change do not ascend",
+        ),
+        (lambda _p, _r: {"probability_change": 0.5}, "the mean probability change between its extremes "),
+        (lambda _p, _r: {"probability_change_rms": 0.0}, "size of the mean, root mean square and "),
+        (lambda _p, _r: {"probability_change_rms": 0.5}, "size of the mean, root mean square and "),
+        (lambda p, _: {"sequence_k3": [-1e-3, *p.sequence_k3[1:]]}, "0 and the least k3 of a sequence "),
+    ],
+    ids=[
+        *("entropies", "top1-missing", "k3-missing", "entropy-in-bits", "top1", "parts", "part"),
+        *("parts-weighted", "kl-order", "kl-max", "change-beyond-1", "change-in-percent", "change-mean"),
+        *("rms-small", "rms-large", "k3-negative"),
+    ],
+)
+def test_a_prediction_figure_that_does_not_follow_from_the_others(
+    accepted: Record, change: Callable[[Predictions, Record], dict[str, Any]], message: str
+) -> None:
+    found = build_predictions(accepted)
+    with pytest.raises(ValueError, match=rf"the record contradicts itself: {message}"):
+        check_predictions(replace(found, **change(found, accepted)), accepted)
