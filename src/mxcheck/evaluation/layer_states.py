@@ -1,0 +1,219 @@
+"""Where each decoder layer starts: the reference's states of a few tokens, stored with the baselines.
+
+Two machines that multiply differently come to slightly different inputs of layer 20, and a cast turns
+slightly different into another code. From stored states both start each layer at the same bits, so that
+depth amplifies nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mxcheck.evaluation.tokens import fingerprint
+from mxcheck.models.classify import classify
+from mxcheck.models.load import tensor_bytes
+
+__all__ = ["TOKENS", "LayerStates", "decoder_layers", "load_states", "reference_states", "save_states"]
+
+#: How many tokens are stored: the first of the first sequence, so that the attention sink is among them.
+TOKENS = 32
+
+_FORMAT_VERSION = "1"
+_TOKENS_KEY = "tokens"
+_LAYER = re.compile(r"^(.*?\.\d+)\.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerStates:
+    """Tokens, int64 [1, n], and by decoder layer its input, bfloat16 [1, n, hidden], on the CPU."""
+
+    tokens: Tensor
+    layers: Mapping[str, Tensor]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tokens and of every state. Figures that were measured from states of another digest
+        cannot be compared."""
+        total = hashlib.sha256(fingerprint(self.tokens).encode())
+        for name in sorted(self.layers):
+            value = self.layers[name]
+            total.update(f"{name}:{value.dtype}:{tuple(value.shape)}:".encode())
+            total.update(tensor_bytes(value))
+        return total.hexdigest()
+
+
+def decoder_layers(model: nn.Module) -> dict[str, dict[str, list[str]]]:
+    """By decoder layer, in the model's order: the names of its linear-like modules by role."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, role in classify(model).items():
+        layer = _LAYER.match(name)
+        if layer is not None:
+            found.setdefault(layer[1], {}).setdefault(role, []).append(name)
+    return found
+
+
+def reference_states(model: nn.Module, tokens: Tensor) -> LayerStates:
+    """Run the unconverted `model` over the first tokens of `tokens`, int64 [sequences, length], and return
+    what enters each decoder layer, rounded to bfloat16.
+
+    Raises ValueError where the model has no decoder layers, where a layer takes no hidden states, and where
+    a state is not finite.
+    """
+    chosen = tokens[:1, :TOKENS].to("cpu", torch.int64).contiguous()
+    layers = {name: model.get_submodule(name) for name in decoder_layers(model)}
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} has no decoder layers with linear modules (`layers.0.…`): "
+            f"there is nothing to store"
+        )
+    states: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states.setdefault(name, _snapped(hidden_states(module, args, kwargs)))
+
+        return hook
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_pre_hook(keep(name), with_kwargs=True).remove)
+        run(model, chosen)
+    bad = [name for name, value in states.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(
+            f"the reference's hidden states are NaN or infinite, first at the input of {bad[0]}; "
+            f"a reference must be finite: load the model in a wider dtype"
+        )
+    return LayerStates(tokens=chosen, layers=states)
+
+
+def _snapped(state: Tensor) -> Tensor:
+    return state.detach().to("cpu", torch.bfloat16, copy=True).contiguous()
+
+
+def run(model: nn.Module, tokens: Tensor) -> None:
+    """One forward pass over tokens [1, n] on the model's device, for the hooks on it."""
+    model(input_ids=tokens.to(next(model.parameters()).device), use_cache=False)
+
+
+def hidden_states(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a decoder layer takes as hidden states: its first argument, or the one of that name."""
+    value = args[0] if args else kwargs.get("hidden_states")
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{type(module).__name__} is called without hidden states, neither as its first argument nor by "
+            f"the name hidden_states; got {', '.join(kwargs) or 'nothing'}"
+        )
+    return value
+
+
+@contextmanager
+def started_from(model: nn.Module, states: LayerStates) -> Iterator[None]:
+    """For as long as the context lasts every decoder layer takes its stored state for its input, in the
+    dtype and on the device of what the model would give it.
+
+    Raises ValueError where the states are those of other layers, or of another width.
+    """
+    names = decoder_layers(model).keys()
+    other = sorted(states.layers.keys() - names)
+    if other:
+        raise ValueError(
+            f"the stored states are those of another model: it has no layer {other[0]} "
+            f"({len(other)} of {len(states.layers)} are unknown); accept the model's baselines anew"
+        )
+
+    def replace(stored: Tensor) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            natural = hidden_states(module, args, kwargs)
+            if natural.shape != stored.shape:
+                raise ValueError(
+                    f"the stored states are those of another model: {type(module).__name__} takes "
+                    f"{list(natural.shape)}, stored is {list(stored.shape)}; accept its baselines anew"
+                )
+            value = stored.to(natural.device, natural.dtype, copy=True)  # layers may add in place
+            return ((value, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": value})
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, stored in states.layers.items():
+            layer = model.get_submodule(name)
+            hooks.callback(layer.register_forward_pre_hook(replace(stored), with_kwargs=True).remove)
+        yield
+
+
+def save_states(states: LayerStates, path: Path, *, weights: str) -> None:
+    """Write to `path`, so that a reader sees the old file or the new one and never a part. `weights` is the
+    fingerprint of the weights that gave the states."""
+    data = save(
+        {_TOKENS_KEY: states.tokens.to(torch.int32), **states.layers},
+        metadata={
+            "format_version": _FORMAT_VERSION,
+            "weights": weights,
+            "tokens": fingerprint(states.tokens),
+            "digest": states.digest,
+        },
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp makes it private; a baseline is a file of the repository
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_states(path: Path, *, weights: str) -> LayerStates:
+    """Read what `save_states` wrote for the model whose weights have the fingerprint `weights`.
+
+    Raises ValueError, in one line that names the file, where there is none, where it is damaged or of another
+    version, and where other weights gave the states.
+    """
+    mend = "restore it from version control, or delete it and accept the model's baselines anew"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of reference states; the first acceptance writes it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); {mend}") from error
+    version = metadata.get("format_version")
+    if version != _FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: reference states have format version {version!r}, this mxcheck reads "
+            f"{_FORMAT_VERSION!r}; delete it and accept the model's baselines anew"
+        )
+    tokens = tensors.pop(_TOKENS_KEY, None)
+    if tokens is None or not tensors:
+        raise ValueError(f"{path}: must hold tokens and a state a layer, got {sorted(tensors)}; {mend}")
+    states = LayerStates(tokens=tokens.to(torch.int64), layers=tensors)
+    if (found := states.digest) != metadata.get("digest"):
+        raise ValueError(
+            f"{path}: damaged: its contents have the digest {found[:16]}…, its header says "
+            f"{metadata.get('digest', 'none')[:16]}…; {mend}"
+        )
+    if weights != metadata.get("weights"):
+        raise ValueError(
+            f"{path}: its states come from weights {metadata.get('weights', 'none')[:16]}…, the model has "
+            f"{weights[:16]}…; give the accepted model, or delete the file and accept its baselines anew"
+        )
+    return states
