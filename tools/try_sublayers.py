@@ -24,6 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from mxcheck.evaluation.arithmetic import product_digest
@@ -40,8 +41,8 @@ from mxcheck.gate.sublayers import (
     sublayer_error_from_dict,
     sublayer_noise,
 )
-from mxcheck.models import linear
 from mxcheck.models.casts import activation_cast, cast_weight, identity
+from mxcheck.models.classify import reduction_axis
 from mxcheck.models.convert import Conversion, convert
 from mxcheck.models.elementwise import elementwise_modules
 from mxcheck.models.ladder import WHOLE_MODEL
@@ -78,9 +79,12 @@ def _skipped_activations(model: PreTrainedModel, made: Recipe, layer: str) -> Co
 
 def _weights_along_the_wrong_axis(model: PreTrainedModel, made: Recipe, layer: str) -> Conversion:
     inside = {*model.get_submodule(layer).modules()}
-    axis = linear.reduction_axis
     wrong = {-1: -2, -2: -1}
-    with patch.object(linear, "reduction_axis", lambda one: wrong[axis(one)] if one in inside else axis(one)):
+
+    def axis(module: nn.Module) -> int:
+        return wrong[reduction_axis(module)] if module in inside else reduction_axis(module)
+
+    with patch("mxcheck.models.linear.reduction_axis", axis):
         return convert(model, made)
 
 
@@ -210,7 +214,7 @@ def _controls(folder: Path, count: int) -> Iterator[tuple[str, dict[str, str]]]:
     yield "2 threads", threads
     chosen = [one for one in ENVIRONMENTS if one.settings and not one.other_torch and not one.plugin]
     shim = str(intel_shim(folder))
-    for one in [one for one in chosen if "512" not in one.name and "OMP" not in one.name][: count - 1]:
+    for one in [one for one in chosen if "512" not in one.name and "OMP_NUM" not in one.name][: count - 1]:
         name = one.name.removesuffix(f" -n {one.workers}").removesuffix(f" batch-{one.batch_size}")
         yield name, {**one.settings, **({"LD_PRELOAD": shim} if one.as_intel else {})}
 
