@@ -72,7 +72,7 @@ def reference_states(model: nn.Module, tokens: Tensor) -> LayerStates:
     Raises ValueError where the model has no decoder layers, where a layer takes no hidden states, and where
     a state is not finite.
     """
-    chosen = tokens[:1, :TOKENS].to("cpu", torch.int64).contiguous()
+    chosen = tokens[:1, :TOKENS].to("cpu", torch.int64, copy=True).contiguous()
     layers = {name: model.get_submodule(name) for name in decoder_layers(model)}
     if not layers:
         raise ValueError(

@@ -241,7 +241,8 @@ def _figures(
 
 
 def _rows(value: Tensor, tokens: int) -> Tensor:
-    return value.detach().to("cpu", torch.float64).reshape(tokens, -1)
+    """[tokens, width], of [..., tokens, width] (Gemma 3n keeps several streams before the tokens)."""
+    return value.detach().to("cpu", torch.float64).movedim(-2, 0).reshape(tokens, -1)
 
 
 def _quantile(values: Tensor, share: float) -> float:
