@@ -20,11 +20,10 @@ from mxcheck.kernels.counts import CastCounts, count_cast, total
 from mxcheck.kernels.quantized import QuantizedTensor
 
 SPECS = {
-    f"{name} {rule} {rounding} {policy} {tail}": cast_spec(
+    f"{name} {rule} {rounding} {policy}": cast_spec(
         name, scale_rule=rule, rounding=rounding, nonfinite=policy
     )
     for name, row in BLOCK_FORMATS.items()
-    for tail in ("pad",)
     for rule in row.scale_rules
     for rounding in (ROUNDINGS if row.scale == E8M0 else ("even",))
     for policy in (("block", "element") if row.scale == E8M0 and "fp8" in name else ("block",))
@@ -38,12 +37,17 @@ def drawn(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     x *= 2.0 ** source.integers(-20, 20, size=(*shape[:-1], 1))
     x[source.random(shape) < 0.05] = 0.0
     x[source.random(shape) < 0.02] = -0.0
-    x[source.random(shape) < 0.02] = 1e-42
-    x[..., : shape[-1] // 8] = 0.0
+    x[source.random(shape) < 0.05] = 1e-38
+    x[0, :2] = 0.0
+    x[..., :40] = 0.0
     x = x.astype(np.float32)
-    x[source.random(shape) < 0.002] = np.nan
-    x[source.random(shape) < 0.002] = -np.inf
+    x[-1, ..., -1] = np.nan
+    x[-1, ..., -7] = -np.inf
     return x
+
+
+def finite(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.from_numpy(np.nan_to_num(drawn(shape, seed), nan=1.0, neginf=-1.0))
 
 
 def by_oracle(x: NDArray[np.float32], spec: CastSpec) -> CastCounts:
@@ -122,32 +126,33 @@ def of_both(x: Tensor, spec: CastSpec) -> tuple[CastCounts, CastCounts]:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_equal_to_the_oracle(spec: CastSpec, dtype: torch.dtype) -> None:
-    x = torch.from_numpy(drawn((3, 5, 150), seed=7)).to(dtype)
-    found, exact = of_both(x, spec)
-    assert found == exact
-    if spec.block.whole_tensor:  # its one scale is NaN
-        assert (found.saturated, found.flushed, found.top) == (0, 0, 0)
-    else:
-        assert min(found.flushed, found.top, found.nan, found.inf, found.zero_blocks) > 0
+def test_equal_to_the_oracle(spec: CastSpec) -> None:
+    """In blocks with a ragged tail, some of which hold NaN and Inf."""
+    x = torch.from_numpy(drawn((3, 3, 150), seed=7))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        found, exact = of_both(x.to(dtype), spec)
+        assert found == exact
+        if spec.block.whole_tensor or spec.format == "nvfp4":  # the tensor's scale is NaN
+            assert (found.saturated, found.flushed, found.top, found.nan) == (0, 0, 0, 3)
+        else:
+            assert min(found.nan, found.inf, found.zero_blocks) > 0
+            assert found.top > 0 or spec.scale_rule in ("ceil", "rceil")  # few amax come so near
+            assert found.flushed > 0 or dtype == torch.float16  # fp16 has no numbers as small
 
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
 @pytest.mark.parametrize("axis", [0, 1, -1])
-@pytest.mark.parametrize("finite", [True, False])
-def test_along_every_axis_and_of_strided_inputs(name: str, axis: int, finite: bool) -> None:
-    whole = drawn((70, 40, 66), seed=axis + 3)
-    x = torch.from_numpy(np.nan_to_num(whole, nan=1.0, neginf=-1.0) if finite else whole)
-    for view in (x, x.transpose(0, 2), x[::3, 1:, ::2]):
-        found, exact = of_both(view, cast_spec(name, axis=axis))
-        assert found == exact
+def test_along_every_axis_and_of_strided_inputs(name: str, axis: int) -> None:
+    for x in (finite((35, 6, 50), seed=axis + 3), torch.from_numpy(drawn((35, 6, 50), seed=axis + 3))):
+        for view in (x, x.transpose(0, 2), x[::3, 1:, ::2]):
+            found, exact = of_both(view, cast_spec(name, axis=axis))
+            assert found == exact
 
 
 @pytest.mark.parametrize("name", ["fp8_e4m3", "mxint8", "nvfp4", "e4m3_tensor", "e5m2_row"])
 def test_of_more_than_one_chunk(name: str) -> None:
     """Of which each part begins in its own state: zeros, then numbers, then NaN."""
-    x = torch.from_numpy(np.nan_to_num(drawn((9, 70_000), seed=1), nan=1.0, neginf=-1.0))
+    x = finite((9, 70_000), seed=1)
     x[:2] = 0.0
     if name != "e4m3_tensor":
         x[-1, 5] = torch.nan
@@ -221,6 +226,12 @@ def test_nan_and_inf_that_stay_in_their_elements() -> None:
     assert found == replace(PLAIN, nan=1, inf=1, top=1, flushed=31, scales={127: 1, 254: 1})
 
 
+def test_the_largest_code_under_a_rule_that_rounds_up() -> None:
+    x = by_hand(_0=448.0, _1=440.0, _33=449.0)  # the second block has twice the scale
+    found = counted(x, cast_spec("fp8_e4m3", scale_rule="rceil"))
+    assert found == replace(PLAIN, top=2, scales={127: 1, 128: 1})
+
+
 def test_zero_blocks_are_those_of_zero_codes() -> None:
     x = by_hand()
     x[:32] = 0.0
@@ -248,7 +259,7 @@ def test_mxint8_counts_the_code_that_no_encoder_gives_as_top() -> None:
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
 def test_codes_are_read_and_not_made_again(name: str) -> None:
     """A kernel's wrong codes show: one that flushes, one that gives the largest."""
-    x = torch.from_numpy(np.nan_to_num(drawn((4, 64), seed=5), nan=1.0, neginf=-1.0))
+    x = finite((4, 64), seed=5)
     spec = cast_spec(name)
     right, q = counted(x, spec), quantized(x, spec)
     values = torch.tensor(code_values(spec.element))[q.codes.int()].abs()
@@ -282,7 +293,7 @@ def test_what_these_tests_would_see(attribute: str, wrong: Any, monkeypatch: pyt
     """Each part, spoiled, changes counts of these inputs; but how a tensor is cut up changes none."""
 
     def sample() -> list[CastCounts]:
-        x = torch.from_numpy(np.nan_to_num(drawn((40, 96), seed=9), nan=1.0, neginf=-1.0))
+        x = finite((40, 96), seed=9)
         return [counted(x, cast_spec(name)) for name in BLOCK_FORMATS]
 
     right = sample()
