@@ -24,12 +24,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from mxcheck.evaluation.noise import ENVIRONMENTS as NOISE_ENVIRONMENTS
 from torch import nn
 from transformers import PreTrainedModel
 
 from mxcheck.evaluation.arithmetic import product_digest
 from mxcheck.evaluation.layer_states import LayerStates, load_states, reference_states, save_states
-from mxcheck.evaluation.noise import ENVIRONMENTS as NOISE_ENVIRONMENTS
 from mxcheck.evaluation.sublayers import sublayer_errors
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.gate.sublayers import (

@@ -63,8 +63,8 @@ def add_commands(commands: Any) -> None:
 
     extending = actions.add_parser(
         "extend",
-        help="bring baselines of the format before this one to this one, where every figure that was accepted "
-        "comes out equal to the bit; elsewhere say how far they are within their bounds, and write nothing",
+        help="bring baselines of the format before this one to this one, where every figure that was "
+        "accepted comes out equal to the bit; elsewhere say how far they are within their bounds",
     )
     extending.add_argument(
         "--models", default="", help="models besides ours, with commas: directories or hub ids"

@@ -24,7 +24,7 @@ ENTRY_POINTS = "mxcheck.metrics"
 TAKEN = frozenset(
     {"bit_equal", "changes_bits", "cross_entropy", "entropy", "kl", "loss", "metrics", "perplexity", "rise"}
     | {"reference_cross_entropy", "reference_entropies", "reference_entropy", "reference_loss"}
-    | {"reference_losses", "self_sampled", "sequence_entropies", "sequence_kl", "sequence_losses", "sqnr"}
+    | {"reference_losses", "self_sampled", "sequence_entropies", "sequence_kl", "sequence_losses"}
     | {"k3", "k3_error", "kl_by_position", "kl_percentiles", "predictions", "probability_change"}
     | {"probability_change_percentiles", "probability_change_rms", "sequence_k3", "sequence_top1"}
     | {"top1_agreement"}

@@ -49,8 +49,8 @@ def read_earlier(path: Path) -> Earlier | None:
         return None
     if version != EARLIER_VERSION:
         raise BaselineError(
-            f"baseline {path} has format version {version!r}; allowed: {EARLIER_VERSION}, and {FORMAT_VERSION}, "
-            f"which is left alone; accept anew with --snapshot-update"
+            f"baseline {path} has format version {version!r}; allowed: {EARLIER_VERSION}, and "
+            f"{FORMAT_VERSION}, which is left alone; accept anew with --snapshot-update"
         )
     if data.pop("seal", None) != seal_of(data):
         raise BaselineError(
@@ -129,7 +129,7 @@ def extended(earlier: Earlier, record: Record, noise: Noise) -> Record:
     moved = [name for name in names if getattr(accepted, name) != getattr(noise, name)]
     if moved:
         raise ValueError(
-            f"{record.id}: its figures are the accepted ones, its noise is not ({', '.join(moved)}); accept it "
-            f"anew with --snapshot-update"
+            f"{record.id}: its figures are the accepted ones, its noise is not ({', '.join(moved)}); accept "
+            f"it anew with --snapshot-update"
         )
     return replace(record, noise=noise)

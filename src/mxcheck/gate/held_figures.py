@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mxcheck.gate.check import Check, check, count_check, drift_check
+from mxcheck.gate.check import Check, check, count_check, drift_check, some
+from mxcheck.gate.counter_changes import changes as counter_changes
 from mxcheck.gate.drift import drift, entropy_drift, moved, noise_of, same_arithmetic, top1_held
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import differences
@@ -27,6 +28,10 @@ def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
             record.sublayers, baseline.sublayers, same_arithmetic=exact, noise=noise
         ):
             yield check(6, f"layers: {name}", passed, f"layers: {message}")
+    if record.counters is not None and baseline.counters is not None:
+        found = counter_changes(record.counters, baseline.counters, same_inputs=exact)
+        wrong = [one.message for one in found if not one.within]
+        yield check(6, "counts", not wrong, some(wrong) if wrong else "counts of the casts as accepted")
     yield from _metrics(record, baseline, exact=exact)
 
 

@@ -29,7 +29,8 @@ class RowGroups:
             raise ValueError(f"groups must be at least one text, got {self.groups!r:.40}")
         if self.rows and -(-self.rows // self.size) != len(self.groups):
             raise ValueError(
-                f"{len(self.groups)} digests of {self.rows} rows; allowed: one of each ceil(rows / digests) rows"
+                f"{len(self.groups)} digests of {self.rows} rows; allowed: one of each ceil(rows / digests) "
+                f"rows"
             )
 
     @property

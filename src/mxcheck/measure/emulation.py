@@ -12,6 +12,7 @@ from mxcheck.evaluation.counters import counters, counting, expert_rows
 from mxcheck.evaluation.layer_states import TOKENS, LayerStates, run, started_from
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.sublayers import SublayerErrors, sublayer_errors
+from mxcheck.gate.row_groups import RowGroups
 from mxcheck.models.convert import Conversion, convert
 from mxcheck.models.probe import digests
 
@@ -73,7 +74,10 @@ def emulate(
         conversion.undo()
     return Emulated(
         result=result,
-        digests=bits,
+        digests={
+            name: {kind: RowGroups(rows=one.rows, groups=one.groups) for kind, one in kinds.items()}
+            for name, kinds in bits.items()
+        },
         sublayers=layers,
         counters=counters(conversion, activations, rows),
         changes_bits=conversion.changes_bits,

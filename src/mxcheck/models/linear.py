@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from mxcheck.kernels.counts import total
 from mxcheck.kernels.digest import Digest, WeightDigest
 from mxcheck.models.backends.backend import Backend
 from mxcheck.models.casts import CastWeight, activation_cast, cast_weight, digest_weights
@@ -79,6 +80,25 @@ class ConvertedLinear:
             casts_of_weights.append(cast)
         self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
         self.weight_digest = digest_weights(casts_of_weights)
+        #: What the casts of its weights did, together; None where the weights have no codes.
+        counts = [cast.counts for cast in casts_of_weights if cast.counts is not None]
+        self.weight_counts = total(counts) if counts else None
+        #: Of experts: rows of activations that entered the first product of each, while it was converted.
+        self.expert_rows: list[int] = []
+        if names := expert_parameters(module):
+            self.expert_rows = [0] * len(self._originals[names[0]])
+            self._first = self._quantized[names[0]]
+
+    def _note_expert(self, x: Tensor, weight: Tensor) -> None:
+        """Count the rows of `x` [..., rows, in], if `weight` is a slice of the first experts' weights, one
+        expert's or all of them."""
+        if not self.expert_rows or storage(weight) != storage(self._first):
+            return
+        first = (weight.storage_offset() - self._first.storage_offset()) // self._first.stride(0)
+        experts = len(weight) if weight.dim() == 3 else 1
+        rows = x.numel() // x.shape[-1] // experts
+        for expert in range(first, first + experts):
+            self.expert_rows[expert] += rows
 
     def activate(self) -> None:
         weights = {storage(value) for value in self._quantized.values()}
@@ -92,6 +112,7 @@ class ConvertedLinear:
                 result=self._result if inside else None,
                 wide=self._wide,
                 weights=weights,
+                observe=self._note_expert,
             ) as mode:
                 output = self._forward.original(*args, **kwargs)
             if mode.products == 0:

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mxcheck.gate.row_groups import Digests, RowGroups
 from mxcheck.kernels.digest import MOST_GROUPS, Digest, digest, text_digest
 from mxcheck.models.attention import ConvertedAttention
 from mxcheck.models.classify import expert_parameters, reduction_axis
@@ -149,33 +148,28 @@ def _of_attention(conversion: Conversion) -> dict[str, Digest]:
     return {name: _grouped(operands) for name, operands in found.items()}
 
 
-def digests(conversion: Conversion) -> Digests:
+def digests(conversion: Conversion) -> dict[str, dict[str, Digest]]:
     """By module: the digests of its weights' `codes` and `scales`, one a row group, and of the `operands`
     that the probe brings to its products, one an operand (of several neighbours, where there are more than
     16). For a whole-model stage, by parameter: `codes` are its elements as converted.
     """
-    found: Digests
+    found: dict[str, dict[str, Digest]]
     if conversion.modules:
         found = {
-            name: _entry(**_of_weights(module), operands=_operands(module))
+            name: {**_of_weights(module), "operands": _operands(module)}
             for name, module in conversion.modules.items()
         }
     else:
         parameters = sorted(conversion.model.named_parameters())
-        found = {name: _entry(codes=digest(parameter)) for name, parameter in parameters}
+        found = {name: {"codes": digest(parameter)} for name, parameter in parameters}
     for name, operands in (_of_attention(conversion) if conversion.attention else {}).items():
-        found[name] = _entry(operands=operands)
+        found[name] = {"operands": operands}
     if conversion.elementwise is not None:
         result = conversion.elementwise.cast(probe(ROWS, 4 * ROWS))
-        found["element-wise results"] = _entry(operands=digest(result))
+        found["element-wise results"] = {"operands": digest(result)}
     return found
 
 
 def _of_weights(module: Converted) -> dict[str, Digest]:
     made = module.weight_digest
     return {"codes": made.codes} if made.scales is None else {"codes": made.codes, "scales": made.scales}
-
-
-def _entry(**kinds: Digest) -> dict[str, RowGroups]:
-    """Digests by their kind as a record has them."""
-    return {kind: RowGroups(rows=made.rows, groups=made.groups) for kind, made in kinds.items()}

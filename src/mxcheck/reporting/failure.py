@@ -4,12 +4,13 @@ around it, and what to type."""
 from __future__ import annotations
 
 from mxcheck.gate.cause import cause
+from mxcheck.gate.counter_changes import changes
 from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import FIGURES
 from mxcheck.gate.verdict import STEPS, Verdict
 
-WORST_LAYERS = 5
+WORST_LAYERS, MOST_COUNTS = 5, 3
 
 
 def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *, accept: str) -> str:
@@ -60,6 +61,15 @@ def worst_layers(record: Record, baseline: Record | None) -> list[str]:
         )
         for place in worst
     ]
+
+
+def count_changes(record: Record, baseline: Record | None) -> list[str]:
+    """What the casts did that they did not when accepted, the largest share of an operand first."""
+    if baseline is None or record.counters is None or baseline.counters is None:
+        return []
+    same = same_arithmetic(record, baseline)
+    found = changes(record.counters, baseline.counters, same_inputs=same)
+    return [f"counts: {change.message}" for change in found[:MOST_COUNTS]]
 
 
 def environment_differences(record: Record, baseline: Record) -> list[str]:

@@ -39,7 +39,7 @@ _HEAVY = (
     *("transformers.models.llama.modeling_llama", "transformers.models.mixtral.modeling_mixtral"),
     *("transformers.models.gpt_neo.modeling_gpt_neo", "transformers.tokenization_utils_tokenizers"),
     *(f"mxcheck.conformance.{name}" for name in ("run", "describe", "devices", "products")),
-    *(f"mxcheck.evaluation.{name}" for name in ("arithmetic", "measure", "metrics", "sqnr", "tokens")),
+    *(f"mxcheck.evaluation.{name}" for name in ("arithmetic", "measure", "metrics", "sublayers", "tokens")),
     *("mxcheck.kernels.api", "mxcheck.kernels.eager", "mxcheck.kernels.products"),
     *(f"mxcheck.measure.{name}" for name in ("emulation", "hold", "kernel_check", "noise")),
     *(f"mxcheck.models.{name}" for name in ("convert", "load", "probe")),

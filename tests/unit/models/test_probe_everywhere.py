@@ -9,11 +9,13 @@ from matrix_products import logits, products, some_tokens
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mxcheck.gate.row_groups import Digests
 from mxcheck.kernels.api import fake_quantize
+from mxcheck.kernels.digest import Digest
 from mxcheck.models.convert import Conversion
 from mxcheck.models.probe import ATTENTION_LENGTH, digests, probe_like
 from mxcheck.models.recipe import Recipe, recipe
+
+Digests = dict[str, dict[str, Digest]]
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 

@@ -28,7 +28,7 @@ from mxcheck.gate.canaries.healthy import (
 INPUTS = (
     good("healthy", "nothing: the accepted record itself", budget=TIGHT),
     good("healthy-alone", "nothing, without a baseline", alone=True, budget=TIGHT),
-    good("healthy-environment", "nothing that counts: another torch", environment={"torch": "3"}, sqnr={}),
+    good("healthy-environment", "nothing that counts: another torch", environment={"torch": "3"}),
     *(
         bad(f"{name}-changed", f"fingerprint of the {name}", 1, fingerprints={**PRINTS, name: "0" * 64})
         for name in PRINTS
