@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mxcheck.kernels.api import fake_quantize_with, quantize, resolve_kernel
+from mxcheck.kernels.counts import CastCounts, count_cast
 from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
 
@@ -41,11 +42,13 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CastWeight:
     """A weight after its cast: its values, what would be stored of it (codes and scales), and the bytes that
-    this takes when packed: none where there is no cast, and the weight stays."""
+    this takes when packed: none where there is no cast, and the weight stays. `counts`: what the cast did;
+    None where there are no codes."""
 
     values: Tensor
     stored: tuple[Tensor, ...]
     nbytes: int
+    counts: CastCounts | None = None
 
 
 def cast_weight(weight: Tensor, operand: Operand | None, kernel: str, *, axis: int) -> CastWeight:
@@ -71,4 +74,5 @@ def cast_weight(weight: Tensor, operand: Operand | None, kernel: str, *, axis: i
         values=quantized.dequantize(weight.dtype if operand.is_exact_in_16_bits else torch.float32),
         stored=(quantized.codes, *scales),
         nbytes=quantized.nbytes,
+        counts=count_cast(weight, quantized),
     )

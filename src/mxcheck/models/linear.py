@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from mxcheck.kernels.counts import total
 from mxcheck.models.backends.backend import Backend
 from mxcheck.models.casts import activation_cast, cast_weight
 from mxcheck.models.classify import expert_parameters, reduction_axis, weight_parameters
@@ -75,14 +76,34 @@ class ConvertedLinear:
         self._originals = {key: module.get_parameter(key) for key in weight_parameters(module)}
         self._quantized: dict[str, nn.Parameter] = {}
         axis, codes, self.weight_bytes = reduction_axis(module), hashlib.sha256(), 0
+        counts = []
         for key, original in self._originals.items():
             cast = cast_weight(original.detach(), casts.weights, recipe.kernel, axis=axis)
             self._quantized[key] = nn.Parameter(cast.values, requires_grad=False)
             self.weight_bytes += cast.nbytes
+            counts += [] if cast.counts is None else [cast.counts]
             for part in cast.stored:
                 # one scale a tensor comes expanded, with a stride of 0, which cannot be viewed as bytes
                 codes.update(tensor_bytes(part.reshape(-1).clone(memory_format=torch.contiguous_format)))
         self.weight_digest = codes.hexdigest()
+        #: What the casts of its weights did, together; None where the weights have no codes.
+        self.weight_counts = total(counts) if counts else None
+        #: Of experts: rows of activations that entered the first product of each, while it was converted.
+        self.expert_rows: list[int] = []
+        if names := expert_parameters(module):
+            self.expert_rows = [0] * len(self._originals[names[0]])
+            self._first = self._quantized[names[0]]
+
+    def _note_expert(self, x: Tensor, weight: Tensor) -> None:
+        """Count the rows of `x` [..., rows, in], if `weight` is a slice of the first experts' weights, one
+        expert's or all of them."""
+        if not self.expert_rows or storage(weight) != storage(self._first):
+            return
+        first = (weight.storage_offset() - self._first.storage_offset()) // self._first.stride(0)
+        experts = len(weight) if weight.dim() == 3 else 1
+        rows = x.numel() // x.shape[-1] // experts
+        for expert in range(first, first + experts):
+            self.expert_rows[expert] += rows
 
     def activate(self) -> None:
         weights = {storage(value) for value in self._quantized.values()}
@@ -96,6 +117,7 @@ class ConvertedLinear:
                 result=self._result if inside else None,
                 wide=self._wide,
                 weights=weights,
+                observe=self._note_expert,
             ) as mode:
                 output = self._forward.original(*args, **kwargs)
             if mode.products == 0:

@@ -92,13 +92,23 @@ class LinearCast(TorchFunctionMode):
     """While active, the activation of every product goes through `cast`, and its result through `result`.
 
     With `wide` products are computed in fp32 and rounded once to the activation's type: for casts whose
-    values a 16-bit type does not hold. `weights` are the storages of the module's parameters.
+    values a 16-bit type does not hold. `weights` are the storages of the module's parameters. `observe` sees
+    both operands of each product before anything is done to them.
     """
 
-    def __init__(self, cast: Cast, *, result: Cast | None, wide: bool, weights: set[int]) -> None:
+    def __init__(
+        self,
+        cast: Cast,
+        *,
+        result: Cast | None,
+        wide: bool,
+        weights: set[int],
+        observe: Callable[[Tensor, Tensor], None] = lambda _first, _second: None,
+    ) -> None:
         super().__init__()
         self._cast, self._result, self._wide = cast, result, wide
         self._weights = weights
+        self._observe = observe
         self.products = 0
 
     def __torch_function__(
@@ -115,6 +125,7 @@ class LinearCast(TorchFunctionMode):
                 f"a product ({func.__name__}) takes the weight as its first operand, where mxcheck expects "
                 f"the activation; it cannot be cast"
             )
+        self._observe(x, call.get(places.second))
         if self._wide:
             call.widen()
         call.set(places.first, self._cast(call.get(places.first)))
