@@ -110,8 +110,9 @@ def _figures(
 
 def _scales(module: str, operand: str, now: OperandCounts, then: OperandCounts, exact: bool) -> Change:
     if isinstance(now.scales, Absent) or isinstance(then.scales, Absent):
-        ours, theirs = ("no codes" if isinstance(one.scales, Absent) else "codes" for one in (now, then))
-        return _change(module, operand, "scales", 1.0, False, f"its scales have {ours} (accepted: {theirs})")
+        kinds = ["no codes" if isinstance(one.scales, Absent) else "codes" for one in (now, then)]
+        said = f"its scales have {kinds[0]} (accepted: {kinds[1]})"
+        return _change(module, operand, "scales", 1.0, False, said)
     a, b = sum(now.scales.values()), sum(then.scales.values())
     if a != b:
         return _change(module, operand, "scales", 1.0, False, f"{a} blocks (accepted {b})")

@@ -129,6 +129,8 @@ def of_both(x: Tensor, spec: CastSpec) -> tuple[CastCounts, CastCounts]:
 def test_equal_to_the_oracle(spec: CastSpec) -> None:
     """In blocks with a ragged tail, some of which hold NaN and Inf."""
     x = torch.from_numpy(drawn((3, 3, 150), seed=7))
+    x[1, 0, 64:96] /= x[1, 0, 64:96].abs().max()
+    x[1, 0, 70] = spec.element.max_value  # which is the largest code unless the rule gives more room
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         found, exact = of_both(x.to(dtype), spec)
         assert found == exact
@@ -136,7 +138,7 @@ def test_equal_to_the_oracle(spec: CastSpec) -> None:
             assert (found.saturated, found.flushed, found.top, found.nan) == (0, 0, 0, 3)
         else:
             assert min(found.nan, found.inf, found.zero_blocks) > 0
-            assert found.top > 0 or spec.scale_rule in ("ceil", "rceil")  # few amax come so near
+            assert found.top > 0 or spec.scale_rule == "ceil"
             assert found.flushed > 0 or dtype == torch.float16  # fp16 has no numbers as small
 
 
