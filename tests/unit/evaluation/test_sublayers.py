@@ -233,6 +233,16 @@ def test_one_token_of_extreme_values_decides_nothing(update: Tensor, error: Tens
     assert (extreme.gain, extreme.norm) == pytest.approx((one.gain, one.norm))
 
 
+def test_streams_before_the_tokens_belong_to_their_token(update: Tensor, error: Tensor) -> None:
+    """[streams, 1, tokens, width], as Gemma 3n has its hidden states."""
+
+    def in_streams(value: Tensor) -> Tensor:
+        return value.view(32, 4, 12).movedim(0, 1).unsqueeze(1)
+
+    found = figures(in_streams(update), in_streams(error), torch.ones(4, 1, 32, 12))
+    assert found == figures(update, error)
+
+
 def test_the_size_is_relative_to_the_layer_s_input(update: Tensor, error: Tensor) -> None:
     doubled = torch.full_like(update, 2.0)
     assert figures(update, error, doubled).size == pytest.approx(figures(update, error).size / 2)
