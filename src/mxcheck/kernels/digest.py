@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 #: The most row groups that a digest has.
-MOST_GROUPS = 16
+MOST_GROUPS = 8
 LANES = 2
 # Keys come in streams of 2^48 positions; lane l of a level takes the stream level + l. Stream 0 is left out,
 # because it begins with the key 0.
@@ -57,7 +57,7 @@ class Digest:
     Attributes:
         rows: how many rows the tensors have together.
         groups: 16 hexadecimal digits a row group. Group g holds the rows from g * n to g * n + n - 1, where n
-            is ceil(rows / 16): at most 16 groups, and one where there are no rows.
+            is ceil(rows / 8): at most 8 groups, and one where there are no rows.
     """
 
     rows: int

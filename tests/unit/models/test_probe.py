@@ -41,7 +41,8 @@ from mxcheck.models.load import load
 from mxcheck.models.probe import digests
 from mxcheck.models.recipe import recipe
 def plain(found):
-    return {name: {kind: [one.rows, *one.groups] for kind, one in kinds.items()} for name, kinds in found.items()}
+    lists = lambda kinds: {kind: [one.rows, *one.groups] for kind, one in kinds.items()}
+    return {name: lists(kinds) for name, kinds in found.items()}
 found = {"capability": torch.backends.cpu.get_cpu_capability()}
 for name in json.loads(sys.argv[1]):
     model = load(name).model
