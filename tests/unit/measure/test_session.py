@@ -84,14 +84,14 @@ def test_a_model_that_failed_is_not_loaded_again_for_its_other_cases(loads: list
 
 def test_the_model_is_gone_when_the_session_is() -> None:
     with Session(SHORT) as session:
-        model = weakref.ref(session.resident("ref-llama").loaded.model)
-        losses = weakref.ref(session.resident("ref-llama").reference)
+        measure_case(session, Case(model="ref-llama", precision="mxint8", tier="A"))
+        resident = session.resident("ref-llama")
+        held = [weakref.ref(resident.loaded.model), weakref.ref(resident.text.tokens)]
+        del resident
         gc.collect()
-        assert model() is not None
-        assert losses() is not None
+        assert None not in [one() for one in held]
     gc.collect()
-    assert model() is None
-    assert losses() is None
+    assert [one() for one in held] == [None, None]
 
 
 def test_what_is_held_of_the_host_is_given_back_with_the_model() -> None:
