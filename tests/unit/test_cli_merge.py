@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sample_shards import CASES, build_row, build_shard, put, red_shard
+from sample_shards import CASES, build_result, build_shard, put, red_shard
 
 from mxcheck.cli import main
 from mxcheck.reporting.merge import merge_folder
@@ -47,7 +47,7 @@ def test_the_summary_is_appended_and_the_rows_are_written(tmp_path: Path) -> Non
     summary.write_text("what others wrote\n")
     assert main(["merge", str(tmp_path), "--summary", str(summary), "--json", str(rows)]) == 0
     assert summary.read_text() == "what others wrote\n" + markdown(merge_folder(tmp_path))
-    assert json.loads(rows.read_text()) == [build_row(case) for case in CASES]
+    assert json.loads(rows.read_text()) == [build_result(case).as_dict() for case in CASES]
 
 
 @pytest.mark.parametrize("option", ["--summary", "--json"])

@@ -154,6 +154,8 @@ def _failure(data: Any) -> Check:
 
 def _figures(kind: type[_Figures], data: Any) -> _Figures:
     """Several numbers by name, as a budget and a drift are."""
+    if not isinstance(data, Mapping):
+        raise TypeError(f"a {kind.__name__.lower()} must be a dict, got {data!r:.40}")
     for name, value in data.items():
         _check_number(f"{name} of {kind.__name__.lower()}", value)
     return kind(**data)

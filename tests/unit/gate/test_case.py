@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mxcheck.gate.case import Case, model_label
+from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label
 
 
 @pytest.mark.parametrize(
@@ -135,3 +136,118 @@ def test_label_refuses_what_cannot_name_a_test(name: str) -> None:
 def test_label_refuses_what_names_nothing(name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a test"):
         model_label(name)
+
+
+OF_EACH_KIND = [
+    pytest.param(Case(model="m", precision="fp8_e4m3", tier="B"), "fp8_e4m3-B", id="recipe"),
+    pytest.param(Case(model="m", precision="bf16"), "bf16", id="whole-model"),
+    pytest.param(
+        Case(model="m", precision="fp8_e4m3", tier="linears", options=("block16", "mine.txt")),
+        "fp8_e4m3-linears+block16+mine.txt",
+        id="recipe-with-options",
+    ),
+    pytest.param(Case(model="m", precision="heads.only"), "heads.only", id="recipe-of-the-user-s"),
+    pytest.param(
+        Case(model="m", kind="checkpoint", subject="my-fp8_v1.2"), "checkpoint.my-fp8_v1.2", id="checkpoint"
+    ),
+    pytest.param(
+        Case(model="m", kind="engine", subject="vllm-0.32", options=("batch8",)),
+        "engine.vllm-0.32+batch8",
+        id="engine",
+    ),
+    pytest.param(
+        Case(model="m", kind="training", precision="fp8_e4m3", tier="B"), "training.fp8_e4m3-B", id="training"
+    ),
+    pytest.param(
+        Case(model="m", kind="training", precision="bf16", options=("steps100",)),
+        "training.bf16+steps100",
+        id="training-of-the-whole-model",
+    ),
+    pytest.param(
+        Case(model="m", kind="checkpoint", subject="engine.x"), "checkpoint.engine.x", id="called-as-a-kind"
+    ),
+]
+
+
+@pytest.mark.parametrize(("case", "stage"), OF_EACH_KIND)
+def test_the_names_of_each_kind_and_back(case: Case, stage: str) -> None:
+    assert case.stage == stage
+    assert case.id == f"m-{stage}"
+    assert case.baseline == Path("m") / f"{stage}.json"
+    assert case_of("m", stage) == case
+
+
+def test_cases_of_all_kinds_have_names_of_their_own() -> None:
+    """Each kind with what another one is called by."""
+    cases = [
+        Case(model="m", precision=precision, tier=tier, kind=kind)
+        for kind in ("recipe", "training")
+        for precision in ("x", "fp8_e4m3")
+        for tier in (None, "A", "x")
+    ]
+    cases += [
+        Case(model="m", kind=kind, subject=subject)
+        for kind in ("checkpoint", "engine")
+        for subject in ("x", "fp8_e4m3-A", "engine.x", "training.x", "checkpoint.x")
+    ]
+    assert len({case.stage for case in cases}) == len(cases) == 22
+    assert [case_of("m", case.stage) for case in cases] == cases
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "engine", "training"])
+def test_a_recipe_called_as_a_case_of_another_kind_is_refused(kind: str) -> None:
+    name = f"{kind}.x"
+    with pytest.raises(ValueError, match=f"a recipe cannot be called '{name}': '{kind}' and a dot begin"):
+        check_recipe_name(name)
+    with pytest.raises(ValueError, match="a recipe cannot be called"):
+        Case(model="m", precision=name)
+    for allowed in (kind, f"my.{kind}", f"{kind}s.x", f"{kind}_x", "recipe.x"):
+        check_recipe_name(allowed)
+        assert case_of("m", allowed) == Case(model="m", precision=allowed)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "other", "precision": "bf16"}, "unknown kind of case 'other'; allowed: recipe, checkpoint"),
+        ({}, "a case of kind recipe has a precision, and no subject; got subject '', precision ''"),
+        ({"precision": "bf16", "subject": "x"}, "a case of kind recipe has a precision, and no subject"),
+        ({"kind": "training", "subject": "x"}, "a case of kind training has a precision, and no subject"),
+        ({"kind": "engine"}, "a case of kind engine has a subject, and neither precision nor tier"),
+        (
+            {"kind": "engine", "subject": "x", "precision": "bf16"},
+            "a subject, and neither precision nor tier",
+        ),
+        ({"kind": "checkpoint", "subject": "x", "tier": "A"}, "a subject, and neither precision nor tier"),
+        *(
+            ({"kind": "checkpoint", "subject": name}, f"the subject of a case cannot be called {name!r}")
+            for name in ("a/b", "-x", ".x", "a+b", "a b", "a[b", "é", "x\n")
+        ),
+        *(
+            ({"precision": name}, f"the precision of a case cannot be called {name!r}")
+            for name in ("fp8-A", "a+b", "a/b", "_x", "x\n")
+        ),
+        ({"precision": "mxint8", "tier": "A-B"}, "the tier of a case cannot be called 'A-B'"),
+        ({"precision": "mxint8", "tier": ""}, "the tier of a case cannot be called ''"),
+        *(
+            ({"precision": "bf16", "options": (name,)}, f"the option of a case cannot be called {name!r}")
+            for name in ("", "a+b", "a/b", "a]")
+        ),
+        ({"model": "org/name", "precision": "bf16"}, "the model of a case cannot be called 'org/name'"),
+        ({"model": "", "precision": "bf16"}, "the model of a case cannot be called ''"),
+    ],
+    ids=range(28),
+)
+def test_what_cannot_name_a_file_and_a_test_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is held below)
+        Case(**{"model": "m", **fields})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "stage", ["", "+block16", "bf16+", "bf16++x", "bf16-", "-A", "a-b-c", "engine.", "training.", "engine.-x"]
+)
+def test_what_is_no_stage_is_refused(stage: str) -> None:
+    with pytest.raises(ValueError, match=r"case|stage"):
+        case_of("m", stage)

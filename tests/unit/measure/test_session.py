@@ -1,22 +1,23 @@
-"""One worker's bench: what it remembers of a model, and what it writes down of its environment."""
+"""The resident model: what a session remembers of it, what it holds of the host, and what it lets go of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.metadata import version
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mxcheck.pytest_plugin.workbench import Workbench
+import torch
 
+from mxcheck.gate.case import Case
+from mxcheck.measure.measure_case import measure_case
+from mxcheck.measure.session import Session
 from mxcheck.models.load import load
-from mxcheck.pytest_plugin.leasing import Leasing
-from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.scheduling.devices import cores
-from mxcheck.scheduling.ledger import Ledger
+from mxcheck.run.measuring import Measuring
 
-Lay = Callable[..., Settings]
+#: Enough for a model to become resident, and little to wait for.
+SHORT = Measuring(max_samples=1, sequence_length=32)
 
 
 @pytest.fixture
@@ -32,45 +33,153 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_model_that_failed_is_not_loaded_again_for_its_other_cases(
-    lay: Lay, loads: list[str], tmp_path: Path
-) -> None:
-    bench = Workbench(lay("--mx-sequence-length", "999"), tmp_path)
+class Shared:
+    """A host that has two devices for a model, and notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    def pin(self) -> None:
+        self.asked.append(("pin",))
+
+    def take(self, label: str, *, device: str, whole: bool) -> dict[int, int]:
+        self.asked.append(("take", label, device, whole))
+        return {0: 100}
+
+    def can_give_more(self, label: str) -> bool:
+        return label == "ref-llama"
+
+    def give_back(self) -> None:
+        self.asked.append(("give back",))
+
+
+def test_a_model_is_loaded_once_for_all_of_its_cases(loads: list[str]) -> None:
+    with Session(SHORT) as session:
+        first = session.resident("ref-llama")
+        assert session.resident("ref-llama") is first
+        assert loads == ["ref-llama"]
+        assert session.loading > 0
+        session.keep_only("ref-llama")
+        assert session.resident("ref-llama") is first
+        session.keep_only("ref-neo")
+        assert session.resident("ref-llama") is not first
+    assert loads == ["ref-llama", "ref-llama"]
+
+
+def test_a_label_stands_for_the_model_it_was_given_for(loads: list[str]) -> None:
+    with Session(Measuring(models={"mine": "ref-neo"}, max_samples=1, sequence_length=32)) as session:
+        resident = session.resident("mine")
+    assert (resident.label, loads) == ("mine", ["ref-neo"])
+
+
+def test_a_model_that_failed_is_not_loaded_again_for_its_other_cases(loads: list[str]) -> None:
+    session = Session(Measuring(sequence_length=999))
     for _ in range(2):
         with pytest.raises(
             ValueError, match=r"^--mx-sequence-length 999: the tokens of ref-llama were sampled"
         ):
-            bench.resident("ref-llama")
+            session.resident("ref-llama")
     assert loads == ["ref-llama"]
 
 
-def test_a_library_s_version_is_in_the_environment_of_its_cases_alone(lay: Lay, tmp_path: Path) -> None:
-    settings = lay("--mx-precision", "fp32,bnb_int8", "--mx-max-samples", "1", "--mx-sequence-length", "32")
-    bench = Workbench(settings, tmp_path)
-    plain, library = (bench.record(case).environment for case in settings.cases)
-    assert library["bitsandbytes"] == version("bitsandbytes")
-    assert "bitsandbytes" not in plain
-    assert (plain["batch_size"], library["batch_size"]) == ("8", "1")
+def test_the_model_is_gone_when_the_session_is() -> None:
+    with Session(SHORT) as session:
+        measure_case(session, Case(model="ref-llama", precision="mxint8", tier="A"))
+        resident = session.resident("ref-llama")
+        held = [weakref.ref(resident.loaded.model), weakref.ref(resident.text.tokens)]
+        del resident
+        gc.collect()
+        assert None not in [one() for one in held]
+    gc.collect()
+    assert [one() for one in held] == [None, None]
 
 
-def test_what_does_not_become_resident_holds_nothing(
-    lay: Lay, configure: Callable[..., pytest.Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Memory runs out while a model loads: at first, and again with the host to itself."""
-    settings = lay("--mx-device", "cpu", "--mx-leases", str(tmp_path / "leases"))
-    held: list[dict[str, int]] = []
+def test_what_is_held_of_the_host_is_given_back_with_the_model() -> None:
+    host = Shared()
+    with Session(SHORT, host=host) as session:
+        session.resident("ref-llama")
+        assert host.asked == [("give back",), ("pin",), ("take", "ref-llama", "cpu", False)]
+    assert host.asked[3:] == [("give back",)]
 
+
+def test_and_where_the_session_ends_badly() -> None:
+    host = Shared()
+    with pytest.raises(ValueError, match="unknown model 'none'"), Session(SHORT, host=host) as session:
+        session.resident("none")
+    assert host.asked[-1] == ("give back",)
+
+
+def test_what_does_not_become_resident_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any, **__: Any) -> Any:
-        held.extend(dict(lease.slots_of) for lease in Ledger(settings.leases).leases())
         raise MemoryError
 
     monkeypatch.setattr("mxcheck.models.load.load", load)
-    leasing = Leasing(configure(), settings, tell=lambda *_: None, twice=False)
-    bench = Workbench(settings, tmp_path, leasing=leasing)
-    for larger in (True, False):
+    host = Shared()
+    session = Session(SHORT, host=host)
+    for whole, larger in ((False, True), (True, False)):
+        host.asked.clear()
         with pytest.raises(MemoryError):
-            bench.resident("ref-llama")
-        assert Ledger(settings.leases).leases() == []
-        assert bench.enlarge("ref-llama") == larger
-    assert held == [{"cpu": 1}, {"cpu": cores()}]
-    leasing.close()
+            session.resident("ref-llama")
+        assert host.asked[-2:] == [("take", "ref-llama", "cpu", whole), ("give back",)]
+        assert session.enlarge("ref-llama") == larger
+
+
+def test_there_is_no_more_to_give_without_a_host_or_by_one_that_gave_all() -> None:
+    assert not Session(SHORT).enlarge("ref-llama")
+    assert not Session(SHORT, host=Shared()).enlarge("ref-neo")
+
+
+def test_its_folder_goes_with_it_and_a_shared_one_stays(tmp_path: Path) -> None:
+    session = Session(SHORT)
+    own = session.shared
+    assert own.is_dir()
+    assert Session(SHORT, shared=tmp_path).shared == tmp_path
+    del session
+    gc.collect()
+    assert not own.exists()
+    assert tmp_path.is_dir()
+
+
+def test_one_thread_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert Session(SHORT).threads == 2
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert Session(SHORT).threads == 1
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    with pytest.raises(ValueError, match="torch finds no CUDA device here; use --mx-device cpu"):
+        Session(Measuring(device="cuda")).resident("ref-llama")
+    assert Session().device == Session().device_class == "cpu"
+
+
+def test_each_step_is_told() -> None:
+    told: list[dict[str, Any]] = []
+    measuring = Measuring(max_samples=3, sequence_length=32, batch_size=2)
+    with Session(measuring, tell=told.append) as session:
+        measure_case(session, Case(model="ref-llama", precision="bf16"))
+    # the reference, then the case: each of two batches
+    measured = [
+        {"do": "measure", "batches": 2, "length": 32},
+        {"do": "batch", "sequences": 2},
+        {"do": "batch", "sequences": 1},
+    ]
+    aside = ("what", "memory")
+    assert [{key: one[key] for key in one if key not in aside} for one in told if one["do"] != "step"] == [
+        *measured,
+        *measured,
+    ]
+    assert [one["what"] for one in told if "what" in one] == [
+        *("ref-llama loading", "ref-llama reference"),
+        *("ref-llama-bf16 converting", "ref-llama-bf16"),
+    ]
+    assert all(one["memory"] > 0 for one in told if one["do"] == "batch")

@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mxcheck.measure.on_device import allocator_share
+from mxcheck.measure.session import Session
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.leasing import (
     Leasing,
@@ -139,6 +141,29 @@ def test_taken_whole_and_given_back(leasing: Leasing, lay: Lay, tmp_path: Path) 
     assert leasing.lease.slots_of == {"cpu": cores()}
     leasing.close()
     assert ledger.leases() == []
+
+
+def test_what_does_not_become_resident_holds_nothing(
+    lay: Lay, configure: Callable[..., pytest.Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out while a model loads: at first, and again with the host to itself."""
+    settings = lay("--mx-device", "cpu", "--mx-leases", str(tmp_path / "leases"))
+    held: list[dict[str, int]] = []
+
+    def load(*_: Any, **__: Any) -> Any:
+        held.extend(dict(lease.slots_of) for lease in Ledger(settings.leases).leases())
+        raise MemoryError
+
+    monkeypatch.setattr("mxcheck.models.load.load", load)
+    leasing = Leasing(configure(), settings, tell=lambda *_: None, twice=False)
+    session = Session(settings.measuring, shared=tmp_path, host=leasing)
+    for larger in (True, False):
+        with pytest.raises(MemoryError):
+            session.resident("ref-llama")
+        assert Ledger(settings.leases).leases() == []
+        assert session.enlarge("ref-llama") == larger
+    assert held == [{"cpu": 1}, {"cpu": cores()}]
+    leasing.close()
 
 
 def test_a_model_of_which_nothing_is_known_had_its_devices_whole(

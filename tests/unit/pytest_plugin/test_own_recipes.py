@@ -84,6 +84,11 @@ OPERAND = "an operand is a format, or a table of format, block_size, scale_rule,
             )
             for name in ("fp8_e4m3", "mixed", "all", "w4-a8", "w4+a8", "w 4", "_x", "w4/a8", "")
         ),
+        pytest.param(
+            '[tool.mxcheck.recipes."engine.x"]\nmlp = { weights = "mxint8" }',
+            "recipe 'engine.x': a recipe cannot be called 'engine.x': 'engine' and a dot begin the name",
+            id="called-as-an-engine",
+        ),
     ],
 )
 def test_a_file_that_is_refused(tmp_path: Path, text: str, words: str) -> None:
