@@ -131,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="of pytest")
     parser.add_argument("--short", action="store_true", help="tiny sizes, for a rehearsal")
     options = parser.parse_args(arguments)
+    # A shell's background job is deaf to it, and so would be every part.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     names = [name.strip() for name in options.parts.split(",") if name.strip()]
     return check(
         _chosen(names, parser),
@@ -192,7 +194,8 @@ def _part(
     own.mkdir()
     print(f"gpu-check: {name}: at most {limit:.0f} s …", flush=True)
     began = time.monotonic()
-    status = run_limited(part.command(run, own), own / "output.txt", environment, limit)
+    logged = {**environment, suites.LOG_VARIABLE: str(own / suites.LOG)}
+    status = run_limited(part.command(run, own), own / "output.txt", logged, limit)
     seconds = round(time.monotonic() - began, 1)
     state = "out of time" if status is None else "done" if status == 0 else "failed"
     found: dict[str, Any] = {"state": state, "seconds": seconds, "limit": round(limit, 1), "exit": status}
@@ -229,7 +232,7 @@ def run_limited(
         try:
             return child.wait(limit)
         except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGINT)
+            os.killpg(child.pid, signal.SIGINT)  # to all, as a terminal does: workers end their tests at once
             with suppress(subprocess.TimeoutExpired):  # killed below
                 child.wait(grace)
             return None

@@ -448,6 +448,35 @@ def test_a_row_of_the_gate_by_either_word(word: str, load: Load, tmp_path: Path)
     assert (case["outcome"], case["reason"]) == ("skipped", "needs CUDA")
 
 
+def test_a_run_that_was_killed_has_the_rows_of_its_tests(load: Load, tmp_path: Path) -> None:
+    """pytest as a part runs it, which dies in its second test: it writes no report."""
+    suites = load("gpu.suites")
+    project = tmp_path / "test_two.py"
+    project.write_text(
+        "import os\n"
+        "def test_row(record_property):\n"
+        "    record_property('mxcheck', {'id': 'one', 'verdict': 'pass'})\n"
+        "def test_red():\n"
+        "    assert 1 == 2\n"
+        "def test_dies():\n"
+        "    os._exit(9)\n"
+    )
+    words = suites.pytest_command([str(project), f"--rootdir={tmp_path}", "-c", os.devnull], tmp_path, "cpu")
+    environment = {
+        **os.environ,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), str(TOOLS)]),
+        suites.LOG_VARIABLE: str(tmp_path / suites.LOG),
+    }
+    done = subprocess.run(words, env=environment, capture_output=True, check=False, cwd=tmp_path)
+    assert done.returncode == 9
+    found = suites.read(tmp_path)
+    assert (found["tests"]["passed"], found["tests"]["failed"]) == (1, 1)
+    assert found["tests"]["failures"][0]["test"] == "test_red"
+    assert "assert 1 == 2" in found["tests"]["failures"][0]["message"]
+    assert [(case["id"], case["outcome"]) for case in found["cases"]] == [("one", "pass")]
+
+
 # What is brought there.
 
 

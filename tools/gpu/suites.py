@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from gpu.branches import REPOSITORY
 
@@ -18,50 +17,43 @@ _BASELINES = REPOSITORY / "baselines"
 #: The word for how a case ended, by the name that its row gives it.
 _OUTCOMES = ("outcome", "verdict")
 _MOST_FAILURES = 40
+#: What `gpu.test_log` writes, and the variable that names it.
+LOG, LOG_VARIABLE = "tests.jsonl", "MXCHECK_GPU_TESTS"
 _QUANTITIES = ("reference", "loss", "kl")
 
 
 def pytest_command(words: list[str], folder: Path, device: str) -> list[str]:
     """pytest on a machine whose other plugins are unknown: only ours are loaded, and a warning, which another
     version of anything may give, is shown and not an error."""
-    plugins = ("xdist", "syrupy", "mxcheck.pytest_plugin.plugin", "gpu.seen_lines")
+    plugins = ("xdist", "syrupy", "mxcheck.pytest_plugin.plugin", "gpu.seen_lines", "gpu.test_log")
     return [
         *(sys.executable, "-m", "pytest", *words),
         *(word for name in plugins for word in ("-p", name)),
-        *("--mx-device", device, "--mx-report", str(folder), f"--junitxml={folder / 'junit.xml'}"),
-        *("--mx-leases", str(folder / "leases"), "-p", "no:cacheprovider"),
+        *("--mx-device", device, "--mx-report", str(folder), "--mx-leases", str(folder / "leases")),
+        *("-p", "no:cacheprovider"),
         *("-W", "default", "-q", "-rfE", "--tb=short", "--no-header"),
     ]
 
 
 def read(folder: Path) -> dict[str, Any]:
     """Everything that is there: a run that was stopped leaves some of it."""
-    found: dict[str, Any] = {}
-    if (path := folder / "junit.xml").is_file():
-        found["tests"] = _tests(path)
-    if (path := folder / "conformance.json").is_file():
-        found["conformance"] = _conformance(json.loads(path.read_text(encoding="utf-8")))
-    if (path := folder / "accuracy.json").is_file():
-        found["cases"] = [_case(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    log = folder / LOG
+    tests = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
+    found: dict[str, Any] = {"tests": _tests(tests)}
+    if cells := [test["cell"] for test in tests if test["cell"] is not None]:
+        found["conformance"] = dict(Counter(str(cell["verdict"]) for cell in cells))
+    report = folder / "accuracy.json"  # written when the run ends; the log has its rows before
+    rows = json.loads(report.read_text("utf-8")) if report.is_file() else [test["case"] for test in tests]
+    if cases := [_case(row) for row in rows if row is not None]:
+        found["cases"] = cases
     return found
 
 
-def _tests(path: Path) -> dict[str, Any]:
-    counts: Counter[str] = Counter()
-    failures = []
-    for test in ElementTree.parse(path).iter("testcase"):  # noqa: S314  (pytest wrote it here a moment ago)
-        bad = next((one for one in test if one.tag in ("failure", "error")), None)
-        word = "failed" if bad is not None else "skipped" if test.find("skipped") is not None else "passed"
-        counts[word] += 1
-        if bad is not None:
-            lines = (bad.get("message") or bad.text or "").strip().splitlines()
-            failures.append({"test": test.get("name", "?"), "message": "\n".join(lines[:4])[:600]})
-    return {**counts, "failures": failures[:_MOST_FAILURES]}
-
-
-def _conformance(matrix: Any) -> dict[str, int]:
-    rows = matrix["rows"] if isinstance(matrix, dict) else matrix
-    return dict(Counter(str(row["verdict"]) for row in rows))
+def _tests(tests: list[dict[str, Any]]) -> dict[str, Any]:
+    failures = [
+        {"test": test["test"], "message": test["message"]} for test in tests if test["outcome"] == "failed"
+    ]
+    return {**Counter(test["outcome"] for test in tests), "failures": failures[:_MOST_FAILURES]}
 
 
 def _case(row: dict[str, Any]) -> dict[str, Any]:
