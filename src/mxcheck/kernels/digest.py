@@ -104,8 +104,9 @@ def text_digest(text: str) -> str:
 
 def keys(level: int, start: int, count: int) -> Numbers:
     """The keys [LANES, count] of a level's positions from `start`: the numbers of SplitMix64, seed 0."""
-    streams = np.arange(level, level + LANES, dtype=np.uint64)[:, None] << np.uint64(_STREAM_BITS)
-    z: Numbers = streams + np.arange(start, start + count, dtype=np.uint64)
+    streams: Numbers = np.arange(level, level + LANES, dtype=np.uint64)[:, None]
+    positions: Numbers = np.arange(start, start + count, dtype=np.uint64)
+    z = (streams << np.uint64(_STREAM_BITS)) + positions
     z = z * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
