@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import mxcheck
 from gpu import seen_lines
-from mxcheck.evaluation.sqnr import local_sqnr
+from mxcheck.evaluation.layer_states import reference_states
+from mxcheck.evaluation.sublayers import sublayer_errors
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.models.probe import digests
 
@@ -72,6 +73,7 @@ def _row(
     spent = dict(seconds)
     _, spent["bare forward"] = _timed(forward, device)
     reference, spent["reference measured"] = _timed(lambda: evaluate(keep_log_probabilities=True), device)
+    states = reference_states(model, tokens)
     made = mxcheck.recipe(_PRECISION, tier=_TIER)
     conversion, spent["convert"] = _timed(lambda: mxcheck.convert(model, made), device)
     with _undone(conversion):
@@ -80,9 +82,7 @@ def _row(
         _, measured = _timed(lambda: evaluate(reference=reference), device)
         spent["metrics"] = measured - spent["forward, converted"]
         _, spent["digests"] = _timed(lambda: digests(conversion), device)
-        _, spent["layer pass"] = _timed(
-            lambda: local_sqnr(conversion, tokens[:4], batch_size=_TOGETHER), device
-        )
+        _, spent["layer pass"] = _timed(lambda: sublayer_errors(conversion, states), device)
     bare = spent["bare forward"]
     return {
         "model": name,

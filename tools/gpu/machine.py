@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mxcheck.pytest_plugin import on_device
+from mxcheck.measure import on_device
 from mxcheck.scheduling.devices import CPU, Device, cpu_device, gpu_devices, gpus, used_bytes, visible
 from mxcheck.scheduling.leases import Request
 from mxcheck.scheduling.ledger import Ledger

@@ -14,8 +14,6 @@ from typing import Any
 from gpu.branches import REPOSITORY
 
 _BASELINES = REPOSITORY / "baselines"
-#: The word for how a case ended, by the name that its row gives it.
-_OUTCOMES = ("outcome", "verdict")
 _MOST_FAILURES = 40
 #: What `gpu.test_log` writes, and the variable that names it.
 LOG, LOG_VARIABLE = "tests.jsonl", "MXCHECK_GPU_TESTS"
@@ -61,7 +59,7 @@ def _case(row: dict[str, Any]) -> dict[str, Any]:
     record = row.get("record")
     found = {
         "id": row["id"],
-        "outcome": str(next((row[name] for name in _OUTCOMES if name in row), "no outcome")),
+        "outcome": row["outcome"],
         "reason": row.get("reason"),
         "seconds": row.get("seconds"),
     }
@@ -83,10 +81,9 @@ def _against_the_baseline(record: dict[str, Any]) -> dict[str, Any]:
     from mxcheck.gate.drift import drift
     from mxcheck.gate.record import record_from_dict
 
-    tier = "" if record["tier"] is None else f"-{record['tier']}"
-    path = _BASELINES / record["model"] / f"{record['precision']}{tier}.json"
     try:
-        now, then = record_from_dict(record), read(path)
+        now = record_from_dict(record)
+        then = read(_BASELINES / now.case.baseline)
     except (BaselineError, ValueError) as error:
         return {"not_compared": str(error)}
     changed = [name for name in then.digests if now.digests.get(name) != then.digests[name]]
