@@ -82,7 +82,7 @@ def test_a_figure_that_is_absent_contradicts_nothing(accepted: Record, name: str
     """But for a figure that its predictions give."""
     check_figures(replace(accepted, **{name: None}))
     lost = replace(with_predictions(accepted, build_predictions(accepted)), **{name: None})
-    with pytest.raises(ValueError, match="the record contradicts itself: .* None, mean of its "):
+    with pytest.raises(ValueError, match=r"the record contradicts itself: .* None, mean of its "):
         check_figures(lost)
 
 

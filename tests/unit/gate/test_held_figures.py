@@ -51,7 +51,7 @@ def test_it_passes_against_itself_and_every_figure_is_held() -> None:
         *("own samples", "estimates", "reference"),
         *("bits", "modules", "bytes", "figures"),
         *("losses", "KL", "entropy", "top-1"),
-        *("layers: layers", *(f"layers: {name}" for name in FIGURES)),
+        *("layers: places", *(f"layers: {name}" for name in FIGURES)),
         "counts",
     ]
 
@@ -70,7 +70,7 @@ def test_it_passes_against_itself_and_every_figure_is_held() -> None:
         (layer(sketch=(600, -800, 1, 0)), "6 layers: sketch", "layers.0.mlp by 0.001"),
         (
             {"sublayers": {"layers.0.mlp": ERROR}},
-            "6 layers: layers",
+            "6 layers: places",
             "no longer measured: layers.0.attention, layers.0.layer",
         ),
         (counted("weights", saturated=33), "6 counts", f"of weights of {Q} saturated"),
