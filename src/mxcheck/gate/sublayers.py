@@ -87,10 +87,12 @@ def _finite(value: Any, where: str) -> float:
 
 
 def _relative(now: float, then: float, unit: float) -> float:
-    """|now - then| in units of `unit`; a change where the unit is zero is infinite."""
+    """|now - then| in units of `unit`; infinite where the unit is zero, or where one is no number: no order
+    has a place for NaN, so that a median or a maximum could pass over it."""
     if now == then:
         return 0.0
-    return abs(now - then) / abs(unit) if unit else math.inf
+    change = abs(now - then) / abs(unit) if unit else math.inf
+    return math.inf if math.isnan(change) else change
 
 
 def _turned(now: Sequence[int], then: Sequence[int]) -> float:
@@ -243,7 +245,7 @@ def check_sublayers(
     ]
     if not then and not now:
         parts = ["no layer was measured, now or then"]
-    checks = [("layers", not parts, "; ".join(parts) or f"{len(then)} parts of layers measured, as accepted")]
+    checks = [("places", not parts, "; ".join(parts) or f"{len(then)} parts of layers measured, as accepted")]
     return (
         checks if parts else [*checks, *(_check(name, now, then, same_arithmetic, noise) for name in FIGURES)]
     )
