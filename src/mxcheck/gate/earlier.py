@@ -52,7 +52,12 @@ def read_earlier(path: Path) -> Earlier | None:
             f"baseline {path} has format version {version!r}; allowed: {EARLIER_VERSION}, and "
             f"{FORMAT_VERSION}, which is left alone; accept anew with --snapshot-update"
         )
-    if data.pop("seal", None) != seal_of(data):
+    seal = data.pop("seal", None)
+    try:
+        expected = seal_of(data)
+    except ValueError as error:  # NaN, which JSON has not
+        raise BaselineError(f"corrupt baseline {path}: {error}; restore it from version control") from error
+    if seal != expected:
         raise BaselineError(
             f"baseline {path} was changed by hand or by a merge: its contents do not bear its seal; "
             f"restore it from version control"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mxcheck.gate.record import Noise, Record, sublayers_from_dict
-from mxcheck.gate.row_groups import Digests, digests_from_dict
+from mxcheck.gate.row_groups import Digests, digests_as_dict, digests_from_dict
 from mxcheck.gate.statistics import differences, largest, rms, typical
 from mxcheck.gate.sublayers import SublayerError, sublayer_noise
 
@@ -31,7 +31,8 @@ class Trial:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self)
+        layers = {place: error.as_dict() for place, error in self.sublayers.items()}
+        return {**asdict(self), "digests": digests_as_dict(self.digests), "sublayers": layers}
 
 
 def trial_from_dict(data: dict[str, Any]) -> Trial:

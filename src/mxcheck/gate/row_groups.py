@@ -82,8 +82,10 @@ def changed_rows(now: RowGroups, then: RowGroups, what: str = "rows") -> str:
     are called, in the plural."""
     if now == then:
         return ""
-    if now.rows != then.rows or len(now.groups) != len(then.groups):
+    if now.rows != then.rows:
         return f"{now.rows} {what}, accepted {then.rows}"
+    if len(now.groups) != len(then.groups):
+        return f"{now.rows} {what} in {len(now.groups)} groups, accepted {len(then.groups)}"
     if now.rows == 0 or all(one != other for one, other in zip(now.groups, then.groups, strict=True)):
         return f"all {now.rows} {what}"
     return f"{what} {', '.join(_stretches(now.rows, now.size, now.groups, then.groups))} of {now.rows}"

@@ -87,10 +87,12 @@ def _finite(value: Any, where: str) -> float:
 
 
 def _relative(now: float, then: float, unit: float) -> float:
-    """|now - then| in units of `unit`; a change where the unit is zero is infinite."""
+    """|now - then| in units of `unit`; infinite where the unit is zero, or where one is no number: no order
+    has a place for NaN, so that a median or a maximum could pass over it."""
     if now == then:
         return 0.0
-    return abs(now - then) / abs(unit) if unit else math.inf
+    change = abs(now - then) / abs(unit) if unit else math.inf
+    return math.inf if math.isnan(change) else change
 
 
 def _turned(now: Sequence[int], then: Sequence[int]) -> float:

@@ -13,7 +13,7 @@ from mxcheck.gate.held_casts import casts_held
 from mxcheck.gate.held_figures import figures_held
 from mxcheck.gate.inputs import comparable, fingerprints, same_corpus
 from mxcheck.gate.predictions import check_estimates
-from mxcheck.gate.record import Record
+from mxcheck.gate.record import OPTIONAL, Record
 from mxcheck.gate.statistics import UPPER_95, differences, mean_and_error
 
 STEPS = {
@@ -138,16 +138,23 @@ def _conversion(record: Record, baseline: Record) -> Iterator[Check]:
     yield check(
         3, "bytes", not moved, "; ".join(moved) or f"weights take {record.weight_bytes:,} bytes, as accepted"
     )
-    lost, added = ({*a.absent} - {*b.absent} for a, b in ((record, baseline), (baseline, record)))
+    gone, unknown = _missing(record), _missing(baseline)
+    lost, added = gone.keys() - unknown.keys(), unknown.keys() - gone.keys()
     parts = [
         f"{title} {some(sorted(names))}"
         for title, names in (("no longer measured:", lost), ("measured and not accepted:", added))
         if names
     ]
-    why = f" ({record.absent[min(lost)]})" if lost else ""
+    why = f" ({gone[min(lost)]})" if lost else ""
     yield check(
         3, "figures", not parts, f"{'; '.join(parts)}{why}" if parts else "the figures that were accepted"
     )
+
+
+def _missing(record: Record) -> dict[str, str]:
+    """What a record has no figures of, and why. A figure that is None and gives no reason counts, too."""
+    none = [name for name in OPTIONAL if getattr(record, name) is None]
+    return {**dict.fromkeys(none, "no reason is recorded"), **record.absent}
 
 
 def _modules(record: Record, baseline: Record) -> Check:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mxcheck.gate.canaries.counted import COUNT_CANARIES
 from mxcheck.gate.canaries.drifts import DRIFT_CANARIES
 from mxcheck.gate.canaries.expectation import Expectation
 from mxcheck.gate.canaries.healthy import Canary
+from mxcheck.gate.canaries.layers import LAYER_CANARIES
+from mxcheck.gate.canaries.predicted import PREDICTION_CANARIES
 from mxcheck.gate.canaries.reference import REFERENCE_STANDS
 from mxcheck.gate.canaries.steps import STEP_CANARIES
 from mxcheck.gate.canaries.surroundings import SURROUNDINGS
@@ -20,7 +23,10 @@ from mxcheck.gate.canaries.updates import ACCEPTANCE
 from mxcheck.gate.verdict import judge
 
 #: Records to judge, and calls to make.
-RECORDS: tuple[Canary, ...] = (*STEP_CANARIES, *REFERENCE_STANDS, *DRIFT_CANARIES)
+RECORDS: tuple[Canary, ...] = (
+    *(*STEP_CANARIES, *REFERENCE_STANDS, *DRIFT_CANARIES),
+    *(*PREDICTION_CANARIES, *LAYER_CANARIES, *COUNT_CANARIES),
+)
 CALLS: tuple[Expectation, ...] = (*SURROUNDINGS, *ACCEPTANCE)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mxcheck.gate.budget import Budget
-from mxcheck.gate.counters import Counters
+from mxcheck.gate.counters import Counters, OperandCounts
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.row_groups import RowGroups
@@ -46,33 +46,32 @@ DIGESTS = {
     }
     for name in ROLES
 }
-#: Four sublayers: a sketch of length 10, errors of 2 % of an update that is 0.3 of its input.
+#: Four sublayers: a sketch of length 1000, errors of 2 % of an update that is 0.3 of its input.
 LAYERS = {
     f"layers.{layer}.{name}": SublayerError(
-        gain=-0.004, gain_99=0.02, norm=0.02, norm_99=0.05, size=0.3, sketch=(6, -8, 0, 0)
+        gain=-0.004, gain_99=0.02, norm=0.02, norm_99=0.05, size=0.3, sketch=(600, -800, 0, 0)
     )
     for layer in range(2)
     for name in ("attention", "mlp")
 }
+#: Of the weights and of the activations of one module, in blocks of 32; and two experts took 100 rows each.
+COUNTS = OperandCounts(
+    elements=3200,
+    saturated=320,
+    flushed=320,
+    top=320,
+    nan=0,
+    inf=0,
+    zero_blocks=10,
+    scales={120: 50, 121: 50},
+)
+COUNTERS = Counters(
+    operands={Q: {"weights": COUNTS, "activations": COUNTS}}, expert_rows={"layers.0.mlp": (100, 100)}
+)
+OUTPUT_ENTROPIES = [2.0, 2.1, 1.91, 2.05, 1.95, 2.21, 1.8, 2.0]
+OUTPUT_ENTROPIES += [2.16, 1.85, 2.0, 2.03, 1.98, 2.31, 1.7, 2.03]
 PREDICTIONS = Predictions(
-    sequence_entropies=[
-        2.0,
-        2.1,
-        1.91,
-        2.05,
-        1.95,
-        2.21,
-        1.8,
-        2.0,
-        2.16,
-        1.85,
-        2.0,
-        2.03,
-        1.98,
-        2.31,
-        1.7,
-        2.03,
-    ],
+    sequence_entropies=OUTPUT_ENTROPIES,
     sequence_top1=[0.98] * 16,
     sequence_k3=[0.004, 0.006] * 8,
     kl_percentiles={"50": 0.002, "90": 0.01, "99": 0.04, "99.9": 0.09, "100": 0.1},
@@ -192,7 +191,7 @@ HEALTHY = Record(
     sequence_kl=KL,
     predictions=None,
     sublayers=LAYERS,
-    counters=Counters(operands={}, expert_rows={}),
+    counters=COUNTERS,
     absent={"predictions": "this is a canary"},
     metrics={"flipped": [0.01, 0.02] * 8},
     noise=RMS_DECIDES,
@@ -241,9 +240,10 @@ def good(name: str, wrong: str, **rest: Any) -> Canary:
     return bad(name, wrong, **rest)
 
 
-def elsewhere(noise: Noise | None, **now: Any) -> dict[str, Any]:
-    """Fields of a run on a machine that multiplies otherwise than the accepting one, which stored `noise`."""
-    return {"was": {"noise": noise}, "arithmetic": OTHER_MACHINE, **now}
+def elsewhere(noise: Noise | None, *, was: dict[str, Any] | None = None, **now: Any) -> dict[str, Any]:
+    """Fields of a run on a machine that multiplies otherwise than the accepting one, whose record has `noise`
+    and the fields `was`."""
+    return {"was": {"noise": noise, **(was or {})}, "arithmetic": OTHER_MACHINE, **now}
 
 
 def without(table: dict[str, Any], name: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from mxcheck.gate.canaries.healthy import (
     one_moved,
     without,
 )
+from mxcheck.gate.row_groups import Digests, RowGroups
 
 INPUTS = (
     good("healthy", "nothing: the accepted record itself", budget=TIGHT),
@@ -52,6 +53,8 @@ INPUTS = (
     bad("another-precision", "the baseline is another precision's", 1, precision="fp8_e5m2"),
     bad("another-tier", "the baseline is another tier's", 1, tier="A"),
     bad("another-options", "the baseline has other options", 1, options=["attention"]),
+    bad("another-kind", "the baseline is that of a checkpoint", 1, kind="checkpoint"),
+    bad("another-subject", "the baseline is that of another checkpoint", 1, subject="theirs"),
     bad("corpus", "another length of the corpus's blocks", 1, corpus={**SELF, "block_length": 128}),
     good(
         "corpus-revision",
@@ -85,21 +88,80 @@ CONVERSION = (
         "nothing: the recipe changes no bit",
         was={"changes_bits": False, "bit_equal": True},
     ),
+    bad("bytes-more", "the weights take one byte more", 3, weight_bytes=1001),
+    bad("bytes-fewer", "they take one byte less", 3, weight_bytes=999),
+    bad("bytes-loaded", "as loaded they take one byte less", 3, original_bytes=3999),
+    bad(
+        "figure-lost",
+        "a figure that was accepted is not measured",
+        3,
+        top1_agreement=None,
+        absent={**HEALTHY.absent, "top1_agreement": "a canary"},
+    ),
+    bad("figure-lost-silently", "the same, and no reason is given", 3, top1_agreement=None),
+    bad(
+        "figure-new",
+        "a figure is measured that was not accepted",
+        3,
+        was={"top1_agreement": None, "absent": {**HEALTHY.absent, "top1_agreement": "a canary"}},
+        top1_agreement=0.98,
+        absent=HEALTHY.absent,
+    ),
+    bad(
+        "figure-part-lost",
+        "a part of a figure is not measured",
+        3,
+        absent={**HEALTHY.absent, "sublayers: layers.9.mlp": "a canary"},
+    ),
+    bad(
+        "figure-part-new",
+        "a part of a figure is measured that was not accepted",
+        3,
+        was={"absent": {**HEALTHY.absent, "sublayers: layers.9.mlp": "a canary"}},
+        absent=HEALTHY.absent,
+    ),
+    good(
+        "figure-reason",
+        "nothing that counts: a figure that was not accepted is absent for another reason",
+        absent={"predictions": "another"},
+    ),
     good("bits-perhaps", "nothing: the recipe may change bits", was={"changes_bits": None}, bit_equal=True),
 )
 
+_OTHER = RowGroups(rows=64, groups=("x", "x"))
+
+
+def _of_q(**digests: RowGroups) -> Digests:
+    """The healthy digests, of one module with these."""
+    return {**DIGESTS, Q: {**DIGESTS[Q], **digests}}
+
+
 CASTS_STAND = (
-    bad(
-        "weight-digest",
-        "one weight of twelve has other bits",
-        4,
-        digests={**DIGESTS, Q: {**DIGESTS[Q], "weight": "x"}},
-    ),
+    bad("codes-digest", "one weight of twelve has other codes", 4, digests=_of_q(codes=_OTHER)),
+    bad("scales-digest", "one weight of twelve has other scales", 4, digests=_of_q(scales=_OTHER)),
     bad(
         "operands-digest",
         "one module of twelve gets other operands",
         4,
-        digests={**DIGESTS, Q: {**DIGESTS[Q], "operands": "x"}},
+        digests=_of_q(operands=RowGroups(rows=2, groups=("x", "w-layers.3.q"))),
+    ),
+    bad(
+        "rows-digest",
+        "the last rows of one weight have other codes",
+        4,
+        digests=_of_q(codes=RowGroups(rows=64, groups=("c-layers.3.q", "x"))),
+    ),
+    bad(
+        "rows-digest-swapped",
+        "the halves of one weight are swapped",
+        4,
+        digests=_of_q(codes=RowGroups(rows=64, groups=("d-layers.3.q", "c-layers.3.q"))),
+    ),
+    bad(
+        "rows-fewer",
+        "one weight has fewer rows, of the same digests",
+        4,
+        digests=_of_q(codes=RowGroups(rows=63, groups=("c-layers.3.q", "d-layers.3.q"))),
     ),
     bad(
         "digests-swapped",
@@ -108,18 +170,21 @@ CASTS_STAND = (
         digests={**DIGESTS, Q: DIGESTS["layers.0.q"], "layers.0.q": DIGESTS[Q]},
     ),
     bad("digest-missing", "one module has no digests", 4, digests=without(DIGESTS, Q)),
-    bad(
-        "weight-digest-missing",
-        "one module has no digest of its weight",
-        4,
-        digests={**DIGESTS, Q: without(DIGESTS[Q], "weight")},
+    *(
+        bad(
+            f"{kind}-digest-missing",
+            f"one module has no digest of its {kind}",
+            4,
+            digests={**DIGESTS, Q: without(DIGESTS[Q], kind)},
+        )
+        for kind in ("codes", "scales", "operands")
     ),
     bad("digests-missing", "no module has digests", 4, digests={}),
     bad(
         "digest-elsewhere",
-        "one weight has other bits, on another machine",
+        "one weight has other codes, on another machine",
         4,
-        **elsewhere(RMS_DECIDES, digests={**DIGESTS, Q: {**DIGESTS[Q], "weight": "x"}}),
+        **elsewhere(RMS_DECIDES, digests=_of_q(codes=_OTHER)),
     ),
 )
 

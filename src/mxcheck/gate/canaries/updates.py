@@ -10,7 +10,7 @@ from typing import Any
 
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.canaries.expectation import Expectation, expect
-from mxcheck.gate.canaries.healthy import HEALTHY, LOSSES, TIGHT, moved
+from mxcheck.gate.canaries.healthy import HEALTHY, LAYERS, LOSSES, TIGHT, moved
 from mxcheck.gate.decision import Accepted, Update, decide, read_accepted
 from mxcheck.gate.noise import Trial, worst
 from mxcheck.gate.record import Record
@@ -140,7 +140,14 @@ ON_FILE = (
     expect("file-corrupt", "a file that is none", lambda: _on_file("{}"), ("FAIL corrupt", False, False)),
 )
 
-_FOUR = replace(HEALTHY, reference_losses=[2.0] * 4, sequence_losses=[2.0] * 4, sequence_kl=[0.0] * 4)
+_PLACE = "layers.0.mlp"
+_FOUR = replace(
+    HEALTHY,
+    reference_losses=[2.0] * 4,
+    sequence_losses=[2.0] * 4,
+    sequence_kl=[0.0] * 4,
+    sublayers={_PLACE: LAYERS[_PLACE]},
+)
 
 
 def _noise(**changed: Any) -> tuple[Any, ...] | str:
@@ -150,12 +157,18 @@ def _noise(**changed: Any) -> tuple[Any, ...] | str:
         "sequence_losses": [1.0, 2.0, 2.0, 2.0],
         "sequence_kl": [0.25] * 4,
     }
-    healthy: dict[str, Any] = {"digests": HEALTHY.digests, **figures}
+    healthy: dict[str, Any] = {"digests": HEALTHY.digests, "sublayers": _FOUR.sublayers, **figures}
     first, second = Trial(environment="a", **healthy), Trial(environment="b", **(healthy | changed))
     try:
-        return astuple(worst(_FOUR, [first, second]))
+        noise = worst(_FOUR, [first, second])
+        assert noise.sublayers is not None
+        norm = noise.sublayers.largest["norm"]
+        return (*astuple(replace(noise, sublayers=None))[:-1], round(norm, 12))
     except ValueError as error:
-        return next((word for word in ("other bits", "cannot be measured") if word in str(error)), str(error))
+        return next(
+            (word for word in ("other bits", "cannot be measured", "different places") if word in str(error)),
+            str(error),
+        )
 
 
 NOISE = (
@@ -165,13 +178,25 @@ NOISE = (
         lambda: _noise(
             reference_losses=[2.0] * 4, sequence_losses=[1.5] * 4, sequence_kl=[0.0, 0.0, 0.0, -1.0]
         ),
-        (["a", "b"], 0.0, 0.25, 0.5, 0.5, 0.5, 1.0, 0.25, 0.5, 1.0),
+        (["a", "b"], 0.0, 0.25, 0.5, 0.5, 0.5, 1.0, 0.25, 0.5, 1.0, 0.0),
     ),
     expect(
         "noise-second",
         "whichever it is",
         lambda: _noise(reference_losses=[4.0] * 4),
-        (["a", "b"], 2.0, 2.0, 2.0, 0.0, 0.5, 1.0, 0.25, 0.25, 0.25),
+        (["a", "b"], 2.0, 2.0, 2.0, 0.0, 0.5, 1.0, 0.25, 0.25, 0.25, 0.0),
+    ),
+    expect(
+        "noise-layers",
+        "of the layers, too",
+        lambda: _noise(sublayers={_PLACE: replace(LAYERS[_PLACE], norm=0.03)}),
+        (["a", "b"], 0.0, 0.25, 0.5, 0.0, 0.5, 1.0, 0.25, 0.25, 0.25, 0.5),
+    ),
+    expect(
+        "noise-places",
+        "a trial that measures other places is none",
+        lambda: _noise(sublayers={"layers.1.mlp": LAYERS[_PLACE]}),
+        "different places",
     ),
     expect(
         "noise-digests",
@@ -183,7 +208,7 @@ NOISE = (
         "noise-unavailable",
         "an environment in which the step cannot run says nothing",
         lambda: _noise(reference_losses=[], sequence_losses=[], sequence_kl=[], unavailable="no library"),
-        (["a"], 0.0, 0.25, 0.5, 0.0, 0.5, 1.0, 0.25, 0.25, 0.25),
+        (["a"], 0.0, 0.25, 0.5, 0.0, 0.5, 1.0, 0.25, 0.25, 0.25, 0.0),
     ),
     expect(
         "noise-failure", "a trial that failed is no trial", lambda: _noise(failure="x"), "cannot be measured"

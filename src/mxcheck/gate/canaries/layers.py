@@ -1,0 +1,206 @@
+"""Canaries of step 6: the figures of the layers. Their numbers are written down as those of `drifts` are.
+
+In `healthy` the error's norm is 0.02 (99th percentile 0.05), the gain -0.004 (0.02), the size 0.3 and the
+sketch's length 1000. Elsewhere the median place may move by 1e-3 of its unit and one place by 2e-2; the 99th
+percentiles by 1e-3 and 0.1, the size by 1e-5 and 1e-4, the sketch by 1e-2 and 0.25. The unit of a gain is the
+norm of the error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mxcheck.gate.canaries.healthy import (
+    HEALTHY,
+    LAYERS,
+    NO_NOISE,
+    RMS_DECIDES,
+    Canary,
+    bad,
+    elsewhere,
+    good,
+    without,
+)
+from mxcheck.gate.record import Noise
+from mxcheck.gate.sublayers import SublayerError, SublayerNoise
+
+_ONE, _OTHER = "layers.1.mlp", "layers.0.attention"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Of one figure, what may not be and what may be: twice and half of what it may move by in all places and
+    in one, and of what it may here (of a sketch that is nothing, and one unit is the least change)."""
+
+    everywhere: tuple[float, float]
+    once: tuple[float, float]
+    here: tuple[float, float]
+
+
+BOUNDS: Mapping[str, Bounds] = {
+    "gain": Bounds(everywhere=(4e-5, 1e-5), once=(8e-4, 2e-4), here=(4e-11, 1e-11)),
+    "gain_99": Bounds(everywhere=(1e-4, 2.5e-5), once=(1e-2, 2.5e-3), here=(1e-10, 2.5e-11)),
+    "norm": Bounds(everywhere=(4e-5, 1e-5), once=(8e-4, 2e-4), here=(4e-11, 1e-11)),
+    "norm_99": Bounds(everywhere=(1e-4, 2.5e-5), once=(1e-2, 2.5e-3), here=(1e-10, 2.5e-11)),
+    "size": Bounds(everywhere=(6e-6, 1.5e-6), once=(6e-5, 1.5e-5), here=(6e-10, 1.5e-10)),
+    "sketch": Bounds(everywhere=(20, 5), once=(500, 125), here=(1, 0)),
+}
+
+
+def _moved(figure: str, change: float) -> SublayerError:
+    """The healthy error with one figure moved; of a sketch, one that was 0, so that its length hardly is."""
+    error = LAYERS[_ONE]
+    if figure == "sketch":
+        first, second, third, last = error.sketch
+        return replace(error, sketch=(first, second, third + round(change), last))
+    return replace(error, **{figure: getattr(error, figure) + change})
+
+
+def _everywhere(figure: str, change: float) -> dict[str, SublayerError]:
+    return dict.fromkeys(LAYERS, _moved(figure, change))
+
+
+def _once(figure: str, change: float) -> dict[str, SublayerError]:
+    return {**LAYERS, _ONE: _moved(figure, change)}
+
+
+def _of(figure: str, bounds: Bounds) -> tuple[Canary, ...]:
+    """What moves in all places falls, what moves in one rises."""
+    (wide, all_within), (far, one_within), (here, within) = bounds.everywhere, bounds.once, bounds.here
+    return (
+        bad(f"layers-{figure}-here", f"{figure} of one place", 6, sublayers=_once(figure, here)),
+        bad(f"layers-{figure}-down-here", f"{figure} fell at one place", 6, sublayers=_once(figure, -here)),
+        good(f"layers-{figure}-none", "nothing: half of the tolerance", sublayers=_once(figure, within)),
+        bad(
+            f"layers-{figure}",
+            f"{figure} of all places, by twice what the median place may",
+            6,
+            **elsewhere(NO_NOISE, sublayers=_everywhere(figure, -wide)),
+        ),
+        good(
+            f"layers-{figure}-noise",
+            "nothing: by half of it",
+            **elsewhere(NO_NOISE, sublayers=_everywhere(figure, -all_within)),
+        ),
+        bad(
+            f"layers-{figure}-one",
+            f"{figure} of one place, by twice what it may",
+            6,
+            **elsewhere(NO_NOISE, sublayers=_once(figure, far)),
+        ),
+        good(
+            f"layers-{figure}-one-noise",
+            "nothing: by half of it",
+            **elsewhere(None, sublayers=_once(figure, one_within)),
+        ),
+    )
+
+
+# Of every figure 0.02 was measured at the median place and 0.1 at the worst, so that 0.08 and 0.4 may be.
+_MEASURED = SublayerNoise(typical=dict.fromkeys(BOUNDS, 0.02), largest=dict.fromkeys(BOUNDS, 0.1))
+#: No bound of losses decides here: those of the layers do.
+_LOUD: Noise = replace(RMS_DECIDES, sublayers=_MEASURED)
+
+LAYER_NOISE = (
+    bad(
+        "layers-measured",
+        "the norm of all places rose by 8 times the noise",
+        6,
+        **elsewhere(_LOUD, sublayers=_everywhere("norm", 3.2e-3)),
+    ),
+    good(
+        "layers-measured-noise",
+        "nothing: by twice the noise",
+        **elsewhere(_LOUD, sublayers=_everywhere("norm", 8e-4)),
+    ),
+    bad(
+        "layers-measured-one",
+        "the norm of one place rose by 8 times the noise",
+        6,
+        **elsewhere(_LOUD, sublayers=_once("norm", 1.6e-2)),
+    ),
+    good(
+        "layers-measured-one-noise",
+        "nothing: by twice the noise",
+        **elsewhere(_LOUD, sublayers=_once("norm", 4e-3)),
+    ),
+    bad(
+        "layers-measured-here",
+        "the norm of one place by 2e-9, on the accepting machine, whatever the noise",
+        6,
+        was={"noise": _LOUD},
+        sublayers=_once("norm", 4e-11),
+    ),
+    bad(
+        "layers-measured-other",
+        "the gain, where noise of the norm alone was measured",
+        6,
+        **elsewhere(
+            replace(
+                RMS_DECIDES,
+                sublayers=SublayerNoise(
+                    typical={**dict.fromkeys(BOUNDS, 0.0), "norm": 9.0},
+                    largest={**dict.fromkeys(BOUNDS, 0.0), "norm": 9.0},
+                ),
+            ),
+            sublayers=_everywhere("gain", 4e-5),
+        ),
+    ),
+)
+
+
+def _nan(figure: str) -> dict[str, SublayerError]:
+    return {**LAYERS, _ONE: replace(LAYERS[_ONE], **{figure: math.nan})}
+
+
+_LOST: dict[str, Any] = {"sublayers": None, "absent": {**HEALTHY.absent, "sublayers": "a canary"}}
+PLACES = (
+    *(
+        bad(f"layers-{figure}-not-a-number", f"{figure} of one place is NaN", 6, sublayers=_nan(figure))
+        for figure in BOUNDS
+        if figure != "sketch"
+    ),
+    bad(
+        "layers-not-a-number-elsewhere",
+        "the norm of one place is NaN, on another machine",
+        6,
+        **elsewhere(_LOUD, sublayers=_nan("norm")),
+    ),
+    bad(
+        "layers-no-error",
+        "one place has no error any more",
+        6,
+        **elsewhere(_LOUD, sublayers={**LAYERS, _ONE: replace(LAYERS[_ONE], sketch=())}),
+    ),
+    bad("place-lost", "one place is no longer measured", 6, sublayers=without(LAYERS, _ONE)),
+    bad(
+        "place-added",
+        "one place is newly measured",
+        6,
+        was={"sublayers": without(LAYERS, _ONE)},
+        sublayers=LAYERS,
+    ),
+    bad("places-lost", "no place is measured", 6, sublayers={}),
+    bad("places-never", "no place is measured, nor was one", 6, was={"sublayers": {}}),
+    bad(
+        "places-swapped",
+        "the figures of two places are swapped",
+        6,
+        **elsewhere(
+            NO_NOISE,
+            was={"sublayers": {**LAYERS, _OTHER: replace(LAYERS[_OTHER], norm=0.1)}},
+            sublayers={**LAYERS, _ONE: replace(LAYERS[_ONE], norm=0.1)},
+        ),
+    ),
+    bad("layers-lost", "the layers have no figures any more", 3, **_LOST),
+    bad("layers-new", "the layers had no figures", 3, was=_LOST, sublayers=LAYERS, absent=HEALTHY.absent),
+)
+
+LAYER_CANARIES = (
+    *(canary for figure, bounds in BOUNDS.items() for canary in _of(figure, bounds)),
+    *LAYER_NOISE,
+    *PLACES,
+)
