@@ -24,7 +24,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from mxcheck.evaluation.noise import ENVIRONMENTS as NOISE_ENVIRONMENTS
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -41,6 +40,7 @@ from mxcheck.gate.sublayers import (
     sublayer_error_from_dict,
     sublayer_noise,
 )
+from mxcheck.measure.noise import ENVIRONMENTS as NOISE_ENVIRONMENTS
 from mxcheck.models.casts import activation_cast, cast_weight, identity
 from mxcheck.models.classify import reduction_axis
 from mxcheck.models.convert import Conversion, convert

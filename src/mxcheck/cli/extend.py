@@ -147,8 +147,9 @@ def _extended(session: Session, earlier: Earlier, path: Path, name: str) -> Line
         recipes = session.measuring.recipes
         cases = {one.id: one for one in recipes if session.unavailable(recipes[one]) is None}
         noise = noise_of(session, record, cases, gpus=())
+        text = encode(extended(earlier, record, noise))  # before anything is written: it may refuse
         session.keep_states(case.model)
-        write_text(path, encode(extended(earlier, record, noise)))
+        write_text(path, text)
     except (ValueError, UnavailableError) as error:
         return Line(name=name, word="refused", why=str(error))
     return Line(name=name, word="extended", share=share)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mxcheck.gate.baseline import encode, write_text
+from mxcheck.gate.baseline import baseline_paths, encode, write_text
 from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.canaries.check import broken_gate
 from mxcheck.gate.case import Case
@@ -59,15 +59,15 @@ def _results(measuring: Measuring, shared: Path, *, update: bool) -> list[CaseRe
 
 def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     case, measuring = record.case, session.measuring
-    path = measuring.baselines / case.baseline
+    path, target = baseline_paths(measuring.baselines, case, session.device_class)
     accepted = read_accepted(path)
     budget = load_budgets().of(case.model, case.budget_key)
-    decision = decide(record, accepted, budget, Update(changed=update), replaces=path.exists())
+    decision = decide(record, accepted, budget, Update(changed=update), replaces=target.exists())
     if decision.write:
         cases = {one.id: one for one in _of_model(measuring, case.model, session)}
         noise = noise_of(session, record, cases, gpus=())
         session.keep_states(case.model)
-        write_text(path, encode(replace(record, noise=noise)))
+        write_text(target, encode(replace(record, noise=noise)))
     message = accepted.trouble
     if decision.result.failures:
         message = failure_message(record, accepted.record, decision.verdict, accept="an update")

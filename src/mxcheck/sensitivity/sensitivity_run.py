@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from mxcheck.reporting.detection import Detection
-from mxcheck.run.measuring import Measuring
 from mxcheck.sensitivity.children import Job, check_fork, in_children, read_result
 from mxcheck.sensitivity.fault import Fault, applied
 from mxcheck.sensitivity.judging import detection
@@ -93,10 +93,9 @@ class _Run:
         limit: float = LIMIT,
     ) -> Job:
         """The reduced model suite in a child; by pytest where the fault or an option is of its plugin."""
-        measuring = gate.measuring(accepted)
-        if measuring is None or (fault is not None and concerns_pytest(fault)):
+        if gate.measuring(accepted) is None or (fault is not None and concerns_pytest(fault)):
             return self.suite(kind, name, gate.arguments(accepted, update=update), fault=fault, limit=limit)
-        return self.job(kind, name, limit, partial(_models_under, fault, measuring, update))
+        return self.job(kind, name, limit, partial(_models_under, fault, gate, accepted, update))
 
     def accepted(self, gate: ReducedGate) -> Path:
         return self.folder / "accepted" / gate.key
@@ -209,17 +208,15 @@ def _under(fault: Fault | None, arguments: Sequence[str], project: Path) -> Suit
     """In a child: a suite with a fault in it, in a project folder of its own."""
     os.chdir(project)
     words = ["--rootdir", str(project), "-c", str(project / "pytest.ini"), *arguments]
-    if fault is None:
-        return run_suite(words)
-    with applied(fault):
+    with nullcontext() if fault is None else applied(fault):
         return run_suite(words)
 
 
-def _models_under(fault: Fault | None, measuring: Measuring, update: bool) -> SuiteRun:
-    """In a child: the reduced model suite with a fault in it."""
-    if fault is None:
-        return run_models(measuring, update=update)
-    with applied(fault):
+def _models_under(fault: Fault | None, gate: ReducedGate, accepted: Path, update: bool) -> SuiteRun:
+    """In a child: the reduced model suite with a fault in it, which its recipes are made under too."""
+    with nullcontext() if fault is None else applied(fault):
+        measuring = gate.measuring(accepted)
+        assert measuring is not None, "the suite goes by pytest"
         return run_models(measuring, update=update)
 
 
