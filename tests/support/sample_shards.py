@@ -33,7 +33,7 @@ CASES = tuple(
 )
 
 
-FAILURE = Check(step=4, key="cast weight", passed=False, message="bits")
+FAILURE = Check(step=4, key="cast codes", passed=False, message="bits")
 
 
 def build_result(case: Case) -> CaseResult:

@@ -80,11 +80,13 @@ def cause(verdict: Verdict, record: Record, baseline: Record | None) -> Cause:
 def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> frozenset[str]:
     """The keys of the failed checks, and what else is known."""
     failed = {check.key for check in verdict.failures}
+    layers = any(key.startswith("layers: ") for key in failed)
     facts = {
         "cast weight": bool(failed & {"cast codes", "cast scales"}),
         "casts": bool(failed & {"cast codes", "cast scales", "cast operands"}),
         "drift": bool(failed & {"losses", "KL"}),
-        "layers": any(key.startswith("layers: ") for key in failed),
+        "layers": layers,
+        "finer drift": layers or bool(failed & {"entropy", "top-1", "counts"}),
         "over budget": bool(failed & {"KL budget", "rise budget"}),
         "changes bits": record.changes_bits is True,
         "library": _library(record) is not None,

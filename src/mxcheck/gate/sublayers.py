@@ -245,7 +245,7 @@ def check_sublayers(
     ]
     if not then and not now:
         parts = ["no layer was measured, now or then"]
-    checks = [("layers", not parts, "; ".join(parts) or f"{len(then)} parts of layers measured, as accepted")]
+    checks = [("places", not parts, "; ".join(parts) or f"{len(then)} parts of layers measured, as accepted")]
     return (
         checks if parts else [*checks, *(_check(name, now, then, same_arithmetic, noise) for name in FIGURES)]
     )

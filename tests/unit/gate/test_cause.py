@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_record import build_record
+from sample_record import COUNTS, ERROR, PREDICTIONS, UP, Q, build_digests, build_full_record, build_record
 
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.cause import LINKS, Row, cause, symptoms, table
 from mxcheck.gate.record import Record
+from mxcheck.gate.sublayers import FIGURES
 from mxcheck.gate.verdict import judge
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "causes.md"
 WIDE = Budget(kl=1.0, rise=1.0)
 TIGHT = Budget(kl=0.0005, rise=1.0)
 SAME = build_record()
-UP, Q = "layers.0.up", "layers.0.q"
+FULL = build_full_record(
+    metrics={"own": [1.0] * 4}, fingerprints={**SAME.fingerprints, "documents": "d", "states": "s"}
+)
 
 LIBRARY = {"precision": "bnb_int8", "tier": "B", "library": {"name": "bitsandbytes"}}
 
@@ -30,15 +33,6 @@ def fingerprints(**changes: str) -> dict[str, str]:
 
 def environment(**changes: str) -> dict[str, str]:
     return {**SAME.environment, **changes}
-
-
-def digests(up: str = "", q: str = "") -> dict[str, dict[str, str]]:
-    """The sample's, with `weight`, `operands` or `weight operands` of a module changed."""
-    changed = {UP: up.split(), Q: q.split()}
-    return {
-        name: {key: "other" if key in changed[name] else value for key, value in found.items()}
-        for name, found in SAME.digests.items()
-    }
 
 
 def shifted(values: list[float], change: float) -> list[float]:
@@ -54,7 +48,7 @@ TORCH: dict[str, Any] = {"environment": environment(torch="2.10.0")}
 BY_LIBRARY: dict[str, Any] = {"precision": "bnb_int8", "recipe": LIBRARY}
 RELEASE: dict[str, Any] = {"environment": environment(bitsandbytes="0.50.0")}
 RENAMED: dict[str, Any] = {"environment": environment(transformers="6.0.0")}
-WHOLE: dict[str, Any] = {"replaced": {}, "digests": {"parameters": {"weight": "d"}}}
+WHOLE: dict[str, Any] = {"replaced": {}, "digests": {"parameters": build_digests()[UP]}}
 
 
 def example(
@@ -63,6 +57,27 @@ def example(
     """A record, its baseline (`then` is what both have that the sample has not) and its budget."""
     both = then or {}
     return build_record(**{**both, **now}), None if new else build_record(**both), budget
+
+
+def full(**now: Any) -> tuple[Record, Record | None, Budget]:
+    """The same for records that have every figure."""
+    return replace(FULL, noise=None, **now), FULL, WIDE
+
+
+def layer(**changes: float) -> dict[str, Any]:
+    """All places' errors, with these figures."""
+    assert FULL.sublayers is not None
+    return {"sublayers": dict.fromkeys(FULL.sublayers, replace(ERROR, **changes))}
+
+
+def predicted(**changes: Any) -> dict[str, Any]:
+    return {"predictions": replace(PREDICTIONS, **changes)}
+
+
+def counted() -> dict[str, Any]:
+    assert FULL.counters is not None
+    other = {Q: {"activations": replace(COUNTS, saturated=3200)}}
+    return {"counters": replace(FULL.counters, operands={**FULL.counters.operands, **other})}
 
 
 #: By link and `when` of the row, in the order of the table: what makes it the answer.
@@ -80,7 +95,12 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Budget]] = {
     ),
     ("weights", "reference exact, weights"): example({"fingerprints": fingerprints(weights="x")}),
     ("weights", "weights"): example(
-        {"fingerprints": fingerprints(weights="x"), "digests": digests("weight operands"), **MOVED, **LOSSES}
+        {
+            "fingerprints": fingerprints(weights="x"),
+            "digests": build_digests(up="codes scales operands"),
+            **MOVED,
+            **LOSSES,
+        }
     ),
     ("tokenizer", "tokenizer"): example({"fingerprints": fingerprints(tokenizer="x", tokens="x"), **MOVED}),
     ("tokens", "corpus"): example(
@@ -105,34 +125,61 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Budget]] = {
     ("reference", "no baseline, own samples"): example(SAMPLES, new=True),
     ("reference", "own samples"): example(SAMPLES),
     ("conversion", "bits, changes bits"): example(
-        {"bit_equal": True, "digests": digests("operands", "operands"), **LOSSES}
+        {"bit_equal": True, "digests": build_digests(up="operands", q="operands"), **LOSSES}
     ),
     ("conversion", "bits"): example({"bit_equal": False}, {"changes_bits": False, "bit_equal": True}),
     ("environment", "modules, other library"): example({"replaced": {UP: "mlp"}, **RELEASE}, BY_LIBRARY),
     ("conversion", "modules"): example({"replaced": {UP: "mlp"}, **LOSSES}),
-    ("environment", "casts, other library"): example({"digests": digests("weight"), **RELEASE}, BY_LIBRARY),
-    ("numerics", "casts, library"): example({"digests": digests("operands")}, BY_LIBRARY),
+    ("environment", "casts, other library"): example(
+        {"digests": build_digests(up="codes"), **RELEASE}, BY_LIBRARY
+    ),
+    ("numerics", "casts, library"): example({"digests": build_digests(up="operands")}, BY_LIBRARY),
     ("numerics", "casts, other kernel"): example(
-        {"digests": digests("weight operands"), "environment": environment(kernel="mine.casts:f")},
+        {
+            "digests": build_digests(up="codes scales operands"),
+            "environment": environment(kernel="mine.casts:f"),
+        },
         {"environment": environment(kernel="eager")},
     ),
-    ("conversion", "casts, whole model"): example({"digests": {"parameters": {"weight": "x"}}}, WHOLE),
-    ("conversion", "cast operands"): example({"digests": digests("operands", "operands"), **LOSSES}),
-    ("numerics", "cast weight"): example({"digests": digests("weight", "weight")}),
-    ("numerics", "casts, whole roles"): example({"digests": digests("weight operands"), **LOSSES}),
+    ("conversion", "casts, whole model"): example({"digests": {"parameters": build_digests()[Q]}}, WHOLE),
+    ("conversion", "cast operands"): example(
+        {"digests": build_digests(up="operands", q="operands"), **LOSSES}
+    ),
+    ("numerics", "cast weight"): example({"digests": build_digests(up="codes", q="scales")}),
+    ("numerics", "casts, whole roles"): example(
+        {"digests": build_digests(up="codes scales operands"), **LOSSES}
+    ),
     ("conversion", "casts"): example(
-        {"digests": digests(), **LOSSES},
+        {"digests": build_digests(), **LOSSES},
         {
             "replaced": {UP: "mlp", Q: "mlp"},
-            "digests": digests("weight operands"),
+            "digests": build_digests(up="codes scales operands"),
         },
     ),
+    ("conversion", "bytes"): example({"weight_bytes": 1}),
     ("environment", "drift, elsewhere, other versions"): example({**LOSSES, **ELSEWHERE, **TORCH}),
     ("environment", "drift, other library"): example({**DISTANCE, **RELEASE}, BY_LIBRARY),
     ("numerics", "elsewhere, losses"): example({**LOSSES, **ELSEWHERE}),
     ("numerics", "losses"): example({**LOSSES, **DISTANCE}),
+    ("tokens", "states"): full(
+        fingerprints={**FULL.fingerprints, "states": "x"}, **layer(norm=0.03, size=0.4)
+    ),
+    ("environment", "elsewhere, finer drift, other versions"): full(**layer(norm=0.03), **ELSEWHERE, **TORCH),
+    ("environment", "finer drift, other library"): (
+        replace(FULL, **BY_LIBRARY, **RELEASE, **layer(norm=0.03)),
+        replace(FULL, **BY_LIBRARY),
+        WIDE,
+    ),
+    ("reference", "layers: places"): full(sublayers={"layers.0.mlp": ERROR}),
+    ("reference", "layers: size"): full(**layer(norm=0.03, size=0.4)),
+    ("numerics", "layers"): full(**layer(norm=0.03), **DISTANCE, **predicted(sequence_entropies=[3.0] * 4)),
     ("numerics", "KL, elsewhere"): example({**DISTANCE, **ELSEWHERE}),
     ("reference", "KL"): example(DISTANCE),
+    ("reference", "entropy"): full(**predicted(sequence_entropies=[3.0] * 4)),
+    ("reference", "top-1"): full(top1_agreement=0.5),
+    ("numerics", "counts"): full(**counted()),
+    ("reference", "estimates"): full(**predicted(sequence_k3=[0.5] * 4)),
+    ("gate", "figures"): full(counters=None, absent={"counters": "nobody knows"}),
     ("gate", "metrics"): example({"metrics": {"own": [1.0, 1.0, 1.0, 1.0]}}),
     ("budget", "no baseline, over budget"): example({}, budget=TIGHT, new=True),
     ("budget", "accepted too, over budget"): example({}, budget=TIGHT),
@@ -169,19 +216,66 @@ def test_every_link_has_rows() -> None:
     assert {row.link for row in table()} == set(LINKS)
 
 
-@pytest.mark.parametrize(
-    "name",
-    sorted({check.key for one in EXAMPLES.values() for check in judge(*one).checks}),
-)
+#: For each check that can be made, what makes it fail; others may with it.
+FAILING: dict[str, tuple[Record, Record | None, Budget]] = {
+    "case": full(model="another"),
+    "corpus": full(corpus={"used": "pile"}),
+    **{name: full(fingerprints={**FULL.fingerprints, name: "x"}) for name in FULL.fingerprints},
+    "own samples": full(**SAMPLES),
+    "estimates": full(**predicted(sequence_k3=[0.5] * 4)),
+    "reference": full(**MOVED),
+    "bits": full(bit_equal=True),
+    "modules": full(replaced={UP: "mlp"}),
+    "bytes": full(weight_bytes=1),
+    "figures": full(counters=None),
+    **{f"cast {kind}": full(digests=build_digests(q=kind)) for kind in ("codes", "scales", "operands")},
+    "KL budget": (FULL, FULL, TIGHT),
+    "rise budget": (FULL, FULL, Budget(kl=1.0, rise=0.0)),
+    "losses": full(**LOSSES),
+    "KL": full(**DISTANCE),
+    "entropy": full(**predicted(sequence_entropies=[3.0] * 4)),
+    "top-1": full(top1_agreement=0.5),
+    "layers: places": full(sublayers={}),
+    **{
+        f"layers: {name}": full(**layer(**{name: (1, 2, 3, 4) if name == "sketch" else 1.0}))
+        for name in FIGURES
+    },
+    "counts": full(**counted()),
+    "metrics": full(metrics={"own": [2.0] * 4}),
+}
+
+
+def test_every_check_is_made_to_fail() -> None:
+    assert {check.key for check in judge(FULL, FULL, WIDE).checks} == FAILING.keys()
+    for name, one in FAILING.items():
+        assert name in {check.key for check in judge(*one).failures}
+
+
+@pytest.mark.parametrize("name", FAILING)
+@pytest.mark.parametrize("elsewhere", [{}, ELSEWHERE], ids=["here", "elsewhere"])
+def test_whatever_fails_has_a_cause(name: str, elsewhere: dict[str, Any]) -> None:
+    record, baseline, budget = FAILING[name]
+    record = replace(record, **elsewhere)
+    verdict = judge(record, baseline, budget)
+    if name not in {check.key for check in verdict.failures}:
+        assert elsewhere, "it fails here"  # another machine's noise is not known
+        assert name == "metrics"
+        return
+    assert cause(verdict, record, baseline).link in LINKS
+
+
+@pytest.mark.parametrize("name", FAILING)
 def test_every_check_that_fails_alone_has_a_cause(name: str) -> None:
     """Whatever else is known: there is a row that asks for this check and nothing more."""
     implied = {
-        "cast weight": {"casts"},
+        "cast codes": {"cast weight", "casts"},
+        "cast scales": {"cast weight", "casts"},
         "cast operands": {"casts"},
         "KL budget": {"over budget"},
         "rise budget": {"over budget"},
     }
-    assert any(row.when <= {name} | implied.get(name, set()) and not row.unless for row in table())
+    known = {name} | implied.get(name, {"layers"} if name.startswith("layers: ") else set())
+    assert any(row.when <= known and not row.unless for row in table())
 
 
 def test_a_green_case_has_none() -> None:
@@ -204,14 +298,27 @@ def test_what_differs_is_named() -> None:
     assert "take 65,536 bytes, accepted 131,072" in answer(
         {"fingerprints": fingerprints(weights="x"), "original_bytes": 65_536}
     )
-    assert answer({"digests": digests("weight operands")}).endswith("in every module of mlp")
+    assert answer({"digests": build_digests(up="codes scales operands")}).endswith("in every module of mlp")
 
 
 def test_a_version_explains_only_what_it_may() -> None:
     """Another torch is no excuse for other casts of ours, nor for a drift where products are bit-equal."""
-    assert answer({"digests": digests("weight operands"), **TORCH}).startswith("numerics")
+    assert answer({"digests": build_digests(up="codes scales operands"), **TORCH}).startswith("numerics")
     assert answer({**LOSSES, **TORCH}).startswith("numerics")
     assert answer({"replaced": {UP: "mlp"}, **RENAMED}).startswith("conversion")
+
+
+def test_where_losses_moved_finer_figures_change_no_answer() -> None:
+    finer = {
+        **layer(norm=0.03),
+        **counted(),
+        **predicted(sequence_entropies=[3.0] * 4),
+        "top1_agreement": 0.5,
+    }
+    for machine in ({}, ELSEWHERE, {**ELSEWHERE, **TORCH}):
+        plain, more = (full(**LOSSES, **changes, **machine) for changes in ({}, finer))
+        assert cause(judge(*plain), *plain[:2]) == cause(judge(*more), *more[:2])
+        assert len(judge(*more).failures) > len(judge(*plain).failures)
 
 
 @pytest.mark.parametrize("budget", [TIGHT, Budget(kl=1.0, rise=0.0001)], ids=["kl", "rise"])

@@ -142,6 +142,7 @@ def test_a_baseline_is_read_once_and_a_record_judged_once(
             recentre=False,
             accept_command="pytest --snapshot-update",
             measure_noise=lambda: pytest.fail("no noise was to be measured"),
+            keep_inputs=lambda: pytest.fail("nothing was to be kept"),
         )
     assert result.outcome is outcome
     assert calls == {"judge": 1, "decode": 1}

@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 from sample_predictions import build_predictions
+from sample_record import build_record
 
 from mxcheck.gate.baseline import read
-from mxcheck.gate.figures import check_figures, check_predictions
+from mxcheck.gate.figures import check_figures
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.record import Record
 
@@ -21,7 +23,26 @@ BASELINES = Path(__file__).parents[3] / "baselines"
 
 @pytest.fixture
 def accepted() -> Record:
-    return read(BASELINES / "ref-llama" / "fp8_e4m3-B.json")
+    """64 sequences of 255 tokens each, and figures that follow from theirs."""
+    reference = [2.0 + 0.01 * (index % 7) for index in range(64)]
+    kl = [0.003 + 0.0001 * (index % 5) for index in range(64)]
+    losses = [loss + distance for loss, distance in zip(reference, kl, strict=True)]
+    return build_record(
+        scored_tokens=64 * 255,
+        reference_losses=reference,
+        reference_entropies=reference,
+        sequence_losses=losses,
+        sequence_kl=kl,
+        reference_cross_entropy=fmean(reference),
+        reference_entropy=fmean(reference),
+        cross_entropy=fmean(losses),
+        perplexity=math.exp(fmean(losses)),
+        kl=fmean(kl),
+    )
+
+
+def with_predictions(record: Record, found: Predictions) -> Record:
+    return replace(record, predictions=found, absent={})
 
 
 @pytest.mark.parametrize(
@@ -56,11 +77,20 @@ def test_a_ruined_model_does_not_contradict_itself(accepted: Record) -> None:
     check_figures(replace(accepted, sequence_losses=losses, cross_entropy=1e4, perplexity=math.inf))
 
 
+@pytest.mark.parametrize("name", ["kl", "top1_agreement"])
+def test_a_figure_that_is_absent_contradicts_nothing(accepted: Record, name: str) -> None:
+    """But for a figure that its predictions give."""
+    check_figures(replace(accepted, **{name: None}))
+    lost = replace(with_predictions(accepted, build_predictions(accepted)), **{name: None})
+    with pytest.raises(ValueError, match=r"the record contradicts itself: .* None, mean of its "):
+        check_figures(lost)
+
+
 # The predictions of a record
 
 
 def test_predictions_that_add_up(accepted: Record) -> None:
-    check_predictions(build_predictions(accepted), accepted)
+    check_figures(with_predictions(accepted, build_predictions(accepted)))
 
 
 def test_predictions_of_a_case_that_is_its_reference(accepted: Record) -> None:
@@ -80,9 +110,9 @@ def test_predictions_of_a_case_that_is_its_reference(accepted: Record) -> None:
         probability_change_rms=0.0,
         probability_change_percentiles=no_change,
     )
-    check_predictions(found, same)
+    check_figures(with_predictions(same, found))
     with pytest.raises(ValueError, match="bit-equal to the reference, yet k3, a percentile of the KL or "):
-        check_predictions(replace(found, sequence_k3=[1e-9, *zeros[1:]]), same)
+        check_figures(with_predictions(same, replace(found, sequence_k3=[1e-9, *zeros[1:]])))
 
 
 def _with(percentiles: dict[str, float], **changed: float) -> dict[str, float]:
@@ -148,4 +178,4 @@ def test_a_prediction_figure_that_does_not_follow_from_the_others(
 ) -> None:
     found = build_predictions(accepted)
     with pytest.raises(ValueError, match=rf"the record contradicts itself: {message}"):
-        check_predictions(replace(found, **change(found, accepted)), accepted)
+        check_figures(with_predictions(accepted, replace(found, **change(found, accepted))))

@@ -7,17 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sample_record import build_full_record
 
 from mxcheck.gate.case import Case
-from mxcheck.gate.record import Record, record_from_dict
+from mxcheck.gate.record import OPTIONAL, Record, record_from_dict
 
 MakeRecord = Callable[..., Record]
 
 
 @pytest.mark.parametrize("changes", [pytest.param({}, id="noise"), pytest.param({"noise": None}, id="none")])
 def test_round_trip_through_json(make_record: MakeRecord, changes: dict[str, Any]) -> None:
-    record = make_record(**changes)
-    assert record_from_dict(json.loads(json.dumps(record.as_dict()))) == record
+    for record in (make_record(**changes), build_full_record(**changes)):
+        assert record_from_dict(json.loads(json.dumps(record.as_dict()))) == record
+        assert record_from_dict(record.as_dict()) == record
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,40 @@ def test_missing_and_unknown_fields_are_named(make_record: MakeRecord) -> None:
     data["kll"] = 0.1
     with pytest.raises(ValueError, match=r"missing fields: \['entropy', 'kl'\], unknown fields: \['kll'\]"):
         record_from_dict(data)
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_figure_is_absent_with_a_reason_or_there(name: str) -> None:
+    record = build_full_record()
+    lost = {**record.as_dict(), name: None}
+    with pytest.raises(ValueError, match=rf"^{name} is absent without a reason$"):
+        record_from_dict(lost)
+    with pytest.raises(ValueError, match=rf"^{name} is there, and absent too$"):
+        record_from_dict({**record.as_dict(), "absent": {name: "a reason"}})
+    back = record_from_dict({**lost, "absent": {name: "a reason"}})
+    assert (getattr(back, name), back.absent) == (None, {name: "a reason"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "else"}, "kind must be one of recipe, .*, got 'else'"),
+        ({"kl": "0.1"}, "kl must be float or None or int, got '0.1'"),
+        ({"predictions": {}}, "predictions: missing fields"),
+        ({"predictions": []}, r"predictions must be dict or None, got \[\]"),
+        ({"sublayers": {"a": {}}}, "a: missing fields"),
+        ({"counters": {}}, "counters: missing"),
+        ({"digests": {"a": {"weight": "x"}}}, "digests of a must be of codes, scales or operands"),
+        ({"digests": {"a": {"codes": "x"}}}, "a digest must be a table of rows and groups, got 'x'"),
+        ({"noise": {"environments": []}}, "missing fields: "),
+    ],
+)
+def test_a_spoilt_record_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        record_from_dict({**build_full_record().as_dict(), **change})
+
+
+def test_the_kl_is_given_or_the_reason_is() -> None:
+    assert build_full_record().exact_kl == (0.001, [0.001, 0.0011, 0.0009, 0.001])
+    with pytest.raises(ValueError, match="ref-llama-fp8_e4m3-B has no KL: an engine tells no logits"):
+        _ = build_full_record(kl=None, absent={"kl": "an engine tells no logits"}).exact_kl

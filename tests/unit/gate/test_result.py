@@ -17,7 +17,7 @@ from mxcheck.gate.result import CaseResult, Outcome, all_green, result_from_dict
 from mxcheck.gate.verdict import Check
 
 CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
-CASTS = Check(step=4, key="cast weight", passed=False, message="bits")
+CASTS = Check(step=4, key="cast codes", passed=False, message="bits")
 LOSSES = Check(step=6, key="losses", passed=False, message="moved")
 FULL = CaseResult(
     case=CASE,

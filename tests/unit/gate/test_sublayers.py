@@ -108,9 +108,9 @@ def test_other_places_are_one_failure_and_nothing_else_is_compared() -> None:
     added = check_sublayers({**PLACES, "layers.9.mlp": ERROR}, PLACES, same_arithmetic=True, noise=None)
 
     assert lost == [
-        ("layers", False, "no longer measured: layers.3.attention, layers.3.layer, layers.3.mlp"),
+        ("places", False, "no longer measured: layers.3.attention, layers.3.layer, layers.3.mlp"),
     ]
-    assert added == [("layers", False, "newly measured: layers.9.mlp")]
+    assert added == [("places", False, "newly measured: layers.9.mlp")]
     assert [passed for _, passed, _ in check_sublayers({}, {}, same_arithmetic=True, noise=None)] == [False]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sample_record import CASTS
+from sample_record import CASTS, UP, Q, build_digests
 
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.record import Record
@@ -33,18 +33,17 @@ def test_a_record_passes_against_itself(make_record: MakeRecord) -> None:
     assert verdict.failures == ()
     assert verdict.failed_steps == ()
     steps = [check.step for check in verdict.checks]
-    # recipe, corpus, three fingerprints; z, drift; bits, modules; weights, operands; KL, rise; drifts
-    assert steps == [1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    # recipe, corpus, three fingerprints; z, drift; bits, modules, bytes, figures; codes, scales, operands;
+    # KL, rise; losses, KL, top-1
+    assert steps == [1, 1, 1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 5, 6, 6, 6]
 
 
-def test_environment_and_sqnr_are_not_compared(make_record: MakeRecord) -> None:
-    record = make_record(environment={"torch": "3"}, sqnr={"layers.0.up": 1.0}, noise=None)
+def test_environment_and_noise_are_not_compared(make_record: MakeRecord) -> None:
+    record = make_record(environment={"torch": "3"}, noise=None)
     assert judge(record, make_record(), WIDE).passed
 
 
-UP, Q = "layers.0.up", "layers.0.q"
-OTHER_WEIGHT = {UP: {"weight": "x", "operands": "e1"}, Q: {"weight": "d2", "operands": "e2"}}
-OTHER_OPERANDS = {UP: {"weight": "d1", "operands": "e1"}, Q: {"weight": "d2", "operands": "x"}}
+OTHER_WEIGHT, OTHER_OPERANDS = build_digests(up="codes"), build_digests(q="operands")
 
 
 @pytest.mark.parametrize(
@@ -112,15 +111,27 @@ OTHER_OPERANDS = {UP: {"weight": "d1", "operands": "e1"}, Q: {"weight": "d2", "o
             {"digests": OTHER_WEIGHT},
             WIDE,
             4,
-            f"quantized weights changed bits in 1 of 2 modules: {UP}",
-            id="weights-cast",
+            f"codes of the quantized weights changed bits in 1 of 2 modules: {UP} (rows 32 to 63 of 64)",
+            id="codes",
+        ),
+        pytest.param(
+            {"digests": build_digests(up="scales")},
+            WIDE,
+            4,
+            f"scales of the quantized weights changed bits in 1 of 2 modules: {UP} (rows 32 to 63 of 64)",
+            id="scales",
         ),
         pytest.param(
             {"digests": OTHER_OPERANDS},
             WIDE,
             4,
-            f"operands of the products (fixed activation probe) changed bits in 1 of 2 modules: {Q}",
+            f"operands of the products (fixed activation probe) changed bits in 1 of 2 modules: {Q} "
+            "(operands 1 of 2)",
             id="activations-cast",
+        ),
+        pytest.param({"weight_bytes": 1}, WIDE, 3, "weight_bytes is 1, accepted 33792", id="bytes"),
+        pytest.param(
+            {"original_bytes": 1}, WIDE, 3, "original_bytes is 1, accepted 131072", id="original-bytes"
         ),
         pytest.param({}, Budget(kl=0.0009, rise=1.0), 5, "KL to the reference 0.001000", id="kl-budget"),
         pytest.param({}, Budget(kl=1.0, rise=0.0014), 5, "rise of the cross-entropy", id="rise-budget"),
@@ -293,14 +304,9 @@ def test_the_same_reason_is_no_change(make_record: MakeRecord) -> None:
 
 
 def test_a_module_that_a_library_no_longer_takes_is_named_as_such(make_record: MakeRecord) -> None:
-    record = make_record(replaced={UP: "mlp"}, unconverted={Q: WIDTH}, digests={UP: OTHER_OPERANDS[UP]})
+    record = make_record(replaced={UP: "mlp"}, unconverted={Q: WIDTH}, digests=ONE_LOST)
     (check,) = judge(record, make_record(), WIDE).failures
     assert (check.step, check.message) == (3, f"no longer quantized: {Q}")
-
-
-def test_weight_bytes_are_not_compared(make_record: MakeRecord) -> None:
-    """What weights take follows from recipe and digests."""
-    assert judge(make_record(weight_bytes=1), make_record(), WIDE).passed
 
 
 def test_a_recipe_that_may_or_may_not_change_bits_asserts_neither(make_record: MakeRecord) -> None:
@@ -348,17 +354,17 @@ def test_z_without_spread(make_record: MakeRecord, gap: float, z: float) -> None
 
 # Step 4: the casts
 
-ONE_LOST = {UP: OTHER_OPERANDS[UP]}
-HALF_LOST = {UP: {"weight": "d1"}, Q: OTHER_OPERANDS[Q] | {"operands": "e2"}}
+ONE_LOST = {UP: build_digests()[UP]}
+HALF_LOST = {**build_digests(), UP: {"codes": build_digests()[UP]["codes"]}}
 
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["record", "baseline"])
 @pytest.mark.parametrize(
     ("digests", "counts"),
     [
-        pytest.param({}, [2, 2], id="all"),
-        pytest.param(ONE_LOST, [1, 1], id="one-module"),
-        pytest.param(HALF_LOST, [1], id="operands-of-one-module"),
+        pytest.param({}, [2, 2, 2], id="all"),
+        pytest.param(ONE_LOST, [1, 1, 1], id="one-module"),
+        pytest.param(HALF_LOST, [1, 1], id="scales-and-operands-of-one-module"),
     ],
 )
 def test_a_replaced_module_without_a_digest_fails(
@@ -369,10 +375,11 @@ def test_a_replaced_module_without_a_digest_fails(
     assert verdict.failed_steps == (4,)
     for check, count in zip(verdict.failures, counts, strict=True):
         assert f"changed bits in {count} of 2 modules" in check.message
+        assert f"({'now' if swapped else 'then'} only)" in check.message
 
 
 def test_a_whole_model_stage_without_a_digest_fails(make_record: MakeRecord) -> None:
-    whole = make_record(replaced={}, digests={"parameters": {"weight": "d"}})
+    whole = make_record(replaced={}, digests={"parameters": ONE_LOST[UP]})
     lost = make_record(replaced={}, digests={})
     assert judge(whole, whole, WIDE).passed
     assert judge(lost, whole, WIDE).failed_steps == (4,)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sample_record import build_record
+from sample_record import COUNTS, ERROR, Q, build_digests, build_full_record, build_record
 
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.record import Record
+from mxcheck.gate.sublayers import SublayerError
 from mxcheck.gate.verdict import judge
-from mxcheck.reporting.failure import environment_differences, failure_message, worst_modules
+from mxcheck.reporting.failure import (
+    count_changes,
+    environment_differences,
+    failure_message,
+    worst_layers,
+)
 
 WIDE = Budget(kl=1.0, rise=1.0)
 ACCEPT = "pytest --mx-models ref-llama -k ref-llama-fp8_e4m3-B --snapshot-update"
@@ -42,10 +49,10 @@ def test_nor_where_the_records_are_not_comparable() -> None:
 
 
 def test_first_line_names_case_step_module_and_the_last_one_what_to_type() -> None:
-    digests = {**build_record().digests, "layers.0.q": {"weight": "x", "operands": "e2"}}
-    lines = message(build_record(digests=digests), build_record())
+    lines = message(build_record(digests=build_digests(q="codes")), build_record())
     assert lines[0] == (
-        "ref-llama-fp8_e4m3-B: step 4 (casts): quantized weights changed bits in 1 of 2 modules: layers.0.q"
+        "ref-llama-fp8_e4m3-B: step 4 (casts): codes of the quantized weights changed bits in 1 of 2 "
+        "modules: layers.0.q (rows 32 to 63 of 64)"
     )
     assert lines[-1] == f"  if the change is meant, accept it with: {ACCEPT}"
     assert not any("also step" in line for line in lines)
@@ -113,8 +120,7 @@ def test_the_other_failures_follow_the_first() -> None:
 
 
 def test_the_cause_follows_what_failed() -> None:
-    digests = {**build_record().digests, "layers.0.q": {"weight": "d2", "operands": "x"}}
-    record = build_record(digests=digests, sequence_kl=[0.002, 0.0011, 0.0009, 0.001])
+    record = build_record(digests=build_digests(q="operands"), sequence_kl=[0.002, 0.0011, 0.0009, 0.001])
     lines = message(record, build_record())
     assert lines[1].startswith("  also step 6 (drift): KL")
     assert lines[2:4] == [
@@ -155,32 +161,74 @@ def test_without_a_baseline_nothing_is_compared() -> None:
     assert lines == [
         "ref-llama-fp8_e4m3-B: step 5 (budget): KL to the reference 0.001000 nats/token, budget 0",
         "  cause: budget: the case costs more than its budget, and no baseline says whether it always did",
-        "  look first at: the modules of lowest SQNR; for a new model, a budget of its own (docs/gate.md)",
-        "  lowest SQNR: layers.0.q 29.5 dB",
-        "  lowest SQNR: layers.0.up 31.2 dB",
+        "  look first at: layers of the largest error; for a new model, a budget of its own (docs/gate.md)",
         "  no update accepts this: it fails without any baseline",
         "  a budget of your own is given with --mx-budgets FILE (docs/gate.md)",
     ]
 
 
-def test_worst_modules_are_those_that_lost_most_then_the_lowest() -> None:
-    before = {"a": 30.0, "b": 20.0, "c": 40.0, "d": 10.0, "e": 25.0, "f": 50.0}
-    now = {"a": 29.0, "b": 20.0, "c": 30.0, "d": 10.0, "e": 26.0, "g": 15.0}
-    texts = worst_modules(build_record(sqnr=now), build_record(sqnr=before))
+def places(**errors: SublayerError) -> dict[str, SublayerError]:
+    return {f"layers.{place}.mlp": error for place, error in errors.items()}
+
+
+WAS = "accepted 2 %, -4.00e-03; error vector moved by"
+
+
+def test_the_worst_layers_are_those_whose_error_turned_most_then_the_largest() -> None:
+    before = places(a=ERROR, b=ERROR, c=ERROR, d=replace(ERROR, norm=0.5), e=ERROR, f=ERROR)
+    now = {
+        **before,
+        **places(b=replace(ERROR, sketch=(800, 600, 0, 0)), c=replace(ERROR, sketch=(600, -700, 0, 0))),
+        **places(a=replace(ERROR, norm=0.03, gain=0.01), g=replace(ERROR, norm=0.4)),
+        "layers.b.layer": replace(ERROR, norm=9.0),
+    }
+    texts = worst_layers(build_full_record(sublayers=now), build_full_record(sublayers=before))
     assert texts == [
-        "c 30.0 dB (accepted 40.0 dB)",
-        "a 29.0 dB (accepted 30.0 dB)",
-        "d 10.0 dB (accepted 10.0 dB)",
-        "g 15.0 dB",
-        "b 20.0 dB (accepted 20.0 dB)",
+        f"layers: layers.b.mlp: error 2 % of its update, gain -4.00e-03 ({WAS} 141 %)",
+        f"layers: layers.c.mlp: error 2 % of its update, gain -4.00e-03 ({WAS} 10 %)",
+        f"layers: layers.d.mlp: error 50 % of its update, gain -4.00e-03 ({WAS.replace('2 %', '50 %')} 0 %)",
+        "layers: layers.g.mlp: error 40 % of its update, gain -4.00e-03",
+        f"layers: layers.a.mlp: error 3 % of its update, gain +1.00e-02 ({WAS} 0 %)",
     ]
 
 
-def test_worst_modules_without_a_baseline_are_the_lowest() -> None:
-    sqnr = {f"m{level}": float(level) for level in (30, 10, 60, 20, 50, 40)}
-    texts = worst_modules(build_record(sqnr=sqnr), None)
-    assert texts == ["m10 10.0 dB", "m20 20.0 dB", "m30 30.0 dB", "m40 40.0 dB", "m50 50.0 dB"]
+def test_without_a_baseline_the_worst_layers_are_those_of_the_largest_error() -> None:
+    now = {f"layers.{n}.attention": replace(ERROR, norm=n / 100) for n in (3, 1, 6, 2, 5, 4)}
+    for baseline in (None, build_record()):
+        texts = worst_layers(build_full_record(sublayers=now), baseline)
+        assert [text.split()[1] for text in texts] == [f"layers.{n}.attention:" for n in (6, 5, 4, 3, 2)]
+        assert texts[0] == "layers: layers.6.attention: error 6 % of its update, gain -4.00e-03"
 
 
-def test_a_model_without_sqnr_has_no_worst_modules() -> None:
-    assert worst_modules(build_record(sqnr={}), build_record()) == []
+def test_a_case_without_layers_has_no_worst_ones() -> None:
+    assert worst_layers(build_record(), None) == []
+    assert worst_layers(build_record(), build_full_record()) == []
+
+
+def test_what_the_casts_did_otherwise_is_told_and_the_rest_is_not() -> None:
+    accepted = build_full_record()
+    assert accepted.counters is not None
+    counts = replace(COUNTS, saturated=3200, flushed=0, top=0, zero_blocks=0)
+    operands = {**accepted.counters.operands, Q: {"weights": COUNTS, "activations": counts}}
+    record = build_full_record(counters=replace(accepted.counters, operands=operands))
+    assert count_changes(accepted, accepted) == []
+    assert count_changes(record, None) == count_changes(record, build_record()) == []
+    assert count_changes(record, accepted) == [
+        f"counts: 100 % of activations of {Q} saturated (accepted 1 %)",
+        f"counts: activations of {Q}: 0 blocks are zero (accepted 10)",
+        f"counts: 0 % of activations of {Q} took the largest code (accepted 3 %)",
+    ]
+
+
+def test_the_message_has_layers_and_counts_after_the_cause() -> None:
+    accepted = build_full_record()
+    assert accepted.sublayers is not None
+    moved = {**accepted.sublayers, "layers.0.mlp": replace(ERROR, norm=0.03)}
+    lines = message(build_full_record(sublayers=moved), accepted)
+    assert lines[0].endswith("worst by 5.00e-01 (bound 1.00e-09): layers.0.mlp 0.02 → 0.03")
+    assert lines[1].startswith("  cause: numerics: casts of the probe and losses are the accepted ones")
+    assert lines[3:] == [
+        f"  layers: layers.0.mlp: error 3 % of its update, gain -4.00e-03 ({WAS} 0 %)",
+        f"  layers: layers.0.attention: error 2 % of its update, gain -4.00e-03 ({WAS} 0 %)",
+        f"  if the change is meant, accept it with: {ACCEPT}",
+    ]

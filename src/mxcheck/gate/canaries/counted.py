@@ -1,6 +1,6 @@
 """Canaries of step 6: what the casts did. Their numbers are written down as those of `drifts` are.
 
-In `healthy` an operand has 3200 elements in 100 blocks. On another machine 5 % of these may fare otherwise: 160
+In `healthy` an operand has 3200 elements in 100 blocks. On another machine 5 % may fare otherwise: 160
 elements, 5 blocks, and of the 200 rows of two experts 10. Of weights none may.
 """
 

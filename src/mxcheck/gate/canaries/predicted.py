@@ -39,7 +39,8 @@ def _k3(*values: float) -> dict[str, Any]:
     return _predictions(sequence_k3=moved(KL, *values))
 
 
-# Step 2. Of k3 that scatters by 0.001 about the rise the standard error is 2.6e-4; 10.7 of them may be: 2.75e-3.
+# Step 2. Of k3 that scatters by 0.001 about the rise the standard error is 2.6e-4. Of these 10.7 may be:
+# 2.75e-3.
 _COARSE = {"kl": 0.3, "sequence_kl": [0.3] * 16}
 _FINE = {"kl": 0.1, "sequence_kl": [0.1] * 16, "sequence_losses": moved(REFERENCE, 0.11, 0.09)}
 _WITHOUT_KL = {"kl": None, "sequence_kl": None, "absent": dict.fromkeys(("kl", "sequence_kl"), "a canary")}
