@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from sample_record import NOISE, build_full_record
 
-from mxcheck.gate.baseline import BaselineError, encode, seal_of
+from mxcheck.gate.baseline import BaselineError, decode, encode, seal_of
+from mxcheck.gate.budget import Budget
 from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.earlier import Earlier, extended, extension, read_earlier
 from mxcheck.gate.record import Record
+from mxcheck.gate.verdict import judge
 
 #: What is measured now: every figure, and a fingerprint of the states that layers start from.
 NOW = build_full_record(
@@ -260,7 +262,7 @@ def test_a_sealed_file_of_other_fields_is_refused(
     assert words in message
 
 
-@pytest.mark.parametrize("name", FIELDS + ["noise"])
+@pytest.mark.parametrize("name", [*FIELDS, "noise"])
 def test_a_sealed_file_without_a_field_is_refused(tmp_path: Path, name: str) -> None:
     data = contents()
     del data[name]
@@ -270,10 +272,6 @@ def test_a_sealed_file_without_a_field_is_refused(tmp_path: Path, name: str) -> 
 
 
 def test_an_extended_record_is_a_baseline_that_its_case_passes(write: Callable[..., Path]) -> None:
-    from mxcheck.gate.baseline import decode
-    from mxcheck.gate.budget import Budget
-    from mxcheck.gate.verdict import judge
-
     text = encode(extended(earlier(write()), NOW, MEASURED))
     accepted: Record = decode(text, where="x")
     assert judge(NOW, accepted, Budget(kl=1.0, rise=1.0)).passed
