@@ -158,6 +158,12 @@ def _nan(figure: str) -> dict[str, SublayerError]:
 
 _LOST: dict[str, Any] = {"sublayers": None, "absent": {**HEALTHY.absent, "sublayers": "a canary"}}
 PLACES = (
+    bad(
+        "layers-three",
+        "the norm of three places of four, by twice what the median place may",
+        6,
+        **elsewhere(NO_NOISE, sublayers={**_everywhere("norm", 4e-5), _OTHER: LAYERS[_OTHER]}),
+    ),
     *(
         bad(f"layers-{figure}-not-a-number", f"{figure} of one place is NaN", 6, sublayers=_nan(figure))
         for figure in BOUNDS
