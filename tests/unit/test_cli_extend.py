@@ -284,6 +284,10 @@ def _another_model(data: dict[str, Any]) -> None:
     data["model"] = "my-model"
 
 
+def _another_recipe(data: dict[str, Any]) -> None:
+    data["recipe"]["elementwise"] = {"format": "fp9"}
+
+
 def _another_text(data: dict[str, Any]) -> None:
     data["corpus"] = {"used": "wikitext", "block_length": 48}
 
@@ -294,13 +298,14 @@ def _another_text(data: dict[str, Any]) -> None:
     [
         ("my-model/bf16.json", _another_model, "where my-model lies is not known; give its directory"),
         ("ref-llama/bf16.json", _another_text, "it was measured on wikitext; accept it anew with the same"),
+        ("ref-llama/bf16.json", _another_recipe, "its recipe cannot be made any more: "),
         (
             "ref-llama/bf16@cuda-sm90.json",
             lambda _: None,
             "accepted on a device of another class; accept it anew there",
         ),
     ],
-    ids=["model", "text", "device"],
+    ids=["model", "text", "recipe", "device"],
 )
 def test_what_cannot_be_measured_here_is_refused_with_its_reason(
     capsys: pytest.CaptureFixture[str], records: dict[Case, Record], name: str, change: Change, why: str
