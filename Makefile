@@ -15,11 +15,13 @@ STEPS ?= $(EVERYTHING)
 HANG ?= 3600
 # Say cuda where a GPU is meant: auto takes the CPU where there is none, and is green.
 DEVICE ?= auto
+# The Python of a GPU machine, with its torch: no .venv is made there. Options of tools/gpu_check.py in GPU_ARGS.
+GPU_PYTHON ?= python3
 # pip must not look at anything but the pinned versions, and the run itself must not look at the network.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive sensitivity false-alarms baselines budgets clean
+.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive sensitivity false-alarms gpu-wheels gpu-check baselines budgets clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +81,12 @@ sensitivity: $(STAMP) ## put every fault of the catalogue into the running code;
 
 false-alarms: $(STAMP) ## the gate in honest environments; OTHER_PYTHON=FILE adds another torch; stop it at will, it goes on
 	$(OFFLINE) $(BIN)/mxcheck false-alarms --jobs 2 --state build/false-alarms --summary docs/false-alarms.md $(if $(OTHER_PYTHON),--other-python $(OTHER_PYTHON))
+
+gpu-wheels: $(STAMP) ## collect what a bare GPU machine lacks into build/gpu-wheels, to be brought there
+	$(BIN)/python tools/gpu_wheels.py
+
+gpu-check: ## six minutes on one GPU, by GPU_PYTHON=python3 as it is there; writes build/gpu-check/gpu.json
+	$(GPU_PYTHON) tools/gpu_check.py $(GPU_ARGS)
 
 baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
 	$(OFFLINE) $(BIN)/pytest tests/models -n auto $(EVERYTHING) --snapshot-update

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -89,7 +90,8 @@ def digest(*tensors: Tensor, most_groups: int = MOST_GROUPS) -> Digest:
     first = 0
     for tensor in tensors:
         for matrix in _matrices(tensor.detach().resolve_conj().resolve_neg()):
-            for band in torch.split(matrix, _BAND):
+            for start in range(0, matrix.shape[0], _BAND):
+                band = matrix[start : start + _BAND]
                 add_to_groups(sums, sums_of_rows(band), first, size)
                 first += band.shape[0]
     return Digest(rows=rows, groups=tuple(map(_hexadecimal, sums.T)))
@@ -102,9 +104,9 @@ def text_digest(text: str) -> str:
 
 def keys(level: int, start: int, count: int) -> Numbers:
     """The keys [LANES, count] of a level's positions from `start`: the numbers of SplitMix64, seed 0."""
-    streams = np.arange(level, level + LANES, dtype=np.uint64)[:, None] << np.uint64(_STREAM_BITS)
+    streams: Numbers = np.arange(level, level + LANES, dtype=np.uint64)[:, None]
     positions: Numbers = np.arange(start, start + count, dtype=np.uint64)
-    z: Numbers = (streams + positions).astype(np.uint64)
+    z = (streams << np.uint64(_STREAM_BITS)) + positions
     z = z * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -120,16 +122,15 @@ def sums_of_rows(x: Tensor, start: int = 0) -> Numbers:
     per_word = max(1, 4 // x.element_size())
     columns = max(1, _tile(x) // max(1, x.element_size() // 4)) * per_word
     sums = np.zeros((LANES, x.shape[0]), dtype=np.uint64)
+    compute = _row_sums_on(x.device)
     for column in range(0, x.shape[1], columns):
         part = x[:, column : column + columns]
         length = -(-part.shape[1] * x.element_size() // 4)
         of = torch.from_numpy(keys(ROW_LEVEL, start + column * x.element_size() // 4, length).view(np.int64))
         of = of.to(x.device)
-        found = [
-            _row_sums_on(x.device)(words, of)
-            for words in map(_words, torch.split(part, max(1, _tile(x) // length)))
-        ]
-        sums += torch.cat(found, dim=1).cpu().numpy().view(np.uint64)
+        height = max(1, _tile(x) // length)
+        found = [compute(_words(part[row : row + height]), of) for row in range(0, x.shape[0], height)]
+        sums += torch.cat(found, dim=1).cpu().numpy().view(np.uint64)  # together: a GPU is waited for once
     return sums
 
 
@@ -142,15 +143,14 @@ def add_to_groups(sums: Numbers, of_rows: Numbers, first: int, size: int) -> Non
         size: rows a group.
     """
     rows = of_rows.shape[1]
-    if not rows:
-        return
     words = (of_rows >> np.uint64(32)).T  # [rows, LANES]
     products = keys(GROUP_LEVEL, first * LANES, rows * LANES).reshape(LANES, rows, LANES) * words
-    group = np.arange(first, first + rows) // size
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
-    sums[:, group[starts]] += np.add.reduceat(products.sum(-1), starts, axis=1)
+    groups = range(first // size, (first + rows - 1) // size + 1)
+    starts = [max(0, group * size - first) for group in groups]
+    sums[:, groups.start : groups.stop] += np.add.reduceat(products.sum(-1), starts, axis=1)
 
 
+@lru_cache(maxsize=256)  # a model has few shapes
 def text_sums(text: str) -> Numbers:
     """What a text without NUL adds to each group, [LANES, 1]."""
     data = text.encode()
@@ -215,4 +215,4 @@ def _tile(x: Tensor) -> int:
 
 
 def _hexadecimal(sums: Numbers) -> str:
-    return "".join(f"{total >> 32:08x}" for total in sums.tolist())
+    return "{:08x}{:08x}".format(*(sums >> np.uint64(32)).tolist())

@@ -151,7 +151,7 @@ def _of_attention(conversion: Conversion) -> dict[str, Digest]:
 def digests(conversion: Conversion) -> dict[str, dict[str, Digest]]:
     """By module: the digests of its weights' `codes` and `scales`, one a row group, and of the `operands`
     that the probe brings to its products, one an operand (of several neighbours, where there are more than
-    16). For a whole-model stage, by parameter: `codes` are its elements as converted.
+    8). For a whole-model stage, by parameter: `codes` are its elements as converted.
     """
     found: dict[str, dict[str, Digest]]
     if conversion.modules:

@@ -114,7 +114,8 @@ class RunReport:
         if name is None or name not in self._by_id:
             return
         sent: Any = properties.get("mxcheck")
-        if sent is not None:
+        # Its teardown sends it again, whatever came of it since.
+        if sent is not None and report.when == "call":
             self._results[name] = result_from_dict(sent)
         result = self._results.get(name)
         if report.skipped and (result is None or result.outcome is not Outcome.SKIPPED):

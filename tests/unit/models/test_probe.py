@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch.overrides import TorchFunctionMode
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from mxcheck.kernels.api import fake_quantize
-from mxcheck.kernels.digest import Digest
+from mxcheck.kernels.digest import MOST_GROUPS, Digest, digest
 from mxcheck.models.convert import Conversion
 from mxcheck.models.load import LoadedModel
 from mxcheck.models.probe import digests, probe
+from mxcheck.models.products import storage
 from mxcheck.models.recipe import Operand, Recipe, recipe
 from mxcheck.models.zoo import REFERENCE_MODELS
 
@@ -299,3 +301,27 @@ def test_a_module_without_a_visible_product_is_an_error(
         match=r"^model\.layers\.1\.mlp\.down_proj \(Invisible\) makes no product .* \(linear, .*bmm\)",
     ):
         digests(conversion)
+
+
+@every_model
+def test_each_weight_is_digested_once(
+    name: str, reference_model: ReferenceModel, converted: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversion = converted(reference_model(name).model, recipe("fp8_e4m3", tier="B"))
+    weights = {
+        storage(parameter): (f"{module}.{key}", parameter.numel())
+        for module in conversion.replaced
+        for key, parameter in conversion.modules[module].module.named_parameters(recurse=False)
+    }
+    seen: Counter[str] = Counter()
+
+    def counted(*tensors: torch.Tensor, most_groups: int = MOST_GROUPS) -> Digest:
+        for tensor in tensors:
+            if storage(tensor) in weights:
+                seen[weights[storage(tensor)][0]] += tensor.numel()
+        return digest(*tensors, most_groups=most_groups)
+
+    monkeypatch.setattr("mxcheck.models.probe.digest", counted)
+    digests(conversion)
+
+    assert seen == dict(weights.values())

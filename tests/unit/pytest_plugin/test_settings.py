@@ -10,6 +10,7 @@ import pytest
 
 from mxcheck.evaluation.metrics import metric
 from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.run.measuring import Measuring
 
 Lay = Callable[..., Settings]
 
@@ -183,3 +184,16 @@ def test_a_report_folder_that_cannot_be(lay: Lay, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(pytest.UsageError, match=r"file is no directory; name a directory"):
         lay("--mx-report", f"{tmp_path}/file/below")
+
+
+def test_what_decides_a_record_is_all_of_it_handed_on(lay: Lay) -> None:
+    settings = lay(
+        *("--mx-max-samples", "7", "--mx-sequence-length", "9", "--mx-batch-size", "3", "--mx-dtype", "bf16"),
+        *("--mx-device", "cpu", "--mx-datasets", "prose", "--mx-trust-remote-code", "ref-llama"),
+        *("--mx-kernel", "gfloat", "--mx-precision", "fp8_e4m3", "--mx-baselines", "theirs"),
+    )
+    default = Measuring()
+    for name in Measuring.__slots__:
+        assert getattr(settings.measuring, name) == getattr(settings, name)
+        if name != "metrics":
+            assert getattr(settings, name) != getattr(default, name), f"{name} is not held by this test"
