@@ -39,7 +39,8 @@ def test_ties_away(accepted: Project) -> None:
     )
     steps, output = failed_steps(accepted, ATEN_CPU_CAPABILITY="default")
     assert steps == {4, 6}
-    assert "step 4 (casts): quantized weights changed bits in 28 of 28 modules" in output
+    assert "step 4 (casts): codes of the quantized weights changed bits in 28 of 28 modules" in output
+    assert "step 6 (drift): layers: signed gain" in output
     assert "this machine multiplies otherwise" in output
 
 
@@ -74,7 +75,9 @@ def test_one_layer_not_converted(accepted: Project) -> None:
 
 def test_blocks_along_the_wrong_axis(accepted: Project) -> None:
     accepted.replace(
-        "models/linear.py", "self.weight_bytes = reduction_axis(module)", "self.weight_bytes = -2"
+        "models/linear.py",
+        "axis, casts_of_weights = reduction_axis(module), ",
+        "axis, casts_of_weights = -2, ",
     )
     steps, _ = failed_steps(accepted)
     assert steps >= {4, 6}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 from gate_project import Project
+
+from mxcheck.evaluation.layer_states import load_states, save_states
 
 #: Few samples, so that the noise of a case is measured quickly; a part of the identity, hence of the names.
 FEW = ("--mx-models", "ref-llama", "--mx-precision", "bf16,fp8_e4m3,mxint8", "--mx-max-samples", "4")
@@ -21,6 +26,12 @@ def change_one_format(project: Project) -> None:
     )
 
 
+def states(project: Project) -> dict[str, bytes]:
+    """What layers start from, by file."""
+    found = {path.name: path for path in project.baselines.rglob("states-*")}
+    return {name: path.read_bytes() for name, path in found.items()}
+
+
 def changed_files(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
     assert before.keys() == after.keys()
     return {name for name in before if before[name] != after[name]}
@@ -32,6 +43,8 @@ def test_update_rewrites_what_changed_and_is_stable(project: Project, workers: s
     assert (run.code, set(run.verdicts().values())) == (0, {"accepted"}), run.output
     first = project.files()
     assert first.keys() == NAMES
+    kept = states(project)
+    assert len(kept) == 1, "one for all cases of a model, whichever worker came first"
 
     run = project.gate(*FEW, "-n", workers, "--snapshot-update")
     assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
@@ -50,6 +63,7 @@ def test_update_rewrites_what_changed_and_is_stable(project: Project, workers: s
     run = project.gate(*FEW, "-n", workers, "--snapshot-update")
     assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
     assert project.files() == second
+    assert states(project) == kept, "no update writes them anew"
     assert not list(project.baselines.rglob("*.part"))
 
 
@@ -123,3 +137,38 @@ def test_recentre_rewrites_within_tolerance_only(project: Project) -> None:
     done = project.run("-m", "mxcheck.cli", "baselines", "recentre", *narrow, **other)
     assert done.returncode == 1, done.stdout + done.stderr
     assert project.files() == recentred
+
+
+def test_what_layers_start_from_is_stored_at_the_first_acceptance_alone(project: Project) -> None:
+    """A run that accepts nothing stores nothing; where they are lost, this machine comes to the same ones."""
+    narrow = (
+        *("--mx-models", "ref-llama", "--mx-max-samples", "2", "--mx-tier", "A"),
+        *("--mx-precision", "mxint8"),
+    )
+    assert set(project.gate(*narrow).verdicts().values()) == {"FAIL missing"}
+    assert not project.baselines.exists()
+
+    assert project.gate(*narrow, "--snapshot-update").code == 0
+    kept = states(project)
+    ((name, data),) = kept.items()
+    path = project.baselines / "ref-llama" / name
+    path.unlink()
+    run = project.gate(*narrow)
+    assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
+    assert not states(project)
+
+    path.write_bytes(data[:-10])
+    run = project.gate(*narrow)
+    assert (run.code, set(run.verdicts().values())) == (1, {"ERROR"}), run.output
+    assert f"{path}: not a readable safetensors file" in run.output
+    assert "Traceback" not in run.output
+
+    # Others of the same weights: no figure of a layer could be compared.
+    path.write_bytes(data)
+    (file,) = project.files().values()
+    weights = json.loads(file)["fingerprints"]["weights"]
+    stored = load_states(path, weights=weights)
+    save_states(replace(stored, tokens=stored.tokens.flip(-1)), path, weights=weights)
+    run = project.gate(*narrow)
+    assert run.code == 1, run.output
+    assert "step 1 (inputs): states are not the accepted ones: " in run.output

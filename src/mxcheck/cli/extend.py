@@ -108,6 +108,10 @@ def _unmeasurable(earlier: Earlier, name: str, names: dict[str, str]) -> str:
         return f"it was measured on {record.corpus.get('used')}; accept it anew with the same --mx-datasets"
     if record.model not in names:
         return f"where {record.model} lies is not known; give its directory or hub id by --models"
+    try:
+        recipe_from_dict(record.recipe)
+    except (ValueError, TypeError, KeyError) as error:
+        return f"its recipe cannot be made any more: {error}; accept it anew with --snapshot-update"
     return ""
 
 

@@ -268,14 +268,21 @@ class Session:
 
     def keep_states(self, label: str) -> None:
         """Store what the resident model's layers start from, unless it is stored already: for the first case
-        that is accepted."""
-        from mxcheck.evaluation.layer_states import save_states
+        that is accepted. Raises ValueError where others were stored since the model was loaded."""
+        from mxcheck.evaluation.layer_states import load_states, save_states
 
         bench = self.resident(label)
+        if isinstance(bench.states, str):
+            return
         weights = bench.loaded.weights_fingerprint
         path = self.states_path(label, weights)
-        if not isinstance(bench.states, str) and not path.is_file():
+        if not path.is_file():
             save_states(bench.states, path, weights=weights)
+        elif load_states(path, weights=weights).digest != bench.states.digest:
+            raise ValueError(
+                f"{path} was written after {label} had been measured, from other states than its; "
+                f"nothing was accepted; run this again, which starts from that file"
+            )
 
     def _states(self, label: str, loaded: LoadedModel, tokens: torch.Tensor) -> LayerStates | str:
         """The stored ones, else this machine's own; or why there are none."""

@@ -68,7 +68,10 @@ class ReducedGate:
             if word == "--mx-all-linears":
                 tiers = (ALL_LINEARS,)
             elif word == "--mx-models":
-                models = tuple(next(words).split(","))
+                models = (
+                    *models,
+                    *next(words).split(","),
+                )  # besides ours, as the option adds them for pytest
             elif word == "--mx-attention":
                 changes = replace(changes, attention=True)
             elif word == "--mx-quantize-outputs":

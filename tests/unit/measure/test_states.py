@@ -180,6 +180,24 @@ def test_workers_that_accept_at_once_do_each_other_no_harm(session: Session, sto
     ], "nothing is left half written"
 
 
+def test_states_that_another_process_stored_meanwhile_are_not_those_of_this_record(
+    session: Session, tmp_path: Path
+) -> None:
+    """A record must not name states that nobody can read any more."""
+    resident = session.resident("ref-llama")
+    weights = resident.loaded.weights_fingerprint
+    path = session.states_path("ref-llama", weights)
+    save_states(own_states(session), path, weights=weights)
+    session.keep_states("ref-llama")  # by a process that multiplies as this one does: the same
+    save_states(with_a_layer_moved(own_states(session)), path, weights=weights)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="was written after ref-llama had been measured") as caught:
+        session.keep_states("ref-llama")
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert files(tmp_path) == [path.relative_to(tmp_path).as_posix()]
+
+
 def test_a_model_whose_states_cannot_be_had_says_why_and_stores_none(
     monkeypatch: pytest.MonkeyPatch, session: Session, tmp_path: Path
 ) -> None:
