@@ -149,8 +149,8 @@ FIGURES: Mapping[str, Figure] = {
     "size": Figure(
         words="size of the reference's own update, relative",
         change=lambda now, then: _relative(now.size, then.size, then.size),
-        typical=1e-5,
-        largest=1e-4,
+        typical=1e-4,  # a reference in bfloat16 rounds its update: 2.8e-4 of the worst place
+        largest=2e-3,
     ),
     "sketch": Figure(
         words="sketch of the error, relative",
