@@ -78,6 +78,18 @@ def test_list(capsys: Capture) -> None:
     ]
 
 
+def test_list_and_diff_look_at_records_alone(capsys: Capture) -> None:
+    """What a model's layers start from lies beside them."""
+    assert main(["baselines", "list"]) == 0
+    before = capsys.readouterr().out
+    commit()
+    Path("baselines/ref-llama/states-0a1b2c3d.safetensors").write_bytes(b"states")
+    assert main(["baselines", "list"]) == 0
+    assert capsys.readouterr().out == before
+    assert main(["baselines", "diff", "HEAD"]) == 0
+    assert capsys.readouterr().out == "no differences\n"
+
+
 def test_list_of_another_directory(capsys: Capture) -> None:
     put("other", FP8, CHANGED)
     assert main(["baselines", "list", "--baselines", "other"]) == 0
@@ -189,7 +201,13 @@ def kept() -> set[Path]:
     override = put("baselines", "ref-llama/fp8_e4m3-B@cuda-sm90.json", build_record())
     tokens = Path("baselines/ref-llama/tokens.safetensors")
     tokens.write_bytes(b"tokens")
-    return {override, tokens, Path("baselines", FP8), Path("baselines", BF16)}
+    # what layers start from, of two types that the model was loaded in
+    states = {
+        Path(f"baselines/ref-llama/states-{weights}.safetensors") for weights in ("0a1b2c3d", "ffffffff")
+    }
+    for one in states:
+        one.write_bytes(b"states")
+    return {override, tokens, *states, Path("baselines", FP8), Path("baselines", BF16)}
 
 
 def files() -> set[Path]:

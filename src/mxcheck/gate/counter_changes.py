@@ -144,5 +144,5 @@ def _change(module: str, operand: str, figure: str, share: float, within: bool, 
 
 def _sentence(now: int, then: int, of: int, rest: str) -> str:
     """In per cent, unless the two would read alike."""
-    a, b = (f"{100 * number / of:.2g} %" for number in (now, then))
+    a, b = (f"{100 * number / of:.3g} %" for number in (now, then))
     return f"{a} {rest} (accepted {b})" if a != b else f"{now} of {of} {rest} (accepted {then})"

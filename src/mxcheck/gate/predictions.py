@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 from typing import Any
 
-from mxcheck.gate.statistics import differences, mean_and_error
+from mxcheck.gate.statistics import differences, in_standard_errors, mean_and_error
 
 #: Percentiles over tokens of the KL, and of Δp = q(t) - p(t); 0 is the minimum, 100 the maximum. Those of Δp
 #: are the ones that llama.cpp's `llama-perplexity --kl-divergence` prints.
@@ -161,7 +161,7 @@ def check_estimates(
             pairs["k3 and the KL"] = differences(sequence_k3, sequence_kl)
     if not pairs:
         return True, f"k3 says nothing about a rise of {fmean(known):.3g} nats/token (more than {K3_UP_TO:g})"
-    scores = {pair: _z(apart) for pair, apart in pairs.items()}
+    scores = {pair: in_standard_errors(apart) for pair, apart in pairs.items()}
     # NaN is worse than any number
     worst = max(scores, key=lambda pair: math.inf if math.isnan(scores[pair]) else abs(scores[pair]))
     mean, error = mean_and_error(pairs[worst])
@@ -171,11 +171,3 @@ def check_estimates(
         f"KL on the reference's own samples: {worst} are {mean:+.2e} ± {error:.2e} nats/token apart, "
         f"{scores[worst]:+.2f} standard errors (bound {bound:.1f})"
     )
-
-
-def _z(values: Sequence[float]) -> float:
-    """The mean in standard errors, 0 for the mean 0; NaN where a value is not finite."""
-    mean, error = mean_and_error(values)
-    if error == 0:
-        return 0.0 if mean == 0 else math.copysign(math.inf, mean)
-    return mean / error

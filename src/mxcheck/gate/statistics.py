@@ -29,6 +29,14 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), stdev(values) / math.sqrt(len(values))
 
 
+def in_standard_errors(values: Sequence[float]) -> float:
+    """The mean in standard errors, 0 for the mean 0; NaN where a value is not finite."""
+    mean, error = mean_and_error(values)
+    if error == 0:
+        return 0.0 if mean == 0 else math.copysign(math.inf, mean)
+    return mean / error
+
+
 def exponential(value: float) -> float:
     """exp, and infinity where it overflows: a ruined model is still a row of the table."""
     try:

@@ -14,7 +14,7 @@ from mxcheck.gate.held_figures import figures_held
 from mxcheck.gate.inputs import comparable, fingerprints, same_corpus
 from mxcheck.gate.predictions import check_estimates
 from mxcheck.gate.record import OPTIONAL, Record
-from mxcheck.gate.statistics import UPPER_95, differences, mean_and_error
+from mxcheck.gate.statistics import UPPER_95, differences, in_standard_errors, mean_and_error
 
 STEPS = {
     1: "inputs",
@@ -86,10 +86,7 @@ def rise(record: Record) -> tuple[float, float, float]:
 
 def self_sampled_z(record: Record) -> float:
     """The reference's mean (loss - entropy) in standard errors, clustered by sequence."""
-    mean, error = mean_and_error(differences(record.reference_losses, record.reference_entropies))
-    if error == 0:
-        return 0.0 if mean == 0 else math.copysign(math.inf, mean)
-    return mean / error
+    return in_standard_errors(differences(record.reference_losses, record.reference_entropies))
 
 
 def _own_samples(record: Record) -> Iterator[Check]:

@@ -55,7 +55,7 @@ def worst_layers(record: Record, baseline: Record | None) -> list[str]:
         f"layers: {place}: error {100 * now[place].norm:.3g} % of its update, gain {now[place].gain:+.2e}"
         + (
             f" (accepted {100 * then[place].norm:.3g} %, {then[place].gain:+.2e}; error vector moved by "
-            f"{100 * turned(place):.2g} %)"
+            f"{100 * turned(place):.3g} %)"
             if place in then
             else ""
         )

@@ -54,6 +54,7 @@ def held(snapshot: SnapshotAssertion) -> Settle:
         new_only: bool = False,
         recentre: bool = False,
         measure_noise: Callable[[], Noise] = lambda: pytest.fail("no noise was to be measured"),
+        keep_inputs: Callable[[], None] = lambda: None,
     ) -> CaseResult:
         return settle(
             record,
@@ -70,6 +71,7 @@ def held(snapshot: SnapshotAssertion) -> Settle:
             recentre=recentre,
             accept_command=COMMAND,
             measure_noise=measure_noise,
+            keep_inputs=keep_inputs,
         )
 
     return settled
@@ -158,3 +160,41 @@ def test_another_model_s_file_is_red(held: Settle, path: Path) -> None:
     result = held(replace(SAME, model="ref-moe"), path)
     assert result.word == "FAIL step 1"
     assert "another case: model is ref-moe, accepted ref-llama" in result.message
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "keeps"),
+    [
+        pytest.param(MOVED, {"update": True}, True, id="updated"),
+        pytest.param(NEAR, {"update": True, "recentre": True}, True, id="recentred"),
+        pytest.param(NEAR, {}, False, id="held"),
+        pytest.param(NEAR, {"update": True}, False, id="held by an update"),
+        pytest.param(MOVED, {}, False, id="red"),
+        pytest.param(MOVED, {"new_only": True}, False, id="red beside new ones"),
+        pytest.param(OVER, {"update": True}, False, id="over budget"),
+    ],
+)
+def test_what_a_record_was_measured_from_is_kept_before_it_is_stored_and_only_then(
+    held: Settle, path: Path, record: Record, options: dict[str, bool], keeps: bool
+) -> None:
+    """A run that dies between the two leaves a file that no record names, and not a record without it."""
+    before, found = path.read_bytes(), []
+    held(
+        record,
+        path,
+        **options,
+        measure_noise=lambda: MEASURED,
+        keep_inputs=lambda: found.append(path.read_bytes()),
+    )
+    assert found == ([before] if keeps else [])
+    assert (path.read_bytes() != before) is keeps
+
+
+def test_what_cannot_be_kept_is_not_accepted(held: Settle, path: Path) -> None:
+    def full() -> None:
+        raise OSError("no space left on device")
+
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="no space"):
+        held(MOVED, path, update=True, measure_noise=lambda: MEASURED, keep_inputs=full)
+    assert path.read_bytes() == before

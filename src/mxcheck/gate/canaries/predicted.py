@@ -39,6 +39,10 @@ def _k3(*values: float) -> dict[str, Any]:
     return _predictions(sequence_k3=moved(KL, *values))
 
 
+def _k3_by(change: float) -> dict[str, Any]:
+    return _predictions(sequence_k3=one_moved(PREDICTIONS.sequence_k3, change))
+
+
 # Step 2. Of k3 that scatters by 0.001 about the rise the standard error is 2.6e-4. Of these 10.7 may be:
 # 2.75e-3.
 _COARSE = {"kl": 0.3, "sequence_kl": [0.3] * 16}
@@ -50,7 +54,7 @@ ESTIMATES = (
     bad("k3-above", "k3 is above the rise and the KL", 2, was=_k3(0.0065, 0.0045)),
     bad("k3-below", "k3 is below them", 2, was=_k3(-0.0045, -0.0065)),
     bad("k3-alone", "the same, without a baseline", 2, alone=True, was=_k3(0.0065, 0.0045)),
-    bad("k3-now", "k3 moved away from them", 2, was=_k3(0.001, -0.001), **_k3(0.0065, 0.0045)),
+    bad("k3-now", "k3 moved away from them", 2, 6, was=_k3(0.001, -0.001), **_k3(0.0065, 0.0045)),
     good("k3-near", "nothing: k3 is above them by half of what may be", was=_k3(0.0024, 0.0004)),
     bad(
         "k3-against-the-rise",
@@ -106,6 +110,7 @@ ESTIMATES = (
         "k3-not-a-number",
         "k3 of one sequence is NaN",
         2,
+        6,
         was=_k3(0.001, -0.001),
         **_predictions(sequence_k3=one_moved(KL, math.nan)),
     ),
@@ -132,6 +137,8 @@ ENTROPIES_HERE = (
         was=PREDICTED,
         **_entropies(moved(OUTPUT_ENTROPIES, 2e-9)),
     ),
+    bad("k3-drift", "k3 of one sequence rose by 2e-9", 6, was=PREDICTED, **_k3_by(2e-9)),
+    good("k3-drift-none", "nothing: it rose by 5e-10", was=PREDICTED, **_k3_by(5e-10)),
     bad("entropy-down", "they fell by 2e-9", 6, was=PREDICTED, **_entropies(moved(OUTPUT_ENTROPIES, -2e-9))),
     bad(
         "entropy-one",
