@@ -268,14 +268,22 @@ class Session:
 
     def keep_states(self, label: str) -> None:
         """Store what the resident model's layers start from, unless it is stored already: for the first case
-        that is accepted."""
-        from mxcheck.evaluation.layer_states import save_states
+        that is accepted. Raises ValueError where another process has stored other states meanwhile: the
+        figures of this one's layers would be held against theirs."""
+        from mxcheck.evaluation.layer_states import load_states, save_states
 
         bench = self.resident(label)
+        if isinstance(bench.states, str):
+            return
         weights = bench.loaded.weights_fingerprint
         path = self.states_path(label, weights)
-        if not isinstance(bench.states, str) and not path.is_file():
+        if not path.is_file():
             save_states(bench.states, path, weights=weights)
+        elif (stored := load_states(path, weights=weights).digest) != bench.states.digest:
+            raise ValueError(
+                f"{path}: another process, whose device multiplies otherwise, has stored other states "
+                f"({stored[:16]}…, not {bench.states.digest[:16]}…); nothing was accepted, accept it again"
+            )
 
     def _states(self, label: str, loaded: LoadedModel, tokens: torch.Tensor) -> LayerStates | str:
         """The stored ones, else this machine's own; or why there are none."""
