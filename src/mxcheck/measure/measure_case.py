@@ -58,10 +58,9 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
     measuring = session.measuring
     bench = session.resident(case.model)
     model, reference, tokens = bench.loaded.model, bench.reference, bench.text.tokens
-    first = next(model.parameters())
     states = None if isinstance(bench.states, str) else bench.states
     if recipe.operands:
-        check_model_kernel(recipe, like=first)
+        check_model_kernel(recipe, like=next(model.parameters()))
     together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
     session.tell({"do": "step", "what": f"{case.id} converting"})
     found = emulate(
@@ -95,7 +94,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
             **bench.text.fingerprints,
             **({} if states is None else {"states": states.digest}),
         },
-        arithmetic=session.arithmetic(first.dtype),
+        arithmetic=session.arithmetic(found.dtype),
         environment=session.environment | {"batch_size": str(together)} | _version(recipe.library),
         replaced=found.replaced,
         unconverted=found.unconverted,
