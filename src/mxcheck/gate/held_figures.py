@@ -25,7 +25,11 @@ def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
     if record.sublayers is not None and baseline.sublayers is not None:
         noise = None if baseline.noise is None else baseline.noise.sublayers
         for name, passed, message in check_sublayers(
-            record.sublayers, baseline.sublayers, same_arithmetic=exact, noise=noise
+            record.sublayers,
+            baseline.sublayers,
+            same_arithmetic=exact,
+            noise=noise,
+            in_16_bits=_in_16_bits(baseline),
         ):
             yield check(6, f"layers: {name}", passed, f"layers: {message}")
     if record.counters is not None and baseline.counters is not None:
@@ -33,6 +37,12 @@ def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
         wrong = [one.message for one in found if not one.within]
         yield check(6, "counts", not wrong, some(wrong) if wrong else "counts of the casts as accepted")
     yield from _metrics(record, baseline, exact=exact)
+
+
+def _in_16_bits(baseline: Record) -> bool:
+    """Whether the case, or its reference, multiplies in a 16-bit type. (An environment names the type that a
+    model was loaded in where it is not float32.)"""
+    return baseline.precision == "bf16" or baseline.environment.get("dtype") in ("bfloat16", "float16")
 
 
 def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[Check]:

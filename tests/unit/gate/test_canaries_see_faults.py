@@ -375,12 +375,12 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
     f"{SUBLAYERS}:check_sublayers": [
         ((value("checks"),), "[('places', True, '')]", "place-lost"),
         ((value("checks"),), "[('places', True, '')]", "places-never"),
+        ((condition("same_arithmetic"),), "True", "layers-norm-here"),
+        ((condition("same_arithmetic"),), "False", "layers-norm-noise"),
     ],
     f"{SUBLAYERS}:_check": [
         ((value("passed"), comparison("middle")), "True", "layers-gain"),
         ((value("passed"), comparison("most")), "True", "layers-size-one"),
-        ((condition("same_arithmetic"),), "True", "layers-norm-here"),
-        ((condition("same_arithmetic"),), "False", "layers-norm-noise"),
         ((value("middle"),), "min(change.values()), max(change.values())", "layers-three"),
         ((value("middle"),), "max(change.values()), max(change.values())", "layers-norm-one-noise"),
     ],

@@ -50,7 +50,7 @@ def test_it_passes_against_itself_and_every_figure_is_held() -> None:
     assert [check.key for check in verdict.checks if check.step in (2, 3, 6)] == [
         *("own samples", "estimates", "reference"),
         *("bits", "modules", "bytes", "figures"),
-        *("losses", "KL", "entropy", "top-1"),
+        *("losses", "KL", "entropy", "k3", "top-1"),
         *("layers: places", *(f"layers: {name}" for name in FIGURES)),
         "counts",
     ]
@@ -59,7 +59,11 @@ def test_it_passes_against_itself_and_every_figure_is_held() -> None:
 @pytest.mark.parametrize(
     ("changes", "key", "words"),
     [
-        (predicted(sequence_k3=[0.5] * 4), "2 estimates", "k3 and"),
+        (
+            predicted(sequence_k3=[value + 1e-6 for value in PREDICTIONS.sequence_k3]),
+            "6 k3",
+            "k3 moved by sequence",
+        ),
         (predicted(sequence_entropies=[2.0106, 2.0815, 1.9205, 2.0399]), "6 entropy", "entropies moved"),
         ({"top1_agreement": 0.98}, "6 top-1", "top-1 agreement 0.980000, accepted 0.987500"),
         (layer(gain=-0.0041), "6 layers: gain", "layers.0.mlp -0.004 → -0.0041"),
@@ -88,6 +92,7 @@ def test_one_figure_that_moves_fails_one_check(changes: dict[str, Any], key: str
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
+        (predicted(sequence_k3=[0.5] * 4), "2 estimates"),
         (predicted(sequence_entropies=[2.2, 2.3, 2.1, 2.2]), "6 entropy"),
         ({"top1_agreement": 0.5}, "6 top-1"),
         (layer(norm=0.03), "6 layers: norm"),
