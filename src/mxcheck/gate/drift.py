@@ -136,7 +136,7 @@ def entropy_drift(
         kl: the KL, in nats per token.
         scored_tokens: of all sequences together.
         noise: median, rms and maximum of the changes of the *losses* in other arithmetic, as measured at
-            acceptance: entropies move less than those.
+            acceptance: entropies move about as far.
 
     Raises ValueError where the lengths differ.
     """

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sample_record import build_record
 from transformers import PreTrainedModel
 
 from mxcheck.evaluation import measure
@@ -16,6 +17,7 @@ from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.prediction_figures import ByToken, predictions
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.gate.drift import entropy_drift, top1_held
+from mxcheck.gate.figures import check_predictions
 from mxcheck.gate.predictions import Predictions, check_estimates
 from mxcheck.models.convert import Conversion
 from mxcheck.models.load import LoadedModel
@@ -154,7 +156,15 @@ def test_estimates_agree_and_each_is_the_measured_one(
     assert result.predictions is not None
     assert result.predictions.k3 == pytest.approx(result.kl, abs=5 * result.predictions.k3_error)
     assert result.predictions.sequence_entropies == result.sequence_entropies
-    assert np.mean(result.predictions.sequence_top1) == pytest.approx(result.top1_agreement, rel=1e-12)
+    record = build_record(
+        bit_equal=False,
+        entropy=result.entropy,
+        kl=result.kl,
+        scored_tokens=sampled.shape[0] * (sampled.shape[1] - 1),
+        sequence_losses=result.sequence_losses,
+        top1_agreement=result.top1_agreement,
+    )
+    check_predictions(result.predictions, record)
 
 
 #: The fault, whether the reference is scored by it too, and whether it is seen without the exact KL.
