@@ -153,7 +153,8 @@ LAYER_NOISE = (
 
 
 def _nan(figure: str) -> dict[str, SublayerError]:
-    return {**LAYERS, _ONE: replace(LAYERS[_ONE], **{figure: math.nan})}
+    spoilt: dict[str, Any] = {figure: math.nan}
+    return {**LAYERS, _ONE: replace(LAYERS[_ONE], **spoilt)}
 
 
 _LOST: dict[str, Any] = {"sublayers": None, "absent": {**HEALTHY.absent, "sublayers": "a canary"}}

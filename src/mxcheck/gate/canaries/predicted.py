@@ -50,7 +50,7 @@ ESTIMATES = (
     bad("k3-above", "k3 is above the rise and the KL", 2, was=_k3(0.0065, 0.0045)),
     bad("k3-below", "k3 is below them", 2, was=_k3(-0.0045, -0.0065)),
     bad("k3-alone", "the same, without a baseline", 2, alone=True, was=_k3(0.0065, 0.0045)),
-    bad("k3-now", "k3 moved away from them", 2, was=_k3(0.001, -0.001), **_k3(0.0065, 0.0045)),
+    bad("k3-now", "k3 moved away from them", 2, 6, was=_k3(0.001, -0.001), **_k3(0.0065, 0.0045)),
     good("k3-near", "nothing: k3 is above them by half of what may be", was=_k3(0.0024, 0.0004)),
     bad(
         "k3-against-the-rise",
@@ -106,6 +106,7 @@ ESTIMATES = (
         "k3-not-a-number",
         "k3 of one sequence is NaN",
         2,
+        6,
         was=_k3(0.001, -0.001),
         **_predictions(sequence_k3=one_moved(KL, math.nan)),
     ),
@@ -115,6 +116,19 @@ ESTIMATES = (
 def _entropies(values: list[float]) -> dict[str, Any]:
     return _predictions(sequence_entropies=values)
 
+
+K3_HERE = (
+    bad("k3-up", "k3 rose by 2e-9", 6, was=_k3(0.001, -0.001), **_k3(0.001 + 2e-9, -0.001 + 2e-9)),
+    bad("k3-down", "k3 fell by 2e-9", 6, was=_k3(0.001, -0.001), **_k3(0.001 - 2e-9, -0.001 - 2e-9)),
+    good(
+        "k3-none", "nothing: k3 rose by 5e-10", was=_k3(0.001, -0.001), **_k3(0.001 + 5e-10, -0.001 + 5e-10)
+    ),
+    good(
+        "k3-elsewhere",
+        "nothing: on another machine k3 is not held",
+        **elsewhere(NO_NOISE, was=_k3(0.001, -0.001), **_k3(0.0012, -0.0008)),
+    ),
+)
 
 # Step 6. The noise is that of the losses. Without noise the median may move by 5e-4 and one sequence by twice
 # the largest change by quantization, which is 0.04.
@@ -291,4 +305,4 @@ LOSSES_WITHOUT_KL = (
     ),
 )
 
-PREDICTION_CANARIES = (*ESTIMATES, *ENTROPIES_HERE, *ENTROPIES_ELSEWHERE, *TOP1, *LOSSES_WITHOUT_KL)
+PREDICTION_CANARIES = (*ESTIMATES, *K3_HERE, *ENTROPIES_HERE, *ENTROPIES_ELSEWHERE, *TOP1, *LOSSES_WITHOUT_KL)
