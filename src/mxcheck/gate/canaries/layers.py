@@ -153,8 +153,8 @@ LAYER_NOISE = (
 
 
 def _nan(figure: str) -> dict[str, SublayerError]:
-    changed: dict[str, Any] = {figure: math.nan}
-    return {**LAYERS, _ONE: replace(LAYERS[_ONE], **changed)}
+    spoilt: dict[str, Any] = {figure: math.nan}
+    return {**LAYERS, _ONE: replace(LAYERS[_ONE], **spoilt)}
 
 
 _LOST: dict[str, Any] = {"sublayers": None, "absent": {**HEALTHY.absent, "sublayers": "a canary"}}
