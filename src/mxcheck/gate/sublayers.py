@@ -234,6 +234,10 @@ def check_sublayers(
 
     The first check is that the places are the accepted ones; the others, one a figure, are made only where
     they are. `noise` None: none was measured, and each figure's own bounds are held.
+
+    `same_arithmetic` says that fixed products and the reference's losses are the accepted ones. It is taken
+    for so only if every `size` is as well: with two threads, ref-moe's layers came out otherwise by 7e-9 at
+    32 tokens though the products of other shapes were equal.
     """
     lost, added = sorted(then.keys() - now.keys()), sorted(now.keys() - then.keys())
     parts = [
@@ -244,21 +248,22 @@ def check_sublayers(
     if not then and not now:
         parts = ["no layer was measured, now or then"]
     checks = [("layers", not parts, "; ".join(parts) or f"{len(then)} parts of layers measured, as accepted")]
-    return (
-        checks if parts else [*checks, *(_check(name, now, then, same_arithmetic, noise) for name in FIGURES)]
-    )
+    if parts:
+        return checks
+    exact = same_arithmetic and all(now[place].size == then[place].size for place in then)
+    return [*checks, *(_check(name, now, then, exact, noise) for name in FIGURES)]
 
 
 def _check(
     name: str,
     now: Mapping[str, SublayerError],
     then: Mapping[str, SublayerError],
-    same_arithmetic: bool,
+    exact: bool,
     noise: SublayerNoise | None,
 ) -> tuple[str, bool, str]:
     figure = FIGURES[name]
     typical = largest = EXACT_TOLERANCE
-    if not same_arithmetic:
+    if not exact:
         typical = max(figure.typical, NOISE_MULTIPLE * noise.typical[name] if noise else 0.0)
         largest = max(figure.largest, NOISE_MULTIPLE * noise.largest[name] if noise else 0.0)
     change = moves(now, then, name)
