@@ -202,6 +202,8 @@ def test_in_16_bits_another_machine_may_move_ten_times_as_much_and_the_sketch_fr
     one = {**PLACES, "layers.2.mlp": shifted(figure, 0.9 * bound)}
     assert list(failed(one)) == [figure]
     assert failed(one, in_16_bits=True) == {}
-    assert list(failed(one, in_16_bits=True, same_arithmetic=True)) == [figure]
+    # A reference that moved says that this is another machine.
+    here = failed(one, in_16_bits=True, same_arithmetic=True)
+    assert list(here) == ([] if figure == "size" else [figure])
     more = {**PLACES, "layers.2.mlp": shifted(figure, 1.1 * bound)}
     assert list(failed(more, in_16_bits=True)) == ([] if figure == "sketch" else [figure])
