@@ -33,7 +33,7 @@ _ONE, _OTHER = "layers.1.mlp", "layers.0.attention"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """Of one figure, what may not be and what may be: twice and half of what it may move by in all places and
-    in one, and of what it may here (a sketch by nothing, and one unit is the least change; a size as elsewhere,
+    in one, and of what it may here (a sketch by nothing: one unit is the least change; a size as elsewhere,
     since what moves it is other arithmetic)."""
 
     everywhere: tuple[float, float]
