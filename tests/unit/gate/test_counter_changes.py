@@ -138,3 +138,14 @@ def test_rows_of_experts(rows: tuple[int, ...], same_inputs: bool, within: bool)
     assert {change.within for change in found} == {within}
     if rows == (56, 44):
         assert found[0].message == f"56 % of rows of {NAME} entered expert 0 (accepted 50 %)"
+
+
+def test_elsewhere_rows_of_many_experts_are_judged_together() -> None:
+    """None of 64 experts has as many rows as `SHARE`, and each may have another one's."""
+    rows = tuple(10 + expert for expert in range(64))
+    far = (*rows[16:], *rows[:16])
+    near = (rows[0] + 9, rows[1] - 9, *rows[2:])
+    assert max(abs(a - b) for a, b in zip(far, rows, strict=True)) < SHARE * sum(rows)
+    for now, within in ((far, False), (near, True)):
+        found = changes(one("weights", COUNTS, now), one("weights", COUNTS, rows), same_inputs=False)
+        assert {change.within for change in found} == {within}
