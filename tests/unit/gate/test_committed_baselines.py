@@ -15,7 +15,7 @@ from mxcheck.gate.baseline import read
 from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case
 from mxcheck.gate.drift import drift
-from mxcheck.gate.record import Record
+from mxcheck.gate.record import OPTIONAL, Record
 from mxcheck.gate.statistics import differences, rms
 from mxcheck.gate.verdict import judge
 from mxcheck.models.ladder import LADDER, TIERS, stages
@@ -42,13 +42,26 @@ def accepted(case: Case) -> Record:
 
 
 def kl(model: str, precision: str, tier: str) -> float:
-    return accepted(Case(model=model, precision=precision, tier=tier)).kl
+    return accepted(Case(model=model, precision=precision, tier=tier)).exact_kl[0]
 
 
 def test_the_matrix_is_accepted_and_nothing_else() -> None:
     assert len(MATRIX) == 4 * 32 - 3
     files = {path.relative_to(BASELINES) for path in BASELINES.rglob("*") if path.is_file()}
-    assert files == {case.baseline for case in MATRIX}
+    states = set()
+    for model in REFERENCE_MODELS:
+        weights = accepted(Case(model=model, precision="fp32")).fingerprints["weights"]
+        states.add(Path(model) / f"states-{weights[:8]}.safetensors")
+    assert files == {case.baseline for case in MATRIX} | states
+
+
+@pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)
+def test_each_has_every_figure(case: Case) -> None:
+    record = accepted(case)
+    assert [name for name in OPTIONAL if getattr(record, name) is None] == []
+    assert "states" in record.fingerprints
+    assert record.noise is not None
+    assert record.noise.sublayers is not None
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)
