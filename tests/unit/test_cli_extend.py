@@ -240,7 +240,7 @@ def test_other_arithmetic_says_how_far_it_is_and_writes_nothing(
     capsys: pytest.CaptureFixture[str], records: dict[Case, Record]
 ) -> None:
     near = put("ref-llama/near.json", earlier(records[CASE], _elsewhere(1e-6)))
-    far = put("ref-llama/far.json", earlier(records[CASE], _elsewhere(0.1)))
+    far = put("ref-llama/far.json", earlier(records[CASE], _elsewhere(1.0)))
     before = [near.read_bytes(), far.read_bytes()]
     code, rows, below = extend(capsys)
     assert code == 1

@@ -54,6 +54,7 @@ of_pytest = Fault(
     what="Nothing is wrong.",
     source="made up",
     changes=(Setting(target="mxcheck.pytest_plugin.session:_BROKEN_CONTEXT", value=lambda code: code + 1),),
+    formats=(),
     precisions=("fp8_e4m3",),
 )
 folder = Path(sys.argv[1])
