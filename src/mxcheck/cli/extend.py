@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,9 +81,12 @@ def _lines(root: Path, names: dict[str, str]) -> Iterator[Line]:
         elif why := _unmeasurable(earlier, name, names):
             yield Line(name=name, word="refused", why=why)
         else:
-            groups.setdefault(repr(_measuring([earlier], names, root, recipes=False)), []).append(
-                (path, earlier)
-            )
+            try:
+                key = repr(replace(_measuring([earlier], names, root), recipes={}))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                yield Line(name=name, word="refused", why=f"its recipe cannot be read: {error}")
+                continue
+            groups.setdefault(key, []).append((path, earlier))
     for group in groups.values():
         yield from _of_group(group, _measuring([earlier for _, earlier in group], names, root), root)
 
@@ -115,16 +118,13 @@ def _unmeasurable(earlier: Earlier, name: str, names: dict[str, str]) -> str:
     return ""
 
 
-def _measuring(
-    group: Sequence[Earlier], names: dict[str, str], root: Path, *, recipes: bool = True
-) -> Measuring:
+def _measuring(group: Sequence[Earlier], names: dict[str, str], root: Path) -> Measuring:
     """How the cases of a group were measured, which is the same for all of them but for their recipes."""
     record = group[0].record
     dtypes = [_DTYPES[option] for option in record.options if option in _DTYPES]
-    of = {one.record.case: recipe_from_dict(one.record.recipe) for one in group} if recipes else {}
     return Measuring(
         models={record.model: names[record.model]},
-        recipes=of,
+        recipes={one.record.case: recipe_from_dict(one.record.recipe) for one in group},
         dtype=dtypes[0] if dtypes else None,
         max_samples=len(record.reference_losses),
         sequence_length=record.corpus["block_length"],

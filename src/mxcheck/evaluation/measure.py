@@ -102,7 +102,7 @@ def evaluate(
         _check_reference(reference, tokens)
     means: dict[str, list[float]] = defaultdict(list)
     # by token; one array each, made before any logits, leaves no small pieces in memory between these
-    by_token = {name: np.empty((len(tokens), tokens.shape[1] - 1)) for name in _BY_TOKEN}
+    by_token = {name: np.full((len(tokens), tokens.shape[1] - 1), np.nan) for name in _BY_TOKEN}
     kept: list[torch.Tensor] = []
     last: Logits | None = None
     with torch.inference_mode():

@@ -162,17 +162,14 @@ def bounds_elsewhere(
     return max(NOISE_FLOOR + max(median, least[0]), middle), max(NOISE_FLOOR + root, alone), most
 
 
-def top1_held(
-    now: float, then: float, *, same_arithmetic: bool, scored_tokens: int, noise: float = 0.0
-) -> tuple[bool, str]:
+def top1_held(now: float, then: float, *, same_arithmetic: bool, scored_tokens: int) -> tuple[bool, str]:
     """Whether the top-1 agreement (share of the scored tokens) is the accepted one, in either direction.
 
-    `noise` is its largest change in other arithmetic, as measured at acceptance. Returns whether it holds,
-    and the figures in words.
+    Returns whether it holds, and the figures in words.
     """
     scatter = (1 + TOP1_SHARE * math.sqrt(max(0.0, 1 - then) * scored_tokens)) / scored_tokens
     # of two shares of whole tokens, the tolerance is for the rounding of their difference
-    bound = EXACT_TOLERANCE + (0.0 if same_arithmetic else max(NOISE_MULTIPLE * noise, scatter))
+    bound = EXACT_TOLERANCE + (0.0 if same_arithmetic else scatter)
     return abs(now - then) <= bound, (
         f"top-1 agreement {now:.6f}, accepted {then:.6f}: moved by {abs(now - then):.2e} (bound {bound:.2e})"
     )

@@ -24,6 +24,9 @@ def casts_held(record: Record, baseline: Record) -> Iterator[Check]:
         # a module that was lost or added is the matter of step 3
         if (name in record.replaced) == (name in baseline.replaced)
     )
+    if record.kind == "recipe" and not record.digests and not baseline.digests:
+        yield check(4, "cast codes", False, "no cast was digested, now or when accepted")
+        return
     for kind, meaning, rows in _KINDS:
         changed = {name: where for name in names if (where := _changed(record, baseline, name, kind, rows))}
         yield check(

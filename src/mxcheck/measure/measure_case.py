@@ -121,7 +121,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         sequence_losses=result.sequence_losses,
         sequence_kl=result.sequence_kl,
         predictions=result.predictions,
-        sublayers=None if found.sublayers is None else found.sublayers.errors,
+        sublayers=None if found.sublayers is None else found.sublayers.errors or None,
         counters=found.counters,
         metrics=result.metrics,
         absent=_absent(bench.states, found.sublayers),
@@ -132,7 +132,8 @@ def _absent(states: LayerStates | str, layers: SublayerErrors | None) -> dict[st
     """Why a figure, or a part of one, is missing."""
     if layers is None:
         return {"sublayers": str(states)}
-    return {f"sublayers: {place}": reason for place, reason in layers.absent.items()}
+    parts = {f"sublayers: {place}": reason for place, reason in layers.absent.items()}
+    return parts if layers.errors else {"sublayers": "no part of a layer can be measured", **parts}
 
 
 def _dtype(dtype: torch.dtype) -> dict[str, str]:
