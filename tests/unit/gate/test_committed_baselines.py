@@ -69,9 +69,8 @@ def test_each_is_of_its_case_and_within_budget(case: Case) -> None:
     record = accepted(case)
     assert record.id == case.id
     assert record.noise is not None
-    # torch's int8 product, which bitsandbytes multiplies by, is wrong with oneDNN held below AVX-512.
-    expected = {"onednn-as-it-is"} if record.precision == "bnb_int8" else {"avx2", "default"}
-    assert set(record.noise.environments) == expected
+    # Format 4 was accepted where there is no AVX-512: what a machine that has it knew of noise is kept.
+    assert record.noise.environments == ["avx2", "default", "accepted before on AVX512"]
     verdict = judge(record, record, load_budgets().of(case.model, case.budget_key))
     assert verdict.passed, verdict.failures
 
