@@ -84,11 +84,12 @@ def _against_the_baseline(record: dict[str, Any]) -> dict[str, Any]:
     try:
         now = record_from_dict(record)
         then = read(_BASELINES / now.case.baseline)
-    except (BaselineError, ValueError) as error:
+        shares = {name: drift(now, then, name).share for name in _QUANTITIES}
+    except (BaselineError, FileNotFoundError, ValueError) as error:
         return {"not_compared": str(error)}
     changed = [name for name in then.digests if now.digests.get(name) != then.digests[name]]
     return {
-        "drift_shares": {name: drift(now, then, name).share for name in _QUANTITIES},
+        "drift_shares": shares,
         "kl_accepted": then.kl,
         "digests_changed": len(changed),
     }

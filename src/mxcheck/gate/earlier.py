@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.gate.baseline import BaselineError, seal_of
-from mxcheck.gate.drift import Drift, drift
+from mxcheck.gate.drift import Drift, drift, same_arithmetic
+from mxcheck.gate.noise import widened
 from mxcheck.gate.record import FORMAT_VERSION, OPTIONAL, Noise, Record, record_from_dict
 
 EARLIER_VERSION = 3
@@ -138,3 +139,27 @@ def extended(earlier: Earlier, record: Record, noise: Noise) -> Record:
             f"it anew with --snapshot-update"
         )
     return replace(record, noise=noise)
+
+
+def with_earlier_noise(noise: Noise, record: Record, path: Path) -> Noise:
+    """The noise that `record` is to be accepted with where the file at `path` is of the earlier format.
+
+    A machine of other arithmetic that accepted the same case knows of noise that cannot be measured here
+    (bfloat16 products come out otherwise with AVX-512, which not every machine has). It counts where the new
+    record is within the bounds of the earlier one: what lies beyond is no noise.
+    """
+    try:
+        earlier = read_earlier(path)
+        if earlier is None or not _same_case(earlier.record, record):
+            return noise
+        within = extension(earlier, record).within
+    except (BaselineError, ValueError):
+        return noise  # what cannot be read or paired says nothing; the acceptance replaces it
+    if not within or same_arithmetic(record, earlier.record):
+        return noise
+    return widened(noise, record, earlier.record)
+
+
+def _same_case(earlier: Record, record: Record) -> bool:
+    names = ("case", "recipe", "replaced", "fingerprints")
+    return all(_value(earlier, name) == _value(record, name) for name in names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mxcheck.gate.record import Noise, Record, sublayers_from_dict
@@ -65,17 +65,8 @@ def worst(record: Record, trials: Sequence[Trial]) -> Noise:
                 f"the casts gave other bits in environment {trial.environment!r}, which no machine may "
                 f"do; mend the cast, nothing was accepted"
             )
-    _, sequence_kl = record.exact_kl
-    figures: dict[str, float] = {}
-    for short, name, own in (
-        ("reference", "reference_losses", record.reference_losses),
-        ("loss", "sequence_losses", record.sequence_losses),
-        ("kl", "sequence_kl", sequence_kl),
-    ):
-        changes = [differences(getattr(trial, name), own) for trial in trials]
-        figures[f"{short}_median"] = max(typical(change) for change in changes)
-        figures[f"{short}_rms"] = max(rms(change) for change in changes)
-        figures[f"{short}_max"] = max(largest(change) for change in changes)
+    changes = [_changes(trial, record) for trial in trials]
+    figures = {name: max(one[name] for one in changes) for name in changes[0]}
     return Noise(
         environments=[trial.environment for trial in trials],
         sublayers=sublayer_noise(record.sublayers, [trial.sublayers for trial in trials])
@@ -83,3 +74,32 @@ def worst(record: Record, trials: Sequence[Trial]) -> Noise:
         else None,
         **figures,
     )
+
+
+def _changes(other: Trial | Record, record: Record) -> dict[str, float]:
+    """How far the losses and the KL of a case moved from `record` to `other`."""
+    assert other.sequence_kl is not None, "noise is measured of what has a KL"
+    found: dict[str, float] = {}
+    for short, now, then in (
+        ("reference", other.reference_losses, record.reference_losses),
+        ("loss", other.sequence_losses, record.sequence_losses),
+        ("kl", other.sequence_kl, record.exact_kl[1]),
+    ):
+        change = differences(now, then)
+        found |= {
+            f"{short}_median": typical(change),
+            f"{short}_rms": rms(change),
+            f"{short}_max": largest(change),
+        }
+    return found
+
+
+def widened(noise: Noise, record: Record, other: Record) -> Noise:
+    """The noise of `record`, and what another machine's record of the same case knows of it: the noise that
+    was measured there, and how far the two records lie apart."""
+    knows = [_changes(other, record)]
+    if other.noise is not None:
+        knows.append({name: getattr(other.noise, name) for name in knows[0]})
+    figures = {name: max(getattr(noise, name), *(one[name] for one in knows)) for name in knows[0]}
+    where = f"accepted before on {other.environment.get('capability', 'another machine')}"
+    return replace(noise, environments=[*noise.environments, where], **figures)

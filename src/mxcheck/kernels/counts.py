@@ -158,6 +158,7 @@ def _tally(source: Tensor, codes: Tensor, limits: Tensor, element: ElementFormat
         nan, inf = _number(size.isnan()), _number(size.isinf())
         size = size.masked_fill(poisoned | ~size.isfinite(), 0.0)
         magnitudes = magnitudes.masked_fill(poisoned, 1)  # neither zero nor the largest
+        largest = size.amax(2, keepdim=True)  # of a block with a NaN it was NaN, which is beyond no limit
     numbers = torch.bincount(magnitudes.flatten(), minlength=256)
     zeros = int(numbers[0])
     return [

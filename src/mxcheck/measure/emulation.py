@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Emulated:
-    """What became of a model under a recipe: what was converted, and what that computes."""
+    """What became of a model under a recipe: what was converted, and what that computes. `dtype` is that of
+    the converted model: a recipe may change it."""
 
     result: Measurement
+    dtype: torch.dtype
     digests: Digests
     sublayers: SublayerErrors | None
     counters: Counters
@@ -70,10 +72,12 @@ def emulate(
         bits = digests(conversion)
         layers = None if states is None else sublayer_errors(conversion, states)
         activations = _activations(conversion, tokens, states)
+        dtype = next(model.parameters()).dtype
     finally:
         conversion.undo()
     return Emulated(
         result=result,
+        dtype=dtype,
         digests={
             name: {kind: RowGroups(rows=one.rows, groups=one.groups) for kind, one in kinds.items()}
             for name, kinds in bits.items()

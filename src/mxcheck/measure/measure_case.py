@@ -12,6 +12,8 @@ from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.session import Session
 
 if TYPE_CHECKING:
+    import torch
+
     from mxcheck.evaluation.layer_states import LayerStates
     from mxcheck.evaluation.sublayers import SublayerErrors
     from mxcheck.models.recipe import Recipe
@@ -58,10 +60,9 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
     measuring = session.measuring
     bench = session.resident(case.model)
     model, reference, tokens = bench.loaded.model, bench.reference, bench.text.tokens
-    first = next(model.parameters())
     states = None if isinstance(bench.states, str) else bench.states
     if recipe.operands:
-        check_model_kernel(recipe, like=first)
+        check_model_kernel(recipe, like=next(model.parameters()))
     together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
     session.tell({"do": "step", "what": f"{case.id} converting"})
     found = emulate(
@@ -95,8 +96,11 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
             **bench.text.fingerprints,
             **({} if states is None else {"states": states.digest}),
         },
-        arithmetic=session.arithmetic(first.dtype),
-        environment=session.environment | {"batch_size": str(together)} | _version(recipe.library),
+        arithmetic=session.arithmetic(found.dtype),
+        environment=session.environment
+        | {"batch_size": str(together)}
+        | _dtype(next(model.parameters()).dtype)
+        | _version(recipe.library),
         replaced=found.replaced,
         unconverted=found.unconverted,
         weight_bytes=found.weight_bytes,
@@ -129,6 +133,12 @@ def _absent(states: LayerStates | str, layers: SublayerErrors | None) -> dict[st
     if layers is None:
         return {"sublayers": str(states)}
     return {f"sublayers: {place}": reason for place, reason in layers.absent.items()}
+
+
+def _dtype(dtype: torch.dtype) -> dict[str, str]:
+    """The type that the model was loaded in, where it is not the usual one."""
+    name = str(dtype).removeprefix("torch.")
+    return {} if name == "float32" else {"dtype": name}
 
 
 def _version(library: str | None) -> dict[str, str]:

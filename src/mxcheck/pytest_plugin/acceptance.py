@@ -10,6 +10,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.decision import Decision, Update, decide, read_accepted
+from mxcheck.gate.earlier import with_earlier_noise
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.snapshots import extension_for
@@ -39,7 +40,8 @@ def settle(
     decision = decide(record, accepted, budget, update, replaces=target.exists())
     if decision.write:
         kept = None if accepted.record is None else accepted.record.noise
-        noise = measure_noise() if decision.write == "measured" else kept
+        measured = decision.write == "measured"
+        noise = with_earlier_noise(measure_noise(), record, path) if measured else kept
         keep_inputs()
         # Through syrupy, which compares texts first: an identical file is left alone.
         written = snapshot.use_extension(extension_for(target, holds=False)) == replace(record, noise=noise)

@@ -50,7 +50,7 @@ def test_it_passes_against_itself_and_every_figure_is_held() -> None:
     assert [check.key for check in verdict.checks if check.step in (2, 3, 6)] == [
         *("own samples", "estimates", "reference"),
         *("bits", "modules", "bytes", "figures"),
-        *("losses", "KL", "entropy", "top-1"),
+        *("losses", "KL", "entropy", "k3", "top-1"),
         *("layers: places", *(f"layers: {name}" for name in FIGURES)),
         "counts",
     ]
@@ -59,8 +59,8 @@ def test_it_passes_against_itself_and_every_figure_is_held() -> None:
 @pytest.mark.parametrize(
     ("changes", "key", "words"),
     [
-        (predicted(sequence_k3=[0.5] * 4), "2 estimates", "k3 and"),
         (predicted(sequence_entropies=[2.0106, 2.0815, 1.9205, 2.0399]), "6 entropy", "entropies moved"),
+        (predicted(sequence_k3=[0.0012, 0.0012, 0.0008, 0.0011]), "6 k3", "k3 moved by sequence"),
         ({"top1_agreement": 0.98}, "6 top-1", "top-1 agreement 0.980000, accepted 0.987500"),
         (layer(gain=-0.0041), "6 layers: gain", "layers.0.mlp -0.004 → -0.0041"),
         (layer(gain_99=0.021), "6 layers: gain_99", "layers.0.mlp 0.02 → 0.021"),
@@ -104,11 +104,12 @@ def test_elsewhere_what_is_more_than_noise_fails(changes: dict[str, Any], key: s
     "changes",
     [
         predicted(sequence_entropies=[2.01051, 2.0815, 1.9205, 2.0399]),
+        predicted(sequence_k3=[0.0012, 0.0012, 0.0008, 0.0011]),
         {"top1_agreement": 0.98750001},
         layer(norm=0.0201),
         counted("activations", saturated=33),
     ],
-    ids=["entropy", "top-1", "layers", "counts"],
+    ids=["entropy", "k3", "top-1", "layers", "counts"],
 )
 def test_elsewhere_noise_passes_and_here_it_does_not(changes: dict[str, Any]) -> None:
     assert failed(build_full_record(**changes, **ELSEWHERE)) == {}
@@ -154,7 +155,7 @@ def test_a_part_of_a_figure_that_is_lost_is_named() -> None:
 
 def test_estimates_are_held_alone_and_on_the_reference_s_own_text_only() -> None:
     wrong = build_full_record(**predicted(sequence_k3=[0.5] * 4))
-    assert list(failed(wrong, None)) == ["2 estimates"]
+    assert list(failed(wrong, wrong)) == list(failed(wrong, None)) == ["2 estimates"]
     assert not judge(wrong, None, WIDE).acceptable
     assert failed(replace(wrong, corpus={"used": "pile"}), None) == {}
 

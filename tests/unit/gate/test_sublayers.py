@@ -186,3 +186,14 @@ def test_a_missing_field_is_refused_by_name() -> None:
 def test_spoilt_noise_is_refused_by_name(typical: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sublayer_noise_from_dict({**QUIET.as_dict(), "typical": typical}, where="here")
+
+
+@every_figure
+def test_in_16_bits_another_machine_may_move_ten_times_as_much_and_the_sketch_freely(figure: str) -> None:
+    bound = 10 * FIGURES[figure].largest
+    one = {**PLACES, "layers.2.mlp": shifted(figure, 0.9 * bound)}
+    assert list(failed(one)) == [figure]
+    assert failed(one, in_16_bits=True) == {}
+    assert list(failed(one, in_16_bits=True, same_arithmetic=True)) == [figure]
+    more = {**PLACES, "layers.2.mlp": shifted(figure, 1.1 * bound)}
+    assert list(failed(more, in_16_bits=True)) == ([] if figure == "sketch" else [figure])

@@ -228,6 +228,11 @@ def test_nan_and_inf_that_stay_in_their_elements() -> None:
     assert found == replace(PLAIN, nan=1, inf=1, top=1, flushed=31, scales={127: 1, 254: 1})
 
 
+def test_what_saturates_beside_a_nan_counts() -> None:
+    found = counted(by_hand(_0=math.nan, _1=500.0), cast_spec("fp8_e4m3", nonfinite="element"))
+    assert (found.nan, found.saturated) == (1, 1)
+
+
 def test_the_largest_code_under_a_rule_that_rounds_up() -> None:
     x = by_hand(_0=448.0, _1=440.0, _33=449.0)  # the second block has twice the scale
     found = counted(x, cast_spec("fp8_e4m3", scale_rule="rceil"))

@@ -76,6 +76,19 @@ def test_an_acceptance_stores_them_once_under_the_weights_fingerprint(session: S
     assert (stored.stat().st_mtime_ns, stored.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
+def test_states_that_another_process_stored_meanwhile_are_refused(session: Session, stored: Path) -> None:
+    """A record of other states would be red in step 1 as soon as it is held."""
+    own = own_states(session)
+    weights = session.resident("ref-llama").loaded.weights_fingerprint
+    save_states(with_a_layer_moved(own), stored, weights=weights)
+    before = stored.read_bytes()
+    with pytest.raises(
+        ValueError, match=rf"has stored other states \(.*not {own.digest[:16]}.*accept it again"
+    ):
+        session.keep_states("ref-llama")
+    assert stored.read_bytes() == before
+
+
 def test_the_next_run_starts_from_what_is_stored(session: Session, stored: Path) -> None:
     """States that this machine would not come to by itself: figures must be theirs."""
     own = measure_case(session, CASE)

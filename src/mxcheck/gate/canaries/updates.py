@@ -162,8 +162,8 @@ def _noise(**changed: Any) -> tuple[Any, ...] | str:
     try:
         noise = worst(_FOUR, [first, second])
         assert noise.sublayers is not None
-        norm = noise.sublayers.largest["norm"]
-        return (*astuple(replace(noise, sublayers=None))[:-1], round(norm, 12))
+        layers = max(noise.sublayers.largest.values())
+        return (*astuple(replace(noise, sublayers=None))[:-1], round(layers, 12))
     except ValueError as error:
         return next(
             (word for word in ("other bits", "cannot be measured", "different places") if word in str(error)),

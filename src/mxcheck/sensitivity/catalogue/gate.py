@@ -91,7 +91,7 @@ FAULTS: tuple[Fault, ...] = (
         name="nan_within_budget",
         what="A KL divergence that is no number is within its budget.",
         source="a porter's slip: `fail if x > bound` is false for NaN",
-        changes=rewrite(f"{_VERDICT}:_budget", comparison("kl"), to="not record.kl > budget.kl"),
+        changes=rewrite(f"{_VERDICT}:_budget", comparison("budget"), to="not record.kl > budget.kl"),
     ),
     _fault(
         name="always_another_machine",
@@ -105,7 +105,7 @@ FAULTS: tuple[Fault, ...] = (
         name="budget_ten_times",
         what="The KL divergence is held against ten times its budget.",
         source="a porter's slip: percent and per mille",
-        changes=rewrite(f"{_VERDICT}:_budget", comparison("kl"), to="record.kl <= 10 * budget.kl"),
+        changes=rewrite(f"{_VERDICT}:_budget", comparison("budget"), to="record.kl <= 10 * budget.kl"),
     ),
     _fault(
         name="budget_of_another_tier",
@@ -131,7 +131,7 @@ FAULTS: tuple[Fault, ...] = (
         name="fingerprints_not_compared",
         what="Fingerprints of weights, tokenizer and tokens are recorded and not compared.",
         source="run logs that hold a hash which nobody reads",
-        changes=rewrite(f"{_VERDICT}:judge", call("_fingerprints"), to="()"),
+        changes=rewrite(f"{_VERDICT}:judge", call("fingerprints"), to="()"),
     ),
     _fault(
         name="fingerprint_of_the_first_tensor",
@@ -143,29 +143,29 @@ FAULTS: tuple[Fault, ...] = (
         name="digests_of_the_first_module",
         what="Casts are digested in the first module alone.",
         source="a porter's slip: one module taken to stand for all",
-        changes=rewrite("mxcheck.models.probe:digests", mention("weight_digest"), loop(), to="list(it)[:1]"),
+        changes=rewrite("mxcheck.models.probe:digests", call("_of_weights"), loop(), to="list(it)[:1]"),
     ),
     _fault(
         name="digests_in_common",
         what="Only modules that have a digest in both records are compared.",
         source="a porter's slip: the keys of both dictionaries taken as their intersection",
         changes=rewrite(
-            f"{_VERDICT}:_casts", operation("|"), to="record.digests.keys() & baseline.digests.keys()"
+            "mxcheck.gate.held_casts:casts_held",
+            operation("|"),
+            to="record.digests.keys() & baseline.digests.keys()",
         ),
     ),
     _fault(
         name="lost_modules_not_reported",
         what="Modules that are no longer quantized pass.",
         source="a porter's slip: only what is new is looked at",
-        changes=rewrite(f"{_VERDICT}:_conversion", value("lost"), to="[]"),
+        changes=rewrite(f"{_VERDICT}:_modules", value("lost"), to="[]"),
     ),
     _fault(
         name="nothing_quantized_passes",
         what="A result that is bit-equal to the reference passes, whatever the recipe was to change.",
         source="a conversion that does nothing looks perfect in every other figure",
-        changes=rewrite(
-            f"{_VERDICT}:_conversion", condition("changes_bits"), to="record.changes_bits is not False"
-        ),
+        changes=rewrite(f"{_VERDICT}:_bits", value("passed"), to="record.changes_bits or it"),
     ),
     _fault(
         name="one_passed_check_will_do",
@@ -179,7 +179,7 @@ FAULTS: tuple[Fault, ...] = (
         name="update_accepts_a_broken_budget",
         what="An update stores what breaks its budget.",
         source="snapshot tools accept whatever they are given",
-        changes=rewrite(f"{_DECISION}:decide", condition("alone"), mention("passed"), to="True"),
+        changes=rewrite(f"{_DECISION}:decide", mention("acceptable"), to="True"),
     ),
     _fault(
         name="update_in_place_of_comparison",
