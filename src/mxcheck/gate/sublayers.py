@@ -228,6 +228,15 @@ def sublayer_noise(
     return SublayerNoise(typical=typical, largest=largest)
 
 
+def same_layers(now: Mapping[str, SublayerError], then: Mapping[str, SublayerError]) -> bool:
+    """Whether the reference's layers came out equal to the bit, by their sizes.
+
+    Equal fixed products and equal losses do not settle that: with two threads, ref-moe's layers came out
+    otherwise by 7e-9 at 32 tokens though the products of other shapes were equal.
+    """
+    return all(now[place].size == then[place].size for place in now.keys() & then.keys())
+
+
 def check_sublayers(
     now: Mapping[str, SublayerError],
     then: Mapping[str, SublayerError],
@@ -254,12 +263,13 @@ def check_sublayers(
     checks = [("places", not parts, "; ".join(parts) or f"{len(then)} parts of layers measured, as accepted")]
     if parts:
         return checks
-    coarse = in_16_bits and not same_arithmetic
+    exact = same_arithmetic and same_layers(now, then)
+    coarse = in_16_bits and not exact
     for name, figure in FIGURES.items():
         if coarse and name == "sketch":
             continue
         bounds = EXACT_TOLERANCE, EXACT_TOLERANCE
-        if not same_arithmetic:
+        if not exact:
             bounds = _bounds(name, figure, noise, times=COARSE_MULTIPLE if coarse else 1.0)
         checks.append(_check(name, now, then, bounds))
     return checks

@@ -20,8 +20,8 @@ def hold_case(
 ) -> CaseResult:
     """Measure a case and `settle` its record. `baselines` is the folder of accepted records.
 
-    A case that cannot run here is skipped, unless it was accepted on such a device; what the user can mend
-    and want of memory are errors. Raises what else torch raises.
+    A case that cannot run here is skipped; one that was accepted on such a device is an error. So is one that
+    raises ValueError or runs out of memory. Raises whatever else torch raises.
     """
     from mxcheck.models.convert import UnavailableError
 

@@ -110,8 +110,8 @@ class Leasing:
         pin_visible_gpus(self._settings)
 
     def can_give_more(self, label: str) -> bool:
-        """Whether devices whole are more than what a model gets: of one that nothing is known of before it is
-        loaded they are what it had."""
+        """Whether devices whole are more than what `take` gave. Not so for a model whose needs are unknown
+        before it is loaded: it has its devices whole from the start."""
         return estimated(self._settings, label) is not None
 
     def take(self, label: str, *, device: str, whole: bool) -> dict[int, int]:

@@ -382,8 +382,8 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
     f"{SUBLAYERS}:check_sublayers": [
         ((value("checks"),), "[('places', True, '')]", "place-lost"),
         ((value("checks"),), "[('places', True, '')]", "places-never"),
-        ((condition("same_arithmetic"),), "True", "layers-norm-here"),
-        ((condition("same_arithmetic"),), "False", "layers-norm-noise"),
+        ((value("exact"),), "False", "layers-norm-here"),
+        ((value("exact"),), "True", "layers-norm-noise"),
     ],
     f"{SUBLAYERS}:_check": [
         ((value("passed"), comparison("middle")), "True", "layers-gain"),

@@ -33,7 +33,8 @@ _ONE, _OTHER = "layers.1.mlp", "layers.0.attention"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """Of one figure, what may not be and what may be: twice and half of what it may move by in all places and
-    in one, and of what it may here (of a sketch that is nothing, and one unit is the least change)."""
+    in one, and of what it may here (a sketch by nothing: one unit is the least change; a size as elsewhere,
+    since what moves it is other arithmetic)."""
 
     everywhere: tuple[float, float]
     once: tuple[float, float]
@@ -45,7 +46,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "gain_99": Bounds(everywhere=(1e-4, 2.5e-5), once=(1e-2, 2.5e-3), here=(1e-10, 2.5e-11)),
     "norm": Bounds(everywhere=(4e-5, 1e-5), once=(8e-4, 2e-4), here=(4e-11, 1e-11)),
     "norm_99": Bounds(everywhere=(1e-4, 2.5e-5), once=(1e-2, 2.5e-3), here=(1e-10, 2.5e-11)),
-    "size": Bounds(everywhere=(6e-5, 1.5e-5), once=(1.2e-3, 3e-4), here=(6e-10, 1.5e-10)),
+    "size": Bounds(everywhere=(6e-5, 1.5e-5), once=(1.2e-3, 3e-4), here=(1.2e-3, 3e-4)),
     "sketch": Bounds(everywhere=(20, 5), once=(500, 125), here=(1, 0)),
 }
 
