@@ -65,14 +65,15 @@ def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     assert block_size is not None
     rows = as_rows(x, spec.axis).float().numpy()
     starts = range(0, rows.shape[1], block_size)
-    scales = np.array(
-        [
-            [compute_scale_amax(element.emax, row[start : start + block_size]) for start in starts]
-            for row in rows
-        ],
-        np.float32,
-    )
-    with np.errstate(invalid="ignore"):  # a signalling NaN, or Inf / Inf
+    # A signalling NaN raises a flag in numpy's log2 where there is no AVX-512, and in a quotient, as Inf / Inf.
+    with np.errstate(invalid="ignore"):
+        scales = np.array(
+            [
+                [compute_scale_amax(element.emax, row[start : start + block_size]) for start in starts]
+                for row in rows
+            ],
+            np.float32,
+        )
         scaled = rows / np.repeat(scales, block_size, axis=1)[:, : rows.shape[1]]
     random = None
     if spec.rounding == "stochastic":
