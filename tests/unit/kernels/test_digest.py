@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mxcheck.gate.row_groups import changed_rows
+from mxcheck.gate.row_groups import RowGroups, changed_rows
 from mxcheck.kernels import digest as module
 from mxcheck.kernels.digest import (
     GROUP_LEVEL,
     LANES,
+    MOST_GROUPS,
     ROW_LEVEL,
     SHAPE_LEVEL,
     add_to_groups,
@@ -74,7 +75,7 @@ def by_the_definition(*tensors: Tensor) -> list[str]:
         strings += [row.numpy().tobytes() for row in array]
     shapes = ";".join(f"{tensor.dtype}{tuple(tensor.shape)}" for tensor in tensors)
     found = []
-    size = -(-len(strings) // 16)
+    size = -(-len(strings) // MOST_GROUPS)
     for first in range(0, len(strings), size):
         before = [0] * (LANES * first)
         in_group = [
@@ -225,7 +226,7 @@ def test_every_single_bit_moves_its_group_alone() -> None:
                     for i, pair in enumerate(zip(before.groups, after.groups, strict=True))
                     if len({*pair}) == 2
                 ]
-                assert moved == [row // 2]
+                assert moved == [row // -(-20 // MOST_GROUPS)]
                 seen.add(after.groups)
 
     assert len(seen) == 20 * 13 * 8 + 1
@@ -298,12 +299,13 @@ def test_the_sign_of_zero_and_the_bits_of_nan_are_seen() -> None:
 def test_a_changed_row_is_named_by_its_group(rows: int) -> None:
     x = octets(rows, 8)
     before = digest(x)
-    assert len(before.groups) <= 16
+    assert len(before.groups) <= MOST_GROUPS
     for row in range(rows):
         changed = x.clone()
         changed[row, 3] ^= 1
-        named = changed_rows(rows, digest(changed).groups, before.groups)
-        size = -(-rows // 16)
+        now, then = (RowGroups(rows=one.rows, groups=one.groups) for one in (digest(changed), before))
+        named = changed_rows(now, then)
+        size = -(-rows // MOST_GROUPS)
         first, last = row // size * size, min(rows, row // size * size + size) - 1
         stretch = str(first) if first == last else f"{first} to {last}"
         assert named == ("all 1 rows" if rows == 1 else f"rows {stretch} of {rows}")
