@@ -440,9 +440,8 @@ def test_no_page_is_made_of(
     assert not (tmp_path / "gpu.md").exists()
 
 
-@pytest.mark.parametrize("word", ["outcome", "verdict"])
-def test_a_row_of_the_gate_by_either_word(word: str, load: Load, tmp_path: Path) -> None:
-    rows = [{"id": "one", word: "skipped", "reason": "needs CUDA"}]
+def test_a_row_of_the_gate(load: Load, tmp_path: Path) -> None:
+    rows = [{"id": "one", "outcome": "skipped", "reason": "needs CUDA"}]
     (tmp_path / "accuracy.json").write_text(json.dumps(rows))
     (case,) = load("gpu.suites").read(tmp_path)["cases"]
     assert (case["outcome"], case["reason"]) == ("skipped", "needs CUDA")
@@ -455,7 +454,7 @@ def test_a_run_that_was_killed_has_the_rows_of_its_tests(load: Load, tmp_path: P
     project.write_text(
         "import os\n"
         "def test_row(record_property):\n"
-        "    record_property('mxcheck', {'id': 'one', 'verdict': 'pass'})\n"
+        "    record_property('mxcheck', {'id': 'one', 'outcome': 'pass'})\n"
         "def test_red():\n"
         "    assert 1 == 2\n"
         "def test_dies():\n"

@@ -65,7 +65,8 @@ def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     assert block_size is not None
     rows = as_rows(x, spec.axis).float().numpy()
     starts = range(0, rows.shape[1], block_size)
-    # A signalling NaN raises a flag in numpy's log2 where there is no AVX-512, and in a quotient, as Inf / Inf.
+    # A signalling NaN raises a flag in numpy's log2 where there is no AVX-512, and in a quotient, as does
+    # Inf / Inf.
     with np.errstate(invalid="ignore"):
         scales = np.array(
             [
