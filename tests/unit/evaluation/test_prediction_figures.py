@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.prediction_figures import ByToken, predictions
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.gate.drift import entropy_drift, top1_held
-from mxcheck.gate.figures import check_predictions
+from mxcheck.gate.figures import check_figures
 from mxcheck.gate.predictions import Predictions, check_estimates
 from mxcheck.models.convert import Conversion
 from mxcheck.models.load import LoadedModel
@@ -157,14 +158,23 @@ def test_estimates_agree_and_each_is_the_measured_one(
     assert result.predictions.k3 == pytest.approx(result.kl, abs=5 * result.predictions.k3_error)
     assert result.predictions.sequence_entropies == result.sequence_entropies
     record = build_record(
+        predictions=result.predictions,
+        absent=dict.fromkeys(("sublayers", "counters"), "this test asks for neither"),
         bit_equal=False,
+        cross_entropy=result.cross_entropy,
+        perplexity=result.perplexity,
         entropy=result.entropy,
         kl=result.kl,
+        sequence_kl=result.sequence_kl,
         scored_tokens=sampled.shape[0] * (sampled.shape[1] - 1),
         sequence_losses=result.sequence_losses,
         top1_agreement=result.top1_agreement,
     )
-    check_predictions(result.predictions, record)
+    check_figures(record)
+    with pytest.raises(ValueError, match="mean of its parts by position"):
+        check_figures(
+            replace(record, kl=result.kl * 1.01, sequence_kl=[kl * 1.01 for kl in result.sequence_kl])
+        )
 
 
 #: The fault, whether the reference is scored by it too, and whether it is seen without the exact KL.
