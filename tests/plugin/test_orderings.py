@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from gate_project import Project
 
-from mxcheck.gate.baseline import encode, read, write_text
+from mxcheck.gate.baseline import encode, read
+from mxcheck.gate.write import write_text
 
 LLAMA = ("-k", "test_ordering", "--mx-models", "ref-llama")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import subprocess
@@ -15,11 +16,14 @@ from sample_record import build_record
 from mxcheck.cli import main
 from mxcheck.formats.notation import parse_values, reproduction
 from mxcheck.formats.spec import cast_spec
-from mxcheck.gate.baseline import encode, write_text
+from mxcheck.gate.baseline import encode
 from mxcheck.gate.record import Record
+from mxcheck.gate.write import write_text
 
 FP8, BF16 = "ref-llama/fp8_e4m3-B.json", "ref-llama/bf16.json"
-CHANGED = build_record(kl=0.25, perplexity=9.5)
+CHANGED = build_record(
+    kl=0.25, sequence_kl=[0.25] * 4, sequence_losses=[2.25] * 4, cross_entropy=2.25, perplexity=math.exp(2.25)
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -93,7 +97,7 @@ def test_list_and_diff_look_at_records_alone(capsys: Capture) -> None:
 def test_list_of_another_directory(capsys: Capture) -> None:
     put("other", FP8, CHANGED)
     assert main(["baselines", "list", "--baselines", "other"]) == 0
-    assert lines(capsys.readouterr().out)[1:] == [f"{FP8} 9.500 0.250000 98.75 2 1.0e-04 torch 2.9.0, AVX2"]
+    assert lines(capsys.readouterr().out)[1:] == [f"{FP8} 9.488 0.250000 98.75 2 1.0e-04 torch 2.9.0, AVX2"]
 
 
 def test_list_shows_what_cannot_be_read(capsys: Capture) -> None:
@@ -117,8 +121,8 @@ def test_a_directory_that_does_not_exist_is_refused(capsys: Capture, action: str
 @pytest.mark.parametrize(
     ("before", "after", "row"),
     [
-        pytest.param("old", "baselines", "9.500 → 7.493 0.250000 → 0.001000", id="old-new"),
-        pytest.param("baselines", "old", "7.493 → 9.500 0.001000 → 0.250000", id="new-old"),
+        pytest.param("old", "baselines", "9.488 → 7.493 0.250000 → 0.001000", id="old-new"),
+        pytest.param("baselines", "old", "7.493 → 9.488 0.001000 → 0.250000", id="new-old"),
     ],
 )
 def test_diff_of_two_directories(capsys: Capture, before: str, after: str, row: str) -> None:
@@ -129,7 +133,7 @@ def test_diff_of_two_directories(capsys: Capture, before: str, after: str, row: 
     assert captured.err == ""
     assert lines(captured.out) == [
         "baseline what perplexity KL loss rms digests",
-        f"{FP8} other {row} 0.0e+00",
+        f"{FP8} figures {row} 2.5e-01",
     ]
 
 
@@ -153,7 +157,7 @@ def test_diff_of_a_git_revision(capsys: Capture, revision: list[str]) -> None:
     assert capsys.readouterr().out == "no differences\n"
     put("baselines", FP8, CHANGED)
     assert main(["baselines", "diff", *revision]) == 1
-    assert lines(capsys.readouterr().out)[1:] == [f"{FP8} other 7.493 → 9.500 0.001000 → 0.250000 0.0e+00"]
+    assert lines(capsys.readouterr().out)[1:] == [f"{FP8} figures 7.493 → 9.488 0.001000 → 0.250000 2.5e-01"]
 
 
 def test_diff_of_two_revisions(capsys: Capture) -> None:
@@ -165,7 +169,7 @@ def test_diff_of_two_revisions(capsys: Capture) -> None:
     assert main(["baselines", "diff", "HEAD~1", "HEAD"]) == 1
     assert [line.split()[:2] for line in lines(capsys.readouterr().out)[1:]] == [
         [BF16, "removed"],
-        [FP8, "other"],
+        [FP8, "figures"],
     ]
     assert main(["baselines", "diff", "HEAD", "HEAD"]) == 0
 
@@ -190,6 +194,7 @@ ORPHANS = (
     "ref-llama/fp8_e4m3.json",
     "ref-llama/fp9-A@cuda-sm90.json",
     "ref-old/bf16.json",
+    "ref-llama/states-0a1b2c3d.safetensors",
 )
 
 
@@ -197,17 +202,16 @@ ORPHANS = (
 def kept() -> set[Path]:
     """Files that belong to a case, with orphans beside them."""
     for name in ORPHANS:
-        put("baselines", name, build_record())
+        if name.endswith(".json"):
+            put("baselines", name, build_record())
     override = put("baselines", "ref-llama/fp8_e4m3-B@cuda-sm90.json", build_record())
     tokens = Path("baselines/ref-llama/tokens.safetensors")
     tokens.write_bytes(b"tokens")
-    # what layers start from, of two types that the model was loaded in
-    states = {
-        Path(f"baselines/ref-llama/states-{weights}.safetensors") for weights in ("0a1b2c3d", "ffffffff")
-    }
-    for one in states:
+    # what layers start from: of the weights that the baselines name, and of none that they name
+    states = Path("baselines/ref-llama/states-aaaaaaaa.safetensors")
+    for one in (states, Path("baselines", ORPHANS[-1])):
         one.write_bytes(b"states")
-    return {override, tokens, *states, Path("baselines", FP8), Path("baselines", BF16)}
+    return {override, tokens, states, Path("baselines", FP8), Path("baselines", BF16)}
 
 
 def files() -> set[Path]:
@@ -250,6 +254,14 @@ def test_prune_deletes_orphans_only(capsys: Capture, kept: set[Path]) -> None:
     assert captured.err == ""
     assert files() == kept
     assert main(["baselines", "prune"]) == 0
+
+
+@pytest.mark.usefixtures("kept")
+def test_prune_keeps_states_beside_a_baseline_that_cannot_be_read(capsys: Capture) -> None:
+    """It may rest on them."""
+    Path("baselines", FP8).write_bytes(b"\xff")
+    assert main(["baselines", "prune"]) == 1
+    assert "states" not in capsys.readouterr().out
 
 
 def test_prune_deletes_an_orphan_that_cannot_be_read() -> None:

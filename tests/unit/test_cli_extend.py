@@ -14,11 +14,12 @@ import pytest
 from rich.console import Console
 
 from mxcheck.cli import main
-from mxcheck.gate.baseline import read, seal_of, write_text
+from mxcheck.gate.baseline import read, seal_of
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.verdict import judge
+from mxcheck.gate.write import write_text
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.noise import noise_of
 from mxcheck.measure.session import Session
@@ -44,9 +45,10 @@ Change = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture(scope="module")
-def records() -> dict[Case, Record]:
-    """Both cases as they would have been accepted here, each with its noise."""
-    with Session(MEASURING) as session:
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Record]:
+    """Both cases as they would have been accepted here, each with its noise: from this machine's own states,
+    not from the repository's."""
+    with Session(replace(MEASURING, baselines=tmp_path_factory.mktemp("baselines"))) as session:
         cases = {case.id: case for case in MEASURING.recipes}
         found = {case: measure_case(session, case) for case in cases.values()}
         return {

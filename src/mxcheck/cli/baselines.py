@@ -11,6 +11,7 @@ from typing import Any
 
 from mxcheck.cli.console import console
 from mxcheck.cli.extend import extend
+from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.case import Case, model_label
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
@@ -44,7 +45,9 @@ def add_commands(commands: Any) -> None:
     seen.set_defaults(run=_detectable)
 
     prune = actions.add_parser(
-        "prune", help="find files that no case owns: neither of the ladder nor a recipe of ./pyproject.toml"
+        "prune",
+        help="find baselines that no case owns, neither of the ladder nor a recipe of ./pyproject.toml, and "
+        "reference states that no baseline rests on",
     )
     prune.add_argument("--delete", action="store_true", help="delete them (default: name them)")
     prune.add_argument(
@@ -105,7 +108,8 @@ def _prune(options: argparse.Namespace) -> int:
         for model in filter(None, map(str.strip, (options.models or ",".join(models)).split(",")))
         for case in _default_matrix(model_label(model) if model not in REFERENCE_MODELS else model)
     }
-    orphans = [name for name in read_directory(options.baselines) if _case_of(name) not in owned]
+    orphans = [name for name in _files(options.baselines) if _case_of(name) not in owned]
+    orphans += _unused_states(options.baselines, orphans)
     for name in orphans:
         if options.delete:
             (options.baselines / name).unlink()
@@ -116,6 +120,31 @@ def _prune(options: argparse.Namespace) -> int:
         words += ["--models", options.models, "--delete"] if options.models else ["--delete"]
         print(f"delete them with: {shlex.join(words)}", file=sys.stderr)  # noqa: T201
     return 1 if orphans and not options.delete else 0
+
+
+def _files(root: Path) -> list[str]:
+    """Every baseline below `root`, by its path there. Raises ValueError where there is no such directory."""
+    if not root.is_dir():
+        raise ValueError(f"baselines directory {root} does not exist; name one with --baselines")
+    found = sorted(path for path in root.rglob("*.json") if path.is_symlink() or not path.is_dir())
+    return [path.relative_to(root).as_posix() for path in found]
+
+
+def _unused_states(root: Path, orphans: list[str]) -> list[str]:
+    """Reference states that no baseline beside them rests on, once `orphans` are gone. Where one of the
+    baselines cannot be read, all states beside it count as used."""
+    unused = []
+    for states in sorted(root.glob("*/states-*.safetensors")):
+        beside = [
+            path for path in states.parent.glob("*.json") if path.relative_to(root).as_posix() not in orphans
+        ]
+        try:
+            used = {states_path(path.parent, read(path).fingerprints.get("weights", "")) for path in beside}
+        except (BaselineError, FileNotFoundError):
+            continue
+        if states not in used:
+            unused.append(states.relative_to(root).as_posix())
+    return unused
 
 
 def _case_of(name: str) -> str:

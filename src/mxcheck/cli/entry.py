@@ -44,7 +44,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="mxcheck",
         description="Formats, single casts, the ladder, models and accepted baselines. "
-        "Measuring goes through pytest.",
+        "The gate runs under pytest: pytest --pyargs mxcheck.suite.models.",
     )
     parser.set_defaults(passes_on=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -37,7 +37,7 @@ def _merge(options: argparse.Namespace) -> int:
 def judge(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
     """Join the shards in and below a folder and print what they say; append it to `summary` and write the
     rows to `rows`. Returns the exit code. Raises ValueError where they are not a run."""
-    from mxcheck.gate.baseline import write_text
+    from mxcheck.gate.write import write_text
     from mxcheck.reporting.merge import merge_folder
     from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mxcheck.gate import result
-from mxcheck.gate.baseline import write_text
+from mxcheck.gate.write import write_text
 from mxcheck.reporting.shards import ShardRun, encode, file_name, read
 
 if TYPE_CHECKING:

@@ -8,9 +8,7 @@ depth amplifies nothing.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,11 +20,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mxcheck.evaluation.logits import vocabulary_of
 from mxcheck.evaluation.tokens import fingerprint
+from mxcheck.gate.write import write_whole
 from mxcheck.models.classify import classify
 from mxcheck.models.load import tensor_bytes
 
-__all__ = ["TOKENS", "LayerStates", "decoder_layers", "load_states", "reference_states", "save_states"]
+__all__ = [
+    "TOKENS",
+    "LayerStates",
+    "check_states",
+    "decoder_layers",
+    "load_states",
+    "reference_states",
+    "save_states",
+]
 
 #: How many tokens are stored: the first of the first sequence, so that the attention sink is among them.
 TOKENS = 32
@@ -167,34 +175,25 @@ def save_states(states: LayerStates, path: Path, *, weights: str) -> None:
             "digest": states.digest,
         },
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp makes it private; a baseline is a file of the repository
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, data)
 
 
 def load_states(path: Path, *, weights: str) -> LayerStates:
     """Read what `save_states` wrote for the model whose weights have the fingerprint `weights`.
 
     Raises ValueError, in one line that names the file, where there is none, where it is damaged or of another
-    version, and where other weights gave the states.
+    version, where other weights gave the states, and where one is not finite bfloat16 [1, tokens, hidden].
+    Whether they are those of every layer of a model is for `check_states`.
     """
     mend = "restore it from version control, or delete it and accept the model's baselines anew"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file of reference states; the first acceptance writes it")
+        found = "no file" if path.exists() else "no such file of reference states"
+        raise ValueError(f"{path}: {found}; {mend}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); {mend}") from error
     version = metadata.get("format_version")
     if version != _FORMAT_VERSION:
@@ -216,4 +215,33 @@ def load_states(path: Path, *, weights: str) -> LayerStates:
             f"{path}: its states come from weights {metadata.get('weights', 'none')[:16]}…, the model has "
             f"{weights[:16]}…; give the accepted model, or delete the file and accept its baselines anew"
         )
+    for name, value in tensors.items():
+        shape = list(value.shape)
+        if (
+            value.dtype != torch.bfloat16
+            or shape[:-1] != list(tokens.shape)
+            or not torch.isfinite(value).all()
+        ):
+            raise ValueError(
+                f"{path}: the state of {name} must be finite bfloat16 [1, {tokens.shape[-1]}, hidden], got "
+                f"{str(value.dtype).removeprefix('torch.')} {shape}, "
+                f"{int(value.isfinite().logical_not().sum())} of it not finite; {mend}"
+            )
     return states
+
+
+def check_states(states: LayerStates, model: nn.Module, path: Path) -> None:
+    """Raises ValueError, in one line that names the file at `path`, where its `states` are not those of every
+    decoder layer of `model`, or its tokens are none of the model's."""
+    layers, stored, vocabulary = decoder_layers(model).keys(), states.layers.keys(), vocabulary_of(model)
+    wrong = [
+        *(f"no state of {name}" for name in sorted(layers - stored)[:1]),
+        *(f"a state of {name}, which the model has not" for name in sorted(stored - layers)[:1]),
+    ]
+    if vocabulary and not 0 <= int(states.tokens.min()) <= int(states.tokens.max()) < vocabulary:
+        wrong.append(f"a token beyond the {vocabulary} of the model")
+    if wrong:
+        raise ValueError(
+            f"{path}: holds {' and '.join(wrong)}; restore it from version control, or delete it and accept "
+            f"the model's baselines anew"
+        )

@@ -56,7 +56,10 @@ def sample_tokens(
         )
     limit = positions(model.config.get_text_config())
     if limit is not None and length > limit:
-        raise ValueError(f"length must be at most the model's {limit} positions, got {length}")
+        raise ValueError(
+            f"length must be at most the model's {limit} positions, got {length}; "
+            f"give --length {limit} or less"
+        )
 
     # `model.generate` is no use here: it stops at EOS, or masks EOS with min_new_tokens, fills unset options
     # (top_k, EOS ids) from the model's generation_config, and draws from the global random state.

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
+
+from mxcheck.gate.write import write_whole
 
 __all__ = ["fingerprint", "load_tokens", "save_tokens"]
 
@@ -20,7 +22,7 @@ def save_tokens(tokens: torch.Tensor, path: str | Path) -> None:
     _check(tokens, path, allowed=_INTEGERS)
     if int(tokens.max()) > torch.iinfo(torch.int32).max:
         raise ValueError(f"{path}: token ids must fit int32, got {int(tokens.max())}")
-    save_file({_KEY: tokens.to("cpu", torch.int32).contiguous()}, path)
+    write_whole(Path(path), save({_KEY: tokens.to("cpu", torch.int32).contiguous()}))
 
 
 def load_tokens(path: str | Path) -> torch.Tensor:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from mxcheck.gate.case import Case
+from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import FORMAT_VERSION, Record, record_from_dict
 
 
@@ -52,55 +51,76 @@ def _broken(value: Any, indent: str, *, levels: int) -> str:
     return f"{{\n{inner}\n{indent}}}"
 
 
-def decode(text: str, *, where: str) -> Record:
-    """Read a baseline's text. Raises BaselineError, naming `where`, if it is corrupt, of another format
-    version, or does not bear its seal.
-    """
+#: How a file that is no baseline any more comes back.
+_RESTORE = "restore it from version control, or accept anew with --snapshot-update"
+
+
+def parsed(text: str, *, where: str) -> dict[str, Any]:
+    """A baseline's text as JSON. Raises BaselineError, naming `where`."""
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BaselineError(
-            f"corrupt baseline {where}: not JSON ({error}); restore it from version control, "
-            f"or accept anew with --snapshot-update"
-        ) from error
-    if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
-        got = data.get("format_version") if isinstance(data, dict) else type(data).__name__
-        raise BaselineError(
-            f"baseline {where} has format version {got!r}, this mxcheck reads {FORMAT_VERSION}; "
-            f"accept anew with --snapshot-update"
-        )
+    except (ValueError, RecursionError) as error:
+        raise BaselineError(f"corrupt baseline {where}: not JSON ({error}); {_RESTORE}") from error
+    return data if isinstance(data, dict) else {"format_version": type(data).__name__}
+
+
+def unseal(data: dict[str, Any], *, where: str) -> None:
+    """Take off the seal. Raises BaselineError, naming `where`, if it is not that of `data`."""
     seal = data.pop("seal", None)
     try:
         expected = seal_of(data)
-    except ValueError as error:
-        raise BaselineError(
-            f"corrupt baseline {where}: {error}; restore it from version control, "
-            f"or accept anew with --snapshot-update"
-        ) from error
+    except (ValueError, RecursionError) as error:  # NaN, which JSON has not; nested without end
+        raise BaselineError(f"corrupt baseline {where}: {error}; {_RESTORE}") from error
     if seal != expected:
         raise BaselineError(
             f"baseline {where} was changed by hand or by a merge: its contents do not bear its seal; "
-            f"restore it from version control, or accept anew with --snapshot-update"
+            f"{_RESTORE}"
         )
+
+
+def decode(text: str, *, where: str) -> Record:
+    """Read a baseline's text. Raises BaselineError, naming `where`, if it is corrupt, of another format
+    version, does not bear its seal, or contradicts itself.
+    """
+    data = parsed(text, where=where)
+    if data.get("format_version") != FORMAT_VERSION:
+        raise BaselineError(
+            f"baseline {where} has format version {data.get('format_version')!r:.40}, this mxcheck reads "
+            f"{FORMAT_VERSION}; accept anew with --snapshot-update"
+        )
+    unseal(data, where=where)
     data.pop("format_version")
     try:
-        return record_from_dict(data)
+        record = record_from_dict(data)
+        check_figures(record)
     except (ValueError, TypeError) as error:
         raise BaselineError(
             f"corrupt baseline {where}: {error}; accept anew with --snapshot-update"
         ) from error
+    return record
+
+
+def read_text(path: Path) -> str:
+    """The text of a baseline. Raises FileNotFoundError where there is nothing at `path`, BaselineError where
+    there is something else than a text file that can be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BaselineError(f"corrupt baseline {path}: not UTF-8 text; {_RESTORE}") from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            raise
+        raise BaselineError(f"baseline {path} cannot be read: {error.strerror}; {_RESTORE}") from error
 
 
 def read(path: Path) -> Record:
     """Read one baseline. Raises FileNotFoundError or BaselineError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BaselineError(
-            f"corrupt baseline {path}: not UTF-8 text; restore it from version control, "
-            f"or accept anew with --snapshot-update"
-        ) from error
-    return decode(text, where=str(path))
+    return decode(read_text(path), where=str(path))
+
+
+def states_path(folder: Path, weights: str) -> Path:
+    """Where the reference states of a model whose weights have this fingerprint lie, beside its baselines."""
+    return folder / f"states-{weights[:8]}.safetensors"
 
 
 def baseline_paths(root: Path, case: Case, device_class: str) -> tuple[Path, Path]:
@@ -115,19 +135,3 @@ def baseline_paths(root: Path, case: Case, device_class: str) -> tuple[Path, Pat
         override if override.is_file() else common,
         common if device_class == "cpu" and not override.is_file() else override,
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write so that a reader, or a run that dies, sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp makes it private; a baseline is a file of the repository
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

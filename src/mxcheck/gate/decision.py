@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mxcheck.gate.baseline import BaselineError, read
+from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.drift import Drift, drift
 from mxcheck.gate.record import Record
@@ -29,7 +29,7 @@ class Accepted:
 
     Attributes:
         record: the accepted one; None where there is none, or none that can be read.
-        trouble: why it could not be read, in one line.
+        trouble: why it could not be read, or held against, in one line.
         exists: whether there is a file at all.
     """
 
@@ -41,11 +41,17 @@ class Accepted:
 def read_accepted(path: Path) -> Accepted:
     """The baseline at `path`, read once."""
     try:
-        return Accepted(record=read(path))
+        record = read(path)
     except FileNotFoundError:
         return Accepted(record=None, trouble=f"no accepted baseline at {path}", exists=False)
     except BaselineError as error:
         return Accepted(record=None, trouble=str(error))
+    states = states_path(path.parent, record.fingerprints.get("weights", ""))
+    if "states" in record.fingerprints and not states.exists():
+        # This machine may come to the same states by itself; another will not.
+        trouble = f"{states}, from which {path} was measured, is gone; restore it from version control"
+        return Accepted(record=None, trouble=trouble)
+    return Accepted(record=record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,12 @@ nothing shows that, and a person has to accept.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mxcheck.gate.baseline import BaselineError, seal_of
+from mxcheck.gate.baseline import BaselineError, parsed, read_text, unseal
 from mxcheck.gate.drift import Drift, drift, same_arithmetic
 from mxcheck.gate.noise import widened
 from mxcheck.gate.record import FORMAT_VERSION, OPTIONAL, Noise, Record, record_from_dict
@@ -42,27 +41,19 @@ def read_earlier(path: Path) -> Earlier | None:
     """The baseline at `path`, if it is of the earlier format; None for one of this format. Raises
     BaselineError, in one line, for anything else."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaselineError(f"corrupt baseline {path}: {error}; restore it from version control") from error
-    version = data.get("format_version") if isinstance(data, dict) else None
+        text = read_text(path)
+    except FileNotFoundError as error:
+        raise BaselineError(f"no baseline at {path}") from error
+    data = parsed(text, where=str(path))
+    version = data.get("format_version")
     if version == FORMAT_VERSION:
         return None
     if version != EARLIER_VERSION:
         raise BaselineError(
-            f"baseline {path} has format version {version!r}; allowed: {EARLIER_VERSION}, and "
+            f"baseline {path} has format version {version!r:.40}; allowed: {EARLIER_VERSION}, and "
             f"{FORMAT_VERSION}, which is left alone; accept anew with --snapshot-update"
         )
-    seal = data.pop("seal", None)
-    try:
-        expected = seal_of(data)
-    except ValueError as error:  # NaN, which JSON has not
-        raise BaselineError(f"corrupt baseline {path}: {error}; restore it from version control") from error
-    if seal != expected:
-        raise BaselineError(
-            f"baseline {path} was changed by hand or by a merge: its contents do not bear its seal; "
-            f"restore it from version control"
-        )
+    unseal(data, where=str(path))
     data.pop("format_version")
     try:
         return Earlier(record=_record(data), fields=frozenset(data.keys() - _OTHERWISE))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mxcheck.gate.case import KINDS, Case, Kind
 from mxcheck.gate.counters import Counters, counters_from_dict
@@ -157,9 +158,13 @@ class Record:
 
 
 def record_from_dict(data: dict[str, Any]) -> Record:
-    """The inverse of `Record.as_dict`. Raises ValueError naming missing or unknown fields, the first that is
-    of another type, and a figure that is absent without a reason; what the plain lists and dictionaries hold
-    is not looked at."""
+    """The inverse of `Record.as_dict`.
+
+    Raises ValueError, in one line, naming missing or unknown fields, the first that holds another type, one
+    that is absent without a reason, or one that no case can have: lists by sequence that are empty or of
+    different lengths, no scored token, a name that no case has. NaN and infinity are figures: the gate judges
+    them.
+    """
     if not isinstance(data, dict):
         raise ValueError(f"a record must be a dict, got {data!r:.40}")
     _check_fields(data, Record)
@@ -169,11 +174,40 @@ def record_from_dict(data: dict[str, Any]) -> Record:
         if (data[name] is None) != (name in data["absent"]):
             wrong = "is absent without a reason" if data[name] is None else "is there, and absent too"
             raise ValueError(f"{name} {wrong}")
-    return Record(**{**data, **{name: read(data[name]) for name, read in _NESTED.items()}})
+    if unsaid := [name for name, reason in data["absent"].items() if not reason.strip()]:
+        raise ValueError(f"{unsaid[0]!r:.60} is absent, and its reason is empty")
+    lengths = {name: len(data[name]) for name in _BY_SEQUENCE if data[name] is not None}
+    lengths |= {f"metric {name}": len(values) for name, values in data["metrics"].items()}
+    if set(lengths.values()) != {lengths["reference_losses"]} or not lengths["reference_losses"]:
+        raise ValueError(f"lists by sequence must have one length of at least 1, got {lengths}")
+    for name, least in (
+        ("scored_tokens", lengths["reference_losses"]),
+        ("weight_bytes", 0),
+        ("original_bytes", 0),
+    ):
+        if data[name] < least:
+            raise ValueError(f"{name} must be at least {least}, got {data[name]}")
+    if not isinstance(data["corpus"].get("used"), str):
+        raise ValueError(f"corpus must say which text was used, got {data['corpus']!r:.60}")
+    record = Record(**{**data, **{name: read(data[name]) for name, read in _NESTED.items()}})
+    record.case  # noqa: B018  (raises for what no case is called)
+    return record
+
+
+#: Figures that are one number a sequence.
+_BY_SEQUENCE = (
+    "reference_losses",
+    "reference_entropies",
+    "sequence_losses",
+    "sequence_kl",
+)
 
 
 def _noise_from_dict(data: dict[str, Any]) -> Noise:
     _check_fields(data, Noise)
+    for name, value in data.items():
+        if isinstance(value, int | float) and not value >= 0:
+            raise ValueError(f"noise: {name} must be 0 or more, got {value}")
     layers = data["sublayers"]
     where = "noise of the layers"
     return Noise(
@@ -204,21 +238,63 @@ def _check_fields(data: dict[str, Any], kind: type[Any]) -> None:
     missing, unknown = sorted(expected - data.keys()), sorted(data.keys() - expected)
     if missing or unknown:
         raise ValueError(f"missing fields: {missing or 'none'}, unknown fields: {unknown or 'none'}")
-    for name, kinds in _FIELD_KINDS[kind].items():
-        if not isinstance(data[name], kinds):
-            allowed = " or ".join(one.__name__.removesuffix("Type") for one in kinds)
-            raise ValueError(f"{name} must be {allowed}, got {data[name]!r:.40}")
+    for name, hint in _HINTS[kind].items():
+        if name in _NESTED:  # its reader looks into it
+            hint = dict[str, Any] | None if NoneType in get_args(hint) else dict[str, Any]
+        if not _fits(data[name], hint):
+            raise ValueError(f"{name} must be {_words(hint)}, got {data[name]!r:.40}")
 
 
-def _kinds(of: type[Any]) -> dict[str, tuple[type, ...]]:
-    """The types that each field's JSON may have. A whole number is a float too, as other writers have it."""
-    found = {}
-    for name, hint in get_type_hints(of).items():
-        hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        kinds = [str if one is Kind else get_origin(one) or one for one in hints]
-        kinds = [dict if kind in (Noise, Predictions, Counters, SublayerNoise) else kind for kind in kinds]
-        found[name] = tuple([*kinds, int] if float in kinds else kinds)
-    return found
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value`, as JSON has it, is what the annotation `hint` says, all the way down."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return isinstance(value, str)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items()
+        )
+    return hint is Any or _SCALARS[hint](value)
 
 
-_FIELD_KINDS = {kind: _kinds(kind) for kind in (Record, Noise)}
+def _is_text(value: Any) -> bool:
+    """Text that can be printed: neither half a character nor what commands a terminal."""
+    return isinstance(value, str) and not any(
+        "\ud800" <= one <= "\udfff" or (one < " " and one not in "\n\t") or "\x7f" <= one <= "\x9f"
+        for one in value
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """A whole number is a float too, as other writers have it, if a float can hold it."""
+    return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
+
+
+_SCALARS: Mapping[Any, Callable[[Any], bool]] = {
+    str: _is_text,
+    int: lambda value: type(value) is int,
+    bool: lambda value: isinstance(value, bool),
+    float: _is_number,
+    NoneType: lambda value: value is None,
+}
+
+
+def _words(hint: Any) -> str:
+    """An annotation as people read it."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return " or ".join(map(_words, inner))
+    if origin is list:
+        return f"list of {_words(inner[0])}"
+    if origin is dict:
+        return "table" if inner[1] is Any else f"table of {_words(inner[1])}"
+    return _NAMES.get(hint, "text")
+
+
+_NAMES = {NoneType: "None", bool: "true or false", int: "whole number", float: "number", dict: "table"}
+
+_HINTS = {kind: get_type_hints(kind) for kind in (Record, Noise)}

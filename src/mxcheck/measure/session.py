@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mxcheck.gate.baseline import states_path
 from mxcheck.measure import on_device
 from mxcheck.measure.environment import environment
 from mxcheck.measure.text import evaluation_text, own_tokens_path
@@ -264,7 +265,7 @@ class Session:
     def states_path(self, label: str, weights: str) -> Path:
         """Where the reference states of a model with these weights (their fingerprint) lie: a model that is
         loaded in another dtype has others."""
-        return self.measuring.baselines / label / f"states-{weights[:8]}.safetensors"
+        return states_path(self.measuring.baselines / label, weights)
 
     def keep_states(self, label: str) -> None:
         """Store what the resident model's layers start from, unless it is stored already: for the first case
@@ -276,7 +277,7 @@ class Session:
             return
         weights = bench.loaded.weights_fingerprint
         path = self.states_path(label, weights)
-        if not path.is_file():
+        if not path.exists():
             save_states(bench.states, path, weights=weights)
         elif load_states(path, weights=weights).digest != bench.states.digest:
             raise ValueError(
@@ -286,12 +287,14 @@ class Session:
 
     def _states(self, label: str, loaded: LoadedModel, tokens: torch.Tensor) -> LayerStates | str:
         """The stored ones, else this machine's own; or why there are none."""
-        from mxcheck.evaluation.layer_states import load_states, reference_states
+        from mxcheck.evaluation.layer_states import check_states, load_states, reference_states
 
         weights = loaded.weights_fingerprint
         path = self.states_path(label, weights)
-        if path.is_file():
-            return load_states(path, weights=weights)
+        if path.exists():
+            states = load_states(path, weights=weights)
+            check_states(states, loaded.model, path)
+            return states
         try:
             return reference_states(loaded.model, tokens)
         except ValueError as error:

@@ -82,7 +82,7 @@ class ShardReport:
         return result
 
     def _write(self, exit_status: int) -> None:
-        from mxcheck.gate.baseline import write_text
+        from mxcheck.gate.write import write_text
         from mxcheck.reporting.shards import ShardRun, encode
 
         assert self._basis is not None

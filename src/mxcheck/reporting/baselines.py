@@ -49,7 +49,7 @@ def read_revision(revision: str, root: Path) -> dict[str, Record | BaselineError
         words = done.stderr.decode(errors="replace").strip().splitlines()
         raise ValueError(
             f"{revision!r} is neither a directory nor a git revision with baselines at {root}: "
-            f"{words[-1] if words else 'git failed'}"
+            f"{words[-1] if words else 'git failed'}; name two directories, or run this in a git checkout"
         )
     found: dict[str, Record | BaselineError] = {}
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
@@ -123,6 +123,13 @@ def _difference(old: Record | BaselineError | None, new: Record | BaselineError 
             ("modules", old.replaced != new.replaced),
             ("casts", old.digests != new.digests),
             ("figures", old.sequence_losses != new.sequence_losses or old.sequence_kl != new.sequence_kl),
+            ("predictions", old.predictions != new.predictions),
+            ("layers", old.sublayers != new.sublayers),
+            ("counts", old.counters != new.counters),
+            ("bytes", (old.weight_bytes, old.original_bytes) != (new.weight_bytes, new.original_bytes)),
+            ("absent figures", old.absent != new.absent),
+            ("metrics", old.metrics != new.metrics),
+            ("text", old.corpus != new.corpus),
             ("arithmetic", old.arithmetic != new.arithmetic),
             ("environment", old.environment != new.environment),
             ("noise", old.noise != new.noise),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from rich.markup import escape
 from rich.table import Table
 
 from mxcheck.gate.baseline import BaselineError
 from mxcheck.gate.budget import Budgets
-from mxcheck.gate.case import Case
 from mxcheck.gate.detectable import Detectable, detectable
 from mxcheck.gate.record import Record
 from mxcheck.reporting.baselines import Baselines
@@ -42,18 +42,21 @@ def detectable_table(baselines: Baselines, budgets: Budgets) -> Table:
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for name, record in baselines.items():
-        if isinstance(record, BaselineError):
-            table.add_row(name, *[""] * (len(_COLUMNS) - 1), str(record), style="bold red")
-        else:
+        if isinstance(record, Record) and record.kl is None:
+            table.add_row(f"{name}: no KL")
+        elif isinstance(record, Record):
             table.add_row(name, *_cells(_seen(record, budgets)))
+        else:
+            table.add_row(f"{name}: unreadable", style="bold red")
+    if troubles := [str(record) for record in baselines.values() if isinstance(record, BaselineError)]:
+        table.caption = escape(
+            "\n".join([*troubles, _CAPTION])
+        )  # in a cell they would take every column's room
     return table
 
 
 def _seen(record: Record, budgets: Budgets) -> Detectable:
-    case = Case(
-        model=record.model, precision=record.precision, tier=record.tier, options=tuple(record.options)
-    )
-    return detectable(record, budgets.of(case.model, case.budget_key))
+    return detectable(record, budgets.of(record.model, record.case.budget_key))
 
 
 def _cells(seen: Detectable) -> list[str]:

@@ -52,9 +52,9 @@ def worst_layers(record: Record, baseline: Record | None) -> list[str]:
     sublayers = [place for place in now if not place.endswith(".layer")]
     worst = sorted(sublayers, key=lambda place: (-turned(place), -now[place].norm))[:WORST_LAYERS]
     return [
-        f"layers: {place}: error {100 * now[place].norm:.3g} % of its update, gain {now[place].gain:+.2e}"
+        f"layers: {place}: error {100 * now[place].norm:.4g} % of its update, gain {now[place].gain:+.2e}"
         + (
-            f" (accepted {100 * then[place].norm:.3g} %, {then[place].gain:+.2e}; error vector moved by "
+            f" (accepted {100 * then[place].norm:.4g} %, {then[place].gain:+.2e}; error vector moved by "
             f"{100 * turned(place):.3g} %)"
             if place in then
             else ""

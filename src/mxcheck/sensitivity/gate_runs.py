@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mxcheck.gate.baseline import write_text
 from mxcheck.gate.digest import folder_digest
+from mxcheck.gate.write import write_text
 from mxcheck.sensitivity.environments import Environment, intel_shim
 
 #: The models' suite as `make gate` runs it, where the settings of this list do something.

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mxcheck.gate.baseline import baseline_paths, encode, write_text
+from mxcheck.gate.baseline import baseline_paths, encode
 from mxcheck.gate.budget import load_budgets
 from mxcheck.gate.canaries.check import broken_gate
 from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Update, decide, read_accepted
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, all_green
+from mxcheck.gate.write import write_text
 from mxcheck.measure.hold import error_of, hold_case
 from mxcheck.measure.noise import noise_of
 from mxcheck.measure.session import Session

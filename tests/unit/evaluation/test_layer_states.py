@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from transformers import LlamaForCausalLM
 from mxcheck.evaluation.layer_states import (
     TOKENS,
     LayerStates,
+    check_states,
     load_states,
     reference_states,
     save_states,
@@ -99,9 +101,15 @@ def _without_tokens(path: Path) -> None:
     save_file(tensors, path, metadata={"format_version": "1"})
 
 
+def _as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (_as_folder, "no file; restore it"),
         (_truncate, "not a readable safetensors file"),
         (_flip, "damaged: its contents have the digest"),
         (_other_version, "format version '0', this mxcheck reads '1'"),
@@ -115,6 +123,45 @@ def test_a_spoilt_file_is_refused_by_name(spoil: Callable[[Path], None], message
         load_states(stored, weights=WEIGHTS)
     assert str(stored) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state.index_fill(1, torch.tensor(3), math.nan),
+            r"finite bfloat16.*, 64 of it not finite",
+        ),
+        (lambda state: state.float(), r"finite bfloat16 \[1, 32, hidden\], got float32 \[1, 32, 64\]"),
+        (lambda state: state[:, :5], r"finite bfloat16 \[1, 32, hidden\], got bfloat16 \[1, 5, 64\]"),
+    ],
+)
+def test_states_that_no_model_has_are_refused(
+    change: Callable[[Tensor], Tensor], message: str, states: LayerStates, stored: Path
+) -> None:
+    layers = {**states.layers, "model.layers.1": change(states.layers["model.layers.1"]).contiguous()}
+    save_states(replace(states, layers=layers), stored, weights=WEIGHTS)
+    with pytest.raises(ValueError, match=f"the state of model.layers.1 must be {message}"):
+        load_states(stored, weights=WEIGHTS)
+
+
+def test_states_of_some_layers_or_of_other_tokens_are_refused(
+    tiny_llama: LlamaForCausalLM, states: LayerStates, stored: Path
+) -> None:
+    check_states(states, tiny_llama, stored)
+    first, second = states.layers.items()
+    vocabulary = tiny_llama.config.vocab_size
+    for spoilt, message in (
+        (replace(states, layers=dict([first])), "holds no state of model.layers.1"),
+        (
+            replace(states, layers=dict([first, second, ("model.layers.7", second[1])])),
+            "a state of model.layers.7",
+        ),
+        (replace(states, tokens=states.tokens.clamp(min=vocabulary)), f"a token beyond the {vocabulary}"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            check_states(spoilt, tiny_llama, stored)
+        assert str(stored) in str(caught.value)
 
 
 def test_states_of_other_weights_are_refused(stored: Path) -> None:

@@ -10,13 +10,15 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 from sample_record import build_full_record
 
-from mxcheck.gate.baseline import BaselineError, decode, encode, read, write_text
+from mxcheck.gate.baseline import BaselineError, decode, encode, read
 from mxcheck.gate.record import FORMAT_VERSION, Record
+from mxcheck.gate.write import write_text
 
 MakeRecord = Callable[..., Record]
 
@@ -61,10 +63,18 @@ def test_every_figure_survives() -> None:
 
 
 def test_floats_survive_bit_for_bit(make_record: MakeRecord) -> None:
-    record = make_record(sequence_losses=AWKWARD, kl=AWKWARD[0])
+    ones = {name: [1.0] * len(AWKWARD) for name in ("sequence_kl", "sequence_losses", "reference_entropies")}
+    record = make_record(
+        **ones,
+        **dict.fromkeys(("kl", "cross_entropy", "reference_entropy"), 1.0),
+        perplexity=math.e,
+        reference_losses=AWKWARD,
+        reference_cross_entropy=fmean(AWKWARD),
+        entropy=AWKWARD[0],
+    )
     back = decode(encode(record), where="x")
-    assert [value.hex() for value in back.sequence_losses] == [value.hex() for value in AWKWARD]
-    assert back.kl.hex() == AWKWARD[0].hex()
+    assert [value.hex() for value in back.reference_losses] == [value.hex() for value in AWKWARD]
+    assert back.entropy.hex() == AWKWARD[0].hex()
 
 
 def test_layout(make_record: MakeRecord) -> None:
@@ -185,7 +195,7 @@ def test_another_format_version_is_refused_whatever_its_seal(
         pytest.param("kl", {}, r"missing fields: \['kl'\], unknown fields: none", id="missing"),
         pytest.param("kl", {"KL": 1.0}, r"missing fields: \['kl'\], unknown fields: \['KL'\]", id="renamed"),
         pytest.param("noise", {"noise": {"loss_rms": 1.0}}, "missing fields: ", id="noise-missing"),
-        pytest.param("noise", {"noise": [1.0]}, "noise must be dict or None", id="noise-no-object"),
+        pytest.param("noise", {"noise": [1.0]}, "noise must be table or None", id="noise-no-object"),
     ],
 )
 def test_a_sealed_file_of_other_fields_is_refused(

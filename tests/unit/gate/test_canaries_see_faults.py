@@ -483,16 +483,18 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
     f"{CASE}:Case.budget_key": [
         ((call("join"), argument(1)), "[self.plain]", "budget-key"),
     ],
-    f"{BASELINE}:decode": [
+    f"{BASELINE}:unseal": [
         ((condition("seal"),), "False", "file-seal"),
         ((condition("seal"),), "seal and seal != expected", "file-no-seal"),
+    ],
+    f"{BASELINE}:decode": [
         ((comparison("FORMAT_VERSION"),), "False", "file-version"),
     ],
     f"{BASELINE}:encode": [
-        ((call("as_dict"),), "{**it, 'kl': 0.0}", "file"),
+        ((call("as_dict"),), "{**it, 'weight_bytes': 0}", "file"),
         (
             (call("as_dict"),),
-            "json.loads(json.dumps(it), parse_float=lambda text: round(float(text), 6))",
+            "{**it, 'entropy': round(it['entropy'], 6)}",
             "file-last-digit",
         ),
     ],

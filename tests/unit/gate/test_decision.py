@@ -98,6 +98,22 @@ def test_what_lies_there(tmp_path: Path) -> None:
     assert damaged.trouble.startswith(f"corrupt baseline {path}: not JSON")
 
 
+def test_states_that_are_gone_are_red_and_an_update_stores_them_anew(tmp_path: Path) -> None:
+    """On the accepting machine, too, which comes to the same states by itself."""
+    path = tmp_path / "case.json"
+    record = replace(BASELINE, fingerprints={**BASELINE.fingerprints, "states": "d" * 64})
+    path.write_text(encode(record), encoding="utf-8")
+    states = tmp_path / "states-aaaaaaaa.safetensors"
+    gone = read_accepted(path)
+    assert (gone.record, gone.exists) == (None, True)
+    assert gone.trouble.startswith(f"{states}, from which {path} was measured, is gone; restore it")
+    now = replace(record, noise=None)
+    assert decide(now, gone, WIDE, Update()).result.outcome is Outcome.CORRUPT
+    assert decide(now, gone, WIDE, CHANGED).write == "measured"
+    states.write_bytes(b"")
+    assert read_accepted(path) == Accepted(record=record)
+
+
 @contextmanager
 def counted(*functions: Callable[..., Any]) -> Iterator[Counter[str]]:
     """How often each is called, by whatever name its caller knows it."""

@@ -51,18 +51,41 @@ def test_a_figure_is_absent_with_a_reason_or_there(name: str) -> None:
     assert (getattr(back, name), back.absent) == (None, {name: "a reason"})
 
 
+LISTS = ("reference_losses", "reference_entropies", "sequence_losses", "sequence_kl")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"kind": "else"}, "kind must be one of recipe, .*, got 'else'"),
-        ({"kl": "0.1"}, "kl must be float or None or int, got '0.1'"),
+        ({"kl": "0.1"}, "kl must be number or None, got '0.1'"),
         ({"predictions": {}}, "predictions: missing fields"),
-        ({"predictions": []}, r"predictions must be dict or None, got \[\]"),
+        ({"predictions": []}, r"predictions must be table or None, got \[\]"),
         ({"sublayers": {"a": {}}}, "a: missing fields"),
         ({"counters": {}}, "counters: missing"),
         ({"digests": {"a": {"weight": "x"}}}, "digests of a must be of codes, scales or operands"),
         ({"digests": {"a": {"codes": "x"}}}, "a digest must be a table of rows and groups, got 'x'"),
         ({"noise": {"environments": []}}, "missing fields: "),
+        ({"noise": {**build_full_record().as_dict()["noise"], "kl_max": -1.0}}, "kl_max must be 0 or more"),
+        ({"sequence_losses": [2.0, "x", 2.0, 2.0]}, "sequence_losses must be list of number"),
+        ({"sequence_losses": [2.0, 10**400, 2.0, 2.0]}, "sequence_losses must be list of number"),
+        ({"sequence_losses": [2.0] * 3}, "lists by sequence must have one length of at least 1"),
+        ({name: [] for name in LISTS}, "lists by sequence must have one length of at least 1"),
+        ({"metrics": {"own": [1.0]}}, "lists by sequence must have one length of at least 1"),
+        ({"scored_tokens": 0}, "scored_tokens must be at least 4, got 0"),
+        ({"weight_bytes": -1}, "weight_bytes must be at least 0, got -1"),
+        ({"fingerprints": {"weights": None}}, "fingerprints must be table of text"),
+        ({"options": [5]}, "options must be list of text"),
+        ({"corpus": {}}, "corpus must say which text was used"),
+        ({"tier": "B/../B"}, "the tier of a case cannot be called"),
+        ({"subject": "x"}, "a case of kind recipe has a precision, and no subject"),
+        ({"model": "../m"}, "the model of a case cannot be called"),
+        ({"replaced": {"layers.0\ud800": "mlp"}}, "replaced must be table of text"),
+        ({"replaced": {"layers.0\x1b[2J": "mlp"}}, "replaced must be table of text"),
+        (
+            {"absent": {"sublayers: layers.0": " "}},
+            "'sublayers: layers.0' is absent, and its reason is empty",
+        ),
     ],
 )
 def test_a_spoilt_record_is_refused(change: dict[str, Any], message: str) -> None:

@@ -12,8 +12,9 @@ import pytest
 from rich.table import Table
 from sample_record import build_digests, build_record
 
-from mxcheck.gate.baseline import BaselineError, encode, write_text
+from mxcheck.gate.baseline import BaselineError, encode
 from mxcheck.gate.record import Record
+from mxcheck.gate.write import write_text
 from mxcheck.reporting.baselines import diff_table, list_table, read_directory, read_revision
 
 FP8, BF16 = "ref-llama/fp8_e4m3-B.json", "ref-llama/bf16.json"
@@ -42,6 +43,25 @@ def test_read_directory(tmp_path: Path) -> None:
     assert found[FP8] == build_record()
     assert isinstance(found["ref-llama/mxint8-A.json"], BaselineError)
     assert str(tmp_path) in str(found["ref-llama/mxint8-A.json"])
+
+
+def test_what_is_no_file_of_a_record_is_kept_as_its_error(tmp_path: Path) -> None:
+    contradicts = replace(build_record(), perplexity=1.0)
+    write(tmp_path, {FP8: build_record(), "contradicts.json": contradicts})
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "absent")
+    (tmp_path / "nested.json").write_text("[" * 100_000)
+    (tmp_path / "digits.json").write_text('{"kl": ' + "9" * 5_000 + "}")
+    found = read_directory(tmp_path)
+    assert isinstance(found.pop(FP8), Record)
+    words = {name: str(error) for name, error in found.items() if isinstance(error, BaselineError)}
+    assert words.keys() == found.keys()
+    assert all(str(tmp_path / name) in text and "\n" not in text for name, text in words.items())
+    assert "the record contradicts itself: perplexity 1.0" in words["contradicts.json"]
+    assert "cannot be read: Is a directory" in words["folder.json"]
+    assert "cannot be read: No such file" in words["link.json"]
+    assert "not JSON" in words["nested.json"]
+    assert "not JSON" in words["digits.json"]
 
 
 def test_an_empty_directory_holds_nothing(tmp_path: Path) -> None:
@@ -207,7 +227,10 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")
     git(tmp_path, "tag", "first")
-    write(root, {FP8: build_record(kl=0.5), BF16: build_record(precision="bf16", tier=None)})
+    write(
+        root,
+        {FP8: build_record(kl=0.5, sequence_kl=[0.5] * 4), BF16: build_record(precision="bf16", tier=None)},
+    )
     (root / "ref-llama" / "tokens.safetensors").write_bytes(b"\xff")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "second")
@@ -219,11 +242,11 @@ def test_read_revision(root: Path, monkeypatch: pytest.MonkeyPatch, relative: bo
     if relative:
         monkeypatch.chdir(root.parent)
     place = Path(root.name) if relative else root
-    write(root, {FP8: build_record(kl=0.75)})  # the working tree is not asked
+    write(root, {FP8: build_record(kl=0.75, sequence_kl=[0.75] * 4)})  # the working tree is not asked
     assert read_revision("first", place) == {FP8: build_record()}
     second = read_revision("HEAD", place)
     assert list(second) == [BF16, FP8]
-    assert second[FP8] == build_record(kl=0.5)
+    assert second[FP8] == build_record(kl=0.5, sequence_kl=[0.5] * 4)
     assert read_revision("HEAD~1", place) == read_revision("first", place)
 
 

@@ -58,8 +58,9 @@ def test_no_sampling_error_and_too_few_sequences() -> None:
 
 def test_what_cannot_be_read_is_shown() -> None:
     table = detectable_table({"x.json": BaselineError("baseline x.json was changed")}, BUDGETS)
-    assert rows(table) == [["x.json", *[""] * 11, "baseline x.json was changed"]]
+    assert rows(table) == [["x.json: unreadable", *[""] * 12]]
     assert table.rows[0].style == "bold red"
+    assert str(table.caption).startswith("baseline x.json was changed\n")
 
 
 def test_a_case_without_a_budget_is_refused() -> None:

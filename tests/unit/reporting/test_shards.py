@@ -69,17 +69,20 @@ def _as_another_case(data: Data) -> None:
         (lambda data: data["results"][0].update(record=[1]), "a record must be a dict, got [1]"),
         (
             lambda data: data["results"][0]["record"].update(sequence_losses=3),
-            "sequence_losses must be list, got 3",
+            "sequence_losses must be list of number, got 3",
         ),
         (lambda data: data["results"][0]["record"].update(sequence_losses=["x"]), ""),
-        (lambda data: data["results"][0]["record"].update(replaced=3), "replaced must be dict, got 3"),
+        (
+            lambda data: data["results"][0]["record"].update(replaced=3),
+            "replaced must be table of text, got 3",
+        ),
         (
             lambda data: data["results"][0]["record"].update(environment=[]),
-            "environment must be dict, got []",
+            "environment must be table of text, got []",
         ),
         (
             lambda data: data["results"][0]["record"].update(perplexity="x"),
-            "perplexity must be float or int, got 'x'",
+            "perplexity must be number, got 'x'",
         ),
         (lambda data: data["results"][0]["record"].update(original_bytes=0), "division by zero"),
         (lambda data: data["results"][0]["budget"].update(kl="a"), "kl of budget must be a number, got 'a'"),

@@ -65,7 +65,7 @@ def test_cells() -> None:
         "precision": "fp8_e4m3",
         "tier": "B",
         "perplexity": "7.493",
-        "cross-ent.": "2.01393",
+        "cross-ent.": "2.01392",
         "entropy": "2.01310",
         "change_%_±_SE": "+0.143 ± 0.022",
         "KL": "0.001000",

@@ -73,7 +73,7 @@ FILES = (
     expect(
         "file-last-digit",
         "and to the last bit",
-        lambda: decode(encode(replace(HEALTHY, kl=1 / 3)), where="canary").kl == 1 / 3,
+        lambda: decode(encode(replace(HEALTHY, entropy=1 / 3)), where="canary").entropy == 1 / 3,
         True,
     ),
     expect(

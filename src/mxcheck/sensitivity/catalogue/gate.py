@@ -211,7 +211,7 @@ FAULTS: tuple[Fault, ...] = (
         name="seal_not_checked",
         what="A baseline that was changed by hand is read like any other.",
         source="a porter's slip: the seal is looked for and not compared",
-        changes=rewrite("mxcheck.gate.baseline:decode", condition("seal"), to="seal is None"),
+        changes=rewrite("mxcheck.gate.baseline:unseal", condition("seal"), to="seal is None"),
     ),
     _fault(
         name="figures_rounded_in_the_file",
