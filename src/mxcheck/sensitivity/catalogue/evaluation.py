@@ -65,7 +65,7 @@ FAULTS: tuple[Fault, ...] = (
         name="last_token_not_scored",
         what="The last token of each sequence is not scored.",
         source="a porter's slip: logits and targets each cut by one, twice",
-        changes=rewrite(_EVALUATE, call("chunks"), argument(1), to="it - 1"),
+        changes=rewrite(_EVALUATE, call("append"), argument(1), to="_mean(numbers[:-1])"),
     ),
     _fault(
         name="last_batch_dropped",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,16 @@ from mxcheck.sensitivity.fault_place import (
 
 _fault = partial(Fault, group="gate", formats=())
 _DRIFT = "mxcheck.gate.drift"
+_SUBLAYERS = "mxcheck.gate.sublayers"
 _VERDICT = "mxcheck.gate.verdict"
 _DECISION = "mxcheck.gate.decision"
+
+
+def _wider(figures: Any) -> Any:
+    return {
+        name: replace(one, typical=10 * one.typical, largest=10 * one.largest)
+        for name, one in figures.items()
+    }
 
 
 def _ten_times(value: Any) -> Any:
@@ -43,17 +52,53 @@ FAULTS: tuple[Fault, ...] = (
             changes=tuple(Setting(target=f"{module}:{name}", value=_ten_times) for module in modules),
         )
         for name, what, modules in (
-            ("EXACT_TOLERANCE", "The tolerance on a machine of the same arithmetic", (_DRIFT,)),
-            ("NOISE_MULTIPLE", "The multiple of the measured noise", (_DRIFT,)),
+            ("EXACT_TOLERANCE", "The tolerance on a machine of the same arithmetic", (_DRIFT, _SUBLAYERS)),
+            ("NOISE_MULTIPLE", "The multiple of the measured noise", (_DRIFT, _SUBLAYERS)),
             ("NOISE_FLOOR", "The floor of the noise", (_DRIFT,)),
             ("LOSS_SHARES", "The share of quantization's own effect on the losses", (_DRIFT,)),
             ("KL_SHARES", "The share of quantization's own effect on the KL", (_DRIFT,)),
+            ("ENTROPY_SHARES", "The share of quantization's own effect on the entropies", (_DRIFT,)),
+            ("TOP1_SHARE", "The scatter that the top-1 agreement may have", (_DRIFT,)),
+            (
+                "SHARE",
+                "The share of an operand's elements whose count may move",
+                ("mxcheck.gate.counter_changes",),
+            ),
+            (
+                "ESTIMATES_Z",
+                "The bound of two estimates of the KL, 80 standard errors,",
+                ("mxcheck.gate.predictions",),
+            ),
             (
                 "SELF_SAMPLED_Z",
                 "The bound of the reference on its own samples, 40 standard errors,",
                 (_VERDICT,),
             ),
         )
+    ),
+    _fault(
+        name="layer_bounds_ten_times",
+        what="What other arithmetic may change of a layer's figures is ten times as large.",
+        source="a tolerance that was widened until a red case turned green",
+        changes=(Setting(target=f"{_SUBLAYERS}:FIGURES", value=_wider),),
+    ),
+    _fault(
+        name="layers_by_their_median_alone",
+        what="The place of a layer that moved most has no bound.",
+        source="a porter's slip: the second half of a condition",
+        changes=rewrite(f"{_SUBLAYERS}:_check", comparison("most"), to="True"),
+    ),
+    _fault(
+        name="bytes_not_compared",
+        what="The bytes of the weights are shown and not compared.",
+        source="model cards that state a size which nobody holds",
+        changes=rewrite(f"{_VERDICT}:_conversion", value("moved"), to="[]"),
+    ),
+    _fault(
+        name="absent_figures_not_compared",
+        what="A figure that was accepted and is no longer measured is passed over.",
+        source="a porter's slip: a check that is made only where both figures are there",
+        changes=rewrite(f"{_VERDICT}:_conversion", value("lost"), to="(set(), it[1])"),
     ),
     _fault(
         name="drift_in_one_direction",
