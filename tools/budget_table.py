@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mxcheck.gate.baseline import read
 from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.case import case_of
 from mxcheck.gate.record import Record
 from mxcheck.reporting.table import percent_change
 
@@ -86,7 +87,7 @@ def _row(stage: str, baselines: Path) -> list[str]:
     cells = [stage]
     for models in (TRAINED, (OUTLIERS,)):
         records = [_accepted(baselines / model / f"{stage}.json") for model in models]
-        budget = load_budgets().of(models[0], stage).kl
+        budget = load_budgets().of(case_of(models[0], stage)).kl
         measured = [record.kl for record in records if record is not None]
         used = f"{100 * max(measured) / budget:.0f} %" if measured and budget else ""
         cells += [*map(_measured, records), f"{budget:g}", used]

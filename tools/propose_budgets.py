@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mxcheck.evaluation.measure import evaluate
 from mxcheck.evaluation.tokens import load_tokens
+from mxcheck.gate.absolute import two_digits_up
 from mxcheck.gate.write import write_text
 from mxcheck.models.convert import UnavailableError, convert
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
@@ -88,14 +88,6 @@ def measure(label: str, kept: dict[str, float | None], store: Path) -> None:
         write_text(store, json.dumps(kept))
 
 
-def two_digits_up(value: float) -> float:
-    """Rounded up to two significant digits."""
-    if value == 0:
-        return 0.0
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.ceil(value / unit) * unit:.1e}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -113,6 +105,7 @@ def main() -> None:
     kl = {label: json.loads((options.store / f"{label}.json").read_text()) for label in REFERENCE_MODELS}
     print("# Budgets in nats per token. Written by tools/propose_budgets.py, which states the rule.")
     print("# kl bounds the KL divergence to the reference, and the loss's rise where no `rise` is given.")
+    print(f"serves = {json.dumps(list(REFERENCE_MODELS))}")
     for title, models in (("default", TRAINED), ("models.outlier-llama", ("outlier-llama",))):
         print(f"\n[{title}]")
         for name, _ in recipes():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from mxcheck.gate.counters import Counters, OperandCounts
 from mxcheck.gate.predictions import PROBABILITY_CHANGE_PERCENTILES, Predictions
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.row_groups import Digests, RowGroups
+from mxcheck.gate.statistics import exponential
 from mxcheck.gate.sublayers import FIGURES, SublayerError, SublayerNoise
 
 NOISE = Noise(
@@ -84,7 +86,21 @@ def build_record(**changes: Any) -> Record:
         "noise": NOISE,
     }
     assert changes.keys() <= figures.keys(), "a field that a record has not"
-    return Record(**{**figures, **changes})
+    return Record(**{**figures, **_means(changes), **changes})
+
+
+def _means(changes: dict[str, Any]) -> dict[str, Any]:
+    """The means of lists by sequence that a test changes: what is shown is what was measured."""
+    lists = {
+        "sequence_losses": "cross_entropy",
+        "sequence_kl": "kl",
+        "reference_losses": "reference_cross_entropy",
+        "reference_entropies": "reference_entropy",
+    }
+    means = {mean: fmean(changes[name]) for name, mean in lists.items() if changes.get(name)}
+    if "cross_entropy" in means:
+        means["perplexity"] = exponential(means["cross_entropy"])
+    return means
 
 
 #: What the sample's layers, casts and predictions are like.

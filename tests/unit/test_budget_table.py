@@ -42,7 +42,9 @@ def test_the_committed_page_is_current(tool: ModuleType, capsys: pytest.CaptureF
 
 def test_a_row(tool: ModuleType, tmp_path: Path) -> None:
     for model, kl in (("ref-llama", 0.0068), ("ref-neo", 0.0114), ("outlier-llama", 0.0065)):
-        write_text(tmp_path / model / "fp8_e4m3-B.json", encode(build_record(model=model, kl=kl)))
+        write_text(
+            tmp_path / model / "fp8_e4m3-B.json", encode(build_record(model=model, sequence_kl=[kl] * 4))
+        )
     cells = row(tool.table(tmp_path), "fp8_e4m3-B")
     # perplexity: exp(0.001425) - 1, the mean rise of the sample record
     assert cells[:4] == ["fp8_e4m3-B", "0.0068, +0.14 %", "0.011, +0.14 %", ""]
@@ -55,7 +57,9 @@ def test_what_was_not_measured_is_empty(tool: ModuleType, tmp_path: Path) -> Non
 
 
 def test_what_is_its_reference_costs_nothing(tool: ModuleType, tmp_path: Path) -> None:
-    same = build_record(precision="fp32", tier=None, kl=0.0, bit_equal=True)
+    same = build_record(
+        precision="fp32", tier=None, sequence_kl=[0.0] * 4, top1_agreement=1.0, bit_equal=True
+    )
     write_text(tmp_path / "ref-moe" / "fp32.json", encode(same))
     assert row(tool.table(tmp_path), "fp32") == ["fp32", "", "", "0", "0", "", "", "0", "", ""]
 

@@ -95,7 +95,9 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _detectable(options: argparse.Namespace) -> int:
     own = tuple(own_recipes(Path("pyproject.toml"), kernel="eager"))
-    table = detectable_table(read_directory(options.baselines), load_budgets(options.mx_budgets, own))
+    table = detectable_table(
+        read_directory(options.baselines), load_budgets(options.mx_budgets, own, baselines=options.baselines)
+    )
     console(at_least=200).print(table)
     return 0
 

@@ -1,4 +1,4 @@
-"""Budgets: how much a precision may cost. One table, overridable by model."""
+"""Bounds: how much a precision may cost. A model's own lie beside its baselines; ours serve our models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from itertools import combinations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.formats.choices import unknown
+from mxcheck.gate.case import Case, case_of
 
 #: A stage with those of its options that may have a line of their own (`Case.budget_key`), in their order.
 _STAGE = re.compile(r"(?P<plain>[^+]+)(\+attention)?(\+outputs)?(\+global-\w+)?")
@@ -22,40 +23,109 @@ _STAGE = re.compile(r"(?P<plain>[^+]+)(\+attention)?(\+outputs)?(\+global-\w+)?"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """Upper bounds in nats per token: on the KL divergence to the reference, and on the rise of the
-    cross-entropy, to which the gate adds an allowance for the sampling error of the tokens at hand."""
+    cross-entropy, to which the gate adds an allowance for the sampling error of the tokens at hand. `whose`
+    says which file they are from, `own` whether it is the model's, and `reason` what is written there for a
+    case that the checks of a first acceptance refuse."""
 
     kl: float
     rise: float
+    whose: str = field(default="", compare=False)
+    own: bool = field(default=False, compare=False)
+    reason: str = field(default="", compare=False)
 
 
 class Budgets:
-    """The table, with a user's table (if any) before ours, and a model's entry before the common one."""
+    """Tables of bounds, the first that has a line before the others: the user's (`--mx-budgets`), the
+    model's own (`bounds.toml` beside its baselines), and ours, which are for our models alone."""
 
-    def __init__(self, tables: list[dict[str, Any]]) -> None:
+    def __init__(self, tables: list[dict[str, Any]], *, baselines: Path | None = None) -> None:
         self._tables = tables
+        self._baselines = baselines
 
-    def of(self, model: str, stage: str) -> Budget:
-        """The budget of a stage, `fp8_e4m3-A+attention+outputs`, on `model`: its own line, else the
-        largest of those of the stage with fewer of these options. Raises ValueError that names both."""
-        plain, *options = stage.split("+")
-        for table in self._tables:  # all of the user's before ours: what they wrote is never loosened
-            for count in range(len(options), -1, -1):
-                fewer = ("+".join([plain, *some]) for some in combinations(options, count))
-                if found := [line for name in fewer if (line := _line(table, model, name)) is not None]:
-                    return max(found, key=lambda line: line.kl)
-        raise ValueError(
-            f"no budget for {plain} of {model}; add `'{plain}' = {{ kl = NATS }}` under [default] "
-            f"or [models.{model}] to the file that --mx-budgets names"
-        )
+    def find(self, case: Case) -> Budget | None:
+        """The bounds of a case; None where no table has them. Raises ValueError for a bad file of the
+        model's."""
+        own = [] if self._baselines is None else [read_bounds(self._baselines / case.model)]
+        # a model's own line is of one case, with all its options
+        lines = [_line(table, case.model, case.stage) for table in own]
+        theirs, ours = self._tables[:-1], self._tables[-1:]
+        for found in (_of(theirs, case), *lines, _of(ours, case)):
+            if found is not None:
+                return found
+        return None
+
+    def of(self, case: Case) -> Budget:
+        """The same. Raises ValueError, naming what is lacking, where there are none."""
+        found = self.find(case)
+        if found is None:
+            raise ValueError(
+                f"no bounds for {case.stage} of {case.model}; the first --snapshot-update makes them from "
+                f"what it measures, or add `'{case.stage}' = {{ kl = NATS }}` to bounds.toml beside its "
+                f"baselines"
+            )
+        return found
+
+
+def _of(tables: list[dict[str, Any]], case: Case) -> Budget | None:
+    """Its own line, else the largest of those of the stage with fewer of the options that cost."""
+    plain, *options = case.budget_key.split("+")
+    for table in tables:  # all of the user's before ours: what they wrote is never loosened
+        for count in range(len(options), -1, -1):
+            fewer = ("+".join([plain, *some]) for some in combinations(options, count))
+            if found := [line for name in fewer if (line := _line(table, case.model, name)) is not None]:
+                return max(found, key=lambda line: line.kl)
+    return None
 
 
 def _line(table: dict[str, Any], model: str, stage: str) -> Budget | None:
-    for section in (table.get("models", {}).get(model, {}), table.get("default", {})):
+    default = table.get("default", {}) if model in table.get("serves", [model]) else {}
+    for section in (table.get("models", {}).get(model, {}), default):
         if stage in section:
             entry = section[stage]
             # On text sampled from the reference the expected rise is the KL divergence itself.
-            return Budget(kl=float(entry["kl"]), rise=float(entry.get("rise", entry["kl"])))
+            return Budget(
+                kl=float(entry["kl"]),
+                rise=float(entry.get("rise", entry["kl"])),
+                whose=table.get("whose", ""),
+                own=table.get("own", False),
+                reason=entry.get("reason", "").strip(),
+            )
     return None
+
+
+def bounds_path(folder: Path) -> Path:
+    """Where the bounds of a model lie whose baselines are in `folder`."""
+    return folder / "bounds.toml"
+
+
+def read_bounds(folder: Path) -> dict[str, Any]:
+    """The table in a model's `bounds.toml`; empty where there is no such file. Raises ValueError, in one
+    line, for a file that cannot be read, and for a line that holds anything but bounds."""
+    path = bounds_path(folder)
+    try:
+        lines = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"bounds file {path}: {error}") from error
+    for stage, entry in lines.items():
+        case_of(folder.name, stage)  # raises for what no case is called
+        _check_entry(entry, f"bounds file {path}: {stage!r}", {"kl", "rise", "reason"})
+    return {"default": lines, "whose": str(path), "own": True}
+
+
+def _check_entry(entry: Any, where: str, allowed: Collection[str]) -> None:
+    numbers = (
+        {key: value for key, value in entry.items() if key != "reason"} if isinstance(entry, dict) else {}
+    )
+    ok = isinstance(entry, dict) and {"kl"} <= entry.keys() <= set(allowed)
+    ok = ok and all(type(value) in (int, float) and 0 <= value < math.inf for value in numbers.values())
+    if not ok or not isinstance(entry.get("reason", ""), str):
+        more = ', and reason = "TEXT"' if "reason" in allowed else ""
+        raise ValueError(
+            f"{where} is {entry!r:.60}; allowed: {{ kl = NATS }} or {{ kl = NATS, rise = NATS }} with "
+            f"numbers >= 0{more}"
+        )
 
 
 def _checked(table: dict[str, Any], path: str, stages: Collection[str]) -> dict[str, Any]:
@@ -69,13 +139,8 @@ def _checked(table: dict[str, Any], path: str, stages: Collection[str]) -> dict[
             plain = _STAGE.fullmatch(stage)
             if plain is None or plain["plain"] not in stages:
                 raise ValueError(f"budgets file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
-            ok = isinstance(entry, dict) and {"kl"} <= entry.keys() <= {"kl", "rise"}
-            if not ok or not all(type(v) in (int, float) and 0 <= v < math.inf for v in entry.values()):
-                raise ValueError(
-                    f"budgets file {path}: [{title}] {stage!r} is {entry!r}; allowed: "
-                    f"{{ kl = NATS }} or {{ kl = NATS, rise = NATS }} with numbers >= 0"
-                )
-    return table
+            _check_entry(entry, f"budgets file {path}: [{title}] {stage!r}", {"kl", "rise"})
+    return {**table, "whose": path}
 
 
 def _table(value: Any, title: str, path: str) -> dict[str, Any]:
@@ -85,17 +150,21 @@ def _table(value: Any, title: str, path: str) -> dict[str, Any]:
 
 
 @cache
-def load_budgets(path: str | None = None, own: tuple[str, ...] = ()) -> Budgets:
-    """Our table, with the TOML file at `path` before it. Raises ValueError for a bad file.
+def load_budgets(
+    path: str | None = None, own: tuple[str, ...] = (), *, baselines: Path | None = None
+) -> Budgets:
+    """Our table, with the TOML file at `path` before it, and the files beside the models' baselines in the
+    folder `baselines` between. Raises ValueError for a bad file.
 
-    `own` are the user's recipes, for which that file may have lines too.
+    `own` are the user's recipes, for which the file at `path` may have lines too.
     """
     ours = tomllib.loads(resources.files("mxcheck.gate").joinpath("budgets.toml").read_text())
+    ours["whose"] = "mxcheck's own table"
     if path is None:
-        return Budgets([ours])
+        return Budgets([ours], baselines=baselines)
     try:
         theirs = tomllib.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"budgets file {path}: {error}") from error
     plain = [stage for stage in ours["default"] if "+" not in stage]
-    return Budgets([_checked(theirs, path, [*plain, *own]), ours])
+    return Budgets([_checked(theirs, path, [*plain, *own]), ours], baselines=baselines)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.budget import Budget
+from mxcheck.gate.check import Check
 from mxcheck.gate.drift import Drift, drift
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
@@ -67,16 +69,31 @@ class Decision:
     write: Literal["", "measured", "accepted"] = ""
 
 
+def is_first(accepted: Accepted, budget: Budget | None, update: Update) -> bool:
+    """Whether this would be the first acceptance of a case: no baseline says what is right, and neither does
+    a table of bounds, or a line of the model's own with a reason."""
+    asked = (update.changed or update.missing) and not update.recentre
+    unsaid = budget is None or (budget.own and not budget.reason)
+    return asked and unsaid and not accepted.exists
+
+
 def decide(
-    record: Record, accepted: Accepted, budget: Budget, update: Update, *, replaces: bool = True
+    record: Record,
+    accepted: Accepted,
+    budget: Budget | None,
+    update: Update,
+    *,
+    replaces: bool = True,
+    absolute: Sequence[Check] = (),
 ) -> Decision:
-    """What becomes of a case. `replaces` says whether a file lies where the record would go.
+    """What becomes of a case. `replaces` says whether a file lies where the record would go, `absolute` what
+    was asserted of a case that is accepted for the first time (`is_first`).
 
     What needs no baseline (the reference on its own samples, the conversion, the budget) is asserted before
     every update: it can never accept a value that breaks its budget. Re-centring does the opposite: it
     rewrites what passes against its baseline, and accepts nothing new.
     """
-    verdict = judge(record, accepted.record, budget)
+    verdict = judge(record, accepted.record, budget, absolute)
     holds = accepted.record is not None and verdict.passed
     updating = update.changed or (update.missing and not accepted.exists)
     write: Literal["", "measured", "accepted"] = ""

@@ -121,7 +121,7 @@ def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
         outcome=Outcome(data["outcome"]),
         failures=tuple(map(_failure, data["failures"])),
         record=None if record is None else record_from_dict(record),
-        budget=None if budget is None else _figures(Budget, budget),
+        budget=None if budget is None else _budget(budget),
         drift=None if drift is None else _figures(Drift, drift),
         reason=data["reason"],
         message=data["message"],
@@ -152,8 +152,24 @@ def _failure(data: Any) -> Check:
     return check
 
 
+def _budget(data: Any) -> Budget:
+    """A case's bounds: two numbers, and where they are from."""
+    if not isinstance(data, Mapping):
+        raise TypeError(f"a budget must be a dict, got {data!r:.40}")
+    for name, value in data.items():
+        if name in ("whose", "reason"):
+            if not isinstance(value, str):
+                raise TypeError(f"{name} of budget must be text, got {value!r:.40}")
+        elif name == "own":
+            if not isinstance(value, bool):
+                raise TypeError(f"own of budget must be true or false, got {value!r:.40}")
+        else:
+            _check_number(f"{name} of budget", value)
+    return Budget(**data)
+
+
 def _figures(kind: type[_Figures], data: Any) -> _Figures:
-    """Several numbers by name, as a budget and a drift are."""
+    """Several numbers by name, as a drift is."""
     if not isinstance(data, Mapping):
         raise TypeError(f"a {kind.__name__.lower()} must be a dict, got {data!r:.40}")
     for name, value in data.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mxcheck.gate.budget import Budget
@@ -57,11 +57,20 @@ class Verdict:
         return tuple(sorted({check.step for check in self.failures}))
 
 
-def judge(record: Record, baseline: Record | None, budget: Budget) -> Verdict:
-    """Every check that can be made; without a baseline, those that need none (steps 2, 3 and 5)."""
+def judge(
+    record: Record, baseline: Record | None, budget: Budget | None, absolute: Sequence[Check] = ()
+) -> Verdict:
+    """Every check that can be made; without a baseline, those that need none (steps 2, 3 and 5).
+
+    `budget` None: nobody has said what the case may cost, which is wrong of a case that was accepted.
+    `absolute`: what was asserted of a case that has neither baseline nor bounds.
+    """
     own_samples, bits = tuple(_own_samples(record)), tuple(_bits(record))
-    bounds = tuple(_budget(record, budget))
-    alone = (*own_samples, *bits, *bounds)
+    bounds = tuple(_budget(record, budget)) if budget is not None else ()
+    if budget is None and baseline is not None:
+        words = f"no bounds for {record.case.stage}: restore bounds.toml beside its baseline, or add the line"
+        bounds = (check(5, "no bounds", False, words),)
+    alone = (*own_samples, *bits, *bounds, *absolute)
     if baseline is None:
         return Verdict(checks=alone, alone=alone)
     same = comparable(record, baseline)
@@ -188,7 +197,7 @@ def _budget(record: Record, budget: Budget) -> Iterator[Check]:
             5,
             "KL budget",
             record.kl <= budget.kl,
-            f"KL to the reference {record.kl:.6f} nats/token, budget {budget.kl:g}",
+            f"KL to the reference {record.kl:.6f} nats/token, budget {budget.kl:g}{_whose(budget)}",
         )
     mean, error, upper = rise(record)
     held = mean if math.isinf(error) else upper  # one sequence has no error bar: its rise itself is held
@@ -198,9 +207,13 @@ def _budget(record: Record, budget: Budget) -> Iterator[Check]:
         "rise budget",
         held <= bound,
         f"rise of the cross-entropy {mean:+.6f} ± {error:.6f}, upper 95 % bound {held:+.6f}, "
-        f"budget {budget.rise:g} and for the sampling error of {record.scored_tokens} tokens "
+        f"budget {budget.rise:g}{_whose(budget)} and for the sampling error of {record.scored_tokens} tokens "
         f"{bound - budget.rise:.2g}",
     )
+
+
+def _whose(budget: Budget) -> str:
+    return f" ({budget.whose})" if budget.whose else ""
 
 
 def sampling_allowance(budget: Budget, scored_tokens: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -65,7 +65,8 @@ class ConvertedLinear:
         self.calls = 0
         _check_experts(name, module)
         self.cast: Cast = activation_cast(casts.activations, recipe.kernel)
-        self._result = activation_cast(casts.activations, recipe.kernel) if recipe.outputs else None
+        #: The cast of its results, where the recipe casts them.
+        self.result = activation_cast(casts.activations, recipe.kernel) if recipe.outputs else None
         self._wide = any(
             operand is not None and not operand.is_exact_in_16_bits
             for operand in (casts.weights, casts.activations)
@@ -73,7 +74,9 @@ class ConvertedLinear:
         self._forward = Method(module)
         self._originals = {key: module.get_parameter(key) for key in weight_parameters(module)}
         self._quantized: dict[str, nn.Parameter] = {}
-        axis, casts_of_weights = reduction_axis(module), list[CastWeight]()
+        #: Along which the products sum, and the weights' blocks lie.
+        self.axis = reduction_axis(module)
+        axis, casts_of_weights = self.axis, list[CastWeight]()
         for key, original in self._originals.items():
             cast = cast_weight(original.detach(), casts.weights, recipe.kernel, axis=axis)
             self._quantized[key] = nn.Parameter(cast.values, requires_grad=False)
@@ -88,6 +91,17 @@ class ConvertedLinear:
         if names := expert_parameters(module):
             self.expert_rows = [0] * len(self._originals[names[0]])
             self._first = self._quantized[names[0]]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the unconverted module, given cast operands, computes the product: not experts, and not
+        where a 16-bit module multiplies in fp32."""
+        return isinstance(self.module, (nn.Linear, Conv1D)) and not self._wide
+
+    def weights(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each weight as it was, and as it takes part in the products."""
+        for key, original in self._originals.items():
+            yield original.detach(), self._quantized[key].detach()
 
     def _note_expert(self, x: Tensor, weight: Tensor) -> None:
         """Count the rows of `x` [..., rows, in], if `weight` is a slice of the first experts' weights, one
@@ -109,7 +123,7 @@ class ConvertedLinear:
         def forward(*args: Any, **kwargs: Any) -> Any:
             with LinearCast(
                 lambda x: self.cast(x),  # late: the probe puts its own cast in
-                result=self._result if inside else None,
+                result=self.result if inside else None,
                 wide=self._wide,
                 weights=weights,
                 observe=self._note_expert,
@@ -122,14 +136,14 @@ class ConvertedLinear:
                     f"({names}): its activations would stay unquantized; leave its role out of the recipe"
                 )
             self.calls += 1
-            if inside or self._result is None:
+            if inside or self.result is None:
                 return output
             if not isinstance(output, Tensor):
                 raise ValueError(
                     f"{self.name} ({type(self.module).__name__}) returns {type(output).__name__}, no tensor: "
                     f"its result cannot be cast; leave its role out of the recipe, or outputs"
                 )
-            return self._result(output)
+            return self.result(output)
 
         for key, value in self._quantized.items():
             setattr(self.module, key, value)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from syrupy.assertion import SnapshotAssertion
 
+from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.budget import Budget
-from mxcheck.gate.decision import Decision, Update, decide, read_accepted
+from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accepted
 from mxcheck.gate.earlier import with_earlier_noise
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.pytest_plugin.bounds_file import add_bounds
 from mxcheck.pytest_plugin.snapshots import extension_for
 from mxcheck.reporting.failure import failure_message
 
@@ -22,27 +24,35 @@ def settle(
     *,
     path: Path,
     target: Path,
-    budget: Budget,
+    budget: Budget | None,
     snapshot: SnapshotAssertion,
     recentre: bool,
     accept_command: str,
     measure_noise: Callable[[], Noise],
     keep_inputs: Callable[[], None],
+    measure_absolute: Callable[[], Absolute],
+    shared: Path,
 ) -> CaseResult:
     """Hold `record` against the file at `path`; write what is accepted to `target`, as `decide` has it.
 
-    `keep_inputs` stores what an accepted record was measured from, before the record.
+    `keep_inputs` stores what an accepted record was measured from, before the record. `budget` is what the
+    case may cost; None: nobody has said, and its first acceptance asserts what `measure_absolute` finds and
+    makes its line in the model's bounds.toml. All processes of the run see the folder `shared`.
     """
     update = Update(
         changed=snapshot.update_snapshots, missing=snapshot.update_new_snapshots_only, recentre=recentre
     )
     accepted = read_accepted(path)
-    decision = decide(record, accepted, budget, update, replaces=target.exists())
+    found = measure_absolute() if is_first(accepted, budget, update) else None
+    absolute = () if found is None else tuple(absolute_checks(record, found))
+    decision = decide(record, accepted, budget, update, replaces=target.exists(), absolute=absolute)
     if decision.write:
         kept = None if accepted.record is None else accepted.record.noise
         measured = decision.write == "measured"
         noise = with_earlier_noise(measure_noise(), record, path) if measured else kept
         keep_inputs()
+        if found is not None:
+            add_bounds(record, found, target.parent, shared=shared)
         # Through syrupy, which compares texts first: an identical file is left alone.
         written = snapshot.use_extension(extension_for(target, holds=False)) == replace(record, noise=noise)
         assert written, "syrupy was asked to update"

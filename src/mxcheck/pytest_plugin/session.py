@@ -18,6 +18,7 @@ from mxcheck.gate.canaries.check import broken_gate
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult
+from mxcheck.measure.absolute import absolute
 from mxcheck.measure.hold import error_of, hold_case
 from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.noise import noise_of
@@ -95,12 +96,14 @@ class GateSession:
             record,
             path=path,
             target=target,
-            budget=load_budgets(settings.budgets, settings.own).of(case.model, case.budget_key),
+            budget=load_budgets(settings.budgets, settings.own, baselines=settings.baselines).find(case),
             snapshot=snapshot,
             recentre=settings.recentre,
             accept_command=self._accept_command(case),
             measure_noise=lambda: self._noise(record),
             keep_inputs=lambda: self.session.keep_states(case.model),
+            measure_absolute=lambda: absolute(self.session, case),
+            shared=self.session.shared,
         )
 
     def _give_up(self, case: Case, error: BaseException) -> CaseResult:

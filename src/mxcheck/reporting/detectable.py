@@ -56,7 +56,7 @@ def detectable_table(baselines: Baselines, budgets: Budgets) -> Table:
 
 
 def _seen(record: Record, budgets: Budgets) -> Detectable:
-    return detectable(record, budgets.of(record.model, record.case.budget_key))
+    return detectable(record, budgets.of(record.case))
 
 
 def _cells(seen: Detectable) -> list[str]:

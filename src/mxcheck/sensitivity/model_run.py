@@ -62,7 +62,7 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     case, measuring = record.case, session.measuring
     path, target = baseline_paths(measuring.baselines, case, session.device_class)
     accepted = read_accepted(path)
-    budget = load_budgets().of(case.model, case.budget_key)
+    budget = load_budgets().of(case)
     decision = decide(record, accepted, budget, Update(changed=update), replaces=target.exists())
     if decision.write:
         cases = {one.id: one for one in _of_model(measuring, case.model, session)}

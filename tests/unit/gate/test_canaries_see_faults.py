@@ -459,8 +459,10 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ((operation("/"),), "stdev(values)", "rise-within"),
         ((call("sqrt"),), "len(values)", "mean"),
     ],
-    f"{BUDGET}:Budgets.of": [
-        ((mention("_tables"),), "reversed(it)", "budget-theirs"),
+    f"{BUDGET}:Budgets.find": [
+        ((value("theirs"),), "it[::-1]", "budget-theirs"),
+    ],
+    f"{BUDGET}:_of": [
         ((mention("max"),), "min", "budget-fewer"),
         ((call("range"),), "range(1)", "budget-own"),
     ],

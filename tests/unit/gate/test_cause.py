@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sample_record import COUNTS, ERROR, PREDICTIONS, UP, Q, build_digests, build_full_record, build_record
 
+from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.cause import LINKS, Row, cause, symptoms, table
 from mxcheck.gate.record import Record
@@ -184,10 +185,20 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Budget]] = {
     ("reference", "estimates"): (CONTRADICTING, CONTRADICTING, WIDE),
     ("gate", "figures"): full(counters=None, absent={"counters": "nobody knows"}),
     ("gate", "metrics"): example({"metrics": {"own": [1.0, 1.0, 1.0, 1.0]}}),
+    ("numerics", "oracle"): (SAME, None, None),
+    ("budget", "signs"): (SAME, None, None),
+    ("gate", "no bounds"): (SAME, SAME, None),
     ("budget", "no baseline, over budget"): example({}, budget=TIGHT, new=True),
     ("budget", "accepted too, over budget"): example({}, budget=TIGHT),
     ("budget", "over budget"): (build_record(), build_record(kl=0.0004999), TIGHT),
     ("gate", "no baseline"): example({}, new=True),
+}
+
+
+#: What a first acceptance finds in the examples of those rows.
+FIRST = {
+    "oracle": Absolute(wrong={f"weights of {UP}": "1 of 64 values differ"}),
+    "signs": Absolute(signed=(1.0,)),
 }
 
 
@@ -202,7 +213,9 @@ def title(row: Row) -> str:
 @pytest.mark.parametrize("row", [pytest.param(row, id=title(row)) for row in table()])
 def test_each_row_is_the_answer_to_its_example(row: Row) -> None:
     record, baseline, budget = EXAMPLES[key(row)]
-    verdict = judge(record, baseline, budget)
+    _, symptom = key(row)
+    absolute = tuple(absolute_checks(record, FIRST[symptom])) if symptom in FIRST else ()
+    verdict = judge(record, baseline, budget, absolute)
     seen = symptoms(verdict, record, baseline)
     first = next(one for one in table() if one.when <= seen and not one.unless & seen)
     assert first is row, title(first)

@@ -71,7 +71,7 @@ def test_each_is_of_its_case_and_within_budget(case: Case) -> None:
     assert record.noise is not None
     # Format 4 was accepted where there is no AVX-512: what a machine that has it knew of noise is kept.
     assert record.noise.environments == ["avx2", "default", "accepted before on AVX512"]
-    verdict = judge(record, record, load_budgets().of(case.model, case.budget_key))
+    verdict = judge(record, record, load_budgets().of(case))
     assert verdict.passed, verdict.failures
 
 

@@ -159,6 +159,8 @@ def test_a_baseline_is_read_once_and_a_record_judged_once(
             accept_command="pytest --snapshot-update",
             measure_noise=lambda: pytest.fail("no noise was to be measured"),
             keep_inputs=lambda: pytest.fail("nothing was to be kept"),
+            measure_absolute=lambda: pytest.fail("it was accepted before"),
+            shared=path.parent,
         )
     assert result.outcome is outcome
     assert calls == {"judge": 1, "decode": 1}

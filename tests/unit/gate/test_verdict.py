@@ -168,7 +168,7 @@ def test_steps_are_in_order_and_named_once(make_record: MakeRecord) -> None:
     record = make_record(
         sequence_losses=moved(LOSSES, 1, 1, 1, 1), sequence_kl=moved(KL, 1, 1, 1, 1), digests=OTHER_WEIGHT
     )
-    verdict = judge(record, make_record(), Budget(kl=1.0, rise=0.5))
+    verdict = judge(record, make_record(), Budget(kl=2.0, rise=0.5))
     assert [check.step for check in verdict.failures] == [4, 5, 6, 6]
     assert verdict.failed_steps == (4, 5, 6)
 

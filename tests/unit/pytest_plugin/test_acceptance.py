@@ -10,8 +10,9 @@ import pytest
 from sample_record import NOISE, build_record
 from syrupy.assertion import SnapshotAssertion
 
+from mxcheck.gate.absolute import Absolute
 from mxcheck.gate.baseline import encode, read
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.budget import Budget, read_bounds
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.acceptance import settle
@@ -42,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def held(snapshot: SnapshotAssertion) -> Settle:
+def held(snapshot: SnapshotAssertion, tmp_path: Path) -> Settle:
     """`settle` under the options of a run, with a noise that is measured only if it is asked for."""
 
     def settled(
@@ -55,12 +56,14 @@ def held(snapshot: SnapshotAssertion) -> Settle:
         recentre: bool = False,
         measure_noise: Callable[[], Noise] = lambda: pytest.fail("no noise was to be measured"),
         keep_inputs: Callable[[], None] = lambda: None,
+        budget: Budget | None = BUDGET,
+        measure_absolute: Callable[[], Absolute] = lambda: pytest.fail("its bounds are known"),
     ) -> CaseResult:
         return settle(
             record,
             path=path,
             target=target or path,
-            budget=BUDGET,
+            budget=budget,
             snapshot=SnapshotAssertion(
                 session=snapshot.session,
                 extension_class=snapshot.extension_class,
@@ -72,6 +75,8 @@ def held(snapshot: SnapshotAssertion) -> Settle:
             accept_command=COMMAND,
             measure_noise=measure_noise,
             keep_inputs=keep_inputs,
+            measure_absolute=measure_absolute,
+            shared=tmp_path,
         )
 
     return settled
@@ -198,3 +203,77 @@ def test_what_cannot_be_kept_is_not_accepted(held: Settle, path: Path) -> None:
     with pytest.raises(OSError, match="no space"):
         held(MOVED, path, update=True, measure_noise=lambda: MEASURED, keep_inputs=full)
     assert path.read_bytes() == before
+
+
+# The first acceptance of a case that has no bounds
+
+SOUND = Absolute(signed=(0.001,), compared=64)
+OWN = Budget(kl=1.0, rise=1.0, own=True)
+
+
+@pytest.mark.parametrize("options", [{"update": True}, {"new_only": True}])
+def test_a_first_acceptance_makes_the_line_of_its_bounds(
+    held: Settle, tmp_path: Path, options: dict[str, bool]
+) -> None:
+    path = tmp_path / "ref-llama" / "case.json"
+    result = held(
+        MOVED, path, **options, budget=None, measure_absolute=lambda: SOUND, measure_noise=lambda: MEASURED
+    )
+    assert (result.outcome, result.budget) == (Outcome.ACCEPTED, None)
+    assert read_bounds(path.parent)["default"] == {"fp8_e4m3-B": {"kl": 0.002}}
+    assert read(path) == replace(MOVED, noise=MEASURED)
+
+
+@pytest.mark.parametrize("budget", [None, OWN])
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (Absolute(wrong={"weights of q": "2 of 64 values differ"}), "step 4 (casts): operands are not what"),
+        (replace(SOUND, signed=(0.1,)), "step 5 (budget): KL 0.001000 nats/token is 0.01 of what"),
+    ],
+)
+def test_a_first_acceptance_refuses_what_is_not_sound(
+    held: Settle, tmp_path: Path, budget: Budget | None, found: Absolute, words: str
+) -> None:
+    """Also where a line without a reason is left of an earlier acceptance."""
+    path = tmp_path / "ref-llama" / "case.json"
+    result = held(MOVED, path, update=True, budget=budget, measure_absolute=lambda: found)
+    assert result.outcome is Outcome.FAILED
+    assert words in result.message
+    assert "no update accepts this" in result.message
+    assert not path.exists()
+    assert read_bounds(path.parent) == {}
+
+
+def test_a_reason_lets_it_in(held: Settle, tmp_path: Path) -> None:
+    path = tmp_path / "ref-llama" / "case.json"
+    reasoned = replace(OWN, reason="trained for it")
+    assert held(MOVED, path, update=True, budget=reasoned, measure_noise=lambda: MEASURED).outcome is (
+        Outcome.ACCEPTED
+    )
+
+
+def test_a_line_that_is_there_is_not_changed(held: Settle, tmp_path: Path) -> None:
+    path = tmp_path / "ref-llama" / "case.json"
+    path.parent.mkdir()
+    text = "# mine\nfp8_e4m3-B = { kl = 0.5 }\n"
+    (path.parent / "bounds.toml").write_text(text, encoding="utf-8")
+    result = held(
+        MOVED, path, update=True, budget=OWN, measure_absolute=lambda: SOUND, measure_noise=lambda: MEASURED
+    )
+    assert result.outcome is Outcome.ACCEPTED
+    assert (path.parent / "bounds.toml").read_text(encoding="utf-8") == text
+
+
+def test_without_an_update_nothing_is_measured_and_nothing_written(held: Settle, tmp_path: Path) -> None:
+    path = tmp_path / "ref-llama" / "case.json"
+    result = held(MOVED, path, budget=None)
+    assert (result.outcome, result.record) == (Outcome.MISSING, MOVED)
+    assert COMMAND in result.message
+    assert not path.parent.exists()
+
+
+def test_an_accepted_case_without_bounds_is_red(held: Settle, path: Path) -> None:
+    result = held(SAME, path, budget=None)
+    assert result.outcome is Outcome.FAILED
+    assert "no bounds for fp8_e4m3-B: restore bounds.toml beside its baseline" in result.message

@@ -64,5 +64,5 @@ def test_what_cannot_be_read_is_shown() -> None:
 
 
 def test_a_case_without_a_budget_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no budget for mxint8-A of ref-llama"):
+    with pytest.raises(ValueError, match=r"no bounds for mxint8-A of ref-llama"):
         detectable_table({"x.json": build_record(precision="mxint8", tier="A")}, BUDGETS)

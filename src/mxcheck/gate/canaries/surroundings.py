@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mxcheck.gate.baseline import BaselineError, decode, encode
 from mxcheck.gate.budget import Budgets, load_budgets
 from mxcheck.gate.canaries.expectation import expect
 from mxcheck.gate.canaries.healthy import HEALTHY
-from mxcheck.gate.case import Case
+from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.statistics import UPPER_95, differences, largest, mean_and_error, rms, typical
 
 
@@ -159,17 +159,22 @@ _OURS = {
 
 
 def _budget(model: str, stage: str) -> tuple[Any, ...]:
+    return _bounds(Budgets([_THEIRS, _OURS]), case_of(model, stage))
+
+
+def _bounds(table: Budgets, case: Case) -> tuple[Any, ...]:
     try:
-        return astuple(Budgets([_THEIRS, _OURS]).of(model, stage))
+        found = table.of(case)
     except ValueError:
         return ("refused",)
+    return found.kl, found.rise
 
 
 def _loaded() -> tuple[Any, ...]:
     with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
         path = Path(folder) / "budgets.toml"
         path.write_text('[default]\n"fp8_e4m3-A" = { kl = 0.75, rise = 0.5 }\n', encoding="utf-8")
-        return astuple(load_budgets(str(path)).of("canary", "fp8_e4m3-A"))
+        return _bounds(load_budgets(str(path)), case_of("ref-llama", "fp8_e4m3-A"))
 
 
 BUDGETS = (

@@ -165,7 +165,7 @@ FAULTS: tuple[Fault, ...] = (
         name="outputs_not_cast",
         what="Results of linear products stay as they are where the recipe asks for their cast.",
         source="a porter's slip: the option is read and not handed on",
-        changes=rewrite(f"{_LINEAR}.__init__", value("self._result"), to="None"),
+        changes=rewrite(f"{_LINEAR}.__init__", value("self.result"), to="None"),
         options=("--mx-quantize-outputs",),
     ),
     _fault(

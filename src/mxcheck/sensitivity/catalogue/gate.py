@@ -156,7 +156,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Tier A has the budget of tier B, which quantizes more.",
         source="a porter's slip: the last column of the table for every row",
         changes=rewrite(
-            "mxcheck.gate.budget:Budgets.of", value("plain"), mention("stage"), to="it.replace('-A', '-B')"
+            "mxcheck.gate.budget:_of", value("plain"), mention("budget_key"), to="it.replace('-A', '-B')"
         ),
     ),
     _fault(

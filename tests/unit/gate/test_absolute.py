@@ -1,0 +1,105 @@
+"""What a first acceptance asserts, and the line that it makes."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from datetime import date
+
+import pytest
+from sample_record import build_record
+
+from mxcheck.gate.absolute import (
+    WINDOW,
+    Absolute,
+    absolute_checks,
+    bounds_lines,
+    first_bounds,
+    share_of_signed,
+    two_digits_up,
+)
+from mxcheck.gate.budget import Budget
+
+RECORD = build_record()  # KL 0.001
+SOUND = Absolute(signed=(0.001, 0.0011, 0.0009), compared=640)
+
+
+def failed(found: Absolute) -> list[tuple[int, str]]:
+    return [(one.step, one.key) for one in absolute_checks(RECORD, found) if not one.passed]
+
+
+def test_what_meets_the_oracle_and_its_own_error_passes() -> None:
+    checks = list(absolute_checks(RECORD, SOUND))
+    assert [(one.step, one.key, one.passed) for one in checks] == [(4, "oracle", True), (5, "signs", True)]
+    assert checks[0].message == "640 values of cast operands equal the oracle's"
+    assert checks[1].message.startswith("KL 0.001000 nats/token is 1.00 of what the same errors with random")
+
+
+@pytest.mark.parametrize(
+    ("share", "red"),
+    [
+        (WINDOW[0] * 0.99, True),
+        (WINDOW[0] * 1.01, False),
+        (WINDOW[1] * 0.99, False),
+        (WINDOW[1] * 1.01, True),
+    ],
+)
+def test_the_window(share: float, red: bool) -> None:
+    assert failed(replace(SOUND, signed=(0.001 / share,))) == ([(5, "signs")] if red else [])
+
+
+def test_errors_that_cost_nothing_with_random_signs_are_no_measure() -> None:
+    assert failed(replace(SOUND, signed=(0.0, 0.0, 0.0))) == [(5, "signs")]
+
+
+def test_one_seed_of_five_decides_nothing() -> None:
+    assert share_of_signed(0.001, Absolute(signed=(0.001, 1.0, 0.001, 0.001, 0.0))) == 1.0
+
+
+def test_an_operand_that_is_not_the_oracle_s_is_named() -> None:
+    wrong = {f"weights of layers.{n}": "1 of 32 values differ" for n in range(5)}
+    (check,) = [one for one in absolute_checks(RECORD, Absolute(wrong=wrong)) if not one.passed]
+    assert (check.step, check.key) == (4, "oracle")
+    assert "weights of layers.0: 1 of 32 values differ" in check.message
+    assert check.message.endswith("and 2 more")
+
+
+def test_what_a_library_casts_is_said_to_be_unknown() -> None:
+    (check,) = absolute_checks(RECORD, Absolute(unknown="bitsandbytes casts"))
+    assert check.passed
+    assert check.message == "casts not compared with the oracle: bitsandbytes casts"
+
+
+@pytest.mark.parametrize(
+    ("value", "up"), [(0.0, 0.0), (0.1234, 0.13), (0.12, 0.12), (1.01e-5, 1.1e-5), (2.4, 2.4)]
+)
+def test_two_digits_up(value: float, up: float) -> None:
+    assert two_digits_up(value) == up
+
+
+def test_bounds_are_twice_what_was_measured() -> None:
+    assert first_bounds(RECORD) == Budget(kl=0.002, rise=0.002)
+
+
+def test_the_rise_on_other_text_has_its_own() -> None:
+    """On the model's own samples it is expected to be the KL; elsewhere a model may lose more than that."""
+    losses = [loss + 0.05 for loss in RECORD.reference_losses]
+    other = replace(RECORD, corpus={"used": "pile"}, sequence_losses=losses)
+    assert first_bounds(other).rise == 0.1
+    assert first_bounds(replace(other, corpus={"used": "self"})).rise == 0.002
+
+
+@pytest.mark.parametrize("options", [[], ["rceil"]])
+def test_a_line_is_toml_and_says_what_it_was_made_from(options: list[str]) -> None:
+    record = replace(RECORD, options=options, scored_tokens=1020)
+    text = bounds_lines(record, first_bounds(record), SOUND, today=date(2026, 11, 29))
+    assert tomllib.loads(text) == {record.case.stage: {"kl": 0.002}}
+    assert "KL 0.001 on self, 4 sequences of 256; 1.00 of its errors with random signs; 2026-11-29" in text
+
+
+def test_a_line_of_what_a_library_casts() -> None:
+    text = bounds_lines(
+        RECORD, Budget(kl=0.2, rise=0.5), Absolute(unknown="torch casts"), today=date(2026, 1, 2)
+    )
+    assert "casts not compared: torch casts" in text
+    assert tomllib.loads(text) == {"fp8_e4m3-B": {"kl": 0.2, "rise": 0.5}}
