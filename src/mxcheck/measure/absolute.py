@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SEEDS = (0, 1, 2, 3, 4)
 #: Rows of each weight that are compared, evenly spaced, besides the one with the largest value.
 ROWS = 32
+#: Positions of the first sequence whose operands are compared.
+POSITIONS = 512
 
 
 def absolute(session: Session, case: Case) -> Absolute:
@@ -155,14 +157,14 @@ def _casting(module: ConvertedLinear) -> Iterator[None]:
 
 def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[int, dict[str, str]]:
     """Compare operands of a converted model with what the oracle makes of them: of each weight `ROWS` rows
-    and the one with the largest value, and every operand of one pass over 32 tokens of `tokens` [sequences,
-    length].
+    and the one with the largest value, and every operand of one pass over the first sequence of `tokens`
+    [sequences, length], `POSITIONS` of it at most.
 
     Returns how many values were compared, and by operand what is wrong of it.
     """
     import torch
 
-    from mxcheck.evaluation.layer_states import TOKENS, run
+    from mxcheck.evaluation.layer_states import run
     from mxcheck.models.linear import ConvertedLinear
     from mxcheck.models.products import undisturbed
 
@@ -193,7 +195,7 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
             )
             compare(f"weights of {name}", before, after, operand, -1)
     with torch.inference_mode(), _replaced_casts(conversion, replacement):
-        run(conversion.model, tokens[:1, :TOKENS])
+        run(conversion.model, tokens[:1, :POSITIONS])
     return compared, wrong
 
 

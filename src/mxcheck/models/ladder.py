@@ -90,6 +90,8 @@ LADDER: Mapping[str, Step] = MappingProxyType({step.name: step for step in _step
 WHOLE_MODEL = ("fp32", "bf16")
 #: Steps in which the chosen products take their operands through one MX element format.
 MX = tuple(ELEMENT_FORMATS)
+#: Of these, the float formats of OCP MX v1.0, which stand in the ladder under the scale rule `rceil` too.
+ROUNDED_UP = ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1")
 #: What `--mx-skip` takes.
 GROUPS = tuple(dict.fromkeys(step.group for step in LADDER.values() if step.group != "fp32"))
 

@@ -12,6 +12,7 @@ from mxcheck.models.ladder import (
     LADDER,
     MIXED_TIERS,
     MX,
+    ROUNDED_UP,
     TIERS,
     WHOLE_MODEL,
     installed,
@@ -127,7 +128,10 @@ def lay_out(
             stages.append((name, None, (), own[name]))
             continue
         for tier in (None,) if name in WHOLE_MODEL else tiers_of(name, tiers, options):
-            for elementwise in (None, *(globally if is_cast_by_us(LADDER[name]) else ())):
+            for one in (changes, *_beside(name, tier, options, changes, globally)):
+                labels_and_recipe = stage(name, tier, one, kernel=kernel)
+                stages.append((name, tier, *labels_and_recipe))
+            for elementwise in globally if is_cast_by_us(LADDER[name]) else ():
                 labels_and_recipe = stage(name, tier, changes, elementwise=elementwise, kernel=kernel)
                 stages.append((name, tier, *labels_and_recipe))
     return {
@@ -135,6 +139,17 @@ def lay_out(
         for label in labels
         for name, tier, changed, made in stages
     }
+
+
+def _beside(
+    name: str, tier: str | None, options: Options, changes: Changes, globally: list[str]
+) -> tuple[Changes, ...]:
+    """What stands beside a step of the whole ladder: the float formats under the rule that rounds scales up,
+    which the field has left OCP's for. Not where the run names steps, or changes recipes."""
+    whole = not options.names("precision") or "all" in options.names("precision")
+    if whole and tier == "B" and name in ROUNDED_UP and changes == Changes() and not globally:
+        return (Changes(scale_rule="rceil"),)
+    return ()
 
 
 def _check_meaning(names: list[str], changes: Changes, globally: list[str]) -> None:

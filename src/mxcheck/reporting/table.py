@@ -10,6 +10,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
+from mxcheck.gate.counters import OperandCounts
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.statistics import exponential
@@ -36,6 +37,7 @@ def results_table(rows: Sequence[CaseResult]) -> Table:
         "change % ± SE",
         "KL",
         "top-1 %",
+        "sat. %",
         "weights",
         "budget",
         "drift",
@@ -55,9 +57,9 @@ def results_table(rows: Sequence[CaseResult]) -> Table:
 
 
 _CAPTION = (
-    "cross-entropy, entropy, KL in nats/token; change: perplexity against the reference; weights: bytes of "
-    "all weights, packed, beside those as loaded; budget: share of the KL budget used; drift: rms change of "
-    "sequence losses since accepted"
+    "cross-entropy, entropy, KL in nats/token; change: perplexity against the reference; sat.: elements of "
+    "cast operands that saturated; weights: bytes of all weights, packed, beside those as loaded; budget: "
+    "share of the KL budget used; drift: rms change of sequence losses since accepted"
 )
 
 
@@ -68,7 +70,7 @@ def _cells(row: CaseResult, metrics: Sequence[str]) -> list[str]:
     name = [case.model, what, "+".join([tier or "", *case.options]).strip("+")]
     record = row.record
     if record is None:
-        return [*name, *[""] * (9 + len(metrics)), row.word]
+        return [*name, *[""] * (10 + len(metrics)), row.word]
     change, error = percent_change(record)
     if record.bit_equal:
         change_text = "0"
@@ -84,12 +86,27 @@ def _cells(row: CaseResult, metrics: Sequence[str]) -> list[str]:
         change_text,
         figure(record.kl, ".6f"),
         figure(record.top1_agreement, ".2f", times=100),
+        _saturated(record),
         f"{100 * record.weight_bytes / record.original_bytes:.0f}%",
         "" if row.budget is None else _share(record.kl, row.budget.kl),
         "" if row.drift is None else ("0" if row.drift.rms == 0 else f"{row.drift.rms:.0e}"),
         *(f"{fmean(record.metrics[metric]):.6g}" if metric in record.metrics else "" for metric in metrics),
         row.word,
     ]
+
+
+def _saturated(record: Record) -> str:
+    """The share of the counted elements, weights and activations together; empty where none were counted."""
+    if record.counters is None:
+        return ""
+    counted = [
+        one
+        for found in record.counters.operands.values()
+        for one in found.values()
+        if isinstance(one, OperandCounts)
+    ]
+    elements = sum(one.elements for one in counted)
+    return f"{100 * sum(one.saturated for one in counted) / elements:.2f}" if elements else ""
 
 
 def _share(kl: float | None, budget: float) -> str:

@@ -28,9 +28,26 @@ def made(settings: Settings, stage: str) -> Recipe:
 
 def test_all_is_every_stage_of_the_ladder_in_its_order(lay: Lay) -> None:
     settings = lay("--mx-precision", "all", "--mx-tier", "all")
-    assert [(case.precision, case.tier) for case in settings.cases] == list(stages())
-    assert len(settings.cases) == 38
-    assert not any(case.options for case in settings.cases)
+    plain = [case for case in settings.cases if not case.options]
+    assert [(case.precision, case.tier) for case in plain] == list(stages())
+    assert len(plain) == 38
+
+
+def test_the_whole_ladder_has_the_float_formats_rounded_up_too(lay: Lay) -> None:
+    """In tier B, each beside itself under OCP's rule; not where a run names steps or changes recipes."""
+    found = names(lay("--mx-precision", "all", "--mx-tier", "all"))
+    up = [name for name in found if "+" in name]
+    assert up == [f"{name}-B+rceil" for name in ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1")]
+    assert all(found[found.index(name) - 1] == name.removesuffix("+rceil") for name in up)
+    assert [name for name in names(lay()) if "+" in name] == up
+    for words in (
+        ("--mx-precision", "fp8_e4m3"),
+        ("--mx-tier", "A"),
+        ("--mx-rounding", "away"),
+        ("--mx-block-size", "16"),
+        ("--mx-attention",),
+    ):
+        assert "fp8_e4m3-B+rceil" not in names(lay(*words))
 
 
 def test_models_come_one_after_the_other(lay: Lay) -> None:
@@ -43,7 +60,7 @@ def test_models_come_one_after_the_other(lay: Lay) -> None:
 def test_each_recipe_is_its_case_s(lay: Lay) -> None:
     for case, its in lay("--mx-precision", "all", "--mx-tier", "all").recipes.items():
         assert (its.precision, its.tier) == (case.precision, case.tier)
-        assert its == recipe(case.precision, tier=case.tier)
+        assert its == recipe(case.precision, tier=case.tier, scale_rule=next(iter(case.options), None))
 
 
 # Tiers
