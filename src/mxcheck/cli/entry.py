@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mxcheck.cli import (
     baselines,
+    bounds,
     exhaustive,
     explain,
     false_alarms,
@@ -23,14 +24,14 @@ from mxcheck.cli import (
 )
 
 _GROUPS = (
-    *(formats, explain, exhaustive, sensitivity, false_alarms, ladder, models, baselines, sample),
+    *(formats, explain, exhaustive, sensitivity, false_alarms, ladder, models, baselines, bounds, sample),
     *(run, merge, leases),
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code: 0, 1 where `baselines diff`, `baselines prune`, `explain`,
-    `merge` or `run` found something, 2 for bad input."""
+    """Entry point. Returns the exit code: 0; 1 where `baselines diff`, `baselines prune`, `bounds`,
+    `explain`, `merge` or `run` found something; 2 for bad input."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(options.run(options))

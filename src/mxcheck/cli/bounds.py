@@ -1,0 +1,72 @@
+"""`mxcheck bounds`: what each accepted case of a model costs, beside what it may cost."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mxcheck.cli.console import console
+from mxcheck.gate.absolute import first_bounds
+from mxcheck.gate.baseline import BaselineError
+from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.case import model_label
+from mxcheck.gate.record import Record
+from mxcheck.pytest_plugin.own_recipes import own_recipes
+from mxcheck.reporting.baselines import read_directory
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    bounds = commands.add_parser(
+        "bounds", help="what each accepted case of a model costs, beside what it may cost"
+    )
+    bounds.add_argument("model", help="directory, hub id or name, as the suite takes it")
+    bounds.add_argument("--baselines", type=Path, default=Path("baselines"), help="default: baselines")
+    bounds.add_argument("--mx-budgets", metavar="FILE", help="bounds of your own, as for the suite")
+    bounds.set_defaults(run=_bounds)
+
+
+def _bounds(options: argparse.Namespace) -> int:
+    """Exit code 0 where every accepted case has bounds and is within them, 1 otherwise."""
+    label = model_label(options.model)
+    accepted = read_directory(options.baselines / label)
+    if not accepted:
+        raise ValueError(
+            f"no baseline in {options.baselines / label}; accept the model's cases first: "
+            f"pytest --pyargs mxcheck.suite.models --mx-models {options.model} --snapshot-update"
+        )
+    own = tuple(own_recipes(Path("pyproject.toml"), kernel="eager"))
+    table = Table("case", box=None, pad_edge=False)
+    for name in ("KL", "bound", "used", "twice the KL"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("whose")
+    bounds = load_budgets(options.mx_budgets, own, baselines=options.baselines)
+    beyond = 0
+    for name, record in accepted.items():
+        if isinstance(record, BaselineError):
+            beyond += 1
+            table.add_row(f"{name}: unreadable", style="bold red")
+            print(f"mxcheck: {record}", file=sys.stderr)  # noqa: T201
+            continue
+        found = bounds.find(record.case)
+        within = found is not None and (record.kl is None or record.kl <= found.kl)
+        beyond += not within
+        table.add_row(
+            record.case.stage,
+            "" if record.kl is None else f"{record.kl:.6f}",
+            "none" if found is None else f"{found.kl:g}",
+            _used(record, None if found is None else found.kl),
+            "" if record.kl is None else f"{first_bounds(record).kl:g}",
+            "" if found is None else found.whose,
+            style=None if within else "bold red",
+        )
+    console().print(table)
+    return 1 if beyond else 0
+
+
+def _used(record: Record, bound: float | None) -> str:
+    return f"{100 * record.kl / bound:.0f}%" if bound and record.kl is not None else ""

@@ -1,0 +1,120 @@
+"""What a first acceptance finds of a real model: sound recipes pass, broken ones do not."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from mxcheck.gate.absolute import Absolute, absolute_checks, share_of_signed
+from mxcheck.gate.case import case_of
+from mxcheck.gate.record import Record
+from mxcheck.measure.absolute import SEEDS, absolute, by_the_oracle, random_signs
+from mxcheck.measure.session import Session
+from mxcheck.models.convert import convert
+from mxcheck.models.recipe import BF16, Operand, recipe
+from mxcheck.run.measuring import Measuring
+
+TOOL = Path(__file__).parents[3] / "tools" / "try_first_acceptance.py"
+
+
+def _tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("try_first_acceptance", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FIRST = _tool()
+CASE = case_of("ref-llama", "fp8_e4m3-B+rceil")
+#: One of each way to cast: blocks, an fp32 scale a tensor, two scales, attention, every linear, bf16.
+SOUND = (
+    "fp8_e4m3-B+floor",
+    "nvfp4-B",
+    "nvfp8_emu_e4m3-B",
+    "mxint8-A",
+    "bfp16-B",
+    "fp8_e4m3-B+attention",
+    "fp8_e4m3-linears",
+)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    recipes = {case_of("ref-llama", stage): FIRST.SOUND[stage] for stage in (*SOUND, CASE.stage)}
+    recipes[case_of("ref-llama", "bnb_int8-B")] = recipe("bnb_int8", tier="B")
+    measuring = Measuring(
+        recipes=recipes, max_samples=4, baselines=tmp_path_factory.mktemp("baselines"), device="cpu"
+    )
+    with Session(measuring) as session:
+        yield session
+
+
+def refused(record: Record, found: Absolute) -> list[str]:
+    return [one.key for one in absolute_checks(record, found) if not one.passed]
+
+
+@pytest.mark.parametrize("stage", SOUND)
+def test_a_sound_recipe_passes(session: Session, stage: str) -> None:
+    record, found = FIRST._tried(session, case_of("ref-llama", stage), None)
+    assert refused(record, found) == []
+    assert found.compared > 100_000
+    assert len(found.signed) == len(SEEDS)
+    assert len(set(found.signed)) == len(SEEDS)
+
+
+@pytest.mark.parametrize("name", FIRST.BROKEN)
+def test_a_broken_recipe_does_not(session: Session, name: str) -> None:
+    record, found = FIRST._tried(session, CASE, FIRST.BROKEN[name])
+    assert refused(record, found) == ["signs" if name == "results are rounded to eight bits" else "oracle"]
+
+
+def test_products_are_no_part_of_the_measure(session: Session) -> None:
+    """Random signs go into the modules' own products: a broken one does not make its own excuse."""
+    fault = FIRST.BROKEN["results are rounded to eight bits"]
+    record, found = FIRST._tried(session, CASE, fault)
+    _, sound = FIRST._tried(session, CASE, None)
+    assert found.signed == sound.signed
+    assert record.kl is not None
+    assert share_of_signed(record.kl, found) > 3
+
+
+def test_what_a_library_casts_is_not_known(session: Session) -> None:
+    assert absolute(session, case_of("ref-llama", "bnb_int8-B")).unknown == "bitsandbytes casts"
+
+
+def test_random_signs_leave_the_conversion_as_it_was(session: Session) -> None:
+    model = session.resident("ref-llama").loaded.model
+    tokens = session.resident("ref-llama").text.tokens[:1, :64]
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    conversion = convert(model, FIRST.SOUND["fp8_e4m3-B+attention"])
+    try:
+        with torch.inference_mode():
+            converted = model(tokens).logits
+            with random_signs(conversion, 0):
+                turned = model(tokens).logits
+            again = model(tokens).logits
+            with random_signs(conversion, 0):
+                assert torch.equal(model(tokens).logits, turned)
+            with random_signs(conversion, 1):
+                assert not torch.equal(model(tokens).logits, turned)
+    finally:
+        conversion.undo()
+    assert torch.equal(converted, again)
+    assert not torch.equal(converted, turned)
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_oracle_s_values(dtype: torch.dtype) -> None:
+    x = torch.tensor([[1.0625, -0.3, 448.0, 0.0] * 8]).to(dtype)
+    assert torch.equal(by_the_oracle(x, None, -1), x.float())
+    assert torch.equal(by_the_oracle(x, Operand(format=BF16), -1), x.bfloat16().float())
+    values = by_the_oracle(x, Operand(format="fp8_e4m3"), -1)
+    assert values[0, :4].tolist() == [1.0, -0.3125, 448.0, 0.0]

@@ -1,0 +1,68 @@
+"""`mxcheck bounds`: what accepted cases cost beside what they may, and what it returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sample_record import build_record
+
+from mxcheck.cli import main
+from mxcheck.gate.baseline import encode
+from mxcheck.gate.write import write_text
+
+CASE = build_record(model="my-model")  # KL 0.001
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_text(Path("baselines/my-model/fp8_e4m3-B.json"), encode(CASE))
+    return tmp_path
+
+
+def bounds(text: str) -> None:
+    write_text(Path("baselines/my-model/bounds.toml"), text)
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize(
+    ("kl", "code", "used"), [("0.002", 0, "50%"), ("0.0005", 1, "200%"), ("0.001", 0, "100%")]
+)
+def test_a_case_and_its_bound(capsys: pytest.CaptureFixture[str], kl: str, code: int, used: str) -> None:
+    bounds(f"fp8_e4m3-B = {{ kl = {kl} }}\n")
+    assert main(["bounds", "my-model"]) == code
+    whose = "baselines/my-model/bounds.toml"
+    assert last_line(capsys) == ["fp8_e4m3-B", "0.001000", kl, used, "0.002", whose]
+
+
+def test_a_case_without_bounds_is_red(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bounds", "my-model"]) == 1
+    assert last_line(capsys) == ["fp8_e4m3-B", "0.001000", "none", "0.002"]
+
+
+def test_a_file_that_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    bounds("fp8_e4m3-B = { kl = 1 }\n")
+    Path("baselines/my-model/bf16.json").write_text("{")
+    assert main(["bounds", "my-model"]) == 1
+    captured = capsys.readouterr()
+    assert "bf16.json: unreadable" in captured.out
+    assert captured.err.startswith("mxcheck: corrupt baseline baselines/my-model/bf16.json: not JSON")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("other", "baselines directory baselines/other does not exist"),
+        ("empty", "no baseline in baselines/empty; accept the model's cases first: pytest --pyargs"),
+    ],
+)
+def test_a_model_without_baselines_is_refused(
+    capsys: pytest.CaptureFixture[str], model: str, words: str
+) -> None:
+    Path("baselines/empty").mkdir()
+    assert main(["bounds", model]) == 2
+    assert words in capsys.readouterr().err
