@@ -18,11 +18,13 @@ from mxcheck.gate.verdict import Verdict, judge
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What a run was asked to accept: what changed, only what is missing, or what is within tolerance."""
+    """What a run was asked to accept: what changed, only what is missing, or what is within tolerance.
+    `measure`: nothing, and nothing is to be judged either."""
 
     changed: bool = False
     missing: bool = False
     recentre: bool = False
+    measure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,9 @@ def decide(
     holds = accepted.record is not None and verdict.passed
     updating = update.changed or (update.missing and not accepted.exists)
     write: Literal["", "measured", "accepted"] = ""
-    if updating and verdict.acceptable and not holds and not update.recentre:
+    if update.measure:
+        outcome = Outcome.MEASURED
+    elif updating and verdict.acceptable and not holds and not update.recentre:
         outcome, write = Outcome.UPDATED if replaces else Outcome.ACCEPTED, "measured"
     elif holds and updating and update.recentre:
         # nothing about the noise that was measured is in question

@@ -22,6 +22,7 @@ class Outcome(StrEnum):
     ACCEPTED = "accepted"
     UPDATED = "updated"
     RECENTRED = "recentred"
+    MEASURED = "measured"
     SKIPPED = "skipped"
     FAILED = "FAIL"
     MISSING = "FAIL missing"
@@ -43,7 +44,7 @@ class Outcome(StrEnum):
 
 
 _Figures = TypeVar("_Figures", Budget, Drift)
-_GREEN = frozenset({Outcome.PASSED, Outcome.ACCEPTED, Outcome.UPDATED, Outcome.RECENTRED})
+_GREEN = frozenset({Outcome.PASSED, Outcome.ACCEPTED, Outcome.UPDATED, Outcome.RECENTRED, Outcome.MEASURED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

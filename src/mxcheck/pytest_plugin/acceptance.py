@@ -27,6 +27,7 @@ def settle(
     budget: Budget | None,
     snapshot: SnapshotAssertion,
     recentre: bool,
+    measure: bool,
     accept_command: str,
     measure_noise: Callable[[], Noise],
     keep_inputs: Callable[[], None],
@@ -40,7 +41,10 @@ def settle(
     makes its line in the model's bounds.toml. All processes of the run see the folder `shared`.
     """
     update = Update(
-        changed=snapshot.update_snapshots, missing=snapshot.update_new_snapshots_only, recentre=recentre
+        changed=snapshot.update_snapshots,
+        missing=snapshot.update_new_snapshots_only,
+        recentre=recentre,
+        measure=measure,
     )
     accepted = read_accepted(path)
     found = measure_absolute() if is_first(accepted, budget, update) else None

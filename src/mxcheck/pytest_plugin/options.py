@@ -24,7 +24,19 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ELEMENTWISE = (BF16, *MX)
 DEFAULT_MIN_FREE_RATIO = 0.5
 #: Options that say nothing about what is measured.
-_ASIDE = frozenset({"recentre", "debug", "report", "min-free-ratio", "workers-per-device", "leases", "shard"})
+_ASIDE = frozenset(
+    {
+        "recentre",
+        "measure",
+        "layers",
+        "debug",
+        "report",
+        "min-free-ratio",
+        "workers-per-device",
+        "leases",
+        "shard",
+    }
+)
 
 LISTS = {
     "models": ("the reference models", "model suite: names of the zoo, directories, hub ids"),
@@ -95,6 +107,8 @@ FLAGS = {
     "quantize-outputs": "model suite: also quantize the results of linear products (and so keys and values)",
     "weights-only": "model suite: leave activations as they are",
     "recentre": "with --snapshot-update: rewrite baselines that are within tolerance, and accept nothing new",
+    "measure": "model suite: measure and show, and judge nothing: no case is red for its figures",
+    "layers": "model suite: after the table, each case's layers by what its casts cost in them",
     "debug": "model suite: list every replaced module after the run, and those left as they are",
 }
 

@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if given(config):
         if settings(config).recentre and not config.getoption("update_snapshots"):
             raise pytest.UsageError("mxcheck: --mx-recentre rewrites baselines: add --snapshot-update")
+        _refuse_measuring_by_the_way(config)
         _refuse_update_in_ci(config)
         _find_kernels(config)
         _find_device(config)
@@ -112,6 +113,23 @@ def _refuse_update_in_ci(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "mxcheck: --snapshot-update is refused in CI (the environment variable CI is set): a gate that "
             "accepts what it finds gates nothing; update on a developer's machine and commit the baselines"
+        )
+
+
+def _refuse_measuring_by_the_way(config: pytest.Config) -> None:
+    import os
+
+    if not config.getoption("mx_measure"):
+        return
+    if config.getoption("update_snapshots") or config.getoption("update_new_snapshots_only"):
+        raise pytest.UsageError(
+            "mxcheck: --mx-measure judges nothing, so that nothing can be accepted; drop one"
+        )
+    named = "--mx-measure" in config.invocation_params.args
+    if os.environ.get("CI", "").lower() not in ("", "0", "false") and not named:
+        raise pytest.UsageError(
+            "mxcheck: --mx-measure is refused in CI (the environment variable CI is set) unless the command "
+            "line itself names it: a gate that judges nothing gates nothing"
         )
 
 

@@ -87,6 +87,7 @@ class RunReport:
                 f"kernel {run.kernel}, device {run.device}, "
                 f"baselines {_relative(run.baselines, self._config)}"
             ),
+            *(["mxcheck: --mx-measure: nothing is judged"] if run.measure else []),
             *self._notes(selected),
         ]
 
@@ -94,6 +95,8 @@ class RunReport:
         """What the options do not reach, and what is left out for want of a library: nothing is silent."""
         lines = []
         for label in dict.fromkeys(label for case in selected for label in case.options):
+            if label == "rceil" and self._settings.scale_rule == "floor":
+                continue  # nobody asked for it: it stands in the ladder
             without = dict.fromkeys(case.precision for case in selected if label not in case.options)
             if without and not label.startswith("global-"):
                 lines.append(f"mxcheck: +{label} does not apply to {', '.join(without)}")
@@ -155,14 +158,24 @@ class RunReport:
             self._conformance(terminalreporter)
         if not self._results:
             return
-        from mxcheck.reporting.table import render, results_table, skipped_lines
+        from mxcheck.reporting.table import (
+            render,
+            results_table,
+            skipped_lines,
+            unverified_lines,
+            what_next,
+        )
 
         # the order of the ladder, whichever worker was first
         rows = [self._results[case.id] for case in self._settings.cases if case.id in self._results]
         terminalreporter.ensure_newline()
         color = terminalreporter._tw.hasmarkup
         terminalreporter.write(render(results_table(rows), color=color))
-        for line in skipped_lines(rows):
+        for line in [*skipped_lines(rows), *unverified_lines(rows)]:
+            terminalreporter.write_line(line)
+        if self._settings.layers:
+            self._list_layers(terminalreporter, rows, color=color)
+        for line in what_next(rows):
             terminalreporter.write_line(line)
         if (folder := self._settings.report) is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -186,6 +199,16 @@ class RunReport:
             (folder / "conformance.md").write_text(markdown(rows), encoding="utf-8")
             (folder / "conformance.json").write_text(as_json(rows), encoding="utf-8")
             terminalreporter.write_line(f"mxcheck: written to {_relative(folder, self._config)}")
+
+    def _list_layers(self, terminalreporter: Any, rows: list[CaseResult], *, color: bool) -> None:
+        from mxcheck.reporting.layers import layers_table, without_layers
+        from mxcheck.reporting.table import render
+
+        for record in [row.record for row in rows if row.record is not None]:
+            if why := without_layers(record):
+                terminalreporter.write_line(f"mxcheck: {why}")
+            else:
+                terminalreporter.write(render(layers_table(record), color=color))
 
     def _list_modules(self, terminalreporter: Any) -> None:
         terminalreporter.section("mxcheck: replaced modules")

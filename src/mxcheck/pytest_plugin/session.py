@@ -99,6 +99,7 @@ class GateSession:
             budget=load_budgets(settings.budgets, settings.own, baselines=settings.baselines).find(case),
             snapshot=snapshot,
             recentre=settings.recentre,
+            measure=settings.measure,
             accept_command=self._accept_command(case),
             measure_noise=lambda: self._noise(record),
             keep_inputs=lambda: self.session.keep_states(case.model),

@@ -67,6 +67,8 @@ class Settings:
     baselines: Path
     budgets: str | None
     recentre: bool
+    measure: bool
+    layers: bool
     debug: bool
 
     @property
@@ -169,6 +171,8 @@ def _read(config: pytest.Config) -> Settings:
         baselines=config.rootpath / (options.value("baselines") or "baselines"),
         budgets=_budgets(config, options, own),
         recentre=options.flag("recentre"),
+        measure=options.flag("measure"),
+        layers=options.flag("layers"),
         debug=options.flag("debug"),
     )
 

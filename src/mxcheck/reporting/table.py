@@ -10,6 +10,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
+from mxcheck.gate.check import some
 from mxcheck.gate.counters import OperandCounts
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
@@ -124,6 +125,43 @@ def skipped_lines(rows: Sequence[CaseResult]) -> list[str]:
         f"{', '.join(dict.fromkeys(row.case.model for row in found))} (cases: {len(found)}): {reason}"
         for reason, found in by_reason.items()
     ]
+
+
+def unverified_lines(rows: Sequence[CaseResult]) -> list[str]:
+    """Experts that no token of the text reached, by model: what their casts do was not seen."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        counters = None if row.record is None else row.record.counters
+        if counters is None or row.case.model in found:
+            continue
+        if idle := [
+            f"{expert} of {module}"
+            for module, reached in counters.expert_rows.items()
+            for expert, number in enumerate(reached)
+            if number == 0
+        ]:
+            found[row.case.model] = idle
+    return [
+        f"unverified: {model} sends no token to {len(idle)} of its experts ({some(idle)}); measure more text"
+        for model, idle in found.items()
+    ]
+
+
+def what_next(rows: Sequence[CaseResult]) -> list[str]:
+    """What to do about models none of whose cases was ever accepted; and that nothing was judged."""
+    lines = []
+    if any(row.outcome is Outcome.MEASURED for row in rows):
+        lines.append("mxcheck: measured only (--mx-measure): nothing was judged")
+    models = dict.fromkeys(row.case.model for row in rows if row.record is not None)
+    for model in models:
+        outcomes = {row.outcome for row in rows if row.case.model == model and row.record is not None}
+        if outcomes == {Outcome.MISSING}:
+            lines.append(
+                f"mxcheck: {model} has no baselines yet. If these figures are right, run the same command "
+                f"with --snapshot-update, read its bounds.toml, and commit both; to look and not to judge: "
+                f"--mx-measure"
+            )
+    return lines
 
 
 def render(table: Table, *, color: bool) -> str:

@@ -59,8 +59,10 @@ CHANGED, MISSING, RECENTRE = (
         (SAME, THERE, RECENTRE, Outcome.RECENTRED, "accepted"),
         (MOVED, THERE, RECENTRE, Outcome.FAILED, ""),
         (MOVED, NONE, RECENTRE, Outcome.MISSING, ""),
+        (MOVED, THERE, Update(measure=True), Outcome.MEASURED, ""),
+        (OVER, NONE, Update(measure=True), Outcome.MEASURED, ""),
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_the_end_of_a_case(
     record: Record, accepted: Accepted, update: Update, outcome: Outcome, write: str
@@ -156,6 +158,7 @@ def test_a_baseline_is_read_once_and_a_record_judged_once(
             budget=WIDE,
             snapshot=snapshot,
             recentre=False,
+            measure=False,
             accept_command="pytest --snapshot-update",
             measure_noise=lambda: pytest.fail("no noise was to be measured"),
             keep_inputs=lambda: pytest.fail("nothing was to be kept"),

@@ -54,6 +54,7 @@ def held(snapshot: SnapshotAssertion, tmp_path: Path) -> Settle:
         update: bool = False,
         new_only: bool = False,
         recentre: bool = False,
+        measure: bool = False,
         measure_noise: Callable[[], Noise] = lambda: pytest.fail("no noise was to be measured"),
         keep_inputs: Callable[[], None] = lambda: None,
         budget: Budget | None = BUDGET,
@@ -72,6 +73,7 @@ def held(snapshot: SnapshotAssertion, tmp_path: Path) -> Settle:
                 update_new_snapshots_only=new_only,
             ),
             recentre=recentre,
+            measure=measure,
             accept_command=COMMAND,
             measure_noise=measure_noise,
             keep_inputs=keep_inputs,
@@ -277,3 +279,12 @@ def test_an_accepted_case_without_bounds_is_red(held: Settle, path: Path) -> Non
     result = held(SAME, path, budget=None)
     assert result.outcome is Outcome.FAILED
     assert "no bounds for fp8_e4m3-B: restore bounds.toml beside its baseline" in result.message
+
+
+@pytest.mark.parametrize("budget", [BUDGET, None])
+def test_where_nothing_is_judged_nothing_is_red(held: Settle, path: Path, budget: Budget | None) -> None:
+    before = path.read_bytes()
+    for record in (SAME, MOVED, OVER):
+        result = held(record, path, measure=True, budget=budget)
+        assert (result.outcome, result.failures, result.message) == (Outcome.MEASURED, (), "")
+    assert path.read_bytes() == before

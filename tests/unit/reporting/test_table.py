@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sample_record import build_record
+from sample_record import build_full_record, build_record
 
 from mxcheck.gate.budget import Budget
 from mxcheck.gate.case import Case
@@ -17,7 +17,15 @@ from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Check
 from mxcheck.models.ladder import LADDER, MX, TIERS
 from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.reporting.table import percent_change, render, results_table, skipped_lines
+from mxcheck.reporting.layers import layers_table, without_layers
+from mxcheck.reporting.table import (
+    percent_change,
+    render,
+    results_table,
+    skipped_lines,
+    unverified_lines,
+    what_next,
+)
 
 BUDGET = Budget(kl=0.004, rise=1.0)
 DRIFT = Drift(median=1e-5, rms=1.23e-4, max=1.0, median_bound=1.0, rms_bound=1.0, max_bound=1.0)
@@ -219,7 +227,7 @@ def test_a_table_is_no_wider_than_it_needs_to_be() -> None:
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_only_what_is_not_good_is_red(verdict: str) -> None:
     red = "\x1b[1;31m"
-    good = verdict in ("pass", "accepted", "updated", "recentred")
+    good = verdict in ("pass", "accepted", "updated", "recentred", "measured")
     assert (red in text(ended(ROW, verdict), color=True)) is not good
 
 
@@ -280,3 +288,49 @@ def test_a_skipped_case_is_a_row_that_is_not_red() -> None:
         "model": "ref-moe", "precision": "bnb_int8", "tier": "A", "verdict": "skipped",
     }  # fmt: skip
     assert "\x1b[1;31m" not in text(row, color=True)
+
+
+# What stands below the table
+
+
+def test_experts_that_no_token_reached_are_told_once_a_model() -> None:
+    record = build_full_record()
+    assert record.counters is not None
+    idle = replace(record.counters, expert_rows={"layers.0.experts": (70, 0), "layers.1.experts": (0, 0)})
+    rows = [replace(ROW, record=one) for one in (replace(record, counters=idle), record)]
+    (line,) = unverified_lines(rows)
+    assert line == (
+        "unverified: ref-llama sends no token to 3 of its experts (1 of layers.0.experts, 0 of "
+        "layers.1.experts, 1 of layers.1.experts); measure more text"
+    )
+    assert unverified_lines([replace(ROW, record=record)]) == []
+
+
+def test_what_to_do_about_a_model_without_baselines() -> None:
+    missing = replace(ROW, outcome=Outcome.MISSING)
+    (line,) = what_next([missing])
+    assert line.startswith("mxcheck: ref-llama has no baselines yet.")
+    assert "--snapshot-update" in line
+    assert what_next([missing, ROW]) == []
+    assert what_next([replace(ROW, outcome=Outcome.MEASURED)]) == [
+        "mxcheck: measured only (--mx-measure): nothing was judged"
+    ]
+
+
+def test_the_share_of_saturated_elements() -> None:
+    row = replace(ROW, record=build_full_record())  # 32 of 3,200 elements of each operand
+    assert cells(row)["sat._%"] == "1.00"
+
+
+def test_layers_are_sorted_by_their_error() -> None:
+    record = build_full_record()
+    assert record.sublayers is not None
+    (place, error), *_ = record.sublayers.items()
+    table = layers_table(replace(record, sublayers={"a": error, place: replace(error, norm=0.5)}))
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert rows == [
+        (place, "50", "5", "-0.4", "30"),
+        ("a", "2", "5", "-0.4", "30"),
+    ]
+    assert without_layers(record) == ""
+    assert without_layers(build_record()) == "ref-llama-fp8_e4m3-B: no layers: a sample has none"
