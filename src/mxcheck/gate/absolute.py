@@ -20,8 +20,8 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import rise
 
 #: What the KL of a sound recipe may be, as a share of that of the same errors with random signs.
-#: docs/bounds.md shows what the window was chosen from.
-WINDOW = (0.6, 1.8)
+#: docs/gate.md shows what the window was chosen from.
+WINDOW = (0.6, 2.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
