@@ -49,18 +49,19 @@ def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, sh
     from mxcheck.evaluation.tokens import save_tokens
     from mxcheck.models.checkpoint import unloadable
     from mxcheck.models.load import positions
+    from mxcheck.models.refusal import reading
 
-    try:
+    def unreadable(error: BaseException) -> ValueError:
+        said = unloadable(loaded.source, error)
+        return ValueError(f"a text needs the tokenizer of {label} (its own tokens do not): {said}")
+
+    with reading(unreadable):
         tokenizer = AutoTokenizer.from_pretrained(
             loaded.source.location,
             revision=loaded.source.revision,
             trust_remote_code=label in measuring.trusted,
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"a text needs the tokenizer of {label} (its own tokens do not): "
-            f"{unloadable(loaded.source, error)}"
-        ) from error
+        tokenizer("a")  # some damage shows only here
     limit = positions(loaded.model.config.get_text_config())
     card = loaded.source.card
     usual = card.sequence_length if card else DEFAULT_LENGTH

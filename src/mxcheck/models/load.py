@@ -5,30 +5,33 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.hub import cached_file
 
 from mxcheck.formats.choices import choose
 from mxcheck.models.cards import GIB, ITEM_BYTES, ModelCard
-from mxcheck.models.checkpoint import check_directory, check_finite, check_materialised, unloadable
+from mxcheck.models.checkpoint import (
+    check_finite,
+    check_materialised,
+    folder_of,
+    inspect,
+    inspect_before,
+    unloadable,
+)
 from mxcheck.models.outliers import add_outliers
+from mxcheck.models.refusal import listed, reading, refused
+from mxcheck.models.taken import check_taken
+from mxcheck.models.tokenizer_files import tokenizer_fingerprint
 from mxcheck.models.zoo import ModelSource, model_source
-
-#: What makes a tokenizer, for its fingerprint.
-_TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 
 #: One load at a time in a process: transformers sets torch's default dtype while it builds a model, so that
 #: of 60 models loaded by concurrent threads 44 had wrong dtypes (transformers 5.23). Processes may do as
@@ -65,9 +68,10 @@ def load(
     them; without `devices` over all that there are, if its card says that one is too small. `"cuda:0"` never
     does. `trust_remote_code` executes the checkpoint's code if it needs it.
 
-    Raises ValueError, naming the file, for a directory without safetensors, a truncated or corrupt file,
-    missing or mismatched tensors, tensors left without values, weights that are not finite, and a hub that
-    does not give the model. torch.OutOfMemoryError and MemoryError pass.
+    Raises ValueError, in one line that names the model, for whatever its files have against it: what they
+    hold is no model in its original precision, they are damaged or contradict each other, tensors of the
+    model are missing, tensors of the files were not taken (`mxcheck.models.taken`), weights are not finite;
+    and for a hub that does not give the model. torch.OutOfMemoryError and MemoryError pass.
     """
     source = model_source(name)
     dtype = choose("dtype", dtype or source.dtype, ITEM_BYTES)
@@ -82,8 +86,6 @@ def load(
         device_map = "auto"
         # Half of each: the quantized weights come beside the original ones.
         max_memory = {index: size // 2 for index, size in devices.items()}
-    if source.is_directory:
-        check_directory(Path(source.location))
     with _LOADING, _environment(_NO_CONVERSION_SERVICE):
         model = _from_pretrained(source, dtype, device_map, max_memory, trust_remote_code)
     check_materialised(model, source)
@@ -100,7 +102,7 @@ def load(
         source=source,
         model=model,
         weights_fingerprint=weights_fingerprint(model),
-        tokenizer_fingerprint=_tokenizer_fingerprint(source),
+        tokenizer_fingerprint=tokenizer_fingerprint(source),
     )
 
 
@@ -111,7 +113,8 @@ def _from_pretrained(
     max_memory: dict[int, int] | None,
     trust_remote_code: bool,
 ) -> PreTrainedModel:
-    try:
+    stored = inspect_before(source)
+    with reading(lambda error: unloadable(source, error)), _without_load_report():
         loading: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
             revision=source.revision,
@@ -124,21 +127,37 @@ def _from_pretrained(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )
-    except SafetensorError as error:
-        raise ValueError(f"model {source.name!r}: a safetensors file cannot be read: {error}") from error
-    # OSError is the hub's answer (no such model, no access, no network), ValueError an unknown model_type.
-    except (OSError, ValueError) as error:
-        raise unloadable(source, error) from error
     model: PreTrainedModel
     model, info = loading
-    for what in ("missing_keys", "mismatched_keys"):
-        if info[what]:
-            names = ", ".join(sorted(str(key) for key in info[what])[:3])
-            raise ValueError(
-                f"model {source.name!r}: {len(info[what])} {what.replace('_', ' ')} in {source.location}: "
-                f"{names}; they would be initialised at random; give a complete checkpoint"
+    short = [f"{name} {list(got)} for {list(wanted)}" for name, got, wanted in info["mismatched_keys"]]
+    for what, names in (("missing", [*info["missing_keys"]]), ("mismatched", short)):
+        if names:
+            raise refused(
+                source.name,
+                f"{len(names)} {what} tensors: {listed(names)}; they would be initialised at random; "
+                f"give a complete checkpoint",
             )
+    if stored is None:
+        stored = inspect(source, folder_of(source))
+    with reading(lambda error: unloadable(source, error)):
+        check_taken(model, stored, info["unexpected_keys"])
     return model
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Without transformers' table of names that do not fit, which `check_taken` and what is above say in one
+    line: it prints what it reads from the files."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(is_error)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_error)
 
 
 def _spread(card: ModelCard, dtype: str, *, device_bytes: int, devices: int) -> bool:
@@ -192,34 +211,3 @@ def tensor_bytes(value: torch.Tensor) -> memoryview:
     """The tensor's bytes in C order, without a copy where it lies contiguous in host memory."""
     array: Any = value.detach().cpu().contiguous().view(torch.uint8).numpy()
     return memoryview(array).cast("B")
-
-
-def _tokenizer_fingerprint(source: ModelSource) -> str:
-    """SHA-256 of the first of `_TOKENIZERS` that there is: what else lies beside it decides nothing, and a
-    hub cache may or may not hold it."""
-    for names in _TOKENIZERS:
-        total = hashlib.sha256()
-        paths = {name: _tokenizer_file(source, name) for name in names}
-        for name, path in paths.items():
-            if path is not None:
-                data = Path(path).read_bytes()
-                total.update(json.dumps([name, len(data)]).encode())
-                total.update(data)
-        if any(paths.values()):
-            return total.hexdigest()
-    return "no tokenizer"
-
-
-def _tokenizer_file(source: ModelSource, name: str) -> str | None:
-    try:
-        path: str | None = cached_file(
-            source.location,
-            name,
-            revision=source.revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=not constants.HF_HUB_OFFLINE,
-        )
-    except OSError as error:
-        raise unloadable(source, error) from error
-    return path
