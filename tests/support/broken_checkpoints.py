@@ -23,13 +23,14 @@ INDEX = "model.safetensors.index.json"
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
-def save_sound(folder: Path, **more: Any) -> None:
+def save_sound(folder: Path, *, vocabulary: int = 64, **more: Any) -> None:
     """A sound checkpoint, the same every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = LlamaConfig(
-            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=64, bos_token_id=0, eos_token_id=1, **more,
+            vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, bos_token_id=0,
+            eos_token_id=1, **more,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(folder)
 
