@@ -7,6 +7,7 @@ its name; the words beside it are what the refusal must say.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,14 @@ def directory(name: str) -> Break:
     return make
 
 
+def pipe(name: str) -> Break:
+    def make(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return make
+
+
 def pickled(name: str) -> Break:
     def dump(folder: Path) -> None:
         torch.save(load_file(folder / WEIGHTS), folder / name)
@@ -210,6 +219,12 @@ BROKEN: Mapping[str, tuple[Break, str]] = {
     ),
     "mtp": (adding(**{"mtp.fc.weight": torch.ones(32, 64)}), "1 tensors of the file have no place in the m"),
     "rope-buffers-renamed": (adding(**{"model.inv": torch.ones(8)}), "no place in the model: model.inv;"),
+    "wrapped": (
+        lambda folder: change_tensors(
+            folder, lambda old: [old.update({f"module.{name}": old.pop(name)}) for name in [*old]]
+        ),
+        "(the files have module.lm_head.weight, which has no place)",
+    ),
     # codes
     "fp8-with-scale": (fp8(scale=True), "already quantized (codes or scales in the weights, and no method"),
     "fp8-without-scale": (fp8(scale=False), "stored as F8_E4M3, codes and not weights: give the original"),
@@ -228,6 +243,10 @@ BROKEN: Mapping[str, tuple[Break, str]] = {
     "method-of-text": (
         configured(text_config={"quantization_config": {"quant_method": "awq"}}),
         "already quantized (method awq): give the original model",
+    ),
+    "method-in-a-list": (
+        configured(parts=[{"quantization_config": {"quant_method": "hqq"}}]),
+        "already quantized (method hqq)",
     ),
     "compression": (
         configured(compression_config={"format": "float-quantized"}),
@@ -317,6 +336,10 @@ BROKEN: Mapping[str, tuple[Break, str]] = {
     "index-of-numbers": (both(shards, holding(INDEX, '{"metadata": {}, "weight_map": {"a": 1}}')), "got 1"),
     "index-is-a-list": (both(shards, holding(INDEX, "[]")), "must hold a JSON object, got list"),
     "index-without-map": (both(shards, holding(INDEX, "{}")), "must hold a weight_map"),
+    "index-without-metadata": (
+        both(shards, holding(INDEX, '{"weight_map": {"a": "b.safetensors"}}')),
+        "must hold m",
+    ),
     "index-nested": (both(shards, holding(INDEX, _NESTED)), f"{INDEX} is no JSON that can be read"),
     # links and directories
     "dangling-weights": (
@@ -332,7 +355,9 @@ BROKEN: Mapping[str, tuple[Break, str]] = {
         "model-00002-of-00002.safetensors is a dangling link",
     ),
     "weights-are-a-directory": (directory(WEIGHTS), "model.safetensors is a directory"),
-    "config-is-a-directory": (directory("config.json"), "Is a directory"),
+    "config-is-a-directory": (directory("config.json"), "config.json is a directory"),
+    "pipe": (pipe("config.json"), "config.json is no file"),
+    "weights-are-a-pipe": (pipe(WEIGHTS), "model.safetensors is no file"),
     # configurations
     "list": (holding("config.json", "[1]"), "config.json must hold a JSON object, got list"),
     "nested": (holding("config.json", _NESTED), "config.json is no JSON that can be read"),
@@ -346,7 +371,15 @@ BROKEN: Mapping[str, tuple[Break, str]] = {
     "hidden-size": (configured(hidden_size="wide"), "hidden_size"),
     "heads": (configured(num_attention_heads=0), "cannot be loaded"),
     "activation": (configured(hidden_act="of-tomorrow"), "of-tomorrow"),
-    "generation": (holding("generation_config.json", "[1]"), "cannot be loaded"),
+    "generation": (
+        holding("generation_config.json", "[1]"),
+        "generation_config.json must hold a JSON object",
+    ),
+    "generation-nested": (holding("generation_config.json", _NESTED), "generation_config.json is no JSON"),
+    "a-million-layers": (configured(num_hidden_layers=10**6), "says num_hidden_layers 1000000 and the files"),
+    "vocabulary": (configured(vocab_size=10**9), "describes a model of 64,000,015,"),
+    "width": (configured(intermediate_size=10**12), "describes a model of 192,0"),
+    "width-and-heads": (configured(hidden_size=2**40), "describes a model of 674,0"),
     # one tensor, twice
     "tied": (
         tied_and_different,

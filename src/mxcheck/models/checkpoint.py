@@ -21,6 +21,7 @@ from mxcheck.models.kind_of_checkpoint import (
     ADAPTER_CONFIG,
     QUANTIZED_FILES,
     check_is_safetensors,
+    check_layers,
     check_no_adapter,
     check_original,
     check_plain,
@@ -39,6 +40,7 @@ _HUB_REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (LocalEntryNotFoundError, _NOT_IN_CACHE),
     (OfflineModeIsEnabled, _NOT_IN_CACHE),
 )
+_GENERATION = "generation_config.json"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -63,8 +65,11 @@ def inspect(source: ModelSource, folder: Path) -> list[Stored]:
                     pass
             except SafetensorError as error:
                 raise UnfitError(f"{file.name} is truncated or corrupt ({error}); copy it again") from error
+        if (generation := folder / _GENERATION).is_symlink() or generation.is_file():
+            read_json(generation)  # the loader reads it too
         stored = stored_tensors(files)
         check_plain(stored)
+        check_layers(config, stored)
         check_equal_where_twice(stored)
     return stored
 

@@ -63,11 +63,14 @@ def quantization_of(config: dict[str, Any]) -> str | None:
 
 
 def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    left = [config]
+    left: list[Any] = [config]
     while left:
         part = left.pop()
-        yield part
-        left += [value for value in part.values() if isinstance(value, dict)]
+        if isinstance(part, dict):
+            yield part
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
 
 
 def _method(entry: dict[str, Any]) -> str | None:
@@ -158,3 +161,16 @@ def check_plain(stored: list[Stored]) -> None:
             raise UnfitError(
                 f"already quantized: {one.name} is stored as {one.dtype}, codes and not weights: {_ORIGINAL}"
             )
+
+
+def check_layers(config: dict[str, Any], stored: list[Stored]) -> None:
+    """Refuse, by UnfitError, a configuration of more layers than there are tensors: they would be made, one
+    by one, before the loader finds that it has nothing for them."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+            if isinstance(part.get(key), int) and part[key] > len(stored):
+                raise UnfitError(
+                    f"{CONFIG} says {key} {part[key]} and the files hold {len(stored)} tensors; "
+                    f"give the configuration of these weights"
+                )

@@ -6,16 +6,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import math
 import os
+import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mxcheck.formats.choices import choose
 from mxcheck.models.cards import GIB, ITEM_BYTES, ModelCard
@@ -28,9 +30,10 @@ from mxcheck.models.checkpoint import (
     unloadable,
 )
 from mxcheck.models.outliers import add_outliers
-from mxcheck.models.refusal import listed, reading, refused
+from mxcheck.models.refusal import UnfitError, listed, reading, refused, shown
 from mxcheck.models.taken import check_taken
 from mxcheck.models.tokenizer_files import tokenizer_fingerprint
+from mxcheck.models.weight_files import Stored
 from mxcheck.models.zoo import ModelSource, model_source
 
 #: One load at a time in a process: transformers sets torch's default dtype while it builds a model, so that
@@ -115,6 +118,8 @@ def _from_pretrained(
 ) -> PreTrainedModel:
     stored = inspect_before(source)
     with reading(lambda error: unloadable(source, error)), _without_load_report():
+        if stored is not None:
+            _check_size(source, stored, trust_remote_code)
         loading: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
             revision=source.revision,
@@ -129,12 +134,14 @@ def _from_pretrained(
         )
     model: PreTrainedModel
     model, info = loading
+    spare = sorted(info["unexpected_keys"])
+    others = f" (the files have {shown(spare[0])}, which has no place)" if spare else ""
     short = [f"{name} {list(got)} for {list(wanted)}" for name, got, wanted in info["mismatched_keys"]]
     for what, names in (("missing", [*info["missing_keys"]]), ("mismatched", short)):
         if names:
             raise refused(
                 source.name,
-                f"{len(names)} {what} tensors: {listed(names)}; they would be initialised at random; "
+                f"{len(names)} {what} tensors: {listed(names)}{others}; they would be initialised at random; "
                 f"give a complete checkpoint",
             )
     if stored is None:
@@ -144,18 +151,48 @@ def _from_pretrained(
     return model
 
 
+def _check_size(source: ModelSource, stored: Sequence[Stored], trust_remote_code: bool) -> None:
+    """Refuse a configuration of a larger model than the files hold, where one of its numbers alone says so:
+    the loader would first allocate what is missing, and could take the whole host's memory."""
+    held = sum(math.prod(one.shape) for one in stored)
+    config = AutoConfig.from_pretrained(
+        source.location, revision=source.revision, trust_remote_code=trust_remote_code
+    )
+    numbers = [value for value in config.get_text_config().to_dict().values() if type(value) is int]
+    hidden = getattr(config.get_text_config(), "hidden_size", None)
+    width = hidden if type(hidden) is int else 1
+    if max(numbers, default=0) * width <= held:
+        return
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    wanted = sum(value.numel() for value in model.parameters())
+    if wanted > held:
+        raise UnfitError(
+            f"config.json describes a model of {wanted:,} parameters, and the files hold {held:,}; "
+            f"give the configuration of these weights, or a complete checkpoint"
+        )
+
+
 @contextmanager
 def _without_load_report() -> Iterator[None]:
     """Without transformers' table of names that do not fit, which `check_taken` and what is above say in one
-    line: it prints what it reads from the files."""
+    line: it prints what it reads from the files. An error that refers to it gets the reason it stands for."""
     logger = logging.getLogger("transformers.modeling_utils")
+    reports = []
 
     def is_error(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR:
+            reports.append(record.getMessage())
         return record.levelno >= logging.ERROR
 
     logger.addFilter(is_error)
     try:
         yield
+    except RuntimeError as error:
+        reasons = re.findall(r"^Error:? (.*)", "\n".join(reports), re.MULTILINE)
+        if "conversion" not in str(error) or not reasons:
+            raise
+        raise UnfitError(f"tensors that cannot be merged: {reasons[0]}; give a sound checkpoint") from error
     finally:
         logger.removeFilter(is_error)
 

@@ -28,8 +28,7 @@ class Stored:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises UnfitError for anything else, and OSError."""
-    if path.is_symlink() and not path.exists():
-        raise UnfitError(_dangling(path))
+    _check_file(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # the second: nested thousands deep
@@ -62,8 +61,7 @@ def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     for file in files:
         if not _there(file):
             raise UnfitError(f"{file.name} of {first.name} is missing; copy the whole checkpoint")
-        if not file.is_file():
-            raise UnfitError(f"{file.name} is a directory, and must be a safetensors file")
+        _check_file(file)
     unread = {path.name for path in folder.glob("model-*-of-*.safetensors")} - {file.name for file in files}
     if unread:
         raise UnfitError(
@@ -78,6 +76,16 @@ def _there(path: Path) -> bool:
     return path.exists()
 
 
+def _check_file(path: Path) -> None:
+    """Refuse what cannot be read as a file: a reader would wait for ever on a pipe."""
+    if path.is_symlink() and not path.exists():
+        raise UnfitError(_dangling(path))
+    if path.exists() and not path.is_file():
+        raise UnfitError(
+            f"{path.name} is {'a directory' if path.is_dir() else 'no file'}; give the file itself"
+        )
+
+
 def _dangling(path: Path) -> str:
     return (
         f"{path.name} is a dangling link to {path.readlink()}; copy the files that the links lead to, "
@@ -86,9 +94,12 @@ def _dangling(path: Path) -> str:
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:
-    places = read_json(index).get("weight_map")
+    data = read_json(index)
+    places = data.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise UnfitError(f"{index.name} must hold a weight_map of tensors to files")
+    if not isinstance(data.get("metadata"), dict):  # the loader fails on it, and names neither
+        raise UnfitError(f'{index.name} must hold metadata, an object; add "metadata": {{}}')
     for name, place in places.items():
         if not isinstance(place, str) or not place.endswith(".safetensors"):
             raise UnfitError(f"{index.name} must place {name} in a safetensors file, got {place!r}")
@@ -115,6 +126,7 @@ def read_header(path: Path) -> list[Stored]:
 
     Source: the format's description in the safetensors repository.
     """
+    _check_file(path)
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > _HEADER_BYTES:

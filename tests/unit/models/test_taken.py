@@ -196,3 +196,17 @@ def test_integers_among_experts_are_no_numbers(folder: Path) -> None:
     change_tensors(folder, codes)
     with pytest.raises(ValueError, match="is stored as I8, codes and not weights"):
         load(str(folder))
+
+
+def test_an_expert_of_another_shape_is_told_by_what_could_not_be_merged(folder: Path) -> None:
+    tiny("mixtral-8x7b").save_pretrained(folder)
+
+    def widen(tensors: Tensors) -> None:
+        name = experts(tensors, 3)[0]
+        tensors[name] = torch.cat([tensors[name], tensors[name]])
+
+    change_tensors(folder, widen)
+    with pytest.raises(
+        ValueError, match=r"tensors that cannot be merged: MergeModulelist on tensors destined"
+    ):
+        load(str(folder))
