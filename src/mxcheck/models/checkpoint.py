@@ -28,9 +28,11 @@ from mxcheck.models.kind_of_checkpoint import (
 )
 from mxcheck.models.refusal import UnfitError, reading, refused, shown, words_of
 from mxcheck.models.taken import check_equal_where_twice, read_tensor
-from mxcheck.models.weight_files import CONFIG, Stored, read_json, stored_tensors, weight_files
+from mxcheck.models.weight_files import CONFIG, Stored, is_complete, read_json, stored_tensors, weight_files
 from mxcheck.models.zoo import ModelSource
 
+#: The longest that is repeated of what the hub's library says, beside what to do.
+_WORDS = 150
 _NOT_IN_CACHE = "is not complete in the hub cache, and the hub was not reached or did not give it"
 #: Why the hub gave nothing. In this order: a gated repository is also one that was not found.
 _HUB_REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -75,7 +77,8 @@ def inspect(source: ModelSource, folder: Path) -> list[Stored]:
 
 
 def inspect_before(source: ModelSource) -> list[Stored] | None:
-    """`inspect` a directory; of a hub's model what is known before its weights are there, and None."""
+    """`inspect` a directory, or a snapshot of the hub cache that is complete; where weights are yet to come,
+    what is known before, and None."""
     if source.is_directory:
         return inspect(source, Path(source.location))
     with reading(lambda error: unloadable(source, error)):
@@ -86,7 +89,8 @@ def inspect_before(source: ModelSource) -> list[Stored] | None:
             hub_file(source, name)
         if config is not None:
             check_original(read_json(config), config.parent)
-    return None
+        complete = config is not None and is_complete(config.parent)
+    return inspect(source, config.parent) if config is not None and complete else None
 
 
 def folder_of(source: ModelSource) -> Path:
@@ -135,8 +139,10 @@ def unloadable(source: ModelSource, error: BaseException) -> ValueError:
                 f"and pickled weights (*.bin) may execute code and are never loaded; {_conversion(source)}"
             )
         reason = "has no safetensors in the hub cache, and the hub gave none"
+    if reason is None and not isinstance(error, OSError):  # no fault of the hub's: downloading mends nothing
+        return refused(source.name, f"cannot be loaded: {words}")
     if reason is None:
-        reason = f"cannot be loaded: {words}"
+        reason = f"cannot be loaded: {words if len(words) <= _WORDS else f'{words[:_WORDS]}…'}"
     place = f"place it there with `hf download {source.location} --revision {source.revision}`"
     if source.card is not None and source.card.gated:
         place += " (once its licence is accepted on the hub, after `hf auth login`)"

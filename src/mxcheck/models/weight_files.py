@@ -70,6 +70,15 @@ def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     return files
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a snapshot of a hub cache has its weights already. Raises UnfitError for an index that nobody
+    should follow."""
+    if (folder / WEIGHTS).exists():
+        return True
+    index = folder / INDEX
+    return index.exists() and all(file.exists() for file in _shards(folder, index))
+
+
 def _there(path: Path) -> bool:
     if path.is_symlink() and not path.exists():
         raise UnfitError(_dangling(path))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import broken_checkpoints as broken
+import hub_cache
+import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -250,6 +252,58 @@ def test_what_was_refused_by_name_is_not_told_twice() -> None:
     with pytest.raises(RefusedError) as caught, reading(lambda _: ValueError("told again")):
         raise refused("mine", "first")
     assert str(caught.value) == "model 'mine': first"
+
+
+# From a hub cache.
+
+#: What a snapshot cannot be, or what is told there in the words of the hub.
+_DIRECTORIES_ALONE = {
+    *("pipe", "weights-are-a-pipe", "weights-are-a-directory", "config-is-a-directory", "absolute", "above"),
+    *("dangling-weights", "dangling-config", "dangling-shard", "missing-shard", "hidden-above", "gguf"),
+    *("gguf-and-config", "bin", "pth", "ckpt", "consolidated-alone", "adapter-alone", "named-above"),
+    *("pickle-by-name", "adapter-beside", "adapter-weights", "pickle-named"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in broken.BROKEN if name not in _DIRECTORIES_ALONE])
+def test_a_broken_snapshot_is_refused_in_the_same_words(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage, words = broken.BROKEN[name]
+    damage(folder)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder.parent / "home" / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub_cache.place(folder.parent / "home", "org/mine", "main", folder)
+    with pytest.raises(ValueError, match=r"^model 'org/mine': ") as caught:
+        load("org/mine")
+    assert words in str(caught.value)
+    assert len(str(caught.value)) <= LINE
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("adapter-beside", "an adapter (adapter_config.json)"),
+        ("adapter-alone", "an adapter (adapter_config.json)"),
+        ("above", "leads out of the directory, to ../other/"),
+        ("absolute", "leads out of the directory, to /"),
+        ("named-above", "leads out of the directory, to ../m.safetensors"),
+        ("bin", "has no safetensors, and pickled weights (*.bin) may execute code"),
+        ("missing-shard", "model-00002-of-00002.safetensors"),
+        ("gguf-and-config", "has no safetensors in the hub cache"),
+    ],
+)
+def test_of_a_snapshot_in_words_of_its_own(
+    name: str, words: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken.BROKEN[name][0](folder)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder.parent / "home" / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub_cache.place(folder.parent / "home", "org/mine", "main", folder)
+    with pytest.raises(ValueError, match=r"^model 'org/mine': ") as caught:
+        load("org/mine")
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 # Fingerprints of the tokenizer.
