@@ -41,6 +41,9 @@ from mxcheck.models.zoo import ModelSource, model_source
 #: they like: the hub cache has file locks.
 _LOADING = threading.Lock()
 
+#: Parameters that may be missing before the loader is not asked.
+_MUCH = 10**8
+
 #: transformers asks a service of the hub to convert a repository that has no safetensors, unless told not to.
 _NO_CONVERSION_SERVICE = {"DISABLE_SAFETENSORS_CONVERSION": "1"}
 
@@ -152,21 +155,23 @@ def _from_pretrained(
 
 
 def _check_size(source: ModelSource, stored: Sequence[Stored], trust_remote_code: bool) -> None:
-    """Refuse a configuration of a larger model than the files hold, where one of its numbers alone says so:
-    the loader would first allocate what is missing, and could take the whole host's memory."""
+    """Refuse a configuration of a much larger model than the files hold: the loader would first allocate
+    what is missing, and could take the whole host's memory. A small difference is left to it, which names
+    the tensors. The model is made, without storage, only where a number of its configuration gives reason."""
     held = sum(math.prod(one.shape) for one in stored)
+    too_many = held + max(held, _MUCH)
     config = AutoConfig.from_pretrained(
         source.location, revision=source.revision, trust_remote_code=trust_remote_code
     )
     numbers = [value for value in config.get_text_config().to_dict().values() if type(value) is int]
     hidden = getattr(config.get_text_config(), "hidden_size", None)
     width = hidden if type(hidden) is int else 1
-    if max(numbers, default=0) * width <= held:
+    if max(numbers, default=0) * width <= too_many:
         return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     wanted = sum(value.numel() for value in model.parameters())
-    if wanted > held:
+    if wanted > too_many:
         raise UnfitError(
             f"config.json describes a model of {wanted:,} parameters, and the files hold {held:,}; "
             f"give the configuration of these weights, or a complete checkpoint"

@@ -14,6 +14,8 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaModel,
     PreTrainedModel,
 )
 
@@ -73,6 +75,20 @@ def test_tied_duplicates_load_and_one_other_bit_is_refused(name: str, folder: Pa
     next(iter(twins.values())).view(torch.uint8)[0, 0] ^= 1
     change_tensors(folder, lambda tensors: tensors.update(twins))
     with pytest.raises(ValueError, match=r"are tied by config\.json and differ"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_without_its_head_loads_if_the_head_is_tied(tied: bool, folder: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    LlamaModel(config).save_pretrained(folder)
+    if tied:
+        assert load(str(folder)).model.config.tie_word_embeddings
+        return
+    with pytest.raises(ValueError, match=r"1 missing tensors: lm_head\.weight; they would be initialised"):
         load(str(folder))
 
 
