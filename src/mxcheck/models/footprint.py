@@ -129,7 +129,8 @@ def _read(folder: Path) -> tuple[int, int, int, int] | None:
     vocabulary = _number(text, ("vocab_size",), 0)
     heads = _number(text, ("num_attention_heads", "num_heads", "n_head", "n_heads"), 32)
     positions = _number(text, ("max_position_embeddings", "max_seq_len", "n_positions"), 2048)
-    if not 0 < parameters < _ABSURD or not vocabulary:
+    # Each token has a row of the embedding.
+    if not 0 < vocabulary <= parameters < _ABSURD:
         return None
     return parameters, vocabulary, heads, positions
 

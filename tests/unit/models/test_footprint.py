@@ -97,7 +97,7 @@ def test_a_directory_by_its_headers(model: Path) -> None:
     assert found is not None
     assert found.weight_bytes == 2 * 4 * (200 + 7 + 3)
     (model / "config.json").write_text(
-        json.dumps({"text_config": {"vocab_size": 10**6, "n_head": 2, "max_seq_len": 64}})
+        json.dumps({"text_config": {"vocab_size": 200, "n_head": 2, "max_seq_len": 64}})
     )
     larger = of_directory(model)
     assert larger is not None
@@ -119,6 +119,7 @@ def test_a_directory_by_its_headers(model: Path) -> None:
         lambda folder: (folder / "config.json").write_text('{"text_config": [1], "vocab_size": 3}'),
         lambda folder: (folder / "config.json").write_text('{"vocab_size": -5}'),
         lambda folder: (folder / "config.json").write_text('{"vocab_size": true}'),
+        lambda folder: (folder / "config.json").write_text('{"vocab_size": 1000000}'),
         lambda folder: (folder / "config.json").write_text('{"vocab_size": 1' + "0" * 40 + "}"),
         lambda folder: (folder / "x.safetensors").mkdir(),
         lambda folder: (folder / "x.safetensors").symlink_to("../blobs/gone"),
@@ -131,7 +132,17 @@ def test_a_directory_by_its_headers(model: Path) -> None:
     ],
     ids=[
         *("no-config", "config-is-no-json", "no-vocabulary", "no-header", "short", "no-weights", "list"),
-        *("nested", "no-utf-8", "text-config", "negative", "bool", "absurd", "directory", "dangling"),
+        *(
+            "nested",
+            "no-utf-8",
+            "text-config",
+            "negative",
+            "bool",
+            "larger-than-the-files",
+            "absurd",
+            "directory",
+            "dangling",
+        ),
         *("header-is-a-list", "entry-is-a-number", "shape-of-words", "nested-header"),
     ],
 )
