@@ -253,6 +253,10 @@ BROKEN: Mapping[str, tuple[Break, str]] = {
         "already quantized (method float-quantized)",
     ),
     "no-method": (configured(quantization_config={"bits": 4}), "already quantized (method 4 bits)"),
+    "no-method-at-all": (
+        configured(quantization_config={}),
+        "(method unknown, by quantization_config of conf",
+    ),
     "load-in-4bit": (configured(quantization_config={"load_in_4bit": True}), "(method bitsandbytes_4bit)"),
     "mlx": (configured(quantization={"group_size": 64, "bits": 4}), "already quantized (method 4 bits)"),
     "a-word": (configured(quantization_config="int8"), "already quantized (method quantization_config int8)"),
@@ -377,6 +381,7 @@ BROKEN: Mapping[str, tuple[Break, str]] = {
     ),
     "generation-nested": (holding("generation_config.json", _NESTED), "generation_config.json is no JSON"),
     "a-million-layers": (configured(num_hidden_layers=10**6), "says num_hidden_layers 1000000 and the files"),
+    "a-million-labels": (configured(num_labels=10**9), "config.json says num_labels 1000000000"),
     "vocabulary": (configured(vocab_size=10**9), "describes a model of 64,000,015,"),
     "width": (configured(intermediate_size=10**12), "describes a model of 192,0"),
     "width-and-heads": (configured(hidden_size=2**40), "describes a model of 674,0"),

@@ -54,8 +54,8 @@ def quantization_of(config: dict[str, Any]) -> str | None:
     for place in _parts(config):
         for key in _QUANTIZED_KEYS:
             entry = place.get(key)
-            if not entry or (key == "quantization" and not (isinstance(entry, dict) and "bits" in entry)):
-                continue  # null, an empty table, or another thing of that name
+            if entry is None or (key == "quantization" and not (isinstance(entry, dict) and "bits" in entry)):
+                continue  # null, or another thing of that name
             if not isinstance(entry, dict):
                 return f"{key} {str(entry)[:40]}"
             return _method(entry) or f"unknown, by {key} of {CONFIG}"
@@ -163,10 +163,17 @@ def check_plain(stored: list[Stored]) -> None:
             )
 
 
+#: transformers writes a name for each, and a causal language model has no use for any.
+_LABELS = 10**6
+
+
 def check_layers(config: dict[str, Any], stored: list[Stored]) -> None:
-    """Refuse, by UnfitError, a configuration of more layers than there are tensors: they would be made, one
-    by one, before the loader finds that it has nothing for them."""
+    """Refuse, by UnfitError, a configuration of more layers than there are tensors, or of labels without
+    end: they would be made, one by one, before the loader finds that it has nothing for them."""
     text = config.get("text_config")
+    labels = config.get("num_labels")
+    if isinstance(labels, int) and labels > _LABELS:
+        raise UnfitError(f"{CONFIG} says num_labels {labels}; a language model has none, take the line away")
     for part in (config, text if isinstance(text, dict) else {}):
         for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
             if isinstance(part.get(key), int) and part[key] > len(stored):

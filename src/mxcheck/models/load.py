@@ -50,7 +50,7 @@ _NO_CONVERSION_SERVICE = {"DISABLE_SAFETENSORS_CONVERSION": "1"}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
-    """A model ready to be measured. Fingerprints are SHA-256: of every parameter's name, dtype, shape and
+    """A model ready to be measured. Fingerprints are SHA-256: of every weight's name, dtype, shape and
     bytes as loaded, and of the tokenizer's files."""
 
     source: ModelSource
@@ -241,9 +241,12 @@ def positions(config: Any) -> int | None:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over every parameter, in the order of their names."""
+    """SHA-256 over every parameter, and every buffer that a checkpoint has (routers' biases among them), in
+    the order of their names."""
     total = hashlib.sha256()
-    for name, value in sorted(model.named_parameters()):
+    stored = model.state_dict().keys()
+    buffers = [(name, value) for name, value in model.named_buffers() if name in stored]
+    for name, value in sorted([*model.named_parameters(), *buffers], key=lambda pair: pair[0]):
         total.update(f"{name}:{value.dtype}:{tuple(value.shape)}:".encode())
         total.update(tensor_bytes(value))
     return total.hexdigest()

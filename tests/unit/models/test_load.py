@@ -204,6 +204,16 @@ def test_weights_fingerprint_moves_with(
     assert weights_fingerprint(tiny_llama) != before
 
 
+def test_weights_fingerprint_moves_with_a_buffer_that_a_checkpoint_has(tiny_llama: LlamaForCausalLM) -> None:
+    before = weights_fingerprint(tiny_llama)
+    tiny_llama.model.register_buffer("computed", torch.ones(2), persistent=False)
+    assert weights_fingerprint(tiny_llama) == before
+    tiny_llama.model.register_buffer("router_bias", torch.ones(2))
+    first = weights_fingerprint(tiny_llama)
+    tiny_llama.model.router_bias[0] = 2
+    assert len({before, first, weights_fingerprint(tiny_llama)}) == 3
+
+
 def test_weights_fingerprint_does_not_move_with_anything_else(saved: Path, tmp_path: Path) -> None:
     loaded = load(str(saved))
     loaded.model.save_pretrained(tmp_path / "sharded", max_shard_size="60KB")
