@@ -99,13 +99,13 @@ def one_line(project: Project) -> str:
 
 def test_model_without_safetensors(project: Project, model: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    assert f"model directory {model.name} has no *.safetensors file" in one_line(project)
+    assert "model './my-model': no *.safetensors file (it has pytorch_model.bin" in one_line(project)
 
 
 def test_truncated_safetensors(project: Project, model: Path) -> None:
     data = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(data[:-1000])
-    assert "my-model/model.safetensors is truncated or corrupt" in one_line(project)
+    assert "model './my-model': model.safetensors is truncated or corrupt" in one_line(project)
 
 
 def test_nan_weights(project: Project, model: Path) -> None:
@@ -115,7 +115,7 @@ def test_nan_weights(project: Project, model: Path) -> None:
     tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     line = one_line(project)
-    assert "my-model/model.safetensors (tensor model.layers.1.mlp.up_proj.weight)" in line
+    assert "model './my-model': model.safetensors (tensor model.layers.1.mlp.up_proj.weight)" in line
     assert "NaN or infinite" in line
 
 

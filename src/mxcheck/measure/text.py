@@ -42,25 +42,28 @@ def own_tokens_path(measuring: Measuring, label: str) -> Path:
 def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, shared: Path) -> EvaluationText:
     """What `loaded` is measured on. A corpus's tokens are also written to `shared`, for child processes."""
     if measuring.corpus.is_self:
-        return _own(measuring, label)
+        text = _own(measuring, label)
+        _check_ids(text.tokens, loaded, f"{text.path}: these are not {label}'s tokens; sample them anew")
+        return text
     from transformers import AutoTokenizer
 
     from mxcheck.evaluation.corpora import corpus_tokens
     from mxcheck.evaluation.tokens import save_tokens
     from mxcheck.models.checkpoint import unloadable
     from mxcheck.models.load import positions
+    from mxcheck.models.refusal import reading
 
-    try:
+    def unreadable(error: BaseException) -> ValueError:
+        said = unloadable(loaded.source, error)
+        return ValueError(f"a text needs the tokenizer of {label} (its own tokens do not): {said}")
+
+    with reading(unreadable):
         tokenizer = AutoTokenizer.from_pretrained(
             loaded.source.location,
             revision=loaded.source.revision,
             trust_remote_code=label in measuring.trusted,
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"a text needs the tokenizer of {label} (its own tokens do not): "
-            f"{unloadable(loaded.source, error)}"
-        ) from error
+        tokenizer("a")  # some damage shows only here
     limit = positions(loaded.model.config.get_text_config())
     card = loaded.source.card
     usual = card.sequence_length if card else DEFAULT_LENGTH
@@ -68,9 +71,18 @@ def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, sh
     if limit is not None and length > limit:
         raise ValueError(f"--mx-sequence-length {length}: {label} has {limit} positions; give at most that")
     made = corpus_tokens(measuring.corpus, tokenizer, length=length, sequences=measuring.max_samples)
+    _check_ids(made.tokens, loaded, f"the tokenizer beside {label} is another model's; give its own")
     path = shared / f"mxcheck-tokens-{label}-{os.getpid()}.safetensors"  # a worker, a file
     save_tokens(made.tokens, path)
     return EvaluationText(tokens=made.tokens, path=path, facts=made.facts, fingerprints=made.fingerprints)
+
+
+def _check_ids(tokens: torch.Tensor, loaded: LoadedModel, mend: str) -> None:
+    """Refuse token ids that the model has no embedding of."""
+    embedding: Any = loaded.model.get_input_embeddings()
+    rows = int(embedding.weight.shape[0])
+    if (largest := int(tokens.max())) >= rows:
+        raise ValueError(f"token id {largest}, and the model knows {rows} tokens: {mend}")
 
 
 def _own(measuring: Measuring, label: str) -> EvaluationText:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -16,9 +15,24 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers.utils.hub import cached_file
 
+from mxcheck.models.kind_of_checkpoint import (
+    ADAPTER_CONFIG,
+    QUANTIZED_FILES,
+    check_is_safetensors,
+    check_layers,
+    check_no_adapter,
+    check_original,
+    check_plain,
+)
+from mxcheck.models.refusal import UnfitError, reading, refused, shown, words_of
+from mxcheck.models.taken import check_equal_where_twice, read_tensor
+from mxcheck.models.weight_files import CONFIG, Stored, is_complete, read_json, stored_tensors, weight_files
 from mxcheck.models.zoo import ModelSource
 
+#: The longest that is repeated of what the hub's library says, beside what to do.
+_WORDS = 150
 _NOT_IN_CACHE = "is not complete in the hub cache, and the hub was not reached or did not give it"
 #: Why the hub gave nothing. In this order: a gated repository is also one that was not found.
 _HUB_REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -28,40 +42,87 @@ _HUB_REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (LocalEntryNotFoundError, _NOT_IN_CACHE),
     (OfflineModeIsEnabled, _NOT_IN_CACHE),
 )
+_GENERATION = "generation_config.json"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-#: Credentials that an endpoint's address or a library's message may carry.
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@|\bhf_\w{8,}")
+
+def inspect(source: ModelSource, folder: Path) -> list[Stored]:
+    """What the loader will read of a directory, tensor by tensor.
+
+    Raises ValueError, in one line, before anything of it is loaded: a directory that holds something else
+    (an adapter, GGUF, pickles, no configuration), quantized weights, files that are missing, damaged, lead
+    out of the directory or contradict each other.
+    """
+    with reading(lambda error: unloadable(source, error)):
+        check_no_adapter(folder)
+        check_is_safetensors(folder)
+        if not (folder / CONFIG).exists() and not (folder / CONFIG).is_symlink():
+            raise UnfitError(f"has no {CONFIG}; give a Hugging Face model directory")
+        config = read_json(folder / CONFIG)
+        check_original(config, folder)
+        files = weight_files(folder, config)
+        for file in files:
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise UnfitError(f"{file.name} is truncated or corrupt ({error}); copy it again") from error
+        if (generation := folder / _GENERATION).is_symlink() or generation.is_file():
+            read_json(generation)  # the loader reads it too
+        stored = stored_tensors(files)
+        check_plain(stored)
+        check_layers(config, stored)
+        check_equal_where_twice(stored)
+    return stored
 
 
-def check_directory(directory: Path) -> None:
-    """Refuse, by ValueError in one line that names the file, a directory without config.json or safetensors
-    and a safetensors file whose header cannot be read."""
-    files = sorted(directory.glob("*.safetensors"))
-    if not (directory / "config.json").is_file():
-        raise ValueError(
-            f"model directory {directory} has no config.json; give a Hugging Face model directory"
-        )
-    weights = [file for file in files if file.name != "tokens.safetensors"]
-    if not weights:
-        pickled = sorted(file.name for file in directory.glob("*.bin"))
-        hint = f" (it has {pickled[0]}, which may execute code and is never loaded)" if pickled else ""
-        raise ValueError(
-            f"model directory {directory} has no *.safetensors file{hint}; "
-            f"save the model with save_pretrained(..., safe_serialization=True)"
-        )
-    for file in weights:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{file} is truncated or corrupt ({error}); copy it again") from error
+def inspect_before(source: ModelSource) -> list[Stored] | None:
+    """`inspect` a directory, or a snapshot of the hub cache that is complete; where weights are yet to come,
+    what is known before, and None."""
+    if source.is_directory:
+        return inspect(source, Path(source.location))
+    with reading(lambda error: unloadable(source, error)):
+        config = hub_file(source, CONFIG)
+        if hub_file(source, ADAPTER_CONFIG) is not None:
+            raise UnfitError(f"has an adapter ({ADAPTER_CONFIG}); merge it into its model, and give that")
+        for name in QUANTIZED_FILES:
+            hub_file(source, name)
+        if config is not None:
+            check_original(read_json(config), config.parent)
+        complete = config is not None and is_complete(config.parent)
+    return inspect(source, config.parent) if config is not None and complete else None
 
 
-def unloadable(source: ModelSource, error: OSError | ValueError) -> ValueError:
-    """The error for a checkpoint that transformers could not load: what is wrong with it and what to place
-    where, in one line and without credentials."""
-    words = _CREDENTIALS.sub("***", " ".join(str(error).split())).removesuffix(".")
+def folder_of(source: ModelSource) -> Path:
+    """Where a model's files lie: its directory, or its snapshot in the hub cache, once it was loaded."""
+    if source.is_directory:
+        return Path(source.location)
+    with reading(lambda error: unloadable(source, error)):
+        config = hub_file(source, CONFIG)
+        if config is None:
+            raise UnfitError(f"its {CONFIG} is no longer in the hub cache")
+    return config.parent
+
+
+def hub_file(source: ModelSource, name: str) -> Path | None:
+    """A file of a model on the hub, by its cache; None: it has none. Raises OSError where the hub refuses."""
+    path: str | None = cached_file(
+        source.location,
+        name,
+        revision=source.revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=not constants.HF_HUB_OFFLINE,
+    )
+    return None if path is None else Path(path)
+
+
+def unloadable(source: ModelSource, error: BaseException) -> ValueError:
+    """The error for a checkpoint that could not be read: what is wrong with it and what to place where, in
+    one line and without credentials."""
+    if isinstance(error, UnfitError):
+        return refused(source.name, str(error))
+    words = words_of(error)
     if "trust_remote_code" in words:
         return ValueError(
             f"model {source.name!r} ({source.location}) needs code of its own, which is not executed; read "
@@ -69,7 +130,7 @@ def unloadable(source: ModelSource, error: OSError | ValueError) -> ValueError:
             f"trust_remote_code=True)"
         )
     if source.is_directory:
-        return ValueError(f"model {source.name!r} cannot be loaded from {source.location}: {words}")
+        return refused(source.name, f"cannot be loaded: {words}")
     reason = _hub_reason(error)
     if reason is None and "use_safetensors" in words:
         if _pickled(source):
@@ -78,8 +139,10 @@ def unloadable(source: ModelSource, error: OSError | ValueError) -> ValueError:
                 f"and pickled weights (*.bin) may execute code and are never loaded; {_conversion(source)}"
             )
         reason = "has no safetensors in the hub cache, and the hub gave none"
+    if reason is None and not isinstance(error, OSError):  # no fault of the hub's: downloading mends nothing
+        return refused(source.name, f"cannot be loaded: {words}")
     if reason is None:
-        reason = f"cannot be loaded: {words}"
+        reason = f"cannot be loaded: {words if len(words) <= _WORDS else f'{words[:_WORDS]}…'}"
     place = f"place it there with `hf download {source.location} --revision {source.revision}`"
     if source.card is not None and source.card.gated:
         place += " (once its licence is accepted on the hub, after `hf auth login`)"
@@ -106,23 +169,34 @@ def check_materialised(model: nn.Module, source: ModelSource) -> None:
     else:
         why = "nothing was loaded into them"
         mend = "give a complete checkpoint"
-    raise ValueError(
-        f"model {source.name!r}: {len(left)} tensor(s) left on the meta device, first {left[0]}: "
-        f"{why}; {mend}"
+    raise refused(
+        source.name, f"{len(left)} tensor(s) left on the meta device, first {shown(left[0])}: {why}; {mend}"
     )
 
 
 def check_finite(model: nn.Module, source: ModelSource) -> None:
-    """Refuse weights that are NaN or infinite, naming the first tensor and, in a directory, its file."""
+    """Refuse weights that are NaN or infinite, naming the first tensor and its file; where those of the
+    files are finite, the type that the model is loaded in cannot hold them."""
     bad = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     if not bad:
         return
-    place = source.location
-    if source.is_directory:
-        place = _first_file_with_non_finite(Path(source.location)) or place
-    raise ValueError(
-        f"{place} holds weights that are NaN or infinite, first in {bad[0]} ({len(bad)} tensors in all); "
-        f"give a sound checkpoint"
+    dtype = model.get_parameter(bad[0]).dtype
+    stored = stored_tensors(weight_files(folder := folder_of(source), read_json(folder / CONFIG)))
+    spoilt = next((one for one in stored if not torch.isfinite(read_tensor(one)).all()), None)
+    if spoilt is not None:
+        raise refused(
+            source.name,
+            f"{spoilt.file.name} (tensor {shown(spoilt.name)}) holds weights that are NaN or infinite, "
+            f"{len(bad)} tensors in all; give a sound checkpoint",
+        )
+    limit = torch.finfo(dtype).max
+    largest = ((one.name, float(read_tensor(one).abs().max())) for one in stored if 0 not in one.shape)
+    too_large = next((f"{shown(name)} reaches {size:.4g}" for name, size in largest if size > limit), bad[0])
+    wider = "bf16 or fp32" if dtype == torch.float16 else "fp32"
+    raise refused(
+        source.name,
+        f"{str(dtype).removeprefix('torch.')} ends at {limit:.4g} and cannot hold its weights: {too_large}, "
+        f"{len(bad)} tensors overflow; load it in {wider} (--mx-dtype; in Python dtype=)",
     )
 
 
@@ -152,13 +226,3 @@ def _conversion(source: ModelSource) -> str:
         f"M.from_pretrained({arguments}, dtype='auto', use_safetensors=False).save_pretrained('{folder}'); "
         f"T.from_pretrained({arguments}).save_pretrained('{folder}')\"` and give ./{folder}"
     )
-
-
-def _first_file_with_non_finite(directory: Path) -> str | None:
-    for file in sorted(directory.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
-                value = tensors.get_tensor(key)
-                if value.is_floating_point() and not torch.isfinite(value.float()).all():
-                    return f"{file} (tensor {key})"
-    return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mxcheck.models.cards import GIB, ITEM_BYTES
+from mxcheck.models.refusal import UnfitError, reading, words_of
+from mxcheck.models.weight_files import CONFIG, read_header, read_json, stored_tensors
 from mxcheck.models.zoo import ModelSource
 
 #: A process with torch and transformers imported, and its working tensors of small models (measured: 0.55 to
@@ -21,6 +22,8 @@ _KEPT_LOGITS, _CHUNK_BYTES = 2**25, 6 * GIB // 5
 _NOMINAL_SPEED = 2e10
 #: Bytes a second that a checkpoint is read and checked at, and what a load takes besides.
 _NOMINAL_READING, _LOAD_SECONDS = 2e8, 1.5
+#: No model has as many of anything.
+_ABSURD = 2**50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,43 +112,45 @@ def _scores_and_logits(batch: int, length: int, vocabulary: int, heads: int, ite
 
 
 def _read(folder: Path) -> tuple[int, int, int, int] | None:
-    """Parameters, vocabulary, attention heads and positions of a model directory."""
+    """Parameters, vocabulary, attention heads and positions of a model directory; None where they cannot be
+    read: whatever is wrong with its files, the loader tells it, of this model alone."""
     try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        headers = [read_header(path) for path in sorted(folder.glob("*.safetensors")) if _is_model(path)]
-    except (OSError, ValueError):
+        with reading(lambda error: UnfitError(words_of(error))):
+            config = read_json(folder / CONFIG)
+            stored = stored_tensors(
+                [path for path in sorted(folder.glob("*.safetensors")) if _is_model(path)]
+            )
+    except ValueError:
         return None
-    parameters = sum(math.prod(shape) for header in headers for shape in header.values())
+    parameters = sum(math.prod(tensor.shape) for tensor in stored)
     text = config.get("text_config", config)
-    numbers = [
-        next((text[key] for key in keys if isinstance(text.get(key), int)), usual)
-        for keys, usual in (
-            (("vocab_size",), 0),
-            (("num_attention_heads", "num_heads", "n_head", "n_heads"), 32),
-            (("max_position_embeddings", "max_seq_len", "n_positions"), 2048),
-        )
-    ]
-    vocabulary, heads, positions = numbers
-    return (parameters, vocabulary, heads, positions) if parameters and vocabulary else None
+    if not isinstance(text, dict):
+        return None
+    vocabulary = _number(text, ("vocab_size",), 0)
+    heads = _number(text, ("num_attention_heads", "num_heads", "n_head", "n_heads"), 32)
+    positions = _number(text, ("max_position_embeddings", "max_seq_len", "n_positions"), 2048)
+    # Each token has a row of the embedding.
+    if not 0 < vocabulary <= parameters < _ABSURD:
+        return None
+    return parameters, vocabulary, heads, positions
+
+
+def _number(config: dict[str, Any], keys: tuple[str, ...], usual: int) -> int:
+    """The first of the keys that holds a count that a model can have."""
+    for key in keys:
+        value = config.get(key)
+        if type(value) is int and 0 < value < _ABSURD:
+            return value
+    return usual
 
 
 def _is_model(path: Path) -> bool:
     return path.name != "tokens.safetensors"
 
 
-def read_header(path: Path) -> dict[str, list[int]]:
-    """Name and shape of every tensor of a safetensors file. Raises OSError and ValueError."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > 100_000_000:
-            raise ValueError(f"{path} is no safetensors file: a header of {size} bytes")
-        header: dict[str, Any] = json.loads(file.read(size))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-
-
 def _tokens_header(source: ModelSource) -> tuple[int, int] | None:
     if source.tokens is None:
         return None
-    (shape,) = read_header(source.tokens).values()
-    sequences, length = shape
+    (tokens,) = read_header(source.tokens)
+    sequences, length = tokens.shape
     return sequences, length

@@ -5,35 +5,44 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
+import logging
+import math
 import os
+import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.hub import cached_file
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mxcheck.formats.choices import choose
 from mxcheck.models.cards import GIB, ITEM_BYTES, ModelCard
-from mxcheck.models.checkpoint import check_directory, check_finite, check_materialised, unloadable
+from mxcheck.models.checkpoint import (
+    check_finite,
+    check_materialised,
+    folder_of,
+    inspect,
+    inspect_before,
+    unloadable,
+)
 from mxcheck.models.outliers import add_outliers
+from mxcheck.models.refusal import UnfitError, listed, reading, refused, shown
+from mxcheck.models.taken import check_taken
+from mxcheck.models.tokenizer_files import tokenizer_fingerprint
+from mxcheck.models.weight_files import Stored
 from mxcheck.models.zoo import ModelSource, model_source
-
-#: What makes a tokenizer, for its fingerprint.
-_TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 
 #: One load at a time in a process: transformers sets torch's default dtype while it builds a model, so that
 #: of 60 models loaded by concurrent threads 44 had wrong dtypes (transformers 5.23). Processes may do as
 #: they like: the hub cache has file locks.
 _LOADING = threading.Lock()
+
+#: Parameters that may be missing before the loader is not asked.
+_MUCH = 10**8
 
 #: transformers asks a service of the hub to convert a repository that has no safetensors, unless told not to.
 _NO_CONVERSION_SERVICE = {"DISABLE_SAFETENSORS_CONVERSION": "1"}
@@ -41,7 +50,7 @@ _NO_CONVERSION_SERVICE = {"DISABLE_SAFETENSORS_CONVERSION": "1"}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
-    """A model ready to be measured. Fingerprints are SHA-256: of every parameter's name, dtype, shape and
+    """A model ready to be measured. Fingerprints are SHA-256: of every weight's name, dtype, shape and
     bytes as loaded, and of the tokenizer's files."""
 
     source: ModelSource
@@ -65,9 +74,10 @@ def load(
     them; without `devices` over all that there are, if its card says that one is too small. `"cuda:0"` never
     does. `trust_remote_code` executes the checkpoint's code if it needs it.
 
-    Raises ValueError, naming the file, for a directory without safetensors, a truncated or corrupt file,
-    missing or mismatched tensors, tensors left without values, weights that are not finite, and a hub that
-    does not give the model. torch.OutOfMemoryError and MemoryError pass.
+    Raises ValueError, in one line that names the model, for whatever its files have against it: what they
+    hold is no model in its original precision, they are damaged or contradict each other, tensors of the
+    model are missing, tensors of the files were not taken (`mxcheck.models.taken`), weights are not finite;
+    and for a hub that does not give the model. torch.OutOfMemoryError and MemoryError pass.
     """
     source = model_source(name)
     dtype = choose("dtype", dtype or source.dtype, ITEM_BYTES)
@@ -82,8 +92,6 @@ def load(
         device_map = "auto"
         # Half of each: the quantized weights come beside the original ones.
         max_memory = {index: size // 2 for index, size in devices.items()}
-    if source.is_directory:
-        check_directory(Path(source.location))
     with _LOADING, _environment(_NO_CONVERSION_SERVICE):
         model = _from_pretrained(source, dtype, device_map, max_memory, trust_remote_code)
     check_materialised(model, source)
@@ -100,7 +108,7 @@ def load(
         source=source,
         model=model,
         weights_fingerprint=weights_fingerprint(model),
-        tokenizer_fingerprint=_tokenizer_fingerprint(source),
+        tokenizer_fingerprint=tokenizer_fingerprint(source),
     )
 
 
@@ -111,7 +119,10 @@ def _from_pretrained(
     max_memory: dict[int, int] | None,
     trust_remote_code: bool,
 ) -> PreTrainedModel:
-    try:
+    stored = inspect_before(source)
+    with reading(lambda error: unloadable(source, error)), _without_load_report():
+        if stored is not None:
+            _check_size(source, stored, trust_remote_code)
         loading: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
             revision=source.revision,
@@ -124,21 +135,71 @@ def _from_pretrained(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )
-    except SafetensorError as error:
-        raise ValueError(f"model {source.name!r}: a safetensors file cannot be read: {error}") from error
-    # OSError is the hub's answer (no such model, no access, no network), ValueError an unknown model_type.
-    except (OSError, ValueError) as error:
-        raise unloadable(source, error) from error
     model: PreTrainedModel
     model, info = loading
-    for what in ("missing_keys", "mismatched_keys"):
-        if info[what]:
-            names = ", ".join(sorted(str(key) for key in info[what])[:3])
-            raise ValueError(
-                f"model {source.name!r}: {len(info[what])} {what.replace('_', ' ')} in {source.location}: "
-                f"{names}; they would be initialised at random; give a complete checkpoint"
+    spare = sorted(info["unexpected_keys"])
+    others = f" (the files have {shown(spare[0])}, which has no place)" if spare else ""
+    short = [f"{name} {list(got)} for {list(wanted)}" for name, got, wanted in info["mismatched_keys"]]
+    for what, names in (("missing", [*info["missing_keys"]]), ("mismatched", short)):
+        if names:
+            raise refused(
+                source.name,
+                f"{len(names)} {what} tensors: {listed(names)}{others}; they would be initialised at random; "
+                f"give a complete checkpoint",
             )
+    if stored is None:
+        stored = inspect(source, folder_of(source))
+    with reading(lambda error: unloadable(source, error)):
+        check_taken(model, stored, info["unexpected_keys"])
     return model
+
+
+def _check_size(source: ModelSource, stored: Sequence[Stored], trust_remote_code: bool) -> None:
+    """Refuse a configuration of a much larger model than the files hold: the loader would first allocate
+    what is missing, and could take the whole host's memory. A small difference is left to it, which names
+    the tensors. The model is made, without storage, only where a number of its configuration gives reason."""
+    held = sum(math.prod(one.shape) for one in stored)
+    too_many = held + max(held, _MUCH)
+    config = AutoConfig.from_pretrained(
+        source.location, revision=source.revision, trust_remote_code=trust_remote_code
+    )
+    numbers = [value for value in config.get_text_config().to_dict().values() if type(value) is int]
+    hidden = getattr(config.get_text_config(), "hidden_size", None)
+    width = hidden if type(hidden) is int else 1
+    if max(numbers, default=0) * width <= too_many:
+        return
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    wanted = sum(value.numel() for value in model.parameters())
+    if wanted > too_many:
+        raise UnfitError(
+            f"config.json describes a model of {wanted:,} parameters, and the files hold {held:,}; "
+            f"give the configuration of these weights, or a complete checkpoint"
+        )
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Without transformers' table of names that do not fit, which `check_taken` and what is above say in one
+    line: it prints what it reads from the files. An error that refers to it gets the reason it stands for."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    reports = []
+
+    def is_error(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR:
+            reports.append(record.getMessage())
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(is_error)
+    try:
+        yield
+    except RuntimeError as error:
+        reasons = re.findall(r"^Error:? (.*)", "\n".join(reports), re.MULTILINE)
+        if "conversion" not in str(error) or not reasons:
+            raise
+        raise UnfitError(f"tensors that cannot be merged: {reasons[0]}; give a sound checkpoint") from error
+    finally:
+        logger.removeFilter(is_error)
 
 
 def _spread(card: ModelCard, dtype: str, *, device_bytes: int, devices: int) -> bool:
@@ -180,9 +241,12 @@ def positions(config: Any) -> int | None:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over every parameter, in the order of their names."""
+    """SHA-256 over every parameter, and every buffer that a checkpoint has (routers' biases among them), in
+    the order of their names."""
     total = hashlib.sha256()
-    for name, value in sorted(model.named_parameters()):
+    stored = model.state_dict().keys()
+    buffers = [(name, value) for name, value in model.named_buffers() if name in stored]
+    for name, value in sorted([*model.named_parameters(), *buffers], key=lambda pair: pair[0]):
         total.update(f"{name}:{value.dtype}:{tuple(value.shape)}:".encode())
         total.update(tensor_bytes(value))
     return total.hexdigest()
@@ -192,34 +256,3 @@ def tensor_bytes(value: torch.Tensor) -> memoryview:
     """The tensor's bytes in C order, without a copy where it lies contiguous in host memory."""
     array: Any = value.detach().cpu().contiguous().view(torch.uint8).numpy()
     return memoryview(array).cast("B")
-
-
-def _tokenizer_fingerprint(source: ModelSource) -> str:
-    """SHA-256 of the first of `_TOKENIZERS` that there is: what else lies beside it decides nothing, and a
-    hub cache may or may not hold it."""
-    for names in _TOKENIZERS:
-        total = hashlib.sha256()
-        paths = {name: _tokenizer_file(source, name) for name in names}
-        for name, path in paths.items():
-            if path is not None:
-                data = Path(path).read_bytes()
-                total.update(json.dumps([name, len(data)]).encode())
-                total.update(data)
-        if any(paths.values()):
-            return total.hexdigest()
-    return "no tokenizer"
-
-
-def _tokenizer_file(source: ModelSource, name: str) -> str | None:
-    try:
-        path: str | None = cached_file(
-            source.location,
-            name,
-            revision=source.revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=not constants.HF_HUB_OFFLINE,
-        )
-    except OSError as error:
-        raise unloadable(source, error) from error
-    return path

@@ -9,9 +9,18 @@ from pathlib import Path
 
 from mxcheck.formats.choices import unknown
 from mxcheck.models.cards import CARDS, ModelCard
+from mxcheck.models.refusal import refused
 
 #: The embedded reference models, by directory; an outlier model is made from another one's weights.
 REFERENCE_MODELS = ("ref-llama", "ref-neo", "ref-moe", "outlier-llama")
+#: Files that are taken for models.
+_FILE_KINDS = {
+    ".gguf": "a GGUF file, whose weights are quantized or converted",
+    ".safetensors": "a safetensors file, which is not the whole model",
+    ".bin": "a pickle, which may execute code and is never loaded",
+    ".pt": "a pickle, which may execute code and is never loaded",
+    ".pth": "a pickle, which may execute code and is never loaded",
+}
 _WEIGHTS_OF = {"outlier-llama": "ref-llama"}
 
 
@@ -49,8 +58,17 @@ def model_source(name: str) -> ModelSource:
     if name in CARDS:
         return _of_card(name, CARDS[name])
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path's raises for an unknown user, this does not)
-    if name and path.is_dir():
+    try:
+        is_directory, is_file = name != "" and path.is_dir(), path.is_file()
+    except OSError as error:
+        raise refused(name, f"cannot be looked for: {error.strerror}; give a directory") from error
+    if is_directory:
         return ModelSource(name=name, location=str(path), is_directory=True)
+    if is_file:
+        kind = next((kind for suffix, kind in _FILE_KINDS.items() if name.endswith(suffix)), "a file")
+        raise refused(
+            name, f"{kind}; give the directory of the original model, with config.json and safetensors"
+        )
     if name.startswith((".", "/", "~")):
         raise ValueError(
             f"model directory {name!r} does not exist; give a directory with config.json and *.safetensors"

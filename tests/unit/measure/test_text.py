@@ -74,6 +74,17 @@ def test_a_length_that_was_not_sampled(ref_llama: LoadedModel, tmp_path: Path, l
         evaluation_text(Measuring(sequence_length=length), "ref-llama", ref_llama, shared=tmp_path)
 
 
+def test_ids_that_the_model_has_no_embedding_of(ref_llama: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "ref-llama" / "tokens.safetensors"
+    path.parent.mkdir()
+    save_tokens(torch.tensor([[1, 2, 1024]]), path)
+    mine = Measuring(models={"ref-llama": "some/model"}, baselines=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"token id 1024, and the model knows 1024 tokens: .* sample them anew"
+    ):
+        evaluation_text(mine, "ref-llama", ref_llama, shared=tmp_path)
+
+
 # A corpus
 
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mxcheck.models import weight_files
 from mxcheck.models.cards import CARDS, DEVICE_BYTES, GIB
-from mxcheck.models.footprint import Footprint, footprint, read_header
+from mxcheck.models.footprint import Footprint, footprint
 from mxcheck.models.load import load
+from mxcheck.models.weight_files import read_header
 from mxcheck.models.zoo import REFERENCE_MODELS, ModelSource, model_source
 
 
@@ -77,18 +79,25 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def header(text: str) -> bytes:
+    return len(text).to_bytes(8, "little") + text.encode()
+
+
 def of_directory(folder: Path) -> Footprint | None:
     source = ModelSource(name="m", location=str(folder), is_directory=True)
     return footprint(source, dtype=None, sequences=4, length=8, batch_size=2)
 
 
 def test_a_directory_by_its_headers(model: Path) -> None:
-    assert read_header(model / "one.safetensors") == {"a": [10, 20], "b": [7]}
+    assert {(one.name, one.shape, one.dtype) for one in read_header(model / "one.safetensors")} == {
+        ("a", (10, 20), "F32"),
+        ("b", (7,), "BF16"),
+    }
     found = of_directory(model)
     assert found is not None
     assert found.weight_bytes == 2 * 4 * (200 + 7 + 3)
     (model / "config.json").write_text(
-        json.dumps({"text_config": {"vocab_size": 10**6, "n_head": 2, "max_seq_len": 64}})
+        json.dumps({"text_config": {"vocab_size": 200, "n_head": 2, "max_seq_len": 64}})
     )
     larger = of_directory(model)
     assert larger is not None
@@ -104,12 +113,51 @@ def test_a_directory_by_its_headers(model: Path) -> None:
         lambda folder: (folder / "one.safetensors").write_bytes(b"12345678{"),
         lambda folder: (folder / "one.safetensors").write_bytes(b"\x05"),
         lambda folder: [path.unlink() for path in folder.glob("*.safetensors")],
+        lambda folder: (folder / "config.json").write_text("[1]"),
+        lambda folder: (folder / "config.json").write_text("[" * 200_000),
+        lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{}"),
+        lambda folder: (folder / "config.json").write_text('{"text_config": [1], "vocab_size": 3}'),
+        lambda folder: (folder / "config.json").write_text('{"vocab_size": -5}'),
+        lambda folder: (folder / "config.json").write_text('{"vocab_size": true}'),
+        lambda folder: (folder / "config.json").write_text('{"vocab_size": 1000000}'),
+        lambda folder: (folder / "config.json").write_text('{"vocab_size": 1' + "0" * 40 + "}"),
+        lambda folder: (folder / "x.safetensors").mkdir(),
+        lambda folder: (folder / "x.safetensors").symlink_to("../blobs/gone"),
+        lambda folder: (folder / "one.safetensors").write_bytes(header("[1]")),
+        lambda folder: (folder / "one.safetensors").write_bytes(header('{"a": 1}')),
+        lambda folder: (folder / "one.safetensors").write_bytes(
+            header('{"a": {"dtype": 1, "shape": ["b"]}}')
+        ),
+        lambda folder: (folder / "one.safetensors").write_bytes(header("[" * 200_000)),
     ],
-    ids=["no-config", "config-is-no-json", "no-vocabulary", "no-header", "short", "no-weights"],
+    ids=[
+        *("no-config", "config-is-no-json", "no-vocabulary", "no-header", "short", "no-weights", "list"),
+        *(
+            "nested",
+            "no-utf-8",
+            "text-config",
+            "negative",
+            "bool",
+            "larger-than-the-files",
+            "absurd",
+            "directory",
+            "dangling",
+        ),
+        *("header-is-a-list", "entry-is-a-number", "shape-of-words", "nested-header"),
+    ],
 )
 def test_what_cannot_be_read_is_the_loader_s_to_refuse(model: Path, harm: Any) -> None:
     harm(model)
     assert of_directory(model) is None
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_files(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(weight_files.json, "loads", exhausted)
+    with pytest.raises(MemoryError):
+        of_directory(model)
 
 
 def test_nothing_is_known_of_a_hub_model_without_a_card() -> None:

@@ -106,22 +106,23 @@ def remove_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (remove_weights, r"{folder} has no \*\.safetensors file; save the model"),
-        (pickle_weights, r"{folder} has no \*\.safetensors file \(it has pytorch_model\.bin, which may exec"),
-        (truncate_weights, r"{folder}/model\.safetensors is truncated or corrupt"),
-        (empty_weights, r"{folder}/model\.safetensors is truncated or corrupt"),
-        (corrupt_header, r"{folder}/model\.safetensors is truncated or corrupt"),
-        (absurd_header_length, r"{folder}/model\.safetensors is truncated or corrupt"),
-        (remove_config, r"{folder} has no config\.json"),
-        (remove_folder, r"'{folder}' does not exist"),
+        (remove_weights, r"no \*\.safetensors file; save the model"),
+        (pickle_weights, r"no \*\.safetensors file \(it has pytorch_model\.bin, which may execute"),
+        (truncate_weights, r"model\.safetensors is truncated or corrupt"),
+        (empty_weights, r"model\.safetensors is truncated or corrupt"),
+        (corrupt_header, r"model\.safetensors is truncated or corrupt"),
+        (absurd_header_length, r"model\.safetensors is truncated or corrupt"),
+        (remove_config, r"has no config\.json"),
+        (remove_folder, r"does not exist"),
     ],
 )
 def test_a_damaged_directory_is_an_error_that_names_the_file(
     damage: Callable[[Path], None], message: str, saved: Path
 ) -> None:
     damage(saved)
-    with pytest.raises(ValueError, match=message.format(folder=saved)):
+    with pytest.raises(ValueError, match=message) as caught:
         load(str(saved))
+    assert repr(str(saved)) in str(caught.value)
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["one-file", "sharded"])
@@ -135,19 +136,19 @@ def test_weights_that_are_not_finite_name_file_and_tensor(
     (file,) = (f for f in files if SPOILT in load_file(f))
     rewrite(file, lambda tensors: tensors[SPOILT].view(-1)[7].fill_(value))
 
-    with pytest.raises(ValueError, match=rf"{file} \(tensor {SPOILT}\) holds weights that are NaN or inf"):
+    with pytest.raises(ValueError, match=rf"{file.name} \(tensor {SPOILT}\) holds weights that are NaN"):
         load(str(tmp_path))
 
 
 def test_a_missing_tensor_is_an_error_and_not_initialised_at_random(saved: Path) -> None:
     rewrite(saved / WEIGHTS, lambda tensors: tensors.pop(SPOILT))
-    with pytest.raises(ValueError, match=rf"1 missing keys in {saved}: {SPOILT}"):
+    with pytest.raises(ValueError, match=rf"1 missing tensors: {SPOILT}"):
         load(str(saved))
 
 
 def test_a_tensor_of_another_shape_is_an_error_that_names_it(saved: Path) -> None:
     rewrite(saved / WEIGHTS, lambda tensors: tensors.update({SPOILT: tensors[SPOILT][:32].clone()}))
-    with pytest.raises(ValueError, match=rf"1 mismatched keys in {saved}: .*{SPOILT}.*\[32, 80\]"):
+    with pytest.raises(ValueError, match=rf"1 mismatched tensors: {SPOILT} \[32, 80\] for \[64, 80\]"):
         load(str(saved))
 
 
@@ -201,6 +202,16 @@ def test_weights_fingerprint_moves_with(
     change(tiny_llama)
 
     assert weights_fingerprint(tiny_llama) != before
+
+
+def test_weights_fingerprint_moves_with_a_buffer_that_a_checkpoint_has(tiny_llama: LlamaForCausalLM) -> None:
+    before = weights_fingerprint(tiny_llama)
+    tiny_llama.model.register_buffer("computed", torch.ones(2), persistent=False)
+    assert weights_fingerprint(tiny_llama) == before
+    tiny_llama.model.register_buffer("router_bias", torch.ones(2))
+    first = weights_fingerprint(tiny_llama)
+    tiny_llama.model.router_bias[0] = 2
+    assert len({before, first, weights_fingerprint(tiny_llama)}) == 3
 
 
 def test_weights_fingerprint_does_not_move_with_anything_else(saved: Path, tmp_path: Path) -> None:

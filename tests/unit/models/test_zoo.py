@@ -109,13 +109,12 @@ def test_a_hub_id(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert model_source(name) == ModelSource(name=name, location=name, is_directory=False)
 
 
-@pytest.mark.parametrize("name", ["./absent", "/absent/model", "~/absent", "./file"])
+@pytest.mark.parametrize("name", ["./absent", "/absent/model", "~/absent"])
 def test_a_directory_that_does_not_exist_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    Path("file").touch()
     with pytest.raises(ValueError, match="does not exist; give a directory") as caught:
         model_source(name)
     assert repr(name) in str(caught.value)
@@ -159,3 +158,29 @@ def test_a_home_that_does_not_exist_is_refused() -> None:
 def test_the_hint_s_words_are_no_names() -> None:
     with pytest.raises(ValueError, match="unknown model"):
         model_source("a directory")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("model-q4.gguf", "a GGUF file, whose weights are quantized"),
+        ("model.safetensors", "a safetensors file, which is not the whole model"),
+        ("pytorch_model.bin", "a pickle, which may execute code"),
+        ("notes", "a file; give the directory"),
+    ],
+)
+def test_a_file_is_told_as_what_it_is(
+    file: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(file).touch()
+    for name in (file, f"./{file}", str(tmp_path / file)):
+        with pytest.raises(ValueError, match=words) as caught:
+            model_source(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_no_directory_can_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="File name too long; give a directory") as caught:
+        model_source("./" + "x" * 5000)
+    assert len(str(caught.value)) <= 300

@@ -135,7 +135,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The tokenizer's file is another one: it was written anew, with another order of its keys.",
         source="save_pretrained rewrites tokenizer.json in the layout of the day's tokenizers library",
         changes=rewrite(
-            "mxcheck.models.load:_tokenizer_fingerprint",
+            "mxcheck.models.tokenizer_files:tokenizer_fingerprint",
             value("data"),
             to="json.dumps(json.loads(it), sort_keys=True).encode()",
         ),

@@ -1,0 +1,63 @@
+"""The fingerprint of a model's tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mxcheck.models.checkpoint import hub_file, unloadable
+from mxcheck.models.refusal import UnfitError, reading
+from mxcheck.models.weight_files import read_json
+from mxcheck.models.zoo import ModelSource
+
+#: What decides which token ids a text becomes, in this order.
+_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"),
+    *("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.tiktoken", "tiktoken.model"),
+    *("added_tokens.json", "special_tokens_map.json"),
+)
+_CONFIG = "tokenizer_config.json"
+#: What of the tokenizer's configuration decides it too. The rest of that file is rewritten by every version
+#: of transformers (the class's name, the longest length, a chat template) and changes no id.
+_KEYS = (
+    *("add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder", "do_lower_case"),
+    *("additional_special_tokens", "extra_special_tokens", "legacy", "split_special_tokens"),
+    *("strip_accents", "tokenize_chinese_chars"),
+)
+
+
+def tokenizer_fingerprint(source: ModelSource) -> str:
+    """SHA-256 of every file that decides a text's token ids: the vocabulary and merges in each of their
+    forms, tokens that were added, special tokens, and what the tokenizer's configuration says of them.
+
+    A tokenizer of one file, with a configuration that says none of it, has the hash of that file alone.
+    """
+    total = hashlib.sha256()
+    found = False
+    with reading(lambda error: unloadable(source, error)):
+        for name in _FILES:
+            path = _file(source, name)
+            if path is not None:
+                data = path.read_bytes()
+                total.update(json.dumps([name, len(data)]).encode())
+                total.update(data)
+                found = True
+        config = _file(source, _CONFIG)
+        if config is not None and (said := _said(read_json(config))):
+            total.update(json.dumps([_CONFIG, said], sort_keys=True).encode())
+    return total.hexdigest() if found else "no tokenizer"
+
+
+def _said(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in _KEYS if config.get(key) not in (None, [], {})}
+
+
+def _file(source: ModelSource, name: str) -> Path | None:
+    if not source.is_directory:
+        return hub_file(source, name)
+    path = Path(source.location) / name
+    if path.is_symlink() and not path.exists():
+        raise UnfitError(f"{name} is a dangling link to {path.readlink()}; copy the file that it leads to")
+    return path if path.is_file() else None

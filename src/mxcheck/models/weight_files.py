@@ -1,0 +1,159 @@
+"""The files of a model directory, by what stands in them: JSON, and the headers of safetensors files. What is
+read here is checked here. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mxcheck.models.refusal import UnfitError, listed
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+#: The longest header that the safetensors library reads.
+_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One tensor as it lies in a file. `dtype` is the format's own name: F32, BF16, I8, F8_E4M3."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file. Raises UnfitError for anything else, and OSError."""
+    _check_file(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # the second: nested thousands deep
+        raise UnfitError(f"{path.name} is no JSON that can be read: {error}") from error
+    if not isinstance(data, dict):
+        raise UnfitError(f"{path.name} must hold a JSON object, got {type(data).__name__}")
+    return data
+
+
+def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """The files that transformers reads the weights of a directory from, as its loader chooses them: the one
+    that the configuration names, else `model.safetensors`, else the shards of the index.
+
+    Raises UnfitError where there are none, where the index leads out of the directory, names what is not
+    there or leaves a shard out, and where two sets of weights lie side by side.
+    """
+    named = config.get("transformers_weights")
+    if named is not None:
+        if not isinstance(named, str) or not named.endswith((".safetensors", ".safetensors.index.json")):
+            raise UnfitError(f"transformers_weights of {CONFIG} must name safetensors, got {named!r}")
+        first = folder / _inside(named, CONFIG)
+    elif _there(folder / WEIGHTS):
+        first = folder / WEIGHTS
+    elif _there(folder / INDEX):
+        first = folder / INDEX
+    else:
+        found = listed(path.name for path in folder.glob("*.safetensors"))
+        raise UnfitError(f"has neither {WEIGHTS} nor {INDEX}, got {found}; name the file {WEIGHTS}")
+    files = _shards(folder, first) if first.name.endswith(".json") else [first]
+    for file in files:
+        if not _there(file):
+            raise UnfitError(f"{file.name} of {first.name} is missing; copy the whole checkpoint")
+        _check_file(file)
+    unread = {path.name for path in folder.glob("model-*-of-*.safetensors")} - {file.name for file in files}
+    if unread:
+        raise UnfitError(
+            f"the loader reads {first.name} and not {listed(unread)} beside it; keep one set of weights"
+        )
+    return files
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a snapshot of a hub cache has its weights already. Raises UnfitError for an index that nobody
+    should follow."""
+    if (folder / WEIGHTS).exists():
+        return True
+    index = folder / INDEX
+    return index.exists() and all(file.exists() for file in _shards(folder, index))
+
+
+def _there(path: Path) -> bool:
+    if path.is_symlink() and not path.exists():
+        raise UnfitError(_dangling(path))
+    return path.exists()
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what cannot be read as a file: a reader would wait for ever on a pipe."""
+    if path.is_symlink() and not path.exists():
+        raise UnfitError(_dangling(path))
+    if path.exists() and not path.is_file():
+        raise UnfitError(
+            f"{path.name} is {'a directory' if path.is_dir() else 'no file'}; give the file itself"
+        )
+
+
+def _dangling(path: Path) -> str:
+    return (
+        f"{path.name} is a dangling link to {path.readlink()}; copy the files that the links lead to, "
+        f"or the whole hub cache with its blobs"
+    )
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    data = read_json(index)
+    places = data.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise UnfitError(f"{index.name} must hold a weight_map of tensors to files")
+    if not isinstance(data.get("metadata"), dict):  # the loader fails on it, and names neither
+        raise UnfitError(f'{index.name} must hold metadata, an object; add "metadata": {{}}')
+    for name, place in places.items():
+        if not isinstance(place, str) or not place.endswith(".safetensors"):
+            raise UnfitError(f"{index.name} must place {name} in a safetensors file, got {place!r}")
+    return [folder / _inside(place, index.name) for place in sorted(set(places.values()))]
+
+
+def _inside(name: str, where: str) -> Path:
+    """A file that a checkpoint names: in its own directory. A link there may lead elsewhere, as a hub cache's
+    do: who made the directory made the link."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name:
+        raise UnfitError(f"{where} leads out of the directory, to {name}; give names of files inside it")
+    return path
+
+
+def stored_tensors(files: list[Path]) -> list[Stored]:
+    """Every tensor of safetensors files, by their headers. Raises OSError and UnfitError."""
+    return [tensor for file in files for tensor in read_header(file)]
+
+
+def read_header(path: Path) -> list[Stored]:
+    """The tensors of a safetensors file: 8 bytes, little-endian, are the header's length, then it is JSON by
+    tensor. Raises OSError, and UnfitError where that is not what the file begins with.
+
+    Source: the format's description in the safetensors repository.
+    """
+    _check_file(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _HEADER_BYTES:
+            raise UnfitError(f"{path.name} is no safetensors file: a header of {size} bytes")
+        try:
+            header = json.loads(file.read(size))
+        except (ValueError, RecursionError) as error:
+            raise UnfitError(f"{path.name} is no safetensors file: its header is no JSON") from error
+    if not isinstance(header, dict):
+        raise UnfitError(f"{path.name} is no safetensors file: its header is no JSON object")
+    return [_stored(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
+
+
+def _stored(path: Path, name: str, entry: Any) -> Stored:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    dtype = entry.get("dtype") if isinstance(entry, dict) else None
+    sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+    if not sizes or not isinstance(dtype, str):
+        raise UnfitError(f"{path.name} is no safetensors file: tensor {name} has no shape and dtype")
+    assert isinstance(shape, list)
+    return Stored(name=name, file=path, dtype=dtype, shape=tuple(shape))
