@@ -76,6 +76,7 @@ def _sample(options: argparse.Namespace) -> int:
             length=options.length,
             seed=options.seed,
             progress=lambda count: progress.advance(task, count),
+            tell=lambda what: progress.console.print(what, markup=False, highlight=False, soft_wrap=True),
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     save_tokens(tokens, target)
