@@ -91,7 +91,7 @@ def _check_length(length: int) -> None:
     if length > DOCUMENT_BYTES:
         raise ValueError(
             f"a line, or a run of blank ones, is longer than {DOCUMENT_BYTES:,} bytes, the bound of a "
-            f"document in .jsonl and .jsonl.zst; split it, or give the text as a .txt file, which has no bound"
+            f"document in .jsonl and .jsonl.zst; split it, or give the text as a .txt file, which has none"
         )
 
 

@@ -18,7 +18,8 @@ from mxcheck.models.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-#: Attribute of a converted model: a second conversion would quantize what is already quantized.
+#: Attribute of a converted model: its recipe, or None while the conversion is suspended. A second conversion
+#: would quantize what is already quantized.
 _MARK = "_mxcheck_conversion"
 
 
@@ -90,6 +91,7 @@ class Conversion:
             part.activate()
         for parameter, _ in self._parameters:
             parameter.data = parameter.data.to(torch.bfloat16)
+        setattr(self.model, _MARK, self.recipe)
         self._active = True
 
     def _revert(self) -> None:
@@ -97,6 +99,7 @@ class Conversion:
             part.revert()
         for parameter, original in self._parameters:
             parameter.data = original
+        setattr(self.model, _MARK, None)
         self._active = False
 
 
@@ -129,8 +132,14 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
         conversion.replaced = conversion.elementwise.modules | conversion.replaced
     conversion.weight_bytes = _weight_bytes(conversion)
     conversion._activate()
-    setattr(model, _MARK, recipe.precision)
     return conversion
+
+
+def sequences_a_pass(model: nn.Module) -> int | None:
+    """How many sequences may go through `model` together, where it, or a part of it, is converted by a recipe
+    whose casts would else feel the sequences beside (`Recipe.sequences_a_pass`); None: any number."""
+    recipes = [getattr(module, _MARK, None) for module in model.modules()]
+    return min((one.sequences_a_pass for one in recipes if one and one.sequences_a_pass), default=None)
 
 
 def _convert_linears(conversion: Conversion) -> None:
