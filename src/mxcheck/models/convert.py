@@ -110,6 +110,11 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
     frequencies, keep their dtype, as when a checkpoint is loaded in bf16). For other precisions every
     linear-like module whose role the recipe names is converted, by mxcheck's casts or by a library.
 
+    A model with casts is for inference: a call that would record a gradient through them raises ValueError.
+    Where a cast has one scale for the whole tensor (`nvfp4`, `nvfp8_emu_*`), every token of a sequence moves
+    that scale, and with it the logits before it: the model that is measured is not causal, and its figures
+    are those of a sequence that is there as a whole (see `Recipe.looks_ahead`).
+
     Raises ValueError where the model is converted already, or where no module has a role of the recipe;
     UnavailableError where a library is missing, or converts none of the modules.
     """
@@ -173,7 +178,7 @@ def _convert_by_library(conversion: Conversion, modules: dict[str, nn.Module]) -
         if (reason := library.refuses(module)) is not None:
             conversion.unconverted[name] = reason
         else:
-            conversion.modules[name] = LibraryLinear(module, library)
+            conversion.modules[name] = LibraryLinear(name, module, library)
     if not conversion.modules:
         name = next(iter(modules))  # of those asked for: what no rule places is in `unconverted` too
         raise UnavailableError(
