@@ -102,3 +102,14 @@ def test_a_bos_outside_the_vocabulary_is_one_line(tmp_path: Path, capsys: pytest
         "mxcheck: LlamaForCausalLM cannot start from its BOS token: config.bos_token_id is 96, outside the "
         "vocabulary; set it to a token id from 0 to 95"
     )
+
+
+def test_a_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    _longrope().save_pretrained(tmp_path / "my model")
+    words = ["sample", f"mine={tmp_path / 'my model'}", "--sequences", "2", "--length", "6"]
+    assert main([*words, "--baselines", str(tmp_path)]) == 0
+    assert load_tokens(tmp_path / "mine" / "tokens.safetensors").shape == (2, 6)
+    assert main(["sample", "mine=ref-llama"]) == 2
+    assert main(["sample", f"ref-llama={tmp_path / 'my model'}"]) == 2
+    assert capsys.readouterr().err.count("ships with its tokens") == 2

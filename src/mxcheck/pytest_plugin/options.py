@@ -27,7 +27,10 @@ DEFAULT_MIN_FREE_RATIO = 0.5
 _ASIDE = frozenset({"recentre", "debug", "report", "min-free-ratio", "workers-per-device", "leases", "shard"})
 
 LISTS = {
-    "models": ("the reference models", "model suite: names of the zoo, directories, hub ids"),
+    "models": (
+        "the reference models",
+        "model suite: names of the zoo, directories, hub ids (org/name@revision); NAME=PATH names one",
+    ),
     "precision": (
         "all that are installed",
         f"model suite: steps of the ladder: {', '.join(LADDER)}, names of your recipes, all",
