@@ -13,7 +13,7 @@ from mxcheck.cli.console import console
 from mxcheck.cli.extend import extend
 from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.budget import load_budgets
-from mxcheck.gate.case import Case, model_label
+from mxcheck.gate.case import Case, named_model
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.pytest_plugin.own_recipes import own_recipes
@@ -108,7 +108,7 @@ def _prune(options: argparse.Namespace) -> int:
     owned = {
         case.baseline.as_posix()
         for model in filter(None, map(str.strip, (options.models or ",".join(models)).split(",")))
-        for case in _default_matrix(model_label(model) if model not in REFERENCE_MODELS else model)
+        for case in _default_matrix(model if model in REFERENCE_MODELS else named_model(model)[0])
     }
     orphans = [name for name in _files(options.baselines) if _case_of(name) not in owned]
     orphans += _unused_states(options.baselines, orphans)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mxcheck.cli.console import console
 from mxcheck.gate.baseline import BaselineError, encode
-from mxcheck.gate.case import Case, model_label
+from mxcheck.gate.case import Case, named_model
 from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.earlier import Earlier, extended, extension, read_earlier
 from mxcheck.gate.write import write_text
@@ -40,7 +40,7 @@ class Line:
 def extend(options: argparse.Namespace) -> int:
     """Extend what can be. Exit code 0 where every file is of this format now, 1 otherwise."""
     names = {name: name for name in REFERENCE_MODELS}
-    names |= {model_label(name): name for name in filter(None, options.models.split(","))}
+    names |= dict(named_model(given) for given in filter(None, map(str.strip, options.models.split(","))))
     lines = list(_lines(options.baselines, names))
     if not lines:
         raise ValueError(f"no baseline in or below {options.baselines}; name another folder with --baselines")

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mxcheck.gate.case import model_label
+from mxcheck.gate.case import named_model
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
 from mxcheck.pytest_plugin.options import DTYPES
 
@@ -17,7 +17,9 @@ from mxcheck.pytest_plugin.options import DTYPES
 def add_commands(commands: Any) -> None:
     """Add it to the parser's commands."""
     sample = commands.add_parser("sample", help="sample evaluation tokens from a model of your own")
-    sample.add_argument("model", help="directory, hub id or name of the zoo")
+    sample.add_argument(
+        "model", help="directory, hub id (org/name@revision) or name of the zoo; NAME=PATH names it"
+    )
     sample.add_argument(
         "--baselines", type=Path, default=Path("baselines"), help="where to (default: baselines)"
     )
@@ -41,7 +43,8 @@ def _sample(options: argparse.Namespace) -> int:
     from mxcheck.evaluation.tokens import save_tokens
     from mxcheck.models.load import load
 
-    if options.model in REFERENCE_MODELS:
+    label, name = named_model(options.model)
+    if label in REFERENCE_MODELS or name in REFERENCE_MODELS:
         raise ValueError(
             f"{options.model} ships with its tokens; name a directory, a hub id or a model of the zoo"
         )
@@ -50,8 +53,8 @@ def _sample(options: argparse.Namespace) -> int:
             f"nothing to score in {options.sequences} sequences of {options.length} tokens; "
             f"give at least one sequence of two"
         )
-    source = model_source(options.model)
-    target = options.baselines / model_label(options.model) / "tokens.safetensors"
+    source = model_source(name)
+    target = options.baselines / label / "tokens.safetensors"
     if target.exists():
         raise ValueError(
             f"{target} exists already, and accepted baselines may rest on it; delete it to sample anew"
@@ -76,6 +79,7 @@ def _sample(options: argparse.Namespace) -> int:
             length=options.length,
             seed=options.seed,
             progress=lambda count: progress.advance(task, count),
+            tell=lambda what: progress.console.print(what, markup=False, highlight=False, soft_wrap=True),
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     save_tokens(tokens, target)

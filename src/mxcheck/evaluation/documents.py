@@ -1,9 +1,9 @@
-"""Documents of a corpus, read by `datasets`: sets of the Hub are streamed, files are read where they lie."""
+"""Documents of a corpus: sets of the Hub are streamed by `datasets`, files are read where they lie."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +11,7 @@ import datasets
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own, of whichever name
 
 from mxcheck.evaluation.corpus_names import Corpus, FileCorpus, HubCorpus, SelfCorpus
+from mxcheck.evaluation.json_lines import json_lines
 
 __all__ = ["UNREACHABLE", "in_one_line", "open_documents", "remedy"]
 
@@ -18,9 +19,19 @@ __all__ = ["UNREACHABLE", "in_one_line", "open_documents", "remedy"]
 #: its own, or the HTTP client's error, where the Hub fell silent only after it had answered once.
 UNREACHABLE = (ConnectionError, httpx.TransportError)
 
+#: What is raised where data cannot be read as what it should be. Arrow's errors and those of UTF-8 are
+#: ValueErrors; a RuntimeError is a generator of `datasets` that found nothing.
+_DAMAGED = (ValueError, RuntimeError, EOFError)
+
+#: What a builder of `datasets` is told: a file of text is one document, less its byte-order mark.
+_SETTINGS: Mapping[str, Mapping[str, str]] = {"text": {"sample_by": "document", "encoding": "utf-8-sig"}}
+
 
 def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
     """What a record says of the source, in plain JSON types, and its documents in order, read one by one.
+
+    A byte-order mark that a file of text begins with is none of its document. A document of a .jsonl or
+    .jsonl.zst has a bound, `mxcheck.evaluation.json_lines.DOCUMENT_BYTES`.
 
     Raises one of UNREACHABLE, at once or while reading, where the Hub does not answer; ValueError, in one
     line, for a file that is empty, damaged or has no column `text`, and for `self`.
@@ -35,17 +46,19 @@ def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
                 "split": corpus.split,
                 "revision": builder.hash,  # of the Hub's repository: the commit, from the cache too
             }
-            return source, _documents(builder, corpus)
+            return source, _in_one_line(_documents(builder, corpus.split), corpus)
         case FileCorpus():
             if not corpus.path.stat().st_size:
                 raise ValueError(f"corpus {corpus.name!r}: {corpus.path} is empty; give a file with text")
+            if corpus.builder == "json":
+                return {"file": corpus.path.name}, _in_one_line(json_lines(corpus.path), corpus)
             builder = datasets.load_dataset_builder(
                 corpus.builder,
                 # escaped: `datasets` takes a path for a pattern, and gives no document where none matches
                 data_files={"train": glob.escape(str(corpus.path))},
-                **({"sample_by": "document"} if corpus.builder == "text" else {}),
+                **_SETTINGS.get(corpus.builder, {}),
             )
-            return {"file": corpus.path.name}, _documents(builder, corpus)
+            return {"file": corpus.path.name}, _in_one_line(_documents(builder, "train"), corpus)
         case SelfCorpus():
             raise ValueError(
                 "corpus 'self' is sampled from the model (see sample_tokens), not read from text"
@@ -66,22 +79,31 @@ def _hub_builder(corpus: HubCorpus) -> datasets.DatasetBuilder:
         raise
 
 
-def _documents(builder: datasets.DatasetBuilder, corpus: HubCorpus | FileCorpus) -> Iterator[str]:
-    split = corpus.split if isinstance(corpus, HubCorpus) else "train"
+def _documents(builder: datasets.DatasetBuilder, split: str) -> Iterator[str]:
+    for number, row in enumerate(builder.as_streaming_dataset(split=split), 1):
+        if "text" not in row:
+            raise ValueError(f"no column 'text', got {', '.join(row)}; name the column of documents so")
+        if not isinstance(row["text"], str):
+            raise ValueError(
+                f"the column 'text' must hold strings, got {type(row['text']).__name__} in row {number}"
+            )
+        yield row["text"]
+
+
+def _in_one_line(documents: Iterator[str], corpus: HubCorpus | FileCorpus) -> Iterator[str]:
+    """The documents; what makes them unreadable as a ValueError that names corpus and place."""
     where = corpus.dataset if isinstance(corpus, HubCorpus) else corpus.path
     try:
-        for number, row in enumerate(builder.as_streaming_dataset(split=split), 1):
-            if "text" not in row:
-                raise ValueError(f"no column 'text', got {', '.join(row)}; name the column of documents so")
-            if not isinstance(row["text"], str):
-                raise ValueError(
-                    f"the column 'text' must hold strings, got {type(row['text']).__name__} in row {number}"
-                )
-            yield row["text"]
-    except ValueError as error:  # Arrow's errors and those of UTF-8 are ValueErrors too, but name no file
-        if "zstd not supported" in str(error) and find_spec("zstandard") is None:
-            error = ValueError("it is compressed with zstd, which needs a package: pip install zstandard")
-        raise ValueError(f"corpus {corpus.name!r}: {where}: {in_one_line(error)}") from error
+        yield from documents
+    except Exception as error:
+        if not isinstance(error, _DAMAGED) and type(error).__name__ != "ZstdError":
+            raise
+        reason = in_one_line(error)
+        if "zstd not supported" in reason and find_spec("zstandard") is None:
+            reason = "it is compressed with zstd, which needs a package: pip install zstandard"
+        if "StopIteration" in reason:  # of a generator of `datasets`: a compressed file gave no line
+            reason = "it ends where data should follow; restore it"
+        raise ValueError(f"corpus {corpus.name!r}: {where}: {reason}") from error
 
 
 def remedy(corpus: HubCorpus) -> str:

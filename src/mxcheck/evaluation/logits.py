@@ -30,6 +30,11 @@ SMALL = 2**25
 CHUNK = 2**23
 
 
+#: What is kept of a reference without being asked for, at most: 1 GiB of the decoder's output in host memory
+#: (four million tokens' of a width of 64, 65,536 tokens' of a width of 4,096 in fp32).
+KEPT_BYTES = 2**30
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WholeLogits:
     """Logits as they are: `sequences` lists [positions, vocabulary]."""
@@ -187,12 +192,36 @@ def check_keeping(model: nn.Module, tokens: torch.Tensor, logits: Logits) -> Non
     """Raise ValueError where the logits of tokens [sequences, length] are too many to be kept whole, and the
     model gives no way to compute them again.
     """
+    if (reason := _not_keepable(model, tokens, logits)) is not None:
+        raise ValueError(reason)
+
+
+def too_large_to_keep(model: nn.Module, tokens: torch.Tensor, logits: Logits) -> str | None:
+    """Why the logits of tokens [sequences, length] are not kept unless asked for; None: they are."""
+    if (reason := _not_keepable(model, tokens, logits)) is not None:
+        return reason
+    if isinstance(logits, WholeLogits):
+        return None
+    sequences, length = tokens.shape
+    row = logits.sequences[0][0]
+    size = sequences * (length - 1) * row.numel() * row.element_size()
+    if size <= KEPT_BYTES:
+        return None
+    return (
+        f"the decoder's output for {sequences} sequences of {length} tokens takes {size / 2**30:.4g} GiB of "
+        f"host memory, and without being asked for at most {KEPT_BYTES / 2**30:.4g} GiB are kept; evaluate "
+        f"the reference with keep_log_probabilities=True, or take fewer or shorter sequences"
+    )
+
+
+def _not_keepable(model: nn.Module, tokens: torch.Tensor, logits: Logits) -> str | None:
     sequences, length = tokens.shape
     size = sequences * length * logits.vocabulary
-    if isinstance(logits, WholeLogits) and size > SMALL:
-        raise ValueError(
-            f"{sequences} sequences of {length} tokens over a vocabulary of {logits.vocabulary} are too many "
-            f"log-probabilities to keep ({8 * size / 2**30:.4g} GiB, allowed {8 * SMALL / 2**30:.4g}), and "
-            f"{type(model).__name__} cannot compute them again (that takes a forward with logits_to_keep, a "
-            f"decoder and an output embedding); take fewer or shorter sequences"
-        )
+    if not isinstance(logits, WholeLogits) or size <= SMALL:
+        return None
+    return (
+        f"{sequences} sequences of {length} tokens over a vocabulary of {logits.vocabulary} are too many "
+        f"log-probabilities to keep ({8 * size / 2**30:.4g} GiB, allowed {8 * SMALL / 2**30:.4g}), and "
+        f"{type(model).__name__} cannot compute them again (that takes a forward with logits_to_keep, a "
+        f"decoder and an output embedding); take fewer or shorter sequences"
+    )

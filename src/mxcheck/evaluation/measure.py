@@ -13,12 +13,20 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mxcheck.evaluation.finite import NonFiniteLogitsError, first_non_finite_module
-from mxcheck.evaluation.logits import Logits, WholeLogits, check_keeping, chunks, passes
+from mxcheck.evaluation.logits import (
+    Logits,
+    WholeLogits,
+    check_keeping,
+    chunks,
+    passes,
+    too_large_to_keep,
+)
 from mxcheck.evaluation.metrics import Metric, as_metrics
 from mxcheck.evaluation.prediction_figures import predictions
 from mxcheck.evaluation.tokens import fingerprint
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.statistics import exponential
+from mxcheck.models.convert import sequences_a_pass
 
 if TYPE_CHECKING:
     from mxcheck.evaluation.metrics import MetricFunction
@@ -36,8 +44,8 @@ class Measurement:
     tokens. `kl` is KL(reference || model); `top1_agreement` the share of positions where both rank the same
     token first. `bit_equal` says whether all log-probabilities equal the reference's exactly. `predictions`
     has the figures over single tokens. All of these are None where no reference was given. `metrics` are the
-    user's own, by name: one mean a sequence. `logits`, only where log-probabilities were to be kept, is what
-    they are computed from: it serves as reference.
+    user's own, by name: one mean a sequence. `logits` is what log-probabilities are computed from: with it
+    the measurement serves as reference. Where it was not kept it is None, and `not_kept` says why.
     """
 
     tokens_fingerprint: str
@@ -52,6 +60,7 @@ class Measurement:
     predictions: Predictions | None = None
     metrics: dict[str, list[float]] = field(default_factory=dict)
     logits: Logits | None = field(default=None, repr=False)
+    not_kept: str = ""
 
     @property
     def perplexity(self) -> float:
@@ -65,7 +74,7 @@ def evaluate(
     *,
     reference: Measurement | None = None,
     batch_size: int = 8,
-    keep_log_probabilities: bool = False,
+    keep_log_probabilities: bool | None = None,
     metrics: Mapping[str, MetricFunction] | Sequence[Metric] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Measurement:
@@ -78,14 +87,16 @@ def evaluate(
         model: a causal language model: called with int64 [batch, length], returns `.logits`
             [batch, length, vocabulary].
         tokens: int64 [sequences, length], fixed-length blocks without padding.
-        reference: a measurement of the reference on the same tokens, made with
-            `keep_log_probabilities=True`; gives KL, top-1 agreement, bit-equality, `predictions` and
-            `metrics`.
-        batch_size: sequences a forward pass, at most.
-        keep_log_probabilities: whether the result is to serve as reference. Up to 2^25 logits of all tokens
-            are kept as they are. Of more, the decoder's output is kept in host memory, and its logits are
-            computed again, bit for bit, each time: the model may be converted meanwhile, but its output
-            embedding must not be overwritten in place.
+        reference: a measurement of the reference on the same tokens; gives KL, top-1 agreement, bit-equality,
+            `predictions` and `metrics`.
+        batch_size: sequences a forward pass, at most. Of a model that `convert` made by a recipe whose casts
+            span the batch (a scale a tensor, a library's statistics), one sequence goes at a time whatever
+            is asked for, as in the gate.
+        keep_log_probabilities: whether the result is to serve as reference. None: where it has no reference
+            itself, and what has to be kept is within the bound. Up to 2^25 logits of all tokens are kept as
+            they are (128 MiB in fp32). Of more, the decoder's output is kept in host memory (None: 1 GiB at
+            most; True: whatever it takes), and its logits are computed again, bit for bit, each time: the
+            model may be converted meanwhile, but its output embedding must not be overwritten in place.
         metrics: the user's own: functions by name, or what `resolve_metrics` returns.
         progress: called with the number of sequences after each batch.
 
@@ -100,14 +111,22 @@ def evaluate(
         raise ValueError(f"metric {own[0].name!r} compares with a reference, got none; give reference=")
     if reference is not None:
         _check_reference(reference, tokens)
+    batch_size = min(batch_size, sequences_a_pass(model) or batch_size)
     means: dict[str, list[float]] = defaultdict(list)
     # by token; one array each, made before any logits, leaves no small pieces in memory between these
     by_token = {name: np.full((len(tokens), tokens.shape[1] - 1), np.nan) for name in _BY_TOKEN}
+    keep = keep_log_probabilities
+    not_kept = "it was evaluated with a reference of its own" if keep is None else "it was told not to"
+    if keep is None and reference is not None:
+        keep = False
     kept: list[torch.Tensor] = []
     last: Logits | None = None
     with torch.inference_mode():
         for batch, logits in passes(model, tokens, batch_size):
-            if keep_log_probabilities:
+            if keep is None:
+                reason = too_large_to_keep(model, tokens, logits)
+                keep, not_kept = reason is None, reason or ""
+            if keep:
                 check_keeping(model, tokens, logits)
                 kept += logits.copies()
                 last = logits
@@ -154,6 +173,7 @@ def evaluate(
         ),
         metrics={one.name: means[one.name] for one in own},
         logits=None if last is None else last.frozen(kept),
+        not_kept=not_kept if last is None else "",
     )
 
 
@@ -223,9 +243,8 @@ def _check_tokens(model: nn.Module, tokens: torch.Tensor) -> None:
 
 def _check_reference(reference: Measurement, tokens: torch.Tensor) -> None:
     if reference.logits is None:
-        raise ValueError(
-            "the reference keeps no log-probabilities; evaluate it with keep_log_probabilities=True"
-        )
+        remedy = "" if "; " in reference.not_kept else "; evaluate it with keep_log_probabilities=True"
+        raise ValueError(f"the reference keeps no log-probabilities: {reference.not_kept}{remedy}")
     if reference.tokens_fingerprint != fingerprint(tokens):
         kept = reference.logits.sequences
         raise ValueError(

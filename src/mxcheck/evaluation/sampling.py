@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
 
+from mxcheck.evaluation.logits import SMALL, vocabulary_of
 from mxcheck.models.load import positions
 
 __all__ = ["sample_tokens"]
+
+
+#: What a cache is called among the arguments and the results of a forward: keys and values, or the states of
+#: a state-space model.
+_CACHES = ("past_key_values", "cache_params")
+
+#: By how much the logits after the last token may differ with and without the cache: the standard deviation
+#: of the difference, in those of the logits. Measured on the reference models: 5e-7 in fp32, 6e-4 in fp16,
+#: 4e-3 in bf16. What is below a 16-bit type's bound, rotary frequencies that moved still tell.
+_SAME = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_SAME_FP32 = 1e-4
+
+#: Sequences of which both are compared.
+_COMPARED = 4
+
+#: What the forward of a model that cannot use its own cache raises (one that is out of memory passes).
+_FAILED_STEP = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 
 
 def sample_tokens(
@@ -20,6 +39,7 @@ def sample_tokens(
     seed: int,
     batch_size: int = 32,
     progress: Callable[[int], object] | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> torch.Tensor:
     """Sample token sequences from the model's own distribution.
 
@@ -32,28 +52,35 @@ def sample_tokens(
     reference's cross-entropy equals its entropy, and the expected rise of the cross-entropy equals the KL
     divergence: but for sampling noise, quantization can only raise the loss. Neither holds on other text.
 
+    That model is the one that is evaluated: all of a sequence in one pass. A cache may give another: keys
+    that were rotated when the sequence was shorter, where frequencies depend on its length (longrope, dynamic
+    NTK). So the first batch is sampled with the cache, its last logits are compared with those of one pass
+    over the whole, and where they differ (or there is no cache, or it fails) every token is drawn from a pass
+    over all `length` positions, those to come filled with BOS: `length` / 2 times the work and more. Of a
+    model whose frequencies depend on the length, such text is its own at that length alone.
+
     Args:
-        model: a causal language model that supports a key-value cache; it is put into eval mode for the call.
+        model: a causal language model; it is put into eval mode for the call.
         sequences: number of sequences, at least 1.
         length: tokens a sequence, the first one (BOS) included; from 1 to the model's number of positions.
         seed: of the uniform numbers, which are drawn on the CPU for all sequences at once. The result is
             deterministic on one machine; other batch sizes, threads or instruction sets change the logits'
             last bits only, and so hardly ever a token.
         batch_size: sequences that go through the model together.
-        progress: called with the number of tokens just sampled (`tqdm.update` fits).
+        progress: called with the number of tokens just sampled (`tqdm.update` fits); a negative number takes
+            back a batch that is sampled anew without the cache.
+        tell: called with the reason, in one line, where tokens are sampled without a cache.
 
     Returns:
         Token ids, int64 [sequences, length], on the CPU.
+
+    Raises ValueError, in one line, for sizes that are not allowed, a model without a BOS of its vocabulary,
+    logits that are not finite, and a model whose logits depend on later tokens.
     """
     for name, value in (("sequences", sequences), ("length", length), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    bos = model.config.bos_token_id
-    if bos is None:
-        raise ValueError(
-            f"{type(model).__name__} has no BOS token to start from: config.bos_token_id is None; set it to "
-            f"a token id from 0 to {model.config.vocab_size - 1}"
-        )
+    bos = _bos(model)
     limit = positions(model.config.get_text_config())
     if limit is not None and length > limit:
         raise ValueError(
@@ -66,35 +93,179 @@ def sample_tokens(
     generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(sequences, length - 1, dtype=torch.float64, generator=generator)
     tokens = torch.full((sequences, length), bos, dtype=torch.int64)
+    advance = progress or (lambda _: None)
     was_training = model.training
     model.train(False)
     try:
-        for start in range(0, sequences, batch_size):
-            rows = slice(start, start + batch_size)
-            _continue(model, tokens[rows], uniforms[rows], progress)
+        reason = _sample_with_cache(model, tokens, uniforms, batch_size, advance)
+        if reason is not None:
+            if tell is not None:
+                tell(f"sampling without a cache: {reason}")
+            tokens[:, 1:] = bos
+            batch_size = _rows_at_once(model, batch_size, length)
+            for start in range(0, sequences, batch_size):
+                rows = slice(start, start + batch_size)
+                _fill_whole(model, tokens[rows], uniforms[rows], advance)
     finally:
         model.train(was_training)
     return tokens
 
 
-@torch.inference_mode()
-def _continue(
+def _bos(model: PreTrainedModel) -> int:
+    """The token that a sequence starts with, by the configuration (of the text model, where it has several
+    parts)."""
+    kind, text = type(model).__name__, model.config.get_text_config()
+    embedding = model.get_input_embeddings()
+    vocabulary = getattr(embedding, "num_embeddings", None) or int(text.vocab_size)
+    bos = getattr(model.config, "bos_token_id", None)
+    bos = getattr(text, "bos_token_id", None) if bos is None else bos
+    if bos is None:
+        raise ValueError(
+            f"{kind} has no BOS token to start from: config.bos_token_id is None; set it to "
+            f"a token id from 0 to {vocabulary - 1}"
+        )
+    if not isinstance(bos, int) or not 0 <= bos < vocabulary:
+        raise ValueError(
+            f"{kind} cannot start from its BOS token: config.bos_token_id is {bos!r}, outside the "
+            f"vocabulary; set it to a token id from 0 to {vocabulary - 1}"
+        )
+    return bos
+
+
+def _cache_name(model: PreTrainedModel) -> str | None:
+    """What the model's forward calls its cache; None where it takes none."""
+    parameters = inspect.signature(type(model).forward).parameters
+    return next((name for name in _CACHES if name in parameters), None)
+
+
+def _sample_with_cache(
     model: PreTrainedModel,
     tokens: torch.Tensor,
     uniforms: torch.Tensor,
-    progress: Callable[[int], object] | None,
-) -> None:
-    """Fill columns 1.. of `tokens` [rows, length] in place, one token a step, with the key-value cache."""
-    cache = None
-    for column in range(1, tokens.shape[1]):
-        newest = tokens[:, column - 1 : column].to(model.device)
-        output = model(input_ids=newest, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+    batch_size: int,
+    progress: Callable[[int], object],
+) -> str | None:
+    """Fill columns 1.. of `tokens` with the cache. Returns None; or, after the first batch, why the cache
+    does not do: what `progress` had been told of that batch is then taken back."""
+    name = _cache_name(model)
+    if name is None:
+        return "the model takes none"
+    for start in range(0, len(tokens), batch_size):
+        rows, told = slice(start, start + batch_size), list[int]()
+
+        def count(number: int, told: list[int] = told) -> None:
+            told.append(number)
+            progress(number)
+
+        reason = _fill_with_cache(model, name, tokens[rows], uniforms[rows], count, compare=start == 0)
+        if reason is not None:
+            progress(-sum(told))
+            return reason
+    return None
+
+
+@torch.inference_mode()
+def _fill_with_cache(
+    model: PreTrainedModel,
+    name: str,
+    tokens: torch.Tensor,
+    uniforms: torch.Tensor,
+    progress: Callable[[int], object],
+    *,
+    compare: bool,
+) -> str | None:
+    """Fill columns 1.. of `tokens` [rows, length] in place, one token a step, with the cache called `name`.
+    With `compare`, returns why the cache does not do, else None."""
+    cache, frequencies = None, None
+    for column in range(tokens.shape[1] if compare else tokens.shape[1] - 1):
+        newest = tokens[:, column : column + 1].to(model.device)
+        try:
+            output = model(input_ids=newest, use_cache=True, **{name: cache})
+        except _FAILED_STEP as error:
+            if not compare:
+                raise
+            return (
+                f"its cache fails at token {column}: {type(error).__name__}: {' '.join(str(error).split())}"
+            )
+        cache = getattr(output, name, None)
         if cache is None:
-            raise ValueError(f"{type(model).__name__} returned no key-value cache; sampling needs one")
-        tokens[:, column] = _draw(output.logits[:, -1].cpu(), uniforms[:, column - 1])
-        if progress is not None:
+            return "the model returns none"
+        frequencies = _frequencies(model) if frequencies is None else frequencies
+        last = output.logits[:, -1]
+        if column < tokens.shape[1] - 1:
+            tokens[:, column + 1] = _draw(last.cpu(), uniforms[:, column])
             progress(len(tokens))
+    return _difference(model, tokens, last, frequencies or {}) if compare else None
+
+
+def _difference(
+    model: PreTrainedModel, tokens: torch.Tensor, cached: torch.Tensor, frequencies: dict[str, torch.Tensor]
+) -> str | None:
+    """How the logits [rows, vocabulary] that the cache gave after the last token differ from those of a pass
+    over all tokens; None where they do not. `frequencies`: the rotary ones after the first token."""
+    for row in range(min(len(tokens), _COMPARED)):
+        whole = _logits_at(model, tokens[row : row + 1], tokens.shape[1] - 1)[0].double()
+        apart = float((cached[row].double() - whole).std() / whole.std())
+        if not apart <= _SAME.get(model.dtype, _SAME_FP32):
+            return (
+                f"its logits after {tokens.shape[1]} tokens are other ones with it, by {apart:.2g} of their "
+                f"standard deviation"
+            )
+    moved = [
+        name
+        for name, value in _frequencies(model).items()
+        if name in frequencies and not torch.equal(value, frequencies[name])
+    ]
+    return f"{moved[0]} depends on the length of the sequence" if moved else None
+
+
+def _frequencies(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Copies of the frequencies of rotary embeddings, as the last pass left them."""
+    return {name: value.clone() for name, value in model.named_buffers() if name.endswith("inv_freq")}
+
+
+@torch.inference_mode()
+def _fill_whole(
+    model: PreTrainedModel, tokens: torch.Tensor, uniforms: torch.Tensor, progress: Callable[[int], object]
+) -> None:
+    """Fill columns 1.. of `tokens` [rows, length] in place, each from a pass over all columns: frequencies
+    that depend on the length are then those of the evaluation, and what stands in later columns is masked."""
+    first = None
+    for column in range(1, tokens.shape[1]):
+        logits = _logits_at(model, tokens, column - 1)
+        first = logits if first is None else first
+        tokens[:, column] = _draw(logits.cpu(), uniforms[:, column - 1])
+        progress(len(tokens))
+    if first is None:
+        return
+    again = _logits_at(model, tokens, 0)
+    if not float((again - first).double().std()) <= 1e-2 * float(first.double().std()):
+        raise ValueError(
+            f"{type(model).__name__} is no causal language model: its logits after the first token depend on "
+            f"the tokens that follow; it has no text of its own to sample"
+        )
+
+
+def _logits_at(model: PreTrainedModel, tokens: torch.Tensor, position: int) -> torch.Tensor:
+    """[rows, vocabulary] of a pass over tokens [rows, length] without a cache."""
+    ids = tokens.to(model.device)
+    if _keeps_logits(model):
+        kept = torch.tensor([position], device=model.device)
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits
+        return logits[:, -1]
+    logits = model(input_ids=ids, use_cache=False).logits
+    return logits[:, position]
+
+
+def _keeps_logits(model: PreTrainedModel) -> bool:
+    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
+
+
+def _rows_at_once(model: PreTrainedModel, batch_size: int, length: int) -> int:
+    """As many sequences as may go through the model at once where all of their logits come back."""
+    if _keeps_logits(model):
+        return batch_size
+    return max(1, min(batch_size, SMALL // (length * max(1, vocabulary_of(model)))))
 
 
 def _draw(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

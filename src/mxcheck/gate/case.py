@@ -124,18 +124,49 @@ def check_recipe_name(name: str) -> None:
         )
 
 
+#: `NAME=` before a model's name. A directory whose own name has a `=` is written `./a=b`.
+_NAMED = re.compile(rf"({_NAME.pattern})=(.*)", re.DOTALL)
+
+
+def named_model(text: str) -> tuple[str, str]:
+    """The label and the name of a model that an option gives, as `NAME=PATH` or by its name alone. Raises
+    ValueError as `model_label`, and where nothing follows the `=`."""
+    found = _NAMED.fullmatch(text)
+    if found is None:
+        return model_label(text), text
+    label, name = found.groups()
+    if not name:
+        raise ValueError(
+            f"model {text!r} names nothing: write {label}=PATH, where PATH is a directory, a hub id or a "
+            f"name of the zoo"
+        )
+    return label, name
+
+
+def named_as(label: str, name: str) -> str:
+    """How an option gives a model: the inverse of `named_model`."""
+    try:
+        alone = named_model(name)
+    except ValueError:
+        alone = ("", name)
+    return name if alone == (label, name) else f"{label}={name}"
+
+
 def model_label(name: str) -> str:
-    """A model's name as ids and directories carry it: a hub id `org/name` becomes `org--name`, a path
-    its last component. Two models of one run that get the same label are refused by the caller.
+    """A model's name as ids and directories carry it: a hub id `org/name` becomes `org--name`, at whatever
+    revision (a baseline's fingerprints tell the weights apart), a path its last component. Two models of one
+    run that get the same label are refused by the caller.
     """
     stripped = name.rstrip("/")
     if stripped and (name.startswith((".", "/", "~")) or Path(stripped).is_dir()):
         label = Path(os.path.expanduser(stripped)).resolve().name  # noqa: PTH111  (Path's raises where this does not)
     else:
-        label = stripped.replace("/", "--")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", label):
+        hub_id = stripped.partition("@")[0]
+        label = (hub_id if hub_id.count("/") == 1 else stripped).replace("/", "--")
+    if not _NAME.fullmatch(label):
         raise ValueError(
             f"model name {name!r} gives the label {label!r}, which cannot name a test and a directory; "
-            f"allowed: letters, digits, '.', '_', '-', the first a letter or digit; rename the directory"
+            f"allowed: letters, digits, '.', '_', '-', the first a letter or digit; rename the "
+            f"directory, or give NAME={name!r}"
         )
     return label

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mxcheck.gate.case import named_as
 from mxcheck.models.zoo import model_source
 from mxcheck.run.measuring import DEFAULT_LENGTH, Measuring
 
@@ -33,8 +35,9 @@ def own_tokens_path(measuring: Measuring, label: str) -> Path:
     path = model_source(name).tokens or measuring.baselines / label / "tokens.safetensors"
     if not path.is_file():
         raise ValueError(
-            f"model {name!r} has no evaluation tokens at {path}; make them with: mxcheck sample {name} "
-            f"--baselines {measuring.baselines} (or name a text with --mx-datasets)"
+            f"model {name!r} has no evaluation tokens at {path}; make them with: mxcheck sample "
+            f"{shlex.quote(named_as(label, name))} --baselines {shlex.quote(str(measuring.baselines))} "
+            f"(or name a text with --mx-datasets)"
         )
     return path
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mxcheck.models.casts import activation_cast
+from mxcheck.models.casts import activation_cast, refuse_gradient
 from mxcheck.models.classify import classify
 from mxcheck.models.linear import Method
 from mxcheck.models.products import AttentionCast, Cast, storage
@@ -70,6 +70,7 @@ class ConvertedAttention:
 
     def activate(self) -> None:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            refuse_gradient(self.name, (*args, *kwargs.values(), *self.module.parameters()))
             with AttentionCast(
                 lambda x: self.first(x),
                 lambda x: self.second(x),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,18 @@ def identity(x: Tensor) -> Tensor:
 def round_to_bf16(x: Tensor) -> Tensor:
     """Each element rounded to bfloat16 (to nearest, ties to even), in x's dtype."""
     return x.to(torch.bfloat16).to(x.dtype)
+
+
+def refuse_gradient(what: str, tensors: Iterable[object]) -> None:
+    """Raise ValueError where autograd would follow one of `tensors` (anything else is left aside) through
+    `what`: no gradient passes a cast, and without a word some parameters would get none."""
+    if not torch.is_grad_enabled():
+        return
+    if any(isinstance(one, Tensor) and one.requires_grad for one in tensors):
+        raise ValueError(
+            f"{what} is converted, and no gradient passes its casts: call the model under torch.no_grad() or "
+            f"torch.inference_mode(), or after requires_grad_(False); undo the conversion to train"
+        )
 
 
 def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> Cast:

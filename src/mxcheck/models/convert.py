@@ -18,7 +18,8 @@ from mxcheck.models.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-#: Attribute of a converted model: a second conversion would quantize what is already quantized.
+#: Attribute of a converted model: its recipe, or None while the conversion is suspended. A second conversion
+#: would quantize what is already quantized.
 _MARK = "_mxcheck_conversion"
 
 
@@ -90,6 +91,7 @@ class Conversion:
             part.activate()
         for parameter, _ in self._parameters:
             parameter.data = parameter.data.to(torch.bfloat16)
+        setattr(self.model, _MARK, self.recipe)
         self._active = True
 
     def _revert(self) -> None:
@@ -97,6 +99,7 @@ class Conversion:
             part.revert()
         for parameter, original in self._parameters:
             parameter.data = original
+        setattr(self.model, _MARK, None)
         self._active = False
 
 
@@ -106,6 +109,11 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
     `fp32` changes nothing; `bf16` casts every floating-point parameter (buffers, such as the rotary
     frequencies, keep their dtype, as when a checkpoint is loaded in bf16). For other precisions every
     linear-like module whose role the recipe names is converted, by mxcheck's casts or by a library.
+
+    A model with casts is for inference: a call that would record a gradient through them raises ValueError.
+    Where a cast has one scale for the whole tensor (`nvfp4`, `nvfp8_emu_*`), every token of a sequence moves
+    that scale, and with it the logits before it: the model that is measured is not causal, and its figures
+    are those of a sequence that is there as a whole (see `Recipe.looks_ahead`).
 
     Raises ValueError where the model is converted already, or where no module has a role of the recipe;
     UnavailableError where a library is missing, or converts none of the modules.
@@ -129,8 +137,14 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
         conversion.replaced = conversion.elementwise.modules | conversion.replaced
     conversion.weight_bytes = _weight_bytes(conversion)
     conversion._activate()
-    setattr(model, _MARK, recipe.precision)
     return conversion
+
+
+def sequences_a_pass(model: nn.Module) -> int | None:
+    """How many sequences may go through `model` together, where it, or a part of it, is converted by a recipe
+    whose casts would else feel the sequences beside (`Recipe.sequences_a_pass`); None: any number."""
+    recipes = [getattr(module, _MARK, None) for module in model.modules()]
+    return min((one.sequences_a_pass for one in recipes if one and one.sequences_a_pass), default=None)
 
 
 def _convert_linears(conversion: Conversion) -> None:
@@ -164,7 +178,7 @@ def _convert_by_library(conversion: Conversion, modules: dict[str, nn.Module]) -
         if (reason := library.refuses(module)) is not None:
             conversion.unconverted[name] = reason
         else:
-            conversion.modules[name] = LibraryLinear(module, library)
+            conversion.modules[name] = LibraryLinear(name, module, library)
     if not conversion.modules:
         name = next(iter(modules))  # of those asked for: what no rule places is in `unconverted` too
         raise UnavailableError(

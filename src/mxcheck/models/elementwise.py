@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 
-from mxcheck.models.casts import activation_cast
+from mxcheck.models.casts import activation_cast, refuse_gradient
 from mxcheck.models.linear import Method
 from mxcheck.models.products import Cast, busy, undisturbed
 from mxcheck.models.recipe import Operand
@@ -72,9 +72,11 @@ class _Operations(TorchFunctionMode):
         if busy():
             return result
         if func in _SOFTMAX or func in _FUNCTIONS:
+            refuse_gradient("softmax" if func in _SOFTMAX else "an activation", [result])
             self._counts["softmax" if func in _SOFTMAX else "activation"] += 1
             return self._cast(result)
         if func in _ADDITIONS and len(args) == 2 and all(map(self._hidden, args)):
+            refuse_gradient("the residual stream", [result])
             self._counts["addition"] += 1
             # in place where the model adds in place: other names may hold the same tensor
             return result.copy_(self._cast(result)) if result is args[0] else self._cast(result)
@@ -116,6 +118,7 @@ class GlobalQuantization:
         def cast_result(*args: Any, **kwargs: Any) -> Tensor:
             with undisturbed("module"):  # what it computes on the way is no result of its own
                 result = function(*args, **kwargs)
+            refuse_gradient("a norm or an activation", [result])
             return self.cast(result)
 
         return cast_result

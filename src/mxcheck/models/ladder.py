@@ -36,6 +36,8 @@ class Step:
         library: the package that casts and multiplies; None where mxcheck casts.
         settings: what the library is told beyond its defaults.
         needs: what it needs, for the table of the README.
+        spans_tokens: a library's cast of an activation depends on all of its tokens: one scale a tensor, or
+            columns that any row makes outliers. (Of ours, the formats say so.)
     """
 
     name: str
@@ -44,6 +46,7 @@ class Step:
     library: str | None = None
     settings: Mapping[str, float] = field(default_factory=dict)
     needs: str = "nothing else"
+    spans_tokens: bool = False
 
 
 def _steps() -> tuple[Step, ...]:
@@ -63,6 +66,7 @@ def _steps() -> tuple[Step, ...]:
             library="bitsandbytes",
             settings={"threshold": 6.0},
             needs="bitsandbytes",
+            spans_tokens=True,
         ),
         *(
             Step(
@@ -70,6 +74,7 @@ def _steps() -> tuple[Step, ...]:
                 group="te",
                 library="transformer_engine",
                 needs=f"Transformer Engine; {device}; {multiples}",
+                spans_tokens=name != "te_mxfp8",
             )
             for name, device, multiples in (
                 ("te_fp8_current", ada, "inputs a multiple of 16, outputs of 8"),
@@ -78,7 +83,13 @@ def _steps() -> tuple[Step, ...]:
             )
         ),
         *(
-            Step(name=name, group="scaled_mm", library="torch", needs=f"torch 2.10 or later; a CPU, or {ada}")
+            Step(
+                name=name,
+                group="scaled_mm",
+                library="torch",
+                needs=f"torch 2.10 or later; a CPU, or {ada}",
+                spans_tokens=name == "scaled_mm_fp8",
+            )
             for name in ("scaled_mm_fp8", "scaled_mm_fp8_row")
         ),
     )

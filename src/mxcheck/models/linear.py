@@ -11,7 +11,13 @@ from transformers.pytorch_utils import Conv1D
 from mxcheck.kernels.counts import total
 from mxcheck.kernels.digest import Digest, WeightDigest
 from mxcheck.models.backends.backend import Backend
-from mxcheck.models.casts import CastWeight, activation_cast, cast_weight, digest_weights
+from mxcheck.models.casts import (
+    CastWeight,
+    activation_cast,
+    cast_weight,
+    digest_weights,
+    refuse_gradient,
+)
 from mxcheck.models.classify import expert_parameters, reduction_axis, weight_parameters
 from mxcheck.models.products import PRODUCTS, Cast, LinearCast, storage
 from mxcheck.models.recipe import Casts, Recipe
@@ -79,7 +85,8 @@ class ConvertedLinear:
         axis, casts_of_weights = self.axis, list[CastWeight]()
         for key, original in self._originals.items():
             cast = cast_weight(original.detach(), casts.weights, recipe.kernel, axis=axis)
-            self._quantized[key] = nn.Parameter(cast.values, requires_grad=False)
+            # the original's own flag: `requires_grad_(False)` on the converted model shall reach it
+            self._quantized[key] = nn.Parameter(cast.values, requires_grad=original.requires_grad)
             casts_of_weights.append(cast)
         self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
         self.weight_digest = digest_weights(casts_of_weights)
@@ -121,6 +128,7 @@ class ConvertedLinear:
         inside = not isinstance(self.module, (nn.Linear, Conv1D))
 
         def forward(*args: Any, **kwargs: Any) -> Any:
+            refuse_gradient(self.name, (*args, *kwargs.values(), *self._quantized.values()))
             with LinearCast(
                 lambda x: self.cast(x),  # late: the probe puts its own cast in
                 result=self.result if inside else None,
@@ -169,7 +177,8 @@ def _check_experts(name: str, module: nn.Module) -> None:
 class LibraryLinear:
     """A linear module whose product a library casts and computes."""
 
-    def __init__(self, module: nn.Module, backend: Backend) -> None:
+    def __init__(self, name: str, module: nn.Module, backend: Backend) -> None:
+        self.name = name
         self.module = module
         self.calls = 0
         replacement = backend.replace(module)
@@ -184,6 +193,7 @@ class LibraryLinear:
 
     def activate(self) -> None:
         def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
+            refuse_gradient(self.name, (*args, *kwargs.values(), *self.module.parameters(recurse=False)))
             self.calls += 1
             (x,) = (*args, *kwargs.values())  # called `input` by nn.Linear, `x` by Conv1D
             return self._replacement.forward(x)

@@ -233,10 +233,13 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def positions(config: Any) -> int | None:
-    """How many positions a text model has by its configuration; None where it sets no limit (ALiBi)."""
+    """How many positions a text model has by its configuration; None where it sets no limit (ALiBi). Dynamic
+    NTK stretches them by its factor."""
+    rotary = getattr(config, "rope_parameters", None) or {}
+    factor = rotary.get("factor", 1) if rotary.get("rope_type") == "dynamic" else 1
     for key in ("max_position_embeddings", "max_seq_len"):  # MPT has the second
         if (value := getattr(config, key, None)) is not None:
-            return int(value)
+            return int(value * factor)
     return None
 
 

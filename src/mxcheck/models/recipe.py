@@ -142,10 +142,22 @@ class Recipe:
     def sequences_a_pass(self) -> int | None:
         """1 where the sequences of one forward pass share a scale (or a library's statistics), so that the
         result would depend on the batch size; None where it does not."""
+        return 1 if self.library is not None or self._spans_activations else None
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a token's result depends on later ones: where one scale spans an activation's tokens
+        (`nvfp4`'s tensor scale is of the whole sequence; an engine that decodes token by token has another),
+        and where values are cast in blocks along the keys (`attention`)."""
+        library = self.library is not None and LADDER[self.precision].spans_tokens
+        return library or self.attention is not None or self._spans_activations
+
+    @property
+    def _spans_activations(self) -> bool:
+        """Whether a cast of ours gives all tokens of an activation one scale."""
         casts = [casts.activations for casts in self.roles.values()]
-        shared = [operand for operand in (*casts, self.attention, self.elementwise) if operand]
-        together = self.library is not None or any(o.shares_a_scale_per_tensor for o in shared)
-        return 1 if together else None
+        spanning = [operand for operand in (*casts, self.attention, self.elementwise) if operand]
+        return any(operand.shares_a_scale_per_tensor for operand in spanning)
 
     def changes_bits(self, dtype: str) -> bool | None:
         """Whether a model whose weights are `dtype` (`float32`, `bfloat16`, `float16`) must come out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -22,6 +23,10 @@ _FILE_KINDS = {
     ".pth": "a pickle, which may execute code and is never loaded",
 }
 _WEIGHTS_OF = {"outlier-llama": "ref-llama"}
+
+
+#: What git allows as a name of a branch or tag, as far as it is used; commits too.
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +48,9 @@ def model_source(name: str) -> ModelSource:
     """Resolve a name of the zoo, a directory, or a hub id `organisation/model`, in this order: a bare name of
     the zoo is the zoo's even where a directory is called so, and `./name` is the directory.
 
-    A hub id that the zoo has a card for is loaded as the card says: revision and dtype. Raises ValueError, in
-    one line, for a directory that does not exist and for a name that is none of these.
+    A hub id that the zoo has a card for is loaded as the card says: revision and dtype. `organisation/model@
+    revision` pins any hub id to a branch, a tag or a commit. Raises ValueError, in one line, for a directory
+    that does not exist, for what cannot be a revision, and for a name that is none of these.
     """
     if name in REFERENCE_MODELS:
         folder = Path(str(resources.files("mxcheck.models"))) / "reference" / _WEIGHTS_OF.get(name, name)
@@ -73,11 +79,18 @@ def model_source(name: str) -> ModelSource:
         raise ValueError(
             f"model directory {name!r} does not exist; give a directory with config.json and *.safetensors"
         )
-    if name.count("/") == 1 and all(name.split("/")):
-        for card in CARDS.values():
-            if card.hub_id == name:
-                return _of_card(name, card)
-        return ModelSource(name=name, location=name, is_directory=False)
+    hub_id, at, revision = name.partition("@")
+    if hub_id.count("/") == 1 and all(hub_id.split("/")):
+        if at and not _REVISION.fullmatch(revision):
+            raise ValueError(
+                f"model {name!r}: {revision!r} cannot be a revision of the hub: a branch, a tag or a commit, "
+                f"of letters, digits, '.', '_', '-' and '/'; write {hub_id}@REVISION"
+            )
+        cards = [card for card in CARDS.values() if card.hub_id == hub_id]
+        source = (
+            _of_card(name, cards[0]) if cards else ModelSource(name=name, location=hub_id, is_directory=False)
+        )
+        return replace(source, revision=revision) if at else source
     raise unknown("model", name, [*REFERENCE_MODELS, *CARDS, "a directory", "a hub id organisation/model"])
 
 

@@ -39,7 +39,10 @@ _ASIDE = frozenset(
 )
 
 LISTS = {
-    "models": ("the reference models", "model suite: names of the zoo, directories, hub ids"),
+    "models": (
+        "the reference models",
+        "model suite: names of the zoo, directories, hub ids (org/name@revision); NAME=PATH names one",
+    ),
     "precision": (
         "all that are installed",
         f"model suite: steps of the ladder: {', '.join(LADDER)}, names of your recipes, all",

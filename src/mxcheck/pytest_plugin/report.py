@@ -158,20 +158,14 @@ class RunReport:
             self._conformance(terminalreporter)
         if not self._results:
             return
-        from mxcheck.reporting.table import (
-            render,
-            results_table,
-            skipped_lines,
-            unverified_lines,
-            what_next,
-        )
+        from mxcheck.reporting.table import lines_below, render, results_table, what_next
 
         # the order of the ladder, whichever worker was first
         rows = [self._results[case.id] for case in self._settings.cases if case.id in self._results]
         terminalreporter.ensure_newline()
         color = terminalreporter._tw.hasmarkup
         terminalreporter.write(render(results_table(rows), color=color))
-        for line in [*skipped_lines(rows), *unverified_lines(rows)]:
+        for line in lines_below(rows):
             terminalreporter.write_line(line)
         if self._settings.layers:
             self._list_layers(terminalreporter, rows, color=color)

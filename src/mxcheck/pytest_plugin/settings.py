@@ -15,7 +15,7 @@ from mxcheck.evaluation.corpus_names import CorpusChoice, corpus_choice
 from mxcheck.evaluation.metrics import check_metrics
 from mxcheck.formats.choices import choose
 from mxcheck.gate.budget import load_budgets
-from mxcheck.gate.case import Case, model_label
+from mxcheck.gate.case import Case, named_model
 from mxcheck.models.recipe import Recipe
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
 from mxcheck.pytest_plugin.cases import lay_out, left_out
@@ -257,21 +257,23 @@ def _part(
 
 
 def _trusted(options: Options, models: Mapping[str, str]) -> tuple[str, ...]:
-    names = {name: label for label, name in models.items()}
-    return tuple(
-        names[choose("--mx-trust-remote-code", name, names)] for name in options.names("trust-remote-code")
-    )
+    """The labels of the models that are named: as `--mx-models` names them, or by either part of that."""
+    names = {label: label for label in models}
+    names |= {name: label for label, name in models.items()}
+    names |= {f"{label}={name}": label for label, name in models.items()}
+    chosen = options.names("trust-remote-code")
+    return tuple(dict.fromkeys(names[choose("--mx-trust-remote-code", name, names)] for name in chosen))
 
 
 def _labels(names: list[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
-    for name in names:
-        source = model_source(name)
-        label = model_label(name) if source.name not in REFERENCE_MODELS else name
+    for given in names:
+        label, name = named_model(given)
+        model_source(name)  # there is one
         if label in labels or (label in REFERENCE_MODELS and name != label):
             raise ValueError(
                 f"--mx-models: {labels.get(label, label)!r} and {name!r} are both {label!r} in ids "
-                f"and baselines; rename one"
+                f"and baselines; rename one, or give NAME={name}"
             )
         labels[label] = name
     return labels

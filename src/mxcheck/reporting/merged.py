@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from mxcheck.reporting.merge import Merged
-from mxcheck.reporting.table import render, results_table, skipped_lines
+from mxcheck.reporting.table import lines_below, render, results_table
 
 #: Characters of one message, and bytes of all: a job summary holds 1 MiB, and a longer one is not shown at
 #: all. A traceback of a case that raised is long, and the log has it.
@@ -45,10 +45,10 @@ def _commit(merged: Merged) -> str:
 
 
 def text(merged: Merged, *, color: bool) -> str:
-    """The table and the skipped lines that one run of all cases prints, then every red message, then what
+    """The table and the lines below it that one run of all cases prints, then every red message, then what
     else went wrong, then the verdict."""
     rows = list(merged.results.values())
-    parts = [render(results_table(rows), color=color), *(f"{line}\n" for line in skipped_lines(rows))]
+    parts = [render(results_table(rows), color=color), *(f"{line}\n" for line in lines_below(rows))]
     parts += [f"\n{name}\n{message}\n" for name, message in merged.failures.items()]
     parts += [f"\n{message}\n" for message in merged.red.values()]
     parts += [f"\n{line}" for line in merged.troubles]
@@ -73,7 +73,7 @@ def markdown(merged: Merged) -> str:
         [f"- {line}" for line in merged.troubles],
         *_messages({**merged.red, **merged.failures}),
         _markdown_table(results_table(rows)),
-        [f"- {line}" for line in skipped_lines(rows)],
+        [f"- {line}" for line in lines_below(rows)],
         shards,
     ]
     return "".join("\n".join(block) + "\n\n" for block in blocks if block)

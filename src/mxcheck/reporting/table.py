@@ -16,6 +16,8 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.statistics import exponential
 from mxcheck.gate.verdict import rise
+from mxcheck.models.ladder import LADDER
+from mxcheck.models.recipe import Operand
 from mxcheck.reporting.numbers import figure
 from mxcheck.reporting.titled import titled_table
 
@@ -162,6 +164,31 @@ def what_next(rows: Sequence[CaseResult]) -> list[str]:
                 f"--mx-measure"
             )
     return lines
+
+
+def looking_ahead_lines(rows: Sequence[CaseResult]) -> list[str]:
+    """What is not causal, in one line: such figures are those of sequences that are there as a whole."""
+    cases = [row.case for row in rows if row.record is not None and _looks_ahead(row.record)]
+    if not cases:
+        return []
+    names = ", ".join(dict.fromkeys(case.precision or case.plain for case in cases))
+    why = "a later token moves earlier logits, by a scale of the whole sequence or by blocks along the keys"
+    return [f"not causal: {names} (cases: {len(cases)}): {why}; decoding token by token gives other figures"]
+
+
+def _looks_ahead(record: Record) -> bool:
+    """As `Recipe.looks_ahead`, of the recipe as a record has it."""
+    step = LADDER.get(record.precision)
+    if (step is not None and step.spans_tokens) or record.recipe.get("attention"):
+        return True
+    casts = [one["activations"] for one in record.recipe.get("roles", {}).values()]
+    operands = [one for one in (*casts, record.recipe.get("elementwise")) if one]
+    return any(Operand(format=one["format"]).shares_a_scale_per_tensor for one in operands)
+
+
+def lines_below(rows: Sequence[CaseResult]) -> list[str]:
+    """What stands below the table."""
+    return [*skipped_lines(rows), *looking_ahead_lines(rows), *unverified_lines(rows)]
 
 
 def render(table: Table, *, color: bool) -> str:

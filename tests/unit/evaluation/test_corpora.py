@@ -1,24 +1,32 @@
 import hashlib
 import json
 import logging
+import tracemalloc
 import unicodedata
 
 import datasets
 import pytest
 import torch
+import zstandard
 from tokenizers import processors
 from transformers import AutoTokenizer
 
+from mxcheck.evaluation import json_lines
 from mxcheck.evaluation.corpora import corpus_tokens
 from mxcheck.evaluation.corpus_names import CORPORA, CorpusChoice, FileCorpus, corpus_choice
 from mxcheck.models.zoo import model_source
 
+NAMES = ("a.txt", "a.jsonl", "a.jsonl.zst", "a.parquet")
 DOCUMENTS = [
     "One evening the scale was off.",
     "",
     "Nobody knew why \u2013 until Tuesday.\n",
     "It hummed. " * 40,
 ]
+
+
+ROW = b'{"text": "One row of some words, and of more than sixteen tokens, that is what it is."}\n'
+ROW_ZSTD = zstandard.compress(ROW)
 
 
 @pytest.fixture
@@ -41,8 +49,9 @@ def write(tmp_path):
         if name.endswith(".txt"):
             (document,) = documents
             path.write_text(document)
-        elif name.endswith(".jsonl"):
-            path.write_text("".join(json.dumps({"text": text, "n": 1}) + "\n" for text in documents))
+        elif ".jsonl" in name:
+            lines = "".join(json.dumps({"text": text, "n": 1}) + "\n" for text in documents).encode()
+            path.write_bytes(zstandard.compress(lines) if name.endswith(".zst") else lines)
         else:
             datasets.Dataset.from_dict({"n": range(len(documents)), "text": documents}).to_parquet(path)
         return corpus_choice([name], tmp_path)
@@ -121,7 +130,7 @@ def test_a_tokenizer_that_adds_no_bos_gives_the_stream_alone(without_bos, write,
     assert made.facts["bos_token_id"] is None
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst", "a.parquet"])
 def test_other_formats_give_the_same_tokens_and_fingerprint(tokenizer, write, name):
     expected = hashlib.sha256()
     for document in DOCUMENTS:
@@ -134,13 +143,74 @@ def test_other_formats_give_the_same_tokens_and_fingerprint(tokenizer, write, na
 
 def test_a_text_file_is_one_document_with_its_newlines(tokenizer, write):
     text = "first line\n\n\n  second paragraph\tends\n"
-    results = [
-        corpus_tokens(write(name, [text]), tokenizer, length=6, sequences=9)
-        for name in ("a.txt", "a.jsonl", "a.parquet")
-    ]
+    results = [corpus_tokens(write(name, [text]), tokenizer, length=6, sequences=9) for name in NAMES]
     assert all(torch.equal(made.tokens, results[0].tokens) for made in results)
     assert len({made.fingerprints["documents"] for made in results}) == 1
-    assert [made.facts["file"] for made in results] == ["a.txt", "a.jsonl", "a.parquet"]
+    assert [made.facts["file"] for made in results] == list(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_document_is_read_to_its_end(tokenizer, write, name):
+    document = " ".join(f"Sentence {number} of a long document." for number in range(10_000))
+    assert len(document) > 300_000  # no buffer of a reader is as long
+    ids = stream(tokenizer, [document])
+    made = corpus_tokens(write(name, [document]), tokenizer, length=256, sequences=10**6)
+    assert made.tokens[:, 1:].flatten().tolist() == ids[: len(ids) // 255 * 255]
+    assert (
+        made.fingerprints["documents"] == hashlib.sha256(f"{len(document)}:{document}".encode()).hexdigest()
+    )
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.zst"])
+def test_a_byte_order_mark_is_no_text(tokenizer, write, tmp_path, name):
+    plain = corpus_tokens(write(name, ["word " * 50]), tokenizer, length=6, sequences=4)
+    content = (tmp_path / name).read_bytes()
+    marked = "\ufeff".encode() + (zstandard.decompress(content) if name.endswith(".zst") else content)
+    (tmp_path / name).write_bytes(zstandard.compress(marked) if name.endswith(".zst") else marked)
+    again = corpus_tokens(corpus_choice([name], tmp_path), tokenizer, length=6, sequences=4)
+    assert torch.equal(again.tokens, plain.tokens)
+    assert again.fingerprints == plain.fingerprints
+
+
+def test_files_that_were_joined_with_their_marks_are_read(tokenizer, tmp_path):
+    (tmp_path / "two.jsonl.zst").write_bytes(zstandard.compress("\ufeff".encode() + ROW) * 2)
+    made = corpus_tokens(corpus_choice(["two.jsonl.zst"], tmp_path), tokenizer, length=8, sequences=99)
+    assert made.facts["documents"] == 2
+    assert (
+        made.tokens[:, 1:].flatten().tolist()
+        == stream(tokenizer, [json.loads(ROW)["text"]] * 2)[: made.tokens[:, 1:].numel()]
+    )
+
+
+@pytest.mark.parametrize("byte", [b"a", b"\n", b" "], ids=["line", "blank-lines", "blank"])
+def test_what_swells_when_decompressed_is_refused_within_a_bound(tokenizer, tmp_path, byte):
+    # 16 GiB in 512 KiB: reading it all would take minutes, holding it more memory than there is
+    frame = zstandard.compress(byte * 2**27)
+    bomb = tmp_path / "bomb.jsonl.zst"
+    bomb.write_bytes(ROW_ZSTD + frame * 128)
+    assert bomb.stat().st_size < 2**21
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ValueError, match=r"bomb.jsonl.zst: a line, .* longer than 16,777,216 bytes"
+        ) as caught:
+            corpus_tokens(corpus_choice([bomb.name], tmp_path), tokenizer, length=16, sequences=9)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert "split it, or give the text as a .txt file" in str(caught.value)
+    assert peak < 2**27
+
+
+def test_a_document_as_long_as_is_allowed_is_read(tmp_path):
+    path = tmp_path / "long.jsonl"
+    text = "a" * (json_lines.DOCUMENT_BYTES - len('{"text":""}'))
+    path.write_text(f'{{"text":"{text}"}}\n')
+    assert list(json_lines.json_lines(path)) == [text]
+    path.write_text(f'{{"text":"{text}a"}}\n')
+    with pytest.raises(ValueError, match="longer than 16,777,216 bytes"):
+        list(json_lines.json_lines(path))
 
 
 def test_facts_are_plain_json_and_say_how_blocks_were_made(tokenizer, write):
@@ -223,10 +293,23 @@ def test_a_folder_whose_name_is_a_pattern_is_read(tokenizer, tmp_path):
         ("number.jsonl", b'{"text": 7}\n', r"'text' must hold strings, got int in row 1"),
         ("null.jsonl", b'{"text": "a"}\n{"text": null}\n', r"must hold strings, got NoneType in row 2"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": oops}\n', r"'broken\.jsonl': .*JSON parse error"),
+        ("garbage.jsonl.zst", b"no frame of zstd", r"'garbage\.jsonl\.zst': .*not readable as Zstandard: "),
+        (
+            "after.jsonl.zst",
+            zstandard.compress(b'{"text": "a"}') + b"no frame",
+            r"'after\.jsonl\.zst': .*not readable as Zstandard: ",
+        ),
+        ("cut.jsonl.zst", ROW_ZSTD[:-9], r"'cut\.jsonl\.zst': .*it ends inside of a compressed frame"),
+        ("nothing.jsonl.zst", zstandard.compress(b""), r"'nothing\.jsonl\.zst' has 0 tokens, too few"),
+        ("zipped.jsonl", ROW_ZSTD, r"'zipped\.jsonl': .*JSON parse error in row 1: 'utf-8' codec"),
+        ("list.jsonl", b"[1]\n", r"'list\.jsonl': .*row 1 must be an object .*, got list"),
+        ("deep.jsonl", b'{"text":' + b"[" * 200_000, r"'deep\.jsonl': .*row 1: it is nested too deeply"),
+        ("half.jsonl", b'{"text": "\\ud800"}', r"'half\.jsonl': .*row 1 is no Unicode text: surrogates"),
+        ("utf16.jsonl", ROW.decode().encode("utf-16"), r"'utf16\.jsonl': .*row 1: 'utf-8' codec can't"),
         ("latin.txt", b"caf\xe9", r"'latin\.txt': .*can't decode byte 0xe9"),
         ("broken.parquet", b"PAR1 and no more", r"'broken\.parquet': .*Parquet magic bytes not found"),
     ],
-    ids=["short", "blank", "empty", "no-column", "number", "null", "json", "utf-8", "parquet"],
+    ids=lambda value: value.replace(".", "-") if isinstance(value, str) and " " not in value else "",
 )
 def test_a_file_without_documents_is_refused_in_one_line(tokenizer, tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)

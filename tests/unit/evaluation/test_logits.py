@@ -99,7 +99,7 @@ def figures(measurement: Measurement) -> dict[str, object]:
     return {
         field.name: getattr(measurement, field.name)
         for field in dataclasses.fields(measurement)
-        if field.name != "logits"
+        if field.name not in ("logits", "not_kept")
     }
 
 
@@ -345,3 +345,37 @@ def test_a_forward_of_the_decoders_own_comes_back(text: torch.Tensor) -> None:
     assert model.model.forward is forward
     del model.model.forward
     assert figures(evaluate(model, text)) == figures(result)
+
+
+@pytest.mark.usefixtures("large")
+def test_what_is_kept_unasked_has_a_bound(text: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("llama-3.1-8b")
+    size = 3 * 23 * 64 * 4  # sequences, positions, width, bytes
+    monkeypatch.setattr(module, "KEPT_BYTES", size)
+    within = evaluate(model, text)
+    assert within.logits is not None
+    assert within.not_kept == ""
+    assert evaluate(model, text, reference=within).bit_equal
+
+    monkeypatch.setattr(module, "KEPT_BYTES", size - 1)
+    beyond = evaluate(model, text)
+    assert beyond.logits is None
+    assert figures(beyond) == figures(within)
+    with pytest.raises(
+        ValueError,
+        match=r"keeps no log-probabilities: the decoder's output for 3 sequences of 24 tokens takes .* GiB "
+        r"of host memory, .* evaluate the reference with keep_log_probabilities=True, or take fewer",
+    ) as caught:
+        evaluate(model, text, reference=beyond)
+    assert "\n" not in str(caught.value)
+    assert evaluate(model, text, reference=keep(model, text)).bit_equal
+
+
+@pytest.mark.usefixtures("large")
+def test_logits_that_cannot_be_kept_are_measured_all_the_same(text: torch.Tensor) -> None:
+    model = model_of("llama-3.1-8b")
+    model.get_decoder = lambda: model  # one that computes nothing again
+    found = evaluate(model, text)
+    assert found.logits is None
+    with pytest.raises(ValueError, match=r"too many log-probabilities to keep .* cannot compute them again"):
+        evaluate(model, text, reference=found)

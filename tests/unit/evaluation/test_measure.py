@@ -222,7 +222,7 @@ def test_what_no_reference_was_given_for_is_none(
 
     assert (result.kl, result.sequence_kl, result.top1_agreement, result.bit_equal) == (None,) * 4
     assert result.predictions is None
-    assert result.logits is None
+    assert result.logits is not None  # it may serve as reference itself
     assert result.metrics == {}
 
 
@@ -315,11 +315,27 @@ def test_a_vocabulary_of_one_is_not_broadcast() -> None:
         evaluate(NextToken(2), tokens, reference=keep(NextToken(1), tokens))
 
 
+def test_a_measurement_serves_as_reference_unasked(
+    tiny_llama: LlamaForCausalLM, random_tokens: torch.Tensor
+) -> None:
+    asked = evaluate(tiny_llama, random_tokens, reference=keep(tiny_llama, random_tokens))
+    unasked = evaluate(tiny_llama, random_tokens, reference=evaluate(tiny_llama, random_tokens))
+    assert dataclasses.asdict(unasked) == dataclasses.asdict(asked)
+    assert unasked.bit_equal
+    assert unasked.logits is None  # it has a reference itself: nothing of it is kept
+
+
 def test_a_reference_without_log_probabilities_is_refused(
     tiny_llama: LlamaForCausalLM, random_tokens: torch.Tensor
 ) -> None:
-    with pytest.raises(ValueError, match="keep_log_probabilities=True"):
-        evaluate(tiny_llama, random_tokens, reference=evaluate(tiny_llama, random_tokens))
+    without = evaluate(tiny_llama, random_tokens, keep_log_probabilities=False)
+    with pytest.raises(ValueError, match=r"told not to; evaluate it with keep_log_probabilities=True$"):
+        evaluate(tiny_llama, random_tokens, reference=without)
+    second = evaluate(tiny_llama, random_tokens, reference=keep(tiny_llama, random_tokens))
+    with pytest.raises(
+        ValueError, match=r"a reference of its own; evaluate it with keep_log_probabilities=True$"
+    ):
+        evaluate(tiny_llama, random_tokens, reference=second)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=["nan", "inf"])

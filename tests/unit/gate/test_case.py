@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label
+from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label, named_as, named_model
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,7 @@ def test_names(case: Case, name: str, stage: str, budget_key: str, baseline: str
     [
         pytest.param("ref-llama", "ref-llama", id="zoo"),
         pytest.param("meta-llama/Llama-3.1-8B", "meta-llama--Llama-3.1-8B", id="hub"),
+        pytest.param("meta-llama/Llama-3.1-8B@refs/pr/7", "meta-llama--Llama-3.1-8B", id="pinned"),
         pytest.param("~/checkpoints/best", "best", id="home"),
         pytest.param("./a/../b", "b", id="resolved"),
         pytest.param("./a/b///", "b", id="trailing-slashes"),
@@ -130,6 +131,34 @@ def test_label_refuses_what_cannot_name_a_test(name: str) -> None:
     assert repr(name) in message
     assert "rename" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("given", "label", "name"),
+    [
+        ("mine=./a/b", "mine", "./a/b"),
+        ("mine=/my models/a, b", "mine", "/my models/a, b"),
+        ("mine=org/name@v1", "mine", "org/name@v1"),
+        ("mine=./a=b", "mine", "./a=b"),
+        ("./a/b", "b", "./a/b"),
+        ("org/name@v1", "org--name", "org/name@v1"),
+    ],
+)
+def test_a_model_is_named_or_names_itself(given: str, label: str, name: str) -> None:
+    assert named_model(given) == (label, name)
+    assert named_as(label, name) == given
+
+
+@pytest.mark.parametrize("given", ["./a=b", "my model=./a", "-x=./a", "=./a"])
+def test_what_is_no_name_before_an_equals_sign_is_part_of_the_path(given: str) -> None:
+    with pytest.raises(ValueError, match="allowed: letters, digits"):
+        named_model(given)
+    assert named_model(f"mine={given}") == ("mine", given)
+
+
+def test_a_name_without_a_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'mine=' names nothing: write mine=PATH"):
+        named_model("mine=")
 
 
 @pytest.mark.parametrize("name", [pytest.param("", id="empty"), pytest.param("/", id="root")])

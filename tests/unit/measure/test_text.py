@@ -50,6 +50,18 @@ def test_those_of_another_lie_with_its_baselines(tmp_path: Path) -> None:
     assert own_tokens_path(measuring, "some--model") == path
 
 
+def test_the_command_that_makes_them_names_the_model_as_the_run_does(tmp_path: Path) -> None:
+    measuring = Measuring(models={"mine": "some/model", "b": "./my models/a"}, baselines=tmp_path)
+    with pytest.raises(ValueError, match=r"with: mxcheck sample mine=some/model --baselines "):
+        own_tokens_path(measuring, "mine")
+    (tmp_path / "my models" / "a").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"model directory './my models/a' does not exist"):
+        own_tokens_path(measuring, "b")
+    measuring = Measuring(models={"b": f"{tmp_path}/my models/a"}, baselines=tmp_path)
+    with pytest.raises(ValueError, match=rf"mxcheck sample 'b={tmp_path}/my models/a' --baselines "):
+        own_tokens_path(measuring, "b")
+
+
 def test_all_of_them(ref_llama: LoadedModel, tmp_path: Path) -> None:
     text = evaluation_text(Measuring(), "ref-llama", ref_llama, shared=tmp_path)
     assert torch.equal(text.tokens, all_of(ref_llama))

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mxcheck.models.attention import ConvertedAttention
-from mxcheck.models.convert import Conversion
-from mxcheck.models.recipe import Casts, Operand, Recipe
+from mxcheck.models.convert import Conversion, UnavailableError
+from mxcheck.models.ladder import stages
+from mxcheck.models.recipe import Casts, Operand, Recipe, recipe
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 
@@ -101,6 +102,21 @@ def test_with_values_cast_a_later_token_moves_its_own_block_and_none_before(
     # of chance for each change, but of 12 changes (3 tokens at 4 positions, in two sequences) some show.
     assert ahead
     assert 32 not in ahead
+
+
+@pytest.mark.parametrize(("precision", "tier"), stages())
+def test_a_recipe_that_looks_ahead_says_so(precision: str, tier: str | None, converted: Convert) -> None:
+    model = tiny("llama-3.1-8b")
+    for layer in model.model.layers:
+        layer.post_attention_layernorm.weight *= 2  # some activations above 6: outliers for bitsandbytes
+    made = recipe(precision, tier=tier)
+    try:
+        converted(model, made)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    earlier = set().union(*seen_ahead(model).values())
+
+    assert bool(earlier) == made.looks_ahead
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "gpt2", "gemma3-1b", "gpt-oss-20b", "deepseek-v2-lite"])

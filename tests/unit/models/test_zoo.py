@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mxcheck.gate.case import model_label
+from mxcheck.models import load
 from mxcheck.models.cards import CARDS
 from mxcheck.models.zoo import REFERENCE_MODELS, ModelSource, model_source
 
@@ -184,3 +185,47 @@ def test_a_name_that_no_directory_can_have_is_refused() -> None:
     with pytest.raises(ValueError, match="File name too long; give a directory") as caught:
         model_source("./" + "x" * 5000)
     assert len(str(caught.value)) <= 300
+
+
+@pytest.mark.parametrize(
+    "revision", ["main", "v1.0", "refs/pr/7", "0123456789abcdef0123456789abcdef01234567"]
+)
+def test_a_hub_id_is_pinned_to_a_revision(
+    revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert model_source(f"org/name@{revision}") == ModelSource(
+        name=f"org/name@{revision}", location="org/name", is_directory=False, revision=revision
+    )
+    card = CARDS["llama-3.1-8b"]
+    pinned = model_source(f"{card.hub_id}@{revision}")
+    assert (pinned.location, pinned.revision, pinned.dtype) == (card.hub_id, revision, card.dtype)
+    assert pinned.card == card
+
+
+@pytest.mark.parametrize("revision", ["", "-x", "a b", "a@b", "a?"])
+def test_what_cannot_be_a_revision_is_refused(revision: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"cannot be a revision of the hub.*write org/name@REVISION"
+    ) as caught:
+        model_source(f"org/name@{revision}")
+    assert "\n" not in str(caught.value)
+
+
+def test_only_a_hub_id_has_a_revision() -> None:
+    with pytest.raises(ValueError, match="ref-llama@main"):
+        model_source("ref-llama@main")
+
+
+def test_the_revision_reaches_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub cannot be reached here: what transformers is asked for."""
+    asked: list[tuple[str, str]] = []
+
+    def from_pretrained(location: str, *, revision: str, **_: object) -> None:
+        asked.append((location, revision))
+        raise OSError("no hub")
+
+    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(ValueError, match="org/name"):
+        load.load("org/name@v1")
+    assert asked == [("org/name", "v1")]

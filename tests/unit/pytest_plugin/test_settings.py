@@ -197,3 +197,34 @@ def test_what_decides_a_record_is_all_of_it_handed_on(lay: Lay) -> None:
         assert getattr(settings.measuring, name) == getattr(settings, name)
         if name != "metrics":
             assert getattr(settings, name) != getattr(default, name), f"{name} is not held by this test"
+
+
+def test_models_are_named_where_two_directories_have_one_name(lay: Lay, pytester: pytest.Pytester) -> None:
+    for folder in ("a/final", "b/final", "my model"):
+        (pytester.path / folder).mkdir(parents=True)
+    with pytest.raises(pytest.UsageError, match=r"both 'final' .*; rename one, or give NAME=\./b/final"):
+        lay("--mx-models", "./a/final,./b/final")
+    settings = lay(
+        "--mx-models", "./a/final,second=./b/final",
+        "--mx-models", "third=my model",
+        "--mx-trust-remote-code", "second",
+        "--mx-trust-remote-code", "third=my model,./b/final",
+    )  # fmt: skip
+    assert dict(settings.models) == {"final": "./a/final", "second": "./b/final", "third": "my model"}
+    assert {case.model for case in settings.cases} == {"final", "second", "third"}
+    assert settings.trusted == ("second", "third")
+    assert settings.measuring.name_of("third") == "my model"
+    assert lay(ini="mx_models =\n    third=my model\n").models == {"third": "my model"}
+
+
+@pytest.mark.parametrize(
+    "words", ["x=./a,x=./b", "ref-llama=./a", "ref-llama,ref-llama=./a", "x=./none", "x="]
+)
+def test_names_that_do_not_tell_models_apart_are_refused(
+    lay: Lay, pytester: pytest.Pytester, words: str
+) -> None:
+    for folder in ("a", "b"):
+        (pytester.path / folder).mkdir()
+    with pytest.raises(pytest.UsageError, match=r"^mxcheck: ") as caught:
+        lay("--mx-models", words)
+    assert "\n" not in str(caught.value)

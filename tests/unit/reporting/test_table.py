@@ -15,10 +15,12 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Check
-from mxcheck.models.ladder import LADDER, MX, TIERS
+from mxcheck.models.ladder import LADDER, MX, TIERS, WHOLE_MODEL, stages
+from mxcheck.models.recipe import recipe
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.reporting.layers import layers_table, without_layers
 from mxcheck.reporting.table import (
+    looking_ahead_lines,
     percent_change,
     render,
     results_table,
@@ -280,6 +282,23 @@ def test_skipped_cases_are_one_line_a_reason() -> None:
 def test_without_skipped_cases_there_is_no_such_line() -> None:
     assert skipped_lines([ROW, _crash()]) == []
     assert skipped_lines([]) == []
+
+
+@pytest.mark.parametrize(("precision", "tier"), stages())
+@pytest.mark.parametrize("attention", [False, True], ids=["linears", "attention"])
+def test_figures_that_are_not_causal_are_told(precision: str, tier: str | None, attention: bool) -> None:
+    ours = LADDER[precision].library is None and precision not in WHOLE_MODEL
+    made = recipe(precision, tier=tier, attention=attention and ours)
+    row = changed(
+        ROW,
+        precision=precision,
+        tier=tier,
+        record=build_record(precision=precision, tier=tier, recipe=made.as_dict()),
+    )
+    lines = looking_ahead_lines([ROW, row, row, _crash()])
+    assert [line.split(":")[1:3] for line in lines] == (
+        [[f" {precision} (cases", " 2)"]] if made.looks_ahead else []
+    )
 
 
 def test_a_skipped_case_is_a_row_that_is_not_red() -> None:
