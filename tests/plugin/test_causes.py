@@ -131,19 +131,23 @@ def results_in_bf16(project: Project) -> None:
         ),
         pytest.param(
             results_in_bf16,
-            "numerics: casts and arithmetic are the accepted ones, so what moved comes after the cast",
+            # where the machine multiplies as the accepting one did; elsewhere by more than that explains
+            (
+                "numerics: casts and arithmetic are the accepted ones, so what moved comes after the cast",
+                "numerics: casts are the accepted ones, and losses moved by more than other arithmetic explains",
+            ),
             id="numerics-of-the-product",
         ),
     ],
 )
 def test_the_link_that_broke_is_named(
-    accepted: Project, breaks: Callable[[Project], None], says: str
+    accepted: Project, breaks: Callable[[Project], None], says: str | tuple[str, ...]
 ) -> None:
     breaks(accepted)
     run = accepted.gate(*CASE)
     assert run.code == 1, run.output
     (named,) = [line for line in run.output.splitlines() if line.startswith("  cause: ")]
-    assert named.startswith(f"  cause: {says}")
+    assert named.removeprefix("  cause: ").startswith(says)
 
 
 def test_a_budget_that_was_tightened_is_named(accepted: Project) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from gate_project import ROOT
 
 #: Faults, and of each whether the kernel suite must see it (None: it concerns no format), and steps of the
@@ -92,8 +93,16 @@ def _run(state: Path) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return _run(tmp_path_factory.mktemp("sensitivity") / "state")
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Finished:
+    """One run for all workers of pytest-xdist: it takes minutes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base / "sensitivity" if worker_id == "master" else base.parent / "sensitivity"
+    with FileLock(f"{shared}.lock"):
+        kept = shared / "finished.json"
+        if not kept.is_file():
+            made = _run(shared / "state")
+            kept.write_text(json.dumps({"found": made.found, "progress": made.progress}), encoding="utf-8")
+    return Finished(state=shared / "state", **json.loads(kept.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("name", CAUGHT)

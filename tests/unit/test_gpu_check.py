@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -204,6 +205,15 @@ def limited(check: ModuleType, script: str, output: Path, *, grace: float) -> in
     return status
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's background job ignores SIGINT, and so does whatever it starts: not here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_what_is_interrupted_may_write_what_it_has(check: ModuleType, tmp_path: Path) -> None:
     output = tmp_path / "output.txt"
     script = "trap 'echo last words; exit 1' INT; echo begun; sleep 600 & wait"
