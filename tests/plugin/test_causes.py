@@ -134,7 +134,7 @@ def results_in_bf16(project: Project) -> None:
             # where the machine multiplies as the accepting one did; elsewhere by more than that explains
             (
                 "numerics: casts and arithmetic are the accepted ones, so what moved comes after the cast",
-                "numerics: casts are the accepted ones, and losses moved by more than other arithmetic explains",
+                "numerics: casts are the accepted ones, and losses moved by more than other",
             ),
             id="numerics-of-the-product",
         ),
