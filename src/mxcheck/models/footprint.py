@@ -64,7 +64,13 @@ class Footprint:
 
 
 def footprint(
-    source: ModelSource, *, dtype: str | None, sequences: int, length: int | None, batch_size: int
+    source: ModelSource,
+    *,
+    dtype: str | None,
+    sequences: int,
+    length: int | None,
+    batch_size: int,
+    tokens: Path | None = None,
 ) -> Footprint | None:
     """An estimate by a model's card, or by the headers of its safetensors files.
 
@@ -73,6 +79,7 @@ def footprint(
         dtype: what it is loaded in; None: the source's.
         sequences, length: how many tokens are measured at most; None: as many as usual.
         batch_size: sequences a forward pass.
+        tokens: the file of the model's own text, where it is measured on that.
 
     Returns None where nothing is known before it is loaded: a hub id that the zoo has no card for.
     """
@@ -89,9 +96,9 @@ def footprint(
         if found is None:
             return None  # not complete: loading says so, by name
         parameters, vocabulary, heads, positions = found
-        tokens = _tokens_header(source)
-        length = length or (tokens[1] if tokens else min(positions, 2048))
-        sequences = min(sequences, tokens[0]) if tokens else sequences
+        text = _shape_of(tokens or source.tokens)
+        length = length or (text[1] if text else min(positions, 2048))
+        sequences = min(sequences, text[0]) if text else sequences
         kept = min(_KEPT_LOGITS, sequences * length * vocabulary)
         fixed = PROCESS_BYTES + kept * item + min(_CHUNK_BYTES, 6 * length * vocabulary * 8)
     else:
@@ -148,9 +155,14 @@ def _is_model(path: Path) -> bool:
     return path.name != "tokens.safetensors"
 
 
-def _tokens_header(source: ModelSource) -> tuple[int, int] | None:
-    if source.tokens is None:
+def _shape_of(tokens: Path | None) -> tuple[int, int] | None:
+    """Sequences and tokens in each of a text's file; None where there is none, or none that can be read: who
+    measures it says so."""
+    if tokens is None or not tokens.is_file():
         return None
-    (tokens,) = read_header(source.tokens)
-    sequences, length = tokens.shape
+    try:
+        (text,) = read_header(tokens)
+        sequences, length = text.shape
+    except (OSError, ValueError):
+        return None
     return sequences, length

@@ -11,6 +11,8 @@ from mxcheck.models.zoo import model_source
 from mxcheck.run.measuring import DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mxcheck.gate.case import Case
     from mxcheck.pytest_plugin.settings import Settings
 
@@ -22,12 +24,26 @@ _CONVERTED, _ONE_BY_ONE = 1.2, 1.8
 
 
 def estimate(
-    name: str, *, dtype: str | None, samples: int, length: int | None, batch_size: int | None
+    name: str,
+    *,
+    dtype: str | None,
+    samples: int,
+    length: int | None,
+    batch_size: int | None,
+    tokens: Path | None = None,
 ) -> Footprint | None:
-    """What a model named so takes; None where nothing is known of it."""
+    """What a model named so takes on the text of the file `tokens`, if it is measured on its own; None where
+    nothing is known of it."""
     source = model_source(name)
     usual = DEFAULT_BATCH_SIZE if source.card is None else source.card.batch_size
-    return footprint(source, dtype=dtype, sequences=samples, length=length, batch_size=batch_size or usual)
+    return footprint(
+        source,
+        dtype=dtype,
+        sequences=samples,
+        length=length,
+        batch_size=batch_size or usual,
+        tokens=tokens,
+    )
 
 
 def estimated(settings: Settings, label: str) -> Footprint | None:
@@ -38,6 +54,7 @@ def estimated(settings: Settings, label: str) -> Footprint | None:
         samples=settings.max_samples,
         length=settings.sequence_length,
         batch_size=settings.batch_size,
+        tokens=settings.baselines / label / "tokens.safetensors" if settings.corpus.is_self else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ def test_more_at_once_takes_more() -> None:
     assert small.working_bytes < large.working_bytes
     assert small.weight_bytes == large.weight_bytes
     assert small.case_seconds * 3.9 < large.case_seconds
+
+
+def test_a_model_s_own_text_says_how_much_is_measured(tmp_path: Path) -> None:
+    """A directory without one is taken for 2,048 tokens a sequence; a file that is none tells nothing."""
+    folder = tmp_path / "my-model"
+    shutil.copytree(model_source("ref-llama").location, folder)
+    (folder / "tokens.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    text = tmp_path / "tokens.safetensors"
+    save_file({"tokens": torch.zeros(8, 128, dtype=torch.int32)}, text)
+    unknown, own = known(str(folder)), known(str(folder), tokens=text)
+    assert own.weight_bytes == unknown.weight_bytes
+    assert own.working_bytes < 0.7 * unknown.working_bytes
+    assert own.case_seconds < unknown.case_seconds / 100
+    text.write_bytes(b"no tokens")
+    assert known(str(folder), tokens=text) == known(str(folder), tokens=tmp_path / "absent") == unknown
 
 
 def test_the_process_of_a_reference_model_fits() -> None:
