@@ -29,6 +29,7 @@ _ASIDE = frozenset(
         "recentre",
         "measure",
         "layers",
+        "wide",
         "debug",
         "report",
         "min-free-ratio",
@@ -111,6 +112,7 @@ FLAGS = {
     "weights-only": "model suite: leave activations as they are",
     "recentre": "with --snapshot-update: rewrite baselines that are within tolerance, and accept nothing new",
     "measure": "model suite: measure and show, and judge nothing: no case is red for its figures",
+    "wide": "model suite: also show modules replaced, changes of cross-entropy and entropy, and seconds",
     "layers": "model suite: after the table, each case's layers by what its casts cost in them",
     "debug": "model suite: list every replaced module after the run, and those left as they are",
 }

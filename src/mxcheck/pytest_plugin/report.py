@@ -164,7 +164,7 @@ class RunReport:
         rows = [self._results[case.id] for case in self._settings.cases if case.id in self._results]
         terminalreporter.ensure_newline()
         color = terminalreporter._tw.hasmarkup
-        terminalreporter.write(render(results_table(rows), color=color))
+        terminalreporter.write(render(results_table(rows, wide=self._settings.wide), color=color))
         for line in lines_below(rows):
             terminalreporter.write_line(line)
         if self._settings.layers:

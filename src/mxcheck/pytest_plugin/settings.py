@@ -69,6 +69,7 @@ class Settings:
     recentre: bool
     measure: bool
     layers: bool
+    wide: bool
     debug: bool
 
     @property
@@ -173,6 +174,7 @@ def _read(config: pytest.Config) -> Settings:
         recentre=options.flag("recentre"),
         measure=options.flag("measure"),
         layers=options.flag("layers"),
+        wide=options.flag("wide"),
         debug=options.flag("debug"),
     )
 

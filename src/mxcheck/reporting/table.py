@@ -29,7 +29,9 @@ def percent_change(record: Record) -> tuple[float, float]:
     return 100 * (exponential(mean) - 1), 100 * exponential(mean) * error
 
 
-def results_table(rows: Sequence[CaseResult]) -> Table:
+def results_table(rows: Sequence[CaseResult], *, wide: bool = False) -> Table:
+    """A row a case; before each model's, unless its case fp32 is among them, one of the reference. `wide`
+    adds how many modules were replaced, the changes of cross-entropy and entropy, and seconds."""
     table = titled_table("mxcheck: accuracy", _CAPTION)
     for name in ("model", "precision", "tier"):
         table.add_column(name, no_wrap=True)
@@ -49,14 +51,41 @@ def results_table(rows: Sequence[CaseResult]) -> Table:
     metrics = list(dict.fromkeys(name for row in rows if row.record for name in row.record.metrics))
     for name in metrics:
         table.add_column(name, justify="right", no_wrap=True)
+    for name in _WIDE if wide else ():
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    last = rows[0].case.model if rows else ""
-    for row in rows:
-        if row.case.model != last:
+    for number, model in enumerate(dict.fromkeys(row.case.model for row in rows)):
+        if number:
             table.add_section()
-            last = row.case.model
-        table.add_row(*_cells(row, metrics), style="bold red" if row.outcome.red else None)
+        its = [row for row in rows if row.case.model == model]
+        measured = [row.record for row in its if row.record is not None]
+        if measured and not any(row.case.precision == "fp32" for row in its):
+            table.add_row(model, *_reference(measured[0]), style="dim")
+        for row in its:
+            cells = _cells(row, metrics)
+            extra = _wide(row) if wide else []
+            table.add_row(*cells[:-1], *extra, cells[-1], style="bold red" if row.outcome.red else None)
     return table
+
+
+_WIDE = ("modules", "Δ cross-ent.", "Δ entropy", "seconds")
+
+
+def _reference(record: Record) -> list[str]:
+    """What every figure of a model is beside: its own, unquantized."""
+    loss, entropy = record.reference_cross_entropy, record.reference_entropy
+    figures = [f"{exponential(loss):.3f}", f"{loss:.5f}", f"{entropy:.5f}"]
+    return ["reference", "", *figures]
+
+
+def _wide(row: CaseResult) -> list[str]:
+    record = row.record
+    seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+    if record is None:
+        return ["", "", "", seconds]
+    loss = record.cross_entropy - record.reference_cross_entropy
+    entropy = None if record.entropy is None else record.entropy - record.reference_entropy
+    return [str(len(record.replaced)), f"{loss:+.5f}", figure(entropy, "+.5f"), seconds]
 
 
 _CAPTION = (

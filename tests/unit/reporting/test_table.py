@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.table import Table
 from sample_record import build_full_record, build_record
 
 from mxcheck.gate.budget import Budget
@@ -61,7 +62,7 @@ def ended(row: CaseResult, word: str) -> CaseResult:
 def cells(row: CaseResult) -> dict[str, str]:
     """One row's cells by the column's name."""
     table = results_table([row])
-    return {str(column.header).replace(" ", "_"): str(next(iter(column.cells))) for column in table.columns}
+    return {str(column.header).replace(" ", "_"): str(list(column.cells)[-1]) for column in table.columns}
 
 
 def text(*rows: CaseResult, color: bool = False) -> str:
@@ -240,8 +241,8 @@ def test_without_colour_there_are_no_escapes() -> None:
 def test_rows_keep_their_order_and_models_are_set_apart() -> None:
     names = ["ref-neo", "ref-neo", "ref-llama", "ref-moe"]
     table = results_table([changed(ROW, model=name) for name in names])
-    assert list(table.columns[0].cells) == names
-    assert [row.end_section for row in table.rows] == [False, True, True, False]
+    assert list(table.columns[0].cells) == ["ref-neo", *names[:2], "ref-llama", names[2], "ref-moe", names[3]]
+    assert [row.end_section for row in table.rows] == [False, False, True, False, True, False, False]
 
 
 def test_units_are_explained() -> None:
@@ -353,3 +354,39 @@ def test_layers_are_sorted_by_their_error() -> None:
     ]
     assert without_layers(record) == ""
     assert without_layers(build_record()) == "ref-llama-fp8_e4m3-B: no layers: a sample has none"
+
+
+def first_cells(table: Table) -> list[tuple[str, ...]]:
+    return [tuple(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+def test_the_reference_stands_before_each_model_without_its_own_case() -> None:
+    fp32 = changed(ROW, precision="fp32", tier=None)
+    neo = changed(ROW, model="ref-neo")
+    rows = first_cells(results_table([ROW, neo, changed(fp32, model="ref-moe")]))
+    assert [row[:2] for row in rows] == [
+        ("ref-llama", "reference"),
+        ("ref-llama", "fp8_e4m3"),
+        ("ref-neo", "reference"),
+        ("ref-neo", "fp8_e4m3"),
+        ("ref-moe", "fp32"),
+    ]
+    figures = ("ref-llama", "reference", "", "7.482", "2.01250", "2.01250")
+    assert rows[0] == (*figures, *[""] * (len(rows[0]) - len(figures)))
+
+
+def test_a_case_without_figures_has_no_reference_to_show() -> None:
+    assert [row[1] for row in first_cells(results_table([_crash()]))] == [_crash().case.precision]
+
+
+def test_a_wide_table() -> None:
+    table = results_table([replace(ROW, seconds=1.25)], wide=True)
+    _, row = first_cells(table)
+    wide = dict(zip((str(column.header) for column in table.columns), row, strict=True))
+    assert {name: wide[name] for name in ("modules", "Δ cross-ent.", "Δ entropy", "seconds")} == {
+        "modules": "2",
+        "Δ cross-ent.": "+0.00142",
+        "Δ entropy": "+0.00060",
+        "seconds": "1.2",
+    }
+    assert list(wide)[-1] == "verdict"
