@@ -28,7 +28,7 @@ def bare(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def table(output: str) -> str:
     start = output.index("mxcheck: accuracy")
-    return output[start : output.index("budget: share", start)]
+    return output[start : output.index("cross-entropy, entropy, KL", start)]
 
 
 @pytest.fixture

@@ -33,7 +33,9 @@ def merge(project: Project, *arguments: str) -> tuple[int, str]:
 
 def table(output: str) -> str:
     lines = output[output.index("mxcheck: accuracy\n") :].splitlines()
-    return "\n".join(lines[: next(number for number, line in enumerate(lines) if "rms change" in line) + 1])
+    return "\n".join(
+        lines[: next(number for number, line in enumerate(lines) if "since accepted" in line) + 1]
+    )
 
 
 def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ from mxcheck.gate.verdict import rise
 #: What the KL of a sound recipe may be, as a share of that of the same errors with random signs.
 #: docs/gate.md shows what the window was chosen from.
 WINDOW = (0.6, 2.5)
+#: Of a uniform distribution's entropy: a model with random weights comes to more than this.
+MOST_OF_UNIFORM = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +36,26 @@ class Absolute:
         compared: how many values of cast operands were compared with the oracle's.
         wrong: operand -> what is other than the oracle has it.
         unknown: why mxcheck knows no more (a library casts, …); empty where it does.
+        of_uniform: the reference's entropy as a share of that of a uniform distribution over its vocabulary.
     """
 
     signed: tuple[float, ...] = ()
     compared: int = 0
     wrong: Mapping[str, str] = field(default_factory=dict)
     unknown: str = ""
+    of_uniform: float = 0.0
 
 
 def absolute_checks(record: Record, found: Absolute) -> Iterator[Check]:
     """What a first acceptance asserts besides the steps that need no baseline."""
+    yield check(
+        2,
+        "uniform",
+        found.of_uniform < MOST_OF_UNIFORM,
+        f"the reference's entropy is {100 * found.of_uniform:.1f} % of a uniform distribution's (allowed "
+        f"below {100 * MOST_OF_UNIFORM:g} %): it predicts nothing that quantization could spoil, and a gate "
+        f"on it tests nothing; give a trained model",
+    )
     if found.unknown:
         yield check(4, "oracle", True, f"casts not compared with the oracle: {found.unknown}")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -31,14 +32,17 @@ def absolute(session: Session, case: Case) -> Absolute:
 
     Raises as `measure_case` does.
     """
+    from mxcheck.evaluation.logits import vocabulary_of
     from mxcheck.evaluation.measure import evaluate
     from mxcheck.models.convert import convert
 
     recipe = session.measuring.recipe_of(case)
-    if (unknown := _unknown(recipe)) is not None:
-        return Absolute(unknown=unknown)
     bench = session.resident(case.model)
     tokens, reference = bench.text.tokens, bench.reference
+    vocabulary = vocabulary_of(bench.loaded.model)
+    of_uniform = reference.entropy / math.log(vocabulary) if vocabulary > 1 else 0.0
+    if (unknown := _unknown(recipe)) is not None:
+        return Absolute(unknown=unknown, of_uniform=of_uniform)
     together = recipe.sequences_a_pass or session.measuring.batch_size_of(case.model)
     conversion = convert(bench.loaded.model, recipe)
     try:
@@ -54,7 +58,7 @@ def absolute(session: Session, case: Case) -> Absolute:
             signed.append(found.kl)
     finally:
         conversion.undo()
-    return Absolute(signed=tuple(signed), compared=compared, wrong=wrong)
+    return Absolute(signed=tuple(signed), compared=compared, wrong=wrong, of_uniform=of_uniform)
 
 
 def _unknown(recipe: Recipe) -> str | None:

@@ -30,9 +30,13 @@ def failed(found: Absolute) -> list[tuple[int, str]]:
 
 def test_what_meets_the_oracle_and_its_own_error_passes() -> None:
     checks = list(absolute_checks(RECORD, SOUND))
-    assert [(one.step, one.key, one.passed) for one in checks] == [(4, "oracle", True), (5, "signs", True)]
-    assert checks[0].message == "640 values of cast operands equal the oracle's"
-    assert checks[1].message.startswith("KL 0.001000 nats/token is 1.00 of what the same errors with random")
+    assert [(one.step, one.key, one.passed) for one in checks] == [
+        (2, "uniform", True),
+        (4, "oracle", True),
+        (5, "signs", True),
+    ]
+    assert checks[1].message == "640 values of cast operands equal the oracle's"
+    assert checks[2].message.startswith("KL 0.001000 nats/token is 1.00 of what the same errors with random")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,7 @@ def test_an_operand_that_is_not_the_oracle_s_is_named() -> None:
 
 
 def test_what_a_library_casts_is_said_to_be_unknown() -> None:
-    (check,) = absolute_checks(RECORD, Absolute(unknown="bitsandbytes casts"))
+    _, check = absolute_checks(RECORD, Absolute(unknown="bitsandbytes casts"))
     assert check.passed
     assert check.message == "casts not compared with the oracle: bitsandbytes casts"
 
@@ -103,3 +107,10 @@ def test_a_line_of_what_a_library_casts() -> None:
     )
     assert "casts not compared: torch casts" in text
     assert tomllib.loads(text) == {"fp8_e4m3-B": {"kl": 0.2, "rise": 0.5}}
+
+
+@pytest.mark.parametrize("unknown", ["", "torch casts"])
+def test_a_reference_that_predicts_nothing_is_no_subject(unknown: str) -> None:
+    for share, red in ((0.98, []), (0.991, [(2, "uniform")])):
+        found = Absolute(signed=() if unknown else (0.001,), unknown=unknown, of_uniform=share)
+        assert failed(found) == red

@@ -185,6 +185,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Budget]] = {
     ("reference", "estimates"): (CONTRADICTING, CONTRADICTING, WIDE),
     ("gate", "figures"): full(counters=None, absent={"counters": "nobody knows"}),
     ("gate", "metrics"): example({"metrics": {"own": [1.0, 1.0, 1.0, 1.0]}}),
+    ("reference", "uniform"): (SAME, None, None),
     ("numerics", "oracle"): (SAME, None, None),
     ("budget", "signs"): (SAME, None, None),
     ("gate", "no bounds"): (SAME, SAME, None),
@@ -197,6 +198,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Budget]] = {
 
 #: What a first acceptance finds in the examples of those rows.
 FIRST = {
+    "uniform": Absolute(of_uniform=0.995),
     "oracle": Absolute(wrong={f"weights of {UP}": "1 of 64 values differ"}),
     "signs": Absolute(signed=(1.0,)),
 }
