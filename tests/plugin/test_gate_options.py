@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from gate_project import Project
 
+from mxcheck.gate.budget import read_bounds
+
 FEW = ("--mx-models", "ref-llama", "--mx-tier", "A", "--mx-max-samples", "2", "--mx-sequence-length", "32")
 LABEL = "length32+samples2"
 
@@ -71,17 +73,14 @@ def test_options_that_change_what_is_quantized(project: Project) -> None:
 
 def test_a_recipe_and_a_metric_of_one_s_own(project: Project) -> None:
     (project.directory / "pyproject.toml").write_text(PYPROJECT)
-    (project.directory / "budgets.toml").write_text("[default]\nw4a8 = { kl = 1 }\n")
     conftest = project.directory / "conftest.py"
     conftest.write_text(METRIC + conftest.read_text())
     words = (*FEW, "--mx-precision", "w4a8,fp4_e2m1", "--mx-weights-only", "--mx-metrics", "flipped")
-    # A budget is the user's to set.
-    run = project.gate(*words, "--mx-precision", "w4a8")
-    assert f"ref-llama-w4a8+{LABEL}: no budget for w4a8 of ref-llama; add `'w4a8' = " in run.output
-    words = (*words, "--mx-budgets", "budgets.toml")
     own, theirs = f"ref-llama-w4a8+{LABEL}", f"ref-llama-fp4_e2m1-A+weights-only+{LABEL}"
     run = project.gate(*words, "--snapshot-update")
     assert run.verdicts() == {theirs: "accepted", own: "accepted"}, run.output
+    # Our table has no line for it: its first acceptance made one.
+    assert read_bounds(project.baselines / "ref-llama")["default"].keys() == {f"w4a8+{LABEL}"}
     records = record_of(project, *words, "-n", "1")
     assert records[own]["tier"] is None
     assert records[own]["recipe"]["roles"]["mlp"]["activations"]["scale_rule"] == "rceil"
