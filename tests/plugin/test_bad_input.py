@@ -151,6 +151,15 @@ def test_own_model_end_to_end(project: Project) -> None:
     done = project.run("-m", "mxcheck.cli", "sample", "./my-model", "--sequences", "8", "--length", "32")
     assert done.returncode == 0, done.stderr
     narrow = ("--mx-models", "./my-model", "--mx-precision", "fp8_e4m3,bf16")
+    # Its weights are random: it predicts nothing, and is no subject for a gate without a reason.
+    run = project.gate(*narrow, "--snapshot-update")
+    assert (run.code, set(run.verdicts().values())) == (1, {"FAIL step 2"}), run.output
+    assert "of a uniform distribution's (allowed below 99 %)" in run.output
+    (project.baselines / "my-model" / "bounds.toml").write_text(
+        "".join(
+            f'{stage} = {{ kl = 1, reason = "a test" }}\n' for stage in ("bf16", "fp8_e4m3-A", "fp8_e4m3-B")
+        )
+    )
     run = project.gate(*narrow, "--snapshot-update")
     assert (run.code, set(run.verdicts().values())) == (0, {"accepted"}), run.output
     run = project.gate(*narrow, "-n", "2")

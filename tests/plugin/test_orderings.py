@@ -9,6 +9,7 @@ import pytest
 from gate_project import Project
 
 from mxcheck.gate.baseline import encode, read
+from mxcheck.gate.record import Record
 from mxcheck.gate.write import write_text
 
 LLAMA = ("-k", "test_ordering", "--mx-models", "ref-llama")
@@ -20,8 +21,13 @@ def swap(project: Project, lower: str, higher: str) -> None:
     paths = [project.baselines / f"{name}.json" for name in (lower, higher)]
     one, other = map(read, paths)
     for path, record, figures in zip(paths, (one, other), (other, one), strict=True):
-        changed = replace(record, kl=figures.kl, sequence_kl=figures.sequence_kl)
-        write_text(path, encode(changed))
+        write_text(path, encode(with_distances(record, figures)))
+
+
+def with_distances(record: Record, other: Record) -> Record:
+    """A record with another's KLs, and with the figures that a KL must agree with."""
+    names = ("kl", "sequence_kl", "predictions", "entropy", "top1_agreement")
+    return replace(record, **{name: getattr(other, name) for name in names})
 
 
 def failures(output: str) -> set[str]:
@@ -66,7 +72,7 @@ def test_a_step_that_equals_another_is_red(accepted: Project) -> None:
     """Not reversed, but no longer shown: one file's figures under two names."""
     here = accepted.baselines / "ref-neo"
     e4m3, e5m2 = (read(here / f"{name}-A.json") for name in ("fp8_e4m3", "fp8_e5m2"))
-    write_text(here / "fp8_e4m3-A.json", encode(replace(e4m3, sequence_kl=e5m2.sequence_kl)))
+    write_text(here / "fp8_e4m3-A.json", encode(with_distances(e4m3, e5m2)))
     run = accepted.gate("-k", "test_ordering and fp8_e4m3-A-below-fp8_e5m2-A", "--mx-models", "ref-neo")
     assert run.code == 1
     assert "ref-neo-fp8_e4m3-A-below-fp8_e5m2-A: undecided, expected: holds" in run.output
