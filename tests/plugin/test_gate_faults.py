@@ -76,7 +76,7 @@ def test_one_layer_not_converted(accepted: Project) -> None:
 def test_blocks_along_the_wrong_axis(accepted: Project) -> None:
     accepted.replace(
         "models/linear.py",
-        "axis, casts_of_weights = reduction_axis(module), ",
+        "axis, casts_of_weights = self.axis, ",
         "axis, casts_of_weights = -2, ",
     )
     steps, _ = failed_steps(accepted)

@@ -140,7 +140,8 @@ def test_recentre_rewrites_within_tolerance_only(project: Project) -> None:
 
 
 def test_what_layers_start_from_is_stored_at_the_first_acceptance_alone(project: Project) -> None:
-    """A run that accepts nothing stores nothing; where they are lost, this machine comes to the same ones."""
+    """A run that accepts nothing stores nothing; where they are lost, the cases are red until an update
+    stores them anew."""
     narrow = (
         *("--mx-models", "ref-llama", "--mx-max-samples", "2", "--mx-tier", "A"),
         *("--mx-precision", "mxint8"),
@@ -154,8 +155,12 @@ def test_what_layers_start_from_is_stored_at_the_first_acceptance_alone(project:
     path = project.baselines / "ref-llama" / name
     path.unlink()
     run = project.gate(*narrow)
-    assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
+    assert (run.code, set(run.verdicts().values())) == (1, {"FAIL corrupt"}), run.output
+    assert f"{path}, from which " in run.output
+    assert "is gone; restore it from version control" in run.output
     assert not states(project)
+    assert project.gate(*narrow, "--snapshot-update").code == 0
+    assert states(project).keys() == kept.keys()
 
     path.write_bytes(data[:-10])
     run = project.gate(*narrow)

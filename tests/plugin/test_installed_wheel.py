@@ -138,7 +138,7 @@ def test_model_suite(installed: Installed) -> None:
     baselines = installed.folder / "baselines" / "my-model"
     names = sorted(path.name for path in baselines.iterdir())
     (states,) = [name for name in names if name.startswith("states-")]
-    assert names == ["fp8_e4m3-A.json", states, "tokens.safetensors"]
+    assert names == ["bounds.toml", "fp8_e4m3-A.json", states, "tokens.safetensors"]
     assert " pass\n" in installed.pytest(*words, "-n", "1")
     red = installed.run("pytest", *(word.replace(":quantize", ":wrong") for word in words))
     assert red.returncode == 1, red.stdout

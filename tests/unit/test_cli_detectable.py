@@ -71,4 +71,4 @@ def test_what_is_not_there_is_refused_in_one_line(capsys: Capture, arguments: li
 def test_a_case_without_a_budget_is_refused_in_one_line(capsys: Capture) -> None:
     write_text(Path("baselines", FP8), encode(build_record(precision="unheard_of", tier=None)))
     assert main(["baselines", "detectable"]) == 2
-    assert "no budget for unheard_of of ref-llama" in capsys.readouterr().err
+    assert "no bounds for unheard_of of ref-llama" in capsys.readouterr().err
