@@ -31,7 +31,7 @@ def basis(root: Path, baselines: Path, *, selection: str, arguments: str, option
         commit=commit,
         changes=changes,
         sources=folder_digest(_PACKAGE),
-        baselines=folder_digest(baselines, "*.json"),
+        baselines=folder_digest(baselines, "*.[jt]*"),  # the records, and each model's bounds.toml
         selection=selection,
         arguments=arguments,
         options=options,

@@ -127,5 +127,8 @@ def test_the_basis_sees_package_and_baselines(
     assert before.sources != after.sources
     (root / "baselines").mkdir()
     (root / "baselines" / "fp32.json").write_text("{}")
-    assert found().baselines != after.baselines
+    with_a_record = found().baselines
+    assert with_a_record != after.baselines
+    (root / "baselines" / "bounds.toml").write_text("fp32 = { kl = 0 }")
+    assert found().baselines != with_a_record
     assert after.commit == head(root)
