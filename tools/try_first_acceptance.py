@@ -71,7 +71,7 @@ def _cast(*, weights: bool = True, only: int | None = None, **changes: object) -
             words = {"format": operand.format, "scale_rule": operand.spec(axis=-1).scale_rule} | changes
             name = str(words.pop("format"))
             module.cast = lambda x, name=name, words=words: mxcheck.fake_quantize(x, name, **words)
-            for original, quantized in module.weights() if weights else ():
+            for _, original, quantized in module.weights() if weights else ():
                 quantized.copy_(mxcheck.fake_quantize(original, name, **words))
 
     return broken
@@ -91,8 +91,27 @@ def _activations(cast: Callable[[Tensor, Tensor], Tensor], *, only: int | None =
 
 def _weights_of(number: int) -> Break:
     def broken(conversion: Conversion) -> None:
-        for original, quantized in list(modules(conversion))[number].weights():
+        for _, original, quantized in list(modules(conversion))[number].weights():
             quantized.copy_(original)
+
+    return broken
+
+
+def _bypassed(number: int) -> Break:
+    """Not converted after all: the module's own forward runs, or its own weights are back."""
+
+    def broken(conversion: Conversion) -> None:
+        method = list(modules(conversion))[number]._forward
+        method.replace(method.original)
+
+    return broken
+
+
+def _given_back(number: int) -> Break:
+    def broken(conversion: Conversion) -> None:
+        module = list(modules(conversion))[number]
+        for key, original in module._originals.items():
+            setattr(module.module, key, original)
 
     return broken
 
@@ -119,6 +138,8 @@ BROKEN: dict[str, Break] = {
     "no activation is cast": _activations(lambda x, _: x),
     "activations of one module are not cast": _activations(lambda x, _: x, only=3),
     "weights of one module are not cast": _weights_of(3),
+    "one module computes as before": _bypassed(3),
+    "one module has its weights back": _given_back(3),
     "the scale rule is floor": _cast(scale_rule="floor"),
     "values are truncated": _cast(rounding="zero"),
     "ties go away from zero": _cast(rounding="away"),

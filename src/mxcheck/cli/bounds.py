@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from mxcheck.cli.console import console
-from mxcheck.gate.absolute import first_bounds
+from mxcheck.gate.absolute import Absolute, bounds_lines, first_bounds
 from mxcheck.gate.baseline import BaselineError
 from mxcheck.gate.budget import load_budgets
-from mxcheck.gate.case import model_label
+from mxcheck.gate.case import named_model
 from mxcheck.gate.record import Record
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.reporting.baselines import read_directory
@@ -31,8 +32,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _bounds(options: argparse.Namespace) -> int:
-    """Exit code 0 where every accepted case has bounds and is within them, 1 otherwise."""
-    label = model_label(options.model)
+    """Exit code 0 where every accepted case has bounds and is within them, 1 otherwise. Lines for those that
+    have none follow the table."""
+    label, _ = named_model(options.model)
     accepted = read_directory(options.baselines / label)
     if not accepted:
         raise ValueError(
@@ -45,7 +47,7 @@ def _bounds(options: argparse.Namespace) -> int:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("whose")
     bounds = load_budgets(options.mx_budgets, own, baselines=options.baselines)
-    beyond = 0
+    beyond, lacking = 0, list[Record]()
     for name, record in accepted.items():
         if isinstance(record, BaselineError):
             beyond += 1
@@ -53,6 +55,8 @@ def _bounds(options: argparse.Namespace) -> int:
             print(f"mxcheck: {record}", file=sys.stderr)  # noqa: T201
             continue
         found = bounds.find(record.case)
+        if found is None and record.kl is not None:
+            lacking.append(record)
         within = found is not None and (record.kl is None or record.kl <= found.kl)
         beyond += not within
         table.add_row(
@@ -65,7 +69,14 @@ def _bounds(options: argparse.Namespace) -> int:
             style=None if within else "bold red",
         )
     console().print(table)
+    for record in lacking:
+        text = bounds_lines(record, first_bounds(record), Absolute(unknown="not tried"), today=_today())
+        print(text, end="")  # noqa: T201  (to be pasted)
     return 1 if beyond else 0
+
+
+def _today() -> date:
+    return datetime.now(tz=UTC).date()
 
 
 def _used(record: Record, bound: float | None) -> str:

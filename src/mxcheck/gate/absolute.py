@@ -56,6 +56,9 @@ def absolute_checks(record: Record, found: Absolute) -> Iterator[Check]:
         f"below {100 * MOST_OF_UNIFORM:g} %): it predicts nothing that quantization could spoil, and a gate "
         f"on it tests nothing; give a trained model",
     )
+    if record.kl is not None and not math.isfinite(record.kl):
+        yield check(5, "signs", False, f"KL {record.kl} nats/token is no cost that anything could be held to")
+        return
     if found.unknown:
         yield check(4, "oracle", True, f"casts not compared with the oracle: {found.unknown}")
         return

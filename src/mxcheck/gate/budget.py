@@ -103,13 +103,16 @@ def read_bounds(folder: Path) -> dict[str, Any]:
     line, for a file that cannot be read, and for a line that holds anything but bounds."""
     path = bounds_path(folder)
     try:
-        lines = tomllib.loads(path.read_text(encoding="utf-8"))
+        lines = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"bounds file {path}: {error}") from error
     for stage, entry in lines.items():
-        case_of(folder.name, stage)  # raises for what no case is called
+        try:
+            case_of(folder.name, stage)
+        except ValueError as error:
+            raise ValueError(f"bounds file {path}: {error}") from error
         _check_entry(entry, f"bounds file {path}: {stage!r}", {"kl", "rise", "reason"})
     return {"default": lines, "whose": str(path), "own": True}
 

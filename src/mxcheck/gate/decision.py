@@ -72,11 +72,12 @@ class Decision:
 
 
 def is_first(accepted: Accepted, budget: Budget | None, update: Update) -> bool:
-    """Whether this would be the first acceptance of a case: no baseline says what is right, and neither does
-    a table of bounds, or a line of the model's own with a reason."""
-    asked = (update.changed or update.missing) and not update.recentre
+    """Whether this would be the first acceptance of a case: no baseline that can be read says what is right,
+    and neither does a table of bounds, or a line of the model's own with a reason."""
+    asked = update.changed or (update.missing and not accepted.exists)
     unsaid = budget is None or (budget.own and not budget.reason)
-    return asked and unsaid and not accepted.exists
+    # a file that cannot be read says nothing
+    return asked and not update.recentre and unsaid and accepted.record is None
 
 
 def decide(

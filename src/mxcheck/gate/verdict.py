@@ -68,7 +68,7 @@ def judge(
     own_samples, bits = tuple(_own_samples(record)), tuple(_bits(record))
     bounds = tuple(_budget(record, budget)) if budget is not None else ()
     if budget is None and baseline is not None:
-        words = f"no bounds for {record.case.stage}: restore bounds.toml beside its baseline, or add the line"
+        words = f"no bounds for {record.case.stage}: restore bounds.toml beside its baseline, or add its line"
         bounds = (check(5, "no bounds", False, words),)
     alone = (*own_samples, *bits, *bounds, *absolute)
     if baseline is None:

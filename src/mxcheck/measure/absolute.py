@@ -67,8 +67,6 @@ def _unknown(recipe: Recipe) -> str | None:
         return f"{recipe.library} casts"
     if not recipe.operands:
         return "the recipe has no casts of operands"
-    if any(operand.rounding == "stochastic" for operand in recipe.operands):
-        return "stochastic rounding draws its errors"
     return None
 
 
@@ -132,26 +130,34 @@ def random_signs(conversion: Conversion, seed: int) -> Iterator[None]:
             assert isinstance(module, ConvertedLinear)
             operand = conversion.recipe.roles[conversion.replaced[name]].weights
             cast = activation_cast(operand, "eager", axis=module.axis)
-            plain = module.is_plain
-            if plain:
+            if module.is_plain:
                 undo.callback(module.activate)
                 module.revert()
                 undo.enter_context(_casting(module))
-            for original, quantized in module.weights():
-                weight = original if plain else quantized
-                undo.callback(weight.copy_, weight.clone())
-                # in place: products know a weight by its storage
-                weight.copy_(turned(original, cast(original)))
+            for key, original, weight in module.weights():
+                values = turned(original, cast(original))
+                if module.is_plain:
+                    # a parameter of its own: an embedding may share the module's
+                    setattr(module.module, key, torch.nn.Parameter(values, requires_grad=False))
+                else:
+                    undo.callback(weight.copy_, weight.clone())
+                    weight.copy_(values)  # in place: products know a weight by its storage
         yield
 
 
 @contextmanager
 def _casting(module: ConvertedLinear) -> Iterator[None]:
     """A linear module as it was before, but for its input and result, which its casts are applied to."""
-    linear = module.module
-    hooks = [linear.register_forward_pre_hook(lambda _, args: (module.cast(args[0]), *args[1:]))]
+
+    def before(
+        _: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+    ) -> tuple[tuple[Tensor], dict[str, Tensor]]:
+        (x,) = (*args, *kwargs.values())  # called `input` by nn.Linear, `x` by Conv1D
+        return (module.cast(x),), {}
+
+    hooks = [module.module.register_forward_pre_hook(before, with_kwargs=True)]
     if module.result is not None:
-        hooks.append(linear.register_forward_hook(lambda _, __, y: module.result(y)))
+        hooks.append(module.module.register_forward_hook(lambda _, __, y: module.result(y)))
     try:
         yield
     finally:
@@ -172,11 +178,12 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
     from mxcheck.models.linear import ConvertedLinear
     from mxcheck.models.products import undisturbed
 
-    compared, wrong = 0, dict[str, str]()
+    compared, wrong, met = 0, dict[str, str](), set[str]()
 
     def compare(words: str, x: Tensor, values: Tensor, operand: Operand | None, axis: int) -> None:
         nonlocal compared
         compared += x.numel()
+        met.add(words)
         if words not in wrong and (found := _difference(x, values, operand, axis)):
             wrong[words] = found
 
@@ -192,14 +199,26 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
     for name, module in conversion.modules.items():
         assert isinstance(module, ConvertedLinear)
         operand = conversion.recipe.roles[conversion.replaced[name]].weights
-        for original, quantized in module.weights():
+        for _, original, quantized in module.weights():
             chosen = _rows(original, module.axis)
             before, after = (
                 one.movedim(module.axis, -1).flatten(0, -2)[chosen] for one in (original, quantized)
             )
             compare(f"weights of {name}", before, after, operand, -1)
-    with torch.inference_mode(), _replaced_casts(conversion, replacement):
+    called: set[str] = set()
+    with ExitStack() as hooks, torch.inference_mode(), _replaced_casts(conversion, replacement):
+        for name, module in conversion.modules.items():
+            note = module.module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+            hooks.callback(note.remove)
         run(conversion.model, tokens[:1, :POSITIONS])
+    # a model may read a module's weights itself: what it does not call has no activations
+    idle = {
+        f"{what} of {name}"
+        for name in conversion.modules.keys() - called
+        for what in ("activations", "results")
+    }
+    expected = {words for _, _, words, _, _ in _operands(conversion)} - idle
+    wrong |= dict.fromkeys(sorted(expected - met), "never cast")
     return compared, wrong
 
 

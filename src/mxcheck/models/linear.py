@@ -103,12 +103,13 @@ class ConvertedLinear:
     def is_plain(self) -> bool:
         """Whether the unconverted module, given cast operands, computes the product: not experts, and not
         where a 16-bit module multiplies in fp32."""
-        return isinstance(self.module, (nn.Linear, Conv1D)) and not self._wide
+        in_16_bits = any(original.dtype.itemsize < 4 for original in self._originals.values())
+        return isinstance(self.module, (nn.Linear, Conv1D)) and not (self._wide and in_16_bits)
 
-    def weights(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each weight as it was, and as it takes part in the products."""
+    def weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """The name of each weight in its module, the weight as it was, and as the module has it now."""
         for key, original in self._originals.items():
-            yield original.detach(), self._quantized[key].detach()
+            yield key, original.detach(), self.module.get_parameter(key).detach()
 
     def _note_expert(self, x: Tensor, weight: Tensor) -> None:
         """Count the rows of `x` [..., rows, in], if `weight` is a slice of the first experts' weights, one

@@ -32,13 +32,12 @@ def settle(
     measure_noise: Callable[[], Noise],
     keep_inputs: Callable[[], None],
     measure_absolute: Callable[[], Absolute],
-    shared: Path,
 ) -> CaseResult:
     """Hold `record` against the file at `path`; write what is accepted to `target`, as `decide` has it.
 
     `keep_inputs` stores what an accepted record was measured from, before the record. `budget` is what the
     case may cost; None: nobody has said, and its first acceptance asserts what `measure_absolute` finds and
-    makes its line in the model's bounds.toml. All processes of the run see the folder `shared`.
+    makes its line in the model's bounds.toml.
     """
     update = Update(
         changed=snapshot.update_snapshots,
@@ -56,7 +55,7 @@ def settle(
         noise = with_earlier_noise(measure_noise(), record, path) if measured else kept
         keep_inputs()
         if found is not None:
-            add_bounds(record, found, target.parent, shared=shared)
+            add_bounds(record, found, target.parent)
         # Through syrupy, which compares texts first: an identical file is left alone.
         written = snapshot.use_extension(extension_for(target, holds=False)) == replace(record, noise=noise)
         assert written, "syrupy was asked to update"

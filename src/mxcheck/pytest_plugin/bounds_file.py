@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import tomllib
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock
@@ -10,20 +14,36 @@ from filelock import FileLock
 from mxcheck.gate.absolute import HEAD, Absolute, bounds_lines, first_bounds
 from mxcheck.gate.budget import bounds_path, read_bounds
 from mxcheck.gate.record import Record
-from mxcheck.gate.write import write_text
+from mxcheck.gate.write import write_whole
 
 
-def add_bounds(record: Record, found: Absolute, folder: Path, *, shared: Path) -> None:
+def add_bounds(record: Record, found: Absolute, folder: Path) -> None:
     """Add the line of a case that is accepted for the first time to the file in `folder`, the model's
-    baselines, unless it has one. What people wrote there stays as it is. Other workers, which see the folder
-    `shared`, add theirs at the same time.
+    baselines, unless it has one. What people wrote there stays as it is. Other workers and other runs of
+    this host may add theirs at the same time.
 
-    Raises ValueError where the file cannot be read, or the record has no KL.
+    Raises ValueError where the file cannot be read, where a line at its end would be another's (the file has
+    sections), and where the record has no KL.
     """
-    path = bounds_path(folder)
-    with FileLock(shared / f"bounds-{record.model}.lock"):
-        if record.case.stage in read_bounds(folder).get("default", {}):
+    path = bounds_path(folder).resolve()  # a link stays one
+    with FileLock(_lock(path)):
+        kept = read_bounds(folder).get("default", {})
+        stage = record.case.stage
+        if stage in kept:
             return
-        before = path.read_text(encoding="utf-8") if path.exists() else HEAD.format(model=record.model)
+        before = path.read_bytes().decode("utf-8-sig") if path.exists() else ""
         line = bounds_lines(record, first_bounds(record), found, today=datetime.now(tz=UTC).date())
-        write_text(path, before.rstrip("\n") + "\n" + line)
+        text = (before.rstrip() or HEAD.format(model=record.model).rstrip()) + "\n" + line
+        if tomllib.loads(text).keys() != {*kept, stage}:
+            raise ValueError(
+                f"{path}: has sections, so that no line can be added at its end; write lines such as "
+                f"`{line.strip().splitlines()[-1]}` before the first of them"
+            )
+        newline = "\r\n" if "\r\n" in before else "\n"
+        write_whole(path, text.replace("\r\n", "\n").replace("\n", newline).encode())
+
+
+def _lock(path: Path) -> Path:
+    """Beside no file of the repository, and the same for all runs of this user."""
+    name = sha256(str(path).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"mxcheck-{os.getuid()}-bounds-{name}.lock"

@@ -104,7 +104,6 @@ class GateSession:
             measure_noise=lambda: self._noise(record),
             keep_inputs=lambda: self.session.keep_states(case.model),
             measure_absolute=lambda: absolute(self.session, case),
-            shared=self.session.shared,
         )
 
     def _give_up(self, case: Case, error: BaseException) -> CaseResult:

@@ -35,8 +35,11 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
         lines.append(f"  if the change is meant, accept it with: {accept}")
     else:
         lines.append("  no update accepts this: it fails without any baseline")
-        if 5 in verdict.failed_steps:
+        failed = {check.key for check in failures}
+        if failed & {"KL budget", "rise budget"}:
             lines.append("  a budget of your own is given with --mx-budgets FILE (docs/gate.md)")
+        if failed & {"uniform", "oracle", "signs"}:
+            lines.append("  a line with a reason in the model's bounds.toml lets it in (docs/gate.md)")
     return "\n".join(lines)
 
 

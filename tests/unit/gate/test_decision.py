@@ -17,7 +17,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.baseline import decode, encode
 from mxcheck.gate.budget import Budget
-from mxcheck.gate.decision import Accepted, Update, decide, drift_of, read_accepted
+from mxcheck.gate.decision import Accepted, Update, decide, drift_of, is_first, read_accepted
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import Outcome
 from mxcheck.gate.verdict import judge
@@ -77,6 +77,27 @@ def test_the_end_of_a_case(
 def test_what_replaces_nothing_is_accepted_and_not_updated() -> None:
     decision = decide(MOVED, THERE, WIDE, CHANGED, replaces=False)  # another device class's own file
     assert (decision.result.outcome, decision.write) == (Outcome.ACCEPTED, "measured")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "budget", "update", "first"),
+    [
+        (NONE, None, CHANGED, True),
+        (NONE, None, MISSING, True),
+        (UNREADABLE, None, CHANGED, True),
+        (UNREADABLE, None, MISSING, False),  # it is there, and nothing is written
+        (THERE, None, CHANGED, False),
+        (NONE, None, Update(), False),
+        (NONE, None, RECENTRE, False),
+        (NONE, WIDE, CHANGED, False),
+        (NONE, replace(WIDE, own=True), CHANGED, True),
+        (NONE, replace(WIDE, own=True, reason="why"), CHANGED, False),
+    ],
+)
+def test_a_first_acceptance_is_one_that_nothing_guards(
+    accepted: Accepted, budget: Budget | None, update: Update, first: bool
+) -> None:
+    assert is_first(accepted, budget, update) is first
 
 
 def test_drift_is_shown_where_there_is_something_to_pair() -> None:
@@ -163,7 +184,6 @@ def test_a_baseline_is_read_once_and_a_record_judged_once(
             measure_noise=lambda: pytest.fail("no noise was to be measured"),
             keep_inputs=lambda: pytest.fail("nothing was to be kept"),
             measure_absolute=lambda: pytest.fail("it was accepted before"),
-            shared=path.parent,
         )
     assert result.outcome is outcome
     assert calls == {"judge": 1, "decode": 1}

@@ -120,3 +120,42 @@ def test_the_oracle_s_values(dtype: torch.dtype) -> None:
     assert torch.equal(by_the_oracle(x, Operand(format=BF16), -1), x.bfloat16().float())
     values = by_the_oracle(x, Operand(format="fp8_e4m3"), -1)
     assert values[0, :4].tolist() == [1.0, -0.3125, 448.0, 0.0]
+
+
+def test_a_module_that_is_called_by_name_is_measured_alike(session: Session) -> None:
+    """`linear(input=x)`, as some models write it."""
+    model = session.resident("ref-llama").loaded.model
+    tokens = session.resident("ref-llama").text.tokens[:1, :32]
+    conversion = convert(model, recipe("fp8_e4m3", tier="A"))
+    try:
+        with torch.inference_mode(), random_signs(conversion, 0):
+            by_position = model(tokens).logits
+        mlp = model.model.layers[0].mlp
+        before = mlp.forward
+        mlp.forward = lambda x: mlp.down_proj(input=mlp.act_fn(mlp.gate_proj(input=x)) * mlp.up_proj(input=x))
+        try:
+            with torch.inference_mode(), random_signs(conversion, 0):
+                assert torch.equal(model(tokens).logits, by_position)
+        finally:
+            mlp.forward = before
+    finally:
+        conversion.undo()
+
+
+def test_a_shared_weight_is_turned_in_the_module_alone() -> None:
+    """ref-neo's output embedding is its input embedding, which no recipe casts."""
+    measuring = Measuring(models={"ref-neo": "ref-neo"}, max_samples=1, device="cpu")
+    with Session(measuring) as session:
+        model = session.resident("ref-neo").loaded.model
+        embedding = model.get_input_embeddings().weight
+        assert model.get_output_embeddings().weight is embedding
+        before = embedding.detach().clone()
+        conversion = convert(model, recipe("fp8_e4m3", tier="linears"))
+        try:
+            with random_signs(conversion, 0):
+                assert torch.equal(model.get_input_embeddings().weight, before)
+                assert not torch.equal(model.get_output_embeddings().weight, before)
+        finally:
+            conversion.undo()
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        assert torch.equal(embedding, before)

@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def held(snapshot: SnapshotAssertion, tmp_path: Path) -> Settle:
+def held(snapshot: SnapshotAssertion) -> Settle:
     """`settle` under the options of a run, with a noise that is measured only if it is asked for."""
 
     def settled(
@@ -78,7 +78,6 @@ def held(snapshot: SnapshotAssertion, tmp_path: Path) -> Settle:
             measure_noise=measure_noise,
             keep_inputs=keep_inputs,
             measure_absolute=measure_absolute,
-            shared=tmp_path,
         )
 
     return settled
