@@ -51,7 +51,8 @@ def test_options_that_change_what_is_quantized(project: Project) -> None:
     assert run.verdicts() == {plain: "accepted", everywhere: "accepted"}, run.output
     # side by side
     rows = [line.split()[:3] for line in run.output.splitlines()]
-    lines = [row for row in rows if row[:1] == ["ref-llama"]]
+    reference, *lines = [row for row in rows if row[:1] == ["ref-llama"]]
+    assert reference[1] == "reference"
     assert lines == [
         ["ref-llama", "fp8_e4m3", name.removeprefix("ref-llama-fp8_e4m3-")] for name in (plain, everywhere)
     ]

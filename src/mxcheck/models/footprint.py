@@ -96,7 +96,7 @@ def footprint(
         if found is None:
             return None  # not complete: loading says so, by name
         parameters, vocabulary, heads, positions = found
-        text = _shape_of(tokens or source.tokens)
+        text = _shape_of(source.tokens or tokens)
         length = length or (text[1] if text else min(positions, 2048))
         sequences = min(sequences, text[0]) if text else sequences
         kept = min(_KEPT_LOGITS, sequences * length * vocabulary)

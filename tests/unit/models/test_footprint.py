@@ -67,6 +67,7 @@ def test_a_model_s_own_text_says_how_much_is_measured(tmp_path: Path) -> None:
     assert own.weight_bytes == unknown.weight_bytes
     assert own.working_bytes < 0.7 * unknown.working_bytes
     assert own.case_seconds < unknown.case_seconds / 100
+    assert known("ref-llama", tokens=tmp_path / "absent") == known("ref-llama")
     text.write_bytes(b"no tokens")
     assert known(str(folder), tokens=text) == known(str(folder), tokens=tmp_path / "absent") == unknown
 
