@@ -31,7 +31,7 @@ from mxcheck.models.recipe import Recipe, recipe
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.run.measuring import Measuring
 
-#: Sound recipes, listed before the first run: every format under two rules, all tiers, and what else casts.
+#: Sound recipes, listed before the first run: five formats under four rules, all tiers, and what else casts.
 SOUND: dict[str, Recipe] = {
     **{
         f"{name}-B+{rule}": recipe(name, tier="B", scale_rule=rule)
@@ -126,14 +126,15 @@ def _results(change: Callable[[Tensor], Tensor]) -> Break:
 
 
 def _rare_blocks(x: Tensor, cast: Tensor) -> Tensor:
-    """The scale of one block in 256 is twice too large."""
+    """One block in 256 is decoded by a scale that is twice too large."""
     blocks = torch.arange(-(-x.shape[-1] // 32), device=x.device)
     rows = torch.arange(x.numel() // x.shape[-1], device=x.device).reshape(*x.shape[:-1], 1)
     hit = ((rows * len(blocks) + blocks) % 256 == 0).repeat_interleave(32, -1)[..., : x.shape[-1]]
-    return torch.where(hit, mxcheck.fake_quantize(x / 2, "fp8_e4m3") * 2 * 1.0625, cast)
+    return torch.where(hit, 2 * cast, cast)
 
 
-#: Broken ways to do fp8_e4m3-B under rceil, listed before the first run.
+#: Broken ways to do fp8_e4m3-B under rceil. Twelve were listed before the first run; a module that computes
+#: as before, and one that has its weights back, were added when a reader found that they passed.
 BROKEN: dict[str, Break] = {
     "no activation is cast": _activations(lambda x, _: x),
     "activations of one module are not cast": _activations(lambda x, _: x, only=3),

@@ -60,7 +60,8 @@ class Verdict:
 def judge(
     record: Record, baseline: Record | None, budget: Budget | None, absolute: Sequence[Check] = ()
 ) -> Verdict:
-    """Every check that can be made; without a baseline, those that need none (steps 2, 3 and 5).
+    """Every check that can be made; without a baseline, those that need none: of steps 2, 3 and 5, and
+    `absolute`.
 
     `budget` None: nobody has said what the case may cost, which is wrong of a case that was accepted.
     `absolute`: what was asserted of a case that has neither baseline nor bounds.
