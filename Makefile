@@ -24,7 +24,7 @@ GPU_PYTHON ?= python3
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive real-model sensitivity false-alarms gpu-wheels gpu-check baselines budgets clean
+.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive real-model sensitivity false-alarms gpu-wheels gpu-check baselines bounds clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,10 +99,10 @@ gpu-check: ## six minutes on one GPU, by GPU_PYTHON=python3 as it is there; writ
 baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
 	$(OFFLINE) $(BIN)/pytest tests/models -n auto $(EVERYTHING) --snapshot-update
 
-budgets: $(STAMP) ## measure every stage and write the budget table; stop it at will, it goes on
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/propose_budgets.py build/budgets > build/budgets.toml
-	mv build/budgets.toml src/mxcheck/gate/budgets.toml
-	$(BIN)/python tools/budget_table.py
+bounds: $(STAMP) ## measure every stage and write our table of bounds; stop it at will, it goes on
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/propose_bounds.py build/bounds > build/bounds.toml
+	mv build/bounds.toml src/mxcheck/gate/bounds.toml
+	$(BIN)/python tools/bounds_table.py
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -35,7 +35,7 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         (("--mx-device", "gpu"), "unknown --mx-device 'gpu'; allowed: auto, cpu, cuda"),
         (("--mx-report", f"{__file__}/below"), f"{__file__} is no directory; name a directory"),
         (("--mx-precision", "bf16", "--mx-skip", "bf16"), "no precision is left"),
-        (("--mx-budgets", "none.toml"), "none.toml"),
+        (("--mx-bounds", "none.toml"), "none.toml"),
         (("--mx-datasets", "./none.txt"), "corpus file './none.txt' does not exist"),
         (("--mx-metrics", "none"), "unknown metric 'none'"),
         (("--mx-preset", "huge"), "unknown --mx-preset 'huge'; allowed: quick, medium, full, large"),

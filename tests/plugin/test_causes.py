@@ -150,8 +150,8 @@ def test_the_link_that_broke_is_named(
     assert named.removeprefix("  cause: ").startswith(says)
 
 
-def test_a_budget_that_was_tightened_is_named(accepted: Project) -> None:
+def test_bounds_that_were_tightened_are_named(accepted: Project) -> None:
     (accepted.directory / "tight.toml").write_text('[default]\n"fp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n')
-    run = accepted.gate(*CASE, "--mx-budgets", "tight.toml")
+    run = accepted.gate(*CASE, "--mx-bounds", "tight.toml")
     assert run.code == 1, run.output
-    assert "  cause: budget: nothing moved: the accepted figures are over this budget as well" in run.output
+    assert "  cause: bounds: nothing moved: the accepted figures are over these bounds as well" in run.output

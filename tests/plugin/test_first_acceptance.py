@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gate_project import PACKAGE, Project
 
-from mxcheck.gate.budget import read_bounds
+from mxcheck.gate.bounds_tables import read_bounds
 
 WORDS = (
     *("--mx-models", "./my-model", "--mx-precision", "fp8_e4m3,mxint8", "--mx-tier", "B"),
@@ -55,7 +55,7 @@ def test_from_the_first_run_to_the_gate(own: Project) -> None:
     _tighten(own)
     over = own.gate(*WORDS, "--snapshot-update")
     assert over.verdicts()["my-model-fp8_e4m3-B+samples4"] == "FAIL step 5"
-    assert "budget 0.001 (" in over.output
+    assert "bound 0.001 (" in over.output
     assert "my-model/bounds.toml)" in over.output
     assert bounds(own)["fp8_e4m3-B+samples4"] == {"kl": 0.001}
 
@@ -104,7 +104,7 @@ def test_measuring_alone_judges_nothing(own: Project) -> None:
     (own.directory / "tight.toml").write_text('[default]\n"mxint8-B" = { kl = 1e-9 }\n', encoding="utf-8")
     words = ("--mx-models", "./my-model", "--mx-precision", "mxint8", "--mx-tier", "B")
     run = own.gate(
-        *words, "--mx-max-samples", "2", "--mx-budgets", "tight.toml", "--mx-measure", "--mx-layers"
+        *words, "--mx-max-samples", "2", "--mx-bounds", "tight.toml", "--mx-measure", "--mx-layers"
     )
     assert run.code == 0, run.output
     assert set(run.verdicts().values()) == {"measured"}

@@ -146,13 +146,13 @@ def test_scoring_against_the_argmax_is_never_accepted(project: Project) -> None:
     assert not project.files()
 
 
-def test_a_broken_budget_is_never_accepted(project: Project) -> None:
-    budgets = project.directory / "tight.toml"
-    budgets.write_text('[default]\n"fp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n')
-    run = project.gate(*CASE, "--mx-budgets", "tight.toml", "--snapshot-update")
+def test_broken_bounds_are_never_accepted(project: Project) -> None:
+    bounds = project.directory / "tight.toml"
+    bounds.write_text('[default]\n"fp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n')
+    run = project.gate(*CASE, "--mx-bounds", "tight.toml", "--snapshot-update")
     assert run.code == 1
     assert run.verdicts() == {ID: "FAIL step 5"}
-    assert "step 5 (budget): KL to the reference" in run.output
+    assert "step 5 (bounds): KL to the reference" in run.output
     assert not project.files()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gate_project import Project
 
-from mxcheck.gate.budget import read_bounds
+from mxcheck.gate.bounds_tables import read_bounds
 
 FEW = ("--mx-models", "ref-llama", "--mx-tier", "A", "--mx-max-samples", "2", "--mx-sequence-length", "32")
 LABEL = "length32+samples2"
@@ -38,10 +38,10 @@ def record_of(project: Project, *words: str) -> dict[str, dict[str, Any]]:
 def test_options_that_change_what_is_quantized(project: Project) -> None:
     words = (
         *FEW, "--mx-precision", "fp8_e4m3", "--mx-block-size", "16", "--mx-attention",
-        "--mx-quantize-outputs", "--mx-global", "bf16", "--mx-budgets", "budgets.toml",
+        "--mx-quantize-outputs", "--mx-global", "bf16", "--mx-bounds", "bounds.toml",
     )  # fmt: skip
     # Each may have a line of its own.
-    (project.directory / "budgets.toml").write_text(
+    (project.directory / "bounds.toml").write_text(
         '[default]\nfp8_e4m3-A = { kl = 0 }\n"fp8_e4m3-A+attention+outputs" = { kl = 0.1 }\n'
         '"fp8_e4m3-A+attention+outputs+global-bf16" = { kl = 0.2 }\n'
     )

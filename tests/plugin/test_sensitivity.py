@@ -121,8 +121,8 @@ def test_what_changes_nothing_survives_everything(finished: Finished) -> None:
     assert not one["kernels"]["caught"]
     assert one["models"] == {"caught": False, "cases": [0, 8], "steps": []}
     assert one["full"]["cases"] == [0, 1], "it was taken to the full gate"
-    assert [one[alone] for alone in ("budget", "drift")] == [
-        {"seen": False, "margin": one["budget"]["margin"]},
+    assert [one[alone] for alone in ("bounds", "drift")] == [
+        {"seen": False, "margin": one["bounds"]["margin"]},
         {"seen": False, "margin": 0.0},
     ]
 

@@ -190,12 +190,12 @@ def test_a_run_that_dies_leaves_no_file_of_an_earlier_one(accepted: Project) -> 
     assert "mxcheck: missing in or below reports: shard-2-of-2.json " in output
 
 
-def test_other_budgets_or_another_cast_are_no_run_of_the_same(accepted: Project) -> None:
+def test_other_bounds_or_another_cast_are_no_run_of_the_same(accepted: Project) -> None:
     """They are no part of a case's name, and decide its verdict."""
     (accepted.directory / "mine.toml").write_text("[default]\nfp8_e4m3-A = { kl = 1.0 }\n")
     nothing = (*RUN, "-k", "no_such_case")
     assert shard(accepted, "1/2", *nothing).code == 5
-    for other in (("--mx-budgets", "mine.toml"), ("--mx-kernel", "torchao"), ("--snapshot-update",)):
+    for other in (("--mx-bounds", "mine.toml"), ("--mx-kernel", "torchao"), ("--snapshot-update",)):
         assert shard(accepted, "2/2", *nothing, *other).code == 5
         code, output = merge(accepted)
         assert code == 2, output

@@ -8,7 +8,7 @@ from typing import Any
 
 from sample_record import build_record
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome
@@ -43,7 +43,7 @@ def build_result(case: Case) -> CaseResult:
         case=case,
         outcome=Outcome.PASSED,
         record=build_record(model=case.model, precision=case.precision, tier=case.tier),
-        budget=Budget(kl=0.004, rise=0.01),
+        bounds=Bounds(kl=0.004, rise=0.01),
         drift=Drift(
             **dict.fromkeys(("median", "rms", "max", "median_bound", "rms_bound", "max_bound"), 1e-4)
         ),

@@ -39,9 +39,10 @@ def test_detectable(capsys: Capture) -> None:
     assert len(found) == 13
 
 
-def test_budgets_of_ones_own(capsys: Capture) -> None:
+@pytest.mark.parametrize("option", ["--mx-bounds", "--mx-budgets"], ids=["name", "former-name"])
+def test_bounds_of_ones_own(capsys: Capture, option: str) -> None:
     Path("mine.toml").write_text("[models.ref-llama]\nfp8_e4m3-B = { kl = 0.501 }\n")
-    assert main(["baselines", "detectable", "--mx-budgets", "mine.toml"]) == 0
+    assert main(["baselines", "detectable", option, "mine.toml"]) == 0
     assert row(capsys)[-1] == "5.0e-01"
 
 
@@ -49,7 +50,7 @@ def test_a_recipe_of_ones_own_is_known(capsys: Capture) -> None:
     write_text(Path("baselines", FP8), encode(build_record(precision="w4a8", tier=None)))
     Path("pyproject.toml").write_text('[tool.mxcheck.recipes.w4a8]\nmlp = { weights = "fp4_e2m1" }\n')
     Path("mine.toml").write_text("[default]\nw4a8 = { kl = 0.101 }\n")
-    assert main(["baselines", "detectable", "--mx-budgets", "mine.toml"]) == 0
+    assert main(["baselines", "detectable", "--mx-bounds", "mine.toml"]) == 0
     assert row(capsys)[-1] == "1.0e-01"
 
 
@@ -57,7 +58,7 @@ def test_a_recipe_of_ones_own_is_known(capsys: Capture) -> None:
     ("arguments", "words"),
     [
         pytest.param(["--baselines", "absent"], "baselines directory absent does not exist", id="directory"),
-        pytest.param(["--mx-budgets", "absent.toml"], "budgets file absent.toml", id="budgets"),
+        pytest.param(["--mx-bounds", "absent.toml"], "bounds file absent.toml", id="bounds"),
     ],
 )
 def test_what_is_not_there_is_refused_in_one_line(capsys: Capture, arguments: list[str], words: str) -> None:
@@ -68,7 +69,7 @@ def test_what_is_not_there_is_refused_in_one_line(capsys: Capture, arguments: li
     assert captured.err.count("\n") == 1
 
 
-def test_a_case_without_a_budget_is_refused_in_one_line(capsys: Capture) -> None:
+def test_a_case_without_bounds_is_refused_in_one_line(capsys: Capture) -> None:
     write_text(Path("baselines", FP8), encode(build_record(precision="unheard_of", tier=None)))
     assert main(["baselines", "detectable"]) == 2
     assert "no bounds for unheard_of of ref-llama" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mxcheck.cli import main
 from mxcheck.gate.baseline import read, seal_of
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.verdict import judge
@@ -125,11 +125,11 @@ def test_what_comes_out_equal_is_extended(
     code, rows, below = extend(capsys)
     assert (code, below) == (0, "")
     assert rows == {case.baseline.as_posix(): "extended 0" for case in paths}
-    budget = Budget(kl=1.0, rise=1.0)
+    bounds = Bounds(kl=1.0, rise=1.0)
     for case, path in paths.items():
         accepted, record = read(path), records[case]
         assert replace(accepted, environment=record.environment) == record
-        assert judge(replace(record, noise=None), accepted, budget).passed
+        assert judge(replace(record, noise=None), accepted, bounds).passed
     assert [path.parent for path in states()] == [Path("baselines/ref-llama")]
 
     before = {path: path.read_bytes() for path in [*paths.values(), *states()]}

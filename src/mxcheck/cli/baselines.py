@@ -12,7 +12,7 @@ from typing import Any
 from mxcheck.cli.console import console
 from mxcheck.cli.extend import extend
 from mxcheck.gate.baseline import BaselineError, read, states_path
-from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
 from mxcheck.models.zoo import REFERENCE_MODELS
@@ -41,7 +41,9 @@ def add_commands(commands: Any) -> None:
     seen = actions.add_parser(
         "detectable", help="the smallest change of each accepted case that would be seen"
     )
-    seen.add_argument("--mx-budgets", metavar="FILE", help="budgets of your own, as for the suite")
+    seen.add_argument(
+        "--mx-bounds", "--mx-budgets", metavar="FILE", help="bounds of your own, as for the suite"
+    )
     seen.set_defaults(run=_detectable)
 
     prune = actions.add_parser(
@@ -96,7 +98,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _detectable(options: argparse.Namespace) -> int:
     own = tuple(own_recipes(Path("pyproject.toml"), kernel="eager"))
     table = detectable_table(
-        read_directory(options.baselines), load_budgets(options.mx_budgets, own, baselines=options.baselines)
+        read_directory(options.baselines), load_bounds(options.mx_bounds, own, baselines=options.baselines)
     )
     console(at_least=200).print(table)
     return 0

@@ -13,7 +13,7 @@ from rich.table import Table
 from mxcheck.cli.console import console
 from mxcheck.gate.absolute import Absolute, bounds_lines, first_bounds
 from mxcheck.gate.baseline import BaselineError
-from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import named_model
 from mxcheck.gate.record import Record
 from mxcheck.pytest_plugin.own_recipes import own_recipes
@@ -22,13 +22,15 @@ from mxcheck.reporting.baselines import read_directory
 
 def add_commands(commands: Any) -> None:
     """Add it to the parser's commands."""
-    bounds = commands.add_parser(
+    command = commands.add_parser(
         "bounds", help="what each accepted case of a model costs, beside what it may cost"
     )
-    bounds.add_argument("model", help="directory, hub id or name, as the suite takes it")
-    bounds.add_argument("--baselines", type=Path, default=Path("baselines"), help="default: baselines")
-    bounds.add_argument("--mx-budgets", metavar="FILE", help="bounds of your own, as for the suite")
-    bounds.set_defaults(run=_bounds)
+    command.add_argument("model", help="directory, hub id or name, as the suite takes it")
+    command.add_argument("--baselines", type=Path, default=Path("baselines"), help="default: baselines")
+    command.add_argument(
+        "--mx-bounds", "--mx-budgets", metavar="FILE", help="bounds of your own, as for the suite"
+    )
+    command.set_defaults(run=_bounds)
 
 
 def _bounds(options: argparse.Namespace) -> int:
@@ -46,7 +48,7 @@ def _bounds(options: argparse.Namespace) -> int:
     for name in ("KL", "bound", "used", "twice the KL"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("whose")
-    bounds = load_budgets(options.mx_budgets, own, baselines=options.baselines)
+    bounds = load_bounds(options.mx_bounds, own, baselines=options.baselines)
     beyond, lacking = 0, list[Record]()
     for name, record in accepted.items():
         if isinstance(record, BaselineError):

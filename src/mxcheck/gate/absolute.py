@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from statistics import median
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check, check, some
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import rise
@@ -91,14 +91,14 @@ def share_of_signed(kl: float, found: Absolute) -> float:
     return kl / typical if typical else math.inf
 
 
-def first_bounds(record: Record) -> Budget:
+def first_bounds(record: Record) -> Bounds:
     """The bounds that a first acceptance proposes: twice what was measured, in two digits. The rise has the
     KL's, which it is expected to equal on the model's own samples, unless it is larger on other text. Raises
     ValueError where the record has no KL."""
     kl = two_digits_up(2 * max(record.exact_kl[0], 0.0))
     upper = rise(record)[2]
     wider = math.isfinite(upper) and not record.self_sampled and 2 * upper > kl
-    return Budget(kl=kl, rise=two_digits_up(2 * upper) if wider else kl)
+    return Bounds(kl=kl, rise=two_digits_up(2 * upper) if wider else kl)
 
 
 def two_digits_up(value: float) -> float:
@@ -118,7 +118,7 @@ HEAD = """\
 """
 
 
-def bounds_lines(record: Record, bounds: Budget, found: Absolute, *, today: date) -> str:
+def bounds_lines(record: Record, bounds: Bounds, found: Absolute, *, today: date) -> str:
     """A case's line in its model's `bounds.toml`, under a comment that says what it was made from."""
     stage = record.case.stage
     key = stage if stage.replace("-", "").replace("_", "").isalnum() else f'"{stage}"'

@@ -79,8 +79,8 @@ class Case:
         return what if self.kind == "recipe" else f"{self.kind}.{what}"
 
     @property
-    def budget_key(self) -> str:
-        """Its line of the budget table: options that quantize more may have one of their own; others do not
+    def bounds_key(self) -> str:
+        """Its line of a table of bounds: options that quantize more may have one of their own; others do not
         change what a precision may cost."""
         costly = [option for option in self.options if option in _COSTLY or option.startswith("global-")]
         return "+".join([self.plain, *costly])

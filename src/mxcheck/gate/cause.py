@@ -1,7 +1,7 @@
 """Which link of the chain broke, when a case is red: decided by the table of symptoms in causes.toml.
 
 The links are environment, weights, tokenizer, tokens, reference, conversion, numerics; what none of them
-explains lies with the budget or with the gate's own files.
+explains lies with the bounds or with the gate's own files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINKS = (
     "reference",
     "conversion",
     "numerics",
-    "budget",
+    "bounds",
     "gate",
 )
 
@@ -87,7 +87,7 @@ def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> froze
         "drift": bool(failed & {"losses", "KL"}),
         "layers": layers,
         "finer drift": layers or bool(failed & {"entropy", "top-1", "k3", "counts"}),
-        "over budget": bool(failed & {"KL budget", "rise budget"}),
+        "over bounds": bool(failed & {"KL bound", "rise bound"}),
         "changes bits": record.changes_bits is True,
         "library": _library(record) is not None,
         "whole model": not record.replaced,
@@ -95,9 +95,9 @@ def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> froze
     }
     if baseline is not None:
         facts |= _compared(record, baseline)
-        # A budget that these figures break is broken by accepted ones that are no better.
-        facts["accepted too"] = ("KL budget" not in failed or _no_better(record, baseline)) and (
-            "rise budget" not in failed or rise(baseline)[2] >= rise(record)[2]
+        # A bound that these figures break is broken by accepted ones that are no better.
+        facts["accepted too"] = ("KL bound" not in failed or _no_better(record, baseline)) and (
+            "rise bound" not in failed or rise(baseline)[2] >= rise(record)[2]
         )
     return frozenset(failed | {name for name, holds in facts.items() if holds})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mxcheck.gate.baseline import BaselineError, read, states_path
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check
 from mxcheck.gate.drift import Drift, drift
 from mxcheck.gate.record import Record
@@ -71,11 +71,11 @@ class Decision:
     write: Literal["", "measured", "accepted"] = ""
 
 
-def is_first(accepted: Accepted, budget: Budget | None, update: Update) -> bool:
+def is_first(accepted: Accepted, bounds: Bounds | None, update: Update) -> bool:
     """Whether this would be the first acceptance of a case: no baseline that can be read says what is right,
     and neither does a table of bounds, or a line of the model's own with a reason."""
     asked = update.changed or (update.missing and not accepted.exists)
-    unsaid = budget is None or (budget.own and not budget.reason)
+    unsaid = bounds is None or (bounds.own and not bounds.reason)
     # a file that cannot be read says nothing
     return asked and not update.recentre and unsaid and accepted.record is None
 
@@ -83,7 +83,7 @@ def is_first(accepted: Accepted, budget: Budget | None, update: Update) -> bool:
 def decide(
     record: Record,
     accepted: Accepted,
-    budget: Budget | None,
+    bounds: Bounds | None,
     update: Update,
     *,
     replaces: bool = True,
@@ -92,11 +92,11 @@ def decide(
     """What becomes of a case. `replaces` says whether a file lies where the record would go, `absolute` what
     was asserted of a case that is accepted for the first time (`is_first`).
 
-    What needs no baseline (the reference on its own samples, the conversion, the budget) is asserted before
-    every update: it can never accept a value that breaks its budget. Re-centring does the opposite: it
+    What needs no baseline (the reference on its own samples, the conversion, the bounds) is asserted before
+    every update: it can never accept a value that breaks its bounds. Re-centring does the opposite: it
     rewrites what passes against its baseline, and accepts nothing new.
     """
-    verdict = judge(record, accepted.record, budget, absolute)
+    verdict = judge(record, accepted.record, bounds, absolute)
     holds = accepted.record is not None and verdict.passed
     updating = update.changed or (update.missing and not accepted.exists)
     write: Literal["", "measured", "accepted"] = ""
@@ -118,7 +118,7 @@ def decide(
         outcome=outcome,
         failures=verdict.failures if outcome.red else (),
         record=record,
-        budget=budget,
+        bounds=bounds,
         drift=None if write == "measured" or accepted.record is None else drift_of(record, accepted.record),
     )
     return Decision(result=result, verdict=verdict, write=write)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from statistics import stdev
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.drift import drift
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import exponential, student_quantile
@@ -53,8 +53,8 @@ def minimal_detectable_effect(error: float, sequences: int) -> float:
     return (student_quantile(1 - LEVEL, degrees) + student_quantile(POWER, degrees)) * error
 
 
-def detectable(baseline: Record, budget: Budget) -> Detectable:
-    """What would be seen of the accepted case `baseline` under `budget`. Raises ValueError where it has no
+def detectable(baseline: Record, bounds: Bounds) -> Detectable:
+    """What would be seen of the accepted case `baseline` under `bounds`. Raises ValueError where it has no
     KL."""
     accepted_kl, _ = baseline.exact_kl
     sequences = len(baseline.sequence_losses)
@@ -76,7 +76,7 @@ def detectable(baseline: Record, budget: Budget) -> Detectable:
         loss_max_elsewhere=loss.max_bound,
         kl_median_elsewhere=kl.median_bound,
         kl_max_elsewhere=kl.max_bound,
-        kl_headroom=budget.kl - accepted_kl,
+        kl_headroom=bounds.kl - accepted_kl,
     )
 
 

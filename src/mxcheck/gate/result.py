@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.check import Check
 from mxcheck.gate.drift import Drift
@@ -43,7 +43,7 @@ class Outcome(StrEnum):
         return not self.green and self is not Outcome.SKIPPED
 
 
-_Figures = TypeVar("_Figures", Budget, Drift)
+_Figures = TypeVar("_Figures", Bounds, Drift)
 _GREEN = frozenset({Outcome.PASSED, Outcome.ACCEPTED, Outcome.UPDATED, Outcome.RECENTRED, Outcome.MEASURED})
 
 
@@ -56,7 +56,7 @@ class CaseResult:
         outcome: how it ended.
         failures: the checks that failed.
         record: what was measured; None where it ended before.
-        budget: what the precision may cost on this model.
+        bounds: what the precision may cost on this model.
         drift: how far the losses moved since they were accepted; None where there is nothing to pair.
         reason: why a case without figures has none, in one line.
         message: what a red or skipped case says, in several lines.
@@ -68,7 +68,7 @@ class CaseResult:
     outcome: Outcome
     failures: tuple[Check, ...] = ()
     record: Record | None = None
-    budget: Budget | None = None
+    bounds: Bounds | None = None
     drift: Drift | None = None
     reason: str = ""
     message: str = ""
@@ -100,7 +100,7 @@ class CaseResult:
             "outcome": self.outcome.value,
             "failures": [asdict(check) for check in self.failures],
             "record": None if self.record is None else self.record.as_dict(),
-            "budget": None if self.budget is None else asdict(self.budget),
+            "bounds": None if self.bounds is None else asdict(self.bounds),
             "drift": None if self.drift is None else asdict(self.drift),
         }
 
@@ -116,13 +116,13 @@ def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
     for name in ("seconds", "load_seconds"):
         if data[name] is not None:
             _check_number(name, data[name])
-    record, budget, drift = data["record"], data["budget"], data["drift"]
+    record, bounds, drift = data["record"], data["bounds"], data["drift"]
     result = CaseResult(
         case=Case(**{**data["case"], "options": tuple(data["case"]["options"])}),
         outcome=Outcome(data["outcome"]),
         failures=tuple(map(_failure, data["failures"])),
         record=None if record is None else record_from_dict(record),
-        budget=None if budget is None else _budget(budget),
+        bounds=None if bounds is None else _bounds(bounds),
         drift=None if drift is None else _figures(Drift, drift),
         reason=data["reason"],
         message=data["message"],
@@ -153,20 +153,20 @@ def _failure(data: Any) -> Check:
     return check
 
 
-def _budget(data: Any) -> Budget:
+def _bounds(data: Any) -> Bounds:
     """A case's bounds: two numbers, and where they are from."""
     if not isinstance(data, Mapping):
-        raise TypeError(f"a budget must be a dict, got {data!r:.40}")
+        raise TypeError(f"bounds must be a dict, got {data!r:.40}")
     for name, value in data.items():
         if name in ("whose", "reason"):
             if not isinstance(value, str):
-                raise TypeError(f"{name} of budget must be text, got {value!r:.40}")
+                raise TypeError(f"{name} of bounds must be text, got {value!r:.40}")
         elif name == "own":
             if not isinstance(value, bool):
-                raise TypeError(f"own of budget must be true or false, got {value!r:.40}")
+                raise TypeError(f"own of bounds must be true or false, got {value!r:.40}")
         else:
-            _check_number(f"{name} of budget", value)
-    return Budget(**data)
+            _check_number(f"{name} of bounds", value)
+    return Bounds(**data)
 
 
 def _figures(kind: type[_Figures], data: Any) -> _Figures:

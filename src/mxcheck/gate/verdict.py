@@ -1,4 +1,4 @@
-"""The gate's six steps, in order, as pure functions of a record, its accepted baseline and its budget."""
+"""The gate's six steps, in order, as pure functions of a record, its accepted baseline and its bounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check, changes, check, count_check, drift_check, some
 from mxcheck.gate.drift import drift
 from mxcheck.gate.held_casts import casts_held
@@ -21,7 +21,7 @@ STEPS = {
     2: "reference",
     3: "conversion",
     4: "casts",
-    5: "budget",
+    5: "bounds",
     6: "drift",
 }
 
@@ -58,20 +58,20 @@ class Verdict:
 
 
 def judge(
-    record: Record, baseline: Record | None, budget: Budget | None, absolute: Sequence[Check] = ()
+    record: Record, baseline: Record | None, bounds: Bounds | None, absolute: Sequence[Check] = ()
 ) -> Verdict:
     """Every check that can be made; without a baseline, those that need none: of steps 2, 3 and 5, and
     `absolute`.
 
-    `budget` None: nobody has said what the case may cost, which is wrong of a case that was accepted.
+    `bounds` None: nobody has said what the case may cost, which is wrong of a case that was accepted.
     `absolute`: what was asserted of a case that has neither baseline nor bounds.
     """
     own_samples, bits = tuple(_own_samples(record)), tuple(_bits(record))
-    bounds = tuple(_budget(record, budget)) if budget is not None else ()
-    if budget is None and baseline is not None:
+    costs = tuple(_bounds(record, bounds)) if bounds is not None else ()
+    if bounds is None and baseline is not None:
         words = f"no bounds for {record.case.stage}: restore bounds.toml beside its baseline, or add its line"
-        bounds = (check(5, "no bounds", False, words),)
-    alone = (*own_samples, *bits, *bounds, *absolute)
+        costs = (check(5, "no bounds", False, words),)
+    alone = (*own_samples, *bits, *costs, *absolute)
     if baseline is None:
         return Verdict(checks=alone, alone=alone)
     same = comparable(record, baseline)
@@ -82,7 +82,7 @@ def judge(
         *(*own_samples, _reference(record, baseline)),
         *(*bits, *_conversion(record, baseline)),
         *casts_held(record, baseline),
-        *bounds,
+        *costs,
         *figures_held(record, baseline),
     )
     return Verdict(checks=checks, alone=alone)
@@ -192,34 +192,34 @@ def _changed(record: Record, baseline: Record) -> list[str]:
     return [name for name in now.keys() | then.keys() if now.get(name) != then.get(name)]
 
 
-def _budget(record: Record, budget: Budget) -> Iterator[Check]:
+def _bounds(record: Record, bounds: Bounds) -> Iterator[Check]:
     if record.kl is not None:
         yield check(
             5,
-            "KL budget",
-            record.kl <= budget.kl,
-            f"KL to the reference {record.kl:.6f} nats/token, budget {budget.kl:g}{_whose(budget)}",
+            "KL bound",
+            record.kl <= bounds.kl,
+            f"KL to the reference {record.kl:.6f} nats/token, bound {bounds.kl:g}{_whose(bounds)}",
         )
     mean, error, upper = rise(record)
     held = mean if math.isinf(error) else upper  # one sequence has no error bar: its rise itself is held
-    bound = budget.rise + sampling_allowance(budget, record.scored_tokens)
+    bound = bounds.rise + sampling_allowance(bounds, record.scored_tokens)
     yield check(
         5,
-        "rise budget",
+        "rise bound",
         held <= bound,
         f"rise of the cross-entropy {mean:+.6f} ± {error:.6f}, upper 95 % bound {held:+.6f}, "
-        f"budget {budget.rise:g}{_whose(budget)} and for the sampling error of {record.scored_tokens} tokens "
-        f"{bound - budget.rise:.2g}",
+        f"bound {bounds.rise:g}{_whose(bounds)} and for the sampling error of {record.scored_tokens} tokens "
+        f"{bound - bounds.rise:.2g}",
     )
 
 
-def _whose(budget: Budget) -> str:
-    return f" ({budget.whose})" if budget.whose else ""
+def _whose(bounds: Bounds) -> str:
+    return f" ({bounds.whose})" if bounds.whose else ""
 
 
-def sampling_allowance(budget: Budget, scored_tokens: int) -> float:
-    """Four standard errors of the mean rise of a case at its KL budget, in nats per token.
+def sampling_allowance(bounds: Bounds, scored_tokens: int) -> float:
+    """Four standard errors of the mean rise of a case at its KL bound, in nats per token.
 
     On text sampled from p the rise log p - log q has, to second order, the mean KL and the variance 2 KL.
     """
-    return 4 * math.sqrt(2 * budget.kl / scored_tokens)
+    return 4 * math.sqrt(2 * bounds.kl / scored_tokens)

@@ -9,7 +9,7 @@ from pathlib import Path
 from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.absolute import Absolute, absolute_checks
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accepted
 from mxcheck.gate.earlier import with_earlier_noise
 from mxcheck.gate.record import Noise, Record
@@ -24,7 +24,7 @@ def settle(
     *,
     path: Path,
     target: Path,
-    budget: Budget | None,
+    bounds: Bounds | None,
     snapshot: SnapshotAssertion,
     recentre: bool,
     measure: bool,
@@ -35,7 +35,7 @@ def settle(
 ) -> CaseResult:
     """Hold `record` against the file at `path`; write what is accepted to `target`, as `decide` has it.
 
-    `keep_inputs` stores what an accepted record was measured from, before the record. `budget` is what the
+    `keep_inputs` stores what an accepted record was measured from, before the record. `bounds` is what the
     case may cost; None: nobody has said, and its first acceptance asserts what `measure_absolute` finds and
     makes its line in the model's bounds.toml.
     """
@@ -46,9 +46,9 @@ def settle(
         measure=measure,
     )
     accepted = read_accepted(path)
-    found = measure_absolute() if is_first(accepted, budget, update) else None
+    found = measure_absolute() if is_first(accepted, bounds, update) else None
     absolute = () if found is None else tuple(absolute_checks(record, found))
-    decision = decide(record, accepted, budget, update, replaces=target.exists(), absolute=absolute)
+    decision = decide(record, accepted, bounds, update, replaces=target.exists(), absolute=absolute)
     if decision.write:
         kept = None if accepted.record is None else accepted.record.noise
         measured = decision.write == "measured"

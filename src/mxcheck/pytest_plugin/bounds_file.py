@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from mxcheck.gate.absolute import HEAD, Absolute, bounds_lines, first_bounds
-from mxcheck.gate.budget import bounds_path, read_bounds
+from mxcheck.gate.bounds_tables import bounds_path, read_bounds
 from mxcheck.gate.record import Record
 from mxcheck.gate.write import write_whole
 

@@ -102,7 +102,7 @@ VALUES = {
     ),
     "shard": ("1/1", "model suite: i/N runs the i-th of N parts, split by whole models; needs --mx-report"),
     "baselines": ("baselines", "directory of accepted baselines, relative to pytest's root directory"),
-    "budgets": ("ours", "TOML file whose budgets go before ours"),
+    "bounds": ("ours", "TOML file whose bounds go before ours"),
 }
 FLAGS = {
     "mlp-only": "model suite: the same as --mx-tier A",
@@ -116,6 +116,9 @@ FLAGS = {
     "layers": "model suite: after the table, each case's layers by what its casts cost in them",
     "debug": "model suite: list every replaced module after the run, and those left as they are",
 }
+
+#: Former names of options, which are still taken.
+FORMER = {"bounds": "budgets"}
 
 #: Presets that are there without an ini file; one of the same name there goes before.
 PRESETS = {
@@ -140,8 +143,14 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(_key(name), text, type="linelist", default=[])
     for name, (default, text) in VALUES.items():
         described = text.format(presets=", ".join(PRESETS))
-        group.addoption(f"--mx-{name}", metavar="VALUE", help=f"{described} (default: {default})")
-        parser.addini(_key(name), described, default="")
+        names = [f"--mx-{each}" for each in (name, FORMER.get(name)) if each]
+        group.addoption(*names, metavar="VALUE", help=f"{described} (default: {default})")
+        parser.addini(
+            _key(name),
+            described,
+            default="",
+            aliases=[_key(FORMER[name])] if name in FORMER else [],
+        )
     for name, text in FLAGS.items():
         group.addoption(f"--mx-{name}", action="store_true", help=text)
     group.addoption("--no-mx", action="store_true", help="the same as --mx-skip mx")
@@ -245,6 +254,7 @@ def _preset(config: pytest.Config) -> dict[str, list[str]]:
     while words:
         word, equals, value = words.pop(0).partition("=")
         name = word.removeprefix("--mx-")
+        name = next((now for now, former in FORMER.items() if former == name), name)
         if word == "--no-mx":
             options.setdefault("skip", []).append("mx")
             continue

@@ -13,7 +13,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.baseline import baseline_paths
-from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.canaries.check import broken_gate
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
@@ -96,7 +96,7 @@ class GateSession:
             record,
             path=path,
             target=target,
-            budget=load_budgets(settings.budgets, settings.own, baselines=settings.baselines).find(case),
+            bounds=load_bounds(settings.bounds, settings.own, baselines=settings.baselines).find(case),
             snapshot=snapshot,
             recentre=settings.recentre,
             measure=settings.measure,

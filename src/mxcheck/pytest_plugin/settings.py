@@ -14,7 +14,7 @@ from mxcheck.conformance.cells import LEVELS
 from mxcheck.evaluation.corpus_names import CorpusChoice, corpus_choice
 from mxcheck.evaluation.metrics import check_metrics
 from mxcheck.formats.choices import choose
-from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
 from mxcheck.models.recipe import Recipe
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
@@ -65,7 +65,7 @@ class Settings:
     shard: Shard | None  # None: the whole run
     whole: tuple[Case, ...]  # the cases of all shards
     baselines: Path
-    budgets: str | None
+    bounds: str | None
     recentre: bool
     measure: bool
     layers: bool
@@ -170,7 +170,7 @@ def _read(config: pytest.Config) -> Settings:
         shard=shard,
         whole=tuple(whole),
         baselines=config.rootpath / (options.value("baselines") or "baselines"),
-        budgets=_budgets(config, options, own),
+        bounds=_bounds(config, options, own),
         recentre=options.flag("recentre"),
         measure=options.flag("measure"),
         layers=options.flag("layers"),
@@ -200,11 +200,11 @@ def _changes(options: Options) -> Changes:
     )
 
 
-def _budgets(config: pytest.Config, options: Options, own: Mapping[str, Recipe]) -> str | None:
-    path = options.value("budgets")
+def _bounds(config: pytest.Config, options: Options, own: Mapping[str, Recipe]) -> str | None:
+    path = options.value("bounds")
     if path:
         path = str(config.rootpath / path)
-    load_budgets(path or None, tuple(own))
+    load_bounds(path or None, tuple(own))
     return path or None
 
 

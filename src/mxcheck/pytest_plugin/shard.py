@@ -121,12 +121,12 @@ class ShardReport:
 
 def _deciding(run: Settings, *, updates: bool) -> str:
     """The options that decide a verdict and are no part of a case's name."""
-    budgets = sha256(Path(run.budgets).read_bytes()).hexdigest()[:16] if run.budgets else "ours"
+    bounds = sha256(Path(run.bounds).read_bytes()).hexdigest()[:16] if run.bounds else "ours"
     words = {
         "kernel": run.kernel,
         "device": run.device,
         "metrics": ", ".join(run.metrics) or "none",
-        "budgets": budgets,
+        "bounds": bounds,
         "baselines": "accepted anew" if updates else "as accepted",
     }
     return "; ".join(f"{name} {value}" for name, value in words.items())

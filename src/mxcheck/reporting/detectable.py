@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mxcheck.gate.baseline import BaselineError
-from mxcheck.gate.budget import Budgets
+from mxcheck.gate.bounds_tables import BoundsTables
 from mxcheck.gate.detectable import Detectable, detectable
 from mxcheck.gate.record import Record
 from mxcheck.reporting.baselines import Baselines
@@ -36,8 +36,8 @@ _CAPTION = (
 )
 
 
-def detectable_table(baselines: Baselines, budgets: Budgets) -> Table:
-    """A row a case. Raises ValueError where a case has no budget."""
+def detectable_table(baselines: Baselines, bounds: BoundsTables) -> Table:
+    """A row a case. Raises ValueError where a case has no bounds."""
     table = Table("baseline", box=None, pad_edge=False, caption=_CAPTION, caption_justify="left")
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
@@ -45,7 +45,7 @@ def detectable_table(baselines: Baselines, budgets: Budgets) -> Table:
         if isinstance(record, Record) and record.kl is None:
             table.add_row(f"{name}: no KL")
         elif isinstance(record, Record):
-            table.add_row(name, *_cells(_seen(record, budgets)))
+            table.add_row(name, *_cells(_seen(record, bounds)))
         else:
             table.add_row(f"{name}: unreadable", style="bold red")
     if troubles := [str(record) for record in baselines.values() if isinstance(record, BaselineError)]:
@@ -55,8 +55,8 @@ def detectable_table(baselines: Baselines, budgets: Budgets) -> Table:
     return table
 
 
-def _seen(record: Record, budgets: Budgets) -> Detectable:
-    return detectable(record, budgets.of(record.case))
+def _seen(record: Record, bounds: BoundsTables) -> Detectable:
+    return detectable(record, bounds.of(record.case))
 
 
 def _cells(seen: Detectable) -> list[str]:

@@ -60,7 +60,7 @@ class Detection:
     Attributes:
         kernels: the kernel suite at `quick`, on the fault's formats; it did not run where there are none.
         models: the reduced model suite.
-        budget: step 5 alone.
+        bounds: step 5 alone.
         drift: step 6 alone on the accepting machine, where nothing may move.
         drift_elsewhere: step 6 alone on a machine that multiplies otherwise: only the noise bounds hold.
         full: the full gate, which only survivors of the reduced one are taken to.
@@ -72,7 +72,7 @@ class Detection:
     what: str
     kernels: KernelSight
     models: ModelSight
-    budget: Sight
+    bounds: Sight
     drift: Sight
     drift_elsewhere: Sight
     full: ModelSight | None = None

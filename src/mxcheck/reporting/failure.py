@@ -36,8 +36,8 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
     else:
         lines.append("  no update accepts this: it fails without any baseline")
         failed = {check.key for check in failures}
-        if failed & {"KL budget", "rise budget"}:
-            lines.append("  a budget of your own is given with --mx-budgets FILE (docs/gate.md)")
+        if failed & {"KL bound", "rise bound"}:
+            lines.append("  bounds of your own are given with --mx-bounds FILE (docs/gate.md)")
         if failed & {"uniform", "oracle", "signs"}:
             lines.append("  a line with a reason in the model's bounds.toml lets it in (docs/gate.md)")
     return "\n".join(lines)

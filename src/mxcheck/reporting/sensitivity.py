@@ -27,19 +27,19 @@ _CAUGHT: Mapping[str, Callable[[Detection], bool]] = {
     "neither": lambda one: one.stage == "never",
 }
 _ALONE: Mapping[str, Callable[[Detection], bool]] = {
-    "budget alone": lambda one: one.budget.seen,
+    "bounds alone": lambda one: one.bounds.seen,
     "drift alone": lambda one: one.drift.seen,
     "drift elsewhere": lambda one: one.drift_elsewhere.seen,
 }
 GROUP_COLUMNS = ("group", "faults", *_CAUGHT, "caught", *_ALONE)
 MATRIX_COLUMNS = (
     *("fault", "what is wrong", "kernel suite", "model suite: steps"),
-    *("budget alone", "drift alone", "drift elsewhere", "caught by"),
+    *("bounds alone", "drift alone", "drift elsewhere", "caught by"),
 )
 _WHAT = (
     "kernel suite: red cells of those of the fault's formats, and mismatches by element in the worst of "
     "them. model suite: the steps of docs/gate.md that failed, over all cases of the reduced gate. "
-    "budget, drift alone: whether step 5 or step 6 would have seen it without the others, drift on the "
+    "bounds, drift alone: whether step 5 or step 6 would have seen it without the others, drift on the "
     "accepting machine and elsewhere, on one that multiplies otherwise; in brackets the worst figure over "
     "its bound."
 )
@@ -70,7 +70,7 @@ def matrix_row(one: Detection) -> tuple[str, ...]:
         one.what,
         _kernels(one.kernels),
         _models(one.models),
-        *(_sight(sight) for sight in (one.budget, one.drift, one.drift_elsewhere)),
+        *(_sight(sight) for sight in (one.bounds, one.drift, one.drift_elsewhere)),
         f"full gate: {_models(one.full)}" if one.full is not None and one.stage == "full" else one.stage,
     )
 

@@ -44,7 +44,7 @@ def results_table(rows: Sequence[CaseResult], *, wide: bool = False) -> Table:
         "top-1 %",
         "sat. %",
         "weights",
-        "budget",
+        "bounds",
         "drift",
     ):
         table.add_column(name, justify="right", no_wrap=True)
@@ -90,8 +90,8 @@ def _wide(row: CaseResult) -> list[str]:
 
 _CAPTION = (
     "cross-entropy, entropy, KL in nats/token; change: perplexity against the reference; sat.: elements of "
-    "cast operands that saturated; weights: bytes of all weights, packed, beside those as loaded; budget: "
-    "share of the KL budget used; drift: rms change of sequence losses since accepted"
+    "cast operands that saturated; weights: bytes of all weights, packed, beside those as loaded; bounds: "
+    "KL in % of its bound; drift: rms change of sequence losses since accepted"
 )
 
 
@@ -120,7 +120,7 @@ def _cells(row: CaseResult, metrics: Sequence[str]) -> list[str]:
         figure(record.top1_agreement, ".2f", times=100),
         _saturated(record),
         f"{100 * record.weight_bytes / record.original_bytes:.0f}%",
-        "" if row.budget is None else _share(record.kl, row.budget.kl),
+        "" if row.bounds is None else _share(record.kl, row.bounds.kl),
         "" if row.drift is None else ("0" if row.drift.rms == 0 else f"{row.drift.rms:.0e}"),
         *(f"{fmean(record.metrics[metric]):.6g}" if metric in record.metrics else "" for metric in metrics),
         row.word,
@@ -141,8 +141,8 @@ def _saturated(record: Record) -> str:
     return f"{100 * sum(one.saturated for one in counted) / elements:.2f}" if elements else ""
 
 
-def _share(kl: float | None, budget: float) -> str:
-    return "-" if kl is None or budget == 0 else f"{100 * kl / budget:.0f}%"
+def _share(kl: float | None, bound: float) -> str:
+    return "-" if kl is None or bound == 0 else f"{100 * kl / bound:.0f}%"
 
 
 def skipped_lines(rows: Sequence[CaseResult]) -> list[str]:

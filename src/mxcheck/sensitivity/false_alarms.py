@@ -51,7 +51,7 @@ def summarise(
     }
     if data["exit_code"] and not (red or true or anew):
         red["the run"] = f"pytest ended with exit code {data['exit_code']}, and no case is red"
-    budgets = {one.case.id: one.budget for one in results if one.budget is not None}
+    bounds = {one.case.id: one.bounds for one in results if one.bounds is not None}
     shares: dict[str, tuple[float, str]] = {}
     alike, worst = 0, 0.0
     for name, record in records.items():
@@ -60,7 +60,7 @@ def summarise(
         except (FileNotFoundError, BaselineError) as error:
             red[name] = str(error)
             continue
-        verdict = judge(record, accepted, budgets[name])
+        verdict = judge(record, accepted, bounds[name])
         if not verdict.passed:
             red[name] = "; ".join(f"step {check.step}: {check.message}" for check in verdict.failures)
         worst = max(worst, drift(record, accepted, "loss").rms)

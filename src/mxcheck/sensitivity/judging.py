@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mxcheck.gate.baseline import read
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.drift import drift
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult
@@ -33,11 +33,11 @@ def detection(
     accepted: Path,
 ) -> Detection:
     """What saw a fault. `healthy` is the same model suite without it, `accepted` are its baselines."""
-    budgets = {one.case: one.budget for one in healthy.results if one.budget is not None}
+    bounds = {one.case: one.bounds for one in healthy.results if one.bounds is not None}
     pairs = [
-        (one.record, read(accepted / one.case.baseline), budgets[one.case])
+        (one.record, read(accepted / one.case.baseline), bounds[one.case])
         for one in models.results
-        if one.record is not None and one.case in budgets
+        if one.record is not None and one.case in bounds
     ]
     return Detection(
         name=fault.name,
@@ -46,7 +46,7 @@ def detection(
         survives=fault.survives,
         kernels=KernelSight(caught=False) if kernels is None else kernel_sight(kernels),
         models=model_sight(models),
-        budget=_worst([budget_sight(record, budget) for record, _, budget in pairs]),
+        bounds=_worst([bounds_sight(record, bounds) for record, _, bounds in pairs]),
         drift=_worst([drift_sight(_here(record, baseline), baseline) for record, baseline, _ in pairs]),
         drift_elsewhere=_worst(
             [drift_sight(replace(record, arithmetic="another"), baseline) for record, baseline, _ in pairs]
@@ -96,13 +96,13 @@ def _steps(result: CaseResult) -> Sequence[str]:
     return ("canaries",) if "canar" in result.message.lower() else ("error",)
 
 
-def budget_sight(record: Record, budget: Budget) -> Sight:
+def bounds_sight(record: Record, bounds: Bounds) -> Sight:
     """Step 5 alone: KL and the rise of the cross-entropy."""
-    failed = judge(record, None, budget).failed_steps
+    failed = judge(record, None, bounds).failed_steps
     mean, error, upper = rise(record)
     held = mean if math.isinf(error) else upper
-    allowed = budget.rise + sampling_allowance(budget, record.scored_tokens)
-    return Sight(seen=5 in failed, margin=max(_share(record.exact_kl[0], budget.kl), _share(held, allowed)))
+    allowed = bounds.rise + sampling_allowance(bounds, record.scored_tokens)
+    return Sight(seen=5 in failed, margin=max(_share(record.exact_kl[0], bounds.kl), _share(held, allowed)))
 
 
 def drift_sight(record: Record, baseline: Record) -> Sight:

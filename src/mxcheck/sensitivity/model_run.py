@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mxcheck.gate.baseline import baseline_paths, encode
-from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.canaries.check import broken_gate
 from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Update, decide, read_accepted
@@ -62,8 +62,8 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     case, measuring = record.case, session.measuring
     path, target = baseline_paths(measuring.baselines, case, session.device_class)
     accepted = read_accepted(path)
-    budget = load_budgets().of(case)
-    decision = decide(record, accepted, budget, Update(changed=update), replaces=target.exists())
+    bounds = load_bounds().of(case)
+    decision = decide(record, accepted, bounds, Update(changed=update), replaces=target.exists())
     if decision.write:
         cases = {one.id: one for one in _of_model(measuring, case.model, session)}
         noise = noise_of(session, record, cases, gpus=())

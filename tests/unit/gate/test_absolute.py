@@ -18,7 +18,7 @@ from mxcheck.gate.absolute import (
     share_of_signed,
     two_digits_up,
 )
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 
 RECORD = build_record()  # KL 0.001
 SOUND = Absolute(signed=(0.001, 0.0011, 0.0009), compared=640)
@@ -82,7 +82,7 @@ def test_two_digits_up(value: float, up: float) -> None:
 
 
 def test_bounds_are_twice_what_was_measured() -> None:
-    assert first_bounds(RECORD) == Budget(kl=0.002, rise=0.002)
+    assert first_bounds(RECORD) == Bounds(kl=0.002, rise=0.002)
 
 
 def test_the_rise_on_other_text_has_its_own() -> None:
@@ -103,7 +103,7 @@ def test_a_line_is_toml_and_says_what_it_was_made_from(options: list[str]) -> No
 
 def test_a_line_of_what_a_library_casts() -> None:
     text = bounds_lines(
-        RECORD, Budget(kl=0.2, rise=0.5), Absolute(unknown="torch casts"), today=date(2026, 1, 2)
+        RECORD, Bounds(kl=0.2, rise=0.5), Absolute(unknown="torch casts"), today=date(2026, 1, 2)
     )
     assert "casts not compared: torch casts" in text
     assert tomllib.loads(text) == {"fp8_e4m3-B": {"kl": 0.2, "rise": 0.5}}

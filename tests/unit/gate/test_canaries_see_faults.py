@@ -28,7 +28,7 @@ from mxcheck.sensitivity.fault_place import (
 )
 
 VERDICT, DRIFT, STATISTICS = "mxcheck.gate.verdict", "mxcheck.gate.drift", "mxcheck.gate.statistics"
-BUDGET, CASE, BASELINE = "mxcheck.gate.budget", "mxcheck.gate.case", "mxcheck.gate.baseline"
+BOUNDS, CASE, BASELINE = "mxcheck.gate.bounds_tables", "mxcheck.gate.case", "mxcheck.gate.baseline"
 DECISION, NOISE = "mxcheck.gate.decision", "mxcheck.gate.noise"
 INPUTS, HELD_CASTS, HELD = "mxcheck.gate.inputs", "mxcheck.gate.held_casts", "mxcheck.gate.held_figures"
 PREDICTIONS, SUBLAYERS = "mxcheck.gate.predictions", "mxcheck.gate.sublayers"
@@ -173,7 +173,7 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ((call("figures_held"), argument(2)), "record", "drift-down-elsewhere"),
         ((call("_own_samples"),), "()", "other-tokens"),
         ((call("_bits"),), "()", "nothing-quantized"),
-        ((call("_budget"),), "()", "kl-over"),
+        ((call("_bounds"),), "()", "kl-over"),
     ],
     f"{INPUTS}:fingerprints": [
         ((operation("|"),), "record.fingerprints.keys()", "tokens-missing"),
@@ -230,10 +230,10 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ((condition("self_sampled"),), "False", "k3-text-of-others"),
         ((condition("found"),), "False", "k3-alone"),
     ],
-    f"{VERDICT}:_budget": [
-        ((comparison("kl", nth=2),), "record.kl <= 10 * budget.kl", "kl-over"),
-        ((comparison("kl", nth=2),), "record.kl <= 1.02 * budget.kl", "kl-over-alone"),
-        ((comparison("kl", nth=2),), "not record.kl > budget.kl", "kl-not-a-number"),
+    f"{VERDICT}:_bounds": [
+        ((comparison("kl", nth=2),), "record.kl <= 10 * bounds.kl", "kl-over"),
+        ((comparison("kl", nth=2),), "record.kl <= 1.02 * bounds.kl", "kl-over-alone"),
+        ((comparison("kl", nth=2),), "not record.kl > bounds.kl", "kl-not-a-number"),
         ((comparison("held"),), "held <= 10 * bound", "rise-over"),
         ((comparison("held"),), "abs(held) <= bound", "fall"),
         ((comparison("held"),), "True", "rise-of-one"),
@@ -459,19 +459,19 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ((operation("/"),), "stdev(values)", "rise-within"),
         ((call("sqrt"),), "len(values)", "mean"),
     ],
-    f"{BUDGET}:Budgets.find": [
-        ((value("theirs"),), "it[::-1]", "budget-theirs"),
+    f"{BOUNDS}:BoundsTables.find": [
+        ((value("theirs"),), "it[::-1]", "bounds-theirs"),
     ],
-    f"{BUDGET}:_of": [
-        ((mention("max"),), "min", "budget-fewer"),
-        ((call("range"),), "range(1)", "budget-own"),
+    f"{BOUNDS}:_of": [
+        ((mention("max"),), "min", "bounds-fewer"),
+        ((call("range"),), "range(1)", "bounds-own"),
     ],
-    f"{BUDGET}:_line": [
-        ((condition("section"), loop()), "it[::-1]", "budget-model"),
-        ((constant("rise"),), "''", "budget-rise"),
+    f"{BOUNDS}:_line": [
+        ((condition("section"), loop()), "it[::-1]", "bounds-model"),
+        ((constant("rise"),), "''", "bounds-rise"),
     ],
-    f"{BUDGET}:load_budgets": [
-        ((returned(nth=2), argument(1)), "it[::-1]", "budget-file"),
+    f"{BOUNDS}:load_bounds": [
+        ((returned(nth=2), argument(1)), "it[::-1]", "bounds-file"),
     ],
     f"{CASE}:Case.baseline": [
         ((call("Path"),), "Path()", "path-model"),
@@ -482,8 +482,8 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
     f"{CASE}:Case.plain": [
         ((choice("tier"),), "self.precision", "path-tier"),
     ],
-    f"{CASE}:Case.budget_key": [
-        ((call("join"), argument(1)), "[self.plain]", "budget-key"),
+    f"{CASE}:Case.bounds_key": [
+        ((call("join"), argument(1)), "[self.plain]", "bounds-key"),
     ],
     f"{BASELINE}:unseal": [
         ((condition("seal"),), "False", "file-seal"),
@@ -501,8 +501,8 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ),
     ],
     f"{DECISION}:decide": [
-        ((mention("acceptable"),), "True", "update-budget"),
-        ((value("verdict"), argument(3)), "Budget(kl=9.0, rise=9.0)", "update-budget-new"),
+        ((mention("acceptable"),), "True", "update-bounds"),
+        ((value("verdict"), argument(3)), "Bounds(kl=9.0, rise=9.0)", "update-bounds-new"),
         ((value("verdict"), argument(2)), "record", "held-moved"),
         ((value("updating"), mention("exists")), "False", "new-only-there"),
         ((condition("acceptable"), mention("recentre")), "False", "recentre-moved"),

@@ -1,4 +1,4 @@
-"""Names: what `-k` matches, where a baseline lies, which line of the budget holds."""
+"""Names: what `-k` matches, where a baseline lies, which line of the bound holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label, nam
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "stage", "budget_key", "baseline"),
+    ("case", "name", "stage", "bounds_key", "baseline"),
     [
         pytest.param(
             Case(model="ref-llama", precision="fp8_e4m3", tier="A"),
@@ -68,10 +68,10 @@ from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label, nam
         ),
     ],
 )
-def test_names(case: Case, name: str, stage: str, budget_key: str, baseline: str) -> None:
+def test_names(case: Case, name: str, stage: str, bounds_key: str, baseline: str) -> None:
     assert case.id == name
     assert case.stage == stage
-    assert case.budget_key == budget_key
+    assert case.bounds_key == bounds_key
     assert case.baseline == Path(baseline)
 
 

@@ -11,15 +11,15 @@ import pytest
 from sample_record import COUNTS, ERROR, PREDICTIONS, UP, Q, build_digests, build_full_record, build_record
 
 from mxcheck.gate.absolute import Absolute, absolute_checks
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.cause import LINKS, Row, cause, symptoms, table
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import FIGURES
 from mxcheck.gate.verdict import judge
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "causes.md"
-WIDE = Budget(kl=1.0, rise=1.0)
-TIGHT = Budget(kl=0.0005, rise=1.0)
+WIDE = Bounds(kl=1.0, rise=1.0)
+TIGHT = Bounds(kl=0.0005, rise=1.0)
 SAME = build_record()
 FULL = build_full_record(
     metrics={"own": [1.0] * 4}, fingerprints={**SAME.fingerprints, "documents": "d", "states": "s"}
@@ -53,14 +53,14 @@ WHOLE: dict[str, Any] = {"replaced": {}, "digests": {"parameters": build_digests
 
 
 def example(
-    now: dict[str, Any], then: dict[str, Any] | None = None, budget: Budget = WIDE, *, new: bool = False
-) -> tuple[Record, Record | None, Budget]:
-    """A record, its baseline (`then` is what both have that the sample has not) and its budget."""
+    now: dict[str, Any], then: dict[str, Any] | None = None, bounds: Bounds = WIDE, *, new: bool = False
+) -> tuple[Record, Record | None, Bounds]:
+    """A record, its baseline (`then` is what both have that the sample has not) and its bound."""
     both = then or {}
-    return build_record(**{**both, **now}), None if new else build_record(**both), budget
+    return build_record(**{**both, **now}), None if new else build_record(**both), bounds
 
 
-def full(**now: Any) -> tuple[Record, Record | None, Budget]:
+def full(**now: Any) -> tuple[Record, Record | None, Bounds]:
     """The same for records that have every figure."""
     return replace(FULL, noise=None, **now), FULL, WIDE
 
@@ -84,7 +84,7 @@ def counted() -> dict[str, Any]:
 CONTRADICTING = replace(FULL, **predicted(sequence_k3=[0.5] * 4))
 
 #: By link and `when` of the row, in the order of the table: what makes it the answer.
-EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Budget]] = {
+EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ("gate", "another id, case"): example({"model": "ref-neo"}),
     ("conversion", "case"): example({"recipe": {**SAME.recipe, "tail": "error"}}),
     ("environment", "other transformers, reference exact, weights"): example(
@@ -187,11 +187,11 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Budget]] = {
     ("gate", "metrics"): example({"metrics": {"own": [1.0, 1.0, 1.0, 1.0]}}),
     ("reference", "uniform"): (SAME, None, None),
     ("numerics", "oracle"): (SAME, None, None),
-    ("budget", "signs"): (SAME, None, None),
+    ("bounds", "signs"): (SAME, None, None),
     ("gate", "no bounds"): (SAME, SAME, None),
-    ("budget", "no baseline, over budget"): example({}, budget=TIGHT, new=True),
-    ("budget", "accepted too, over budget"): example({}, budget=TIGHT),
-    ("budget", "over budget"): (build_record(), build_record(kl=0.0004999), TIGHT),
+    ("bounds", "no baseline, over bounds"): example({}, bounds=TIGHT, new=True),
+    ("bounds", "accepted too, over bounds"): example({}, bounds=TIGHT),
+    ("bounds", "over bounds"): (build_record(), build_record(kl=0.0004999), TIGHT),
     ("gate", "no baseline"): example({}, new=True),
 }
 
@@ -214,10 +214,10 @@ def title(row: Row) -> str:
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=title(row)) for row in table()])
 def test_each_row_is_the_answer_to_its_example(row: Row) -> None:
-    record, baseline, budget = EXAMPLES[key(row)]
+    record, baseline, bounds = EXAMPLES[key(row)]
     _, symptom = key(row)
     absolute = tuple(absolute_checks(record, FIRST[symptom])) if symptom in FIRST else ()
-    verdict = judge(record, baseline, budget, absolute)
+    verdict = judge(record, baseline, bounds, absolute)
     seen = symptoms(verdict, record, baseline)
     first = next(one for one in table() if one.when <= seen and not one.unless & seen)
     assert first is row, title(first)
@@ -235,7 +235,7 @@ def test_every_link_has_rows() -> None:
 
 
 #: For each check that can be made, what makes it fail; others may with it.
-FAILING: dict[str, tuple[Record, Record | None, Budget]] = {
+FAILING: dict[str, tuple[Record, Record | None, Bounds]] = {
     "case": full(model="another"),
     "corpus": full(corpus={"used": "pile"}),
     **{name: full(fingerprints={**FULL.fingerprints, name: "x"}) for name in FULL.fingerprints},
@@ -247,8 +247,8 @@ FAILING: dict[str, tuple[Record, Record | None, Budget]] = {
     "bytes": full(weight_bytes=1),
     "figures": full(counters=None),
     **{f"cast {kind}": full(digests=build_digests(q=kind)) for kind in ("codes", "scales", "operands")},
-    "KL budget": (FULL, FULL, TIGHT),
-    "rise budget": (FULL, FULL, Budget(kl=1.0, rise=0.0)),
+    "KL bound": (FULL, FULL, TIGHT),
+    "rise bound": (FULL, FULL, Bounds(kl=1.0, rise=0.0)),
     "losses": full(**LOSSES),
     "KL": full(**DISTANCE),
     "entropy": full(**predicted(sequence_entropies=[3.0] * 4)),
@@ -273,9 +273,9 @@ def test_every_check_is_made_to_fail() -> None:
 @pytest.mark.parametrize("name", FAILING)
 @pytest.mark.parametrize("elsewhere", [{}, ELSEWHERE], ids=["here", "elsewhere"])
 def test_whatever_fails_has_a_cause(name: str, elsewhere: dict[str, Any]) -> None:
-    record, baseline, budget = FAILING[name]
+    record, baseline, bounds = FAILING[name]
     record = replace(record, **elsewhere)
-    verdict = judge(record, baseline, budget)
+    verdict = judge(record, baseline, bounds)
     if name not in {check.key for check in verdict.failures}:
         assert elsewhere, "it fails here"
         assert name in ("metrics", "k3")  # which are not held elsewhere
@@ -290,8 +290,8 @@ def test_every_check_that_fails_alone_has_a_cause(name: str) -> None:
         "cast codes": {"cast weight", "casts"},
         "cast scales": {"cast weight", "casts"},
         "cast operands": {"casts"},
-        "KL budget": {"over budget"},
-        "rise budget": {"over budget"},
+        "KL bound": {"over bounds"},
+        "rise bound": {"over bounds"},
     }
     known = {name} | implied.get(name, {"layers"} if name.startswith("layers: ") else set())
     assert any(row.when <= known and not row.unless for row in table())
@@ -303,8 +303,8 @@ def test_a_green_case_has_none() -> None:
 
 
 def answer(*parts: Any) -> str:
-    record, baseline, budget = example(*parts)
-    found = cause(judge(record, baseline, budget), record, baseline)
+    record, baseline, bounds = example(*parts)
+    found = cause(judge(record, baseline, bounds), record, baseline)
     return f"{found.link}: {found.means}"
 
 
@@ -340,14 +340,14 @@ def test_where_losses_moved_finer_figures_change_no_answer() -> None:
         assert len(judge(*more).failures) > len(judge(*plain).failures)
 
 
-@pytest.mark.parametrize("budget", [TIGHT, Budget(kl=1.0, rise=0.0001)], ids=["kl", "rise"])
+@pytest.mark.parametrize("bounds", [TIGHT, Bounds(kl=1.0, rise=0.0001)], ids=["kl", "rise"])
 @pytest.mark.parametrize("better", [True, False], ids=["accepted-within", "accepted-over"])
-def test_whose_budget_was_broken(budget: Budget, better: bool) -> None:
+def test_whose_bounds_was_broken(bounds: Bounds, better: bool) -> None:
     """Within noise of the accepted figures; only where those were better can it be the noise."""
     tiny = -1e-10 if better else 0.0
     was = replace(SAME, kl=SAME.kl + tiny, sequence_losses=shifted(SAME.sequence_losses, tiny))
-    found = cause(judge(SAME, was, budget), SAME, was)
-    assert (found.link, "by no more than noise" in found.means) == ("budget", better)
+    found = cause(judge(SAME, was, bounds), SAME, was)
+    assert (found.link, "by no more than noise" in found.means) == ("bounds", better)
 
 
 def line(row: Row) -> str:

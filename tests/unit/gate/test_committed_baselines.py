@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mxcheck.gate.baseline import read
-from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.drift import drift
 from mxcheck.gate.record import OPTIONAL, Record
@@ -69,14 +69,14 @@ def test_each_has_every_figure(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)
-def test_each_is_of_its_case_and_within_budget(case: Case) -> None:
+def test_each_is_of_its_case_and_within_bounds(case: Case) -> None:
     record = accepted(case)
     assert record.id == case.id
     assert record.noise is not None
     # Format 4 was accepted where there is no AVX-512: what a machine that has it knew of noise is kept.
     earlier = [] if case.options else ["accepted before on AVX512"]  # rows under `rceil` came with format 4
     assert record.noise.environments == ["avx2", "default", *earlier]
-    verdict = judge(record, record, load_budgets().of(case))
+    verdict = judge(record, record, load_bounds().of(case))
     assert verdict.passed, verdict.failures
 
 

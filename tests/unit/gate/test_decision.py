@@ -16,7 +16,7 @@ from sample_record import build_record
 from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.baseline import decode, encode
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.decision import Accepted, Update, decide, drift_of, is_first, read_accepted
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import Outcome
@@ -27,7 +27,7 @@ BASELINE = build_record()
 SAME = build_record(noise=None)
 MOVED = build_record(noise=None, sequence_losses=[loss - 1e-3 for loss in BASELINE.sequence_losses])
 OVER = replace(MOVED, kl=2.0)
-WIDE = Budget(kl=1.0, rise=1.0)
+WIDE = Bounds(kl=1.0, rise=1.0)
 THERE, NONE, UNREADABLE = (
     Accepted(record=BASELINE),
     Accepted(record=None, trouble="no accepted baseline", exists=False),
@@ -71,7 +71,7 @@ def test_the_end_of_a_case(
     assert (decision.result.outcome, decision.write) == (outcome, write)
     assert decision.result.failures == (decision.verdict.failures if outcome.red else ())
     assert (decision.result.case, decision.result.record) == (record.case, record)
-    assert decision.result.budget == WIDE
+    assert decision.result.bounds == WIDE
 
 
 def test_what_replaces_nothing_is_accepted_and_not_updated() -> None:
@@ -80,7 +80,7 @@ def test_what_replaces_nothing_is_accepted_and_not_updated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accepted", "budget", "update", "first"),
+    ("accepted", "bounds", "update", "first"),
     [
         (NONE, None, CHANGED, True),
         (NONE, None, MISSING, True),
@@ -95,9 +95,9 @@ def test_what_replaces_nothing_is_accepted_and_not_updated() -> None:
     ],
 )
 def test_a_first_acceptance_is_one_that_nothing_guards(
-    accepted: Accepted, budget: Budget | None, update: Update, first: bool
+    accepted: Accepted, bounds: Bounds | None, update: Update, first: bool
 ) -> None:
-    assert is_first(accepted, budget, update) is first
+    assert is_first(accepted, bounds, update) is first
 
 
 def test_drift_is_shown_where_there_is_something_to_pair() -> None:
@@ -176,7 +176,7 @@ def test_a_baseline_is_read_once_and_a_record_judged_once(
             record,
             path=path,
             target=path,
-            budget=WIDE,
+            bounds=WIDE,
             snapshot=snapshot,
             recentre=False,
             measure=False,

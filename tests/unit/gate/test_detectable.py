@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from sample_record import build_record
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.detectable import detectable, minimal_detectable_effect
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import mean_and_error, student_quantile
 from mxcheck.gate.verdict import judge
 
-BUDGET = Budget(kl=0.004, rise=0.004)
+BOUNDS = Bounds(kl=0.004, rise=0.004)
 TRIALS = 4000
 #: Four standard deviations of the share of successes in so many trials.
 POWER_ERROR = 4 * math.sqrt(0.8 * 0.2 / TRIALS)
@@ -131,7 +131,7 @@ def test_clustering_by_sequence_is_what_keeps_it() -> None:
 
 
 def test_figures_of_a_case() -> None:
-    seen = detectable(build_record(), BUDGET)
+    seen = detectable(build_record(), BOUNDS)
     assert (seen.sequences, seen.scored_tokens) == (4, 1_000_000_000)
     # changes 1.0e-3, 2.0e-3, 1.5e-3, 1.2e-3: squares about their mean sum to 5.675e-7; sqrt(5.675e-7 / 3 / 4)
     assert seen.rise_error == pytest.approx(2.174665e-4, rel=1e-6)
@@ -144,13 +144,13 @@ def test_figures_of_a_case() -> None:
 
 def test_a_single_sequence_detects_no_rise() -> None:
     single = {name: [2.0] for name in ("reference_losses", "reference_entropies", "sequence_losses")}
-    seen = detectable(build_record(**single, sequence_kl=[0.001]), BUDGET)
+    seen = detectable(build_record(**single, sequence_kl=[0.001]), BOUNDS)
     assert (seen.rise, seen.rise_percent, seen.unpaired_percent) == (math.inf, math.inf, math.inf)
 
 
 def test_a_case_that_is_its_reference_has_no_sampling_error() -> None:
     losses = [2.0, 2.1, 1.9, 2.05]
-    seen = detectable(build_record(sequence_losses=losses, reference_losses=losses), BUDGET)
+    seen = detectable(build_record(sequence_losses=losses, reference_losses=losses), BOUNDS)
     assert (seen.rise, seen.rise_percent) == (0.0, 0.0)
     assert seen.unpaired_percent > 0
 
@@ -163,13 +163,13 @@ def drifts(record: Record, *, here: bool, losses: float = 0.0, kl: float = 0.0) 
         sequence_losses=[value + losses for value in record.sequence_losses],
         sequence_kl=[value + kl for value in record.sequence_kl],
     )
-    return 6 in judge(moved, record, BUDGET).failed_steps
+    return 6 in judge(moved, record, BOUNDS).failed_steps
 
 
 @pytest.mark.parametrize("here", [True, False], ids=["here", "elsewhere"])
 def test_the_gate_sees_a_change_of_all_sequences_from_there_on(here: bool) -> None:
     record = build_record()
-    seen = detectable(record, BUDGET)
+    seen = detectable(record, BOUNDS)
     bound = seen.loss_here if here else seen.loss_median_elsewhere
     assert drifts(record, here=here, losses=1.01 * bound)
     assert not drifts(record, here=here, losses=0.99 * bound)
@@ -177,7 +177,7 @@ def test_the_gate_sees_a_change_of_all_sequences_from_there_on(here: bool) -> No
 
 def test_the_gate_sees_a_change_of_the_kl_from_there_on() -> None:
     record = build_record()
-    bound = detectable(record, BUDGET).kl_median_elsewhere
+    bound = detectable(record, BOUNDS).kl_median_elsewhere
     assert drifts(record, here=False, kl=1.01 * bound)
     assert not drifts(record, here=False, kl=0.99 * bound)
 
@@ -185,7 +185,7 @@ def test_the_gate_sees_a_change_of_the_kl_from_there_on() -> None:
 def test_bounds_by_hand() -> None:
     """Medians: 4 times the stored ones, 8e-5 and 1.6e-5. Maxima: twice the largest rise, 2e-3, and 0.4 of the
     largest KL, 1.1e-3. And the floor."""
-    seen = detectable(build_record(), BUDGET)
+    seen = detectable(build_record(), BOUNDS)
     assert seen.loss_here == 1e-9
     assert (seen.loss_median_elsewhere, seen.loss_max_elsewhere) == pytest.approx(
         (3.22e-4, 4.002e-3), rel=1e-9
@@ -195,16 +195,16 @@ def test_bounds_by_hand() -> None:
 
 def test_one_sequence_may_move_by_the_maximum() -> None:
     record = build_record()
-    bound = detectable(record, BUDGET).loss_max_elsewhere
+    bound = detectable(record, BOUNDS).loss_max_elsewhere
     for share, seen in ((1.01, True), (0.99, False)):
         first, *others = record.sequence_losses
         moved = replace(record, arithmetic="another", sequence_losses=[first + share * bound, *others])
-        assert (6 in judge(moved, record, BUDGET).failed_steps) is seen
+        assert (6 in judge(moved, record, BOUNDS).failed_steps) is seen
 
 
-def test_the_budget_ends_where_the_headroom_does() -> None:
+def test_the_bounds_ends_where_the_headroom_does() -> None:
     record = build_record()
-    headroom = detectable(record, BUDGET).kl_headroom
+    headroom = detectable(record, BOUNDS).kl_headroom
     for share, seen in ((1.01, True), (0.99, False)):
         moved = replace(record, kl=record.kl + share * headroom)
-        assert (5 in judge(moved, None, BUDGET).failed_steps) is seen
+        assert (5 in judge(moved, None, BOUNDS).failed_steps) is seen

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.drift import Drift, drift, moved, same_arithmetic
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.verdict import judge
 
 MakeRecord = Callable[..., Record]
 
-WIDE = Budget(kl=1.0, rise=1.0)
+WIDE = Bounds(kl=1.0, rise=1.0)
 REFERENCE = [2.0, 2.1, 1.9, 2.05]
 #: By quantity: the field, its values in the sample record, and the step that judges it.
 FIELDS: dict[str, tuple[str, list[float], int]] = {

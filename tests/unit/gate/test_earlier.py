@@ -13,7 +13,7 @@ import pytest
 from sample_record import NOISE, build_full_record
 
 from mxcheck.gate.baseline import BaselineError, decode, encode, seal_of
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.earlier import Earlier, extended, extension, read_earlier
 from mxcheck.gate.record import Record
@@ -277,4 +277,4 @@ def test_a_sealed_file_without_a_field_is_refused(tmp_path: Path, name: str) -> 
 def test_an_extended_record_is_a_baseline_that_its_case_passes(write: Callable[..., Path]) -> None:
     text = encode(extended(earlier(write()), NOW, MEASURED))
     accepted: Record = decode(text, where="x")
-    assert judge(NOW, accepted, Budget(kl=1.0, rise=1.0)).passed
+    assert judge(NOW, accepted, Bounds(kl=1.0, rise=1.0)).passed

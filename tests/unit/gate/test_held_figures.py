@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sample_record import COUNTS, ERROR, NOISE, PREDICTIONS, Q, build_full_record
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.counters import Counters
 from mxcheck.gate.record import OPTIONAL, Record
 from mxcheck.gate.sublayers import FIGURES, SublayerNoise
 from mxcheck.gate.verdict import judge
 
-WIDE = Budget(kl=1.0, rise=1.0)
+WIDE = Bounds(kl=1.0, rise=1.0)
 ACCEPTED = build_full_record()
 ELSEWHERE = {"arithmetic": "0" * 64}
 assert ACCEPTED.counters is not None

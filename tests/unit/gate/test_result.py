@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sample_record import build_record
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome, all_green, result_from_dict
@@ -23,7 +23,7 @@ FULL = CaseResult(
     case=CASE,
     outcome=Outcome.PASSED,
     record=build_record(),
-    budget=Budget(kl=0.004, rise=0.01),
+    bounds=Bounds(kl=0.004, rise=0.01),
     drift=Drift(median=1e-5, rms=0.1 + 0.2, max=1.0, median_bound=1.0, rms_bound=1.0, max_bound=float("inf")),
     reason="why",
     message="in\nseveral lines",
@@ -102,11 +102,11 @@ def _with(**changes: Any) -> Callable[[Data], object]:
         pytest.param(_with(record=None), "is pass and has no record", id="green-without-record"),
         pytest.param(_with(outcome="FAIL"), "is FAIL with 0 failures", id="failed-without-failure"),
         pytest.param(_with(failures=3), "iterable", id="failures"),
-        pytest.param(lambda data: data["budget"].pop("kl"), "'kl'", id="budget-field"),
+        pytest.param(lambda data: data["bounds"].pop("kl"), "'kl'", id="bounds-field"),
         pytest.param(
-            lambda data: data["budget"].update(kl="a"), "kl of budget must be a number, got 'a'", id="budget"
+            lambda data: data["bounds"].update(kl="a"), "kl of bounds must be a number, got 'a'", id="bounds"
         ),
-        pytest.param(_with(budget=[1]), "a budget must be a dict, got [1]", id="budget-list"),
+        pytest.param(_with(bounds=[1]), "bounds must be a dict, got [1]", id="bounds-list"),
         pytest.param(
             lambda data: data["drift"].update(rms=None), "rms of drift must be a number, got None", id="drift"
         ),

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sample_record import CASTS, UP, Q, build_digests
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import Verdict, judge, rise, self_sampled_z
 
 MakeRecord = Callable[..., Record]
 
-WIDE = Budget(kl=1.0, rise=1.0)
+WIDE = Bounds(kl=1.0, rise=1.0)
 PILE = {"used": "pile", "asked": ["pile", "wikitext"], "split": "validation", "documents": 3}
 WIKITEXT = {"used": "wikitext", "asked": ["pile", "wikitext"], "split": "test", "documents": 2}
 REFERENCE = [2.0, 2.1, 1.9, 2.05]
@@ -47,7 +47,7 @@ OTHER_WEIGHT, OTHER_OPERANDS = build_digests(up="codes"), build_digests(q="opera
 
 
 @pytest.mark.parametrize(
-    ("changes", "budget", "step", "words"),
+    ("changes", "bounds", "step", "words"),
     [
         *(
             pytest.param(
@@ -133,16 +133,16 @@ OTHER_WEIGHT, OTHER_OPERANDS = build_digests(up="codes"), build_digests(q="opera
         pytest.param(
             {"original_bytes": 1}, WIDE, 3, "original_bytes is 1, accepted 131072", id="original-bytes"
         ),
-        pytest.param({}, Budget(kl=0.0009, rise=1.0), 5, "KL to the reference 0.001000", id="kl-budget"),
-        pytest.param({}, Budget(kl=1.0, rise=0.0014), 5, "rise of the cross-entropy", id="rise-budget"),
+        pytest.param({}, Bounds(kl=0.0009, rise=1.0), 5, "KL to the reference 0.001000", id="kl-bounds"),
+        pytest.param({}, Bounds(kl=1.0, rise=0.0014), 5, "rise of the cross-entropy", id="rise-bounds"),
         pytest.param({"sequence_losses": moved(LOSSES, 0, 0, 1e-8, 0)}, WIDE, 6, "losses moved", id="losses"),
         pytest.param({"sequence_kl": moved(KL, 0, 0, 1e-8, 0)}, WIDE, 6, "KL moved", id="kl"),
     ],
 )
 def test_one_fault_fails_one_check(
-    make_record: MakeRecord, changes: dict[str, Any], budget: Budget, step: int, words: str
+    make_record: MakeRecord, changes: dict[str, Any], bounds: Bounds, step: int, words: str
 ) -> None:
-    verdict = judge(make_record(**changes), make_record(), budget)
+    verdict = judge(make_record(**changes), make_record(), bounds)
     assert [check.step for check in verdict.failures] == [step]
     assert words in verdict.failures[0].message
     assert verdict.failed_steps == (step,)
@@ -168,7 +168,7 @@ def test_steps_are_in_order_and_named_once(make_record: MakeRecord) -> None:
     record = make_record(
         sequence_losses=moved(LOSSES, 1, 1, 1, 1), sequence_kl=moved(KL, 1, 1, 1, 1), digests=OTHER_WEIGHT
     )
-    verdict = judge(record, make_record(), Budget(kl=2.0, rise=0.5))
+    verdict = judge(record, make_record(), Bounds(kl=2.0, rise=0.5))
     assert [check.step for check in verdict.failures] == [4, 5, 6, 6]
     assert verdict.failed_steps == (4, 5, 6)
 
@@ -204,7 +204,7 @@ def test_other_recipes_are_refused_and_nothing_more_is_judged(
     plain = make_record()
     other = make_record(recipe={**plain.recipe, **change}, **everything_else)
     pair = (plain, other) if swapped else (other, plain)
-    verdict = judge(*pair, Budget(kl=0.0, rise=0.0))
+    verdict = judge(*pair, Bounds(kl=0.0, rise=0.0))
     got, then = (accepted, value) if swapped else (value, accepted)
     assert [(check.step, check.message) for check in verdict.checks] == [
         (1, f"another recipe: {key} is {got}, accepted {then}")
@@ -393,7 +393,7 @@ def test_a_module_lost_or_added_with_its_digests_is_of_step_3_alone(
     assert judge(*(reversed(pair) if swapped else pair), WIDE).failed_steps == (3,)
 
 
-# Step 5: budgets
+# Step 5: bounds
 
 
 def test_rise_by_hand(make_record: MakeRecord) -> None:
@@ -403,18 +403,18 @@ def test_rise_by_hand(make_record: MakeRecord) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "failed"),
+    ("bounds", "failed"),
     [
-        pytest.param(Budget(kl=0.001, rise=2.0), 0, id="kl-at-bound"),
-        pytest.param(Budget(kl=math.nextafter(0.001, 0), rise=2.0), 1, id="kl-beyond"),
-        pytest.param(Budget(kl=1.0, rise=1.4), 1, id="mean-within-upper-bound-beyond"),
-        pytest.param(Budget(kl=1.0, rise=1.7), 0, id="upper-bound-within"),
+        pytest.param(Bounds(kl=0.001, rise=2.0), 0, id="kl-at-bound"),
+        pytest.param(Bounds(kl=math.nextafter(0.001, 0), rise=2.0), 1, id="kl-beyond"),
+        pytest.param(Bounds(kl=1.0, rise=1.4), 1, id="mean-within-upper-bound-beyond"),
+        pytest.param(Bounds(kl=1.0, rise=1.7), 0, id="upper-bound-within"),
     ],
 )
-def test_the_upper_bound_is_held_not_the_mean(make_record: MakeRecord, budget: Budget, failed: int) -> None:
+def test_the_upper_bound_is_held_not_the_mean(make_record: MakeRecord, bounds: Bounds, failed: int) -> None:
     # rises 0.5, 1.5, 0.5, 1.5: mean 1, error 0.5 * sqrt(4 / 3) / 2 = 0.2887, upper 95 % bound 1.4748
     record = make_record(sequence_losses=moved(REFERENCE, 0.5, 1.5, 0.5, 1.5))
-    assert len(judge(record, None, budget).failures) == failed
+    assert len(judge(record, None, bounds).failures) == failed
 
 
 @pytest.mark.parametrize(("allowed", "passes"), [(0.011, True), (0.009, False)], ids=["within", "beyond"])
@@ -422,12 +422,12 @@ def test_a_single_sequence_is_held_by_its_rise(make_record: MakeRecord, allowed:
     record = make_record(
         reference_losses=[2.0], reference_entropies=[2.0], sequence_losses=[2.01], sequence_kl=[0.001]
     )
-    assert judge(record, None, Budget(kl=1.0, rise=allowed)).passed is passes
+    assert judge(record, None, Bounds(kl=1.0, rise=allowed)).passed is passes
 
 
-def test_a_gain_is_within_any_budget(make_record: MakeRecord) -> None:
+def test_a_gain_is_within_any_bounds(make_record: MakeRecord) -> None:
     record = make_record(sequence_losses=moved(REFERENCE, -0.1, -0.1, -0.2, -0.1))
-    assert judge(record, None, Budget(kl=1.0, rise=0.0)).passed
+    assert judge(record, None, Bounds(kl=1.0, rise=0.0)).passed
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=["nan", "inf"])
@@ -475,18 +475,18 @@ def test_without_a_baseline_only_steps_2_3_5_are_made(make_record: MakeRecord) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "budget", "step"),
+    ("changes", "bounds", "step"),
     [
         pytest.param(
             {"reference_entropies": moved(REFERENCE, 0.1, 0.11, 0.1, 0.11)}, WIDE, 2, id="reference"
         ),
         pytest.param({"bit_equal": True}, WIDE, 3, id="conversion"),
-        pytest.param({}, Budget(kl=0.0, rise=1.0), 5, id="kl"),
-        pytest.param({}, Budget(kl=1.0, rise=0.0), 5, id="rise"),
+        pytest.param({}, Bounds(kl=0.0, rise=1.0), 5, id="kl"),
+        pytest.param({}, Bounds(kl=1.0, rise=0.0), 5, id="rise"),
     ],
 )
 def test_without_a_baseline_faults_still_show(
-    make_record: MakeRecord, changes: dict[str, Any], budget: Budget, step: int
+    make_record: MakeRecord, changes: dict[str, Any], bounds: Bounds, step: int
 ) -> None:
-    verdict = judge(make_record(**changes), None, budget)
+    verdict = judge(make_record(**changes), None, bounds)
     assert [check.step for check in verdict.failures] == [step]

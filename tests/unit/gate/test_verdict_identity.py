@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import judge
 
 MakeRecord = Callable[..., Record]
-WIDE = Budget(kl=1.0, rise=1.0)
+WIDE = Bounds(kl=1.0, rise=1.0)
 
 
 @pytest.mark.parametrize(

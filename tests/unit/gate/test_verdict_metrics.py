@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import judge
 
-WIDE = Budget(kl=1.0, rise=1.0)
+WIDE = Bounds(kl=1.0, rise=1.0)
 ACCEPTED = {"surprise": [1.0, 2.0, 3.0, 4.0]}
 MOVED = {"surprise": [1.0, 2.0, 3.0, 4.0 + 1e-6]}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record, record_from_dict
 from mxcheck.gate.verdict import judge
@@ -23,7 +23,7 @@ from mxcheck.reporting.failure import failure_message
 from mxcheck.run.measuring import Measuring
 
 CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
-BUDGET = Budget(kl=1.0, rise=1.0)
+BOUNDS = Bounds(kl=1.0, rise=1.0)
 SEQUENCES, LENGTH = 4, 64
 
 #: The same case in a process of its own: honest, then with every tie rounded away from zero.
@@ -87,7 +87,7 @@ def test_other_arithmetic_alone_is_green(
     baseline, honest = accepted[0], elsewhere[0]
     assert honest.reference_losses != baseline.reference_losses, "the environment changed nothing"
     assert honest.fingerprints == baseline.fingerprints, "both start from the stored states"
-    assert [check.message for check in judge(honest, baseline, BUDGET).failures] == []
+    assert [check.message for check in judge(honest, baseline, BOUNDS).failures] == []
 
 
 def test_ties_away_are_seen_by_the_layers_alone(
@@ -97,7 +97,7 @@ def test_ties_away_are_seen_by_the_layers_alone(
     baseline, (honest, faulty) = accepted[0], elsewhere
     assert faulty.digests != baseline.digests, "the fault changes no cast"
     blind = replace(honest, sublayers=faulty.sublayers)
-    verdict = judge(blind, baseline, BUDGET)
+    verdict = judge(blind, baseline, BOUNDS)
     keys = [check.key for check in verdict.failures]
     assert {"layers: gain", "layers: sketch"} <= set(keys)
     assert all(key.startswith("layers: ") for key in keys)
@@ -109,6 +109,6 @@ def test_and_in_the_whole_record_once_digests_are_off(
     accepted: tuple[Record, Path], elsewhere: tuple[Record, Record]
 ) -> None:
     baseline, faulty = accepted[0], elsewhere[1]
-    verdict = judge(replace(faulty, digests=baseline.digests), baseline, BUDGET)
+    verdict = judge(replace(faulty, digests=baseline.digests), baseline, BOUNDS)
     assert 4 not in verdict.failed_steps
     assert {"layers: gain", "layers: sketch"} <= {check.key for check in verdict.failures}

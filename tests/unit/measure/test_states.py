@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mxcheck.evaluation.layer_states import LayerStates, load_states, save_states
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
@@ -157,12 +157,12 @@ def test_a_damaged_file_is_one_line_and_every_case_of_the_model_red(
 
 def test_step_1_names_states_that_are_not_the_accepted_ones(session: Session, stored: Path) -> None:
     accepted = measure_case(session, CASE)
-    budget = Budget(kl=1.0, rise=1.0)
-    assert judge(accepted, accepted, budget).passed
+    bounds = Bounds(kl=1.0, rise=1.0)
+    assert judge(accepted, accepted, bounds).passed
     weights = accepted.fingerprints["weights"]
     save_states(with_a_layer_moved(own_states(session)), stored, weights=weights)
     with Session(session.measuring) as later:
-        verdict = judge(measure_case(later, CASE), accepted, budget)
+        verdict = judge(measure_case(later, CASE), accepted, bounds)
     assert [check.key for check in verdict.failures if check.step == 1] == ["states"]
     (named,) = [check.message for check in verdict.failures if check.step == 1]
     assert named.startswith("states are not the accepted ones: ")

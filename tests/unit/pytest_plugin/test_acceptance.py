@@ -12,7 +12,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.absolute import Absolute
 from mxcheck.gate.baseline import encode, read
-from mxcheck.gate.budget import Budget, read_bounds
+from mxcheck.gate.bounds_tables import Bounds, read_bounds
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.acceptance import settle
@@ -24,14 +24,14 @@ MOVED = build_record(noise=None, sequence_losses=[loss - 1e-3 for loss in ACCEPT
 OVER = replace(MOVED, kl=2.0)
 MEASURED = replace(NOISE, environments=["measured now"])
 COMMAND = "pytest --snapshot-update"
-BUDGET = Budget(kl=1.0, rise=1.0)
+BOUNDS = Bounds(kl=1.0, rise=1.0)
 
 Settle = Callable[..., CaseResult]
 
 
 def ended(outcome: Outcome) -> CaseResult:
     """The end of what moved: stored, with nothing to say and nothing that it drifted from."""
-    return CaseResult(case=MOVED.case, outcome=outcome, record=MOVED, budget=BUDGET)
+    return CaseResult(case=MOVED.case, outcome=outcome, record=MOVED, bounds=BOUNDS)
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ def held(snapshot: SnapshotAssertion) -> Settle:
         measure: bool = False,
         measure_noise: Callable[[], Noise] = lambda: pytest.fail("no noise was to be measured"),
         keep_inputs: Callable[[], None] = lambda: None,
-        budget: Budget | None = BUDGET,
+        bounds: Bounds | None = BOUNDS,
         measure_absolute: Callable[[], Absolute] = lambda: pytest.fail("its bounds are known"),
     ) -> CaseResult:
         return settle(
             record,
             path=path,
             target=target or path,
-            budget=budget,
+            bounds=bounds,
             snapshot=SnapshotAssertion(
                 session=snapshot.session,
                 extension_class=snapshot.extension_class,
@@ -134,7 +134,7 @@ def test_an_update_leaves_what_is_within_tolerance(held: Settle, path: Path) -> 
 
 @pytest.mark.parametrize("options", [{"update": True}, {"new_only": True}])
 @pytest.mark.parametrize("there", [True, False], ids=["there", "missing"])
-def test_what_breaks_its_budget_is_never_accepted(
+def test_what_breaks_its_bounds_is_never_accepted(
     held: Settle, path: Path, options: dict[str, bool], there: bool
 ) -> None:
     before = path.read_bytes()
@@ -177,7 +177,7 @@ def test_another_model_s_file_is_red(held: Settle, path: Path) -> None:
         pytest.param(NEAR, {"update": True}, False, id="held by an update"),
         pytest.param(MOVED, {}, False, id="red"),
         pytest.param(MOVED, {"new_only": True}, False, id="red beside new ones"),
-        pytest.param(OVER, {"update": True}, False, id="over budget"),
+        pytest.param(OVER, {"update": True}, False, id="over bounds"),
     ],
 )
 def test_what_a_record_was_measured_from_is_kept_before_it_is_stored_and_only_then(
@@ -209,7 +209,7 @@ def test_what_cannot_be_kept_is_not_accepted(held: Settle, path: Path) -> None:
 # The first acceptance of a case that has no bounds
 
 SOUND = Absolute(signed=(0.001,), compared=64)
-OWN = Budget(kl=1.0, rise=1.0, own=True)
+OWN = Bounds(kl=1.0, rise=1.0, own=True)
 
 
 @pytest.mark.parametrize("options", [{"update": True}, {"new_only": True}])
@@ -218,27 +218,27 @@ def test_a_first_acceptance_makes_the_line_of_its_bounds(
 ) -> None:
     path = tmp_path / "ref-llama" / "case.json"
     result = held(
-        MOVED, path, **options, budget=None, measure_absolute=lambda: SOUND, measure_noise=lambda: MEASURED
+        MOVED, path, **options, bounds=None, measure_absolute=lambda: SOUND, measure_noise=lambda: MEASURED
     )
-    assert (result.outcome, result.budget) == (Outcome.ACCEPTED, None)
+    assert (result.outcome, result.bounds) == (Outcome.ACCEPTED, None)
     assert read_bounds(path.parent)["default"] == {"fp8_e4m3-B": {"kl": 0.002}}
     assert read(path) == replace(MOVED, noise=MEASURED)
 
 
-@pytest.mark.parametrize("budget", [None, OWN])
+@pytest.mark.parametrize("bounds", [None, OWN])
 @pytest.mark.parametrize(
     ("found", "words"),
     [
         (Absolute(wrong={"weights of q": "2 of 64 values differ"}), "step 4 (casts): operands are not what"),
-        (replace(SOUND, signed=(0.1,)), "step 5 (budget): KL 0.001000 nats/token is 0.01 of what"),
+        (replace(SOUND, signed=(0.1,)), "step 5 (bounds): KL 0.001000 nats/token is 0.01 of what"),
     ],
 )
 def test_a_first_acceptance_refuses_what_is_not_sound(
-    held: Settle, tmp_path: Path, budget: Budget | None, found: Absolute, words: str
+    held: Settle, tmp_path: Path, bounds: Bounds | None, found: Absolute, words: str
 ) -> None:
     """Also where a line without a reason is left of an earlier acceptance."""
     path = tmp_path / "ref-llama" / "case.json"
-    result = held(MOVED, path, update=True, budget=budget, measure_absolute=lambda: found)
+    result = held(MOVED, path, update=True, bounds=bounds, measure_absolute=lambda: found)
     assert result.outcome is Outcome.FAILED
     assert words in result.message
     assert "no update accepts this" in result.message
@@ -249,7 +249,7 @@ def test_a_first_acceptance_refuses_what_is_not_sound(
 def test_a_reason_lets_it_in(held: Settle, tmp_path: Path) -> None:
     path = tmp_path / "ref-llama" / "case.json"
     reasoned = replace(OWN, reason="trained for it")
-    assert held(MOVED, path, update=True, budget=reasoned, measure_noise=lambda: MEASURED).outcome is (
+    assert held(MOVED, path, update=True, bounds=reasoned, measure_noise=lambda: MEASURED).outcome is (
         Outcome.ACCEPTED
     )
 
@@ -260,7 +260,7 @@ def test_a_line_that_is_there_is_not_changed(held: Settle, tmp_path: Path) -> No
     text = "# mine\nfp8_e4m3-B = { kl = 0.5 }\n"
     (path.parent / "bounds.toml").write_text(text, encoding="utf-8")
     result = held(
-        MOVED, path, update=True, budget=OWN, measure_absolute=lambda: SOUND, measure_noise=lambda: MEASURED
+        MOVED, path, update=True, bounds=OWN, measure_absolute=lambda: SOUND, measure_noise=lambda: MEASURED
     )
     assert result.outcome is Outcome.ACCEPTED
     assert (path.parent / "bounds.toml").read_text(encoding="utf-8") == text
@@ -268,22 +268,22 @@ def test_a_line_that_is_there_is_not_changed(held: Settle, tmp_path: Path) -> No
 
 def test_without_an_update_nothing_is_measured_and_nothing_written(held: Settle, tmp_path: Path) -> None:
     path = tmp_path / "ref-llama" / "case.json"
-    result = held(MOVED, path, budget=None)
+    result = held(MOVED, path, bounds=None)
     assert (result.outcome, result.record) == (Outcome.MISSING, MOVED)
     assert COMMAND in result.message
     assert not path.parent.exists()
 
 
 def test_an_accepted_case_without_bounds_is_red(held: Settle, path: Path) -> None:
-    result = held(SAME, path, budget=None)
+    result = held(SAME, path, bounds=None)
     assert result.outcome is Outcome.FAILED
     assert "no bounds for fp8_e4m3-B: restore bounds.toml beside its baseline" in result.message
 
 
-@pytest.mark.parametrize("budget", [BUDGET, None])
-def test_where_nothing_is_judged_nothing_is_red(held: Settle, path: Path, budget: Budget | None) -> None:
+@pytest.mark.parametrize("bounds", [BOUNDS, None])
+def test_where_nothing_is_judged_nothing_is_red(held: Settle, path: Path, bounds: Bounds | None) -> None:
     before = path.read_bytes()
     for record in (SAME, MOVED, OVER):
-        result = held(record, path, measure=True, budget=budget)
+        result = held(record, path, measure=True, bounds=bounds)
         assert (result.outcome, result.failures, result.message) == (Outcome.MEASURED, (), "")
     assert path.read_bytes() == before

@@ -9,7 +9,7 @@ import pytest
 from sample_record import build_record
 
 from mxcheck.gate.absolute import Absolute
-from mxcheck.gate.budget import read_bounds
+from mxcheck.gate.bounds_tables import read_bounds
 from mxcheck.pytest_plugin.bounds_file import add_bounds
 
 RECORD = build_record()

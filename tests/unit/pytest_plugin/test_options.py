@@ -115,6 +115,20 @@ def test_precedence_of_values(configure: Configure, words: tuple[str, ...], ini:
 
 
 @pytest.mark.parametrize(
+    ("words", "ini"),
+    [
+        pytest.param(("--mx-budgets", "mine.toml"), "", id="typed"),
+        pytest.param((), "mx_budgets = mine.toml\n", id="ini"),
+        pytest.param(("--mx-preset", "q"), "    q: --mx-budgets mine.toml\n", id="preset"),
+    ],
+)
+def test_the_former_name_of_the_bounds_is_taken(
+    configure: Configure, words: tuple[str, ...], ini: str
+) -> None:
+    assert Options(configure(*words, ini=INI + ini)).value("bounds") == "mine.toml"
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [((), False), (("--mx-preset", "p"), True), (("--mx-attention",), True)],
     ids=["nothing", "preset", "typed"],

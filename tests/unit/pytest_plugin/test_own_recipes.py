@@ -199,10 +199,10 @@ def test_a_misspelt_one_is_told_the_nearest(with_recipes: Lay) -> None:
         with_recipes("--mx-precision", "w4a")
 
 
-def test_the_budgets_file_may_have_lines_for_them(with_recipes: Lay, pytester: pytest.Pytester) -> None:
-    budgets = pytester.path / "budgets.toml"
-    budgets.write_text("[default]\nw4a8 = { kl = 1 }\n")
-    assert with_recipes("--mx-budgets", "budgets.toml").budgets == str(budgets)
+def test_the_bounds_file_may_have_lines_for_them(with_recipes: Lay, pytester: pytest.Pytester) -> None:
+    bounds = pytester.path / "bounds.toml"
+    bounds.write_text("[default]\nw4a8 = { kl = 1 }\n")
+    assert with_recipes("--mx-bounds", "bounds.toml").bounds == str(bounds)
     (pytester.path / "others.toml").write_text("[default]\nw4a16 = { kl = 1 }\n")
     with pytest.raises(pytest.UsageError, match=r"unknown stage in \[default\] 'w4a16'"):
-        with_recipes("--mx-budgets", "others.toml")
+        with_recipes("--mx-bounds", "others.toml")

@@ -21,7 +21,7 @@ def test_defaults(lay: Lay, pytester: pytest.Pytester) -> None:
     assert (settings.scale_rule, settings.rounding, settings.block_size) == ("floor", "even", 32)
     assert (settings.max_samples, settings.sequence_length, settings.batch_size) == (1000, None, None)
     assert (settings.kernels, settings.kernel, settings.level) == ((), "eager", "quick")
-    assert (settings.dtype, settings.device, settings.budgets) == (None, "auto", None)
+    assert (settings.dtype, settings.device, settings.bounds) == (None, "auto", None)
     assert settings.baselines == pytester.path / "baselines"
     assert settings.report is None
     assert (settings.trusted, settings.metrics) == ((), ())
@@ -172,11 +172,11 @@ def test_metrics_that_are_refused(lay: Lay, names: str, words: str) -> None:
     ],
     ids=["absent", "stage", "entry"],
 )
-def test_a_bad_budgets_file(lay: Lay, pytester: pytest.Pytester, text: str | None, words: str) -> None:
+def test_a_bad_bounds_file(lay: Lay, pytester: pytest.Pytester, text: str | None, words: str) -> None:
     if text is not None:
         (pytester.path / "mine.toml").write_text(text)
     with pytest.raises(pytest.UsageError) as caught:
-        lay("--mx-budgets", "mine.toml")
+        lay("--mx-bounds", "mine.toml")
     assert words in str(caught.value)
 
 

@@ -7,11 +7,11 @@ from rich.table import Table
 from sample_record import build_record
 
 from mxcheck.gate.baseline import BaselineError
-from mxcheck.gate.budget import Budgets
+from mxcheck.gate.bounds_tables import BoundsTables
 from mxcheck.reporting.detectable import detectable_table
 
 FP8 = "ref-llama/fp8_e4m3-B.json"
-BUDGETS = Budgets([{"default": {"fp8_e4m3-B": {"kl": 0.004}, "fp8_e4m3-B+attention": {"kl": 0.25}}}])
+BOUNDS = BoundsTables([{"default": {"fp8_e4m3-B": {"kl": 0.004}, "fp8_e4m3-B+attention": {"kl": 0.25}}}])
 
 
 def rows(table: Table) -> list[list[str]]:
@@ -20,7 +20,7 @@ def rows(table: Table) -> list[list[str]]:
 
 def test_a_row_a_case() -> None:
     record = build_record()
-    (row,) = rows(detectable_table({FP8: record}, BUDGETS))
+    (row,) = rows(detectable_table({FP8: record}, BOUNDS))
     assert row[:8] == [FP8, "4", "1000000000", "2.2e-04", "7.2e-04", "0.0725", "22.3", "1.0e-09"]
     # 4 times the noise, 8e-5 and 1.6e-5; twice the largest rise, 2e-3, and 0.4 of the largest KL, 1.1e-3
     assert row[8:12] == ["3.2e-04", "4.0e-03", "6.6e-05", "4.4e-04"]
@@ -28,15 +28,15 @@ def test_a_row_a_case() -> None:
 
 
 def test_the_header_and_what_it_means() -> None:
-    table = detectable_table({}, BUDGETS)
+    table = detectable_table({}, BOUNDS)
     headers = [str(column.header) for column in table.columns]
     assert headers[:6] == ["baseline", "sequences", "tokens", "SE of the rise", "rise seen", "ppl % seen"]
     assert headers[7:] == ["drift here", "elsewhere: loss median", "max", "KL median", "max", "KL headroom"]
     assert "power 0.8" in str(table.caption)
 
 
-def test_options_have_the_budget_of_their_own() -> None:
-    (row,) = rows(detectable_table({"x.json": build_record(options=["rceil", "attention"])}, BUDGETS))
+def test_options_have_the_bounds_of_their_own() -> None:
+    (row,) = rows(detectable_table({"x.json": build_record(options=["rceil", "attention"])}, BOUNDS))
     assert row[-1] == "2.5e-01"
 
 
@@ -49,7 +49,7 @@ def test_no_sampling_error_and_too_few_sequences() -> None:
                 "same.json": build_record(sequence_losses=losses, reference_losses=losses),
                 "one.json": build_record(**single, sequence_kl=[0.001]),
             },
-            BUDGETS,
+            BOUNDS,
         )
     )
     assert same[3:6] == ["0", "0", "0"]
@@ -57,12 +57,12 @@ def test_no_sampling_error_and_too_few_sequences() -> None:
 
 
 def test_what_cannot_be_read_is_shown() -> None:
-    table = detectable_table({"x.json": BaselineError("baseline x.json was changed")}, BUDGETS)
+    table = detectable_table({"x.json": BaselineError("baseline x.json was changed")}, BOUNDS)
     assert rows(table) == [["x.json: unreadable", *[""] * 12]]
     assert table.rows[0].style == "bold red"
     assert str(table.caption).startswith("baseline x.json was changed\n")
 
 
-def test_a_case_without_a_budget_is_refused() -> None:
+def test_a_case_without_bounds_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no bounds for mxint8-A of ref-llama"):
-        detectable_table({"x.json": build_record(precision="mxint8", tier="A")}, BUDGETS)
+        detectable_table({"x.json": build_record(precision="mxint8", tier="A")}, BOUNDS)

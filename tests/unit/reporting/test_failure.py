@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sample_record import COUNTS, ERROR, Q, build_digests, build_full_record, build_record
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import SublayerError
 from mxcheck.gate.verdict import judge
@@ -20,29 +20,29 @@ from mxcheck.reporting.failure import (
     worst_layers,
 )
 
-WIDE = Budget(kl=1.0, rise=1.0)
+WIDE = Bounds(kl=1.0, rise=1.0)
 ACCEPT = "pytest --mx-models ref-llama -k ref-llama-fp8_e4m3-B --snapshot-update"
 OTHERWISE = "this machine multiplies otherwise than the accepting one"
 
 
-def message(record: Record, baseline: Record | None, budget: Budget = WIDE) -> list[str]:
-    verdict = judge(record, baseline, budget)
+def message(record: Record, baseline: Record | None, bounds: Bounds = WIDE) -> list[str]:
+    verdict = judge(record, baseline, bounds)
     return failure_message(record, baseline, verdict, accept=ACCEPT).splitlines()
 
 
 def test_what_no_update_accepts_is_not_advised() -> None:
-    lines = message(build_record(), build_record(), Budget(kl=0.0, rise=1.0))
+    lines = message(build_record(), build_record(), Bounds(kl=0.0, rise=1.0))
     assert not any(ACCEPT in line for line in lines)
     assert lines[-2:] == [
         "  no update accepts this: it fails without any baseline",
-        "  a budget of your own is given with --mx-budgets FILE (docs/gate.md)",
+        "  bounds of your own are given with --mx-bounds FILE (docs/gate.md)",
     ]
 
 
 def test_nor_where_the_records_are_not_comparable() -> None:
     """Of the checks that need no baseline none is shown then: one of them fails all the same."""
     of_another = build_record(model="ref-moe")
-    lines = message(of_another, build_record(), Budget(kl=0.0, rise=1.0))
+    lines = message(of_another, build_record(), Bounds(kl=0.0, rise=1.0))
     assert lines[0].startswith("ref-moe-fp8_e4m3-B: step 1 (inputs): another case: model is ref-moe")
     assert lines[-1] == "  no update accepts this: it fails without any baseline"
     assert message(of_another, build_record())[-1].endswith(ACCEPT)
@@ -59,7 +59,7 @@ def test_first_line_names_case_step_module_and_the_last_one_what_to_type() -> No
 
 
 @pytest.mark.parametrize(
-    ("changes", "budget", "words"),
+    ("changes", "bounds", "words"),
     [
         pytest.param(
             {"fingerprints": {**build_record().fingerprints, "tokens": "f" * 64}},
@@ -80,13 +80,13 @@ def test_first_line_names_case_step_module_and_the_last_one_what_to_type() -> No
             id="conversion",
         ),
         pytest.param(
-            {}, Budget(kl=0.0005, rise=1.0), ["step 5 (budget)", "KL", "0.001000", "budget 0.0005"], id="kl"
+            {}, Bounds(kl=0.0005, rise=1.0), ["step 5 (bounds)", "KL", "0.001000", "bound 0.0005"], id="kl"
         ),
         pytest.param(
             {},
-            Budget(kl=1.0, rise=0.0001),
+            Bounds(kl=1.0, rise=0.0001),
             # rises 1, 2, 1.5, 1.2 e-3: mean 1.425e-3, error 2.175e-4
-            ["step 5 (budget)", "+0.001425 ± 0.000217", "upper 95 % bound +0.001783", "budget 0.0001"],
+            ["step 5 (bounds)", "+0.001425 ± 0.000217", "upper 95 % bound +0.001783", "bound 0.0001"],
             id="rise",
         ),
         pytest.param(
@@ -103,18 +103,18 @@ def test_first_line_names_case_step_module_and_the_last_one_what_to_type() -> No
     ],
 )
 def test_what_moved_by_how_much_against_which_bound(
-    changes: dict[str, Any], budget: Budget, words: list[str]
+    changes: dict[str, Any], bounds: Bounds, words: list[str]
 ) -> None:
-    first = message(build_record(**changes), build_record(), budget)[0]
+    first = message(build_record(**changes), build_record(), bounds)[0]
     for word in words:
         assert word in first
 
 
 def test_the_other_failures_follow_the_first() -> None:
     record = build_record(kl=0.5, sequence_losses=[3.0, 3.0, 3.0, 3.0])
-    lines = message(record, build_record(), Budget(kl=0.1, rise=0.1))
-    assert lines[0].startswith("ref-llama-fp8_e4m3-B: step 5 (budget): KL")
-    assert lines[1].startswith("  also step 5 (budget): rise")
+    lines = message(record, build_record(), Bounds(kl=0.1, rise=0.1))
+    assert lines[0].startswith("ref-llama-fp8_e4m3-B: step 5 (bounds): KL")
+    assert lines[1].startswith("  also step 5 (bounds): rise")
     assert lines[2].startswith("  also step 6 (drift): losses moved")
     assert [line for line in lines if "also step" in line] == lines[1:3]
 
@@ -139,7 +139,7 @@ def test_environment_differences() -> None:
     ]
     assert environment_differences(now, then) == expected
     assert environment_differences(now, now) == []
-    lines = message(now, then, Budget(kl=0.0, rise=1.0))
+    lines = message(now, then, Bounds(kl=0.0, rise=1.0))
     assert [line for line in lines if "environment: " in line] == [f"  environment: {x}" for x in expected]
 
 
@@ -152,18 +152,18 @@ def test_environment_differences() -> None:
     ],
 )
 def test_another_arithmetic_is_named(changes: dict[str, Any], otherwise: bool) -> None:
-    lines = message(build_record(**changes), build_record(), Budget(kl=0.0, rise=1.0))
+    lines = message(build_record(**changes), build_record(), Bounds(kl=0.0, rise=1.0))
     assert any(OTHERWISE in line for line in lines) is otherwise
 
 
 def test_without_a_baseline_nothing_is_compared() -> None:
-    lines = message(build_record(), None, Budget(kl=0.0, rise=1.0))
+    lines = message(build_record(), None, Bounds(kl=0.0, rise=1.0))
     assert lines == [
-        "ref-llama-fp8_e4m3-B: step 5 (budget): KL to the reference 0.001000 nats/token, budget 0",
-        "  cause: budget: the case costs more than its budget, and no baseline says whether it always did",
-        "  look first at: layers of the largest error; for a new model, a budget of its own (docs/gate.md)",
+        "ref-llama-fp8_e4m3-B: step 5 (bounds): KL to the reference 0.001000 nats/token, bound 0",
+        "  cause: bounds: the case is over its bounds, and no baseline says whether it always was",
+        "  look first at: layers of the largest error; for a new model, bounds of its own (docs/gate.md)",
         "  no update accepts this: it fails without any baseline",
-        "  a budget of your own is given with --mx-budgets FILE (docs/gate.md)",
+        "  bounds of your own are given with --mx-bounds FILE (docs/gate.md)",
     ]
 
 

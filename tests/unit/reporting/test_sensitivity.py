@@ -29,7 +29,7 @@ BLIND = Detection(
     what="Nothing is wrong.",
     kernels=KernelSight(caught=False),
     models=ModelSight(caught=False, cases=(0, 8)),
-    budget=NOTHING,
+    bounds=NOTHING,
     drift=NOTHING,
     drift_elsewhere=Sight(seen=False, margin=0.25),
     full=ModelSight(caught=False, cases=(0, 100)),
@@ -40,7 +40,7 @@ SEEN = Detection(
     what="The scale | is one off.",
     kernels=KernelSight(caught=True, cells=(3, 14), share=0.125, tests=(("test_product", 2, 8),)),
     models=ModelSight(caught=True, cases=(4, 8), steps=("4", "6")),
-    budget=Sight(seen=False, margin=0.5),
+    bounds=Sight(seen=False, margin=0.5),
     drift=Sight(seen=True, margin=2e6),
     drift_elsewhere=Sight(seen=True, margin=math.inf),
 )
@@ -57,7 +57,7 @@ def test_groups_are_counted_in_the_order_of_the_faults() -> None:
         "100.0 %",
     )
     assert (gate["faults"], gate["full gate"], gate["neither"], gate["caught"]) == ("2", "1", "1", "50.0 %")
-    assert (all_["budget alone"], all_["drift alone"], all_["drift elsewhere"]) == ("0", "1", "1")
+    assert (all_["bounds alone"], all_["drift alone"], all_["drift elsewhere"]) == ("0", "1", "1")
 
 
 def test_a_line_of_the_matrix() -> None:
@@ -66,7 +66,7 @@ def test_a_line_of_the_matrix() -> None:
         "what is wrong": "The scale | is one off.",
         "kernel suite": "3 of 14 cells (12 %), test_product 2 of 8",
         "model suite: steps": "4, 6 (4 of 8 cases)",
-        "budget alone": "no (0.5)",
+        "bounds alone": "no (0.5)",
         "drift alone": "yes (2e+06)",
         "drift elsewhere": "yes (∞)",
         "caught by": "reduced",
@@ -80,10 +80,10 @@ def test_processes_that_ended_otherwise() -> None:
         SEEN,
         kernels=KernelSight(caught=True, ended="crash"),
         models=ModelSight(caught=True, steps=("hang",)),
-        budget=Sight(seen=False, margin=None),
+        bounds=Sight(seen=False, margin=None),
     )
     row = dict(zip(MATRIX_COLUMNS, matrix_row(one), strict=True))
-    assert (row["kernel suite"], row["model suite: steps"], row["budget alone"]) == ("crash", "hang", "-")
+    assert (row["kernel suite"], row["model suite: steps"], row["bounds alone"]) == ("crash", "hang", "-")
 
 
 def test_many_red_tests_are_counted() -> None:

@@ -62,7 +62,7 @@ def _as_another_case(data: Data) -> None:
         (lambda data: data["results"][0].update(outcome=None), "outcome must be str, got None"),
         (lambda data: data["results"][0]["record"].pop("kl"), "missing fields: ['kl']"),
         (
-            lambda data: data["results"][0]["budget"].pop("kl"),
+            lambda data: data["results"][0]["bounds"].pop("kl"),
             "missing 1 required keyword-only argument: 'kl'",
         ),
         (lambda data: data.update(messages={CASES[0].id: 1}), f"the message of {CASES[0].id} is 1"),
@@ -85,7 +85,7 @@ def _as_another_case(data: Data) -> None:
             "perplexity must be number, got 'x'",
         ),
         (lambda data: data["results"][0]["record"].update(original_bytes=0), "division by zero"),
-        (lambda data: data["results"][0]["budget"].update(kl="a"), "kl of budget must be a number, got 'a'"),
+        (lambda data: data["results"][0]["bounds"].update(kl="a"), "kl of bounds must be a number, got 'a'"),
         (lambda data: data["results"][0]["drift"].update(rms=[]), "rms of drift must be a number, got []"),
         (lambda data: data["results"][1].update(reason=3), "reason must be str, got 3"),
         (lambda data: data["basis"].update(selection={}), "selection of basis must be str, got {}"),

@@ -11,7 +11,7 @@ import pytest
 from rich.table import Table
 from sample_record import build_full_record, build_record
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome
@@ -30,19 +30,19 @@ from mxcheck.reporting.table import (
     what_next,
 )
 
-BUDGET = Budget(kl=0.004, rise=1.0)
+BOUNDS = Bounds(kl=0.004, rise=1.0)
 DRIFT = Drift(median=1e-5, rms=1.23e-4, max=1.0, median_bound=1.0, rms_bound=1.0, max_bound=1.0)
 ROW = CaseResult(
     case=Case(model="ref-llama", precision="fp8_e4m3", tier="B"),
     outcome=Outcome.PASSED,
     record=build_record(),
-    budget=BUDGET,
+    bounds=BOUNDS,
     drift=DRIFT,
 )
 CHECKPOINT = {"kind": "checkpoint", "precision": "", "tier": None, "subject": "my-fp8"}
 COLUMNS = [
     *("model", "precision", "tier", "perplexity", "cross-ent.", "entropy", "change_%_±_SE"),
-    *("KL", "top-1_%", "sat._%", "weights", "budget", "drift", "verdict"),
+    *("KL", "top-1_%", "sat._%", "weights", "bounds", "drift", "verdict"),
 ]
 
 
@@ -83,7 +83,7 @@ def test_cells() -> None:
         "top-1_%": "98.75",
         "sat._%": "",
         "weights": "26%",  # 33,792 of 131,072 bytes
-        "budget": "25%",
+        "bounds": "25%",
         "drift": "1e-04",
         "verdict": "pass",
     }
@@ -117,13 +117,13 @@ def test_cells() -> None:
         ),
         pytest.param({"record": build_record(weight_bytes=131_072)}, "weights", "100%", id="as-loaded"),
         pytest.param({"record": build_record(weight_bytes=17_408)}, "weights", "13%", id="4.25-bits"),
-        pytest.param({"budget": None}, "budget", "", id="no-budget"),
+        pytest.param({"bounds": None}, "bounds", "", id="no-bounds"),
         pytest.param(CHECKPOINT, "precision", "checkpoint.my-fp8", id="checkpoint"),
         pytest.param(CHECKPOINT, "tier", "", id="checkpoint-has-no-tier"),
         pytest.param({"kind": "training"}, "precision", "training.fp8_e4m3-B", id="training"),
         pytest.param({"kind": "training", "options": ("x",)}, "tier", "x", id="training-with-option"),
-        pytest.param({"budget": Budget(kl=0.0, rise=0.0)}, "budget", "-", id="budget-of-zero"),
-        pytest.param({"budget": Budget(kl=0.0005, rise=0.0)}, "budget", "200%", id="over-budget"),
+        pytest.param({"bounds": Bounds(kl=0.0, rise=0.0)}, "bounds", "-", id="bounds-of-zero"),
+        pytest.param({"bounds": Bounds(kl=0.0005, rise=0.0)}, "bounds", "200%", id="over-bounds"),
         pytest.param({"drift": None}, "drift", "", id="no-baseline"),
         pytest.param({"drift": replace(DRIFT, rms=0.0)}, "drift", "0", id="no-drift"),
     ],
@@ -249,7 +249,7 @@ def test_units_are_explained() -> None:
     output = " ".join(text(ROW).split())
     assert output.startswith("mxcheck: accuracy")
     assert "cross-entropy, entropy, KL in nats/token" in output
-    assert "share of the KL budget used" in output
+    assert "KL in % of its bound" in output
     assert "weights: bytes of all weights, packed, beside those as loaded" in output
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.baseline import read
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
@@ -41,7 +41,7 @@ def row(record: Record, *failures: Check) -> dict[str, Any]:
         outcome=outcome,
         failures=failures,
         record=record,
-        budget=Budget(kl=0.023, rise=0.023),
+        bounds=Bounds(kl=0.023, rise=0.023),
     ).as_dict()
 
 

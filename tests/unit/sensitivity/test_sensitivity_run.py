@@ -18,13 +18,13 @@ import pytest
 from sample_record import NOISE, build_record
 
 from mxcheck.gate.baseline import encode
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Check
 from mxcheck.sensitivity.children import Job, in_children, read_result
 from mxcheck.sensitivity.fault import Fault, Setting
-from mxcheck.sensitivity.judging import budget_sight, detection, drift_sight, kernel_sight, model_sight
+from mxcheck.sensitivity.judging import bounds_sight, detection, drift_sight, kernel_sight, model_sight
 from mxcheck.sensitivity.reduced_gate import accepting_gates, gate_of, kernel_arguments
 from mxcheck.sensitivity.sensitivity_run import run
 from mxcheck.sensitivity.sensitivity_state import check_unchanged, locked_state, seconds_spent
@@ -229,12 +229,12 @@ def test_baselines_are_accepted_once_for_all_faults_of_the_same_options() -> Non
 def _passed(**record_changes: object) -> CaseResult:
     record = build_record(**record_changes)
     return CaseResult(
-        case=record.case, outcome=Outcome.PASSED, record=record, budget=Budget(kl=0.01, rise=0.01)
+        case=record.case, outcome=Outcome.PASSED, record=record, bounds=Bounds(kl=0.01, rise=0.01)
     )
 
 
 def test_a_fault_is_judged_again_whatever_its_own_gate_said(tmp_path: Path) -> None:
-    """Here a gate that lies: the KL is five times its budget and all losses moved, and it says `pass`."""
+    """Here a gate that lies: the KL is five times its bound and all losses moved, and it says `pass`."""
     path = tmp_path / "ref-llama" / "fp8_e4m3-B.json"
     path.parent.mkdir()
     path.write_text(encode(build_record()))
@@ -248,8 +248,8 @@ def test_a_fault_is_judged_again_whatever_its_own_gate_said(tmp_path: Path) -> N
         accepted=tmp_path,
     )
     assert not found.models.caught
-    assert found.budget.seen
-    assert found.budget.margin == pytest.approx(5)
+    assert found.bounds.seen
+    assert found.bounds.margin == pytest.approx(5)
     assert found.drift.seen
     assert found.drift.margin == pytest.approx(0.002 / 1e-9)
     # 4 times the stored noise and the floor: 3.22e-4 for the median
@@ -271,8 +271,8 @@ def test_figures_that_are_none_are_seen() -> None:
     broken = build_record(sequence_losses=[math.nan] * 4, kl=math.nan)
     assert drift_sight(broken, build_record()).margin == math.inf
     assert drift_sight(broken, build_record()).seen
-    assert budget_sight(broken, Budget(kl=0.1, rise=0.1)).margin == math.inf
-    assert budget_sight(broken, Budget(kl=0.1, rise=0.1)).seen
+    assert bounds_sight(broken, Bounds(kl=0.1, rise=0.1)).margin == math.inf
+    assert bounds_sight(broken, Bounds(kl=0.1, rise=0.1)).seen
     fewer = build_record(sequence_losses=[2.001])
     assert drift_sight(fewer, build_record()).margin == math.inf
 

@@ -35,7 +35,7 @@ def missed(
 ) -> Iterator[tuple[str, str]]:
     """Canaries that the gate does not judge as it must: name, and what happened, in one line."""
     for canary in records:
-        failed = judge(canary.record, canary.baseline, canary.budget).failed_steps
+        failed = judge(canary.record, canary.baseline, canary.bounds).failed_steps
         if failed != canary.fails:
             yield canary.name, f"{canary.wrong}; expected {_words(canary.fails)}, {_did(failed)}"
     for expectation in calls:

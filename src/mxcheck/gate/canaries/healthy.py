@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.counters import Counters, OperandCounts
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.record import Noise, Record
@@ -24,11 +24,11 @@ class Canary:
     fails: tuple[int, ...]
     record: Record
     baseline: Record | None
-    budget: Budget
+    bounds: Bounds
 
 
-WIDE = Budget(kl=1.0, rise=1.0)
-TIGHT = Budget(kl=0.005, rise=0.005)  # and 0.01 for the sampling error of 1600 tokens: 4 √(2 · 0.005 / 1600)
+WIDE = Bounds(kl=1.0, rise=1.0)
+TIGHT = Bounds(kl=0.005, rise=0.005)  # and 0.01 for the sampling error of 1600 tokens: 4 √(2 · 0.005 / 1600)
 
 # One healthy record: sixteen sequences of a hundred tokens. Its rise is 0.005 on average, as is its KL.
 REFERENCE = [2.0, 2.1, 1.9, 2.05, 1.95, 2.2, 1.8, 2.0, 2.15, 1.85, 2.0, 2.02, 1.98, 2.3, 1.7, 2.0]
@@ -219,7 +219,7 @@ def bad(
     *fails: int,
     was: dict[str, Any] | None = None,
     alone: bool = False,
-    budget: Budget = WIDE,
+    bounds: Bounds = WIDE,
     **now: Any,
 ) -> Canary:
     """The healthy record with fields `now`, against the healthy one with fields `was`; `fails` must fail."""
@@ -232,7 +232,7 @@ def bad(
         fails=fails,
         record=record,
         baseline=None if alone else baseline,
-        budget=budget,
+        bounds=bounds,
     )
 
 

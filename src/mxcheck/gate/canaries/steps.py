@@ -1,10 +1,10 @@
-"""Canaries of steps 1, 3, 4 and 5: inputs, conversion, casts, budget."""
+"""Canaries of steps 1, 3, 4 and 5: inputs, conversion, casts, bounds."""
 
 from __future__ import annotations
 
 import math
 
-from mxcheck.gate.budget import Budget
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.canaries.healthy import (
     CASTS,
     DIGESTS,
@@ -27,8 +27,8 @@ from mxcheck.gate.canaries.healthy import (
 from mxcheck.gate.row_groups import Digests, RowGroups
 
 INPUTS = (
-    good("healthy", "nothing: the accepted record itself", budget=TIGHT),
-    good("healthy-alone", "nothing, without a baseline", alone=True, budget=TIGHT),
+    good("healthy", "nothing: the accepted record itself", bounds=TIGHT),
+    good("healthy-alone", "nothing, without a baseline", alone=True, bounds=TIGHT),
     good("healthy-environment", "nothing that counts: another torch", environment={"torch": "3"}),
     *(
         bad(f"{name}-changed", f"fingerprint of the {name}", 1, fingerprints={**PRINTS, name: "0" * 64})
@@ -195,49 +195,49 @@ ONE = {
     "sequence_kl": [0.005],
     "metrics": {},
 }
-BUDGET = (
-    bad("kl-over", "the KL is a hundredth over its budget", 5, budget=TIGHT, kl=0.00505),
-    bad("kl-over-alone", "the same, without a baseline", 5, budget=TIGHT, alone=True, kl=0.00505),
-    good("kl-under", "nothing: the KL is a hundredth within its budget", budget=TIGHT, kl=0.00495),
+BOUNDS = (
+    bad("kl-over", "the KL is a hundredth over its bound", 5, bounds=TIGHT, kl=0.00505),
+    bad("kl-over-alone", "the same, without a baseline", 5, bounds=TIGHT, alone=True, kl=0.00505),
+    good("kl-under", "nothing: the KL is a hundredth within its bound", bounds=TIGHT, kl=0.00495),
     bad("kl-not-a-number", "the KL is NaN", 5, kl=math.nan),
     bad(
         "rise-over",
         "the loss rises by 0.03, where 0.015 is allowed",
         5,
-        budget=TIGHT,
+        bounds=TIGHT,
         was={"sequence_losses": moved(REFERENCE, 0.03)},
     ),
     good(
         "rise-under",
         "nothing: it rises by half of what is allowed",
-        budget=TIGHT,
+        bounds=TIGHT,
         was={"sequence_losses": moved(REFERENCE, 0.0075)},
     ),
     bad(
         "rise-uncertain",
         "it rises by 0.01, and its upper bound by 0.05",
         5,
-        budget=TIGHT,
+        bounds=TIGHT,
         was={"sequence_losses": moved(REFERENCE, 0.11, -0.09)},
     ),
     good(
         "rise-within",
         "nothing: the upper bound is within",
-        budget=Budget(kl=0.005, rise=0.1),
+        bounds=Bounds(kl=0.005, rise=0.1),
         was={"sequence_losses": moved(REFERENCE, 0.11, -0.09)},
     ),
-    good("fall", "nothing: the loss falls", budget=TIGHT, was={"sequence_losses": moved(REFERENCE, -0.1)}),
+    good("fall", "nothing: the loss falls", bounds=TIGHT, was={"sequence_losses": moved(REFERENCE, -0.1)}),
     bad(
         "rise-of-one",
         "the rise of a single sequence is twice what is allowed",
         5,
-        budget=TIGHT,
+        bounds=TIGHT,
         was={**ONE, "sequence_losses": [2.09]},
     ),
     good(
         "rise-of-one-within",
         "nothing: it is half of it",
-        budget=TIGHT,
+        bounds=TIGHT,
         was={**ONE, "sequence_losses": [2.0225]},
     ),
     bad("loss-not-a-number", "one loss is NaN", 5, 6, sequence_losses=one_moved(LOSSES, math.nan)),
@@ -252,4 +252,4 @@ BUDGET = (
 )
 
 
-STEP_CANARIES = (*INPUTS, *CONVERSION, *CASTS_STAND, *BUDGET)
+STEP_CANARIES = (*INPUTS, *CONVERSION, *CASTS_STAND, *BOUNDS)

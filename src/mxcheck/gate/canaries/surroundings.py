@@ -1,4 +1,4 @@
-"""Canaries of statistics, baseline files, names of cases, and budgets."""
+"""Canaries of statistics, baseline files, names of cases, and bounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.gate.baseline import BaselineError, decode, encode
-from mxcheck.gate.budget import Budgets, load_budgets
+from mxcheck.gate.bounds_tables import BoundsTables, load_bounds
 from mxcheck.gate.canaries.expectation import expect
 from mxcheck.gate.canaries.healthy import HEALTHY
 from mxcheck.gate.case import Case, case_of
@@ -129,17 +129,17 @@ NAMES = (
         lambda: replace(_CASE, options=()).baseline.as_posix(),
         "canary/fp8_e4m3-A.json",
     ),
-    expect("budget-key", "the line of the budgets", lambda: _CASE.budget_key, "fp8_e4m3-A+attention"),
+    expect("bounds-key", "the line of the table of bounds", lambda: _CASE.bounds_key, "fp8_e4m3-A+attention"),
     expect(
-        "budget-key-plain",
+        "bounds-key-plain",
         "options that quantize no more have none",
-        lambda: replace(_CASE, options=("rceil",)).budget_key,
+        lambda: replace(_CASE, options=("rceil",)).bounds_key,
         "fp8_e4m3-A",
     ),
     expect(
-        "budget-key-all",
+        "bounds-key-all",
         "options that quantize more",
-        lambda: replace(_CASE, options=("even", "attention", "outputs", "global-fp8_e4m3")).budget_key,
+        lambda: replace(_CASE, options=("even", "attention", "outputs", "global-fp8_e4m3")).bounds_key,
         "fp8_e4m3-A+attention+outputs+global-fp8_e4m3",
     ),
 )
@@ -158,11 +158,11 @@ _OURS = {
 }
 
 
-def _budget(model: str, stage: str) -> tuple[Any, ...]:
-    return _bounds(Budgets([_THEIRS, _OURS]), case_of(model, stage))
+def _bounds(model: str, stage: str) -> tuple[Any, ...]:
+    return _numbers(BoundsTables([_THEIRS, _OURS]), case_of(model, stage))
 
 
-def _bounds(table: Budgets, case: Case) -> tuple[Any, ...]:
+def _numbers(table: BoundsTables, case: Case) -> tuple[Any, ...]:
     try:
         found = table.of(case)
     except ValueError:
@@ -172,28 +172,28 @@ def _bounds(table: Budgets, case: Case) -> tuple[Any, ...]:
 
 def _loaded() -> tuple[Any, ...]:
     with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
-        path = Path(folder) / "budgets.toml"
+        path = Path(folder) / "bounds.toml"
         path.write_text('[default]\n"fp8_e4m3-A" = { kl = 0.75, rise = 0.5 }\n', encoding="utf-8")
-        return _bounds(load_budgets(str(path)), case_of("ref-llama", "fp8_e4m3-A"))
+        return _numbers(load_bounds(str(path)), case_of("ref-llama", "fp8_e4m3-A"))
 
 
-BUDGETS = (
-    expect("budget-theirs", "the user's line comes before ours", lambda: _budget("m", "s"), (1.0, 1.0)),
-    expect("budget-theirs-model", "the user's line of the model", lambda: _budget("m", "t"), (2.0, 2.0)),
-    expect("budget-default", "another model has the common line", lambda: _budget("n", "t"), (5.0, 5.0)),
+BOUNDS = (
+    expect("bounds-theirs", "the user's line comes before ours", lambda: _bounds("m", "s"), (1.0, 1.0)),
+    expect("bounds-theirs-model", "the user's line of the model", lambda: _bounds("m", "t"), (2.0, 2.0)),
+    expect("bounds-default", "another model has the common line", lambda: _bounds("n", "t"), (5.0, 5.0)),
     expect(
-        "budget-model", "the model's line comes before the common one", lambda: _budget("m", "u"), (11.0, 0.5)
+        "bounds-model", "the model's line comes before the common one", lambda: _bounds("m", "u"), (11.0, 0.5)
     ),
-    expect("budget-rise", "a rise has its own bound", lambda: _budget("n", "u"), (6.0, 7.0)),
-    expect("budget-own", "a stage has its own line", lambda: _budget("n", "u+attention"), (8.0, 8.0)),
+    expect("bounds-rise", "a rise has its own bound", lambda: _bounds("n", "u"), (6.0, 7.0)),
+    expect("bounds-own", "a stage has its own line", lambda: _bounds("n", "u+attention"), (8.0, 8.0)),
     expect(
-        "budget-fewer",
+        "bounds-fewer",
         "else the largest of those with fewer options",
-        lambda: _budget("n", "u+attention+outputs"),
+        lambda: _bounds("n", "u+attention+outputs"),
         (9.0, 9.0),
     ),
-    expect("budget-none", "a stage without a line has no budget", lambda: _budget("n", "v"), ("refused",)),
-    expect("budget-file", "the file of --mx-budgets comes before our table", _loaded, (0.75, 0.5)),
+    expect("bounds-none", "a stage without a line has no bounds", lambda: _bounds("n", "v"), ("refused",)),
+    expect("bounds-file", "the file of --mx-bounds comes before our table", _loaded, (0.75, 0.5)),
 )
 
-SURROUNDINGS = (*STATISTICS, *FILES, *NAMES, *BUDGETS)
+SURROUNDINGS = (*STATISTICS, *FILES, *NAMES, *BOUNDS)

@@ -72,9 +72,9 @@ UPDATES = (
         exists=False,
     ),
     _update("update-same", "and leaves what is as accepted", _NEAR, _ALL, "pass", ""),
-    _update("update-budget", "it never accepts what breaks its budget", _OVER, _ALL, "FAIL step 5,6", ""),
+    _update("update-bounds", "it never accepts what breaks its bound", _OVER, _ALL, "FAIL step 5,6", ""),
     _update(
-        "update-budget-new",
+        "update-bounds-new",
         "where nothing was accepted, neither",
         _OVER,
         _ALL,
@@ -84,7 +84,7 @@ UPDATES = (
         exists=False,
     ),
     _update(
-        "update-budget-recipe",
+        "update-bounds-recipe",
         "nor under another recipe",
         _OVER_OF_ANOTHER,
         _ALL,
@@ -108,8 +108,8 @@ UPDATES = (
     _update("new-only-there", "and touches no file that is there", _MOVED, _NEW, "FAIL step 6", ""),
     _update("new-only-corrupt", "not a corrupt one either", _MOVED, _NEW, "FAIL corrupt", "", accepted=None),
     _update(
-        "new-only-budget",
-        "and accepts nothing that breaks its budget",
+        "new-only-bounds",
+        "and accepts nothing that breaks its bound",
         _OVER,
         _NEW,
         "FAIL step 5",

@@ -8,5 +8,5 @@ from mxcheck.gate.case import Case
 
 
 def test_accuracy(mx_case: Case, mx_gate: Callable[[Case], None]) -> None:
-    """The six steps of the gate: inputs, reference, conversion, casts, budget, drift."""
+    """The six steps of the gate: inputs, reference, conversion, casts, bounds, drift."""
     mx_gate(mx_case)

@@ -16,12 +16,12 @@ from typing import Any
 from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import Case, case_of
 
-#: A stage with those of its options that may have a line of their own (`Case.budget_key`), in their order.
+#: A stage with those of its options that may have a line of their own (`Case.bounds_key`), in their order.
 _STAGE = re.compile(r"(?P<plain>[^+]+)(\+attention)?(\+outputs)?(\+global-\w+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class Bounds:
     """Upper bounds in nats per token: on the KL divergence to the reference, and on the rise of the
     cross-entropy, to which the gate adds an allowance for the sampling error of the tokens at hand. `whose`
     says which file they are from, `own` whether it is the model's, and `reason` what is written there for a
@@ -34,15 +34,15 @@ class Budget:
     reason: str = field(default="", compare=False)
 
 
-class Budgets:
-    """Tables of bounds, the first that has a line before the others: the user's (`--mx-budgets`), the
+class BoundsTables:
+    """Tables of bounds, the first that has a line before the others: the user's (`--mx-bounds`), the
     model's own (`bounds.toml` beside its baselines), and ours, which are for our models alone."""
 
     def __init__(self, tables: list[dict[str, Any]], *, baselines: Path | None = None) -> None:
         self._tables = tables
         self._baselines = baselines
 
-    def find(self, case: Case) -> Budget | None:
+    def find(self, case: Case) -> Bounds | None:
         """The bounds of a case; None where no table has them. Raises ValueError for a bad file of the
         model's."""
         own = [] if self._baselines is None else [read_bounds(self._baselines / case.model)]
@@ -54,7 +54,7 @@ class Budgets:
                 return found
         return None
 
-    def of(self, case: Case) -> Budget:
+    def of(self, case: Case) -> Bounds:
         """The same. Raises ValueError, naming what is lacking, where there are none."""
         found = self.find(case)
         if found is None:
@@ -66,9 +66,9 @@ class Budgets:
         return found
 
 
-def _of(tables: list[dict[str, Any]], case: Case) -> Budget | None:
+def _of(tables: list[dict[str, Any]], case: Case) -> Bounds | None:
     """Its own line, else the largest of those of the stage with fewer of the options that cost."""
-    plain, *options = case.budget_key.split("+")
+    plain, *options = case.bounds_key.split("+")
     for table in tables:  # all of the user's before ours: what they wrote is never loosened
         for count in range(len(options), -1, -1):
             fewer = ("+".join([plain, *some]) for some in combinations(options, count))
@@ -77,13 +77,13 @@ def _of(tables: list[dict[str, Any]], case: Case) -> Budget | None:
     return None
 
 
-def _line(table: dict[str, Any], model: str, stage: str) -> Budget | None:
+def _line(table: dict[str, Any], model: str, stage: str) -> Bounds | None:
     default = table.get("default", {}) if model in table.get("serves", [model]) else {}
     for section in (table.get("models", {}).get(model, {}), default):
         if stage in section:
             entry = section[stage]
             # On text sampled from the reference the expected rise is the KL divergence itself.
-            return Budget(
+            return Bounds(
                 kl=float(entry["kl"]),
                 rise=float(entry.get("rise", entry["kl"])),
                 whose=table.get("whose", ""),
@@ -134,40 +134,40 @@ def _check_entry(entry: Any, where: str, allowed: Collection[str]) -> None:
 def _checked(table: dict[str, Any], path: str, stages: Collection[str]) -> dict[str, Any]:
     """Refuse, in one line that names the file, whatever would be ignored or fail later."""
     for name in table.keys() - {"default", "models"}:
-        raise ValueError(f"budgets file {path}: {unknown('table', name, ('default', 'models'))}")
+        raise ValueError(f"bounds file {path}: {unknown('table', name, ('default', 'models'))}")
     models = _table(table.get("models", {}), "models", path)
     sections = [("default", table.get("default", {})), *((f"models.{name}", models[name]) for name in models)]
     for title, section in sections:
         for stage, entry in _table(section, title, path).items():
             plain = _STAGE.fullmatch(stage)
             if plain is None or plain["plain"] not in stages:
-                raise ValueError(f"budgets file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
-            _check_entry(entry, f"budgets file {path}: [{title}] {stage!r}", {"kl", "rise"})
+                raise ValueError(f"bounds file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
+            _check_entry(entry, f"bounds file {path}: [{title}] {stage!r}", {"kl", "rise"})
     return {**table, "whose": path}
 
 
 def _table(value: Any, title: str, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"budgets file {path}: {title} must be a table, got {value!r}")
+        raise ValueError(f"bounds file {path}: {title} must be a table, got {value!r}")
     return value
 
 
 @cache
-def load_budgets(
+def load_bounds(
     path: str | None = None, own: tuple[str, ...] = (), *, baselines: Path | None = None
-) -> Budgets:
+) -> BoundsTables:
     """Our table, with the TOML file at `path` before it, and the files beside the models' baselines in the
     folder `baselines` between. Raises ValueError for a bad file.
 
     `own` are the user's recipes, for which the file at `path` may have lines too.
     """
-    ours = tomllib.loads(resources.files("mxcheck.gate").joinpath("budgets.toml").read_text())
+    ours = tomllib.loads(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
     ours["whose"] = "mxcheck's own table"
     if path is None:
-        return Budgets([ours], baselines=baselines)
+        return BoundsTables([ours], baselines=baselines)
     try:
         theirs = tomllib.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"budgets file {path}: {error}") from error
+        raise ValueError(f"bounds file {path}: {error}") from error
     plain = [stage for stage in ours["default"] if "+" not in stage]
-    return Budgets([_checked(theirs, path, [*plain, *own]), ours], baselines=baselines)
+    return BoundsTables([_checked(theirs, path, [*plain, *own]), ours], baselines=baselines)

@@ -1,4 +1,4 @@
-"""tools/budget_table.py: what it writes into docs/budgets.md, and that the page is current."""
+"""tools/bounds_table.py: what it writes into docs/bounds.md, and that the page is current."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mxcheck.gate.write import write_text
 from mxcheck.models.ladder import stages
 
 REPOSITORY = Path(__file__).parents[2]
-PAGE = "before\n<!-- begin: tools/budget_table.py -->\nold\n<!-- end: tools/budget_table.py -->\nafter\n"
+PAGE = "before\n<!-- begin: tools/bounds_table.py -->\nold\n<!-- end: tools/bounds_table.py -->\nafter\n"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("budget_table", REPOSITORY / "tools" / "budget_table.py")
+    spec = importlib.util.spec_from_file_location("bounds_table", REPOSITORY / "tools" / "bounds_table.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -35,7 +35,7 @@ def row(table: str, stage: str) -> list[str]:
 
 
 def test_the_committed_page_is_current(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    page = REPOSITORY / "docs" / "budgets.md"
+    page = REPOSITORY / "docs" / "bounds.md"
     assert tool.main(["--check", "--page", str(page), "--baselines", str(REPOSITORY / "baselines")]) == 0
     assert capsys.readouterr().out == f"{page}: current\n"
 
@@ -73,7 +73,7 @@ def test_every_plain_stage_has_a_row(tool: ModuleType, tmp_path: Path) -> None:
 
 
 def test_every_source_is_on_the_page(tool: ModuleType) -> None:
-    page = (REPOSITORY / "docs" / "budgets.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "bounds.md").read_text(encoding="utf-8")
     sources = {found.source for rows in tool.PUBLISHED.values() for found in rows}
     assert sources == {1, 2, 3, 4, 5}
     assert all(f"\n| {source} | " in page for source in sources)

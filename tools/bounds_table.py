@@ -1,11 +1,11 @@
-"""Write the table of docs/budgets.md: every plain stage, what it costs on the reference models, its budget,
+"""Write the table of docs/bounds.md: every plain stage, what it costs on the reference models, its bound,
 the share of it that is used, and what has been published for real models.
 
-    python tools/budget_table.py            # rewrites the table between its markers
-    python tools/budget_table.py --check    # writes nothing; exit code 1 where the table is not current
+    python tools/bounds_table.py            # rewrites the table between its markers
+    python tools/bounds_table.py --check    # writes nothing; exit code 1 where the table is not current
 
-Measured figures come from baselines/, budgets from src/mxcheck/gate/budgets.toml. Published perplexities
-stand below with their sources, which docs/budgets.md spells out. No budget is made from them.
+Measured figures come from baselines/, bounds from src/mxcheck/gate/bounds.toml. Published perplexities
+stand below with their sources, which docs/bounds.md spells out. No bound is made from them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from importlib import resources
 from pathlib import Path
 
 from mxcheck.gate.baseline import read
-from mxcheck.gate.budget import load_budgets
+from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import case_of
 from mxcheck.gate.record import Record
 from mxcheck.reporting.table import percent_change
 
-BEGIN = "<!-- begin: tools/budget_table.py -->"
-END = "<!-- end: tools/budget_table.py -->"
+BEGIN = "<!-- begin: tools/bounds_table.py -->"
+END = "<!-- end: tools/bounds_table.py -->"
 TRAINED = ("ref-llama", "ref-neo", "ref-moe")
 OUTLIERS = "outlier-llama"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """Perplexity of a real model before and after quantization; `source` is a number of docs/budgets.md."""
+    """Perplexity of a real model before and after quantization; `source` is a number of docs/bounds.md."""
 
     model: str
     before: float
@@ -76,8 +76,8 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
 
 def table(baselines: Path) -> str:
     """The table as Markdown. Raises BaselineError for a baseline that cannot be read."""
-    ours = tomllib.loads(resources.files("mxcheck.gate").joinpath("budgets.toml").read_text())
-    header = ["stage", *TRAINED, "budget", "used", OUTLIERS, "budget", "used", "published"]
+    ours = tomllib.loads(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
+    header = ["stage", *TRAINED, "bounds", "used", OUTLIERS, "bounds", "used", "published"]
     lines = [header, ["---"] * len(header)]
     lines += [_row(stage, baselines) for stage in ours["default"] if "+" not in stage]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -87,10 +87,10 @@ def _row(stage: str, baselines: Path) -> list[str]:
     cells = [stage]
     for models in (TRAINED, (OUTLIERS,)):
         records = [_accepted(baselines / model / f"{stage}.json") for model in models]
-        budget = load_budgets().of(case_of(models[0], stage)).kl
+        bounds = load_bounds().of(case_of(models[0], stage)).kl
         measured = [record.kl for record in records if record is not None]
-        used = f"{100 * max(measured) / budget:.0f} %" if measured and budget else ""
-        cells += [*map(_measured, records), f"{budget:g}", used]
+        used = f"{100 * max(measured) / bounds:.0f} %" if measured and bounds else ""
+        cells += [*map(_measured, records), f"{bounds:g}", used]
     return [*cells, ", ".join(map(_published, PUBLISHED.get(stage, ())))]
 
 
@@ -122,14 +122,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--page", type=Path, default=Path("docs/budgets.md"))
+    parser.add_argument("--page", type=Path, default=Path("docs/bounds.md"))
     parser.add_argument("--baselines", type=Path, default=Path("baselines"))
     parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if it would change")
     options = parser.parse_args(arguments)
     page = options.page.read_text(encoding="utf-8")
     current = replaced(page, table(options.baselines))
     if options.check:
-        print(f"{options.page}: {'current' if page == current else 'run tools/budget_table.py'}")
+        print(f"{options.page}: {'current' if page == current else 'run tools/bounds_table.py'}")
         return int(page != current)
     options.page.write_text(current, encoding="utf-8")
     return 0

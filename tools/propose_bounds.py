@@ -1,17 +1,17 @@
-"""Measure the KL divergence of every stage on the reference models, and write the budget table from it by a
+"""Measure the KL divergence of every stage on the reference models, and write the bound table from it by a
 rule that was fixed before the figures were seen.
 
-    python tools/propose_budgets.py build/budgets > src/mxcheck/gate/budgets.toml
+    python tools/propose_bounds.py build/bounds > src/mxcheck/gate/bounds.toml
 
 Figures are kept in the folder named, so that a run that was stopped goes on; delete it to measure anew.
 
 The rule. Let K be the largest KL divergence among the models concerned (the three trained reference models
-for the default table; the outlier model alone for its own). The budget is 2 K, rounded up to two digits: a
-fault that doubles the damage is over budget, and nothing that a machine's arithmetic does comes near it. The
-rise of the cross-entropy, whose expectation on self-sampled text is the KL, has the same budget; the gate
+for the default table; the outlier model alone for its own). The bound is 2 K, rounded up to two digits: a
+fault that doubles the damage is over bound, and nothing that a machine's arithmetic does comes near it. The
+rise of the cross-entropy, whose expectation on self-sampled text is the KL, has the same bound; the gate
 adds an allowance for sampling (`mxcheck.gate.verdict.sampling_allowance`).
 
-Transformer Engine has no CPU build. Its stages get the budget of what emulates them: one fp32 scale a tensor
+Transformer Engine has no CPU build. Its stages get the bound of what emulates them: one fp32 scale a tensor
 for te_fp8_*, the MX format under the scale rule rceil for te_mxfp8.
 """
 
@@ -103,7 +103,7 @@ def main() -> None:
     if options.models != ",".join(REFERENCE_MODELS):
         return
     kl = {label: json.loads((options.store / f"{label}.json").read_text()) for label in REFERENCE_MODELS}
-    print("# Budgets in nats per token. Written by tools/propose_budgets.py, which states the rule.")
+    print("# Bounds in nats per token. Written by tools/propose_bounds.py, which states the rule.")
     print("# kl bounds the KL divergence to the reference, and the loss's rise where no `rise` is given.")
     print(f"serves = {json.dumps(list(REFERENCE_MODELS))}")
     for title, models in (("default", TRAINED), ("models.outlier-llama", ("outlier-llama",))):

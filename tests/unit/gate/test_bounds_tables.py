@@ -1,4 +1,4 @@
-"""Budgets: which table wins, and what a bad file says."""
+"""Bounds: which table wins, and what a bad file says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mxcheck.gate.budget import Budget, Budgets, load_budgets
+from mxcheck.gate.bounds_tables import Bounds, BoundsTables, load_bounds
 from mxcheck.gate.case import Case, case_of
 from mxcheck.models.ladder import stages
 from mxcheck.models.zoo import REFERENCE_MODELS
@@ -31,18 +31,18 @@ THEIRS = {
     ],
 )
 def test_a_user_s_table_goes_first(model: str, stage: str, kl: float) -> None:
-    assert Budgets([THEIRS, OURS]).of(case_of(model, stage)) == Budget(kl=kl, rise=10 * kl)
+    assert BoundsTables([THEIRS, OURS]).of(case_of(model, stage)) == Bounds(kl=kl, rise=10 * kl)
 
 
 @pytest.mark.parametrize(("model", "kl"), [("ref-moe", 3), ("ref-llama", 1)])
 def test_a_model_s_entry_goes_before_the_common_one(model: str, kl: float) -> None:
-    assert Budgets([OURS]).of(case_of(model, "bf16")) == Budget(kl=kl, rise=10 * kl)
+    assert BoundsTables([OURS]).of(case_of(model, "bf16")) == Bounds(kl=kl, rise=10 * kl)
 
 
 @pytest.mark.parametrize("tables", [pytest.param([], id="none"), pytest.param([THEIRS, OURS], id="both")])
-def test_a_missing_budget_names_stage_and_model(tables: list[dict[str, object]]) -> None:
+def test_missing_bounds_name_stage_and_model(tables: list[dict[str, object]]) -> None:
     with pytest.raises(ValueError, match=r"no bounds for fp6_e2m3-B of ref-neo; .*--snapshot-update"):
-        Budgets(tables).of(case_of("ref-neo", "fp6_e2m3-B"))
+        BoundsTables(tables).of(case_of("ref-neo", "fp6_e2m3-B"))
 
 
 #: A line for an option in each table, and more in the plain lines.
@@ -79,7 +79,7 @@ def test_options_that_quantize_more_may_have_lines_of_their_own(
     tables: list[dict[str, object]], model: str, options: tuple[str, ...], kl: float
 ) -> None:
     case = Case(model=model, precision="fp8_e4m3", tier="A", options=options)
-    assert Budgets(tables).of(case) == Budget(kl=kl, rise=kl)
+    assert BoundsTables(tables).of(case) == Bounds(kl=kl, rise=kl)
 
 
 def test_what_no_table_has_is_named_with_its_options() -> None:
@@ -89,16 +89,16 @@ def test_what_no_table_has_is_named_with_its_options() -> None:
         ValueError,
         match=r"no bounds for nvfp4-B\+attention of ref-neo; .*add `'nvfp4-B\+attention' = \{ kl = NATS \}`",
     ):
-        Budgets([COSTLY_OURS]).of(case)
+        BoundsTables([COSTLY_OURS]).of(case)
 
 
 def test_a_user_s_file_may_have_lines_for_options(tmp_path: Path) -> None:
-    path = tmp_path / "budgets.toml"
+    path = tmp_path / "bounds.toml"
     path.write_text('[default]\n"fp8_e4m3-A+attention+outputs+global-bf16" = { kl = 0.5 }\n')
     case = Case(
         model="ref-llama", precision="fp8_e4m3", tier="A", options=("attention", "outputs", "global-bf16")
     )
-    assert load_budgets(str(path)).of(case).kl == 0.5
+    assert load_bounds(str(path)).of(case).kl == 0.5
 
 
 @pytest.mark.parametrize(
@@ -106,52 +106,52 @@ def test_a_user_s_file_may_have_lines_for_options(tmp_path: Path) -> None:
     ["fp8_e4m3-A+block16", "fp8_e4m3-A+outputs+attention", "fp8_e4m3-A+", "+attention", "fp9-A+attention"],
 )
 def test_a_line_that_no_case_reads_is_refused(tmp_path: Path, stage: str) -> None:
-    path = tmp_path / "budgets.toml"
+    path = tmp_path / "bounds.toml"
     path.write_text(f'[default]\n"{stage}" = {{ kl = 0.5 }}\n')
     with pytest.raises(ValueError, match="unknown stage in") as caught:
-        load_budgets(str(path))
+        load_bounds(str(path))
     assert repr(stage) in str(caught.value)
 
 
 def test_a_user_s_recipes_may_have_lines(tmp_path: Path) -> None:
-    path = tmp_path / "budgets.toml"
+    path = tmp_path / "bounds.toml"
     path.write_text("[default]\nw4a8 = { kl = 0.25 }\n")
-    assert load_budgets(str(path), ("w4a8",)).of(case_of("ref-llama", "w4a8")).kl == 0.25
+    assert load_bounds(str(path), ("w4a8",)).of(case_of("ref-llama", "w4a8")).kl == 0.25
     with pytest.raises(ValueError, match=r"unknown stage in \[default\] 'w4a8'"):
-        load_budgets(str(path))
+        load_bounds(str(path))
 
 
 @pytest.mark.parametrize("model", REFERENCE_MODELS)
 def test_our_table_covers_the_ladder(model: str) -> None:
-    budgets = load_budgets()
+    bounds = load_bounds()
     for precision, tier in stages():
         case = Case(model=model, precision=precision, tier=tier)
-        budget = budgets.of(case)
-        assert budget.kl >= 0
-        assert budget.rise >= 0
-    assert budgets.of(case_of(model, "fp32")) == Budget(kl=0.0, rise=0.0)
+        found = bounds.of(case)
+        assert found.kl >= 0
+        assert found.rise >= 0
+    assert bounds.of(case_of(model, "fp32")) == Bounds(kl=0.0, rise=0.0)
 
 
 def test_a_user_s_file_goes_before_ours(tmp_path: Path) -> None:
-    path = tmp_path / "budgets.toml"
+    path = tmp_path / "bounds.toml"
     path.write_text(
         "[default]\nbf16 = { kl = 0.25, rise = 0 }\n"
         '[models."org--m"]\n"fp8_e4m3-A" = { kl = 1e-3, rise = 2 }\n'
     )
-    budgets = load_budgets(str(path))
-    assert budgets.of(case_of("ref-llama", "bf16")) == Budget(kl=0.25, rise=0.0)
-    assert budgets.of(case_of("org--m", "fp8_e4m3-A")) == Budget(kl=0.001, rise=2.0)
-    assert budgets.of(case_of("ref-llama", "fp8_e4m3-A")) == load_budgets().of(
+    bounds = load_bounds(str(path))
+    assert bounds.of(case_of("ref-llama", "bf16")) == Bounds(kl=0.25, rise=0.0)
+    assert bounds.of(case_of("org--m", "fp8_e4m3-A")) == Bounds(kl=0.001, rise=2.0)
+    assert bounds.of(case_of("ref-llama", "fp8_e4m3-A")) == load_bounds().of(
         case_of("ref-llama", "fp8_e4m3-A")
     )
-    assert load_budgets().of(case_of("ref-llama", "bf16")) != budgets.of(case_of("ref-llama", "bf16"))
+    assert load_bounds().of(case_of("ref-llama", "bf16")) != bounds.of(case_of("ref-llama", "bf16"))
 
 
 def test_without_a_rise_it_is_the_kl(tmp_path: Path) -> None:
     """On text sampled from the reference the expected rise is the KL divergence."""
-    path = tmp_path / "budgets.toml"
+    path = tmp_path / "bounds.toml"
     path.write_text("[default]\nbf16 = { kl = 0.25 }\n")
-    assert load_budgets(str(path)).of(case_of("ref-llama", "bf16")) == Budget(kl=0.25, rise=0.25)
+    assert load_bounds(str(path)).of(case_of("ref-llama", "bf16")) == Bounds(kl=0.25, rise=0.25)
 
 
 ENTRY = "allowed: { kl = NATS } or { kl = NATS, rise = NATS } with numbers >= 0"
@@ -180,9 +180,9 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: bytes, words: s
     path = tmp_path / "mine.toml"
     path.write_bytes(text)
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is held below)
-        load_budgets(str(path))
+        load_bounds(str(path))
     message = str(caught.value)
-    assert message.startswith(f"budgets file {path}: ")
+    assert message.startswith(f"bounds file {path}: ")
     assert words in message
     assert "\n" not in message
 
@@ -198,13 +198,13 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: bytes, words: s
     ],
 )
 def test_a_stage_that_no_case_has_is_refused(tmp_path: Path, table: str, stage: str, hint: str) -> None:
-    """It would never be read, and the budget that its author meant would stay ours."""
+    """It would never be read, and the bound that its author meant would stay ours."""
     path = tmp_path / "mine.toml"
     path.write_text(f"[{table}]\n{stage} = {{ kl = 1, rise = 1 }}\n")
     with pytest.raises(ValueError, match="unknown stage") as caught:
-        load_budgets(str(path))
+        load_bounds(str(path))
     message = str(caught.value)
-    where = f"budgets file {path}: unknown stage in [{table}]"
+    where = f"bounds file {path}: unknown stage in [{table}]"
     assert message.startswith(f"{where} {stage!r}; allowed: fp32, bf16, ")
     assert message.endswith(hint)
     assert bool(hint) == ("did you mean" in message)
@@ -212,15 +212,15 @@ def test_a_stage_that_no_case_has_is_refused(tmp_path: Path, table: str, stage: 
 
 
 def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"budgets file .*absent\.toml: .*No such file"):
-        load_budgets(str(tmp_path / "absent.toml"))
+    with pytest.raises(ValueError, match=r"bounds file .*absent\.toml: .*No such file"):
+        load_bounds(str(tmp_path / "absent.toml"))
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["attention-larger", "outputs-larger"])
 def test_without_a_line_for_both_options_the_larger_of_the_two_holds(order: int) -> None:
     larger, smaller = ["mxint8-A+attention", "mxint8-A+outputs"][::order]
     table = {"default": {"mxint8-A": {"kl": 1}, larger: {"kl": 3}, smaller: {"kl": 2}}}
-    assert Budgets([table]).of(case_of("ref-llama", "mxint8-A+attention+outputs")).kl == 3
+    assert BoundsTables([table]).of(case_of("ref-llama", "mxint8-A+attention+outputs")).kl == 3
 
 
 # A model's own file
@@ -234,29 +234,29 @@ def _own(root: Path, text: str, model: str = "my-model") -> Path:
 
 
 def test_our_table_is_for_our_models_alone() -> None:
-    assert load_budgets().find(case_of("my-model", "bf16")) is None
-    assert load_budgets().of(case_of("ref-llama", "bf16")).whose == "mxcheck's own table"
+    assert load_bounds().find(case_of("my-model", "bf16")) is None
+    assert load_bounds().of(case_of("ref-llama", "bf16")).whose == "mxcheck's own table"
 
 
 def test_a_model_s_own_line_is_of_one_case_with_all_its_options(tmp_path: Path) -> None:
     path = _own(tmp_path, 'fp8_e4m3-B = { kl = 0.5 }\n"fp8_e4m3-B+rceil" = { kl = 0.25, reason = " why " }\n')
-    budgets = load_budgets(baselines=tmp_path)
-    plain = budgets.find(case_of("my-model", "fp8_e4m3-B"))
-    rceil = budgets.find(case_of("my-model", "fp8_e4m3-B+rceil"))
+    bounds = load_bounds(baselines=tmp_path)
+    plain = bounds.find(case_of("my-model", "fp8_e4m3-B"))
+    rceil = bounds.find(case_of("my-model", "fp8_e4m3-B+rceil"))
     assert plain is not None
     assert rceil is not None
     assert (plain.kl, plain.whose, plain.own, plain.reason) == (0.5, str(path), True, "")
     assert (rceil.kl, rceil.reason) == (0.25, "why")
-    assert budgets.find(case_of("my-model", "fp8_e4m3-B+even")) is None
-    assert budgets.find(case_of("other", "fp8_e4m3-B")) is None
+    assert bounds.find(case_of("my-model", "fp8_e4m3-B+even")) is None
+    assert bounds.find(case_of("other", "fp8_e4m3-B")) is None
 
 
 def test_a_user_s_file_goes_before_a_model_s_and_that_before_ours(tmp_path: Path) -> None:
     _own(tmp_path, "bf16 = { kl = 2 }\nfp32 = { kl = 3 }\n", model="ref-llama")
     theirs = tmp_path / "mine.toml"
     theirs.write_text("[default]\nbf16 = { kl = 1 }\n")
-    budgets = load_budgets(str(theirs), baselines=tmp_path)
-    found = [budgets.of(case_of("ref-llama", stage)) for stage in ("bf16", "fp32", "mxint8-B")]
+    bounds = load_bounds(str(theirs), baselines=tmp_path)
+    found = [bounds.of(case_of("ref-llama", stage)) for stage in ("bf16", "fp32", "mxint8-B")]
     assert [one.kl for one in found[:2]] == [1, 3]
     assert [one.whose for one in found] == [
         str(theirs),
@@ -281,5 +281,5 @@ def test_a_user_s_file_goes_before_a_model_s_and_that_before_ours(tmp_path: Path
 def test_a_bad_file_of_a_model_is_refused(tmp_path: Path, text: str, words: str) -> None:
     _own(tmp_path, text)
     with pytest.raises(ValueError, match=words) as caught:
-        load_budgets(baselines=tmp_path).find(case_of("my-model", "bf16"))
+        load_bounds(baselines=tmp_path).find(case_of("my-model", "bf16"))
     assert "\n" not in str(caught.value)
