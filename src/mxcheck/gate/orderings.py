@@ -173,6 +173,13 @@ EXCEPTIONS: tuple[Deviation, ...] = (
         Deviation(model=model, lower="fp4_e3m0-A", higher="fp4_e3m0-B", shows="reversed", why=_SHRINKS)
         for model in ("ref-llama", "ref-moe", "outlier-llama")
     ),
+    Deviation(
+        model="long-llama",
+        lower="fp4_e3m0-A",
+        higher="fp4_e3m0-B",
+        shows="undecided",
+        why=f"{_SHRINKS}; four sequences do not show it beyond their scatter",
+    ),
     *(
         Deviation(model="ref-moe", lower=f"{name}-A", higher=f"{name}-B", shows="undecided", why=_ROUTING)
         for name in ("bfp16", "mxint8")

@@ -99,6 +99,7 @@ def footprint(
         text = _shape_of(source.tokens or tokens)
         length = length or (text[1] if text else min(positions, 2048))
         sequences = min(sequences, text[0]) if text else sequences
+        batch_size = min(batch_size, sequences)
         kept = min(_KEPT_LOGITS, sequences * length * vocabulary)
         fixed = PROCESS_BYTES + kept * item + min(_CHUNK_BYTES, 6 * length * vocabulary * 8)
     else:

@@ -112,6 +112,14 @@ def load(
     )
 
 
+def _extension(source: ModelSource) -> dict[str, Any]:
+    """What of the configuration is replaced where a model is given more positions than its files say."""
+    if source.positions is None:
+        return {}
+    rope = {"rope_type": "default", "rope_theta": source.rope_theta}
+    return {"max_position_embeddings": source.positions, "rope_parameters": rope}
+
+
 def _from_pretrained(
     source: ModelSource,
     dtype: str,
@@ -134,6 +142,7 @@ def _from_pretrained(
             max_memory=max_memory,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
+            **_extension(source),
         )
     model: PreTrainedModel
     model, info = loading

@@ -12,8 +12,8 @@ from mxcheck.formats.choices import unknown
 from mxcheck.models.cards import CARDS, ModelCard
 from mxcheck.models.refusal import refused
 
-#: The embedded reference models, by directory; an outlier model is made from another one's weights.
-REFERENCE_MODELS = ("ref-llama", "ref-neo", "ref-moe", "outlier-llama")
+#: The embedded reference models, by directory; the last two are made from another one's weights.
+REFERENCE_MODELS = ("ref-llama", "ref-neo", "ref-moe", "outlier-llama", "long-llama")
 #: Files that are taken for models.
 _FILE_KINDS = {
     ".gguf": "a GGUF file, whose weights are quantized or converted",
@@ -22,8 +22,15 @@ _FILE_KINDS = {
     ".pt": "a pickle, which may execute code and is never loaded",
     ".pth": "a pickle, which may execute code and is never loaded",
 }
-_WEIGHTS_OF = {"outlier-llama": "ref-llama"}
+_WEIGHTS_OF = {"outlier-llama": "ref-llama", "long-llama": "ref-llama"}
+_OUTLIERS = frozenset({"outlier-llama"})
+#: Positions and rotary base in place of the configuration's. A larger base turns slower, so that 1,024
+#: positions stay within the angles that training on 256 has seen (reference/README.md has the figures).
+_EXTENDED = {"long-llama": (1024, 150_000.0)}
 
+#: Models that a make target writes, and where to: relative to the directory in which mxcheck runs.
+MADE_MODELS = {"smollm2-135m-instruct-q4": "make real-model"}
+_MADE = Path("build/real-model")
 
 #: What git allows as a name of a branch or tag, as far as it is used; commits too.
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
@@ -32,7 +39,8 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
     """Where a model comes from: a directory or a hub id at a revision, the dtype it is loaded in, its card if
-    it is one of the zoo, and whether activation outliers are built in."""
+    it is one of the zoo, whether activation outliers are built in, and the positions and the rotary base that
+    it has in place of its configuration's."""
 
     name: str
     location: str
@@ -41,6 +49,8 @@ class ModelSource:
     dtype: str = "float32"
     card: ModelCard | None = None
     outliers: bool = False
+    positions: int | None = None
+    rope_theta: float | None = None
     tokens: Path | None = None
 
 
@@ -53,14 +63,21 @@ def model_source(name: str) -> ModelSource:
     that does not exist, for what cannot be a revision, and for a name that is none of these.
     """
     if name in REFERENCE_MODELS:
-        folder = Path(str(resources.files("mxcheck.models"))) / "reference" / _WEIGHTS_OF.get(name, name)
+        reference = Path(str(resources.files("mxcheck.models"))) / "reference"
+        weights = reference / _WEIGHTS_OF.get(name, name)
+        positions, rope_theta = _EXTENDED.get(name, (None, None))
         return ModelSource(
             name=name,
-            location=str(folder),
+            location=str(weights),
             is_directory=True,
-            outliers=name in _WEIGHTS_OF,
-            tokens=folder / "tokens.safetensors",
+            outliers=name in _OUTLIERS,
+            positions=positions,
+            rope_theta=rope_theta,
+            # What outliers are built into computes what it did: its text is the other model's.
+            tokens=(weights if name in _OUTLIERS else reference / name) / "tokens.safetensors",
         )
+    if name in MADE_MODELS:
+        return _made(name)
     if name in CARDS:
         return _of_card(name, CARDS[name])
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path's raises for an unknown user, this does not)
@@ -91,7 +108,18 @@ def model_source(name: str) -> ModelSource:
             _of_card(name, cards[0]) if cards else ModelSource(name=name, location=hub_id, is_directory=False)
         )
         return replace(source, revision=revision) if at else source
-    raise unknown("model", name, [*REFERENCE_MODELS, *CARDS, "a directory", "a hub id organisation/model"])
+    known = [*REFERENCE_MODELS, *MADE_MODELS, *CARDS]
+    raise unknown("model", name, [*known, "a directory", "a hub id organisation/model"])
+
+
+def _made(name: str) -> ModelSource:
+    folder = _MADE / name
+    if not folder.is_dir():
+        raise ValueError(
+            f"model {name!r} is not in {folder}: `{MADE_MODELS[name]}` in a clone of mxcheck makes it there; "
+            f"where it lies elsewhere, give {name}=DIRECTORY"
+        )
+    return ModelSource(name=name, location=str(folder), is_directory=True)
 
 
 def _of_card(name: str, card: ModelCard) -> ModelSource:

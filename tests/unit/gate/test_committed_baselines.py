@@ -14,6 +14,7 @@ import pytest
 from mxcheck.gate.baseline import read
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
+from mxcheck.gate.detectable import detectable
 from mxcheck.gate.drift import drift
 from mxcheck.gate.record import OPTIONAL, Record
 from mxcheck.gate.statistics import differences, rms
@@ -50,7 +51,7 @@ def kl(model: str, precision: str, tier: str) -> float:
 
 
 def test_the_matrix_is_accepted_and_nothing_else() -> None:
-    assert len(MATRIX) == 4 * 37 - 3
+    assert len(MATRIX) == 5 * 37 - 3
     files = {path.relative_to(BASELINES) for path in BASELINES.rglob("*") if path.is_file()}
     states = set()
     for model in REFERENCE_MODELS:
@@ -74,26 +75,32 @@ def test_each_is_of_its_case_and_within_bounds(case: Case) -> None:
     assert record.id == case.id
     assert record.noise is not None
     # Format 4 was accepted where there is no AVX-512: what a machine that has it knew of noise is kept.
-    earlier = [] if case.options else ["accepted before on AVX512"]  # rows under `rceil` came with format 4
-    assert record.noise.environments == ["avx2", "default", *earlier]
+    # Rows under `rceil` and long-llama came later, and were accepted where there is.
+    here = case.options != () or case.model == "long-llama"
+    earlier = [] if here else ["accepted before on AVX512"]
+    # There oneDNN's int8 products are right at their own instruction set alone (`measure/noise.py`).
+    others = ["onednn-as-it-is"] if here and case.precision == "bnb_int8" else ["avx2", "default"]
+    assert record.noise.environments == [*others, *earlier]
     verdict = judge(record, record, load_bounds().of(case))
     assert verdict.passed, verdict.failures
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)
-def test_the_median_has_the_narrowest_bound_elsewhere(case: Case) -> None:
-    """So a change of all sequences alike is seen from it on, as `mxcheck baselines detectable` has it."""
+def test_a_change_of_all_sequences_alike_is_seen_from_the_narrowest_bound_on(case: Case) -> None:
+    """The median's, but for the four sequences of long-llama."""
     record = accepted(case)
-    for quantity in ("reference", "loss", "kl"):
+    seen = detectable(record, load_bounds().of(case))
+    for quantity, said in (("loss", seen.loss_median_elsewhere), ("kl", seen.kl_median_elsewhere)):
         found = drift(replace(record, arithmetic="another"), record, quantity)
-        assert found.median_bound <= found.rms_bound <= found.max_bound
+        assert said == min(found.median_bound, found.rms_bound, found.max_bound)
+        assert said == found.median_bound or case.model == "long-llama"
 
 
 @pytest.mark.parametrize("model", REFERENCE_MODELS)
 def test_fp32_is_the_reference_itself(model: str) -> None:
     record = accepted(Case(model=model, precision="fp32"))
     assert record.bit_equal
-    assert record.sequence_kl == [0.0] * 64
+    assert record.sequence_kl == [0.0] * (4 if model == "long-llama" else 64)
     assert record.sequence_losses == record.reference_losses
 
 

@@ -49,6 +49,10 @@ CONFIGURATIONS: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]
             "vocab_size": 50257,
         },
     ),
+    "smollm2-135m-instruct": (
+        LlamaConfig,
+        {**dense(576, 1536, 30, 9, 3, 49152), "tie_word_embeddings": True},
+    ),
     "qwen1.5-0.5B": (
         Qwen2Config,
         {**dense(1024, 2816, 24, 16, 16, 151936), "tie_word_embeddings": True},
@@ -82,7 +86,7 @@ sequence_length = 1024
 
 def test_every_card_has_a_configuration_here() -> None:
     assert list(CARDS) == list(CONFIGURATIONS)
-    assert len(CARDS) == 11
+    assert len(CARDS) == 12
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

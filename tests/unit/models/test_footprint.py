@@ -75,7 +75,9 @@ def test_a_model_s_own_text_says_how_much_is_measured(tmp_path: Path) -> None:
 def test_the_process_of_a_reference_model_fits() -> None:
     """0.55 to 0.9 GiB were measured for processes that measure every step of one or two of them."""
     for name in REFERENCE_MODELS:
-        assert 0.9 * GIB < known(name).bytes_needed < 1.2 * GIB
+        # Scores of 1,024 positions in place of 256: 0.2 GiB a pass of four sequences.
+        most = 1.3 if name == "long-llama" else 1.2
+        assert 0.9 * GIB < known(name).bytes_needed < most * GIB
 
 
 def test_a_device_too_small_for_the_working_bytes() -> None:

@@ -60,6 +60,19 @@ def test_reference_models_load_in_fp32_with_bf16_values(
         assert torch.equal(value, value.bfloat16().float())
 
 
+def test_the_long_model_has_more_positions_and_a_larger_rotary_base(
+    reference_model: Callable[[str], LoadedModel],
+) -> None:
+    long, short = (reference_model(name).model for name in ("long-llama", "ref-llama"))
+    assert long.config.max_position_embeddings == 1024
+    assert short.config.max_position_embeddings == 512
+    ids = torch.arange(2, 34)[None]
+    with torch.inference_mode():
+        apart = (long(ids).logits - short(ids).logits).abs()[0].amax(-1)
+    assert apart[0] == 0  # the first position is not turned
+    assert apart[1:].min() > 0
+
+
 def test_the_experts_are_multiplied_by_the_plain_loop(reference_model: Callable[[str], LoadedModel]) -> None:
     # every other implementation makes products that no cast is put around
     assert reference_model("ref-moe").model.config._experts_implementation == "eager"

@@ -9,10 +9,11 @@ import pytest
 from mxcheck.gate.case import model_label
 from mxcheck.models import load
 from mxcheck.models.cards import CARDS
-from mxcheck.models.zoo import REFERENCE_MODELS, ModelSource, model_source
+from mxcheck.models.zoo import MADE_MODELS, REFERENCE_MODELS, ModelSource, model_source
 
 ZOO = (
     "tinystories-33M",
+    "smollm2-135m-instruct",
     "qwen1.5-0.5B",
     "phi-1_5",
     "llama-3.1-8b",
@@ -27,26 +28,40 @@ ZOO = (
 
 
 def test_reference_models() -> None:
-    assert REFERENCE_MODELS == ("ref-llama", "ref-neo", "ref-moe", "outlier-llama")
+    assert REFERENCE_MODELS == ("ref-llama", "ref-neo", "ref-moe", "outlier-llama", "long-llama")
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "outliers"),
+    ("name", "folder", "text", "outliers", "positions"),
     [
-        ("ref-llama", "ref-llama", False),
-        ("ref-neo", "ref-neo", False),
-        ("ref-moe", "ref-moe", False),
-        ("outlier-llama", "ref-llama", True),
+        ("ref-llama", "ref-llama", "ref-llama", False, None),
+        ("ref-neo", "ref-neo", "ref-neo", False, None),
+        ("ref-moe", "ref-moe", "ref-moe", False, None),
+        ("outlier-llama", "ref-llama", "ref-llama", True, None),
+        ("long-llama", "ref-llama", "long-llama", False, 1024),
     ],
 )
 def test_a_reference_model_is_package_data_with_its_own_tokens(
-    name: str, folder: str, outliers: bool
+    name: str, folder: str, text: str, outliers: bool, positions: int | None
 ) -> None:
     source = model_source(name)
     place = Path(source.location)
     assert (source.name, source.is_directory, source.outliers) == (name, True, outliers)
+    assert (source.positions, source.rope_theta is None) == (positions, positions is None)
     assert place.parts[-4:] == ("mxcheck", "models", "reference", folder)
-    assert source.tokens == place / "tokens.safetensors"
+    assert source.tokens == place.parent / text / "tokens.safetensors"
+
+
+def test_a_made_model_lies_where_its_target_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (name,) = MADE_MODELS
+    with pytest.raises(ValueError, match=rf"{name}' is not in build/real-model/{name}: `make real-model` in"):
+        model_source(name)
+    folder = tmp_path / "build" / "real-model" / name
+    folder.mkdir(parents=True)
+    assert model_source(name) == ModelSource(
+        name=name, location=f"build/real-model/{name}", is_directory=True
+    )
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -141,7 +156,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(
     with pytest.raises(ValueError, match="unknown model") as caught:
         model_source(name)
     message = str(caught.value)
-    names = ", ".join([*REFERENCE_MODELS, *ZOO])
+    names = ", ".join([*REFERENCE_MODELS, *MADE_MODELS, *ZOO])
     allowed = f"{names}, a directory, a hub id organisation/model"
     assert message == f"unknown model {name!r}; allowed: {allowed}{hint}"
 

@@ -23,7 +23,7 @@ def stages(settings: Settings) -> list[str]:
 def test_quick(lay: Lay) -> None:
     settings = lay("--mx-preset", "quick")
     assert stages(settings) == ["fp32", "bf16", "fp8_e4m3-B", "fp4_e2m1-B"]
-    assert list(settings.models) == ["ref-llama", "ref-neo", "ref-moe", "outlier-llama"]
+    assert list(settings.models) == ["ref-llama", "ref-neo", "ref-moe", "outlier-llama", "long-llama"]
 
 
 def test_medium_is_the_default_in_two_tiers(lay: Lay) -> None:
