@@ -162,6 +162,19 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     _fault(
+        name="late_tokens_not_cast",
+        what="Activations of a sequence's tokens after the 256th are not cast.",
+        source="a porter's slip: a grid that covers the rows of the shapes it was tried on",
+        changes=rewrite(
+            _PRODUCT,
+            call("_cast"),
+            to="(lambda q, x: torch.cat([q[:, :256], x[:, 256:]], 1) if x.ndim == 3 else q)"
+            "(it, call.get(places.first))",
+        ),
+        # the reference model whose text is longer
+        options=("--mx-models", "long-llama"),
+    ),
+    _fault(
         name="outputs_not_cast",
         what="Results of linear products stay as they are where the recipe asks for their cast.",
         source="a porter's slip: the option is read and not handed on",
