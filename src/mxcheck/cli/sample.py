@@ -72,7 +72,7 @@ def _sample(options: argparse.Namespace) -> int:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"sampling {options.model}", total=options.sequences * (options.length - 1))
+        task = progress.add_task(f"sampling {label}", total=options.sequences * (options.length - 1))
         tokens = sample_tokens(
             loaded.model,
             sequences=options.sequences,

@@ -9,7 +9,7 @@ right casts, and casts that some calls skip, do not meet that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from statistics import median
@@ -46,8 +46,9 @@ class Absolute:
     of_uniform: float = 0.0
 
 
-def absolute_checks(record: Record, found: Absolute) -> Iterator[Check]:
-    """What a first acceptance asserts besides the steps that need no baseline."""
+def absolute_checks(record: Record, found: Absolute, reversed_: Sequence[str] = ()) -> Iterator[Check]:
+    """What a first acceptance asserts besides the steps that need no baseline. `reversed_`: what the record
+    shows against the orderings of steps (`mxcheck.gate.orderings.contradictions`)."""
     yield check(
         2,
         "uniform",
@@ -59,6 +60,8 @@ def absolute_checks(record: Record, found: Absolute) -> Iterator[Check]:
     if record.kl is not None and not math.isfinite(record.kl):
         yield check(5, "signs", False, f"KL {record.kl} nats/token is no cost that anything could be held to")
         return
+    if reversed_:
+        yield check(5, "reversed", False, f"one of two steps is wrong: {some(reversed_)}")
     if found.unknown:
         yield check(4, "oracle", True, f"casts not compared with the oracle: {found.unknown}")
         return

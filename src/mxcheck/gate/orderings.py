@@ -4,12 +4,12 @@ records show one. Paired by sequence, and clustered by sequence as everything he
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mxcheck.gate.record import Record
-from mxcheck.gate.statistics import UPPER_95, differences, mean_and_error
+from mxcheck.gate.statistics import UPPER_95, differences, mean_and_error, student_quantile
 
 Shown = Literal["holds", "undecided", "reversed"]
 
@@ -99,6 +99,28 @@ def compare(lower: Record, higher: Record) -> Comparison:
     return compare_kl(lower.exact_kl[1], higher.exact_kl[1])
 
 
+def contradictions(record: Record, accepted: Callable[[str], Record | None]) -> tuple[str, ...]:
+    """What a record shows against the orderings that no reference model reverses, each in words.
+
+    `accepted` gives the model's accepted record of a plain stage (`fp8_e4m3-B`), with the options that
+    `record` has; None where there is none that could be compared. One in a thousand of two equal costs is
+    taken for reversed, by Student's t over the sequences.
+    """
+    found = []
+    for one in SHOWN_BY_ALL:
+        if record.case.plain not in (one.lower, one.higher):
+            continue
+        below = record.case.plain == one.lower
+        other = accepted(one.higher if below else one.lower)
+        sequences = len(record.sequence_losses)
+        if other is None or record.kl is None or other.kl is None or sequences < 2:
+            continue
+        shown = compare(record, other) if below else compare(other, record)
+        if shown.margin < -student_quantile(CERTAIN, sequences - 1):
+            found.append(f"{one.lower} costs more than {one.higher} ({one.why}): {shown}")
+    return tuple(found)
+
+
 def deviation(model: str, ordering: Ordering) -> Deviation | None:
     """The exception that a model makes from an ordering, if it does."""
     for one in EXCEPTIONS:
@@ -147,6 +169,9 @@ ORDERINGS: tuple[Ordering, ...] = (
     *(Ordering(lower=lower, higher=higher, why=why) for lower, higher, why in _MIXED),
 )
 
+#: How sure a first acceptance is that two steps are reversed.
+CERTAIN = 0.999
+
 _OUTLIERS = (
     "an outlier takes the small elements of its block below the steps of a format with few exponent bits"
 )
@@ -191,4 +216,11 @@ EXCEPTIONS: tuple[Deviation, ...] = (
         shows="undecided",
         why="the attention in fp6_e3m2, which outliers hardly touch, is little beside the MLP in fp4_e2m1",
     ),
+)
+
+#: The orderings that no reference model reverses: what any model is expected to show.
+SHOWN_BY_ALL: tuple[Ordering, ...] = tuple(
+    one
+    for one in ORDERINGS
+    if not any((one.lower, one.higher, "reversed") == (e.lower, e.higher, e.shows) for e in EXCEPTIONS)
 )

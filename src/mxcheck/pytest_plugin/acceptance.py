@@ -12,6 +12,7 @@ from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accepted
 from mxcheck.gate.earlier import with_earlier_noise
+from mxcheck.gate.orderings import contradictions
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.bounds_file import add_bounds
@@ -47,7 +48,7 @@ def settle(
     )
     accepted = read_accepted(path)
     found = measure_absolute() if is_first(accepted, bounds, update) else None
-    absolute = () if found is None else tuple(absolute_checks(record, found))
+    absolute = () if found is None else tuple(absolute_checks(record, found, _reversed(record, target)))
     decision = decide(record, accepted, bounds, update, replaces=target.exists(), absolute=absolute)
     if decision.write:
         kept = None if accepted.record is None else accepted.record.noise
@@ -65,6 +66,20 @@ def settle(
     return replace(
         decision.result, message=_message(decision, accepted.record, accepted.trouble, accept_command)
     )
+
+
+def _reversed(record: Record, target: Path) -> tuple[str, ...]:
+    """What `record` shows against the orderings, beside the model's records that were accepted before it."""
+
+    def accepted(plain: str) -> Record | None:
+        name = "+".join([plain, *record.case.options])
+        found = read_accepted(target.with_name(f"{name}.json")).record
+        same = found is not None and all(
+            found.fingerprints[key] == record.fingerprints[key] for key in ("weights", "tokens")
+        )
+        return found if same else None  # of earlier weights or text: its own case is red
+
+    return contradictions(record, accepted)
 
 
 def _message(decision: Decision, accepted: Record | None, trouble: str, accept_command: str) -> str:

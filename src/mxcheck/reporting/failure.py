@@ -38,7 +38,7 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
         failed = {check.key for check in failures}
         if failed & {"KL bound", "rise bound"}:
             lines.append("  bounds of your own are given with --mx-bounds FILE (docs/gate.md)")
-        if failed & {"uniform", "oracle", "signs"}:
+        if failed & {"uniform", "oracle", "signs", "reversed"}:
             lines.append("  a line with a reason in the model's bounds.toml lets it in (docs/gate.md)")
     return "\n".join(lines)
 

@@ -68,6 +68,12 @@ def test_an_operand_that_is_not_the_oracle_s_is_named() -> None:
     assert check.message.endswith("and 2 more")
 
 
+def test_a_reversed_order_is_refused_in_words() -> None:
+    (check,) = [one for one in absolute_checks(RECORD, SOUND, ["a costs more than b"]) if not one.passed]
+    assert (check.step, check.key) == (5, "reversed")
+    assert check.message == "one of two steps is wrong: a costs more than b"
+
+
 def test_what_a_library_casts_is_said_to_be_unknown() -> None:
     _, check = absolute_checks(RECORD, Absolute(unknown="bitsandbytes casts"))
     assert check.passed

@@ -459,6 +459,27 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ((operation("/"),), "stdev(values)", "rise-within"),
         ((call("sqrt"),), "len(values)", "mean"),
     ],
+    "mxcheck.gate.decision:is_first": [
+        ((value("asked"),), "True", "first-held"),
+        ((value("asked"),), "update.changed", "first-new"),
+        ((value("unsaid"),), "True", "first-said"),
+        ((value("unsaid"),), "bounds is None", "first-own"),
+        ((value("unsaid"),), "bounds is None or bounds.own", "first-reason"),
+        ((comparison("record"),), "True", "first-again"),
+        ((comparison("record"),), "not accepted.exists", "first-corrupt"),
+    ],
+    "mxcheck.gate.absolute:absolute_checks": [
+        ((comparison("low"),), "share <= high", "signs-low"),
+        ((comparison("low"),), "low <= share", "signs-high"),
+        ((comparison("low"),), "0.9 < share < 1.1", "signs-least"),
+        ((comparison("low"),), "share < 1.1", "signs-most"),
+        ((comparison("of_uniform"),), "True", "uniform"),
+        ((call("check", nth=5), argument(3)), "True", "oracle"),
+        ((condition("reversed_"),), "False", "reversed"),
+    ],
+    "mxcheck.gate.absolute:share_of_signed": [
+        ((call("median"),), "max(found.signed)", "signs-median"),
+    ],
     f"{BOUNDS}:BoundsTables.find": [
         ((value("theirs"),), "it[::-1]", "bounds-theirs"),
     ],

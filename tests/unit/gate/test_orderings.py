@@ -7,7 +7,15 @@ import math
 import pytest
 from sample_record import build_record
 
-from mxcheck.gate.orderings import EXCEPTIONS, ORDERINGS, compare, compare_kl, deviation
+from mxcheck.gate.orderings import (
+    EXCEPTIONS,
+    ORDERINGS,
+    SHOWN_BY_ALL,
+    compare,
+    compare_kl,
+    contradictions,
+    deviation,
+)
 from mxcheck.gate.record import Record
 from mxcheck.models.ladder import stages
 
@@ -92,6 +100,42 @@ def test_above_a_step_that_costs_nothing() -> None:
 def test_what_cannot_be_compared_is_refused(changes: dict[str, object], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         compare(build_record(tier="A"), build_record(**changes))
+
+
+SMALL, LARGE = [0.010, 0.011, 0.009, 0.010], [0.110, 0.113, 0.110, 0.108]
+OTHERS = {
+    "fp6_e3m2-B": build_record(precision="fp6_e3m2", sequence_kl=LARGE),
+    "mxint8-B": build_record(precision="mxint8", sequence_kl=LARGE),
+}
+
+
+def test_a_step_that_costs_more_than_one_above_it_is_named() -> None:
+    """fp6_e3m2 has fewer bits than fp8_e4m3. mxint8 has more, but outliers make it the worse of the two."""
+    same, ten_times = (
+        build_record(precision="fp8_e4m3", sequence_kl=kl) for kl in (SMALL, [1.0, 1.1, 1.2, 1.0])
+    )
+    assert contradictions(same, OTHERS.get) == ()
+    (words,) = contradictions(ten_times, OTHERS.get)
+    assert words.startswith(
+        "fp8_e4m3-B costs more than fp6_e3m2-B (fewer significant bits, more damage): KL "
+    )
+    below = build_record(precision="fp4_e2m1", sequence_kl=SMALL)
+    (words,) = contradictions(below, OTHERS.get)
+    assert words.startswith("fp6_e3m2-B costs more than fp4_e2m1-B")
+
+
+def test_few_sequences_contradict_nothing_by_their_scatter() -> None:
+    """The margin is 4 standard errors, of three degrees of freedom: one in a thousand lies beyond 10.2."""
+    record = build_record(precision="fp8_e4m3", sequence_kl=[0.15, 0.11, 0.15, 0.12])
+    assert compare(record, OTHERS["fp6_e3m2-B"]).shows == "reversed"
+    assert contradictions(record, OTHERS.get) == ()
+
+
+def test_what_no_reference_model_reverses() -> None:
+    shown = {one.id for one in SHOWN_BY_ALL}
+    assert "mxint8-A-below-fp8_e4m3-A" not in shown
+    assert "fp4_e3m0-A-below-fp4_e3m0-B" not in shown
+    assert {"fp8_e4m3-B-below-fp6_e3m2-B", "mxint8-A-below-mxint8-B", "nvfp4-A-below-fp4_e2m1-A"} <= shown
 
 
 def test_the_table_is_of_the_ladder_and_says_everything_once() -> None:

@@ -246,6 +246,28 @@ def test_a_first_acceptance_refuses_what_is_not_sound(
     assert read_bounds(path.parent) == {}
 
 
+def test_a_first_acceptance_refuses_what_costs_more_than_a_step_above_it(
+    held: Settle, tmp_path: Path
+) -> None:
+    """Also where a record of other text lies there, which is passed over."""
+    folder = tmp_path / "ref-llama"
+    above = replace(
+        MOVED, precision="fp6_e3m2", kl=5e-4, sequence_kl=[one - 5e-4 for one in MOVED.sequence_kl]
+    )
+    other = replace(above, precision="fp8_e5m2", fingerprints={**MOVED.fingerprints, "tokens": "0" * 64})
+    for record in (above, other):
+        place = folder / f"{record.precision}-B.json"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(encode(record), encoding="utf-8")
+    path = folder / "fp8_e4m3-B.json"
+    result = held(MOVED, path, update=True, bounds=None, measure_absolute=lambda: SOUND)
+    assert result.outcome is Outcome.FAILED
+    assert (
+        "step 5 (bounds): one of two steps is wrong: fp8_e4m3-B costs more than fp6_e3m2-B" in result.message
+    )
+    assert not path.exists()
+
+
 def test_a_reason_lets_it_in(held: Settle, tmp_path: Path) -> None:
     path = tmp_path / "ref-llama" / "case.json"
     reasoned = replace(OWN, reason="trained for it")

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.baseline import encode
+from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.canaries.expectation import Expectation, expect
 from mxcheck.gate.canaries.healthy import HEALTHY, LAYERS, LOSSES, TIGHT, moved
-from mxcheck.gate.decision import Accepted, Update, decide, read_accepted
+from mxcheck.gate.decision import Accepted, Update, decide, is_first, read_accepted
 from mxcheck.gate.noise import Trial, worst
 from mxcheck.gate.record import Record
 
@@ -39,6 +41,66 @@ def _update(
     exists: bool = True,
 ) -> Expectation:
     return expect(name, what, partial(_decided, record, update, accepted, exists), expected)
+
+
+def _first(accepted: Record | None, bounds: Bounds | None, update: Update, exists: bool) -> bool:
+    return is_first(Accepted(record=accepted, exists=exists), bounds, update)
+
+
+def _refused(found: Absolute, reversed_: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The checks of a first acceptance that fail. The KL is 0.0005."""
+    checks = absolute_checks(replace(HEALTHY, kl=0.0005), found, reversed_)
+    return tuple(one.key for one in checks if not one.passed)
+
+
+def _signed(share: float) -> tuple[str, ...]:
+    return _refused(Absolute(signed=(0.0005 / share,) * 3, compared=32))
+
+
+_OWN = Bounds(kl=1.0, rise=1.0, own=True)
+FIRST = (
+    expect("first", "a case without baseline or bounds", lambda: _first(None, None, _ALL, False), True),
+    expect("first-new", "the same, only missing ones", lambda: _first(None, None, _NEW, False), True),
+    expect("first-own", "a line of the model's own", lambda: _first(None, _OWN, _ALL, False), True),
+    expect("first-corrupt", "a file that is no baseline", lambda: _first(None, None, _ALL, True), True),
+    expect("first-held", "nothing is accepted", lambda: _first(None, None, Update(), False), False),
+    expect("first-said", "a table of bounds has it", lambda: _first(None, TIGHT, _ALL, False), False),
+    expect("first-again", "it was accepted before", lambda: _first(HEALTHY, None, _ALL, True), False),
+    expect(
+        "first-reason",
+        "a line of the model's own that gives a reason",
+        lambda: _first(None, replace(_OWN, reason="on purpose"), _ALL, False),
+        False,
+    ),
+    expect("signs-low", "the KL is 0.59 of its errors with random signs", lambda: _signed(0.59), ("signs",)),
+    expect("signs-least", "the KL is 0.61 of it", lambda: _signed(0.61), ()),
+    expect("signs-most", "the KL is 2.4 of it", lambda: _signed(2.4), ()),
+    expect("signs-high", "the KL is 2.6 of it", lambda: _signed(2.6), ("signs",)),
+    expect(
+        "signs-median",
+        "one seed of three decides nothing",
+        lambda: _refused(Absolute(signed=(0.0005, 1.0, 0.0005), compared=32)),
+        (),
+    ),
+    expect(
+        "oracle",
+        "an operand is not the oracle's",
+        lambda: _refused(Absolute(signed=(0.0005,), compared=32, wrong={"weights of q": "1 of 32"})),
+        ("oracle",),
+    ),
+    expect(
+        "uniform",
+        "the reference's entropy is 0.991 of a uniform distribution's",
+        lambda: _refused(Absolute(signed=(0.0005,), compared=32, of_uniform=0.991)),
+        ("uniform",),
+    ),
+    expect(
+        "reversed",
+        "a step costs more than one above it",
+        lambda: _refused(Absolute(signed=(0.0005,), compared=32), ("A above B",)),
+        ("reversed",),
+    ),
+)
 
 
 def _on_file(text: str) -> tuple[str, bool, bool]:
@@ -215,4 +277,4 @@ NOISE = (
     ),
 )
 
-ACCEPTANCE = (*UPDATES, *ON_FILE, *NOISE)
+ACCEPTANCE = (*UPDATES, *FIRST, *ON_FILE, *NOISE)
