@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,10 @@ OTHERWISE: Mapping[str, Mapping[str, Mapping[str, str]]] = {
 }
 
 
+#: What a child says of its progress: so many cases are measured.
+_MEASURED = "mxcheck-measured "
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What a child process measures: recipes (as plain dicts) of one model on the same tokens.
@@ -94,8 +98,12 @@ def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpu
         measured = json.loads(store.read_text()) if store.is_file() else {}
         if record.id not in measured:
             try:
-                session.tell({"do": "step", "what": f"{record.model}: noise of {len(cases)} cases"})
-                trials = measure_noise(_job(session, record.model, cases, gpus))
+
+                def tell(what: str) -> None:
+                    session.tell({"do": "step", "what": f"{record.model}: {what}"})
+
+                tell(f"noise of {len(cases)} cases")
+                trials = measure_noise(_job(session, record.model, cases, gpus), tell=tell)
                 found = dict(zip(cases, trials, strict=True))
             except ValueError as error:  # of all: none of them need try again
                 failed = Trial(environment="another", failure=str(error))
@@ -136,44 +144,57 @@ def _states_file(session: Session, model: str) -> str | None:
     return str(path)
 
 
-def measure_noise(job: Job, environments: Mapping[str, Mapping[str, str]] | None = None) -> list[list[Trial]]:
+def measure_noise(
+    job: Job,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[list[Trial]]:
     """For each recipe of `job`, its trials, one an environment (default: those of the job's device, and for
-    what can run in none of them `OTHERWISE`).
+    what can run in none of them `OTHERWISE`). `tell` hears how far it is: a real model takes minutes.
 
     Raises ValueError with the child's last lines where a child fails.
     """
     chosen = ENVIRONMENTS[job.device] if environments is None else environments
-    by_environment = [_run_child(job, name, settings) for name, settings in chosen.items()]
+    by_environment = [_run_child(job, name, settings, tell) for name, settings in chosen.items()]
     found = [list(trials) for trials in zip(*by_environment, strict=True)]
     without = [index for index, trials in enumerate(found) if all(trial.unavailable for trial in trials)]
     if environments is None and without:
         less = replace(job, recipes=[job.recipes[index] for index in without])
         for name, settings in OTHERWISE[job.device].items():
-            for index, trial in zip(without, _run_child(less, name, settings), strict=True):
+            for index, trial in zip(without, _run_child(less, name, settings, tell), strict=True):
                 found[index].append(trial)
     return found
 
 
-def _run_child(job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
+def _run_child(job: Job, name: str, settings: Mapping[str, str], tell: Callable[[str], None]) -> list[Trial]:
     with tempfile.TemporaryDirectory(prefix="mxcheck-noise-") as folder:
-        request, answer = Path(folder) / "job.json", Path(folder) / "trials.json"
+        request, answer, errors = (Path(folder) / part for part in ("job.json", "trials.json", "errors"))
         fields = {slot: getattr(job, slot) for slot in Job.__slots__}
         request.write_text(json.dumps(fields))
-        done = subprocess.run(  # noqa: S603  (our own module, by the running interpreter)
-            [sys.executable, "-m", "mxcheck.measure.noise", name, str(request), str(answer)],
-            # sys.path as it is: pytest may have added the folder that a user's kernel lies in
-            env={
-                **os.environ,
-                **({"CUDA_VISIBLE_DEVICES": ",".join(job.gpus)} if job.gpus else {}),
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                **settings,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            tail = "\n".join(done.stderr.splitlines()[-5:])
+        with (
+            errors.open("w") as stderr,
+            subprocess.Popen(  # noqa: S603  (our own module, by the running interpreter)
+                [sys.executable, "-m", "mxcheck.measure.noise", name, str(request), str(answer)],
+                # sys.path as it is: pytest may have added the folder that a user's kernel lies in
+                env={
+                    **os.environ,
+                    **({"CUDA_VISIBLE_DEVICES": ",".join(job.gpus)} if job.gpus else {}),
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    **settings,
+                },
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            ) as child,
+        ):
+            assert child.stdout is not None
+            for line in child.stdout:  # of what a library prints there, too, which is no count
+                count = line.removeprefix(_MEASURED).strip()
+                if line.startswith(_MEASURED) and count.isdecimal():
+                    tell(f"noise under {name}, {count} of {len(job.recipes)} cases")
+        if child.returncode:
+            tail = "\n".join(errors.read_text(errors="replace").splitlines()[-5:])
             raise ValueError(f"measuring the noise of {job.model} in environment {name!r} failed:\n{tail}")
         return [trial_from_dict(trial) for trial in json.loads(answer.read_text())]
 
@@ -202,10 +223,11 @@ def _trials(job: Job, environment: str) -> list[Trial]:
     states = None
     if job.states is not None:
         states = load_states(Path(job.states), weights=loaded.weights_fingerprint)
-    return [
-        _trial(environment, loaded.model, recipe, tokens, reference, states, job.batch_size)
-        for recipe in recipes
-    ]
+    trials = []
+    for recipe in recipes:
+        trials.append(_trial(environment, loaded.model, recipe, tokens, reference, states, job.batch_size))
+        print(f"{_MEASURED}{len(trials)}", flush=True)  # noqa: T201  (the parent reads it)
+    return trials
 
 
 def _all_gpus() -> dict[int, int]:

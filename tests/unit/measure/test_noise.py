@@ -111,6 +111,12 @@ def test_a_child_without_a_changed_environment_gives_this_processs_bits(
     assert trial.sequence_kl == here[1][1].sequence_kl
 
 
+def test_a_child_tells_how_far_it_is(ref_llama: LoadedModel) -> None:
+    told: list[str] = []
+    measure_noise(job(ref_llama, recipes=[plain(one) for one in RECIPES[:2]]), {"same": {}}, tell=told.append)
+    assert told == [f"noise under same, {count} of 2 cases" for count in (1, 2)]
+
+
 def test_a_failing_child_reports_its_environment_and_its_last_words(ref_llama: LoadedModel) -> None:
     recipes = [{**plain(RECIPES[1]), "elementwise": {"format": "fp9"}}]
     with pytest.raises(
@@ -132,7 +138,7 @@ def test_the_environments_are_those_of_the_job_s_device(
 ) -> None:
     seen: dict[str, Mapping[str, str]] = {}
 
-    def run_child(_job: Job, name: str, settings: Mapping[str, str]) -> list[Trial]:
+    def run_child(_job: Job, name: str, settings: Mapping[str, str], _tell: object) -> list[Trial]:
         seen[name] = settings
         return []
 
