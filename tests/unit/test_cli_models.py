@@ -49,6 +49,13 @@ def test_every_model_is_a_row(capsys: Capture) -> None:
     assert list(rows(printed(capsys, "models"), names)) == names
 
 
+def test_a_model_that_is_made_is_told(capsys: Capture) -> None:
+    line = (
+        "smollm2-135m-instruct-q4: `make real-model` writes it to build/real-model/smollm2-135m-instruct-q4"
+    )
+    assert printed(capsys, "models").splitlines()[-1] == line
+
+
 @pytest.mark.parametrize("name", CARDS)
 def test_a_card_in_figures(capsys: Capture, name: str) -> None:
     card = CARDS[name]

@@ -10,7 +10,7 @@ from typing import Any
 
 from mxcheck.cli.console import console
 from mxcheck.models.cards import CARDS, DEVICE_BYTES, ModelCard
-from mxcheck.models.zoo import REFERENCE_MODELS, model_source
+from mxcheck.models.zoo import MADE, MADE_MODELS, REFERENCE_MODELS, model_source
 from mxcheck.reporting.zoo import Memory, ModelRow, models_table
 
 #: The least width without a cell cut.
@@ -33,6 +33,8 @@ def _models(options: argparse.Namespace) -> int:
     for card in CARDS.values():
         if card.notes:
             print(f"{card.name}: {card.notes}")  # noqa: T201  (to be copied from, so not folded)
+    for name, target in MADE_MODELS.items():
+        print(f"{name}: `{target}` writes it to {MADE / name}")  # noqa: T201
     return 0
 
 

@@ -30,7 +30,7 @@ _EXTENDED = {"long-llama": (1024, 150_000.0)}
 
 #: Models that a make target writes, and where to: relative to the directory in which mxcheck runs.
 MADE_MODELS = {"smollm2-135m-instruct-q4": "make real-model"}
-_MADE = Path("build/real-model")
+MADE = Path("build/real-model")
 
 #: What git allows as a name of a branch or tag, as far as it is used; commits too.
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
@@ -113,7 +113,7 @@ def model_source(name: str) -> ModelSource:
 
 
 def _made(name: str) -> ModelSource:
-    folder = _MADE / name
+    folder = MADE / name
     if not folder.is_dir():
         raise ValueError(
             f"model {name!r} is not in {folder}: `{MADE_MODELS[name]}` in a clone of mxcheck makes it there; "
