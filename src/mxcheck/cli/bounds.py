@@ -16,6 +16,7 @@ from mxcheck.gate.baseline import BaselineError
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import named_model
 from mxcheck.gate.record import Record
+from mxcheck.gate.verdict import judge
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.reporting.baselines import read_directory
 
@@ -59,7 +60,12 @@ def _bounds(options: argparse.Namespace) -> int:
         found = bounds.find(record.case)
         if found is None and record.kl is not None:
             lacking.append(record)
-        within = found is not None and (record.kl is None or record.kl <= found.kl)
+        broken = (
+            [] if found is None else [one for one in judge(record, None, found).failures if one.step == 5]
+        )
+        for one in broken:
+            print(f"mxcheck: {record.case.stage}: {one.message}", file=sys.stderr)  # noqa: T201
+        within = found is not None and not broken
         beyond += not within
         table.add_row(
             record.case.stage,
