@@ -133,10 +133,10 @@ def test_a_narrowed_parallel_run(accepted: Project) -> None:
     assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
     assert sorted(run.rows) == [
         f"{model}-fp8_e4m3-{tier}"
-        for model in ("outlier-llama", "ref-llama", "ref-moe", "ref-neo")
+        for model in ("long-llama", "outlier-llama", "ref-llama", "ref-moe", "ref-neo")
         for tier in ("A", "B", "B+rceil")
     ]
-    assert "mxcheck: 12 cases of ref-llama, ref-neo, ref-moe, outlier-llama" in run.output
+    assert "mxcheck: 15 cases of ref-llama, ref-neo, ref-moe, outlier-llama, long-llama" in run.output
     assert "scale rule floor, rounding even, blocks of 32, kernel eager" in run.output
     assert "perplexity" in run.output
     assert accepted.files() == before

@@ -37,7 +37,7 @@ def failures(output: str) -> set[str]:
 def test_what_is_committed_is_in_order(accepted: Project) -> None:
     run = accepted.gate("-k", "test_ordering", "-n", "2", "-rs")
     assert run.code == 0, run.output
-    assert "164 passed" in run.output
+    assert "205 passed" in run.output
     assert "skipped" not in run.output
 
 
@@ -107,7 +107,7 @@ def test_a_run_that_accepts_says_nothing_of_orders(accepted: Project, option: st
 @pytest.mark.parametrize(
     ("arguments", "count"),
     [
-        ((), 4 * 41),
+        ((), 5 * 41),
         (("-k", "ref-llama"), 41),
         (("-m", "ref-moe"), 41),
         (("--mx-models", "ref-neo,outlier-llama"), 2 * 41),
