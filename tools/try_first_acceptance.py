@@ -21,6 +21,7 @@ from torch import Tensor
 import mxcheck
 from mxcheck.gate.absolute import Absolute, absolute_checks, share_of_signed
 from mxcheck.gate.case import Case, case_of, model_label
+from mxcheck.gate.orderings import Standing, standing
 from mxcheck.gate.record import Record
 from mxcheck.measure.absolute import absolute
 from mxcheck.measure.measure_case import measure_case
@@ -186,10 +187,15 @@ def main() -> None:
             "| recipe | KL | share of random signs: median (seeds) | refused by |\n|---|--:|---|---|",
             flush=True,
         )
+        seen: dict[str, Record] = {}
         with Session(measuring) as session:
             for case in cases:
                 for name, fault in BROKEN.items() if options.broken else [(case.stage, None)]:
-                    print(_row(name, *_tried(session, case, fault)), flush=True)
+                    record, found = _tried(session, case, fault)
+                    stands = standing(record, lambda other: seen.get(other.stage))
+                    print(_row(name, record, found, stands), flush=True)
+                    if not options.broken:
+                        seen[case.stage] = record
 
 
 def _tried(session: Session, case: Case, fault: Break | None) -> tuple[Record, Absolute]:
@@ -209,11 +215,11 @@ def _tried(session: Session, case: Case, fault: Break | None) -> tuple[Record, A
         Conversion._activate = activate  # type: ignore[method-assign]
 
 
-def _row(name: str, record: Record, found: Absolute) -> str:
+def _row(name: str, record: Record, found: Absolute, stands: Standing) -> str:
     assert record.kl is not None
     seeds = ", ".join(f"{record.kl / one:.2f}" for one in found.signed if one)
     share = f"{share_of_signed(record.kl, found):.2f} ({seeds})" if found.signed else ""
-    red = [one.key for one in absolute_checks(record, found) if not one.passed]
+    red = [one.key for one in absolute_checks(record, found, stands) if not one.passed]
     return f"| {name} | {record.kl:.5f} | {share} | {', '.join(red) or 'nothing'} |"
 
 

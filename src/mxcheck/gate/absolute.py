@@ -3,19 +3,20 @@
 "Twice what was measured" would bless whatever is measured first. Two things are known without any earlier
 run: what the oracle makes of an operand, and about what its error costs: rounding errors hardly know of each
 other, so that the same errors with random signs cost about as much. Products or a text that are wrong after
-right casts, and casts that some calls skip, do not meet that.
+right casts, and casts that some calls skip, do not meet that. A third is the order among the model's steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from statistics import median
 
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check, check, some
+from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import rise
 
@@ -46,9 +47,9 @@ class Absolute:
     of_uniform: float = 0.0
 
 
-def absolute_checks(record: Record, found: Absolute, reversed_: Sequence[str] = ()) -> Iterator[Check]:
-    """What a first acceptance asserts besides the steps that need no baseline. `reversed_`: what the record
-    shows against the orderings of steps (`mxcheck.gate.orderings.contradictions`)."""
+def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterator[Check]:
+    """What a first acceptance asserts besides the steps that need no baseline. `stands`: where the record
+    stands among the steps that were accepted before it."""
     yield check(
         2,
         "uniform",
@@ -60,8 +61,14 @@ def absolute_checks(record: Record, found: Absolute, reversed_: Sequence[str] = 
     if record.kl is not None and not math.isfinite(record.kl):
         yield check(5, "signs", False, f"KL {record.kl} nats/token is no cost that anything could be held to")
         return
-    if reversed_:
-        yield check(5, "reversed", False, f"one of two steps is wrong: {some(reversed_)}")
+    yield check(
+        5,
+        "reversed",
+        not stands.reversed,
+        f"this step, or one that was accepted before it, is wrong: {some(stands.reversed)}"
+        if stands.reversed
+        else f"in order with {stands.compared} accepted steps",
+    )
     if found.unknown:
         yield check(4, "oracle", True, f"casts not compared with the oracle: {found.unknown}")
         return

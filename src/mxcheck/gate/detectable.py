@@ -24,8 +24,9 @@ class Detectable:
     `rise` is the minimal detectable effect of a paired test clustered by sequence, `rise_percent` the same
     of the perplexity, `unpaired_percent` that of two independent samples of as many sequences. `*_here` and
     `*_elsewhere` are the bounds of step 6 where a machine multiplies as the accepting one did, and where it
-    does not: a change of all sequences alike is seen from the median's on, one of a single sequence from the
-    maximum's. `kl_headroom` is what step 5 still lets pass.
+    does not: a change of all sequences alike is seen from the median's on (of few sequences, perhaps from
+    that of the root mean square), one of a single sequence from the maximum's. `kl_headroom` is what step 5
+    still lets pass.
     """
 
     sequences: int

@@ -186,13 +186,18 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str], tell: Callable[
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                errors="replace",  # what a library prints need be no text
             ) as child,
         ):
-            assert child.stdout is not None
-            for line in child.stdout:  # of what a library prints there, too, which is no count
-                count = line.removeprefix(_MEASURED).strip()
-                if line.startswith(_MEASURED) and count.isdecimal():
-                    tell(f"noise under {name}, {count} of {len(job.recipes)} cases")
+            try:
+                assert child.stdout is not None
+                for line in child.stdout:  # a library may print there, too, which is no count
+                    count = line.removeprefix(_MEASURED).strip()
+                    if line.startswith(_MEASURED) and count.isdecimal():
+                        tell(f"noise under {name}, {count} of {len(job.recipes)} cases")
+            except BaseException:
+                child.kill()  # leaving the block would wait for it
+                raise
         if child.returncode:
             tail = "\n".join(errors.read_text(errors="replace").splitlines()[-5:])
             raise ValueError(f"measuring the noise of {job.model} in environment {name!r} failed:\n{tail}")

@@ -10,9 +10,10 @@ from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
+from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accepted
 from mxcheck.gate.earlier import with_earlier_noise
-from mxcheck.gate.orderings import contradictions
+from mxcheck.gate.orderings import standing
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.bounds_file import add_bounds
@@ -25,6 +26,7 @@ def settle(
     *,
     path: Path,
     target: Path,
+    baseline_of: Callable[[Case], Path],
     bounds: Bounds | None,
     snapshot: SnapshotAssertion,
     recentre: bool,
@@ -36,9 +38,9 @@ def settle(
 ) -> CaseResult:
     """Hold `record` against the file at `path`; write what is accepted to `target`, as `decide` has it.
 
-    `keep_inputs` stores what an accepted record was measured from, before the record. `bounds` is what the
-    case may cost; None: nobody has said, and its first acceptance asserts what `measure_absolute` finds and
-    makes its line in the model's bounds.toml.
+    `baseline_of` says where another case's baseline is read. `keep_inputs` stores what an accepted record was
+    measured from, before the record. `bounds` is what the case may cost; None: nobody has said, and its first
+    acceptance asserts what `measure_absolute` finds and makes its line in the model's bounds.toml.
     """
     update = Update(
         changed=snapshot.update_snapshots,
@@ -48,7 +50,15 @@ def settle(
     )
     accepted = read_accepted(path)
     found = measure_absolute() if is_first(accepted, bounds, update) else None
-    absolute = () if found is None else tuple(absolute_checks(record, found, _reversed(record, target)))
+    absolute = (
+        ()
+        if found is None
+        else tuple(
+            absolute_checks(
+                record, found, standing(record, lambda case: read_accepted(baseline_of(case)).record)
+            )
+        )
+    )
     decision = decide(record, accepted, bounds, update, replaces=target.exists(), absolute=absolute)
     if decision.write:
         kept = None if accepted.record is None else accepted.record.noise
@@ -66,20 +76,6 @@ def settle(
     return replace(
         decision.result, message=_message(decision, accepted.record, accepted.trouble, accept_command)
     )
-
-
-def _reversed(record: Record, target: Path) -> tuple[str, ...]:
-    """What `record` shows against the orderings, beside the model's records that were accepted before it."""
-
-    def accepted(plain: str) -> Record | None:
-        name = "+".join([plain, *record.case.options])
-        found = read_accepted(target.with_name(f"{name}.json")).record
-        same = found is not None and all(
-            found.fingerprints[key] == record.fingerprints[key] for key in ("weights", "tokens")
-        )
-        return found if same else None  # of earlier weights or text: its own case is red
-
-    return contradictions(record, accepted)
 
 
 def _message(decision: Decision, accepted: Record | None, trouble: str, accept_command: str) -> str:

@@ -96,6 +96,7 @@ class GateSession:
             record,
             path=path,
             target=target,
+            baseline_of=lambda other: baseline_paths(settings.baselines, other, self.session.device_class)[0],
             bounds=load_bounds(settings.bounds, settings.own, baselines=settings.baselines).find(case),
             snapshot=snapshot,
             recentre=settings.recentre,

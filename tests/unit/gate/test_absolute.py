@@ -19,24 +19,28 @@ from mxcheck.gate.absolute import (
     two_digits_up,
 )
 from mxcheck.gate.bounds_tables import Bounds
+from mxcheck.gate.orderings import Standing
 
 RECORD = build_record()  # KL 0.001
+ALONE = Standing()
 SOUND = Absolute(signed=(0.001, 0.0011, 0.0009), compared=640)
 
 
 def failed(found: Absolute) -> list[tuple[int, str]]:
-    return [(one.step, one.key) for one in absolute_checks(RECORD, found) if not one.passed]
+    return [(one.step, one.key) for one in absolute_checks(RECORD, found, ALONE) if not one.passed]
 
 
 def test_what_meets_the_oracle_and_its_own_error_passes() -> None:
-    checks = list(absolute_checks(RECORD, SOUND))
+    checks = list(absolute_checks(RECORD, SOUND, Standing(compared=3)))
     assert [(one.step, one.key, one.passed) for one in checks] == [
         (2, "uniform", True),
+        (5, "reversed", True),
         (4, "oracle", True),
         (5, "signs", True),
     ]
-    assert checks[1].message == "640 values of cast operands equal the oracle's"
-    assert checks[2].message.startswith("KL 0.001000 nats/token is 1.00 of what the same errors with random")
+    assert checks[1].message == "in order with 3 accepted steps"
+    assert checks[2].message == "640 values of cast operands equal the oracle's"
+    assert checks[3].message.startswith("KL 0.001000 nats/token is 1.00 of what the same errors with random")
 
 
 @pytest.mark.parametrize(
@@ -62,20 +66,22 @@ def test_one_seed_of_five_decides_nothing() -> None:
 
 def test_an_operand_that_is_not_the_oracle_s_is_named() -> None:
     wrong = {f"weights of layers.{n}": "1 of 32 values differ" for n in range(5)}
-    (check,) = [one for one in absolute_checks(RECORD, Absolute(wrong=wrong)) if not one.passed]
+    (check,) = [one for one in absolute_checks(RECORD, Absolute(wrong=wrong), ALONE) if not one.passed]
     assert (check.step, check.key) == (4, "oracle")
     assert "weights of layers.0: 1 of 32 values differ" in check.message
     assert check.message.endswith("and 2 more")
 
 
 def test_a_reversed_order_is_refused_in_words() -> None:
-    (check,) = [one for one in absolute_checks(RECORD, SOUND, ["a costs more than b"]) if not one.passed]
+    (check,) = [
+        one for one in absolute_checks(RECORD, SOUND, Standing(reversed=("a costs more",))) if not one.passed
+    ]
     assert (check.step, check.key) == (5, "reversed")
-    assert check.message == "one of two steps is wrong: a costs more than b"
+    assert check.message == "this step, or one that was accepted before it, is wrong: a costs more"
 
 
 def test_what_a_library_casts_is_said_to_be_unknown() -> None:
-    _, check = absolute_checks(RECORD, Absolute(unknown="bitsandbytes casts"))
+    *_, check = absolute_checks(RECORD, Absolute(unknown="bitsandbytes casts"), ALONE)
     assert check.passed
     assert check.message == "casts not compared with the oracle: bitsandbytes casts"
 

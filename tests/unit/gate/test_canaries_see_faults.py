@@ -462,6 +462,8 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
     "mxcheck.gate.decision:is_first": [
         ((value("asked"),), "True", "first-held"),
         ((value("asked"),), "update.changed", "first-new"),
+        ((value("asked"),), "update.changed or update.missing", "first-missing"),
+        ((mention("recentre"),), "False", "first-recentre"),
         ((value("unsaid"),), "True", "first-said"),
         ((value("unsaid"),), "bounds is None", "first-own"),
         ((value("unsaid"),), "bounds is None or bounds.own", "first-reason"),
@@ -475,7 +477,19 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ((comparison("low"),), "share < 1.1", "signs-most"),
         ((comparison("of_uniform"),), "True", "uniform"),
         ((call("check", nth=5), argument(3)), "True", "oracle"),
-        ((condition("reversed_"),), "False", "reversed"),
+        ((call("check", nth=3), argument(3)), "True", "reversed"),
+        ((condition("isfinite"),), "False", "infinite"),
+        ((condition("unknown"),), "False", "unknown"),
+    ],
+    "mxcheck.gate.orderings:standing": [
+        ((value("below"),), "False", "order-kept"),
+        ((call("append"),), "None", "order-reversed"),
+        ((call("_tried"),), "True", "order-even"),
+        ((call("_same_inputs"),), "False", "order-kept"),
+        ((mention("SHOWN_BY_ALL"),), "ORDERINGS", "order-higher"),
+    ],
+    "mxcheck.gate.orderings:_tried": [
+        ((value("of_the_text"),), "()", "order-rceil"),
     ],
     "mxcheck.gate.absolute:share_of_signed": [
         ((call("median"),), "max(found.signed)", "signs-median"),

@@ -13,6 +13,7 @@ from sample_record import COUNTS, ERROR, PREDICTIONS, UP, Q, build_digests, buil
 from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.cause import LINKS, Row, cause, symptoms, table
+from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import FIGURES
 from mxcheck.gate.verdict import judge
@@ -206,7 +207,7 @@ FIRST = {
 }
 
 
-REVERSED = {"reversed": ("fp6_e3m2-B costs more than fp4_e2m1-B",)}
+REVERSED = {"reversed": Standing(reversed=("fp6_e3m2-B costs more than fp4_e2m1-B",))}
 
 
 def key(row: Row) -> tuple[str, str]:
@@ -222,7 +223,9 @@ def test_each_row_is_the_answer_to_its_example(row: Row) -> None:
     record, baseline, bounds = EXAMPLES[key(row)]
     _, symptom = key(row)
     absolute = (
-        tuple(absolute_checks(record, FIRST[symptom], REVERSED.get(symptom, ()))) if symptom in FIRST else ()
+        tuple(absolute_checks(record, FIRST[symptom], REVERSED.get(symptom, Standing())))
+        if symptom in FIRST
+        else ()
     )
     verdict = judge(record, baseline, bounds, absolute)
     seen = symptoms(verdict, record, baseline)

@@ -12,6 +12,7 @@ import torch
 
 from mxcheck.gate.absolute import Absolute, absolute_checks, share_of_signed
 from mxcheck.gate.case import case_of
+from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
 from mxcheck.measure.absolute import SEEDS, absolute, by_the_oracle, random_signs
 from mxcheck.measure.session import Session
@@ -57,7 +58,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 
 def refused(record: Record, found: Absolute) -> list[str]:
-    return [one.key for one in absolute_checks(record, found) if not one.passed]
+    return [one.key for one in absolute_checks(record, found, Standing()) if not one.passed]
 
 
 @pytest.mark.parametrize("stage", SOUND)

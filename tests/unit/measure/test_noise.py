@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -115,6 +116,26 @@ def test_a_child_tells_how_far_it_is(ref_llama: LoadedModel) -> None:
     told: list[str] = []
     measure_noise(job(ref_llama, recipes=[plain(one) for one in RECIPES[:2]]), {"same": {}}, tell=told.append)
     assert told == [f"noise under same, {count} of 2 cases" for count in (1, 2)]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="children are counted in Linux's /proc")
+def test_a_child_ends_with_who_hears_it(ref_llama: LoadedModel) -> None:
+    """A worker's channel that is closed, or a signal: the child would go on measuring for nobody."""
+
+    def broken(_what: str) -> None:
+        raise KeyboardInterrupt
+
+    began = set(children(os.getpid()))
+    recipes = [plain(RECIPES[0])] * 200
+    with pytest.raises(KeyboardInterrupt):
+        measure_noise(job(ref_llama, recipes=recipes), {"same": {}}, tell=broken)
+    assert set(children(os.getpid())) <= began
+
+
+def children(parent: int) -> list[int]:
+    """Processes whose parent this is, from Linux's list of them."""
+    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+    return [int(one) for one in listed.split()]
 
 
 def test_a_failing_child_reports_its_environment_and_its_last_words(ref_llama: LoadedModel) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from mxcheck.gate.canaries.expectation import Expectation, expect
 from mxcheck.gate.canaries.healthy import HEALTHY, LAYERS, LOSSES, TIGHT, moved
 from mxcheck.gate.decision import Accepted, Update, decide, is_first, read_accepted
 from mxcheck.gate.noise import Trial, worst
+from mxcheck.gate.orderings import Standing, standing
 from mxcheck.gate.record import Record
 
 _ALL, _NEW, _RECENTRE = Update(changed=True), Update(missing=True), Update(changed=True, recentre=True)
@@ -47,10 +50,20 @@ def _first(accepted: Record | None, bounds: Bounds | None, update: Update, exist
     return is_first(Accepted(record=accepted, exists=exists), bounds, update)
 
 
-def _refused(found: Absolute, reversed_: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The checks of a first acceptance that fail. The KL is 0.0005."""
-    checks = absolute_checks(replace(HEALTHY, kl=0.0005), found, reversed_)
+def _refused(found: Absolute, stands: Standing | None = None, *, kl: float = 0.0005) -> tuple[str, ...]:
+    """The checks of a first acceptance that fail."""
+    checks = absolute_checks(replace(HEALTHY, kl=kl), found, stands or Standing())
     return tuple(one.key for one in checks if not one.passed)
+
+
+def _standing(step: str, change: float, options: Sequence[str] = (), **changes: Any) -> tuple[int, int]:
+    """With how many accepted steps the healthy record is compared, and how many of them it contradicts, where
+    `step` alone was accepted and costs `change` more."""
+    record = replace(HEALTHY, options=list(options))
+    costs = [one + change * (1 + index % 3) for index, one in enumerate(HEALTHY.sequence_kl or [])]
+    kept = replace(record, precision=step, sequence_kl=costs, **changes)
+    found = standing(record, lambda case: kept if case.precision == step else None)
+    return found.compared, len(found.reversed)
 
 
 def _signed(share: float) -> tuple[str, ...]:
@@ -63,6 +76,13 @@ FIRST = (
     expect("first-new", "the same, only missing ones", lambda: _first(None, None, _NEW, False), True),
     expect("first-own", "a line of the model's own", lambda: _first(None, _OWN, _ALL, False), True),
     expect("first-corrupt", "a file that is no baseline", lambda: _first(None, None, _ALL, True), True),
+    expect(
+        "first-missing",
+        "a file that is no baseline, only missing ones",
+        lambda: _first(None, None, _NEW, True),
+        False,
+    ),
+    expect("first-recentre", "what is within tolerance", lambda: _first(None, None, _RECENTRE, False), False),
     expect("first-held", "nothing is accepted", lambda: _first(None, None, Update(), False), False),
     expect("first-said", "a table of bounds has it", lambda: _first(None, TIGHT, _ALL, False), False),
     expect("first-again", "it was accepted before", lambda: _first(HEALTHY, None, _ALL, True), False),
@@ -97,8 +117,23 @@ FIRST = (
     expect(
         "reversed",
         "a step costs more than one above it",
-        lambda: _refused(Absolute(signed=(0.0005,), compared=32), ("A above B",)),
+        lambda: _refused(Absolute(signed=(0.0005,), compared=32), Standing(reversed=("A above B",))),
         ("reversed",),
+    ),
+    expect("infinite", "the KL is infinite", lambda: _refused(Absolute(), kl=math.inf), ("signs",)),
+    expect("unknown", "a library casts", lambda: _refused(Absolute(unknown="it casts", signed=(9.0,))), ()),
+    expect("order-kept", "fp6_e3m2 costs more", lambda: _standing("fp6_e3m2", 0.01), (1, 0)),
+    expect("order-reversed", "fp6_e3m2 costs less", lambda: _standing("fp6_e3m2", -0.001), (1, 1)),
+    expect("order-rceil", "the same under rceil", lambda: _standing("fp6_e3m2", -0.001, ["rceil"]), (1, 1)),
+    expect("order-even", "under a rule not tried", lambda: _standing("fp6_e3m2", -0.001, ["even"]), (0, 0)),
+    expect(
+        "order-higher", "mxint8, which outliers spoil, costs more", lambda: _standing("mxint8", 0.01), (0, 0)
+    ),
+    expect(
+        "order-text",
+        "fp6_e3m2 costs less on another text",
+        lambda: _standing("fp6_e3m2", -0.001, fingerprints={**HEALTHY.fingerprints, "tokens": "another"}),
+        (0, 0),
     ),
 )
 
