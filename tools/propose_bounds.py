@@ -1,5 +1,5 @@
-"""Measure the KL divergence of every stage on the reference models, and write the bound table from it by a
-rule that was fixed before the figures were seen.
+"""Measure the KL divergence of every stage on the reference models, and write our table of bounds from it by
+a rule that was fixed before the figures were seen.
 
     python tools/propose_bounds.py build/bounds > src/mxcheck/gate/bounds.toml
 
@@ -7,8 +7,8 @@ Figures are kept in the folder named, so that a run that was stopped goes on; de
 
 The rule. Let K be the largest KL divergence among the models concerned (the three trained reference models
 for the default table; the outlier model alone for its own). The bound is 2 K, rounded up to two digits: a
-fault that doubles the damage is over bound, and nothing that a machine's arithmetic does comes near it. The
-rise of the cross-entropy, whose expectation on self-sampled text is the KL, has the same bound; the gate
+fault that doubles the damage is over its bound, and nothing that a machine's arithmetic does comes near it.
+The rise of the cross-entropy, whose expectation on self-sampled text is the KL, has the same bound; the gate
 adds an allowance for sampling (`mxcheck.gate.verdict.sampling_allowance`).
 
 Transformer Engine has no CPU build. Its stages get the bound of what emulates them: one fp32 scale a tensor
@@ -38,6 +38,8 @@ from mxcheck.models.recipe import Recipe, recipe
 from mxcheck.models.zoo import REFERENCE_MODELS
 
 TRAINED = ("ref-llama", "ref-neo", "ref-moe")
+#: long-llama has the lines of the trained ones.
+MEASURED = (*TRAINED, "outlier-llama")
 #: Options that quantize more, by the name that a stage carries.
 OPTIONS: dict[str, dict[str, Any]] = {
     "+attention": {"attention": True},
@@ -93,16 +95,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("store", type=Path, help="directory for the figures, one JSON file a model")
-    parser.add_argument("--models", default=",".join(REFERENCE_MODELS), help="measure these only")
+    parser.add_argument("--models", default=",".join(MEASURED), help="measure these only")
     options = parser.parse_args()
     torch.set_num_threads(1)
     disable_progress_bar()
     for label in options.models.split(","):
         store = options.store / f"{label}.json"
         measure(label, json.loads(store.read_text()) if store.is_file() else {}, store)
-    if options.models != ",".join(REFERENCE_MODELS):
+    if options.models != ",".join(MEASURED):
         return
-    kl = {label: json.loads((options.store / f"{label}.json").read_text()) for label in REFERENCE_MODELS}
+    kl = {label: json.loads((options.store / f"{label}.json").read_text()) for label in MEASURED}
     print("# Bounds in nats per token. Written by tools/propose_bounds.py, which states the rule.")
     print("# kl bounds the KL divergence to the reference, and the loss's rise where no `rise` is given.")
     print(f"serves = {json.dumps(list(REFERENCE_MODELS))}")

@@ -208,8 +208,8 @@ def _bounds(record: Record, bounds: Bounds) -> Iterator[Check]:
         "rise bound",
         held <= bound,
         f"rise of the cross-entropy {mean:+.6f} ± {error:.6f}, upper 95 % bound {held:+.6f}, "
-        f"bound {bounds.rise:g}{_whose(bounds)} and for the sampling error of {record.scored_tokens} tokens "
-        f"{bound - bounds.rise:.2g}",
+        f"bound {bounds.rise:g}{_whose(bounds)} + {bound - bounds.rise:.2g} for the sampling error of "
+        f"{record.scored_tokens} tokens",
     )
 
 

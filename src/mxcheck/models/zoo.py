@@ -116,8 +116,8 @@ def _made(name: str) -> ModelSource:
     folder = MADE / name
     if not folder.is_dir():
         raise ValueError(
-            f"model {name!r} is not in {folder}: `{MADE_MODELS[name]}` in a clone of mxcheck makes it there; "
-            f"where it lies elsewhere, give {name}=DIRECTORY"
+            f"model {name!r} is not in {folder}: `{MADE_MODELS[name]}` in a clone of mxcheck makes it there, "
+            f"in that clone; from elsewhere give {name}=CLONE/{folder}"
         )
     return ModelSource(name=name, location=str(folder), is_directory=True)
 

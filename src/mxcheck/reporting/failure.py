@@ -37,7 +37,9 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
         lines.append("  no update accepts this: it fails without any baseline")
         failed = {check.key for check in failures}
         if failed & {"KL bound", "rise bound"}:
-            lines.append("  bounds of your own are given with --mx-bounds FILE (docs/gate.md)")
+            lines.append(
+                "  if this cost is meant: edit the line in the file that step 5 names (docs/gate.md)"
+            )
         if failed & {"uniform", "oracle", "signs", "reversed"}:
             lines.append("  a line with a reason in the model's bounds.toml lets it in (docs/gate.md)")
     return "\n".join(lines)

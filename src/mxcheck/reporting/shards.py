@@ -13,7 +13,7 @@ from mxcheck.gate.result import CaseResult, result_from_dict
 from mxcheck.reporting.table import results_table
 
 #: Layout of the file. A file of another version is refused, never guessed at.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

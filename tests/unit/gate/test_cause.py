@@ -56,7 +56,7 @@ WHOLE: dict[str, Any] = {"replaced": {}, "digests": {"parameters": build_digests
 def example(
     now: dict[str, Any], then: dict[str, Any] | None = None, bounds: Bounds = WIDE, *, new: bool = False
 ) -> tuple[Record, Record | None, Bounds]:
-    """A record, its baseline (`then` is what both have that the sample has not) and its bound."""
+    """A record, its baseline (`then` is what both have that the sample has not) and its bounds."""
     both = then or {}
     return build_record(**{**both, **now}), None if new else build_record(**both), bounds
 
@@ -352,7 +352,7 @@ def test_where_losses_moved_finer_figures_change_no_answer() -> None:
 
 @pytest.mark.parametrize("bounds", [TIGHT, Bounds(kl=1.0, rise=0.0001)], ids=["kl", "rise"])
 @pytest.mark.parametrize("better", [True, False], ids=["accepted-within", "accepted-over"])
-def test_whose_bounds_was_broken(bounds: Bounds, better: bool) -> None:
+def test_whose_bound_was_broken(bounds: Bounds, better: bool) -> None:
     """Within noise of the accepted figures; only where those were better can it be the noise."""
     tiny = -1e-10 if better else 0.0
     was = replace(SAME, kl=SAME.kl + tiny, sequence_losses=shifted(SAME.sequence_losses, tiny))

@@ -13,7 +13,7 @@ import pytest
 
 from mxcheck.gate.baseline import read
 from mxcheck.gate.bounds_tables import load_bounds
-from mxcheck.gate.case import Case
+from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.detectable import detectable
 from mxcheck.gate.drift import drift
 from mxcheck.gate.record import OPTIONAL, Record
@@ -38,6 +38,19 @@ MATRIX = [
     for precision in ROUNDED_UP
 ]
 
+#: The real model (`make gate-real`): all of the default ladder on its text, some of it on two others.
+REAL = "smollm2-135m-instruct-q4"
+FEW = ("bf16", "fp8_e4m3-B", "fp8_e4m3-B+rceil", "fp4_e2m1-B", "fp4_e2m1-B+rceil", "mxint8-B")
+REAL_MATRIX = [
+    *(
+        replace(case, model=REAL)
+        for case in MATRIX
+        if case.model == "ref-llama" and case.precision != "mixed"
+    ),
+    *(case_of(f"{REAL}-long", stage) for stage in FEW),
+    *(case_of(REAL, f"{stage}+prose+length256") for stage in FEW),
+]
+
 each_tier = pytest.mark.parametrize("tier", list(TIERS))
 
 
@@ -53,11 +66,24 @@ def kl(model: str, precision: str, tier: str) -> float:
 def test_the_matrix_is_accepted_and_nothing_else() -> None:
     assert len(MATRIX) == 5 * 37 - 3
     files = {path.relative_to(BASELINES) for path in BASELINES.rglob("*") if path.is_file()}
-    states = set()
-    for model in REFERENCE_MODELS:
-        weights = accepted(Case(model=model, precision="fp32")).fingerprints["weights"]
-        states.add(Path(model) / f"states-{weights[:8]}.safetensors")
-    assert files == {case.baseline for case in MATRIX} | states
+    others = {
+        Path(model) / name
+        for model in (REAL, f"{REAL}-long")
+        for name in ("bounds.toml", "tokens.safetensors")
+    }
+    for model in (*REFERENCE_MODELS, REAL, f"{REAL}-long"):
+        weights = accepted(Case(model=model, precision="bf16")).fingerprints["weights"]
+        others.add(Path(model) / f"states-{weights[:8]}.safetensors")
+    assert files == {case.baseline for case in (*MATRIX, *REAL_MATRIX)} | others
+
+
+@pytest.mark.parametrize("case", REAL_MATRIX, ids=lambda case: case.id)
+def test_each_of_the_real_model_is_within_its_own_bounds(case: Case) -> None:
+    record = accepted(case)
+    assert record.id == case.id
+    bounds = load_bounds(baselines=BASELINES).of(case)
+    assert bounds.own
+    assert judge(record, record, bounds).passed
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)

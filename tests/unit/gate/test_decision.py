@@ -176,6 +176,7 @@ def test_a_baseline_is_read_once_and_a_record_judged_once(
             record,
             path=path,
             target=path,
+            baseline_of=lambda _: pytest.fail("no other case was to be read"),
             bounds=WIDE,
             snapshot=snapshot,
             recentre=False,

@@ -202,7 +202,7 @@ def test_one_sequence_may_move_by_the_maximum() -> None:
         assert (6 in judge(moved, record, BOUNDS).failed_steps) is seen
 
 
-def test_the_bounds_ends_where_the_headroom_does() -> None:
+def test_the_bound_ends_where_the_headroom_does() -> None:
     record = build_record()
     headroom = detectable(record, BOUNDS).kl_headroom
     for share, seen in ((1.01, True), (0.99, False)):

@@ -35,7 +35,7 @@ def test_what_no_update_accepts_is_not_advised() -> None:
     assert not any(ACCEPT in line for line in lines)
     assert lines[-2:] == [
         "  no update accepts this: it fails without any baseline",
-        "  bounds of your own are given with --mx-bounds FILE (docs/gate.md)",
+        "  if this cost is meant: edit the line in the file that step 5 names (docs/gate.md)",
     ]
 
 
@@ -161,9 +161,9 @@ def test_without_a_baseline_nothing_is_compared() -> None:
     assert lines == [
         "ref-llama-fp8_e4m3-B: step 5 (bounds): KL to the reference 0.001000 nats/token, bound 0",
         "  cause: bounds: the case is over its bounds, and no baseline says whether it always was",
-        "  look first at: layers of the largest error; for a new model, bounds of its own (docs/gate.md)",
+        "  look first at: layers of the largest error, and the file that step 5 names",
         "  no update accepts this: it fails without any baseline",
-        "  bounds of your own are given with --mx-bounds FILE (docs/gate.md)",
+        "  if this cost is meant: edit the line in the file that step 5 names (docs/gate.md)",
     ]
 
 
