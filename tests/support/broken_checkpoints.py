@@ -53,6 +53,11 @@ def adding(**tensors: torch.Tensor) -> Break:
     return lambda folder: change_tensors(folder, lambda old: old.update(tensors))
 
 
+def rotary(theta: float) -> torch.Tensor:
+    """The frequencies of heads of 16."""
+    return theta ** -(torch.arange(0, 16, 2) / 16)
+
+
 def configured(**values: Any) -> Break:
     return lambda folder: change_config(folder, **values)
 
@@ -218,6 +223,14 @@ BROKEN: Mapping[str, tuple[Break, str]] = {
         "have no place in the model: v_head.weight",
     ),
     "mtp": (adding(**{"mtp.fc.weight": torch.ones(32, 64)}), "1 tensors of the file have no place in the m"),
+    "rope-of-another-theta": (
+        adding(**{"model.layers.0.self_attn.rotary_emb.inv_freq": rotary(500_000.0)}),
+        "is not what config.json makes (rope_theta 10000.0): the weights were trained with other rotary",
+    ),
+    "rope-not-finite": (
+        adding(**{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.full((8,), torch.nan)}),
+        "is not what config.json makes (rope_theta 10000.0)",
+    ),
     "rope-buffers-renamed": (adding(**{"model.inv": torch.ones(8)}), "no place in the model: model.inv;"),
     "wrapped": (
         lambda folder: change_tensors(

@@ -138,4 +138,4 @@ def _file(name: str, root: Path) -> FileCorpus:
             f"corpus file {path.name!r} names tests and baselines, so its name must be of letters, digits, "
             f". _ - only; rename it"
         )
-    return FileCorpus(name=path.name, path=path.resolve(), builder=builder)
+    return FileCorpus(name=path.name, path=path.absolute(), builder=builder)

@@ -96,7 +96,9 @@ def _in_one_line(documents: Iterator[str], corpus: HubCorpus | FileCorpus) -> It
     try:
         yield from documents
     except Exception as error:
-        if not isinstance(error, _DAMAGED) and type(error).__name__ != "ZstdError":
+        # Arrow raises a plain OSError for damaged pages, the system and the network one of its kinds
+        damaged = isinstance(error, _DAMAGED) or type(error) is OSError
+        if not damaged and type(error).__name__ != "ZstdError":
             raise
         reason = in_one_line(error)
         if "zstd not supported" in reason and find_spec("zstandard") is None:

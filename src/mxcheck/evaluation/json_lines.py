@@ -105,7 +105,7 @@ def _text(line: bytes, row: int) -> str:
     if not isinstance(found, dict):
         raise ValueError(f"row {row} must be an object with a column 'text', got {type(found).__name__}")
     if "text" not in found:
-        columns = ", ".join(found) or "none"
+        columns = ", ".join(ascii(name)[1:-1] for name in found) or "none"
         raise ValueError(
             f"no column 'text', got {columns[:80]} in row {row}; name the column of documents so"
         )

@@ -113,7 +113,7 @@ def _snapped(state: Tensor) -> Tensor:
 
 
 def run(model: nn.Module, tokens: Tensor) -> None:
-    """One forward pass over tokens [1, n] on the model's device, for the hooks on it."""
+    """One forward pass over tokens [sequences, n] on the model's device, for the hooks on it."""
     model(input_ids=tokens.to(next(model.parameters()).device), use_cache=False)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,18 @@ class Measurement:
         return exponential(self.cross_entropy)
 
 
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout, whatever mode the model's modules are in; afterwards they are in it again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def evaluate(
     model: nn.Module,
     tokens: torch.Tensor,
@@ -121,7 +134,7 @@ def evaluate(
         keep = False
     kept: list[torch.Tensor] = []
     last: Logits | None = None
-    with torch.inference_mode():
+    with torch.inference_mode(), _evaluating(model):
         for batch, logits in passes(model, tokens, batch_size):
             if keep is None:
                 reason = too_large_to_keep(model, tokens, logits)

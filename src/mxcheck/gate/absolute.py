@@ -23,6 +23,8 @@ from mxcheck.gate.verdict import rise
 #: What the KL of a sound recipe may be, as a share of that of the same errors with random signs.
 #: docs/gate.md shows what the window was chosen from.
 WINDOW = (0.6, 2.5)
+#: Of the logits' standard deviation: 16-bit products of another length move them by a hundredth.
+SEES_LATER = 0.1
 #: Of a uniform distribution's entropy: a model with random weights comes to more than this.
 MOST_OF_UNIFORM = 0.99
 
@@ -38,6 +40,10 @@ class Absolute:
         wrong: operand -> what is other than the oracle has it.
         unknown: why mxcheck knows no more (a library casts, …); empty where it does.
         of_uniform: the reference's entropy as a share of that of a uniform distribution over its vocabulary.
+        uniform: that distribution's entropy, which is its cross-entropy on any text, in nats per token.
+        sees_later: how far a token that follows moves the reference's logits of those before it, in standard
+            deviations of the logits.
+        zeros: matrices of the reference of which every element is zero.
     """
 
     signed: tuple[float, ...] = ()
@@ -45,11 +51,37 @@ class Absolute:
     wrong: Mapping[str, str] = field(default_factory=dict)
     unknown: str = ""
     of_uniform: float = 0.0
+    uniform: float = math.inf
+    sees_later: float = 0.0
+    zeros: tuple[str, ...] = ()
 
 
 def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterator[Check]:
     """What a first acceptance asserts besides the steps that need no baseline. `stands`: where the record
     stands among the steps that were accepted before it."""
+    yield check(
+        1,
+        "zeros",
+        not found.zeros,
+        f"{len(found.zeros)} matrices of the reference are zero throughout: {some(found.zeros)}; a download "
+        f"that broke off looks so"
+        if found.zeros
+        else "no matrix is zero throughout",
+    )
+    yield check(
+        2,
+        "causal",
+        found.sees_later <= SEES_LATER,
+        f"later tokens move the reference's logits of earlier ones by {found.sees_later:.2g} of their "
+        f"standard deviation (allowed {SEES_LATER:g}): it sees what it is to predict; give a causal model",
+    )
+    if record.reference_cross_entropy >= found.uniform:
+        words = (
+            f"the reference's cross-entropy is {record.reference_cross_entropy:.2f} nats/token, a uniform "
+            f"distribution's {found.uniform:.2f}: it predicts worse than nothing; the tokenizer may be "
+            f"another model's, or the text"
+        )
+        yield check(2, "uniform", False, words)
     yield check(
         2,
         "uniform",

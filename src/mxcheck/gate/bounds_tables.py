@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
 from collections.abc import Collection
@@ -16,6 +15,8 @@ from typing import Any
 from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import Case, case_of
 
+#: No cost comes near it; a number of 400 digits is none.
+_MOST = 1e9
 #: A stage with those of its options that may have a line of their own (`Case.bounds_key`), in their order.
 _STAGE = re.compile(r"(?P<plain>[^+]+)(\+attention)?(\+outputs)?(\+global-\w+)?")
 
@@ -38,14 +39,21 @@ class BoundsTables:
     """Tables of bounds, the first that has a line before the others: the user's (`--mx-bounds`), the
     model's own (`bounds.toml` beside its baselines), and ours, which are for our models alone."""
 
-    def __init__(self, tables: list[dict[str, Any]], *, baselines: Path | None = None) -> None:
+    def __init__(
+        self,
+        tables: list[dict[str, Any]],
+        *,
+        baselines: Path | None = None,
+        stages: Collection[str] | None = None,
+    ) -> None:
         self._tables = tables
         self._baselines = baselines
+        self._stages = stages
 
     def find(self, case: Case) -> Bounds | None:
         """The bounds of a case; None where no table has them. Raises ValueError for a bad file of the
         model's."""
-        own = [] if self._baselines is None else [read_bounds(self._baselines / case.model)]
+        own = [] if self._baselines is None else [read_bounds(self._baselines / case.model, self._stages)]
         # a model's own line is of one case, with all its options
         lines = [_line(table, case.model, case.stage) for table in own]
         theirs, ours = self._tables[:-1], self._tables[-1:]
@@ -98,23 +106,35 @@ def bounds_path(folder: Path) -> Path:
     return folder / "bounds.toml"
 
 
-def read_bounds(folder: Path) -> dict[str, Any]:
+def read_bounds(folder: Path, stages: Collection[str] | None = None) -> dict[str, Any]:
     """The table in a model's `bounds.toml`; empty where there is no such file. Raises ValueError, in one
-    line, for a file that cannot be read, and for a line that holds anything but bounds."""
+    line, for a file that cannot be read, for a line that holds anything but bounds, and for one whose stage,
+    less its options, is none of `stages` (None: whichever): it would never be read."""
     path = bounds_path(folder)
-    try:
-        lines = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
+    if not path.exists() and not path.is_symlink():
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"bounds file {path}: {error}") from error
+    lines = _loaded(path, str(path))
     for stage, entry in lines.items():
+        _check_entry(entry, f"bounds file {path}: {stage!r}", {"kl", "rise", "reason"})
         try:
-            case_of(folder.name, stage)
+            case = case_of(folder.name, stage)
+            if stages is not None and case.kind == "recipe" and case.plain not in stages:
+                raise unknown("stage", case.plain, stages)
         except ValueError as error:
             raise ValueError(f"bounds file {path}: {error}") from error
-        _check_entry(entry, f"bounds file {path}: {stage!r}", {"kl", "rise", "reason"})
     return {"default": lines, "whose": str(path), "own": True}
+
+
+def _loaded(path: Path, named: str) -> dict[str, Any]:
+    """A TOML file. Raises ValueError, in one line, for whatever cannot be read as one."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file; give a TOML file")
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError(f"bounds file {named}: it is nested too deeply") from error
+    except (OSError, ValueError) as error:  # of UTF-8 and TOML too
+        raise ValueError(f"bounds file {named}: {error}") from error
 
 
 def _check_entry(entry: Any, where: str, allowed: Collection[str]) -> None:
@@ -122,12 +142,13 @@ def _check_entry(entry: Any, where: str, allowed: Collection[str]) -> None:
         {key: value for key, value in entry.items() if key != "reason"} if isinstance(entry, dict) else {}
     )
     ok = isinstance(entry, dict) and {"kl"} <= entry.keys() <= set(allowed)
-    ok = ok and all(type(value) in (int, float) and 0 <= value < math.inf for value in numbers.values())
-    if not ok or not isinstance(entry.get("reason", ""), str):
+    ok = ok and all(type(value) in (int, float) and 0 <= value <= _MOST for value in numbers.values())
+    reason = entry.get("reason", "a") if isinstance(entry, dict) else "a"
+    if not ok or not isinstance(reason, str) or not any(letter.isalnum() for letter in reason):
         more = ', and reason = "TEXT"' if "reason" in allowed else ""
         raise ValueError(
             f"{where} is {entry!r:.60}; allowed: {{ kl = NATS }} or {{ kl = NATS, rise = NATS }} with "
-            f"numbers >= 0{more}"
+            f"numbers from 0 to {_MOST:g}{more}"
         )
 
 
@@ -163,11 +184,8 @@ def load_bounds(
     """
     ours = tomllib.loads(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
     ours["whose"] = "mxcheck's own table"
+    stages = (*(stage for stage in ours["default"] if "+" not in stage), *own)
     if path is None:
-        return BoundsTables([ours], baselines=baselines)
-    try:
-        theirs = tomllib.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"bounds file {path}: {error}") from error
-    plain = [stage for stage in ours["default"] if "+" not in stage]
-    return BoundsTables([_checked(theirs, path, [*plain, *own]), ours], baselines=baselines)
+        return BoundsTables([ours], baselines=baselines, stages=stages)
+    theirs = _checked(_loaded(Path(path), path), path, stages)
+    return BoundsTables([theirs, ours], baselines=baselines, stages=stages)

@@ -12,12 +12,13 @@ Kind = Literal["recipe", "checkpoint", "engine", "training"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _COSTLY = ("attention", "outputs")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+#: No longer than this, so that every file that bears the name can be written (255 bytes).
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,149}")
 #: How each part of a name is written. The dash between precision and tier is the first of a stage, so that
 #: neither has one; a `+` begins an option.
 _PARTS = {
-    "model": (_NAME, "letters, digits, '_', '.' and '-', the first a letter or digit"),
-    "subject": (_NAME, "letters, digits, '_', '.' and '-', the first a letter or digit"),
+    "model": (_NAME, "at most 150 letters, digits, '_', '.' and '-', the first a letter or digit"),
+    "subject": (_NAME, "at most 150 letters, digits, '_', '.' and '-', the first a letter or digit"),
     "precision": (re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*"), "letters, digits, '_' and '.'"),
     "tier": (re.compile(r"[A-Za-z0-9_.]+"), "letters, digits, '_' and '.'"),
     "option": (re.compile(r"[A-Za-z0-9_.-]+"), "letters, digits, '_', '.' and '-'"),
@@ -166,7 +167,7 @@ def model_label(name: str) -> str:
     if not _NAME.fullmatch(label):
         raise ValueError(
             f"model name {name!r} gives the label {label!r}, which cannot name a test and a directory; "
-            f"allowed: letters, digits, '.', '_', '-', the first a letter or digit; rename the "
+            f"allowed: at most 150 letters, digits, '.', '_', '-', the first a letter or digit; rename the "
             f"directory, or give NAME={name!r}"
         )
     return label

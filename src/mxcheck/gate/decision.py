@@ -71,13 +71,23 @@ class Decision:
     write: Literal["", "measured", "accepted"] = ""
 
 
-def is_first(accepted: Accepted, bounds: Bounds | None, update: Update) -> bool:
-    """Whether this would be the first acceptance of a case: no baseline that can be read says what is right,
-    and neither does a table of bounds, or a line of the model's own with a reason."""
+def is_first(record: Record, accepted: Accepted, bounds: Bounds | None, update: Update) -> bool:
+    """Whether an update would accept casts for the first time: no baseline of these casts, weights and tokens
+    that can be read says what is right, and neither does a table of bounds, or a line of the model's own with
+    a reason."""
     asked = update.changed or (update.missing and not accepted.exists)
     unsaid = bounds is None or (bounds.own and not bounds.reason)
-    # a file that cannot be read says nothing
-    return asked and not update.recentre and unsaid and accepted.record is None
+    # a file that cannot be read says nothing, and neither does one of another case or of other casts
+    return asked and not update.recentre and unsaid and not _knows(accepted.record, record)
+
+
+def _knows(accepted: Record | None, record: Record) -> bool:
+    return (
+        accepted is not None
+        and accepted.id == record.id
+        and all(accepted.fingerprints[key] == record.fingerprints[key] for key in ("weights", "tokens"))
+        and accepted.digests == record.digests
+    )
 
 
 def decide(

@@ -68,7 +68,7 @@ def quantize(
     )
     check_input(x, spec)
     function = resolve_kernel(kernel)[0]
-    result = function(x, spec)
+    result = _called(function, x, spec)
     if isinstance(result, Tensor):
         raise TypeError(
             f"kernel {kernel_name(function)} returned values, not (codes, scales): quantize needs codes; "
@@ -123,10 +123,28 @@ def _asked_for(format: str, **given: Any) -> CastSpec:
     return spec
 
 
+def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
+    """What a kernel returns. Raises ValueError for one that writes over its input, which is put back: the
+    weights of a model and what later layers read are such inputs."""
+    if any(function in own for own in _OWN.values()):
+        return function(x, spec)
+    before = x.detach().clone()
+    result = function(x, spec)
+    same = (before == x) | (before.isnan() & x.isnan())
+    if not bool(same.all()):
+        with torch.no_grad():
+            x.copy_(before)
+        raise ValueError(
+            f"kernel {kernel_name(function)} wrote over its input: {int((~same).sum()):,} of {x.numel():,} "
+            f"values changed; let it work on a copy"
+        )
+    return result
+
+
 def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel) -> Tensor:
     """`fake_quantize` by a resolved kernel: what a converted model calls at each forward."""
     check_input(x, spec)
-    result = function(x, spec)
+    result = _called(function, x, spec)
     if not isinstance(result, Tensor):
         return check_parts(function, result, x, spec).dequantize(x.dtype)
     check_values(function, result, x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mxcheck.gate.absolute import Absolute
@@ -13,6 +14,7 @@ from mxcheck.measure.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from mxcheck.models.convert import Conversion
     from mxcheck.models.linear import ConvertedLinear
@@ -23,8 +25,12 @@ if TYPE_CHECKING:
 SEEDS = (0, 1, 2, 3, 4)
 #: Rows of each weight that are compared, evenly spaced, besides the one with the largest value.
 ROWS = 32
-#: Positions of the first sequence whose operands are compared.
+#: Positions of a batch whose operands are computed, and rows of each of them that are compared, in the same
+#: way: what is wrong of some rows of a pass alone, or of its last ones, is met.
 POSITIONS = 512
+OPERAND_ROWS = 128
+#: Tokens of which a model is asked whether it sees those that follow.
+CAUSAL = 64
 
 
 def absolute(session: Session, case: Case) -> Absolute:
@@ -40,13 +46,19 @@ def absolute(session: Session, case: Case) -> Absolute:
     bench = session.resident(case.model)
     tokens, reference = bench.text.tokens, bench.reference
     vocabulary = vocabulary_of(bench.loaded.model)
-    of_uniform = reference.entropy / math.log(vocabulary) if vocabulary > 1 else 0.0
+    uniform = math.log(vocabulary)
+    known = Absolute(
+        of_uniform=reference.entropy / uniform if uniform else 0.0,
+        uniform=uniform or math.inf,
+        sees_later=sees_later(bench.loaded.model, tokens),
+        zeros=zero_matrices(bench.loaded.model),
+    )
     if (unknown := _unknown(recipe)) is not None:
-        return Absolute(unknown=unknown, of_uniform=of_uniform)
+        return replace(known, unknown=unknown)
     together = recipe.sequences_a_pass or session.measuring.batch_size_of(case.model)
     conversion = convert(bench.loaded.model, recipe)
     try:
-        compared, wrong = compared_with_the_oracle(conversion, tokens)
+        compared, wrong = compared_with_the_oracle(conversion, tokens[:together])
         signed = []
         for seed in () if wrong else SEEDS:
             progress = session.progress(f"{case.id} signs {seed}", tokens, together)
@@ -58,7 +70,27 @@ def absolute(session: Session, case: Case) -> Absolute:
             signed.append(found.kl)
     finally:
         conversion.undo()
-    return Absolute(signed=tuple(signed), compared=compared, wrong=wrong, of_uniform=of_uniform)
+    return replace(known, signed=tuple(signed), compared=compared, wrong=wrong)
+
+
+def sees_later(model: PreTrainedModel, tokens: Tensor) -> float:
+    """How far the second half of a sequence's first `CAUSAL` tokens moves the logits of the first half, in
+    standard deviations of the logits. So short a text is within every model's original positions."""
+    import torch
+
+    ids = tokens[:1, :CAUSAL].to(next(model.parameters()).device)
+    half = ids.shape[1] // 2
+    with torch.inference_mode():
+        whole, first = (
+            model(input_ids=part, use_cache=False).logits[0, :half].float() for part in (ids, ids[:, :half])
+        )
+    spread = float(whole.std())
+    return float((whole - first).abs().amax()) / spread if spread > 0 else 0.0
+
+
+def zero_matrices(model: PreTrainedModel) -> tuple[str, ...]:
+    """The parameters of two dimensions and more of which every element is zero."""
+    return tuple(name for name, value in model.named_parameters() if value.dim() > 1 and not value.any())
 
 
 def _unknown(recipe: Recipe) -> str | None:
@@ -167,8 +199,8 @@ def _casting(module: ConvertedLinear) -> Iterator[None]:
 
 def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[int, dict[str, str]]:
     """Compare operands of a converted model with what the oracle makes of them: of each weight `ROWS` rows
-    and the one with the largest value, and every operand of one pass over the first sequence of `tokens`
-    [sequences, length], `POSITIONS` of it at most.
+    and the one with the largest value, and of each operand of one pass over `tokens` [sequences, length],
+    `POSITIONS` of each sequence at most, `OPERAND_ROWS` rows and that one.
 
     Returns how many values were compared, and by operand what is wrong of it.
     """
@@ -191,7 +223,9 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
         def comparing(x: Tensor) -> Tensor:
             values = cast(x)
             with undisturbed("cast"):
-                compare(words, x, values, operand, axis)
+                chosen = _rows(x, axis, OPERAND_ROWS)
+                before, after = (one.movedim(axis, -1).flatten(0, -2)[chosen] for one in (x, values))
+                compare(words, before, after, operand, -1)
             return values
 
         return comparing
@@ -200,7 +234,7 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
         assert isinstance(module, ConvertedLinear)
         operand = conversion.recipe.roles[conversion.replaced[name]].weights
         for _, original, quantized in module.weights():
-            chosen = _rows(original, module.axis)
+            chosen = _rows(original, module.axis, ROWS)
             before, after = (
                 one.movedim(module.axis, -1).flatten(0, -2)[chosen] for one in (original, quantized)
             )
@@ -210,7 +244,7 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
         for name, module in conversion.modules.items():
             note = module.module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
             hooks.callback(note.remove)
-        run(conversion.model, tokens[:1, :POSITIONS])
+        run(conversion.model, tokens[:, :POSITIONS])
     # a model may read a module's weights itself: what it does not call has no activations
     idle = {
         f"{what} of {name}"
@@ -222,12 +256,13 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
     return compared, wrong
 
 
-def _rows(weight: Tensor, axis: int) -> list[int]:
-    """Which rows along `axis` are compared. The one with the largest value is among them: where one scale
-    spans the tensor, these rows alone have it."""
-    sizes = weight.movedim(axis, -1).flatten(0, -2).abs().amax(-1)
-    count = min(ROWS, len(sizes))
-    return sorted({*(row * len(sizes) // count for row in range(count)), int(sizes.argmax())})
+def _rows(x: Tensor, axis: int, most: int) -> list[int]:
+    """Which rows along `axis` are compared: evenly spaced, the first and the last among them, as a kernel's
+    last tile is the likeliest to be wrong. So is the one with the largest value: where one scale spans the
+    tensor, these rows alone have it."""
+    sizes = x.movedim(axis, -1).flatten(0, -2).abs().amax(-1)
+    steps = max(min(most, len(sizes)) - 1, 1)
+    return sorted({*(row * (len(sizes) - 1) // steps for row in range(steps + 1)), int(sizes.argmax())})
 
 
 def _difference(x: Tensor, values: Tensor, operand: Operand | None, axis: int) -> str:

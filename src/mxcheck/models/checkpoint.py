@@ -175,12 +175,13 @@ def check_materialised(model: nn.Module, source: ModelSource) -> None:
 
 
 def check_finite(model: nn.Module, source: ModelSource) -> None:
-    """Refuse weights that are NaN or infinite, naming the first tensor and its file; where those of the
-    files are finite, the type that the model is loaded in cannot hold them."""
-    bad = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
+    """Refuse weights that are NaN or infinite, and buffers that are stored with them, naming the first
+    tensor and its file; where the files' are finite, the type of loading cannot hold them."""
+    state = model.state_dict()
+    bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if not bad:
         return
-    dtype = model.get_parameter(bad[0]).dtype
+    dtype = state[bad[0]].dtype
     stored = stored_tensors(weight_files(folder := folder_of(source), read_json(folder / CONFIG)))
     spoilt = next((one for one in stored if not torch.isfinite(read_tensor(one)).all()), None)
     if spoilt is not None:

@@ -26,6 +26,8 @@ from mxcheck.models.weight_files import Stored
 _FORMER_CONSTANTS = re.compile(r"\.attn\.(attention\.)?masked_bias$")
 #: The causal masks that older versions stored.
 _MASKS = (".attn.bias", ".attention.bias", ".causal_mask")
+#: Computed from the configuration, and stored by older versions.
+_ROTARY = "rotary_emb.inv_freq"
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d+)\.")
 
 
@@ -62,6 +64,7 @@ def check_taken(model: PreTrainedModel, stored: Sequence[Stored], unexpected: Co
                 f"tensor {place.stored.name} is stored as {place.stored.dtype}, integer codes without their "
                 f"scale, where the model has numbers; give the original model"
             )
+    _check_rotary(model, stored)
     by_target = defaultdict(list)
     for place in places:
         by_target[place.target].append(place)
@@ -109,6 +112,25 @@ def _is_computed(one: Stored, buffers: dict[str, torch.Tensor]) -> bool:
     if mask and torch.equal(value.bool(), torch.ones(one.shape, dtype=torch.bool).tril()):
         return True
     return any(torch.equal(buffer.cpu().to(value.dtype), value) for buffer in same)
+
+
+def _check_rotary(model: PreTrainedModel, stored: Iterable[Stored]) -> None:
+    """Rotary frequencies that older versions stored with the weights: where the model computes others from
+    config.json, one of the two is another model's. 16-bit copies differ by less than a hundredth."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None)
+    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
+        return  # scaled ones were stored unscaled
+    own = [value for name, value in model.named_buffers() if name.endswith(_ROTARY)]
+    for one in stored:
+        same = [value for value in own if tuple(value.shape) == one.shape]
+        if not one.name.endswith(_ROTARY) or not same:
+            continue
+        value = read_tensor(one).float()
+        if not any(torch.allclose(buffer.float().cpu(), value, rtol=0.02) for buffer in same):
+            raise UnfitError(
+                f"tensor {one.name} is not what config.json makes (rope_theta {rope.get('rope_theta')}): the "
+                f"weights were trained with other rotary frequencies; give the configuration of these weights"
+            )
 
 
 def _places(model: PreTrainedModel, stored: Iterable[Stored]) -> list[_Place]:

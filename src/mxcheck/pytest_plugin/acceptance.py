@@ -49,7 +49,7 @@ def settle(
         measure=measure,
     )
     accepted = read_accepted(path)
-    found = measure_absolute() if is_first(accepted, bounds, update) else None
+    found = measure_absolute() if is_first(record, accepted, bounds, update) else None
     absolute = (
         ()
         if found is None

@@ -40,7 +40,7 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
             lines.append(
                 "  if this cost is meant: edit the line in the file that step 5 names (docs/gate.md)"
             )
-        if failed & {"uniform", "oracle", "signs", "reversed"}:
+        if failed & {"zeros", "causal", "uniform", "oracle", "signs", "reversed"}:
             lines.append("  a line with a reason in the model's bounds.toml lets it in (docs/gate.md)")
     return "\n".join(lines)
 

@@ -1,8 +1,10 @@
 import hashlib
 import json
 import logging
+import random
 import tracemalloc
 import unicodedata
+from pathlib import Path
 
 import datasets
 import pytest
@@ -307,6 +309,7 @@ def test_a_folder_whose_name_is_a_pattern_is_read(tokenizer, tmp_path):
         ("half.jsonl", b'{"text": "\\ud800"}', r"'half\.jsonl': .*row 1 is no Unicode text: surrogates"),
         ("utf16.jsonl", ROW.decode().encode("utf-16"), r"'utf16\.jsonl': .*row 1: 'utf-8' codec can't"),
         ("latin.txt", b"caf\xe9", r"'latin\.txt': .*can't decode byte 0xe9"),
+        ("escape.jsonl", b'{"te\\u001b[31mxt": "x"}\n', r"no column 'text', got te\\x1b\[31mxt in row 1"),
         ("broken.parquet", b"PAR1 and no more", r"'broken\.parquet': .*Parquet magic bytes not found"),
     ],
     ids=lambda value: value.replace(".", "-") if isinstance(value, str) and " " not in value else "",
@@ -316,6 +319,29 @@ def test_a_file_without_documents_is_refused_in_one_line(tokenizer, tmp_path, na
     with pytest.raises(ValueError, match=message) as caught:
         corpus_tokens(corpus_choice([name], tmp_path), tokenizer, length=16, sequences=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
+def test_a_damaged_page_of_parquet_is_refused_in_one_line(tokenizer, tmp_path, place):
+    """Arrow raises a plain OSError for these, of several lines."""
+    path, middle = tmp_path / "a.parquet", random.Random(0).randbytes(300)
+    words = [f"{index} {random.Random(index).random()}" for index in range(3000)]
+    datasets.Dataset.from_dict({"text": words}).to_parquet(path)
+    data = path.read_bytes()
+    at = int(place * len(data))
+    path.write_bytes(data[:at] + middle + data[at + len(middle) :])
+    with pytest.raises(ValueError, match=r"a\.parquet") as caught:
+        corpus_tokens(corpus_choice(["a.parquet"], tmp_path), tokenizer, length=16, sequences=10**6)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_linked_file_keeps_its_own_name(tokenizer, tmp_path):
+    """As in the hub's cache, where a link leads to a blob without a suffix."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "0123").write_bytes(zstandard.compress(ROW))
+    (tmp_path / "a.jsonl.zst").symlink_to(Path("blobs", "0123"))
+    made = corpus_tokens(corpus_choice(["a.jsonl.zst"], tmp_path), tokenizer, length=4, sequences=1)
+    assert made.tokens.shape == (1, 4)
 
 
 @pytest.mark.parametrize(("length", "sequences"), [(1, 4), (16, 0)])

@@ -376,3 +376,15 @@ def test_a_later_batch_is_searched_for_the_module_too(
     tiny_llama.model.embed_tokens.weight[95] = math.nan
     with pytest.raises(NonFiniteLogitsError, match=r"is model\.embed_tokens \(Embedding\)$"):
         evaluate(tiny_llama, random_tokens, batch_size=2)
+
+
+def test_a_model_in_training_mode_is_scored_without_dropout(tiny_llama: LlamaForCausalLM) -> None:
+    tokens = torch.arange(2, 34)[None]
+    expected = evaluate(tiny_llama, tokens).cross_entropy
+    for layer in tiny_llama.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    tiny_llama.train()
+    tiny_llama.lm_head.eval()
+    assert evaluate(tiny_llama, tokens).cross_entropy == expected
+    assert tiny_llama.training
+    assert not tiny_llama.lm_head.training

@@ -33,14 +33,16 @@ def failed(found: Absolute) -> list[tuple[int, str]]:
 def test_what_meets_the_oracle_and_its_own_error_passes() -> None:
     checks = list(absolute_checks(RECORD, SOUND, Standing(compared=3)))
     assert [(one.step, one.key, one.passed) for one in checks] == [
+        (1, "zeros", True),
+        (2, "causal", True),
         (2, "uniform", True),
         (5, "reversed", True),
         (4, "oracle", True),
         (5, "signs", True),
     ]
-    assert checks[1].message == "in order with 3 accepted steps"
-    assert checks[2].message == "640 values of cast operands equal the oracle's"
-    assert checks[3].message.startswith("KL 0.001000 nats/token is 1.00 of what the same errors with random")
+    assert checks[3].message == "in order with 3 accepted steps"
+    assert checks[4].message == "640 values of cast operands equal the oracle's"
+    assert checks[5].message.startswith("KL 0.001000 nats/token is 1.00 of what the same errors with random")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,31 @@ def test_an_operand_that_is_not_the_oracle_s_is_named() -> None:
     assert (check.step, check.key) == (4, "oracle")
     assert "weights of layers.0: 1 of 32 values differ" in check.message
     assert check.message.endswith("and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("found", "step", "key", "words"),
+    [
+        (replace(SOUND, uniform=1.5), 2, "uniform", "a uniform distribution's 1.50: it predicts worse than"),
+        (
+            replace(SOUND, sees_later=0.3),
+            2,
+            "causal",
+            "move the reference's logits of earlier ones by 0.3 of",
+        ),
+        (
+            replace(SOUND, zeros=("a", "b")),
+            1,
+            "zeros",
+            "2 matrices of the reference are zero throughout: a, b",
+        ),
+    ],
+    ids=["worse-than-uniform", "not-causal", "zeros"],
+)
+def test_a_reference_that_is_none(found: Absolute, step: int, key: str, words: str) -> None:
+    (check,) = [one for one in absolute_checks(RECORD, found, ALONE) if not one.passed]
+    assert (check.step, check.key) == (step, key)
+    assert words in check.message
 
 
 def test_a_reversed_order_is_refused_in_words() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,7 +156,7 @@ def test_without_a_rise_it_is_the_kl(tmp_path: Path) -> None:
     assert load_bounds(str(path)).of(case_of("ref-llama", "bf16")) == Bounds(kl=0.25, rise=0.25)
 
 
-ENTRY = "allowed: { kl = NATS } or { kl = NATS, rise = NATS } with numbers >= 0"
+ENTRY = "allowed: { kl = NATS } or { kl = NATS, rise = NATS } with numbers from 0 to 1e+09"
 
 
 @pytest.mark.parametrize(
@@ -265,6 +267,39 @@ def test_a_user_s_file_goes_before_a_model_s_and_that_before_ours(tmp_path: Path
     ]
 
 
+def test_a_line_of_another_kind_or_of_a_user_s_recipe_is_taken(tmp_path: Path) -> None:
+    _own(tmp_path, "w4a8 = { kl = 1 }\n'checkpoint.my-fp8' = { kl = 2 }\n")
+    found = load_bounds(None, ("w4a8",), baselines=tmp_path).find(case_of("my-model", "w4a8"))
+    assert found is not None
+    assert found.kl == 1
+
+
+def _as_a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _as_a_dangling_link(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere.toml"))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(_as_a_pipe, "no regular file"), (_as_a_dangling_link, "No such file")]
+)
+def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None], words: str) -> None:
+    """A pipe would be waited for, and a first acceptance would write through the link."""
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    make(folder / "bounds.toml")
+    with pytest.raises(ValueError, match=words):
+        load_bounds(baselines=tmp_path).find(case_of("my-model", "bf16"))
+
+
+def test_a_user_s_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[default]\nbf16 = { kl = 0.25 }\n", encoding="utf-8-sig")
+    assert load_bounds(str(path)).of(case_of("ref-llama", "bf16")).kl == 0.25
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -275,6 +310,12 @@ def test_a_user_s_file_goes_before_a_model_s_and_that_before_ours(tmp_path: Path
         ("bf16 = { kl = 1, reason = 3 }", "allowed: .*reason"),
         ("bf16 = { kl = 1, why = 'x' }", "allowed: "),
         ("'a b' = { kl = 1 }", "cannot be called 'a b'"),
+        ("fp8_e4m3_B = { kl = 1 }", "unknown stage 'fp8_e4m3_B'; allowed: "),
+        ("fp9-B = { kl = 1 }", "unknown stage 'fp9-B'; allowed: "),
+        (f"bf16 = {{ kl = {'9' * 400} }}", "allowed: "),
+        ("bf16 = { kl = 1, reason = '\u200b' }", "allowed: .*reason"),
+        ("bf16 = { kl = 1, reason = '.' }", "allowed: .*reason"),
+        ("bf16 = " + "[" * 5000, "nested too deeply"),
         ("[default]\nbf16 = { kl = 1 }", "'default' is {'bf16': {'kl': 1}}; allowed: "),
     ],
 )

@@ -125,7 +125,7 @@ def test_label_of_the_current_directory_is_its_name(tmp_path: Path, monkeypatch:
     ],
 )
 def test_label_refuses_what_cannot_name_a_test(name: str) -> None:
-    with pytest.raises(ValueError, match="allowed: letters, digits") as caught:
+    with pytest.raises(ValueError, match="allowed: at most 150 letters, digits") as caught:
         model_label(name)
     message = str(caught.value)
     assert repr(name) in message
@@ -151,7 +151,7 @@ def test_a_model_is_named_or_names_itself(given: str, label: str, name: str) -> 
 
 @pytest.mark.parametrize("given", ["./a=b", "my model=./a", "-x=./a", "=./a"])
 def test_what_is_no_name_before_an_equals_sign_is_part_of_the_path(given: str) -> None:
-    with pytest.raises(ValueError, match="allowed: letters, digits"):
+    with pytest.raises(ValueError, match="allowed: at most 150 letters, digits"):
         named_model(given)
     assert named_model(f"mine={given}") == ("mine", given)
 
@@ -280,3 +280,9 @@ def test_what_cannot_name_a_file_and_a_test_is_refused(fields: dict[str, Any], w
 def test_what_is_no_stage_is_refused(stage: str) -> None:
     with pytest.raises(ValueError, match=r"case|stage"):
         case_of("m", stage)
+
+
+def test_a_name_is_short_enough_for_files() -> None:
+    assert named_model(f"{'n' * 150}=./mine") == ("n" * 150, "./mine")
+    with pytest.raises(ValueError, match=r"the model of a case cannot be called .nnn.*at most 150 letters"):
+        Case(model="n" * 151, precision="bf16")

@@ -186,6 +186,8 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ("reference", "estimates"): (CONTRADICTING, CONTRADICTING, WIDE),
     ("gate", "figures"): full(counters=None, absent={"counters": "nobody knows"}),
     ("gate", "metrics"): example({"metrics": {"own": [1.0, 1.0, 1.0, 1.0]}}),
+    ("weights", "zeros"): (SAME, None, None),
+    ("reference", "causal"): (SAME, None, None),
     ("reference", "uniform"): (SAME, None, None),
     ("numerics", "oracle"): (SAME, None, None),
     ("bounds", "signs"): (SAME, None, None),
@@ -200,6 +202,8 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
 
 #: What a first acceptance finds in the examples of those rows.
 FIRST = {
+    "zeros": Absolute(zeros=("q",)),
+    "causal": Absolute(sees_later=1.0),
     "uniform": Absolute(of_uniform=0.995),
     "oracle": Absolute(wrong={f"weights of {UP}": "1 of 64 values differ"}),
     "signs": Absolute(signed=(1.0,)),

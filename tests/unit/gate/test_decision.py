@@ -97,7 +97,7 @@ def test_what_replaces_nothing_is_accepted_and_not_updated() -> None:
 def test_a_first_acceptance_is_one_that_nothing_guards(
     accepted: Accepted, bounds: Bounds | None, update: Update, first: bool
 ) -> None:
-    assert is_first(accepted, bounds, update) is first
+    assert is_first(BASELINE, accepted, bounds, update) is first
 
 
 def test_drift_is_shown_where_there_is_something_to_pair() -> None:

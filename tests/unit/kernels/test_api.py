@@ -62,6 +62,27 @@ def test_a_users_kernel_by_name(user_module: str, function: str) -> None:
     assert torch.equal(mxcheck.fake_quantize(X, "fp8_e4m3", kernel=kernel), fake_quantize_eager(X, SPEC))
 
 
+@pytest.mark.parametrize("cast", [mxcheck.quantize, mxcheck.fake_quantize])
+def test_a_kernel_that_writes_over_its_input_is_refused_and_the_input_put_back(cast: Any) -> None:
+    """The input is a model's weight, or what later layers read too."""
+
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
+        parts = quantize_eager(x, spec)
+        x.copy_(fake_quantize_eager(x, spec))
+        return parts
+
+    x = X.clone()
+    with pytest.raises(ValueError, match=r"kernel .*kernel wrote over its input: [\d,]+ of [\d,]+ values"):
+        cast(x, "fp4_e2m1", kernel=kernel)
+    assert torch.equal(x, X)
+
+
+def test_nan_in_the_input_is_no_change_of_it() -> None:
+    x = torch.full((1, 32), torch.nan)
+    codes = mxcheck.quantize(x, "fp8_e4m3", kernel=lambda x, spec: quantize_eager(x, spec)).codes
+    assert torch.equal(codes, mxcheck.quantize(x, "fp8_e4m3").codes)
+
+
 def test_a_users_kernel_as_a_callable() -> None:
     seen: list[CastSpec] = []
 

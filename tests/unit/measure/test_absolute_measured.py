@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from mxcheck.gate.absolute import Absolute, absolute_checks, share_of_signed
 from mxcheck.gate.case import case_of
 from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
-from mxcheck.measure.absolute import SEEDS, absolute, by_the_oracle, random_signs
+from mxcheck.measure.absolute import (
+    SEEDS,
+    _rows,
+    absolute,
+    by_the_oracle,
+    compared_with_the_oracle,
+    random_signs,
+    sees_later,
+    zero_matrices,
+)
 from mxcheck.measure.session import Session
 from mxcheck.models.convert import convert
 from mxcheck.models.recipe import BF16, Operand, recipe
@@ -84,6 +94,59 @@ def test_products_are_no_part_of_the_measure(session: Session) -> None:
     assert found.signed == sound.signed
     assert record.kl is not None
     assert share_of_signed(record.kl, found) > 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong"),
+    [
+        pytest.param(lambda y: y[:, 512:], True, id="rows-of-a-pass-from-512"),
+        pytest.param(lambda y: y[:, -1:], True, id="last-row-of-a-pass"),
+        pytest.param(lambda y: y[:, :0], False, id="none"),
+    ],
+)
+def test_rows_of_a_pass_beyond_the_first_sequence_are_compared(
+    session: Session, rows: Callable[[torch.Tensor], torch.Tensor], wrong: bool
+) -> None:
+    """As a grid that ends too early has them: 4 sequences of 256 tokens make 1,024 rows."""
+    conversion = convert(session.resident(CASE.model).loaded.model, FIRST.SOUND[CASE.stage])
+    module = next(iter(conversion.modules.values()))
+    cast = module.cast
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        values = cast(x).clone()
+        rows(values.view(1, -1, values.shape[-1])).mul_(0.75)
+        return values
+
+    module.cast = broken
+    try:
+        _, found = compared_with_the_oracle(conversion, session.resident(CASE.model).text.tokens)
+    finally:
+        conversion.undo()
+    assert bool(found) is wrong
+
+
+def test_the_last_rows_of_a_weight_are_compared() -> None:
+    assert {0, 343} <= set(_rows(torch.zeros(344, 32), -1, 32))
+    assert _rows(torch.zeros(1, 32), -1, 32) == [0]
+    assert _rows(torch.tensor([[0.0], [9.0], [0.0], [0.0], [0.0]]), -1, 2) == [0, 1, 4]
+
+
+def test_a_model_that_sees_later_tokens_is_told(tiny_llama: LlamaForCausalLM) -> None:
+    tokens = torch.arange(2, 34)[None]
+    assert sees_later(tiny_llama, tokens) < 1e-3
+    for layer in tiny_llama.model.layers:
+        mean = layer.register_forward_hook(lambda _, __, out: out + out.mean(1, keepdim=True))
+        assert mean is not None
+    assert sees_later(tiny_llama, tokens) > 0.1
+
+
+def test_a_matrix_of_zeros_is_told(tiny_llama: LlamaForCausalLM) -> None:
+    assert zero_matrices(tiny_llama) == ()
+    name = "model.layers.0.mlp.up_proj.weight"
+    with torch.no_grad():
+        tiny_llama.get_parameter(name).zero_()
+        tiny_llama.get_parameter("model.norm.weight").zero_()  # no matrix
+    assert zero_matrices(tiny_llama) == (name,)
 
 
 def test_what_a_library_casts_is_not_known(session: Session) -> None:

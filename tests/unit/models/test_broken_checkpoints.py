@@ -122,7 +122,10 @@ SOUND: dict[str, broken.Break] = {
         folder, lambda old: old.update({broken.UP.removeprefix("model."): old[broken.UP].clone()})
     ),
     "old-rotary-buffers": broken.adding(
-        **{f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(8) for layer in (0, 1)}
+        **{
+            f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": broken.rotary(10_000.0).to(dtype)
+            for layer, dtype in enumerate((torch.float32, torch.bfloat16))
+        }
     ),
     "without-the-prefix": lambda folder: broken.change_tensors(
         folder,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaForCausalLM
 
 from mxcheck.models.convert import convert
 from mxcheck.models.load import LoadedModel, load, weights_fingerprint
@@ -150,6 +150,36 @@ def test_weights_that_are_not_finite_name_file_and_tensor(
     rewrite(file, lambda tensors: tensors[SPOILT].view(-1)[7].fill_(value))
 
     with pytest.raises(ValueError, match=rf"{file.name} \(tensor {SPOILT}\) holds weights that are NaN"):
+        load(str(tmp_path))
+
+
+def test_a_stored_buffer_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    """Routers of DeepSeek-V3 add such a buffer to the scores by which they choose."""
+    config = DeepseekV3Config(
+        hidden_size=32,
+        intermediate_size=32,
+        moe_intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        n_routed_experts=8,
+        vocab_size=64,
+        first_k_dense_replace=0,
+        n_group=1,
+        topk_group=1,
+        num_experts_per_tok=2,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=16,
+        qk_nope_head_dim=16,
+        v_head_dim=16,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    name = "model.layers.0.mlp.gate.e_score_correction_bias"
+    rewrite(tmp_path / WEIGHTS, lambda tensors: tensors[name].fill_(torch.nan))
+    with pytest.raises(
+        ValueError, match=rf"\(tensor {name}\) holds weights that are NaN or infinite, 1 tensors"
+    ):
         load(str(tmp_path))
 
 

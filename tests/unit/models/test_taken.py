@@ -127,7 +127,7 @@ OLD_BUFFERS = {
         {
             "gpt_neox.layers.0.attention.bias": mask(64).to(torch.uint8),
             "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
-            "gpt_neox.layers.0.attention.rotary_emb.inv_freq": torch.ones(2),
+            "gpt_neox.layers.0.attention.rotary_emb.inv_freq": 10_000.0 ** -torch.tensor([0, 0.5]),
         },
     ),
     "gemma": (lambda: tiny("gemma3-1b"), {"model.embed_tokens.embed_scale": torch.tensor(8.0)}),

@@ -47,7 +47,11 @@ def _update(
 
 
 def _first(accepted: Record | None, bounds: Bounds | None, update: Update, exists: bool) -> bool:
-    return is_first(Accepted(record=accepted, exists=exists), bounds, update)
+    return is_first(HEALTHY, Accepted(record=accepted, exists=exists), bounds, update)
+
+
+def _other(**changes: Any) -> Record:
+    return replace(HEALTHY, **changes)
 
 
 def _refused(found: Absolute, stands: Standing | None = None, *, kl: float = 0.0005) -> tuple[str, ...]:
@@ -87,6 +91,24 @@ FIRST = (
     expect("first-said", "a table of bounds has it", lambda: _first(None, TIGHT, _ALL, False), False),
     expect("first-again", "it was accepted before", lambda: _first(HEALTHY, None, _ALL, True), False),
     expect(
+        "first-weights",
+        "other weights were accepted before",
+        lambda: _first(_other(fingerprints={**HEALTHY.fingerprints, "weights": "0"}), None, _ALL, True),
+        True,
+    ),
+    expect(
+        "first-casts",
+        "other casts were accepted before",
+        lambda: _first(_other(digests={}), None, _ALL, True),
+        True,
+    ),
+    expect(
+        "first-case",
+        "another case lies there",
+        lambda: _first(_other(model="another"), None, _ALL, True),
+        True,
+    ),
+    expect(
         "first-reason",
         "a line of the model's own that gives a reason",
         lambda: _first(None, replace(_OWN, reason="on purpose"), _ALL, False),
@@ -119,6 +141,24 @@ FIRST = (
         "a step costs more than one above it",
         lambda: _refused(Absolute(signed=(0.0005,), compared=32), Standing(reversed=("A above B",))),
         ("reversed",),
+    ),
+    expect(
+        "worse-than-uniform",
+        "the reference predicts worse than a uniform distribution",
+        lambda: _refused(Absolute(signed=(0.0005,), compared=32, uniform=1.9)),
+        ("uniform",),
+    ),
+    expect(
+        "causal",
+        "later tokens move earlier logits",
+        lambda: _refused(Absolute(signed=(0.0005,), compared=32, sees_later=0.2)),
+        ("causal",),
+    ),
+    expect(
+        "zeros",
+        "a matrix is zero throughout",
+        lambda: _refused(Absolute(signed=(0.0005,), compared=32, zeros=("q",))),
+        ("zeros",),
     ),
     expect("infinite", "the KL is infinite", lambda: _refused(Absolute(), kl=math.inf), ("signs",)),
     expect("unknown", "a library casts", lambda: _refused(Absolute(unknown="it casts", signed=(9.0,))), ()),
