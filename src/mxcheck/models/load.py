@@ -175,14 +175,17 @@ def _check_size(source: ModelSource, stored: Sequence[Stored], trust_remote_code
     numbers = [value for value in config.get_text_config().to_dict().values() if type(value) is int]
     hidden = getattr(config.get_text_config(), "hidden_size", None)
     width = hidden if type(hidden) is int else 1
-    if max(numbers, default=0) * width <= too_many:
+    # The most that one number of it can ask for: an embedding, experts' matrices, a mask of all positions.
+    second, largest = sorted([1, 1, *numbers])[-2:]
+    if largest * max(largest, width * second) <= too_many:
         return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     wanted = sum(value.numel() for value in model.parameters())
-    if wanted > too_many:
+    masks = sum(value.numel() * value.element_size() for value in model.buffers()) // 4  # as fp32 parameters
+    if wanted + masks > too_many:
         raise UnfitError(
-            f"config.json describes a model of {wanted:,} parameters, and the files hold {held:,}; "
+            f"config.json describes a model of {wanted + masks:,} parameters, and the files hold {held:,}; "
             f"give the configuration of these weights, or a complete checkpoint"
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import ARCHITECTURES, tiny
-from broken_checkpoints import Tensors, change_tensors
+from broken_checkpoints import Tensors, change_config, change_tensors
 from safetensors.torch import load_file
 from transformers import (
     GPT2Config,
@@ -224,5 +224,22 @@ def test_an_expert_of_another_shape_is_told_by_what_could_not_be_merged(folder: 
     change_tensors(folder, widen)
     with pytest.raises(
         ValueError, match=r"tensors that cannot be merged: MergeModulelist on tensors destined"
+    ):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [("mixtral-8x7b", "num_local_experts", 10**6), ("tinystories-33M", "max_position_embeddings", 100_000)],
+    ids=["experts", "masks"],
+)
+def test_a_configuration_that_asks_for_gigabytes_is_refused_before_they_are_allocated(
+    name: str, key: str, value: int, folder: Path
+) -> None:
+    """A million experts of a tiny model, and a causal mask of 100,000 positions for each layer."""
+    tiny(name).save_pretrained(folder)
+    change_config(folder, **{key: value})
+    with pytest.raises(
+        ValueError, match=r"config\.json describes a model of .* parameters, and the files hold"
     ):
         load(str(folder))
