@@ -37,7 +37,10 @@ def test_from_the_first_run_to_the_gate(own: Project) -> None:
     looked = own.gate(*WORDS)
     assert looked.code == 1
     assert set(looked.verdicts().values()) == {"FAIL missing"}
-    assert "mxcheck: my-model has no baselines yet. If these figures are right, run the same" in looked.output
+    assert (
+        "mxcheck: my-model has no baselines of these cases yet. If the figures are right, run the same"
+        in looked.output
+    )
     assert (own.files(), bounds(own)) == ({}, {})
 
     accepted = own.gate(*WORDS, "--snapshot-update", "-n", "2")
@@ -50,7 +53,7 @@ def test_from_the_first_run_to_the_gate(own: Project) -> None:
 
     gated = own.gate(*WORDS)
     assert gated.code == 0, gated.output
-    assert "no baselines yet" not in gated.output
+    assert "no baselines of these" not in gated.output
 
     _tighten(own)
     over = own.gate(*WORDS, "--snapshot-update")
@@ -85,11 +88,11 @@ def test_a_broken_conversion_is_not_accepted(own: Project) -> None:
 
 
 def test_a_reason_lets_in_what_the_checks_refuse(own: Project) -> None:
-    own.replace("gate/absolute.py", "WINDOW = (0.6, 2.5)", "WINDOW = (5.0, 6.0)")
+    own.replace("measure/absolute.py", "signed.append(found.kl)", "signed.append(found.kl / 9)")
     words = (*WORDS, "--mx-precision", "mxint8", "--snapshot-update")
     run = own.gate(*words)
     assert set(run.verdicts().values()) == {"FAIL step 5"}
-    assert "of what the same errors with random signs cost (allowed 5 to 6)" in run.output
+    assert "of what the same errors with random signs cost (allowed 0.6 to 2.5)" in run.output
     path = own.baselines / "my-model" / "bounds.toml"
     path.write_text(
         "".join(f'"{stage}" = {{ kl = 1, reason = "this test" }}\n' for stage in STAGES), encoding="utf-8"
@@ -138,3 +141,37 @@ def test_a_bad_bounds_file_is_one_line_of_that_model(own: Project) -> None:
     run = own.gate("--mx-models", "./my-model", "--mx-precision", "bf16", "--mx-max-samples", "2")
     assert run.verdicts() == {"my-model-bf16+samples2": "ERROR"}
     assert "'bf16' is 3; allowed: { kl = NATS }" in run.output
+
+
+_KERNELS = """
+from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
+
+def shrunk(x, spec):
+    return quantize_eager(x * (1 - 2**-6), spec)
+
+def in_place(x, spec):
+    parts = quantize_eager(x, spec)
+    x.copy_(fake_quantize_eager(x, spec))
+    return parts
+"""
+
+
+def test_an_update_to_other_casts_is_a_first_acceptance_again(own: Project) -> None:
+    """They cost less than twice as much as the accepted ones, so that the model's bounds let them pass."""
+    words = [word.replace("fp8_e4m3,mxint8", "fp8_e4m3") for word in WORDS]
+    (own.source / "kern.py").write_text(_KERNELS)
+    accepted = own.gate(*words, "--snapshot-update")
+    assert accepted.code == 0, accepted.output
+    before = own.files()
+    other = own.gate(*words, "--mx-kernel", "kern:shrunk", "--snapshot-update")
+    assert "FAIL step 4" in other.verdicts()[f"my-model-{STAGES[0]}"], other.output
+    assert "operands are not what the oracle makes of them" in other.output
+    assert own.files() == before
+
+
+def test_a_kernel_that_writes_over_its_input_is_red_in_one_line(own: Project) -> None:
+    (own.source / "kern.py").write_text(_KERNELS)
+    run = own.gate(*WORDS, "--mx-kernel", "kern:in_place", "--snapshot-update")
+    assert set(run.verdicts().values()) == {"ERROR"}, run.output
+    assert "in_place wrote over its input: " in run.output, run.output
+    assert own.files() == {}

@@ -64,7 +64,7 @@ def judge(
     `absolute`.
 
     `bounds` None: nobody has said what the case may cost, which is wrong of a case that was accepted.
-    `absolute`: what was asserted of a case that has neither baseline nor bounds.
+    `absolute`: what was asserted of casts that are accepted for the first time.
     """
     own_samples, bits = tuple(_own_samples(record)), tuple(_bits(record))
     costs = tuple(_bounds(record, bounds)) if bounds is not None else ()
@@ -76,12 +76,12 @@ def judge(
         return Verdict(checks=alone, alone=alone)
     same = comparable(record, baseline)
     if not same.passed:
-        return Verdict(checks=(same,), alone=alone)
+        return Verdict(checks=(same, *absolute), alone=alone)
     checks = (
         *(same, same_corpus(record, baseline), *fingerprints(record, baseline)),
         *(*own_samples, _reference(record, baseline)),
         *(*bits, *_conversion(record, baseline)),
-        *casts_held(record, baseline),
+        *(*absolute, *casts_held(record, baseline)),
         *costs,
         *figures_held(record, baseline),
     )

@@ -275,8 +275,8 @@ def _difference(x: Tensor, values: Tensor, operand: Operand | None, axis: int) -
         return ""
     first = tuple(int(index[0]) for index in torch.nonzero(apart, as_tuple=True))
     return (
-        f"{int(apart.sum()):,} of {apart.numel():,} values differ, the first {float(values[first])!r} of "
-        f"{float(x[first])!r}, where it has {float(expected[first])!r}"
+        f"{int(apart.sum()):,} of {apart.numel():,} values differ; the first: {float(x[first])!r} became "
+        f"{float(values[first])!r}, the oracle makes it {float(expected[first])!r}"
     )
 
 

@@ -188,9 +188,9 @@ def what_next(rows: Sequence[CaseResult]) -> list[str]:
         outcomes = {row.outcome for row in rows if row.case.model == model and row.record is not None}
         if outcomes == {Outcome.MISSING}:
             lines.append(
-                f"mxcheck: {model} has no baselines yet. If these figures are right, run the same command "
-                f"with --snapshot-update, read its bounds.toml, and commit both; to look and not to judge: "
-                f"--mx-measure"
+                f"mxcheck: {model} has no baselines of these cases yet. If the figures are right, run the "
+                f"same command with --snapshot-update, read its bounds.toml, and commit both; to look and not to "
+                f"judge: --mx-measure"
             )
     return lines
 

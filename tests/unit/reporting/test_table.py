@@ -329,7 +329,7 @@ def test_experts_that_no_token_reached_are_told_once_a_model() -> None:
 def test_what_to_do_about_a_model_without_baselines() -> None:
     missing = replace(ROW, outcome=Outcome.MISSING)
     (line,) = what_next([missing])
-    assert line.startswith("mxcheck: ref-llama has no baselines yet.")
+    assert line.startswith("mxcheck: ref-llama has no baselines of these cases yet.")
     assert "--snapshot-update" in line
     assert what_next([missing, ROW]) == []
     assert what_next([replace(ROW, outcome=Outcome.MEASURED)]) == [
