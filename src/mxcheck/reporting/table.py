@@ -189,8 +189,8 @@ def what_next(rows: Sequence[CaseResult]) -> list[str]:
         if outcomes == {Outcome.MISSING}:
             lines.append(
                 f"mxcheck: {model} has no baselines of these cases yet. If the figures are right, run the "
-                f"same command with --snapshot-update, read its bounds.toml, and commit both; to look and not to "
-                f"judge: --mx-measure"
+                f"same command with --snapshot-update, read its bounds.toml, and commit both; to look and "
+                f"not to judge: --mx-measure"
             )
     return lines
 
