@@ -34,7 +34,9 @@ def merge(project: Project, *arguments: str) -> tuple[int, str]:
 def table(output: str) -> str:
     lines = output[output.index("mxcheck: accuracy\n") :].splitlines()
     return "\n".join(
-        lines[: next(number for number, line in enumerate(lines) if "since accepted" in line) + 1]
+        lines[
+            : next(number for number, line in enumerate(lines) if line.endswith("accepted")) + 1
+        ]  # of the caption
     )
 
 
