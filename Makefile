@@ -91,9 +91,9 @@ $(REAL_MODEL)/model.safetensors:
 	$(MAKE) real-model
 
 gate-real: $(STAMP) $(REAL_MODEL)/model.safetensors ## the gate on that model: two texts of its own, and a page of prose
-	$(OFFLINE) $(BIN)/pytest tests/models --mx-models $(REAL_NAME)=$(REAL_MODEL) --mx-tier A,B $(REAL_ARGS)
-	$(OFFLINE) $(BIN)/pytest tests/models --mx-models $(REAL_NAME)-long=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS)
-	$(OFFLINE) $(BIN)/pytest tests/models --mx-models $(REAL_NAME)=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS) \
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models $(REAL_NAME)=$(REAL_MODEL) --mx-tier A,B $(REAL_ARGS)
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models $(REAL_NAME)-long=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS)
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models $(REAL_NAME)=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS) \
 	  --mx-datasets prose --mx-sequence-length 256
 
 sensitivity: $(STAMP) ## put every fault of the catalogue into the running code; stop it at will, it goes on
