@@ -116,7 +116,8 @@ def _is_computed(one: Stored, buffers: dict[str, torch.Tensor]) -> bool:
 
 def _check_rotary(model: PreTrainedModel, stored: Iterable[Stored]) -> None:
     """Rotary frequencies that older versions stored with the weights: where the model computes others from
-    config.json, one of the two is another model's. 16-bit copies differ by less than a hundredth."""
+    config.json, one of the two is another model's. 16-bit copies differ by less than a hundredth, or, where
+    fp16 has few bits left, by less than 1e-6."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None)
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
         return  # scaled ones were stored unscaled
@@ -126,7 +127,7 @@ def _check_rotary(model: PreTrainedModel, stored: Iterable[Stored]) -> None:
         if not one.name.endswith(_ROTARY) or not same:
             continue
         value = read_tensor(one).float()
-        if not any(torch.allclose(buffer.float().cpu(), value, rtol=0.02) for buffer in same):
+        if not any(torch.allclose(buffer.float().cpu(), value, rtol=0.02, atol=1e-6) for buffer in same):
             raise UnfitError(
                 f"tensor {one.name} is not what config.json makes (rope_theta {rope.get('rope_theta')}): the "
                 f"weights were trained with other rotary frequencies; give the configuration of these weights"
