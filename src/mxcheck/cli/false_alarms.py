@@ -60,7 +60,7 @@ def add_commands(commands: Any) -> None:
 def _false_alarms(options: argparse.Namespace) -> int:
     from mxcheck.reporting.false_alarms import as_json, describe, false_alarms_table, headline, markdown
     from mxcheck.reporting.table import render
-    from mxcheck.sensitivity.environments import ENVIRONMENTS, environment_named
+    from mxcheck.sensitivity.environments import ENVIRONMENTS, environment_named, left_out
     from mxcheck.sensitivity.false_alarms import summarise
     from mxcheck.sensitivity.gate_runs import Plan, is_finished, result_path, run_all
 
@@ -73,15 +73,17 @@ def _false_alarms(options: argparse.Namespace) -> int:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
     if options.summary is not None and options.summary.suffix != ".md":
         raise ValueError(f"--summary names the Markdown file, NAME.md, got {options.summary}")
-    if options.other_python is None:
-        left_out = [one.name for one in chosen if one.other_torch]
-        chosen = [one for one in chosen if not one.other_torch]
-        for name in left_out:
-            print(f"mxcheck: left out without --other-python: {name}", file=sys.stderr)  # noqa: T201
-    elif shutil.which(options.other_python) is None:
-        raise ValueError(f"--other-python {options.other_python}: no such program; name an interpreter")
-    else:
-        options.other_python = str(Path(str(shutil.which(options.other_python))).absolute())
+    if options.other_python is not None:
+        program = shutil.which(options.other_python)
+        if program is None:
+            raise ValueError(f"--other-python {options.other_python}: no such program; name an interpreter")
+        options.other_python = str(Path(program).absolute())
+    missing = left_out(chosen, other_torch=options.other_python is not None)
+    for name, why in missing.items():
+        print(f"mxcheck: left out, {why}: {name}", file=sys.stderr)  # noqa: T201
+    chosen = [one for one in chosen if one.name not in missing]
+    if not chosen:
+        raise ValueError("no environment is left to run in; name others with --environment")
     plan = Plan(
         project=options.project.absolute(),
         state=options.state,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 #: MKL takes code paths of its own on Intel's processors; told that it runs on one, it takes them elsewhere.
@@ -31,6 +32,8 @@ class Environment:
         workers: `-n`.
         batch_size: `--mx-batch-size`; None is the default.
         plugin: a pytest plugin that changes the process further.
+        words: further arguments of pytest. `{folder}` in them, and in the settings, is the run's own folder.
+        needs: a package that it needs, beyond what mxcheck does.
         other_torch: whether it runs in the interpreter with another release of torch.
     """
 
@@ -39,6 +42,8 @@ class Environment:
     workers: int = 0
     batch_size: int | None = None
     plugin: str = ""
+    words: tuple[str, ...] = ()
+    needs: str = ""
     other_torch: bool = False
 
     @property
@@ -49,7 +54,7 @@ class Environment:
         words += [f"{key}={value}" for key, value in self.settings.items()]
         words += [f"batch-{self.batch_size}"] if self.batch_size else []
         words += [self.plugin.rpartition(".")[2]] if self.plugin else []
-        return " ".join([*words, f"-n {self.workers}"])
+        return " ".join([*words, *self.words, f"-n {self.workers}"]).replace("{folder}/", "")
 
     @property
     def breaks(self) -> Mapping[str, tuple[str, str]]:
@@ -57,14 +62,20 @@ class Environment:
         below = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE")
         return {"bnb_int8": (_INT8_WRONG, _WHY)} if self.settings.get("ONEDNN_MAX_CPU_ISA") in below else {}
 
-    def arguments(self) -> list[str]:
+    def arguments(self, folder: Path) -> list[str]:
         """pytest's."""
         batch = [f"--mx-batch-size={self.batch_size}"] if self.batch_size else []
-        return [f"-n{self.workers}", *batch, *(["-p", self.plugin] if self.plugin else [])]
+        further = [word.replace("{folder}", str(folder)) for word in self.words]
+        return [f"-n{self.workers}", *batch, *(["-p", self.plugin] if self.plugin else []), *further]
+
+    def variables(self, folder: Path) -> dict[str, str]:
+        """The settings of a run in this folder."""
+        return {name: value.replace("{folder}", str(folder)) for name, value in self.settings.items()}
 
 
 _DETERMINISTIC = "mxcheck.sensitivity.deterministic"
 _REVERSED = "mxcheck.sensitivity.reversed_order"
+_DEFAULTS = "mxcheck.sensitivity.other_defaults"
 
 
 def _aten(value: str) -> dict[str, str]:
@@ -87,7 +98,8 @@ def _onednn(value: str) -> dict[str, str]:
 #: and SSE4_1, variants of AVX-512 and AMX), and so do threads, workers, batch sizes, hash seeds,
 #: deterministic mode and the other torch. MKL's variables do something on Intel's processors only (but for
 #: MKL_CBWR=COMPATIBLE), so most of theirs run as on one. First come those that are most likely to multiply
-#: otherwise: a run that is cut short has seen the most.
+#: otherwise: a run that is cut short has seen the most. Last come those that leave the arithmetic alone:
+#: pytest's own options, other people's plugins, and what their conftest may have set.
 ENVIRONMENTS: Sequence[Environment] = (
     Environment(),
     Environment(settings=_aten("default")),
@@ -121,6 +133,19 @@ ENVIRONMENTS: Sequence[Environment] = (
     Environment(
         as_intel=True, settings=_mkl("AVX2") | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
     ),
+    Environment(words=("--junitxml={folder}/junit.xml",), workers=2),
+    Environment(settings={"PYTHONOPTIMIZE": "1"}, workers=2),
+    Environment(settings={"PYTHONOPTIMIZE": "2"}),
+    # No compiled bytecode: what compiling warns of is warned of.
+    Environment(settings={"PYTHONPYCACHEPREFIX": "{folder}/bytecode"}, workers=2),
+    Environment(words=("--dist=loadfile",), workers=2),
+    Environment(words=("--dist=worksteal",), workers=2),
+    Environment(words=("--import-mode=importlib",)),
+    Environment(plugin=_DEFAULTS),
+    Environment(plugin=_DEFAULTS, settings={"LC_ALL": "C", "TZ": "Asia/Kathmandu"}, workers=2),
+    Environment(words=("--cov=mxcheck", "--cov-report="), needs="pytest_cov", workers=2),
+    Environment(words=("--timeout=3000",), needs="pytest_timeout", workers=2),
+    Environment(words=("--reruns=1",), needs="pytest_rerunfailures", workers=2),
 )
 
 
@@ -131,6 +156,17 @@ def environment_named(name: str) -> Environment:
             return environment
     names = "; ".join(repr(one.name) for one in ENVIRONMENTS)
     raise ValueError(f"no environment is called {name!r}; allowed: {names}")
+
+
+def left_out(environments: Sequence[Environment], *, other_torch: bool) -> dict[str, str]:
+    """Environments that cannot run here, by name, and why."""
+    found = {}
+    for one in environments:
+        if one.other_torch and not other_torch:
+            found[one.name] = "without --other-python"
+        elif one.needs and find_spec(one.needs) is None:
+            found[one.name] = f"{one.needs.replace('_', '-')} is not installed"
+    return found
 
 
 def intel_shim(folder: Path) -> Path:

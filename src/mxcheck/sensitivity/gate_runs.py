@@ -120,8 +120,8 @@ def _run(plan: Plan, environment: Environment, shim: Path | None, gates: _Gates)
     rows = folder / "accuracy.json"
     rows.unlink(missing_ok=True)  # of a run that was stopped
     command = [
-        *(python, "-m", "pytest", "--rootdir", str(plan.project), "-p", "no:cacheprovider", *SUITE),
-        *("--mx-report", str(folder.absolute()), *environment.arguments(), *plan.arguments),
+        *(python, "-m", "pytest", f"--rootdir={plan.project}", "-p", "no:cacheprovider", *SUITE),
+        *(f"--mx-report={folder.absolute()}", *environment.arguments(folder.absolute()), *plan.arguments),
     ]
     preload = {"LD_PRELOAD": str(shim.absolute())} if environment.as_intel and shim else {}
     log = plan.state / "logs" / f"{environment.name.replace('/', '_')}.txt"
@@ -135,7 +135,7 @@ def _run(plan: Plan, environment: Environment, shim: Path | None, gates: _Gates)
             env={
                 "OMP_NUM_THREADS": "1",
                 **_without_ours(os.environ),
-                **environment.settings,
+                **environment.variables(folder.absolute()),
                 **preload,
                 # Its own: how many gates run at once is --jobs's to say, and each needs its workers.
                 "MXCHECK_LEASES": str((folder / "leases").absolute()),

@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from mxcheck.sensitivity.environments import ENVIRONMENTS, environment_named, intel_shim
+from mxcheck.sensitivity.environments import (
+    ENVIRONMENTS,
+    Environment,
+    environment_named,
+    intel_shim,
+    left_out,
+)
 
 
 def values_of(variable: str) -> set[str]:
     return {one.settings[variable] for one in ENVIRONMENTS if variable in one.settings}
 
 
-def test_at_least_thirty_and_no_two_alike() -> None:
-    assert len(ENVIRONMENTS) >= 30
+def test_at_least_forty_and_no_two_alike() -> None:
+    assert len(ENVIRONMENTS) >= 40
     assert len({one.name for one in ENVIRONMENTS}) == len(ENVIRONMENTS)
 
 
@@ -28,7 +34,12 @@ def test_every_kind_of_difference_occurs() -> None:
     assert len(values_of("PYTHONHASHSEED")) >= 2
     assert {one.workers for one in ENVIRONMENTS} == {0, 1, 2, 4}
     assert {one.batch_size for one in ENVIRONMENTS} >= {None, 1, 2, 64}
-    assert {one.plugin.rpartition(".")[2] for one in ENVIRONMENTS} == {"", "deterministic", "reversed_order"}
+    assert {one.plugin.rpartition(".")[2] for one in ENVIRONMENTS} == {
+        "",
+        "deterministic",
+        "reversed_order",
+        "other_defaults",
+    }
     assert any(one.other_torch for one in ENVIRONMENTS)
 
 
@@ -57,6 +68,23 @@ def test_the_shim_says_that_it_is_intel(tmp_path: Path) -> None:
     library = ctypes.CDLL(str(intel_shim(tmp_path)))
     assert library.mkl_serv_intel_cpu_true() == 1
     assert library.mkl_serv_intel_cpu() == 1
+
+
+def test_folders_of_a_run_are_in_its_words_and_settings_and_not_in_its_name(tmp_path: Path) -> None:
+    one = Environment(words=("--junitxml={folder}/junit.xml",), settings={"CACHE": "{folder}/c"})
+    assert one.name == "CACHE=c --junitxml=junit.xml -n 0"
+    assert one.arguments(tmp_path) == ["-n0", f"--junitxml={tmp_path}/junit.xml"]
+    assert one.variables(tmp_path) == {"CACHE": f"{tmp_path}/c"}
+
+
+def test_what_cannot_run_here_says_why() -> None:
+    other, woodpecker = Environment(other_torch=True), Environment(words=("--peck",), needs="pytest_peck")
+    able = Environment(needs="pytest")
+    assert left_out([other, woodpecker, able], other_torch=False) == {
+        "torch-other -n 0": "without --other-python",
+        "--peck -n 0": "pytest-peck is not installed",
+    }
+    assert set(left_out([other, woodpecker, able], other_torch=True)) == {"--peck -n 0"}
 
 
 @pytest.mark.parametrize("name", ["a b", "a:b"], ids=["space", "colon"])
