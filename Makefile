@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-EVERYTHING := --mx-precision all --mx-tier all
+EVERYTHING := --mx-precision=all --mx-tier=all
 TESTS := tests/kernels tests/models tests/unit tests/plugin
 # The nightly gate, whole or one shard of it. Each can be given on the command line or in the environment.
 SHARD ?= 1/1
@@ -18,7 +18,7 @@ DEVICE ?= auto
 # Where real-model puts the model, and the packages that make it.
 REAL_NAME := smollm2-135m-instruct-q4
 REAL_MODEL ?= build/real-model/$(REAL_NAME)
-FEW_STEPS := --mx-tier B -k 'bf16 or mxint8 or fp8_e4m3 or fp4_e2m1'
+FEW_STEPS := --mx-tier=B -k 'bf16 or mxint8 or fp8_e4m3 or fp4_e2m1'
 REAL_ARGS ?=
 GGUF := gguf==0.19.0 accelerate==1.15.0
 # The Python of a GPU machine, with its torch: no .venv is made there. Options of tools/gpu_check.py in GPU_ARGS.
@@ -48,8 +48,8 @@ ladder: $(STAMP) ## every step of the ladder with every tier; what cannot run he
 
 nightly: $(STAMP) ## the ladder, or a shard: SHARD=i/N REPORT=DIR DEVICE=auto WORKERS=auto MODELS=… STEPS=… PYTEST_ARGS=…
 	rm -f "$(REPORT)/shard-$(subst /,-of-,$(SHARD)).json"
-	$(OFFLINE) $(BIN)/pytest tests/models -n $(WORKERS) -rs --mx-device $(DEVICE) $(STEPS) $(if $(MODELS),--mx-models $(MODELS)) \
-	  --mx-shard $(SHARD) --mx-report "$(REPORT)" \
+	$(OFFLINE) $(BIN)/pytest tests/models -n $(WORKERS) -rs --mx-device=$(DEVICE) $(STEPS) $(if $(MODELS),--mx-models=$(MODELS)) \
+	  --mx-shard=$(SHARD) --mx-report="$(REPORT)" \
 	  -o faulthandler_timeout=$(HANG) -o faulthandler_exit_on_timeout=true $(PYTEST_ARGS)
 
 merge: $(STAMP) ## join the shards below REPORTS=DIR and give the verdict; SUMMARY=FILE appends it as Markdown
@@ -59,7 +59,7 @@ models: $(STAMP) ## put MODELS=… into the hub's cache, which the nightly gate 
 	$(BIN)/python tools/fetch_models.py $(MODELS)
 
 kernels: $(STAMP) ## hold every installed cast against the oracle; MICROXCALING=PATH adds a checkout of microxcaling
-	$(OFFLINE) $(BIN)/pytest tests/kernels -n 2 $(if $(MICROXCALING),--mx-microxcaling $(MICROXCALING))
+	$(OFFLINE) $(BIN)/pytest tests/kernels -n 2 $(if $(MICROXCALING),--mx-microxcaling=$(MICROXCALING))
 
 test: $(STAMP) ## run every test
 	$(OFFLINE) $(BIN)/pytest $(TESTS) -n 2
@@ -91,10 +91,10 @@ $(REAL_MODEL)/model.safetensors:
 	$(MAKE) real-model
 
 gate-real: $(STAMP) $(REAL_MODEL)/model.safetensors ## the gate on that model: two texts of its own, and a page of prose
-	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models $(REAL_NAME)=$(REAL_MODEL) --mx-tier A,B $(REAL_ARGS)
-	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models $(REAL_NAME)-long=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS)
-	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models $(REAL_NAME)=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS) \
-	  --mx-datasets prose --mx-sequence-length 256
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models=$(REAL_NAME)=$(REAL_MODEL) --mx-tier=A,B $(REAL_ARGS)
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models=$(REAL_NAME)-long=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS)
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models=$(REAL_NAME)=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS) \
+	  --mx-datasets=prose --mx-sequence-length=256
 
 sensitivity: $(STAMP) ## put every fault of the catalogue into the running code; stop it at will, it goes on
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck sensitivity --jobs 2 --state build/sensitivity --summary docs/sensitivity.md

@@ -1,6 +1,6 @@
 """Record what the known findings come to: how many mismatches, of which kind, in which group of inputs.
 
-Reads the JSON that `pytest tests/kernels --mx-report DIR` wrote (once for each level) and rewrites
+Reads the JSON that `pytest tests/kernels --mx-report=DIR` wrote (once for each level) and rewrites
 `src/mxcheck/conformance/known.json`. Look at the diff: every new cell needs a finding in `findings.toml`,
 checked by hand; a test refuses cells and kinds that none explains.
 

@@ -23,7 +23,7 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         (("--mx-precision", "fp8e4m3"), "did you mean 'fp8_e4m3'?"),
         (("--mx-format", "fp8"), "unknown --mx-format 'fp8'; allowed: fp8_e4m3, fp8_e5m2"),
         (("--mx-tier", "E"), "unknown --mx-tier 'E'; allowed: A, B, C, D, all"),
-        (("--mx-tier", "B", "--mx-mlp-only"), "--mx-mlp-only takes the place of a tier, got --mx-tier B too"),
+        (("--mx-tier", "B", "--mx-mlp-only"), "--mx-mlp-only takes the place of a tier, got --mx-tier=B too"),
         (("--mx-skip", "int8"), "unknown --mx-skip 'int8'; allowed: bf16, bfp16, nvfp8_emu, mx"),
         (
             ("--mx-scale-rule", "flor"),
@@ -31,7 +31,7 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         ),
         (("--mx-rounding", "odd"), "unknown --mx-rounding 'odd'; allowed: even, away, zero"),
         (("--mx-block-size", "48"), "unknown --mx-block-size '48'; allowed: 16, 32, 64, 128"),
-        (("--mx-batch-size", "many"), "--mx-batch-size must be a whole number of at least 1, got 'many'"),
+        (("--mx-batch-size", "many"), "--mx-batch-size must be a whole number from 1 to 65536, got 'many'"),
         (("--mx-device", "gpu"), "unknown --mx-device 'gpu'; allowed: auto, cpu, cuda"),
         (("--mx-report", f"{__file__}/below"), f"{__file__} is no directory; name a directory"),
         (("--mx-precision", "bf16", "--mx-skip", "bf16"), "no precision is left"),
@@ -41,13 +41,13 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         (("--mx-preset", "huge"), "unknown --mx-preset 'huge'; allowed: quick, medium, full, large"),
         (("--mx-min-free-ratio", "-0.1"), "--mx-min-free-ratio must be a number from 0 to 1, got '-0.1'"),
         (("--mx-min-free-ratio", "half"), "--mx-min-free-ratio must be a number from 0 to 1, got 'half'"),
-        (("--mx-workers-per-device", "0"), "--mx-workers-per-device must be a whole number of at least 1"),
+        (("--mx-workers-per-device", "0"), "--mx-workers-per-device must be a whole number from 1 to 1024"),
         (
             ("--mx-shard", "5/4", "--mx-report", "r"),
             "--mx-shard must be i/N with i from 1 to N, as in 2/4, got",
         ),
         (("--mx-shard", "1/6", "--mx-report", "r"), "and has 5; give at most N = 5"),
-        (("--mx-shard", "1/2"), "--mx-shard 1/2 needs --mx-report DIR"),
+        (("--mx-shard", "1/2"), "--mx-shard=1/2 needs --mx-report=DIR"),
         (("--mx-recentre",), "--mx-recentre rewrites baselines: add --snapshot-update"),
     ],
 )

@@ -44,7 +44,7 @@ def test_a_ledger_that_cannot_be_written(project: Project, workers: str) -> None
     (project.directory / "leases").write_text("a file\n")
     line = usage_error(project, "-n", workers)
     assert "leases cannot be used (FileExistsError: " in line or "(NotADirectoryError: " in line
-    assert "--mx-leases DIR or $MXCHECK_LEASES" in line
+    assert "--mx-leases=DIR or $MXCHECK_LEASES" in line
     run = project.gate(*RUN, "-n", workers, "--mx-leases", "elsewhere")
     assert run.code == 1, run.output  # no baseline: it ran
     assert (project.directory / "elsewhere" / "leases.json").is_file()

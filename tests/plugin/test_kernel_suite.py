@@ -90,7 +90,7 @@ def test_every_installed_implementation_by_default(project: Project) -> None:
     assert "1 passed, 1 skipped" in run.output
     assert (
         "microxcaling is not installed: clone https://github.com/microsoft/microxcaling and give pytest "
-        "--mx-microxcaling PATH"
+        "--mx-microxcaling=PATH"
     ) in run.output
 
 
@@ -185,10 +185,10 @@ def test_unsupported_is_a_skip_with_the_kernels_own_reason(kernels: Project) -> 
         (("--mx-kernel", "eager,:f"), "unknown kernel ':f'; allowed: "),
         (
             ("--mx-kernel", "eager,nosuch:f"),
-            "--mx-kernel nosuch:f: there is no module 'nosuch' on sys.path; start pytest in its directory",
+            "--mx-kernel=nosuch:f: there is no module 'nosuch' on sys.path; start pytest in its directory",
         ),
         (("--mx-kernel", "nosuch.casts:f", "-n", "2"), "there is no module 'nosuch' on sys.path"),
-        (("--mx-kernel", ".foo:x"), "--mx-kernel .foo:x: give the module in full, without a dot before it"),
+        (("--mx-kernel", ".foo:x"), "--mx-kernel=.foo:x: give the module in full, without a dot before it"),
         (("--mx-level", "fastest"), "unknown --mx-level 'fastest'; allowed: quick, full, exhaustive"),
         (
             ("--mx-microxcaling", "/nonexistent"),
@@ -196,7 +196,7 @@ def test_unsupported_is_a_skip_with_the_kernels_own_reason(kernels: Project) -> 
         ),
         (
             ("--mx-kernel", "microxcaling", "-n", "2"),
-            "--mx-kernel microxcaling: microxcaling is not installed: clone https://github.com/",
+            "--mx-kernel=microxcaling: microxcaling is not installed: clone https://github.com/",
         ),
     ],
 )
@@ -273,13 +273,13 @@ def test_report_goes_into_a_directory(project: Project) -> None:
     (project.directory / "taken").write_text("")
     for name in ("taken", "taken/reports"):
         line = usage_error(project.pytest(*SUITE, "--mx-kernel", "eager", "--mx-report", name))
-        assert f"--mx-report {name}: {project.directory / 'taken'} is no directory; name a directory" in line
+        assert f"--mx-report={name}: {project.directory / 'taken'} is no directory; name a directory" in line
 
 
 def test_no_cuda(project: Project) -> None:
     words = ("--mx-kernel", "eager", "--mx-device", "cuda")
     line = usage_error(project.pytest(*SUITE, *words, CUDA_VISIBLE_DEVICES=""))
-    assert line.endswith("--mx-device cuda: no CUDA device here; use --mx-device cpu or auto")
+    assert line.endswith("--mx-device=cuda: no CUDA device here; use --mx-device=cpu or auto")
 
 
 def test_a_kernel_that_changes_its_input(kernels: Project) -> None:
@@ -338,7 +338,7 @@ def test_rule_and_rounding_are_part_of_the_name(project: Project) -> None:
     [
         (
             ("--mx-scale-rule", "even"),
-            "mxint8 has no such rule, only floor, ceil, rceil; narrow the run with --mx-format fp8_e4m3,",
+            "mxint8 has no such rule, only floor, ceil, rceil; narrow the run with --mx-format=fp8_e4m3,",
         ),
         (
             ("--mx-rounding", "stochastic"),

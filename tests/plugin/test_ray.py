@@ -144,7 +144,7 @@ def test_a_node_that_promises_a_gpu_and_has_none_is_red(farm: Project) -> None:
     assert run.code == 1
     assert "mxcheck: ref-llama: 1 case, 1 CPU, 1 GPU\n" in run.output
     assert "mxcheck: ref-llama: pytest ended with exit code 4 on node node-2 (" in run.output
-    assert "mxcheck: --mx-device cuda: " in run.output
+    assert "mxcheck: --mx-device=cuda: " in run.output
     assert run.output.endswith("mxcheck: red: no model has a result\n")
     assert many.code == 2
     assert re.fullmatch(
@@ -239,11 +239,11 @@ def closed_port() -> Iterator[str]:
         (("--ray", "--snapshot-update"), "--snapshot-update: baselines are not accepted through Ray"),
         (
             ("--ray", "--mx-shard", "1/2", "--mx-report", "out"),
-            "--mx-shard 1/2: a run on Ray makes its own",
+            "--mx-shard=1/2: a run on Ray makes its own",
         ),
         (("--ray", "-n", "4"), "-n: a task is one model and has one worker"),
         (("--ray", "--device-gib", "0"), "--device-gib must be a number of GiB above 0, got 0"),
-        (("--ray", "local", "--mx-device", "cuda"), "--mx-device cuda: the cluster has no GPU"),
+        (("--ray", "local", "--mx-device", "cuda"), "--mx-device=cuda: the cluster has no GPU"),
         (("--ray", "--mx-models", "ref-lama"), "unknown model 'ref-lama'; allowed: "),
         (
             ("--ray", "-k", "nothing"),

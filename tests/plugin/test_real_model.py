@@ -45,7 +45,7 @@ def test_what_is_accepted_is_what_another_script_found() -> None:
 def test_four_cases_of_the_gate(project: Project) -> None:
     """Through the real pytest, as `make gate-real` runs them; elsewhere within the measured noise."""
     run = project.gate(
-        *("--mx-models", f"{NAME}={MODEL}", "--mx-baselines", str(BASELINES.parent), "--mx-tier", "B"),
+        *(f"--mx-models={NAME}={MODEL}", f"--mx-baselines={BASELINES.parent}", "--mx-tier", "B"),
         *("-k", "fp32 or fp8_e4m3 or mxint8"),
     )
     assert run.verdicts() == {

@@ -51,7 +51,7 @@ def test_an_array_and_its_merge(checkout: Checkout) -> None:
     alone = {**of_array(2, 1), "SHARDS": "2", "MXCHECK_RUN": "71", "SLURM_ARRAY_JOB_ID": "72"}
     done = task(checkout, **alone, PYTEST_ARGS="--no-such-option")
     assert done.returncode != 0
-    assert "--mx-shard 2/2" in done.stdout
+    assert "--mx-shard=2/2" in done.stdout
     done = task(checkout, "merge", "71")
     assert done.returncode != 0
     assert "missing in or below" in done.stderr

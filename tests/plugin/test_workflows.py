@@ -259,9 +259,9 @@ def test_the_nightly_gate(checkout: Checkout, tmp_path: Path) -> None:
     for index in (1, 2):
         # make models: reference models are there; make nightly
         assert night.shard(index) == [0, 0], night.said
-        assert f"--mx-shard {index}/2" in night.said
+        assert f"--mx-shard={index}/2" in night.said
         assert "faulthandler_timeout=" in night.said
-        assert "--mx-device cpu " in night.said
+        assert "--mx-device=cpu " in night.said
     assert night.job("merge") == [0], night.said
     commit = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"],

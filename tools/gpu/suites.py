@@ -27,7 +27,7 @@ def pytest_command(words: list[str], folder: Path, device: str) -> list[str]:
     return [
         *(sys.executable, "-m", "pytest", *words),
         *(word for name in plugins for word in ("-p", name)),
-        *("--mx-device", device, "--mx-report", str(folder), "--mx-leases", str(folder / "leases")),
+        *(f"--mx-device={device}", f"--mx-report={folder}", f"--mx-leases={folder / 'leases'}"),
         *("-p", "no:cacheprovider"),
         *("-W", "default", "-q", "-rfE", "--tb=short", "--no-header"),
     ]

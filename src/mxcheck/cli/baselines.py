@@ -167,6 +167,6 @@ def _default_matrix(label: str) -> list[Case]:
 
 def _recentre(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "pytest", "--pyargs", "mxcheck.suite.models"]
-    command += ["--snapshot-update", "--mx-recentre", "--mx-baselines", str(options.baselines.resolve())]
+    command += ["--snapshot-update", "--mx-recentre", f"--mx-baselines={options.baselines.resolve()}"]
     command += options.pytest
     return subprocess.run(command, check=False).returncode  # noqa: S603  (pytest of this interpreter, no shell)

@@ -42,7 +42,7 @@ def _bounds(options: argparse.Namespace) -> int:
     if not accepted:
         raise ValueError(
             f"no baseline in {options.baselines / label}; accept the model's cases first: "
-            f"pytest --pyargs mxcheck.suite.models --mx-models {options.model} --snapshot-update"
+            f"pytest --pyargs mxcheck.suite.models --mx-models={options.model} --snapshot-update"
         )
     own = tuple(own_recipes(Path("pyproject.toml"), kernel="eager"))
     table = Table("case", box=None, pad_edge=False)

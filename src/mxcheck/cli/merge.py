@@ -14,7 +14,7 @@ def add_commands(commands: Any) -> None:
     """Add it to the parser's commands."""
     command = commands.add_parser(
         "merge",
-        help="join the shards of a run (pytest --mx-shard i/N --mx-report DIR) and give the verdict",
+        help="join the shards of a run (pytest --mx-shard=i/N --mx-report=DIR) and give the verdict",
         description="Joins the files shard-i-of-N.json in and below DIR, prints the table of the whole run, "
         "what red cases say, and one verdict. Exit code 0 if all is green, 1 if something is red, 2 if the "
         "files are not the complete shards of one run.",

@@ -118,7 +118,7 @@ def _check(plan: Plan) -> None:
         )
     if plan.shard:
         raise ValueError(
-            f"--mx-shard {plan.shard}: a run on Ray makes its own shards, one a model; leave it out"
+            f"--mx-shard={plan.shard}: a run on Ray makes its own shards, one a model; leave it out"
         )
 
 
@@ -128,7 +128,7 @@ def _check_folder(folder: Path) -> None:
 
     for path in find(folder):
         if path.parent != folder:
-            raise ValueError(f"--mx-report {folder}: there is a shard of another run, {path}; remove it")
+            raise ValueError(f"--mx-report={folder}: there is a shard of another run, {path}; remove it")
 
 
 def _clear(folder: Path) -> None:
@@ -154,7 +154,7 @@ def _over_ray(
         on_gpus = device != "cpu" and any(node.resources.get("GPU") for node in nodes.values())
         if device == "cuda" and not on_gpus:
             raise ValueError(
-                "--mx-device cuda: the cluster has no GPU; start its nodes with --num-gpus, or use cpu"
+                "--mx-device=cuda: the cluster has no GPU; start its nodes with --num-gpus, or use cpu"
             )
         device_bytes = int(options.device_gib * GIB)
         demands = {one.label: demand(one, on_gpus=on_gpus, device_bytes=device_bytes) for one in plan.models}

@@ -80,7 +80,7 @@ def describe(group: str, counterexample: Counterexample, kernel: str) -> list[st
     command = _command(counterexample, kernel)
     if len(command) > _LONGEST_COMMAND:
         command = (
-            f"the command has {len(command)} characters: --mx-report DIR writes it into conformance.json"
+            f"the command has {len(command)} characters: --mx-report=DIR writes it into conformance.json"
         )
     return [*lines, f"  reproduce: {command}"]
 

@@ -68,7 +68,7 @@ def resolve_device(name: str) -> str:
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("no CUDA device here; use --mx-device cpu or auto")
+        raise ValueError("no CUDA device here; use --mx-device=cpu or auto")
     if name != "auto":
         return name
     return "cuda" if available else "cpu"

@@ -15,8 +15,9 @@ def choose(kind: str, value: str, allowed: Iterable[str]) -> str:
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> ValueError:
-    """The error for a name that is not allowed, in one line with the nearest match."""
+    """The error for a name that is not allowed, in one line with the nearest match, capitals aside."""
     names = list(allowed)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    folded = {name.casefold(): name for name in reversed(names)}
+    near = difflib.get_close_matches(str(value).casefold(), folded, n=1, cutoff=0.5)
+    hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
     return ValueError(f"unknown {kind} {value!r}; allowed: {', '.join(names)}{hint}")

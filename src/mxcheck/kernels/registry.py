@@ -100,7 +100,7 @@ _PEERS = (
     _peer(
         "microxcaling",
         library="mx",
-        obtain=f"clone {MICROXCALING} and give pytest --mx-microxcaling PATH, or put PATH on PYTHONPATH",
+        obtain=f"clone {MICROXCALING} and give pytest --mx-microxcaling=PATH, or put PATH on PYTHONPATH",
     ),
     _peer(
         "transformer_engine", "transformer_engine", obtain="pip install transformer_engine[pytorch] (CUDA)"

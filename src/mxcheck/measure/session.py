@@ -127,7 +127,7 @@ class Session:
 
         available = torch.cuda.is_available()
         if self.measuring.device == "cuda" and not available:
-            raise ValueError("--mx-device cuda: torch finds no CUDA device here; use --mx-device cpu")
+            raise ValueError("--mx-device=cuda: torch finds no CUDA device here; use --mx-device=cpu")
         return "cuda" if available and self.measuring.device != "cpu" else "cpu"
 
     @cached_property

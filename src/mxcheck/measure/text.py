@@ -72,7 +72,7 @@ def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, sh
     usual = card.sequence_length if card else DEFAULT_LENGTH
     length = measuring.sequence_length or min(limit or usual, usual)
     if limit is not None and length > limit:
-        raise ValueError(f"--mx-sequence-length {length}: {label} has {limit} positions; give at most that")
+        raise ValueError(f"--mx-sequence-length={length}: {label} has {limit} positions; give at most that")
     made = corpus_tokens(measuring.corpus, tokenizer, length=length, sequences=measuring.max_samples)
     _check_ids(made.tokens, loaded, f"the tokenizer beside {label} is another model's; give its own")
     path = shared / f"mxcheck-tokens-{label}-{os.getpid()}.safetensors"  # a worker, a file
@@ -96,7 +96,7 @@ def _own(measuring: Measuring, label: str) -> EvaluationText:
     length = measuring.sequence_length or tokens.shape[1]
     if not 2 <= length <= tokens.shape[1]:
         raise ValueError(
-            f"--mx-sequence-length {length}: the tokens of {label} were sampled in sequences of "
+            f"--mx-sequence-length={length}: the tokens of {label} were sampled in sequences of "
             f"{tokens.shape[1]}; give 2 to {tokens.shape[1]}, or sample longer ones: mxcheck sample --length"
         )
     tokens = tokens[: measuring.max_samples, :length].contiguous()

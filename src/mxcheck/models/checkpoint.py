@@ -126,7 +126,7 @@ def unloadable(source: ModelSource, error: BaseException) -> ValueError:
     if "trust_remote_code" in words:
         return ValueError(
             f"model {source.name!r} ({source.location}) needs code of its own, which is not executed; read "
-            f"that code, then allow it for this model with --mx-trust-remote-code {source.name} (in Python "
+            f"that code, then allow it for this model with --mx-trust-remote-code={source.name} (in Python "
             f"trust_remote_code=True)"
         )
     if source.is_directory:

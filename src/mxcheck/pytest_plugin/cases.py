@@ -48,8 +48,8 @@ def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
     chosen = [name for name in (*LADDER, *own) if name in wanted]
     if not chosen:
         raise ValueError(
-            f"no precision is left: --mx-precision {','.join(named) or 'all'}, --mx-format "
-            f"{','.join(formats) or 'all'}, --mx-skip {','.join(skipped) or 'nothing'}; drop one of them"
+            f"no precision is left: --mx-precision={','.join(named) or 'all'}, --mx-format="
+            f"{','.join(formats) or 'all'}, --mx-skip={','.join(skipped) or 'nothing'}; drop one of them"
         )
     return chosen
 
@@ -79,7 +79,7 @@ def chosen_tiers(options: Options) -> list[str]:
                 continue  # a preset's
             if tier and named != [means]:
                 raise ValueError(
-                    f"--mx-{flag} takes the place of a tier, got --mx-tier {','.join(named)} too; drop one"
+                    f"--mx-{flag} takes the place of a tier, got --mx-tier={','.join(named)} too; drop one"
                 )
             return [means]
     for name in named:
@@ -99,7 +99,7 @@ def tiers_of(name: str, tiers: list[str], options: Options) -> list[str]:
     if name == "mixed" and not any(map(options.on_the_command_line, ("tier", "mlp-only", "all-linears"))):
         return list(MIXED_TIERS)
     raise ValueError(
-        f"--mx-precision {name} has no tier {' or '.join(tiers)}: tiers {', '.join(MIXED_TIERS)} fix their "
+        f"--mx-precision={name} has no tier {' or '.join(tiers)}: tiers {', '.join(MIXED_TIERS)} fix their "
         f"formats and are of the precision mixed, {', '.join(TIERS)} of all others"
     )
 

@@ -53,7 +53,7 @@ def _find_microxcaling(path: str, root: Path) -> None:
     checkout = root / path
     if not (checkout / "mx" / "mx_ops.py").is_file():
         raise ValueError(
-            f"--mx-microxcaling {path}: no checkout of microxcaling, there is no file mx/mx_ops.py in it; "
+            f"--mx-microxcaling={path}: no checkout of microxcaling, there is no file mx/mx_ops.py in it; "
             f"name the folder that `git clone` made"
         )
     if str(checkout) not in sys.path:
@@ -69,7 +69,7 @@ def chosen(settings: Settings) -> tuple[list[Implementation], list[tuple[Impleme
     named = [implementation(name) for name in settings.kernels]
     absent = [(one, reason) for one in named if (reason := one.missing()) is not None]
     if absent:
-        raise ValueError(f"--mx-kernel {absent[0][0].name}: {absent[0][1]}")
+        raise ValueError(f"--mx-kernel={absent[0][0].name}: {absent[0][1]}")
     if named:
         return named, []
     everything = list(implementations().values())
@@ -89,7 +89,7 @@ def check_findable(named: list[Implementation], *, collected: list[Path]) -> Non
     for one in named:
         top = one.target.partition(":")[0].partition(".")[0]
         if not top:
-            raise ValueError(f"--mx-kernel {one.target}: give the module in full, without a dot before it")
+            raise ValueError(f"--mx-kernel={one.target}: give the module in full, without a dot before it")
         if top in sys.modules or find_spec(top) is not None:
             continue
         later = (
@@ -100,7 +100,7 @@ def check_findable(named: list[Implementation], *, collected: list[Path]) -> Non
         )
         if next(later, None) is None:
             raise ValueError(
-                f"--mx-kernel {one.target}: there is no module {top!r} on sys.path; start pytest in its "
+                f"--mx-kernel={one.target}: there is no module {top!r} on sys.path; start pytest in its "
                 f"directory, or put that on PYTHONPATH"
             )
 
@@ -141,7 +141,7 @@ def layout_cases(settings: Settings) -> list[Any]:
     """Parameters of the tests of layouts: the formats with a scale a block, unless the kernels that were
     named are all others'."""
     if settings.kernels and "eager" not in settings.kernels:
-        skip = pytest.mark.skip(reason="the tests of layouts are of mxcheck's own code: --mx-kernel eager")
+        skip = pytest.mark.skip(reason="the tests of layouts are of mxcheck's own code: --mx-kernel=eager")
         return [pytest.param(None, id="all-formats", marks=[skip])]
     names = [name for name, block in BLOCK_FORMATS.items() if block.block_size is not None]
     return [pytest.param(name, id=name, marks=[getattr(pytest.mark, name)]) for name in names]
@@ -150,9 +150,9 @@ def layout_cases(settings: Settings) -> list[Any]:
 def exhaustive_cases(settings: Settings) -> list[Any]:
     """Parameters of the exhaustive test: one skip unless it was asked for."""
     if settings.level != "exhaustive":
-        skip = pytest.mark.skip(reason="2^32 inputs a format: asked for with --mx-level exhaustive")
+        skip = pytest.mark.skip(reason="2^32 inputs a format: asked for with --mx-level=exhaustive")
         return [pytest.param(None, id="all-formats", marks=[skip])]
     if settings.kernels and "eager" not in settings.kernels:
-        skip = pytest.mark.skip(reason="the exhaustive sweeps are of mxcheck's own casts: --mx-kernel eager")
+        skip = pytest.mark.skip(reason="the exhaustive sweeps are of mxcheck's own casts: --mx-kernel=eager")
         return [pytest.param(None, id="all-formats", marks=[skip])]
     return [pytest.param(name, id=name) for name in ELEMENT_FORMATS]

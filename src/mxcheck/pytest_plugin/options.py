@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import shlex
 
@@ -105,7 +106,7 @@ VALUES = {
     "bounds": ("ours", "TOML file whose bounds go before ours"),
 }
 FLAGS = {
-    "mlp-only": "model suite: the same as --mx-tier A",
+    "mlp-only": "model suite: the same as --mx-tier=A",
     "all-linears": "model suite: quantize every linear in place of a tier: head, routers, the rest",
     "attention": "model suite: also quantize the operands of both attention products",
     "quantize-outputs": "model suite: also quantize the results of linear products (and so keys and values)",
@@ -117,16 +118,24 @@ FLAGS = {
     "debug": "model suite: list every replaced module after the run, and those left as they are",
 }
 
+#: The largest whole number that an option takes: more than any model, text or host has.
+MOST = {
+    "max-samples": 2**31 - 1,
+    "sequence-length": 2**24,
+    "batch-size": 2**16,
+    "workers-per-device": 2**10,
+}
+
 #: Former names of options, which are still taken.
 FORMER = {"bounds": "budgets"}
 
 #: Presets that are there without an ini file; one of the same name there goes before.
 PRESETS = {
-    "quick": "--mx-precision fp32,bf16,fp8_e4m3,fp4_e2m1 --mx-tier B",
-    "medium": "--mx-tier A,B",
-    "full": "--mx-precision all --mx-tier all",
-    "large": "--mx-models llama-3.1-8b,qwen2.5-7b,qwen2.5-14b,phi-3-medium-14b,mixtral-8x7b,mpt-30b,yi-34b,"
-    "deepseek-67b --mx-precision all --mx-tier all --mx-datasets wikitext",
+    "quick": "--mx-precision=fp32,bf16,fp8_e4m3,fp4_e2m1 --mx-tier=B",
+    "medium": "--mx-tier=A,B",
+    "full": "--mx-precision=all --mx-tier=all",
+    "large": "--mx-models=llama-3.1-8b,qwen2.5-7b,qwen2.5-14b,phi-3-medium-14b,mixtral-8x7b,mpt-30b,yi-34b,"
+    "deepseek-67b --mx-precision=all --mx-tier=all --mx-datasets=wikitext",
 }
 
 
@@ -140,7 +149,7 @@ def add_options(parser: pytest.Parser) -> None:
             metavar="NAMES",
             help=f"{text} (repeat or use commas; default: {default})",
         )
-        parser.addini(_key(name), text, type="linelist", default=[])
+        parser.addini(_key(name), text, type="linelist", default=None)
     for name, (default, text) in VALUES.items():
         described = text.format(presets=", ".join(PRESETS))
         names = [f"--mx-{each}" for each in (name, FORMER.get(name)) if each]
@@ -148,12 +157,12 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(
             _key(name),
             described,
-            default="",
+            default=None,
             aliases=[_key(FORMER[name])] if name in FORMER else [],
         )
     for name, text in FLAGS.items():
         group.addoption(f"--mx-{name}", action="store_true", help=text)
-    group.addoption("--no-mx", action="store_true", help="the same as --mx-skip mx")
+    group.addoption("--no-mx", action="store_true", help="the same as --mx-skip=mx")
     parser.addini("mx_presets", "presets: lines of `name: options`", type="linelist", default=[])
 
 
@@ -162,7 +171,8 @@ def _key(name: str) -> str:
 
 
 def own_options(arguments: list[str]) -> list[str]:
-    """Those of a command line's words that are ours and say what is measured, each with its value."""
+    """Those of a command line's words that are ours and say what is measured, each one word with its value:
+    pytest would take a path after a space for one to collect from."""
     flags = {"--no-mx", *(f"--mx-{name}" for name in FLAGS)}
     words: list[str] = []
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -171,43 +181,48 @@ def own_options(arguments: list[str]) -> list[str]:
         if word in ("-o", "--override-ini") and following.startswith("mx_"):
             words += [word, following]
         if word.startswith("--mx-") or word == "--no-mx":
-            words.append(word)
-            if "=" not in word and word not in flags:
-                words.append(following)
+            words.append(word if "=" in word or word in flags else f"{word}={following}")
     return words
 
 
 def given(config: pytest.Config) -> bool:
     """Whether this run says anything about mxcheck at all."""
-    return (
-        any(config.getoption(_key(name)) or config.getini(_key(name)) for name in (*LISTS, *VALUES))
-        or any(config.getoption(_key(flag)) for flag in FLAGS)
-        or bool(config.getoption("no_mx"))
-    )
+    return typed(config.option) or any(config.getini(_key(name)) is not None for name in (*LISTS, *VALUES))
+
+
+def typed(options: argparse.Namespace) -> bool:
+    """Whether a command line says anything about mxcheck."""
+    named = any(getattr(options, _key(name)) is not None for name in (*LISTS, *VALUES))
+    return named or any(getattr(options, _key(flag)) for flag in FLAGS) or bool(options.no_mx)
 
 
 class Options:
     """What the run says: the command line before the preset, the preset before the ini file.
 
-    Raises ValueError, in one line, for a preset that is not there or not well formed.
+    Raises ValueError, in one line, for a preset that is not there or not well formed, and for an option or
+    ini key without a value.
     """
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        for name in (*LISTS, *VALUES):
+            key = _key(name)
+            _refuse_empty(f"--mx-{name}", config.getoption(key))
+            _refuse_empty(f"the ini key {key}", config.getini(key))
         self._preset = _preset(config)
+        for name in (*LISTS, *VALUES):
+            _refuse_empty(f"--mx-{name} of the preset", self._preset.get(name))
 
     def value(self, name: str) -> str:
         key = _key(name)
         chosen = self._config.getoption(key) or "".join(self._preset.get(name, [])[-1:])
-        return str(chosen or self._config.getini(key))
+        return str(chosen or self._config.getini(key) or "")
 
     def names(self, name: str) -> list[str]:
         """A list: repeated, with commas, or both."""
         key = _key(name)
-        chosen = self._config.getoption(key) or self._preset.get(name) or self._config.getini(key)
-        return list(
-            dict.fromkeys(part.strip() for text in chosen for part in text.split(",") if part.strip())
-        )
+        chosen = self._config.getoption(key) or self._preset.get(name) or self._config.getini(key) or []
+        return list(dict.fromkeys(part.strip() for text in chosen for part in text.split(",")))
 
     def flag(self, name: str) -> bool:
         return bool(self._config.getoption(_key(name))) or name in self._preset
@@ -219,8 +234,10 @@ class Options:
         text = self.value(name)
         if not text:
             return default
-        if not text.isdecimal() or int(text) < 1:
-            raise ValueError(f"--mx-{name} must be a whole number of at least 1, got {text!r}")
+        most = MOST[name]
+        # Python does not read a number of thousands of digits at all.
+        if not text.isdecimal() or len(text) > len(str(most)) or not 1 <= int(text) <= most:
+            raise ValueError(f"--mx-{name} must be a whole number from 1 to {most}, got {text!r:.40}")
         return int(text)
 
     def share(self, name: str, default: float) -> float:
@@ -236,6 +253,19 @@ class Options:
     @property
     def no_mx(self) -> bool:
         return bool(self._config.getoption("no_mx"))
+
+
+def _refuse_empty(what: str, given: str | list[str] | None) -> None:
+    """Refuse an empty value, or a list with an empty name: a variable that is not set would choose."""
+    if given is None:
+        return
+    # A value that is one path may have commas.
+    parts = [given] if isinstance(given, str) else [part for text in given for part in text.split(",")]
+    if not parts or not all(part.strip() for part in parts):
+        raise ValueError(
+            f"{what} has an empty value, got {','.join(parts)!r}; give one, or leave it out (a variable that "
+            f"is not set is empty)"
+        )
 
 
 def _preset(config: pytest.Config) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ PLAN_FILE = "MXCHECK_PLAN_FILE"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel:
-    """One model of the run: `--mx-shard shard/N`, where N is the number of models.
+    """One model of the run: `--mx-shard=shard/N`, where N is the number of models.
 
     Attributes:
         label: its name in ids.
@@ -73,7 +73,7 @@ def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) ->
             cases=tuple(case.id for case in selected if case.model == label),
             footprint=known[label] or UNKNOWN,
         )
-        # as `--mx-shard i/N` splits it: each part is one model
+        # as `--mx-shard=i/N` splits it: each part is one model
         for shard, (label,) in enumerate(split(costs, len(costs)), start=1)
     )
     return Plan(

@@ -18,7 +18,8 @@ from mxcheck.pytest_plugin.fixtures import (
     mx_reproduce,
     mx_session,
 )
-from mxcheck.pytest_plugin.options import add_options, given
+from mxcheck.pytest_plugin.options import add_options, given, typed
+from mxcheck.pytest_plugin.rootdir import check_root
 from mxcheck.pytest_plugin.run_settings import settings
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ _REPORT = "mxcheck-report"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> None:
+    """The first moment at which our options are known; nothing is written yet, and no conftest loaded."""
+    known = early_config.known_args_namespace
+    if typed(known) or _name_models(early_config, known.file_or_dir):
+        check_root(early_config, parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,14 +88,14 @@ def _find_kernels(config: pytest.Config) -> None:
     try:
         make_importable(run, started_in=config.invocation_params.dir, root=config.rootpath)
         if run.kernels:
-            check_findable(chosen(run)[0], collected=_paths(config))
+            check_findable(chosen(run)[0], collected=_paths(config, config.args))
     except ValueError as error:
         raise pytest.UsageError(f"mxcheck: {error}") from error
 
 
-def _paths(config: pytest.Config) -> list[Path]:
+def _paths(config: pytest.Config, words: list[str]) -> list[Path]:
     """Directories that pytest is going to collect from, and to put on sys.path as it does."""
-    named = [config.invocation_params.dir / word.partition("::")[0] for word in config.args]
+    named = [config.invocation_params.dir / word.partition("::")[0] for word in words]
     return [path if path.is_dir() else path.parent for path in named if path.exists()]
 
 
@@ -102,7 +111,7 @@ def _find_device(config: pytest.Config) -> None:
         pin_visible_gpus(settings(config))
         resolve_device("cuda")
     except ValueError as error:
-        raise pytest.UsageError(f"mxcheck: --mx-device cuda: {error}") from error
+        raise pytest.UsageError(f"mxcheck: --mx-device=cuda: {error}") from error
 
 
 def _refuse_update_in_ci(config: pytest.Config) -> None:
@@ -177,18 +186,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """`-n auto`: devices times workers per device, in a run of the model suite."""
     import os
 
-    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or not _names_models(config):
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or not _name_models(config, config.args):
         return None
     from mxcheck.pytest_plugin.placing import places
 
     return places(settings(config))
 
 
-def _names_models(config: pytest.Config) -> bool:
-    """Whether the command line, or `testpaths`, names the model suite, as far as can be told by now."""
-    if any("mxcheck.suite" in word for word in config.args):
+def _name_models(config: pytest.Config, words: list[str]) -> bool:
+    """Whether these words, of the command line or `testpaths`, name the model suite, as far as can be told
+    before anything is collected."""
+    if any("mxcheck.suite" in word for word in words):
         return True
-    return any((folder / "test_accuracy.py").is_file() for folder in _paths(config))
+    return any((folder / "test_accuracy.py").is_file() for folder in _paths(config, words))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -184,7 +184,7 @@ def _changes(options: Options) -> Changes:
     rounding = options.value("rounding") or "even"
     if rounding == "stochastic":
         raise ValueError(
-            f"--mx-rounding stochastic: a model run has no random integers for it, the kernel suite has; "
+            f"--mx-rounding=stochastic: a model run has no random integers for it, the kernel suite has; "
             f"allowed: {', '.join(MODEL_ROUNDINGS)}"
         )
     choose("--mx-rounding", rounding, MODEL_ROUNDINGS)
@@ -216,9 +216,9 @@ def _report_folder(config: pytest.Config, options: Options) -> Path | None:
     folder = config.rootpath / name
     there = next(path for path in (folder, *folder.parents) if path.exists())  # at least the root
     if not there.is_dir():
-        raise ValueError(f"--mx-report {name}: {there} is no directory; name a directory")
+        raise ValueError(f"--mx-report={name}: {there} is no directory; name a directory")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"--mx-report {name}: {there} cannot be written to; name another directory")
+        raise ValueError(f"--mx-report={name}: {there} cannot be written to; name another directory")
     return folder
 
 
@@ -235,7 +235,7 @@ def _shard(options: Options) -> Shard | None:
     shard = parse_shard(text)
     if not options.value("report"):
         raise ValueError(
-            f"--mx-shard {text} needs --mx-report DIR, where it writes what `mxcheck merge` joins and judges"
+            f"--mx-shard={text} needs --mx-report=DIR, where it writes what `mxcheck merge` joins and judges"
         )
     return shard
 
@@ -246,7 +246,7 @@ def _part(
     """The models of a shard. By estimates alone, never by durations: those differ from machine to machine."""
     if shard.count > len(models):
         raise ValueError(
-            f"--mx-shard {shard}: the run is split by whole models and has {len(models)}; "
+            f"--mx-shard={shard}: the run is split by whole models and has {len(models)}; "
             f"give at most N = {len(models)}"
         )
     costs = {

@@ -53,8 +53,8 @@ def merge_folder(folder: Path) -> Merged:
     found = [(path, read(path)) for path in find(folder)]
     if not found:
         raise ValueError(
-            f"no shard file (shard-1-of-N.json) in or below {folder}: run pytest with --mx-shard i/N and "
-            f"--mx-report {folder}"
+            f"no shard file (shard-1-of-N.json) in or below {folder}: run pytest with --mx-shard=i/N and "
+            f"--mx-report={folder}"
         )
     _same_count(found)
     _each_once(found)
@@ -120,7 +120,7 @@ def _same_cases(found: Found) -> None:
 
 
 def _same_devices(found: Found) -> None:
-    """`--mx-device auto` takes what a machine has; what the CPU's baselines pass says nothing of a GPU."""
+    """`--mx-device=auto` takes what a machine has; what the CPU's baselines pass says nothing of a GPU."""
     kinds: dict[str, list[Path]] = {}
     for path, shard in found:
         records = [result.record for result in shard.results if result.record is not None]

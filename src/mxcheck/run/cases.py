@@ -78,6 +78,6 @@ def _check_scale_rule(rule: str | None, step: Step) -> None:
     if rule not in (allowed := BLOCK_FORMATS[step.operand].scale_rules):
         others = [name for name in MX if rule in BLOCK_FORMATS[name].scale_rules]
         raise ValueError(
-            f"--mx-scale-rule {rule}: {step.name} has no such rule, only {', '.join(allowed)}; "
-            f"narrow the run with --mx-format {','.join(others)}"
+            f"--mx-scale-rule={rule}: {step.name} has no such rule, only {', '.join(allowed)}; "
+            f"narrow the run with --mx-format={','.join(others)}"
         )

@@ -63,7 +63,7 @@ def gpus() -> list[Gpu]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ValueError(
-            f"nvidia-smi does not answer ({error}); look at the driver, or give --mx-device cpu"
+            f"nvidia-smi does not answer ({error}); look at the driver, or give --mx-device=cpu"
         ) from error
     return [] if done.returncode else parse(done.stdout)
 
@@ -85,7 +85,7 @@ def parse(text: str) -> list[Gpu]:
             )
         except ValueError as error:
             raise ValueError(
-                f"nvidia-smi says {line!r}, expected {_FIELDS}; give --mx-device cpu to run without GPUs"
+                f"nvidia-smi says {line!r}, expected {_FIELDS}; give --mx-device=cpu to run without GPUs"
             ) from error
     return found
 

@@ -206,7 +206,7 @@ class Ledger:
             owner = self._folder.stat().st_uid
         if self._folder == default_folder() and owner != os.getuid():
             raise LedgerError(
-                f"the ledger {self._folder} is another user's (uid {owner}); name one with --mx-leases DIR"
+                f"the ledger {self._folder} is another user's (uid {owner}); name one with --mx-leases=DIR"
             )
 
     @contextmanager
@@ -275,5 +275,5 @@ def _named_errors(folder: Path) -> Iterator[None]:
             raise
         raise LedgerError(
             f"the ledger {folder} cannot be used ({type(error).__name__}: {error.strerror or error}); name a "
-            f"directory on a local disk that you may write to, with --mx-leases DIR or $MXCHECK_LEASES"
+            f"directory on a local disk that you may write to, with --mx-leases=DIR or $MXCHECK_LEASES"
         ) from error

@@ -53,7 +53,7 @@ class ReducedGate:
             *("--mx-precision", ",".join(self.precisions)),
             # every linear takes the place of a tier
             *(() if "--mx-all-linears" in self.options else ("--mx-tier", ",".join(TIERS))),
-            *("--mx-baselines", str(accepted)),
+            f"--mx-baselines={accepted}",
             *self.options,
             *(["--snapshot-update"] if update else []),
         ]

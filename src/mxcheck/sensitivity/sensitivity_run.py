@@ -168,7 +168,7 @@ def run(
                 if name in reduced
             )
         ]
-        full = _full(this, survivors, [*full_gate, "--mx-baselines", str(baselines.resolve())])
+        full = _full(this, survivors, [*full_gate, f"--mx-baselines={baselines.resolve()}"])
         # Only now, when no child will be forked any more: what the gate keeps must be empty in each.
         return [
             detection(

@@ -92,5 +92,5 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     if there:
         assert resolve_device("cuda") == "cuda"
     else:
-        with pytest.raises(ValueError, match="no CUDA device here; use --mx-device cpu or auto"):
+        with pytest.raises(ValueError, match="no CUDA device here; use --mx-device=cpu or auto"):
             resolve_device("cuda")

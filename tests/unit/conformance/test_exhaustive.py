@@ -440,7 +440,7 @@ def suite(tmp_path: Path) -> Path:
 def test_suite_is_one_skip_unless_asked_for(suite: Path) -> None:
     code, out = pytest_run(suite)
     assert code == 0
-    assert "2^32 inputs a format: asked for with --mx-level exhaustive" in out
+    assert "2^32 inputs a format: asked for with --mx-level=exhaustive" in out
     assert "1 skipped" in out
 
 

@@ -22,6 +22,7 @@ def test_an_allowed_name_is_given_back(name: str) -> None:
         pytest.param("kiwi", "", id="far"),
         pytest.param("Apple", "; did you mean 'apple'?", id="case"),
         pytest.param("", "", id="empty"),
+        pytest.param("PLUM", "; did you mean 'plum'?", id="capitals"),
         pytest.param("appl", "; did you mean 'apple'?", id="a-prefix-is-no-name"),
     ],
 )

@@ -185,5 +185,5 @@ def test_they_run_for_our_own_kernel(
     assert run.parseoutcomes().items() >= outcome.items()
     if "skipped" in outcome:
         run.stdout.fnmatch_lines(
-            "SKIPPED *: the tests of layouts are of mxcheck's own code: --mx-kernel eager"
+            "SKIPPED *: the tests of layouts are of mxcheck's own code: --mx-kernel=eager"
         )

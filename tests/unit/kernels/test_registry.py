@@ -107,7 +107,7 @@ def test_ours_are_always_there(name: str) -> None:
         ("transformer_engine", "pip install transformer_engine[pytorch] (CUDA)"),
         (
             "microxcaling",
-            f"clone {MICROXCALING} and give pytest --mx-microxcaling PATH, or put PATH on PYTHONPATH",
+            f"clone {MICROXCALING} and give pytest --mx-microxcaling=PATH, or put PATH on PYTHONPATH",
         ),
     ],
 )

@@ -76,7 +76,7 @@ def test_a_model_that_failed_is_not_loaded_again_for_its_other_cases(loads: list
     session = Session(Measuring(sequence_length=999))
     for _ in range(2):
         with pytest.raises(
-            ValueError, match=r"^--mx-sequence-length 999: the tokens of ref-llama were sampled"
+            ValueError, match=r"^--mx-sequence-length=999: the tokens of ref-llama were sampled"
         ):
             session.resident("ref-llama")
     assert loads == ["ref-llama"]
@@ -157,7 +157,7 @@ def test_one_thread_unless_the_environment_says_otherwise(monkeypatch: pytest.Mo
 def test_a_device_that_is_not_there_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    with pytest.raises(ValueError, match="torch finds no CUDA device here; use --mx-device cpu"):
+    with pytest.raises(ValueError, match="torch finds no CUDA device here; use --mx-device=cpu"):
         Session(Measuring(device="cuda")).resident("ref-llama")
     assert Session().device == Session().device_class == "cpu"
 

@@ -81,7 +81,7 @@ def test_fewer_and_shorter(ref_llama: LoadedModel, tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [1, 257])
 def test_a_length_that_was_not_sampled(ref_llama: LoadedModel, tmp_path: Path, length: int) -> None:
     with pytest.raises(
-        ValueError, match=rf"--mx-sequence-length {length}: .* sequences of 256; give 2 to 256"
+        ValueError, match=rf"--mx-sequence-length={length}: .* sequences of 256; give 2 to 256"
     ):
         evaluation_text(Measuring(sequence_length=length), "ref-llama", ref_llama, shared=tmp_path)
 

@@ -322,7 +322,7 @@ def test_code_of_the_checkpoint_runs_only_where_it_is_allowed(home: Path, tmp_pa
     for name in names:
         with pytest.raises(ValueError, match="needs code of its own, which is not executed") as caught:
             load(name)
-        assert f"--mx-trust-remote-code {name} " in str(caught.value)
+        assert f"--mx-trust-remote-code={name} " in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not witness.exists()
 

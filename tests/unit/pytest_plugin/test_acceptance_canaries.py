@@ -52,4 +52,4 @@ def test_a_sound_gate_goes_on_to_the_case(
     (case,) = settings.cases
     message = session.hold(case, snapshot).message
     assert "canary" not in message
-    assert "--mx-sequence-length 999" in message
+    assert "--mx-sequence-length=999" in message

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mxcheck.pytest_plugin.options import PRESETS, Options, given, own_options
+from mxcheck.pytest_plugin.options import LISTS, MOST, PRESETS, VALUES, Options, given, own_options
 from mxcheck.pytest_plugin.settings import Settings
 
 Configure = Callable[..., pytest.Config]
@@ -51,8 +51,8 @@ def test_ours_are_well_formed(lay: Lay, name: str) -> None:
 
 
 NIGHTLY = """mx_presets =
-    nightly: --mx-precision bf16 --mx-precision=mxint8 --mx-tier A,B --mx-attention --mx-batch-size 3
-    quick: --mx-precision fp32
+    nightly: --mx-precision=bf16 --mx-precision=mxint8 --mx-tier=A,B --mx-attention --mx-batch-size=3
+    quick: --mx-precision=fp32
 """
 
 
@@ -79,7 +79,7 @@ def test_words_of_a_preset_may_be_quoted(configure: Configure) -> None:
 
 # Command line before preset before ini file
 
-INI = "mx_presets =\n    p: --mx-precision bf16 --mx-rounding away --mx-attention\n"
+INI = "mx_presets =\n    p: --mx-precision=bf16 --mx-rounding=away --mx-attention\n"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_precedence_of_values(configure: Configure, words: tuple[str, ...], ini:
     [
         pytest.param(("--mx-budgets", "mine.toml"), "", id="typed"),
         pytest.param((), "mx_budgets = mine.toml\n", id="ini"),
-        pytest.param(("--mx-preset", "q"), "    q: --mx-budgets mine.toml\n", id="preset"),
+        pytest.param(("--mx-preset", "q"), "    q: --mx-budgets=mine.toml\n", id="preset"),
     ],
 )
 def test_the_former_name_of_the_bounds_is_taken(
@@ -140,7 +140,7 @@ def test_flags(configure: Configure, words: tuple[str, ...], expected: bool) -> 
 
 
 def test_lists_repeat_and_take_commas_and_keep_each_name_once(configure: Configure) -> None:
-    config = configure("--mx-precision", "bf16, mxint8", "--mx-precision", "mxint8,,fp32")
+    config = configure("--mx-precision", "bf16, mxint8", "--mx-precision", "mxint8,fp32")
     assert Options(config).names("precision") == ["bf16", "mxint8", "fp32"]
 
 
@@ -156,19 +156,19 @@ def test_lists_of_the_ini_file_are_lines_and_commas(configure: Configure) -> Non
     ("lines", "error"),
     [
         pytest.param(
-            "x --mx-tier A", "mx_presets: a line is `name: options`, got 'x --mx-tier A'", id="no-colon"
+            "x --mx-tier=A", "mx_presets: a line is `name: options`, got 'x --mx-tier=A'", id="no-colon"
         ),
         pytest.param("x:", "mx_presets: a line is `name: options`, got 'x:'", id="no-options"),
-        pytest.param(": --mx-tier A", "got ': --mx-tier A'", id="no-name"),
+        pytest.param(": --mx-tier=A", "got ': --mx-tier=A'", id="no-name"),
         pytest.param(
             "x: --mx-tiers A", "preset 'x': unknown option '--mx-tiers'; allowed: --mx-models", id="unknown"
         ),
         pytest.param("x: --mx-tiers A", "did you mean '--mx-tier'?", id="nearest"),
-        pytest.param("x: --mx-preset quick", "unknown option '--mx-preset'", id="preset-in-preset"),
+        pytest.param("x: --mx-preset=quick", "unknown option '--mx-preset'", id="preset-in-preset"),
         pytest.param("x: tier A", "unknown option 'tier'", id="no-dashes"),
         pytest.param("x: -k fp8", "unknown option '-k'", id="pytest-s-own"),
         pytest.param("x: --mx-tier", "preset 'x': --mx-tier has no value; write --mx-tier=VALUE", id="value"),
-        pytest.param("x: --mx-tier Z", "unknown --mx-tier 'Z'; allowed: A, B, C, D, all", id="bad-value"),
+        pytest.param("x: --mx-tier=Z", "unknown --mx-tier 'Z'; allowed: A, B, C, D, all", id="bad-value"),
     ],
 )
 def test_a_preset_that_is_not_well_formed(lay: Lay, lines: str, error: str) -> None:
@@ -188,11 +188,41 @@ def test_an_unknown_preset_names_those_there_are(lay: Lay) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "2.5", "many", "²"])
-@pytest.mark.parametrize("name", ["max-samples", "sequence-length", "batch-size"])
-def test_numbers_are_whole_and_at_least_1(lay: Lay, name: str, text: str) -> None:
-    with pytest.raises(pytest.UsageError, match=rf"--mx-{name} must be a whole number of at least 1, got"):
-        lay(f"--mx-{name}={text}")
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "many", "²", "9" * 5000])
+@pytest.mark.parametrize("name", MOST)
+def test_numbers_are_whole_and_within_sense(lay: Lay, name: str, text: str) -> None:
+    line = rf"--mx-{name} must be a whole number from 1 to {MOST[name]}, got '.{{1,40}}$"
+    for got in (text, str(MOST[name] + 1)):
+        with pytest.raises(pytest.UsageError, match=line):
+            lay(f"--mx-{name}={got}")
+
+
+@pytest.mark.parametrize("name", [*LISTS, *VALUES])
+def test_an_empty_value_chooses_nothing(lay: Lay, name: str) -> None:
+    """A variable that is not set is empty: of a CI, it would halve the gate without a word."""
+    key = f"mx_{name.replace('-', '_')}"
+    for words, ini, what in (
+        ((f"--mx-{name}=",), "", f"--mx-{name}"),
+        ((f"--mx-{name}= ",), "", f"--mx-{name}"),
+        ((), f"{key} =\n", f"the ini key {key}"),
+        (("-o", f"{key}="), f"{key} = x\n", f"the ini key {key}"),
+    ):
+        with pytest.raises(
+            pytest.UsageError, match=rf"^mxcheck: {what} has an empty value, got ' ?'; give one"
+        ):
+            lay(*words, ini=ini)
+
+
+@pytest.mark.parametrize("text", [",", "a,", ",a", "a,,b", "a, ,b"])
+def test_an_empty_name_of_a_list_is_refused(lay: Lay, text: str) -> None:
+    with pytest.raises(pytest.UsageError, match=rf"--mx-models has an empty value, got '{text}'"):
+        lay(f"--mx-models={text}")
+    with pytest.raises(pytest.UsageError, match=r"--mx-models of the preset has an empty value"):
+        lay("--mx-preset=p", ini=f"mx_presets =\n    p: '--mx-models={text}'\n")
+
+
+def test_what_is_no_list_may_have_commas(lay: Lay) -> None:
+    assert lay("--mx-baselines=a,,b").baselines.name == "a,,b"
 
 
 @pytest.mark.parametrize(
@@ -207,29 +237,29 @@ def test_numbers_are_whole_and_at_least_1(lay: Lay, name: str, text: str) -> Non
         (
             ("--mx-mlp-only", "--mx-tier", "B"),
             "",
-            "--mx-mlp-only takes the place of a tier, got --mx-tier B too; drop one",
+            "--mx-mlp-only takes the place of a tier, got --mx-tier=B too; drop one",
         ),
         (
             ("--mx-all-linears", "--mx-tier", "A,B"),
             "",
-            "--mx-all-linears takes the place of a tier, got --mx-tier A,B too; drop one",
+            "--mx-all-linears takes the place of a tier, got --mx-tier=A,B too; drop one",
         ),
         (
             ("--mx-precision", "mxint8", "--mx-tier", "C"),
             "",
-            "--mx-precision mxint8 has no tier C: tiers C, D fix their formats",
+            "--mx-precision=mxint8 has no tier C: tiers C, D fix their formats",
         ),
-        (("--mx-precision", "mixed", "--mx-tier", "A"), "", "--mx-precision mixed has no tier A"),
-        (("--mx-precision", "mixed", "--mx-mlp-only"), "", "--mx-precision mixed has no tier A"),
+        (("--mx-precision", "mixed", "--mx-tier", "A"), "", "--mx-precision=mixed has no tier A"),
+        (("--mx-precision", "mixed", "--mx-mlp-only"), "", "--mx-precision=mixed has no tier A"),
         (
             ("--mx-precision", "bf16", "--mx-skip", "bf16"),
             "",
-            "no precision is left: --mx-precision bf16, --mx-format all, --mx-skip bf16; drop one of them",
+            "no precision is left: --mx-precision=bf16, --mx-format=all, --mx-skip=bf16; drop one of them",
         ),
         (
             ("--mx-format", "mxint8", "--mx-precision", "fp8_e4m3"),
             "",
-            "--mx-format mxint8, --mx-skip nothing",
+            "--mx-format=mxint8, --mx-skip=nothing",
         ),
         (
             ("--mx-scale-rule", "amax"),
@@ -258,7 +288,7 @@ def test_numbers_are_whole_and_at_least_1(lay: Lay, name: str, text: str) -> Non
         (
             ("--mx-scale-rule", "even"),
             "",
-            "mxint8 has no such rule, only floor, ceil, rceil; narrow the run with --mx-format fp8_e4m3,",
+            "mxint8 has no such rule, only floor, ceil, rceil; narrow the run with --mx-format=fp8_e4m3,",
         ),
         ((), "mx_tier = E\n", "unknown --mx-tier 'E'"),
     ],
@@ -279,7 +309,7 @@ def test_errors(lay: Lay, words: tuple[str, ...], ini: str, error: str) -> None:
     ("words", "ini", "expected"),
     [
         ((), "", False),
-        ((), "mx_presets =\n    x: --mx-tier A\n", False),
+        ((), "mx_presets =\n    x: --mx-tier=A\n", False),
         (("--mx-tier", "A"), "", True),
         (("--mx-attention",), "", True),
         (("--no-mx",), "", True),
@@ -298,9 +328,9 @@ def test_a_run_is_about_us_where_it_says_so(
 @pytest.mark.parametrize(
     ("typed", "ours"),
     [
-        (["-k", "x", "--mx-tier", "A", "-n", "2"], ["--mx-tier", "A"]),
+        (["-k", "x", "--mx-tier", "A", "-n", "2"], ["--mx-tier=A"]),
         (["--mx-tier=A", "tests", "--mx-attention", "tests/models"], ["--mx-tier=A", "--mx-attention"]),
-        (["--no-mx", "x", "--mx-preset", "full"], ["--no-mx", "--mx-preset", "full"]),
+        (["--no-mx", "x", "--mx-preset", "full"], ["--no-mx", "--mx-preset=full"]),
         (["-o", "mx_datasets=prose", "-o", "addopts="], ["-o", "mx_datasets=prose"]),
         (["--mx-recentre", "--mx-debug", "--mx-weights-only", "x"], ["--mx-weights-only"]),
     ],

@@ -21,7 +21,7 @@ from mxcheck.reporting.failure import (
 )
 
 WIDE = Bounds(kl=1.0, rise=1.0)
-ACCEPT = "pytest --mx-models ref-llama -k ref-llama-fp8_e4m3-B --snapshot-update"
+ACCEPT = "pytest --mx-models=ref-llama -k ref-llama-fp8_e4m3-B --snapshot-update"
 OTHERWISE = "this machine multiplies otherwise than the accepting one"
 
 

@@ -164,7 +164,7 @@ def test_use_is_that_of_the_group_with_the_limit(groups: Path) -> None:
 def test_a_driver_that_does_not_answer(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_ANSWER_SECONDS", 0.1)
     nvidia_smi.write_text("#!/bin/sh\nexec sleep 30\n")
-    with pytest.raises(ValueError, match=r"^nvidia-smi does not answer .*give --mx-device cpu$"):
+    with pytest.raises(ValueError, match=r"^nvidia-smi does not answer .*give --mx-device=cpu$"):
         gpus()
     nvidia_smi.write_text("#!/no/such/interpreter\n")
     with pytest.raises(ValueError, match=r"^nvidia-smi does not answer"):

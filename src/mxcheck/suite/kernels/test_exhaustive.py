@@ -1,4 +1,4 @@
-"""The house kernel on every fp32 number there is: with `--mx-level exhaustive`, minutes a format.
+"""The house kernel on every fp32 number there is: with `--mx-level=exhaustive`, minutes a format.
 
 What is finished is kept in pytest's cache, so a run that was stopped goes on where it was. torch is imported
 inside the test, so that collecting this file costs nothing.

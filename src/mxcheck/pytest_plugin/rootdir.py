@@ -1,0 +1,50 @@
+"""Paths after a space: pytest, before it knows our options, takes one that exists for a path to collect from,
+and looks there for the project: its ini file, its baselines, its cache."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shlex
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from _pytest.config.findpaths import determine_setup
+
+
+def check_root(config: pytest.Config, parser: pytest.Parser) -> None:
+    """Refuse a command line whose options' values moved pytest's root directory or its ini file: all would be
+    read from and written to another project. Raises pytest.UsageError, in one line with what to write."""
+    words = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *map(str, config.invocation_params.args)]
+    known = parser.parse_known_args(words, namespace=copy.copy(config.option))
+    root, ini, *_ = determine_setup(
+        inifile=known.inifilename,
+        override_ini=known.override_ini,
+        args=known.file_or_dir,
+        rootdir_cmd_arg=known.rootdir or None,
+        invocation_dir=config.invocation_params.dir,
+    )
+    if (root, ini) == (config.rootpath, config.inipath):
+        return
+    taken = _values_that_are_paths(config, words, known.file_or_dir)
+    raise pytest.UsageError(
+        f"mxcheck: pytest takes a path after a space for one to collect from, and looks for the project in "
+        f"{config.rootpath} and not in {root}; write {' '.join(taken)}"
+    )
+
+
+def _values_that_are_paths(
+    config: pytest.Config, words: Sequence[str], collected: Sequence[str]
+) -> list[str]:
+    """Options whose value is a path that exists, as they should be written."""
+    return [
+        shlex.quote(f"{option}={value}")
+        for option, value in pairwise(words)
+        if option.startswith("--")
+        and "=" not in option
+        and not value.startswith("-")
+        and value not in collected
+        and Path(config.invocation_params.dir, value).exists()
+    ]
