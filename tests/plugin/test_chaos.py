@@ -97,8 +97,11 @@ def check(host: Host, before: dict[str, str], output: str, code: int) -> int:
     assert (host.folder / "results.json").exists(), output
     ended = json.loads((host.folder / "results.json").read_text())
     assert sorted(ended) == sorted(before), output
-    assert {len(outcomes) for outcomes in ended.values()} == {1}, (ended, output)
-    red = [name for name, (outcome,) in ended.items() if outcome != "passed"]
+    # Of a worker that dies in a teardown the call had passed: the case is red all the same.
+    assert {tuple(each) for each in ended.values()} <= {("passed",), ("failed",), ("passed", "failed")}, (
+        output
+    )
+    red = [name for name, outcomes in ended.items() if outcomes[-1] != "passed"]
     assert len(red) <= 1, output
     assert code == len(red), output
     assert Ledger(host.folder / "leases").leases() == []

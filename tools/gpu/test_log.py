@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 import pytest
 
 from gpu.suites import LOG_VARIABLE
+from mxcheck.pytest_plugin.wire import sent_cell, sent_result
 
 
 class _Log:
@@ -23,13 +23,12 @@ class _Log:
             return
         lines = [line for line in str(report.longrepr or "").splitlines() if line.strip()]
         shown = lines if len(lines) <= 4 else [*lines[:2], *lines[-2:]]
-        properties: dict[str, Any] = dict(report.user_properties)
         row = {
             "test": report.nodeid.rpartition("::")[2],
             "outcome": report.outcome,
             "message": "\n".join(shown)[:800],
-            "case": properties.get("mxcheck"),
-            "cell": properties.get("mxcheck-kernel"),
+            "case": sent_result(report),
+            "cell": sent_cell(report),
         }
         with open(self._path, "a", encoding="utf-8") as file:  # noqa: PTH123  (appended, line by line)
             file.write(json.dumps(row) + "\n")

@@ -62,6 +62,7 @@ class CaseResult:
         message: what a red or skipped case says, in several lines.
         seconds: wall time without waiting for a device; of it `load_seconds` for loading the model.
         worker: xdist's name of the process, `main` without xdist.
+        cause: the link of the chain that broke, of a case whose checks failed.
     """
 
     case: Case
@@ -75,6 +76,7 @@ class CaseResult:
     seconds: float | None = None
     load_seconds: float | None = None
     worker: str = ""
+    cause: str = ""
 
     @property
     def failed_steps(self) -> tuple[int, ...]:
@@ -93,7 +95,7 @@ class CaseResult:
         return {
             **{
                 name: getattr(self, name)
-                for name in ("reason", "message", "seconds", "load_seconds", "worker")
+                for name in ("reason", "message", "seconds", "load_seconds", "worker", "cause")
             },
             "id": self.case.id,
             "case": {**asdict(self.case), "options": list(self.case.options)},
@@ -110,7 +112,7 @@ def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
     what contradicts itself."""
     if not isinstance(data, Mapping):
         raise TypeError(f"a result must be a dict, got {data!r:.40}")
-    for name in ("reason", "message", "worker", "id", "outcome"):
+    for name in ("reason", "message", "worker", "cause", "id", "outcome"):
         if not isinstance(data[name], str):
             raise TypeError(f"{name} must be str, got {data[name]!r:.40}")
     for name in ("seconds", "load_seconds"):
@@ -129,6 +131,7 @@ def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
         seconds=data["seconds"],
         load_seconds=data["load_seconds"],
         worker=data["worker"],
+        cause=data["cause"],
     )
     if result.case.id != data["id"]:
         raise ValueError(f"the result of {data['id']!r} is one of {result.case.id!r}")

@@ -11,6 +11,7 @@ from syrupy.assertion import SnapshotAssertion
 from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
+from mxcheck.gate.cause import cause
 from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accepted
 from mxcheck.gate.earlier import with_earlier_noise
 from mxcheck.gate.orderings import standing
@@ -74,7 +75,9 @@ def settle(
         matched = snapshot.use_extension(extension_for(path, holds=True)) == record
         assert matched, "syrupy only counts the case, for its summary"
     return replace(
-        decision.result, message=_message(decision, accepted.record, accepted.trouble, accept_command)
+        decision.result,
+        message=_message(decision, accepted.record, accepted.trouble, accept_command),
+        cause=cause(decision.verdict, record, accepted.record).link if decision.verdict.failures else "",
     )
 
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mxcheck.gate.result import Outcome
+from mxcheck.pytest_plugin.neighbours import accepts, check_snapshot
 from mxcheck.pytest_plugin.run_settings import settings
+from mxcheck.pytest_plugin.wire import keep_cell, keep_ordering, keep_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from mxcheck.pytest_plugin.kernel_bench import KernelBench
     from mxcheck.pytest_plugin.session import GateSession
@@ -38,10 +40,14 @@ def mx_session(
 @pytest.fixture
 def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: Any) -> Any:
     """Measures a case, holds it against its baseline (or accepts it), and fails with the gate's message."""
+    try:
+        check_snapshot(snapshot)
+    except ValueError as error:
+        pytest.fail(f"mxcheck: {error}", pytrace=False)
 
     def hold(case: Any) -> None:
         result = mx_session.timed(case, snapshot)
-        request.node.user_properties.append(("mxcheck", result.as_dict()))
+        keep_result(request.node, result)
         if result.outcome is Outcome.SKIPPED:
             pytest.skip(result.message)
         if result.outcome.red:
@@ -51,18 +57,15 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
 
 
 @pytest.fixture
-def mx_in_order(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Any:
+def mx_in_order(request: pytest.FixtureRequest) -> Any:
     """Holds the accepted baselines of two steps against the ordering, or the exception, that is known."""
     from mxcheck.pytest_plugin.orderings import hold
 
     def ordered(one: Any) -> None:
-        if request.config.getoption("update_snapshots") or request.config.getoption(
-            "update_new_snapshots_only"
-        ):
+        if accepts(request.config):
             pytest.skip("this run accepts baselines: run it again without --snapshot-update for their order")
         found = hold(one, settings(request.config).baselines)
-        record_property("ratio", found.ratio)
-        record_property("margin", found.margin)
+        keep_ordering(request.node, ratio=found.ratio, margin=found.margin)
 
     return ordered
 
@@ -82,7 +85,7 @@ def mx_conformance(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> A
 
     def hold(case: Any) -> None:
         row, verdict, message = mx_kernels.hold(case)
-        request.node.user_properties.append(("mxcheck-kernel", row))
+        keep_cell(request.node, row, verdict)
         if verdict in ("unsupported", "told"):
             pytest.skip(message)
         if verdict == "known":

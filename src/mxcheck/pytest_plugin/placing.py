@@ -12,6 +12,7 @@ from mxcheck.gate.result import CaseResult
 from mxcheck.models.cards import GIB
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.leasing import host_devices, looks_for_gpus, request_for
+from mxcheck.pytest_plugin.neighbours import accepts
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import UNKNOWN, case_seconds, estimated, stored_key
@@ -140,11 +141,6 @@ def check_host(config: pytest.Config, node_ids: Sequence[str], workers: int) -> 
             f"mxcheck: -n {workers}: even {label}, the smallest model of the run, needs about "
             f"{least / GIB:.1f} GiB a worker, and this host has {total / GIB:.1f} GiB; give at most -n {room}"
         )
-
-
-def accepts(config: pytest.Config) -> bool:
-    """Whether the run accepts baselines: each model is then measured by a second process as well."""
-    return bool(config.getoption("update_snapshots") or config.getoption("update_new_snapshots_only"))
 
 
 def remember(config: pytest.Config, settings: Settings, results: Mapping[str, CaseResult]) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from mxcheck.gate.case import Case
 from mxcheck.models.footprint import Footprint
+from mxcheck.pytest_plugin.neighbours import accepts
 from mxcheck.pytest_plugin.placing import selected_cases
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
@@ -106,6 +107,5 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan."""
     config = session.config
     selected = dict.fromkeys(selected_cases(config, [item.nodeid for item in session.items]))
-    updates = config.option.update_snapshots or config.option.update_new_snapshots_only
-    found = make_plan(settings(config), list(selected), updates=bool(updates))
+    found = make_plan(settings(config), list(selected), updates=accepts(config))
     Path(os.environ[PLAN_FILE]).write_text(json.dumps(asdict(found)), encoding="utf-8")

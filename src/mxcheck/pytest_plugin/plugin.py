@@ -3,6 +3,8 @@ nothing heavy and does nothing unless a test asks for a case."""
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,11 @@ from mxcheck.pytest_plugin.fixtures import (
     mx_reproduce,
     mx_session,
 )
+from mxcheck.pytest_plugin.neighbours import accepts, refuse_pytest_snapshot, require_syrupy, updates
 from mxcheck.pytest_plugin.options import add_options, given, typed
 from mxcheck.pytest_plugin.rootdir import check_root
 from mxcheck.pytest_plugin.run_settings import settings
+from mxcheck.pytest_plugin.wire import put_on_report
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -33,7 +37,8 @@ __all__ = ["mx_conformance", "mx_gate", "mx_in_order", "mx_kernels", "mx_reprodu
 _REPORT = "mxcheck-report"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    refuse_pytest_snapshot(pluginmanager)
     add_options(parser)
 
 
@@ -54,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for tier in (*TIERS, *MIXED_TIERS, ALL_LINEARS):
         config.addinivalue_line("markers", f"tier_{tier}: cases of tier {tier} (added by mxcheck)")
     if given(config):
-        if settings(config).recentre and not config.getoption("update_snapshots"):
+        if settings(config).recentre and not updates(config):
             raise pytest.UsageError("mxcheck: --mx-recentre rewrites baselines: add --snapshot-update")
         _refuse_measuring_by_the_way(config)
         _refuse_update_in_ci(config)
@@ -65,12 +70,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _register_reports(config: pytest.Config) -> None:
-    from mxcheck.pytest_plugin import live
+    from mxcheck.pytest_plugin import deaths, live
     from mxcheck.pytest_plugin.report import RunReport
 
     report = RunReport(config)
     config.pluginmanager.register(report, _REPORT)
     config.pluginmanager.register(live.Live(config), live.PLUGIN)
+    ours = given(config) or _name_models(config, config.args)
+    config.pluginmanager.register(deaths.Deaths(report, ours=ours))
     if not given(config) or config.getoption("collectonly"):
         return
     run = settings(config)
@@ -117,8 +124,7 @@ def _find_device(config: pytest.Config) -> None:
 def _refuse_update_in_ci(config: pytest.Config) -> None:
     import os
 
-    updating = config.getoption("update_snapshots") or config.getoption("update_new_snapshots_only")
-    if updating and os.environ.get("CI", "").lower() not in ("", "0", "false"):
+    if accepts(config) and os.environ.get("CI", "").lower() not in ("", "0", "false"):
         raise pytest.UsageError(
             "mxcheck: --snapshot-update is refused in CI (the environment variable CI is set): a gate that "
             "accepts what it finds gates nothing; update on a developer's machine and commit the baselines"
@@ -130,7 +136,7 @@ def _refuse_measuring_by_the_way(config: pytest.Config) -> None:
 
     if not config.getoption("mx_measure"):
         return
-    if config.getoption("update_snapshots") or config.getoption("update_new_snapshots_only"):
+    if accepts(config):
         raise pytest.UsageError(
             "mxcheck: --mx-measure judges nothing, so that nothing can be accepted; drop one"
         )
@@ -216,6 +222,7 @@ def _is_without_ordering(item: Any) -> bool:
 
 
 def _parametrize_models(metafunc: pytest.Metafunc) -> None:
+    require_syrupy(metafunc.config)
     _refuse_update_in_ci(metafunc.config)
     if len(kernels := settings(metafunc.config).kernels) > 1:
         raise ValueError(f"a model runs with one --mx-kernel, got {', '.join(kernels)}; name one")
@@ -272,6 +279,36 @@ def _marks(case: Any) -> list[pytest.MarkDecorator]:
     if case.model in REFERENCE_MODELS:
         names.append(case.model)
     return [getattr(pytest.mark, name) for name in names]
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Inside xdist's own, which tells the controller that a worker has finished."""
+    from mxcheck.pytest_plugin.deaths import told_to_the_controller
+
+    with told_to_the_controller(session.config), warnings.catch_warnings():
+        # A collection that is only listed, or a worker that died: nothing of ours is left to syrupy to find.
+        warnings.filterwarnings("ignore", r"syrupy: received \d+ of \d+ xdist worker snapshot reports")
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What our tests run is other people's code, which may end the process."""
+    from mxcheck.pytest_plugin.deaths import no_silent_exit
+
+    parameters = item.callspec.params if hasattr(item, "callspec") else ()
+    guarded = not _KERNEL_PARAMETERS.isdisjoint(parameters) and not hasattr(item.config, "workerinput")
+    with no_silent_exit(item.config) if guarded else nullcontext():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What our test found goes to the controller on its report."""
+    report = yield
+    put_on_report(item, report)
+    return report
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,6 +15,7 @@ from mxcheck.pytest_plugin.live import PLUGIN
 from mxcheck.pytest_plugin.placing import check_host, parameter_of, remember, seconds_of, selected_cases
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.pytest_plugin.wire import sent_cell, sent_result
 
 
 class RunReport:
@@ -105,20 +106,22 @@ class RunReport:
         return lines
 
     @property
+    def has_rows(self) -> bool:
+        """Whether a test of the suites has been seen."""
+        return bool(self._selected or self._cells)
+
+    @property
     def results(self) -> dict[str, CaseResult]:
         """Those so far, by the case's id, for what else reports on the run."""
         return self._results
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        properties: dict[str, Any] = dict(report.user_properties)
-        if "mxcheck-kernel" in properties and report.when == "call":
-            self._cells.append(properties["mxcheck-kernel"])
+        if (cell := sent_cell(report)) is not None:
+            self._cells.append(cell)
         name = parameter_of(report.nodeid)
         if name is None or name not in self._by_id:
             return
-        sent: Any = properties.get("mxcheck")
-        # Its teardown sends it again, whatever came of it since.
-        if sent is not None and report.when == "call":
+        if (sent := sent_result(report)) is not None:
             self._results[name] = result_from_dict(sent)
         result = self._results.get(name)
         if report.skipped and (result is None or result.outcome is not Outcome.SKIPPED):

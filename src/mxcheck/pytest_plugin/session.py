@@ -26,8 +26,8 @@ from mxcheck.measure.session import Session
 from mxcheck.pytest_plugin.acceptance import settle
 from mxcheck.pytest_plugin.leasing import Leasing
 from mxcheck.pytest_plugin.live import teller
+from mxcheck.pytest_plugin.neighbours import accepts
 from mxcheck.pytest_plugin.options import own_options
-from mxcheck.pytest_plugin.placing import accepts
 from mxcheck.pytest_plugin.settings import Settings
 
 #: The exit status of a worker whose CUDA context is broken.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mxcheck.pytest_plugin.neighbours import accepts
 from mxcheck.pytest_plugin.placing import parameter_of
 from mxcheck.pytest_plugin.provenance import basis
 from mxcheck.pytest_plugin.report import RunReport
@@ -41,15 +42,13 @@ class ShardReport:
 
     def pytest_sessionstart(self) -> None:
         self._path.unlink(missing_ok=True)  # of an earlier run: if this one dies, it must be missing
-        option = self._config.option
-        updates = option.update_snapshots or option.update_new_snapshots_only
         try:
             self._basis = basis(
                 self._config.rootpath,
                 self._run.baselines,
                 selection=narrowing(self._config),
                 arguments=collected(self._config),
-                options=_deciding(self._run, updates=updates),
+                options=_deciding(self._run, updates=accepts(self._config)),
             )
         except ValueError as error:
             raise pytest.UsageError(f"mxcheck: {error}") from error

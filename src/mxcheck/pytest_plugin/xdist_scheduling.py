@@ -135,11 +135,9 @@ class ModelScheduling:
         """A worker has begun an item."""
         self._begun.add(nodeid)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """An item has a result once it was called, or was not because its setup failed or skipped it."""
-        # "rerun" is pytest-rerunfailures' word: another attempt follows.
-        if (report.when == "call" or not report.passed) and report.outcome != "rerun":  # type: ignore[comparison-overlap]
-            self._over.add(report.nodeid)
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """An item is over, its teardown too: what dies before that has died of it."""
+        self._over.add(nodeid)
 
     @property
     def _ids(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
+from mxcheck.pytest_plugin.wire import sent_cell, sent_result
 
 #: Characters of a red test's message that are kept.
 _MOST_SHOWN = 2000
@@ -72,23 +73,23 @@ class Collector:
             self.messages.append(report.longreprtext[-_MOST_SHOWN:])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        properties: dict[str, Any] = dict(report.user_properties)
         function = report.nodeid.rpartition("::")[2].partition("[")[0]
         message = report.longreprtext[-_MOST_SHOWN:] if report.failed else ""
         if report.failed:
             self.messages.append(message)
         if report.nodeid in self._cases:
-            self._case(report, properties.get("mxcheck"), message)
-        elif report.when == "call" and "mxcheck-kernel" in properties:
-            self.cells.append(_in_short(properties["mxcheck-kernel"]))
+            self._case(report, sent_result(report), message)
+        elif (cell := sent_cell(report)) is not None:
+            self.cells.append(_in_short(cell))
         elif report.failed or (report.when == "call" and report.passed):
             counts = self.tests.setdefault(function, [0, 0])
             counts[0] += report.failed
             counts[1] += 1
 
-    def _case(self, report: pytest.TestReport, sent: dict[str, Any] | None, message: str) -> None:
+    def _case(self, report: pytest.TestReport, sent: Mapping[str, Any] | None, message: str) -> None:
         case = self._cases[report.nodeid]
-        result = CaseResult(case=case, outcome=Outcome.ERROR) if sent is None else result_from_dict(sent)
+        before = self.results.get(case.id, CaseResult(case=case, outcome=Outcome.ERROR))
+        result = before if sent is None else result_from_dict(sent)
         if report.failed and not result.outcome.red:  # it went wrong after the case had ended
             result = replace(result, outcome=Outcome.ERROR)
         if report.failed or (report.when == "call" and sent is not None):

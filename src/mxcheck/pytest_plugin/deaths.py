@@ -1,0 +1,94 @@
+"""Whatever dies costs its case, or the run: no process that ends as it should not leaves a run green."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from mxcheck.pytest_plugin.report import RunReport
+
+#: The exit status of a process whose tests ended it by a status of their own, 0.
+_ENDED_BY_A_TEST = 71
+_TROUBLE = "mx_trouble"
+
+
+class Deaths:
+    """In the controller: workers that died between tests, while they collected or as the session ended. (One
+    that dies of a test has a report of xdist's, and its case a row.)"""
+
+    def __init__(self, report: RunReport, *, ours: bool) -> None:
+        self._report = report
+        self._ours = ours
+        self._died: list[str] = []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object | None) -> None:
+        """A worker is gone; `error` says that it did not end by itself."""
+        if error:
+            self._died.append(f"{node.gateway.id} died while none of its tests ran ({error})")
+        elif trouble := getattr(node, "workeroutput", {}).get(_TROUBLE):
+            self._died.append(f"{node.gateway.id} ended in an error: {trouble}")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, report: Any) -> None:
+        """It died of this test, which is red."""
+        self._died = [line for line in self._died if not line.startswith(f"{report.node.gateway.id} ")]
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """pytest itself, or a plugin, raised: here, or in a worker, whose exit status nobody looks at."""
+        self._died.append(f"an internal error: {str(excrepr).strip().splitlines()[-1]}")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Such a run is not green, if it is one of ours."""
+        self._ours = self._ours or self._report.has_rows
+        if self._died and self._ours:
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Why, a line each."""
+        if self._ours:
+            for line in self._died:
+                terminalreporter.write_line(f"mxcheck: red: {line}")
+
+
+@contextmanager
+def told_to_the_controller(config: pytest.Config) -> Iterator[None]:
+    """An error at the end of a worker's session, which xdist keeps to itself."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(config, "workeroutput"):
+            config.workeroutput[_TROUBLE] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise
+
+
+@contextmanager
+def no_silent_exit(config: pytest.Config) -> Iterator[None]:
+    """While a test runs in pytest's own process, `os._exit(0)` would end the run without a word, and green:
+    it ends with another status. (xdist sees a worker's end.)"""
+    real, owner = os._exit, os.getpid()
+
+    def told(status: int) -> NoReturn:
+        if status == 0 and os.getpid() == owner:  # a fork may end as it likes
+            status = _ENDED_BY_A_TEST
+            os.write(_stderr(config), b"\nmxcheck: red: a test ended the process by os._exit(0)\n")
+        real(status)
+
+    os._exit = told
+    try:
+        yield
+    finally:
+        os._exit = real
+
+
+def _stderr(config: pytest.Config) -> int:
+    """Standard error past pytest's capture."""
+    from _pytest.faulthandler import fault_handler_stderr_fd_key
+
+    return config.stash.get(fault_handler_stderr_fd_key, 2)

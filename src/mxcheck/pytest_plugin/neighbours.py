@@ -1,0 +1,57 @@
+"""The plugins that ours works with: syrupy, which stores baselines, and what it cannot stand beside."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+#: syrupy's options, and what each asks for.
+CHANGED, MISSING = "update_snapshots", "update_new_snapshots_only"
+
+
+def accepts(config: pytest.Config) -> bool:
+    """Whether the run accepts baselines: each model is then measured by a second process as well."""
+    return updates(config) or bool(config.getoption(MISSING, False))
+
+
+def updates(config: pytest.Config) -> bool:
+    """Whether it accepts those that have changed, too."""
+    return bool(config.getoption(CHANGED, False))
+
+
+def require_syrupy(config: pytest.Config) -> None:
+    """Raises ValueError, in one line, where syrupy is left out."""
+    if not config.pluginmanager.has_plugin("syrupy"):
+        raise ValueError(
+            "baselines are stored by pytest's plugin syrupy, which this run leaves out (-p no:syrupy, or no "
+            "plugin is loaded by itself); let it in, or add -p syrupy"
+        )
+
+
+def refuse_pytest_snapshot(manager: pytest.PytestPluginManager) -> None:
+    """pytest-snapshot and syrupy define the same option and fixture: no run with both can start. Told
+    before the second of them is loaded, where ours comes before it: pytest loads plugins in no order.
+
+    Raises pytest.UsageError, in one line.
+    """
+    clashes = not any(map(manager.is_blocked, ("syrupy", "snapshot"))) and find_spec("pytest_snapshot")
+    if clashes and "PYTEST_DISABLE_PLUGIN_AUTOLOAD" not in os.environ:
+        raise pytest.UsageError(
+            "mxcheck: pytest-snapshot and syrupy, which stores mxcheck's baselines, both define "
+            "--snapshot-update; leave one out, here or by addopts of the ini file: -p no:snapshot, or "
+            "-p no:syrupy in runs without mxcheck's models"
+        )
+
+
+def check_snapshot(snapshot: Any) -> None:
+    """Raises ValueError, in one line, where the fixture is another plugin's or conftest's."""
+    from syrupy.assertion import SnapshotAssertion
+
+    if not isinstance(snapshot, SnapshotAssertion):
+        raise ValueError(
+            f"the fixture `snapshot` is not syrupy's but a {type(snapshot).__module__}."
+            f"{type(snapshot).__qualname__}: leave its plugin out (-p no:NAME), or rename it if it is yours"
+        )

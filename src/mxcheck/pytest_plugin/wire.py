@@ -1,0 +1,74 @@
+"""From a worker to the controller: what a test found, on the report of its call, and as flat properties for
+whatever else reads reports (`--junitxml`, other plugins)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from mxcheck.gate.result import CaseResult
+
+_RESULT = pytest.StashKey[dict[str, Any]]()
+_CELL = pytest.StashKey[dict[str, Any]]()
+
+
+def keep_result(item: pytest.Item, result: CaseResult) -> None:
+    """A case's result."""
+    record = result.record
+    item.stash[_RESULT] = result.as_dict()
+    _tell(
+        item,
+        verdict=result.word,
+        cause=result.cause,
+        kl=None if record is None else record.kl,
+        perplexity=None if record is None else record.perplexity,
+        reason=result.reason,
+    )
+
+
+def keep_cell(item: pytest.Item, row: dict[str, Any], verdict: str) -> None:
+    """A row of the conformance matrix."""
+    item.stash[_CELL] = row
+    _tell(
+        item,
+        verdict=verdict,
+        elements=row["elements"] or None,
+        findings=", ".join(row["findings"]),
+    )
+
+
+def keep_ordering(item: pytest.Item, *, ratio: float, margin: float) -> None:
+    """What the baselines of an ordering show."""
+    _tell(item, ratio=ratio, margin=margin)
+
+
+def _tell(item: pytest.Item, **figures: str | float | None) -> None:
+    """Only what there is."""
+    item.user_properties += [
+        (f"mx_{name}", value) for name, value in figures.items() if value is not None and value != ""
+    ]
+
+
+def put_on_report(item: pytest.Item, report: pytest.TestReport) -> None:
+    """On the report of the call, and of no other phase: attributes go with it through xdist. Whatever runs
+    the test again starts anew."""
+    if report.when == "call":
+        for name, key in (("mx_result", _RESULT), ("mx_cell", _CELL)):
+            if key in item.stash:
+                setattr(report, name, item.stash[key])
+                del item.stash[key]
+
+
+def sent_result(report: pytest.TestReport) -> Mapping[str, Any] | None:
+    """The result of a case, as `result_from_dict` reads it; None where there is none."""
+    found: Mapping[str, Any] | None = getattr(report, "mx_result", None)
+    return found
+
+
+def sent_cell(report: pytest.TestReport) -> dict[str, Any] | None:
+    """The row of a cell; None where there is none."""
+    found: dict[str, Any] | None = getattr(report, "mx_cell", None)
+    return found
