@@ -1,4 +1,4 @@
-"""The catalogue: every fault by name, from one file a group."""
+"""The catalogue: every fault by name, from two files a group: its own, and that of faults written unseen."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from mxcheck.sensitivity.fault import GROUPS, Fault
 
 
 def catalogue() -> Mapping[str, Fault]:
-    """Every fault of the catalogue, in the order of `GROUPS` and of their files.
+    """Every fault of the catalogue, in the order of `GROUPS` and of their files, those of `unseen_*` last.
 
     Raises ValueError for what `assembled` refuses.
     """
-    package = f"{__package__}.catalogue"
-    files = {group: import_module(f"{package}.{group.replace(' ', '_')}") for group in GROUPS}
-    return assembled({group: file.FAULTS for group, file in files.items()})
+    return assembled(
+        {group: [fault for prefix in ("", "unseen_") for fault in _faults(prefix, group)] for group in GROUPS}
+    )
+
+
+def _faults(prefix: str, group: str) -> tuple[Fault, ...]:
+    file = import_module(f"{__package__}.catalogue.{prefix}{group.replace(' ', '_')}")
+    faults: tuple[Fault, ...] = file.FAULTS
+    return faults
 
 
 def assembled(by_group: Mapping[str, Iterable[Fault]]) -> dict[str, Fault]:

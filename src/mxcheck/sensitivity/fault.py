@@ -79,6 +79,8 @@ class Fault:
         options: options of a model run that reach it, where the plain ones do not (`--mx-attention`).
         precisions: the steps of the ladder that the model suite runs.
         survives: why it is not caught, where a run has shown that it is not.
+        unseen: written by somebody who had not read the checks, before any run looked for it. Such faults are
+            counted apart: the others may have been caught because a check was made for them.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Fault:
     options: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp8_e4m3", "fp4_e2m1")
     survives: str = ""
+    unseen: bool = False
 
 
 @contextmanager

@@ -1,0 +1,21 @@
+"""Faults that were written unseen can be counted apart."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+from mxcheck.sensitivity.catalogued import catalogue
+from mxcheck.sensitivity.fault import GROUPS
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_mark_is_that_of_the_file(group: str) -> None:
+    package = "mxcheck.sensitivity.catalogue"
+    name = group.replace(" ", "_")
+    seen, unseen = (import_module(f"{package}.{prefix}{name}").FAULTS for prefix in ("", "unseen_"))
+    assert {fault.unseen for fault in seen} == {False}
+    assert {fault.unseen for fault in unseen} == {True}
+    of_the_group = [fault for fault in catalogue().values() if fault.group == group]
+    assert of_the_group == [*seen, *unseen]
