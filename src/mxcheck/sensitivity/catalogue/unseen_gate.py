@@ -231,7 +231,7 @@ FAULTS: tuple[Fault, ...] = (
         changes=rewrite(
             "mxcheck.pytest_plugin.fixtures:mx_gate",
             function("hold"),
-            call("append"),
+            call("keep_result"),
             statement(),
             to="if not result.outcome.red:\n    it",
         ),
