@@ -86,7 +86,7 @@ def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> froze
         "casts": bool(failed & {"cast codes", "cast scales", "cast operands"}),
         "drift": bool(failed & {"losses", "KL"}),
         "layers": layers,
-        "finer drift": layers or bool(failed & {"entropy", "top-1", "k3", "counts"}),
+        "finer drift": layers or bool(failed & {"entropy", "top-1", "k3", "predictions", "counts"}),
         "over bounds": bool(failed & {"KL bound", "rise bound"}),
         "changes bits": record.changes_bits is True,
         "library": _library(record) is not None,

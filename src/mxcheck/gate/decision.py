@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,9 @@ from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check
 from mxcheck.gate.drift import Drift, drift
-from mxcheck.gate.record import Record
+from mxcheck.gate.earlier import with_earlier_noise
+from mxcheck.gate.figures import check_figures
+from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Verdict, judge
 
@@ -105,7 +107,10 @@ def decide(
     What needs no baseline (the reference on its own samples, the conversion, the bounds) is asserted before
     every update: it can never accept a value that breaks its bounds. Re-centring does the opposite: it
     rewrites what passes against its baseline, and accepts nothing new.
+
+    Raises ValueError, in one line, where the record contradicts itself: no verdict counts of such a one.
     """
+    check_figures(record)
     verdict = judge(record, accepted.record, bounds, absolute)
     holds = accepted.record is not None and verdict.passed
     updating = update.changed or (update.missing and not accepted.exists)
@@ -132,6 +137,16 @@ def decide(
         drift=None if write == "measured" or accepted.record is None else drift_of(record, accepted.record),
     )
     return Decision(result=result, verdict=verdict, write=write)
+
+
+def stored(decision: Decision, accepted: Accepted, path: Path, measure: Callable[[], Noise]) -> Record:
+    """The record as it is written where `decision.write` says so, with its noise: what `measure` finds now,
+    with what the file at `path` knows of another machine, or the one that was accepted."""
+    record = decision.result.record
+    assert record is not None, "what is written was measured"
+    if decision.write == "measured":
+        return replace(record, noise=with_earlier_noise(measure(), record, path))
+    return replace(record, noise=None if accepted.record is None else accepted.record.noise)
 
 
 def drift_of(record: Record, accepted: Record) -> Drift | None:

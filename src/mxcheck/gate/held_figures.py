@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 from mxcheck.gate.check import Check, check, count_check, drift_check, some
 from mxcheck.gate.counter_changes import changes as counter_changes
-from mxcheck.gate.drift import drift, entropy_drift, moved, noise_of, same_arithmetic, top1_held
+from mxcheck.gate.drift import (
+    EXACT_TOLERANCE,
+    drift,
+    entropy_drift,
+    moved,
+    noise_of,
+    same_arithmetic,
+    top1_held,
+)
+from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import differences
 from mxcheck.gate.sublayers import check_sublayers, same_layers
@@ -70,6 +79,11 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
         # Elsewhere it moves more than the KL does, and says nothing that KL and losses do not.
         change = differences(record.predictions.sequence_k3, baseline.predictions.sequence_k3)
         yield drift_check(6, "k3", "k3", moved(change))
+        now, then = _shown(record.predictions), _shown(baseline.predictions)
+        # NaN is equal to nothing
+        other = [name for name in sorted(then) if not abs(now[name] - then[name]) <= EXACT_TOLERANCE]
+        words = [f"{name} is {now[name]:.9g}, accepted {then[name]:.9g}" for name in other]
+        yield check(6, "predictions", not other, some(words) if words else "figures of tokens as accepted")
     if record.top1_agreement is not None and baseline.top1_agreement is not None:
         passed, message = top1_held(
             record.top1_agreement,
@@ -78,6 +92,21 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
             scored_tokens=baseline.scored_tokens,
         )
         yield check(6, "top-1", passed, message)
+
+
+def _shown(found: Predictions) -> dict[str, float]:
+    """The figures over single tokens that no bound is known for, by name."""
+    return {
+        "mean of the probability changes": found.probability_change,
+        "rms of the probability changes": found.probability_change_rms,
+        **{f"top-1 agreement of sequence {index}": one for index, one in enumerate(found.sequence_top1)},
+        **{f"KL of part {index}": one for index, one in enumerate(found.kl_by_position)},
+        **{f"KL percentile {name}": one for name, one in found.kl_percentiles.items()},
+        **{
+            f"probability change percentile {name}": one
+            for name, one in found.probability_change_percentiles.items()
+        },
+    }
 
 
 def _metrics(record: Record, baseline: Record, *, exact: bool) -> Iterator[Check]:

@@ -39,6 +39,8 @@ def same_corpus(record: Record, baseline: Record) -> Check:
     keys = sorted((record.corpus.keys() | baseline.corpus.keys()) - set(_INCIDENTAL))
     moved = [key for key in keys if record.corpus.get(key) != baseline.corpus.get(key)]
     parts = [f"{key} is {record.corpus.get(key)}, accepted {baseline.corpus.get(key)}" for key in moved]
+    if record.scored_tokens != baseline.scored_tokens:
+        parts.append(f"{record.scored_tokens} scored tokens, accepted {baseline.scored_tokens}")
     return check(1, "corpus", not parts, f"another corpus: {'; '.join(parts)}" if parts else "same corpus")
 
 

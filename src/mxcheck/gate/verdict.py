@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check, changes, check, count_check, drift_check, some
-from mxcheck.gate.drift import drift
+from mxcheck.gate.drift import drift, moved, same_arithmetic
 from mxcheck.gate.held_casts import casts_held
 from mxcheck.gate.held_figures import figures_held
 from mxcheck.gate.inputs import comparable, fingerprints, same_corpus
@@ -79,7 +79,7 @@ def judge(
         return Verdict(checks=(same, *absolute), alone=alone)
     checks = (
         *(same, same_corpus(record, baseline), *fingerprints(record, baseline)),
-        *(*own_samples, _reference(record, baseline)),
+        *(*own_samples, *_reference(record, baseline)),
         *(*bits, *_conversion(record, baseline)),
         *(*absolute, *casts_held(record, baseline)),
         *costs,
@@ -118,10 +118,15 @@ def _own_samples(record: Record) -> Iterator[Check]:
         yield check(2, "estimates", *agree)
 
 
-def _reference(record: Record, baseline: Record) -> Check:
+def _reference(record: Record, baseline: Record) -> Iterator[Check]:
     if len(record.reference_losses) != len(baseline.reference_losses):
-        return count_check(2, "reference", record.reference_losses, baseline.reference_losses)
-    return drift_check(2, "reference", "reference's losses", drift(record, baseline, "reference"))
+        yield count_check(2, "reference", record.reference_losses, baseline.reference_losses)
+        return
+    yield drift_check(2, "reference", "reference's losses", drift(record, baseline, "reference"))
+    if same_arithmetic(record, baseline):
+        # Elsewhere their noise is not known; there the reference's own samples hold them.
+        change = differences(record.reference_entropies, baseline.reference_entropies)
+        yield drift_check(2, "reference entropies", "reference's entropies", moved(change))
 
 
 def _bits(record: Record) -> Iterator[Check]:
@@ -141,9 +146,9 @@ def _conversion(record: Record, baseline: Record) -> Iterator[Check]:
     yield _modules(record, baseline)
     sizes = ("weight_bytes", "original_bytes")
     now, then = ({name: getattr(one, name) for name in sizes} for one in (record, baseline))
-    moved = changes(now, then)
+    other = changes(now, then)
     yield check(
-        3, "bytes", not moved, "; ".join(moved) or f"weights take {record.weight_bytes:,} bytes, as accepted"
+        3, "bytes", not other, "; ".join(other) or f"weights take {record.weight_bytes:,} bytes, as accepted"
     )
     gone, unknown = _missing(record), _missing(baseline)
     lost, added = gone.keys() - unknown.keys(), unknown.keys() - gone.keys()

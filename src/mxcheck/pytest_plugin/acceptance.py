@@ -12,8 +12,7 @@ from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.cause import cause
-from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accepted
-from mxcheck.gate.earlier import with_earlier_noise
+from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accepted, stored
 from mxcheck.gate.orderings import standing
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
@@ -62,14 +61,12 @@ def settle(
     )
     decision = decide(record, accepted, bounds, update, replaces=target.exists(), absolute=absolute)
     if decision.write:
-        kept = None if accepted.record is None else accepted.record.noise
-        measured = decision.write == "measured"
-        noise = with_earlier_noise(measure_noise(), record, path) if measured else kept
+        new = stored(decision, accepted, path, measure_noise)
         keep_inputs()
         if found is not None:
             add_bounds(record, found, target.parent)
         # Through syrupy, which compares texts first: an identical file is left alone.
-        written = snapshot.use_extension(extension_for(target, holds=False)) == replace(record, noise=noise)
+        written = snapshot.use_extension(extension_for(target, holds=False)) == new
         assert written, "syrupy was asked to update"
     elif decision.result.outcome is Outcome.PASSED:
         matched = snapshot.use_extension(extension_for(path, holds=True)) == record

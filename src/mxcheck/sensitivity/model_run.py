@@ -13,7 +13,7 @@ from mxcheck.gate.baseline import baseline_paths, encode
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.canaries.check import broken_gate
 from mxcheck.gate.case import Case
-from mxcheck.gate.decision import Update, decide, read_accepted
+from mxcheck.gate.decision import Update, decide, read_accepted, stored
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, all_green
 from mxcheck.gate.write import write_text
@@ -66,9 +66,9 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     decision = decide(record, accepted, bounds, Update(changed=update), replaces=target.exists())
     if decision.write:
         cases = {one.id: one for one in _of_model(measuring, case.model, session)}
-        noise = noise_of(session, record, cases, gpus=())
+        new = stored(decision, accepted, path, lambda: noise_of(session, record, cases, gpus=()))
         session.keep_states(case.model)
-        write_text(target, encode(replace(record, noise=noise)))
+        write_text(target, encode(new))
     message = accepted.trouble
     if decision.result.failures:
         message = failure_message(record, accepted.record, decision.verdict, accept="an update")

@@ -26,7 +26,7 @@ from mxcheck.pytest_plugin.acceptance import settle
 BASELINE = build_record()
 SAME = build_record(noise=None)
 MOVED = build_record(noise=None, sequence_losses=[loss - 1e-3 for loss in BASELINE.sequence_losses])
-OVER = replace(MOVED, kl=2.0)
+OVER = build_record(noise=None, sequence_losses=MOVED.sequence_losses, sequence_kl=[2.0] * 4)
 WIDE = Bounds(kl=1.0, rise=1.0)
 THERE, NONE, UNREADABLE = (
     Accepted(record=BASELINE),

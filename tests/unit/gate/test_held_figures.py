@@ -48,9 +48,9 @@ def test_it_passes_against_itself_and_every_figure_is_held() -> None:
     verdict = judge(ACCEPTED, ACCEPTED, WIDE)
     assert verdict.passed
     assert [check.key for check in verdict.checks if check.step in (2, 3, 6)] == [
-        *("own samples", "estimates", "reference"),
+        *("own samples", "estimates", "reference", "reference entropies"),
         *("bits", "modules", "bytes", "figures"),
-        *("losses", "KL", "entropy", "k3", "top-1"),
+        *("losses", "KL", "entropy", "k3", "predictions", "top-1"),
         *("layers: places", *(f"layers: {name}" for name in FIGURES)),
         "counts",
     ]
@@ -61,6 +61,11 @@ def test_it_passes_against_itself_and_every_figure_is_held() -> None:
     [
         (predicted(sequence_entropies=[2.0106, 2.0815, 1.9205, 2.0399]), "6 entropy", "entropies moved"),
         (predicted(sequence_k3=[0.0012, 0.0012, 0.0008, 0.0011]), "6 k3", "k3 moved by sequence"),
+        (
+            predicted(probability_change=-0.002),
+            "6 predictions",
+            "mean of the probability changes is -0.002, accepted -0.001",
+        ),
         ({"top1_agreement": 0.98}, "6 top-1", "top-1 agreement 0.980000, accepted 0.987500"),
         (layer(gain=-0.0041), "6 layers: gain", "layers.0.mlp -0.004 → -0.0041"),
         (layer(gain_99=0.021), "6 layers: gain_99", "layers.0.mlp 0.02 → 0.021"),

@@ -21,7 +21,7 @@ ACCEPTED = build_record()
 SAME = build_record(noise=None)
 NEAR = build_record(noise=None, sequence_losses=[loss + 5e-10 for loss in ACCEPTED.sequence_losses])
 MOVED = build_record(noise=None, sequence_losses=[loss - 1e-3 for loss in ACCEPTED.sequence_losses])
-OVER = replace(MOVED, kl=2.0)
+OVER = replace(MOVED, kl=2.0, sequence_kl=[2.0] * 4)
 MEASURED = replace(NOISE, environments=["measured now"])
 COMMAND = "pytest --snapshot-update"
 BOUNDS = Bounds(kl=1.0, rise=1.0)

@@ -8,26 +8,34 @@ be: a bad one that passes, or a good one that fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
+from mxcheck.gate.canaries.contradictions import CONTRADICTIONS
 from mxcheck.gate.canaries.counted import COUNT_CANARIES
 from mxcheck.gate.canaries.drifts import DRIFT_CANARIES
 from mxcheck.gate.canaries.expectation import Expectation
 from mxcheck.gate.canaries.healthy import Canary
 from mxcheck.gate.canaries.layers import LAYER_CANARIES
+from mxcheck.gate.canaries.noises import NOISES
+from mxcheck.gate.canaries.outcomes import OUTCOMES
 from mxcheck.gate.canaries.predicted import PREDICTION_CANARIES
 from mxcheck.gate.canaries.reference import REFERENCE_STANDS
 from mxcheck.gate.canaries.steps import STEP_CANARIES
 from mxcheck.gate.canaries.surroundings import SURROUNDINGS
 from mxcheck.gate.canaries.updates import ACCEPTANCE
+from mxcheck.gate.canaries.whole_lists import WHOLE_LISTS
 from mxcheck.gate.verdict import judge
+
+_Found = TypeVar("_Found")
 
 #: Records to judge, and calls to make.
 RECORDS: tuple[Canary, ...] = (
     *(*STEP_CANARIES, *REFERENCE_STANDS, *DRIFT_CANARIES),
-    *(*PREDICTION_CANARIES, *LAYER_CANARIES, *COUNT_CANARIES),
+    *(*PREDICTION_CANARIES, *LAYER_CANARIES, *COUNT_CANARIES, *WHOLE_LISTS),
 )
-CALLS: tuple[Expectation, ...] = (*SURROUNDINGS, *ACCEPTANCE)
+CALLS: tuple[Expectation, ...] = (*SURROUNDINGS, *ACCEPTANCE, *NOISES, *CONTRADICTIONS, *OUTCOMES)
 
 
 def missed(
@@ -35,12 +43,25 @@ def missed(
 ) -> Iterator[tuple[str, str]]:
     """Canaries that the gate does not judge as it must: name, and what happened, in one line."""
     for canary in records:
-        failed = judge(canary.record, canary.baseline, canary.bounds).failed_steps
+        failed = _tried(partial(_failed_steps, canary))
         if failed != canary.fails:
-            yield canary.name, f"{canary.wrong}; expected {_words(canary.fails)}, {_did(failed)}"
+            did = failed if isinstance(failed, str) else _did(failed)
+            yield canary.name, f"{canary.wrong}; expected {_words(canary.fails)}, {did}"
     for expectation in calls:
-        if (found := expectation.found()) != expectation.expected:
+        if (found := _tried(expectation.found)) != expectation.expected:
             yield expectation.name, f"{expectation.what}; expected {expectation.expected!r}, got {found!r}"
+
+
+def _failed_steps(canary: Canary) -> tuple[int, ...]:
+    return judge(canary.record, canary.baseline, canary.bounds).failed_steps
+
+
+def _tried(call: Callable[[], _Found]) -> _Found | str:
+    """What a call gives, or in one line what it raised: no canary raises where nothing is wrong."""
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is told as a canary that is misjudged)
+        return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def broken_gate() -> str:

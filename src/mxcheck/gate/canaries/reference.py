@@ -122,6 +122,7 @@ REFERENCE_STANDS = (
     bad(
         "sequence-lost",
         "fifteen sequences for sixteen",
+        1,
         2,
         6,
         scored_tokens=1500,

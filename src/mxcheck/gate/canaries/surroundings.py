@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mxcheck.gate.baseline import BaselineError, decode, encode
+from mxcheck.gate.baseline import BaselineError, baseline_paths, decode, encode
 from mxcheck.gate.bounds_tables import BoundsTables, load_bounds
 from mxcheck.gate.canaries.expectation import expect
 from mxcheck.gate.canaries.healthy import HEALTHY
@@ -94,6 +94,36 @@ FILES = (
         "another format version",
         partial(_edited, '"format_version": [0-9]+', '"format_version": 999'),
         "format version",
+    ),
+)
+
+
+def _places(device: str, *overrides: str) -> tuple[str, str]:
+    """What is read and what would be written on a device, where the common file and these overrides lie."""
+    case = Case(model="canary", precision="bf16")
+    with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
+        common = Path(folder) / case.baseline
+        common.parent.mkdir(exist_ok=True)
+        for name in ("bf16", *(f"bf16@{one}" for one in overrides)):
+            common.with_name(f"{name}.json").touch()
+        read, write = baseline_paths(Path(folder), case, device)
+    return read.stem, write.stem
+
+
+_GPU = "cuda-sm90"
+OVERRIDES = (
+    expect("place-cpu", "on a CPU", lambda: _places("cpu"), ("bf16", "bf16")),
+    expect("place-cpu-beside", "and a GPU's own is there", lambda: _places("cpu", _GPU), ("bf16", "bf16")),
+    expect("place-cpu-own", "and its own is there", lambda: _places("cpu", "cpu"), ("bf16@cpu", "bf16@cpu")),
+    expect("place-gpu", "on a GPU", lambda: _places(_GPU), ("bf16", f"bf16@{_GPU}")),
+    expect(
+        "place-gpu-own", "and its own is there", lambda: _places(_GPU, _GPU), (f"bf16@{_GPU}", f"bf16@{_GPU}")
+    ),
+    expect(
+        "place-gpu-other",
+        "and another GPU's is there",
+        lambda: _places(_GPU, "cuda-sm80"),
+        ("bf16", f"bf16@{_GPU}"),
     ),
 )
 
@@ -196,4 +226,4 @@ BOUNDS = (
     expect("bounds-file", "the file of --mx-bounds comes before our table", _loaded, (0.75, 0.5)),
 )
 
-SURROUNDINGS = (*STATISTICS, *FILES, *NAMES, *BOUNDS)
+SURROUNDINGS = (*STATISTICS, *FILES, *OVERRIDES, *NAMES, *BOUNDS)

@@ -92,7 +92,7 @@ FAULTS: tuple[Fault, ...] = (
         name="bytes_not_compared",
         what="The bytes of the weights are shown and not compared.",
         source="model cards that state a size which nobody holds",
-        changes=rewrite(f"{_VERDICT}:_conversion", value("moved"), to="[]"),
+        changes=rewrite(f"{_VERDICT}:_conversion", value("other"), to="[]"),
     ),
     _fault(
         name="absent_figures_not_compared",
