@@ -36,13 +36,14 @@ def _merge(options: argparse.Namespace) -> int:
 
 def judge(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
     """Join the shards in and below a folder and print what they say; append it to `summary` and write the
-    rows to `rows`. Returns the exit code. Raises ValueError where they are not a run."""
+    rows to `rows`. Returns the exit code. Raises ValueError where they are not a run, and
+    where a merge of known shards comes out otherwise."""
     from mxcheck.gate.write import write_text
-    from mxcheck.reporting.merge import merge_folder
+    from mxcheck.reporting.merge_canaries import tried_merge
     from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text
 
     try:
-        merged = merge_folder(folder)
+        merged = tried_merge(folder)
     except ValueError as error:
         if summary is not None:
             _append(summary, refused_markdown(error))
@@ -53,7 +54,7 @@ def judge(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
     if rows is not None:
         with _writable("--json", rows):
             write_text(rows, as_json(merged))
-    return 0 if merged.green else 1
+    return merged.exit_status
 
 
 def _append(path: Path, words: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own, of whichever name
 
 from mxcheck.evaluation.corpus_names import Corpus, FileCorpus, HubCorpus, SelfCorpus
 from mxcheck.evaluation.json_lines import json_lines
+
+if TYPE_CHECKING:
+    import datasets
 
 __all__ = ["UNREACHABLE", "in_one_line", "open_documents", "remedy"]
 
@@ -52,6 +54,8 @@ def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
                 raise ValueError(f"corpus {corpus.name!r}: {corpus.path} is empty; give a file with text")
             if corpus.builder == "json":
                 return {"file": corpus.path.name}, _in_one_line(json_lines(corpus.path), corpus)
+            import datasets
+
             builder = datasets.load_dataset_builder(
                 corpus.builder,
                 # escaped: `datasets` takes a path for a pattern, and gives no document where none matches
@@ -66,6 +70,8 @@ def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
 
 
 def _hub_builder(corpus: HubCorpus) -> datasets.DatasetBuilder:
+    import datasets
+
     try:
         return datasets.load_dataset_builder(
             corpus.dataset,
@@ -119,6 +125,8 @@ def remedy(corpus: HubCorpus) -> str:
             f"where the Hub can be reached, run hf download {corpus.dataset} {corpus.file} "
             f"--repo-type dataset --local-dir . and name the file by its path instead of {corpus.name}"
         )
+    import datasets
+
     return (
         f"where the Hub can be reached, run datasets.load_dataset({corpus.dataset!r}, "
         f"{corpus.configuration!r}) in Python and copy its cache to {datasets.config.HF_DATASETS_CACHE}"

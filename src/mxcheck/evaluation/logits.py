@@ -35,6 +35,19 @@ CHUNK = 2**23
 KEPT_BYTES = 2**30
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """From which number of logits on a batch goes by its decoder and its head, and how many a chunk has."""
+
+    small: int
+    chunk: int
+
+
+def usual_limits() -> Limits:
+    """Those of every measurement but a check of the chunks themselves."""
+    return Limits(small=SMALL, chunk=CHUNK)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WholeLogits:
     """Logits as they are: `sequences` lists [positions, vocabulary]."""
@@ -108,7 +121,9 @@ class HeadLogits:
 Logits = WholeLogits | HeadLogits
 
 
-def passes(model: nn.Module, tokens: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, Logits]]:
+def passes(
+    model: nn.Module, tokens: torch.Tensor, batch_size: int, limits: Limits | None = None
+) -> Iterator[tuple[torch.Tensor, Logits]]:
     """Run `model` over tokens [sequences, length] and yield, a pass at a time, the sequences that went
     through and their logits at every position but the last.
 
@@ -116,10 +131,11 @@ def passes(model: nn.Module, tokens: torch.Tensor, batch_size: int) -> Iterator[
     through together.
     """
     device = next(model.parameters()).device
-    large = logits_of(model, tokens) > SMALL
+    small = (limits or usual_limits()).small
+    large = logits_of(model, tokens) > small
     decoder = decoder_of(model) if large else None
     if large and decoder is None:
-        batch_size = max(1, min(batch_size, SMALL * len(tokens) // logits_of(model, tokens)))
+        batch_size = max(1, min(batch_size, small * len(tokens) // logits_of(model, tokens)))
     for start in range(0, len(tokens), batch_size):
         batch = tokens[start : start + batch_size].to(device)
         if decoder is not None:
@@ -129,9 +145,9 @@ def passes(model: nn.Module, tokens: torch.Tensor, batch_size: int) -> Iterator[
             yield batch, WholeLogits(sequences=model(input_ids=batch, use_cache=False).logits[:, :-1])
 
 
-def chunks(positions: int, vocabulary: int) -> Iterator[slice]:
-    """The rows of one sequence, in chunks of at most `CHUNK` logits."""
-    size = max(1, CHUNK // vocabulary)
+def chunks(positions: int, vocabulary: int, limits: Limits | None = None) -> Iterator[slice]:
+    """The rows of one sequence, in chunks of at most `CHUNK` logits, or of as many as `limits` says."""
+    size = max(1, (limits or usual_limits()).chunk // vocabulary)
     for start in range(0, positions, size):
         yield slice(start, min(start + size, positions))
 

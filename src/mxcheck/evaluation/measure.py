@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from mxcheck.evaluation.finite import NonFiniteLogitsError, first_non_finite_module
 from mxcheck.evaluation.logits import (
+    Limits,
     Logits,
     WholeLogits,
     check_keeping,
@@ -90,6 +91,7 @@ def evaluate(
     keep_log_probabilities: bool | None = None,
     metrics: Mapping[str, MetricFunction] | Sequence[Metric] = (),
     progress: Callable[[int], None] | None = None,
+    limits: Limits | None = None,
 ) -> Measurement:
     """Score every token but the first of each sequence against the *true next token*.
 
@@ -112,11 +114,12 @@ def evaluate(
             model may be converted meanwhile, but its output embedding must not be overwritten in place.
         metrics: the user's own: functions by name, or what `resolve_metrics` returns.
         progress: called with the number of sequences after each batch.
+        limits: the sizes of chunks, where the chunks themselves are on trial. They change no result.
 
     Raises ValueError for tokens of another shape or outside the vocabulary, a reference of other tokens or
     one whose logits come out otherwise when computed again, too many logits to keep of a model that cannot
-    compute them again, and a metric at fault; NonFiniteLogitsError, naming the first module at fault, where
-    logits are NaN or infinite.
+    compute them again, a metric at fault, and where more or fewer tokens were scored than there are;
+    NonFiniteLogitsError, naming the first module at fault, where logits are NaN or infinite.
     """
     _check_tokens(model, tokens)
     own = as_metrics(metrics)
@@ -134,8 +137,9 @@ def evaluate(
         keep = False
     kept: list[torch.Tensor] = []
     last: Logits | None = None
+    scored = 0
     with torch.inference_mode(), _evaluating(model):
-        for batch, logits in passes(model, tokens, batch_size):
+        for batch, logits in passes(model, tokens, batch_size, limits):
             if keep is None:
                 reason = too_large_to_keep(model, tokens, logits)
                 keep, not_kept = reason is None, reason or ""
@@ -145,7 +149,7 @@ def evaluate(
                 last = logits
             for index in range(len(batch)):
                 by_row: dict[str, list[float]] = defaultdict(list)
-                for rows in chunks(batch.shape[1] - 1, logits.vocabulary):
+                for rows in chunks(batch.shape[1] - 1, logits.vocabulary, limits):
                     log_p = torch.log_softmax(logits.rows(index, rows).double(), dim=-1)
                     if not torch.isfinite(log_p.sum()):
                         raise NonFiniteLogitsError(_culprit(model, batch, logits, index, rows))
@@ -157,6 +161,7 @@ def evaluate(
                         # numbers, no tensors: small ones that stay between large ones that go keep malloc
                         # from using the gaps, and the process grew by the size of the whole logits
                         by_row[name] += values.tolist()
+                scored += len(by_row["loss"])
                 for name, numbers in by_row.items():
                     means[name].append(_mean(numbers))
                 if reference is not None:
@@ -165,6 +170,11 @@ def evaluate(
                     _check_recomputed(reference, means["reference_loss"])
             if progress is not None:
                 progress(len(batch))
+    if scored != (there := tokens.shape[0] * (tokens.shape[1] - 1)):
+        raise ValueError(
+            f"{scored} tokens were scored, where {there} have one before them; the evaluation is broken, not "
+            f"the model"
+        )
     return Measurement(
         tokens_fingerprint=fingerprint(tokens),
         cross_entropy=_mean(means["loss"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
@@ -84,6 +85,8 @@ class Session:
     ) -> None:
         self.measuring = Measuring() if measuring is None else measuring
         self.tell = tell
+        #: Whether a case was found to be measured when it is asked for (`canaries.live`).
+        self.live = False
         #: Seconds spent loading so far, references measured included.
         self.loading = 0.0
         self._host = host
@@ -144,6 +147,20 @@ class Session:
     def environment(self) -> dict[str, str]:
         """What the figures are made with."""
         return environment(device=self.device, kernel=self.measuring.kernel, threads=self.threads)
+
+    @cached_property
+    def broken(self) -> str:
+        """Why nothing that this process measures counts, in one line; empty where it measures a toy model
+        right."""
+        from mxcheck.measure.canaries.check import broken_measuring
+
+        return broken_measuring()
+
+    def with_resident(self, resident: Resident) -> Session:
+        """This session with another bench, whose model it neither loads nor lets go of. It tells nothing."""
+        other = copy.copy(self)
+        other._resident, other._host, other.tell = resident, None, lambda _: None
+        return other
 
     def arithmetic(self, dtype: torch.dtype) -> str:
         """A digest of fixed products in `dtype`: how this process multiplies."""

@@ -60,9 +60,13 @@ class RunReport:
 
     def _begin(self, node_ids: list[str], workers: int) -> None:
         """The tests are known: is there a case among them, and can this host hold the run?"""
+        from mxcheck.pytest_plugin.report_canaries import broken_report
+
         self._selected = selected_cases(self._config, node_ids)
         if not self._selected or self._config.option.collectonly:
             return
+        if broken := broken_report():
+            raise pytest.UsageError(f"mxcheck: {broken}")
         check_host(self._config, node_ids, workers)
         seconds = seconds_of(self._config, self._settings, self._selected)
         self._live.begin({case.id: expected for case, expected in seconds.items()})
@@ -150,11 +154,14 @@ class RunReport:
         option = self._config.option
         if not self._selected or option.collectonly or option.setuponly:
             return
+        self._note_unfinished(session)
+        remember(self._config, self._settings, self._results)
+
+    def _note_unfinished(self, session: pytest.Session) -> None:
         for case in self._selected:
             if case.id not in self._results:
                 self._results[case.id] = CaseResult(case=case, outcome=Outcome.NOT_RUN)
                 session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-        remember(self._config, self._settings, self._results)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._cells:

@@ -40,6 +40,11 @@ class Merged:
     def green(self) -> bool:
         return all_green(self.results.values()) and not (self.failures or self.troubles)
 
+    @property
+    def exit_status(self) -> int:
+        """Of the command that prints it: 0 green, 1 red."""
+        return 0 if self.green else 1
+
 
 def merge_folder(folder: Path) -> Merged:
     """Join the shards whose files lie below `folder`.

@@ -23,7 +23,9 @@ GROUPS = (
     "attention and experts",
     "loading",
     "evaluation",
+    "measuring",
     "gate",
+    "record keeping",
 )
 
 

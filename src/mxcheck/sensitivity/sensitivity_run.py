@@ -14,6 +14,7 @@ from mxcheck.reporting.detection import Detection
 from mxcheck.sensitivity.children import Job, check_fork, in_children, read_result
 from mxcheck.sensitivity.fault import Fault, applied
 from mxcheck.sensitivity.judging import detection
+from mxcheck.sensitivity.merge_run import run_merge
 from mxcheck.sensitivity.model_run import run_models
 from mxcheck.sensitivity.reduced_gate import (
     FULL_GATE,
@@ -92,7 +93,10 @@ class _Run:
         update: bool = False,
         limit: float = LIMIT,
     ) -> Job:
-        """The reduced model suite in a child; by pytest where the fault or an option is of its plugin."""
+        """The reduced model suite in a child; by pytest where the fault or an option is of its plugin. In its
+        place a merge, where the fault is in what merges."""
+        if fault is not None and concerns_merge(fault):
+            return self.job(kind, name, limit, partial(_merge_under, fault))
         if gate.measuring(accepted) is None or (fault is not None and concerns_pytest(fault)):
             return self.suite(kind, name, gate.arguments(accepted, update=update), fault=fault, limit=limit)
         return self.job(kind, name, limit, partial(_models_under, fault, gate, accepted, update))
@@ -218,6 +222,17 @@ def _models_under(fault: Fault | None, gate: ReducedGate, accepted: Path, update
         measuring = gate.measuring(accepted)
         assert measuring is not None, "the suite goes by pytest"
         return run_models(measuring, update=update)
+
+
+def _merge_under(fault: Fault) -> SuiteRun:
+    """In a child: a merge with a fault in it."""
+    with applied(fault):
+        return run_merge()
+
+
+def concerns_merge(fault: Fault) -> bool:
+    """Whether a fault lies in what only `mxcheck merge` calls."""
+    return all(change.target.startswith("mxcheck.reporting.merge:") for change in fault.changes)
 
 
 def concerns_pytest(fault: Fault) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.canaries.check import CALLS, RECORDS, broken_gate, missed
+from mxcheck.sensitivity.catalogued import catalogue
 from mxcheck.sensitivity.fault import Fault, Rewrite, applied
 
 VERDICT = "mxcheck.gate.verdict"
@@ -46,6 +47,28 @@ def test_it_needs_the_standard_library_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=fault.name)
+        for fault in catalogue().values()
+        if fault.group == "record keeping"
+        and all(change.target.startswith(("mxcheck.gate.", "mxcheck.measure.")) for change in fault.changes)
+    ],
+)
+def test_a_fault_of_record_keeping_is_seen(fault: Fault) -> None:
+    with applied(fault):
+        assert list(missed())
+
+
+def test_a_canary_that_raises_is_told() -> None:
+    raises = Rewrite(target=f"{VERDICT}:_bounds", at=(), to="raise RuntimeError('two  lines')")
+    fault = Fault(name="canary", group="gate", what="Raises.", source="this test", changes=(raises,))
+    with applied(fault):
+        ((_, what),) = missed(RECORDS[:1], ())
+    assert what.endswith("expected nothing to fail, RuntimeError: two lines")
 
 
 # Each canary can fail.

@@ -1,0 +1,44 @@
+"""The smoke test of what measures: before a process measures, it measures what is known.
+
+What was accepted holds the figures of a case only as long as it was right itself. A measurement that has
+always been wrong moves nothing. So every process first evaluates a toy model beside a few lines of
+arithmetic, counts the bytes of its weights, and encodes a text of three words; and every case of the process
+is red where one of them comes out otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+#: What is tried: each yields what is wrong, and how.
+Trial = Callable[[], Iterator[tuple[str, str]]]
+
+
+def trials() -> tuple[Trial, ...]:
+    """All of them."""
+    from mxcheck.measure.canaries.scored import scored
+    from mxcheck.measure.canaries.texts import tokenized
+    from mxcheck.measure.canaries.weights import weighed
+
+    return scored, weighed, tokenized
+
+
+def broken_measuring(chosen: Sequence[Trial] | None = None) -> str:
+    """Why nothing that this process measures counts, in one line; empty where all is right."""
+    import torch
+
+    found: list[tuple[str, str]] = []
+    for trial in trials() if chosen is None else chosen:
+        try:
+            with torch.device("cpu"):
+                found += trial()
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is told: the toy model raises nothing)
+            found.append((trial.__name__, " ".join(f"raised {type(error).__name__}: {error}".split())))
+    if not found:
+        return ""
+    (what, how), *others = found
+    more = f" (and {len(others)} more, {others[0][0]} the next)" if others else ""
+    return (
+        f"mxcheck measures a toy model wrong: {what}: {how}{more}; mxcheck itself is broken, no figure of "
+        f"this run counts; undo what was changed under mxcheck, or install it anew"
+    )

@@ -1,0 +1,136 @@
+"""The smoke test of what measures: silent on this code, loud on code with a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mxcheck.gate.case import Case
+from mxcheck.measure.canaries.check import broken_measuring, trials
+from mxcheck.measure.measure_case import measure_case
+from mxcheck.measure.session import Session
+from mxcheck.models.convert import convert
+from mxcheck.models.recipe import recipe
+from mxcheck.run.measuring import Measuring
+from mxcheck.sensitivity.catalogued import catalogue
+from mxcheck.sensitivity.fault import Fault, Rewrite, applied
+from mxcheck.sensitivity.fault_place import argument, call
+
+CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="A")
+SHORT = Measuring(max_samples=2, sequence_length=32)
+
+#: Faults of the catalogue, and a word of what is told of each.
+SEEN = {
+    "top5_for_top1": "top-1 (model whole)",
+    "top1_against_the_text": "top-1 (model whole)",
+    "loss_against_argmax": "losses (reference whole)",
+    "kl_reversed": "KL (model whole)",
+    "entropy_of_the_likeliest_tokens": "entropies (reference whole)",
+    "entropy_in_base_2": "entropies (reference whole)",
+    "last_batch_dropped": "tokens were scored",
+    "token_lost_at_a_chunk_s_border": "tokens were scored",
+    "targets_of_the_first_chunk": "losses (reference by chunks)",
+    "k3_of_the_reciprocal": "k3 (model whole)",
+    "parts_of_a_sequence_swapped": "KL by position (model whole)",
+    "documents_run_together": "a text with BOS",
+    "token_twice_at_a_chunk_s_border": "tokens were scored",
+    "head_one_chunk_late": "losses (reference by chunks)",
+    "last_chunk_dropped": "tokens were scored",
+    "scales_not_weighed": "bytes of fp8_e4m3-A, tied head",
+    "tied_head_weighed_twice": "bytes of fp32, tied head",
+    "codes_not_packed": "bytes of fp6_e3m2-A, tied head",
+    "text_without_its_bos": "a text with BOS",
+    "last_document_dropped": "a text with BOS",
+}
+
+
+def test_this_code_measures_right() -> None:
+    assert broken_measuring() == ""
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_fault_is_seen(name: str) -> None:
+    with applied(catalogue()[name]):
+        said = broken_measuring()
+    assert SEEN[name] in said
+    assert said.startswith("mxcheck measures a toy model wrong: ")
+    assert "\n" not in said
+
+
+def test_each_trial_raises_nothing_where_it_is_told() -> None:
+    def scored() -> Iterator[tuple[str, str]]:
+        raise RuntimeError("two\nlines")
+        yield "", ""
+
+    said = broken_measuring([scored, *trials()])
+    assert "toy model wrong: scored: raised RuntimeError: two lines; mxcheck itself" in said
+
+
+@pytest.mark.parametrize("default", ["dtype", "device"])
+def test_what_torch_has_for_defaults_does_not_matter(default: str) -> None:
+    if default == "device":
+        with torch.device("meta"):
+            assert broken_measuring() == ""
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert broken_measuring() == ""
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_it_leaves_the_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    broken_measuring()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_every_case_of_a_process_that_measures_wrong_is_refused() -> None:
+    with applied(catalogue()["top5_for_top1"]), Session(SHORT) as session:
+        for case in (CASE, replace(CASE, precision="mxint8")):
+            with pytest.raises(ValueError, match="mxcheck itself is broken"):
+                measure_case(session, case)
+
+
+def kept(what: str) -> Fault:
+    """A field of the record is kept by model and recipe."""
+    change = Rewrite(
+        target="mxcheck.measure.measure_case:_measured",
+        at=(call("Record"), argument(what)),
+        to="measure_case.__dict__.setdefault((case.model, str(recipe), 'kept'), it)",
+    )
+    return Fault(name="kept", group="gate", what="Kept.", source="this test", changes=(change,))
+
+
+@pytest.mark.parametrize(("what", "words"), [("digests", "digests of"), ("sequence_losses", "losses of")])
+def test_what_is_kept_by_model_and_recipe_is_seen(what: str, words: str) -> None:
+    from mxcheck.measure import measure_case as module
+
+    with applied(kept(what)), Session(SHORT) as session:
+        with pytest.raises(ValueError, match="does not measure what it shows") as caught:
+            measure_case(session, CASE)
+        assert words in str(caught.value)
+        with pytest.raises(ValueError, match="does not measure what it shows"):
+            measure_case(session, replace(CASE, precision="mxint8"))
+    vars(module.measure_case).clear()
+
+
+def test_a_check_of_the_bench_leaves_it_as_it_was() -> None:
+    with Session(SHORT) as session:
+        first = measure_case(session, CASE)
+        model = session.resident("ref-llama").loaded.model
+        assert session.live
+        assert measure_case(session, CASE) == first
+        convert(model, recipe("fp8_e4m3", tier="A")).undo()
+    with Session(SHORT) as session:
+        before = {
+            name: value.clone()
+            for name, value in session.resident("ref-llama").loaded.model.state_dict().items()
+        }
+        measure_case(session, CASE)
+        after = session.resident("ref-llama").loaded.model.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
