@@ -32,7 +32,7 @@ CAUGHT: dict[str, tuple[bool | None, set[str] | None]] = {
     "norm_left_at_one": (None, {"2"}),
     "tokens_cut_short": (None, {"1"}),
     "loss_against_argmax": (None, {"2"}),
-    "kl_reversed": (None, {"6"}),
+    "kl_reversed": (None, {"2", "6"}),
     "drift_in_one_direction": (None, {"canaries"}),
 }
 

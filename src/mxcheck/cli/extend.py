@@ -142,6 +142,8 @@ def _extended(session: Session, earlier: Earlier, path: Path, name: str) -> Line
     case: Case = earlier.record.case
     try:
         record = measure_case(session, case)
+        if wrong := session.checks():
+            raise ValueError(wrong[0].message)
         found = extension(earlier, record)
         share = max(one.share for one in found.drift.values())
         if not same_arithmetic(record, earlier.record):

@@ -102,7 +102,8 @@ def decide(
     absolute: Sequence[Check] = (),
 ) -> Decision:
     """What becomes of a case. `replaces` says whether a file lies where the record would go, `absolute` what
-    was asserted of a case that is accepted for the first time (`is_first`).
+    was asserted of the process that measured it, and of a case that is accepted for the first time
+    (`is_first`).
 
     What needs no baseline (the reference on its own samples, the conversion, the bounds) is asserted before
     every update: it can never accept a value that breaks its bounds. Re-centring does the opposite: it

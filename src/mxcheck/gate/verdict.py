@@ -64,7 +64,8 @@ def judge(
     `absolute`.
 
     `bounds` None: nobody has said what the case may cost, which is wrong of a case that was accepted.
-    `absolute`: what was asserted of casts that are accepted for the first time.
+    `absolute`: what was asserted of the process that measured, and of casts that are accepted for the first
+    time.
     """
     own_samples, bits = tuple(_own_samples(record)), tuple(_bits(record))
     costs = tuple(_bounds(record, bounds)) if bounds is not None else ()

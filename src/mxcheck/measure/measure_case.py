@@ -25,14 +25,12 @@ def measure_case(session: Session, case: Case) -> Record:
     Where memory runs out, it is tried once more with the model's devices whole, if the session's host has
     more to give.
 
-    Raises ValueError, in one line, for what the user can mend, where the record contradicts itself, and where
-    this process measures a toy model wrong, or shows what it has not measured now; UnavailableError where the
-    case's library cannot run here or on this model; what torch raises where memory runs out.
+    Raises ValueError, in one line, for what the user can mend, and where the record contradicts itself;
+    UnavailableError where the case's library cannot run here or on this model; what torch raises where
+    memory runs out. Whether this process measures right is for `Session.checks` to say.
     """
     from mxcheck.models.convert import UnavailableError
 
-    if session.broken:
-        raise ValueError(session.broken)
     recipe = session.measuring.recipe_of(case)
     if (reason := session.unavailable(recipe)) is not None:
         raise UnavailableError(reason)
@@ -51,17 +49,15 @@ def measure_case(session: Session, case: Case) -> Record:
 
 
 def _checked(session: Session, case: Case, recipe: Recipe, record: Record) -> Record:
-    """The record. Raises ValueError where it contradicts itself; of the first of a process that casts, where
-    it was not measured now: then no case of the process counts."""
+    """The record. Raises ValueError where it contradicts itself. Of the first of a process that casts, it is
+    also asked whether it was measured now."""
     from mxcheck.measure.canaries.live import stale
 
     check_figures(record)
     if not session.live and recipe.operands and recipe.library is None:
         bench = session.resident(case.model)
         found = stale(record, bench, lambda other: _measured(session.with_resident(other), case, recipe))
-        if found:
-            session.broken = found
-            raise ValueError(found)
+        session.broken = session.broken or found or ""
         session.live = found is not None
     return record
 

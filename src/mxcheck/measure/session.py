@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mxcheck.gate.baseline import states_path
+from mxcheck.gate.check import Check, check
 from mxcheck.measure import on_device
 from mxcheck.measure.environment import environment
 from mxcheck.measure.text import evaluation_text, own_tokens_path
@@ -150,11 +151,15 @@ class Session:
 
     @cached_property
     def broken(self) -> str:
-        """Why nothing that this process measures counts, in one line; empty where it measures a toy model
-        right."""
+        """Why nothing that this process measures counts, in one line; empty where it measures canaries right
+        and, as far as is known yet, when it is asked to."""
         from mxcheck.measure.canaries.check import broken_measuring
 
         return broken_measuring()
+
+    def checks(self) -> tuple[Check, ...]:
+        """What fails of every case of this process, whichever it is; none where it measures right."""
+        return (check(2, "canaries", False, self.broken),) if self.broken else ()
 
     def with_resident(self, resident: Resident) -> Session:
         """This session with another bench, whose model it neither loads nor lets go of. It tells nothing."""

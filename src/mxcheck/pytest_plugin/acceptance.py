@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.cause import cause
+from mxcheck.gate.check import Check
 from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accepted, stored
 from mxcheck.gate.orderings import standing
 from mxcheck.gate.record import Noise, Record
@@ -35,12 +36,14 @@ def settle(
     measure_noise: Callable[[], Noise],
     keep_inputs: Callable[[], None],
     measure_absolute: Callable[[], Absolute],
+    of_process: Sequence[Check] = (),
 ) -> CaseResult:
     """Hold `record` against the file at `path`; write what is accepted to `target`, as `decide` has it.
 
     `baseline_of` says where another case's baseline is read. `keep_inputs` stores what an accepted record was
     measured from, before the record. `bounds` is what the case may cost; None: nobody has said, and its first
     acceptance asserts what `measure_absolute` finds and makes its line in the model's bounds.toml.
+    `of_process` are checks of the process that measured it.
     """
     update = Update(
         changed=snapshot.update_snapshots,
@@ -50,15 +53,10 @@ def settle(
     )
     accepted = read_accepted(path)
     found = measure_absolute() if is_first(record, accepted, bounds, update) else None
-    absolute = (
-        ()
-        if found is None
-        else tuple(
-            absolute_checks(
-                record, found, standing(record, lambda case: read_accepted(baseline_of(case)).record)
-            )
-        )
-    )
+    absolute = list(of_process)
+    if found is not None:
+        stands = standing(record, lambda case: read_accepted(baseline_of(case)).record)
+        absolute += absolute_checks(record, found, stands)
     decision = decide(record, accepted, bounds, update, replaces=target.exists(), absolute=absolute)
     if decision.write:
         new = stored(decision, accepted, path, measure_noise)

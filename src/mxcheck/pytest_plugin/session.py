@@ -105,6 +105,7 @@ class GateSession:
             measure_noise=lambda: self._noise(record),
             keep_inputs=lambda: self.session.keep_states(case.model),
             measure_absolute=lambda: absolute(self.session, case),
+            of_process=self.session.checks(),
         )
 
     def _give_up(self, case: Case, error: BaseException) -> CaseResult:

@@ -63,7 +63,14 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     path, target = baseline_paths(measuring.baselines, case, session.device_class)
     accepted = read_accepted(path)
     bounds = load_bounds().of(case)
-    decision = decide(record, accepted, bounds, Update(changed=update), replaces=target.exists())
+    decision = decide(
+        record,
+        accepted,
+        bounds,
+        Update(changed=update),
+        replaces=target.exists(),
+        absolute=session.checks(),
+    )
     if decision.write:
         cases = {one.id: one for one in _of_model(measuring, case.model, session)}
         new = stored(decision, accepted, path, lambda: noise_of(session, record, cases, gpus=()))

@@ -13,6 +13,7 @@ from sample_record import COUNTS, ERROR, PREDICTIONS, UP, Q, build_digests, buil
 from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.cause import LINKS, Row, cause, symptoms, table
+from mxcheck.gate.check import check
 from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import FIGURES
@@ -198,6 +199,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ("bounds", "no baseline, over bounds"): example({}, bounds=TIGHT, new=True),
     ("bounds", "accepted too, over bounds"): example({}, bounds=TIGHT),
     ("bounds", "over bounds"): (build_record(), build_record(kl=0.0004999), TIGHT),
+    ("gate", "canaries"): (SAME, SAME, WIDE),
     ("gate", "no baseline"): example({}, new=True),
 }
 
@@ -231,6 +233,8 @@ def test_each_row_is_the_answer_to_its_example(row: Row) -> None:
     absolute = (
         tuple(absolute_checks(record, FIRST[symptom], REVERSED.get(symptom, Standing())))
         if symptom in FIRST
+        else (check(2, "canaries", False, "a canary's figure is wrong"),)
+        if symptom == "canaries"
         else ()
     )
     verdict = judge(record, baseline, bounds, absolute)

@@ -86,7 +86,11 @@ def test_faults_of_the_model_suite_are_caught_where_pytest_cannot_start(tmp_path
 
 def test_which_faults_concern_pytest() -> None:
     assert concerns_pytest(OF_PYTEST)
-    assert not any(concerns_pytest(fault) for fault in FAULTS.values())
+    assert {name for name, fault in FAULTS.items() if concerns_pytest(fault)} == {
+        "death_of_a_worker_not_noted",
+        "end_after_the_call_not_noted",
+        "case_that_never_ran_left_out",
+    }
 
 
 @pytest.mark.parametrize("options", GATES, ids=" ".join)
@@ -182,6 +186,7 @@ def test_baselines_are_read_where_the_gate_reads_them(
         monkeypatch.setattr(reduced_gate, name, value)
     measuring = ReducedGate(options=(), precisions=("fp32",)).measuring(tmp_path)
     assert measuring is not None
+    monkeypatch.setattr(model_run, "broken_gate", lambda: "")  # a canary would say so first
     with applied(FAULTS["baseline_of_another_model"]):
         (message,) = model_run.run_models(measuring).messages
     assert f"no accepted baseline at {tmp_path}/ref-llama/" in message

@@ -3,7 +3,7 @@
 What was accepted holds the figures of a case only as long as it was right itself. A measurement that has
 always been wrong moves nothing. So every process first evaluates a toy model beside a few lines of
 arithmetic, counts the bytes of its weights, and encodes a text of three words; and every case of the process
-is red where one of them comes out otherwise.
+fails in step 2 where one of them comes out otherwise.
 """
 
 from __future__ import annotations
@@ -39,6 +39,6 @@ def broken_measuring(chosen: Sequence[Trial] | None = None) -> str:
     (what, how), *others = found
     more = f" (and {len(others)} more, {others[0][0]} the next)" if others else ""
     return (
-        f"mxcheck measures a toy model wrong: {what}: {how}{more}; mxcheck itself is broken, no figure of "
+        f"mxcheck measures a canary wrong: {what}: {how}{more}; mxcheck itself is broken, no figure of "
         f"this run counts; undo what was changed under mxcheck, or install it anew"
     )
