@@ -72,7 +72,7 @@ def settle(
     return replace(
         decision.result,
         message=_message(decision, accepted.record, accepted.trouble, accept_command),
-        cause=cause(decision.verdict, record, accepted.record).link if decision.verdict.failures else "",
+        cause=cause(decision.verdict, record, accepted.record).link if decision.result.failures else "",
     )
 
 

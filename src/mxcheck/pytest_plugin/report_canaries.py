@@ -16,6 +16,7 @@ from mxcheck.gate.canaries.healthy import HEALTHY
 from mxcheck.gate.check import check
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.report import RunReport
+from mxcheck.pytest_plugin.wire import RESULT
 
 _CASE = HEALTHY.case
 _NODE = f"tests/models/test_accuracy.py::test_accuracy[{_CASE.id}]"
@@ -26,7 +27,7 @@ _SKIPPED = CaseResult(case=_CASE, outcome=Outcome.SKIPPED, reason="a canary")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Canary:
-    """Reports of one case, each a phase, how it ended and what it sent; and the end that the case has."""
+    """Reports of one case, each a phase, how it ended and what it carries; and the end that the case has."""
 
     name: str
     reports: tuple[tuple[str, str, CaseResult | None], ...]
@@ -38,14 +39,14 @@ def _canary(name: str, ends: Outcome, *reports: tuple[str, str, CaseResult | Non
 
 
 _SETUP = ("setup", "passed", None)
-_CALLED, _TORN_DOWN = ("call", "passed", _PASSED), ("teardown", "passed", _PASSED)
+_CALLED, _TORN_DOWN = ("call", "passed", _PASSED), ("teardown", "passed", None)
 _DIED = ("???", "failed", None)
 _CANARIES = (
     _canary("passed", Outcome.PASSED, _SETUP, _CALLED, _TORN_DOWN),
-    _canary("failed", Outcome.FAILED, _SETUP, ("call", "failed", _RED), ("teardown", "passed", _RED)),
-    _canary("raised", Outcome.ERROR, _SETUP, ("call", "failed", None), ("teardown", "passed", None)),
+    _canary("failed", Outcome.FAILED, _SETUP, ("call", "failed", _RED), _TORN_DOWN),
+    _canary("raised", Outcome.ERROR, _SETUP, ("call", "failed", None), _TORN_DOWN),
     _canary("raised in its setup", Outcome.ERROR, ("setup", "failed", None)),
-    _canary("raised in its teardown", Outcome.ERROR, _SETUP, _CALLED, ("teardown", "failed", _PASSED)),
+    _canary("raised in its teardown", Outcome.ERROR, _SETUP, _CALLED, ("teardown", "failed", None)),
     _canary("skipped", Outcome.SKIPPED, _SETUP, ("call", "skipped", _SKIPPED)),
     _canary("skipped before it ran", Outcome.SKIPPED, ("setup", "skipped", None)),
     _canary("died", Outcome.CRASHED, _DIED),
@@ -91,7 +92,7 @@ def _ended(canary: _Canary) -> tuple[Outcome, int]:
     for when, outcome, sent in canary.reports:
         phase: Any = when
         end: Any = outcome
-        properties: Any = [] if sent is None else [("mxcheck", sent.as_dict())]
+        carried: Any = {} if sent is None else {RESULT: sent.as_dict()}
         report.pytest_runtest_logreport(
             pytest.TestReport(
                 nodeid=_NODE,
@@ -100,7 +101,7 @@ def _ended(canary: _Canary) -> tuple[Outcome, int]:
                 outcome=end,
                 longrepr=None,
                 when=phase,
-                user_properties=properties,
+                **carried,
             )
         )
     report._note_unfinished(session)

@@ -15,6 +15,10 @@ _RESULT = pytest.StashKey[dict[str, Any]]()
 _CELL = pytest.StashKey[dict[str, Any]]()
 
 
+#: What the result of a case is called on the report of its call.
+RESULT = "mx_result"
+
+
 def keep_result(item: pytest.Item, result: CaseResult) -> None:
     """A case's result."""
     record = result.record
@@ -56,7 +60,7 @@ def put_on_report(item: pytest.Item, report: pytest.TestReport) -> None:
     """On the report of the call, and of no other phase: attributes go with it through xdist. Whatever runs
     the test again starts anew."""
     if report.when == "call":
-        for name, key in (("mx_result", _RESULT), ("mx_cell", _CELL)):
+        for name, key in ((RESULT, _RESULT), ("mx_cell", _CELL)):
             if key in item.stash:
                 setattr(report, name, item.stash[key])
                 del item.stash[key]
@@ -64,7 +68,7 @@ def put_on_report(item: pytest.Item, report: pytest.TestReport) -> None:
 
 def sent_result(report: pytest.TestReport) -> Mapping[str, Any] | None:
     """The result of a case, as `result_from_dict` reads it; None where there is none."""
-    found: Mapping[str, Any] | None = getattr(report, "mx_result", None)
+    found: Mapping[str, Any] | None = getattr(report, RESULT, None)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose
@@ -22,7 +23,10 @@ def catalogue() -> Mapping[str, Fault]:
 
 
 def _faults(prefix: str, group: str) -> tuple[Fault, ...]:
-    file = import_module(f"{__package__}.catalogue.{prefix}{group.replace(' ', '_')}")
+    name = f"{__package__}.catalogue.{prefix}{group.replace(' ', '_')}"
+    if prefix and find_spec(name) is None:  # a group that came after they were written
+        return ()
+    file = import_module(name)
     faults: tuple[Fault, ...] = file.FAULTS
     return faults
 

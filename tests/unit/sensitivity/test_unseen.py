@@ -9,8 +9,11 @@ import pytest
 from mxcheck.sensitivity.catalogued import catalogue
 from mxcheck.sensitivity.fault import GROUPS
 
+#: Groups that came after the unseen faults were written have none.
+LATER = ("measuring", "record keeping")
 
-@pytest.mark.parametrize("group", GROUPS)
+
+@pytest.mark.parametrize("group", [group for group in GROUPS if group not in LATER])
 def test_the_mark_is_that_of_the_file(group: str) -> None:
     package = "mxcheck.sensitivity.catalogue"
     name = group.replace(" ", "_")

@@ -222,7 +222,11 @@ FAULTS: tuple[Fault, ...] = (
         name="measured_noise_dropped",
         what="An acceptance measures noise and stores that of before.",
         source="a porter's slip: the branches of a condition swapped",
-        changes=rewrite("mxcheck.pytest_plugin.acceptance:settle", value("noise"), to="(it, kept)[1]"),
+        changes=rewrite(
+            "mxcheck.gate.decision:stored",
+            returned(nth=1),
+            to="replace(record, noise=None if accepted.record is None else accepted.record.noise)",
+        ),
     ),
     _fault(
         name="red_cases_leave_no_record",
@@ -250,7 +254,7 @@ FAULTS: tuple[Fault, ...] = (
         name="cases_that_never_ran_pass",
         what="A run that ends before all of its cases ran is green if those that ran are.",
         source="pytest-xdist issue 466: what a lost worker had not begun",
-        changes=rewrite(f"{_REPORT}.pytest_sessionfinish", assignment("session.exitstatus"), to="pass"),
+        changes=rewrite(f"{_REPORT}._note_unfinished", assignment("session.exitstatus"), to="pass"),
     ),
     _fault(
         name="report_without_red_rows",
