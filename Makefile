@@ -27,7 +27,7 @@ GPU_PYTHON ?= python3
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive real-model gate-real sensitivity false-alarms gpu-wheels gpu-check baselines bounds clean
+.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive real-model gate-real sensitivity false-alarms surroundings gpu-wheels gpu-check baselines bounds clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,9 @@ sensitivity: $(STAMP) ## put every fault of the catalogue into the running code;
 
 false-alarms: $(STAMP) ## the gate in honest environments; OTHER_PYTHON=FILE adds another torch; stop it at will, it goes on
 	$(OFFLINE) $(BIN)/mxcheck false-alarms --jobs 2 --state build/false-alarms --summary docs/false-alarms.md $(if $(OTHER_PYTHON),--other-python $(OTHER_PYTHON))
+
+surroundings: $(STAMP) ## the model suite beside other plugins and under pytest's options; stop it at will, it goes on
+	$(OFFLINE) $(BIN)/python tools/surroundings.py
 
 gpu-wheels: $(STAMP) ## collect what a bare GPU machine lacks into build/gpu-wheels, to be brought there
 	$(BIN)/python tools/gpu_wheels.py

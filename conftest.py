@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+from mxcheck.run.library_messages import leave_out_logged
 
 pytest_plugins = ["pytester"]
 
-# torchao is installed as a peer to compare with, and transformers imports it wherever it is. It then logs, in
-# each worker, that its CUDA libraries cannot be loaded on a CPU, and torch that two registrations are old.
-for name in ("torchao", "torch.utils._pytree"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+# The tests of the product import what the product's own tests do.
+leave_out_logged()

@@ -22,6 +22,7 @@ from mxcheck.cli import (
     sample,
     sensitivity,
 )
+from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
 
 _GROUPS = (
     *(formats, explain, exhaustive, sensitivity, false_alarms, ladder, models, baselines, bounds, sample),
@@ -32,6 +33,8 @@ _GROUPS = (
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0; 1 where `baselines diff`, `baselines prune`, `bounds`,
     `explain`, `merge` or `run` found something; 2 for bad input."""
+    leave_out_logged()
+    leave_out_warned()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(options.run(options))

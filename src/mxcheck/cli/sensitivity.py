@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -76,10 +75,6 @@ def _sensitivity(options: argparse.Namespace) -> int:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
     if options.summary is not None and options.summary.suffix != ".md":
         raise ValueError(f"--summary names the Markdown file, NAME.md, got {options.summary}")
-    # transformers imports torchao wherever it is, which then says what it cannot load without a GPU.
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
     from mxcheck.sensitivity.sensitivity_run import facts, run
     from mxcheck.sensitivity.sensitivity_state import seconds_spent
 

@@ -1,4 +1,4 @@
-"""The plugins that ours works with: syrupy, which stores baselines, and what it cannot stand beside."""
+"""What a run needs around it: syrupy, which stores baselines, and assertions; and what cannot be there."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ def require_syrupy(config: pytest.Config) -> None:
         raise ValueError(
             "baselines are stored by pytest's plugin syrupy, which this run leaves out (-p no:syrupy, or no "
             "plugin is loaded by itself); let it in, or add -p syrupy"
+        )
+
+
+def require_assertions(config: pytest.Config) -> None:
+    """Raises ValueError, in one line, where no assertion of the suites would be executed: under `python -O`
+    those are that pytest has rewritten."""
+    if not __debug__ and config.getoption("assertmode") != "rewrite":
+        raise ValueError(
+            "under python -O (PYTHONOPTIMIZE) and --assert=plain no assertion is executed, and whatever is "
+            "tested passes; drop one of the two"
         )
 
 

@@ -20,7 +20,13 @@ from mxcheck.pytest_plugin.fixtures import (
     mx_reproduce,
     mx_session,
 )
-from mxcheck.pytest_plugin.neighbours import accepts, refuse_pytest_snapshot, require_syrupy, updates
+from mxcheck.pytest_plugin.neighbours import (
+    accepts,
+    refuse_pytest_snapshot,
+    require_assertions,
+    require_syrupy,
+    updates,
+)
 from mxcheck.pytest_plugin.options import add_options, given, typed
 from mxcheck.pytest_plugin.rootdir import check_root
 from mxcheck.pytest_plugin.run_settings import settings
@@ -152,6 +158,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if _KERNEL_PARAMETERS.isdisjoint(metafunc.fixturenames):
         return
     try:
+        require_assertions(metafunc.config)
         if "mx_case" in metafunc.fixturenames:
             _parametrize_models(metafunc)
         elif not _ORDERINGS.isdisjoint(metafunc.fixturenames):
@@ -294,12 +301,15 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """What our tests run is other people's code, which may end the process."""
+    """What our tests run is other people's code, which may end the process, and talks as it is imported."""
     from mxcheck.pytest_plugin.deaths import no_silent_exit
+    from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
 
-    parameters = item.callspec.params if hasattr(item, "callspec") else ()
-    guarded = not _KERNEL_PARAMETERS.isdisjoint(parameters) and not hasattr(item.config, "workerinput")
-    with no_silent_exit(item.config) if guarded else nullcontext():
+    if _KERNEL_PARAMETERS.isdisjoint(item.callspec.params if hasattr(item, "callspec") else ()):
+        return (yield)
+    leave_out_logged()
+    leave_out_warned()  # until pytest's own filters of this test end
+    with nullcontext() if hasattr(item.config, "workerinput") else no_silent_exit(item.config):
         return (yield)
 
 

@@ -155,6 +155,8 @@ class RunReport:
         if not self._selected or option.collectonly or option.setuponly:
             return
         self._note_unfinished(session)
+        if self._compared_nothing:
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
         remember(self._config, self._settings, self._results)
 
     def _note_unfinished(self, session: pytest.Session) -> None:
@@ -162,6 +164,12 @@ class RunReport:
             if case.id not in self._results:
                 self._results[case.id] = CaseResult(case=case, outcome=Outcome.NOT_RUN)
                 session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+    @property
+    def _compared_nothing(self) -> bool:
+        """Whether each case was skipped. Of a shard, the merge says so of the whole run."""
+        skipped = all(result.outcome is Outcome.SKIPPED for result in self._results.values())
+        return bool(self._results) and skipped and self._settings.shard is None
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._cells:
@@ -181,6 +189,8 @@ class RunReport:
             self._list_layers(terminalreporter, rows, color=color)
         for line in what_next(rows):
             terminalreporter.write_line(line)
+        if self._compared_nothing:
+            terminalreporter.write_line("mxcheck: red: every case was skipped, so that nothing was compared")
         if (folder := self._settings.report) is not None:
             folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps([row.as_dict() for row in rows])
