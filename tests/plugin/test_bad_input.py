@@ -15,7 +15,7 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
     [
         (
             ("--mx-models", "ref-lama"),
-            "unknown model 'ref-lama'; allowed: ref-llama, ref-neo, ref-moe, outlier-llama, long-llama",
+            "unknown model 'ref-lama'; allowed: ref-llama, ref-neo, ref-moe, outlier-llama, long-llama, ",
         ),
         (("--mx-models", "ref-lama"), "did you mean 'ref-llama'?"),
         (("--mx-models", "./nowhere"), "model directory './nowhere' does not exist"),

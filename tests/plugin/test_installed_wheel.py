@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from gate_project import PACKAGE, ROOT
+
+from mxcheck.gate.digest import folder_digest
 
 SUPPORT = ROOT / "tests" / "support"
 
@@ -88,6 +91,26 @@ def installed(programs: Path, tmp_path: Path) -> Installed:
 def test_the_wheel_is_what_runs(installed: Installed) -> None:
     done = installed.run("python", "-c", "import mxcheck; print(mxcheck.__file__)")
     assert Path(done.stdout.strip()).is_relative_to(installed.programs.parent), done.stdout + done.stderr
+
+
+def test_the_reference_models_in_an_empty_folder(installed: Installed) -> None:
+    """Their baselines are in the wheel; a project's own come first, and the package is never written to."""
+    (package,) = installed.programs.parent.glob("lib/python*/site-packages/mxcheck")
+    before = folder_digest(package)
+    suite = ("--pyargs", "mxcheck.suite.models")
+    few = ("-k", "short-moe or wide-gpt2 or ref-llama-fp8_e4m3-B or ref-llama-fp8_e4m3-A")
+    output = installed.pytest(*suite, "--mx-tier", "A,B", *few, "-n", "2", "--mx-report=report")
+    assert "mxcheck: baselines that come with mxcheck: ref-llama, short-moe, wide-gpt2" in output
+    rows = json.loads((installed.folder / "report" / "accuracy.json").read_text())
+    assert [row["outcome"] for row in rows] == ["passed"] * 8, output
+    assert not (installed.folder / "baselines").exists()
+    one = (*suite, "--mx-models", "short-moe", "--mx-precision", "fp32")
+    assert " pass\n" in installed.pytest(*one, "--snapshot-update")
+    assert not (installed.folder / "baselines").exists()
+    assert " accepted\n" in installed.pytest(*one, "--mx-max-samples", "4", "--snapshot-update")
+    assert (installed.folder / "baselines" / "short-moe" / "fp32+samples4.json").is_file()
+    assert " pass\n" in installed.pytest(*one, "--mx-max-samples", "4")
+    assert folder_digest(package) == before
 
 
 def test_kernel_suite(installed: Installed) -> None:

@@ -15,7 +15,7 @@ from mxcheck.models.backends.backend import BACKEND_PRECISIONS, backend
 from mxcheck.models.cards import CARDS
 from mxcheck.models.ladder import LADDER, MIXED_TIERS, TIERS, WHOLE_MODEL
 from mxcheck.models.load import load
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.models.zoo import REFERENCE_MODELS, model_source
 from mxcheck.reporting.zoo import Memory, ModelRow, StepRow, ladder_table, models_table, reasons
 
 Capture = pytest.CaptureFixture[str]
@@ -82,7 +82,7 @@ def test_a_reference_model_is_counted_as_it_is_loaded(capsys: Capture, name: str
     model = load(name).model
     parameters = sum(value.numel() for value in model.parameters()) / 1e6
     assert rows(printed(capsys, "models"), [name])[name] == (
-        f"{name} {type(model).__name__} float32 {parameters:.2f} M embedded"
+        f"{name} {type(model).__name__} {model_source(name).dtype} {parameters:.2f} M embedded"
     )
 
 

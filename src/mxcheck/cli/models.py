@@ -46,7 +46,7 @@ def _embedded(name: str) -> ModelRow:
         name=name,
         architecture=config["architectures"][0],
         dtype=source.dtype,
-        parameters=_parameters(folder / "model.safetensors"),
+        parameters=sum(map(_parameters, folder.glob("model*.safetensors"))),
     )
 
 

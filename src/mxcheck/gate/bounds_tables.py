@@ -14,6 +14,7 @@ from typing import Any
 
 from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import Case, case_of
+from mxcheck.gate.shipped import in_force
 
 #: No cost comes near it; a number of 400 digits is none.
 _MOST = 1e9
@@ -37,7 +38,8 @@ class Bounds:
 
 class BoundsTables:
     """Tables of bounds, the first that has a line before the others: the user's (`--mx-bounds`), the
-    model's own (`bounds.toml` beside its baselines), and ours, which are for our models alone."""
+    model's own (`bounds.toml` beside its baselines, and beside those that come with mxcheck), and ours, which
+    are for our models alone."""
 
     def __init__(
         self,
@@ -53,7 +55,11 @@ class BoundsTables:
     def find(self, case: Case) -> Bounds | None:
         """The bounds of a case; None where no table has them. Raises ValueError for a bad file of the
         model's."""
-        own = [] if self._baselines is None else [read_bounds(self._baselines / case.model, self._stages)]
+        own = []
+        if self._baselines is not None:
+            place = Path(case.model) / "bounds.toml"
+            folders = [self._baselines / case.model, in_force(self._baselines / "none", place).parent]
+            own = [read_bounds(folder, self._stages) for folder in dict.fromkeys(folders)]
         # a model's own line is of one case, with all its options
         lines = [_line(table, case.model, case.stage) for table in own]
         theirs, ours = self._tables[:-1], self._tables[-1:]

@@ -9,6 +9,7 @@ from mxcheck.gate.baseline import baseline_paths
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.shipped import in_force
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.session import Session
@@ -47,6 +48,8 @@ def hold_case(
             f"out of memory on {session.device}: {words}; lower --mx-batch-size or "
             f"--mx-sequence-length, or give this model a larger device",
         )
+    finally:
+        session.case_is_over(case.model)
 
 
 def error_of(case: Case, reason: str) -> CaseResult:
@@ -56,6 +59,7 @@ def error_of(case: Case, reason: str) -> CaseResult:
 
 def _accepted_here(session: Session, case: Case, baselines: Path) -> Path | None:
     """The baseline that says that a case ran on such a device, if its library is still installed."""
-    path = baseline_paths(baselines, case, session.device_class)[1]
+    target = baseline_paths(baselines, case, session.device_class)[1]
+    path = in_force(baselines, target.relative_to(baselines))
     step = LADDER[session.measuring.recipe_of(case).precision]
     return path if path.is_file() and installed(step) else None

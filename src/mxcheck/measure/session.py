@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mxcheck.gate.baseline import states_path
 from mxcheck.gate.check import Check, check
+from mxcheck.gate.shipped import in_force
 from mxcheck.measure import on_device
 from mxcheck.measure.environment import environment
-from mxcheck.measure.text import evaluation_text, own_tokens_path
+from mxcheck.measure.text import evaluation_text, has_own_tokens, own_tokens_path
 from mxcheck.models.zoo import model_source
 from mxcheck.run.measuring import Measuring
 
@@ -194,7 +195,7 @@ class Session:
         try:
             self._take(label)
             began = time.monotonic()
-            self.tell({"do": "step", "what": f"{label} loading"})
+            self.tell({"do": "step", "what": f"{label} loading", "once": label})
             self._resident = self._load(label)
             self.loading += time.monotonic() - began
         except BaseException as error:
@@ -212,6 +213,11 @@ class Session:
         self._whole.add(label)
         self.free()
         return True
+
+    def case_is_over(self, label: str) -> None:
+        """A case of this model has ended: a model that each case loads anew is let go of."""
+        if model_source(self.measuring.name_of(label)).anew:
+            self.keep_only(None)
 
     def keep_only(self, label: str | None) -> None:
         """Let go of the resident model unless it is this one."""
@@ -257,7 +263,7 @@ class Session:
 
         assert self.threads > 0
         measuring = self.measuring
-        if measuring.corpus.is_self:
+        if has_own_tokens(measuring, label):
             own_tokens_path(measuring, label)  # says what to do, before the model is loaded
         disable_progress_bar()  # of single tensors, into the captured output of a red case
         loaded = load(
@@ -312,7 +318,8 @@ class Session:
         from mxcheck.evaluation.layer_states import check_states, load_states, reference_states
 
         weights = loaded.weights_fingerprint
-        path = self.states_path(label, weights)
+        root = self.measuring.baselines
+        path = in_force(root, self.states_path(label, weights).relative_to(root))
         if path.exists():
             states = load_states(path, weights=weights)
             check_states(states, loaded.model, path)

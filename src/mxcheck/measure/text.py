@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mxcheck.evaluation.corpus_names import corpus_choice
 from mxcheck.gate.case import named_as
 from mxcheck.models.zoo import model_source
 from mxcheck.run.measuring import DEFAULT_LENGTH, Measuring
@@ -28,6 +29,11 @@ class EvaluationText:
     fingerprints: dict[str, str]
 
 
+def has_own_tokens(measuring: Measuring, label: str) -> bool:
+    """Whether a model is measured on tokens that were sampled from it."""
+    return measuring.corpus.is_self and model_source(measuring.name_of(label)).text is None
+
+
 def own_tokens_path(measuring: Measuring, label: str) -> Path:
     """Where a model's own tokens lie: with the reference models, else with the baselines. Raises ValueError,
     with the command that makes them, where there are none."""
@@ -44,7 +50,7 @@ def own_tokens_path(measuring: Measuring, label: str) -> Path:
 
 def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, shared: Path) -> EvaluationText:
     """What `loaded` is measured on. A corpus's tokens are also written to `shared`, for child processes."""
-    if measuring.corpus.is_self:
+    if has_own_tokens(measuring, label):
         text = _own(measuring, label)
         _check_ids(text.tokens, loaded, f"{text.path}: these are not {label}'s tokens; sample them anew")
         return text
@@ -68,12 +74,16 @@ def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, sh
         )
         tokenizer("a")  # some damage shows only here
     limit = positions(loaded.model.config.get_text_config())
-    card = loaded.source.card
-    usual = card.sequence_length if card else DEFAULT_LENGTH
+    corpus, samples, usual = measuring.corpus, measuring.max_samples, DEFAULT_LENGTH
+    if corpus.is_self and (text := loaded.source.text) is not None:
+        corpus, usual = corpus_choice([text.corpus], Path()), text.length
+        samples = min(samples, text.sequences)
+    elif loaded.source.card is not None:
+        usual = loaded.source.card.sequence_length
     length = measuring.sequence_length or min(limit or usual, usual)
     if limit is not None and length > limit:
         raise ValueError(f"--mx-sequence-length={length}: {label} has {limit} positions; give at most that")
-    made = corpus_tokens(measuring.corpus, tokenizer, length=length, sequences=measuring.max_samples)
+    made = corpus_tokens(corpus, tokenizer, length=length, sequences=samples)
     _check_ids(made.tokens, loaded, f"the tokenizer beside {label} is another model's; give its own")
     path = shared / f"mxcheck-tokens-{label}-{os.getpid()}.safetensors"  # a worker, a file
     save_tokens(made.tokens, path)

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.models.cards import GIB, ITEM_BYTES
-from mxcheck.models.refusal import UnfitError, reading, words_of
+from mxcheck.models.refusal import UnfitError, reading, refused, words_of
 from mxcheck.models.weight_files import CONFIG, read_header, read_json, stored_tensors
 from mxcheck.models.zoo import ModelSource
 
-#: A process with torch and transformers imported, and its working tensors of small models (measured: 0.55 to
-#: 0.9 GiB for the reference models with all steps); on a GPU the context and cuBLAS's workspace.
-PROCESS_BYTES = GIB
-#: The log-probabilities of the reference that are kept, at most, and the float64 chunks beside them.
-_KEPT_LOGITS, _CHUNK_BYTES = 2**25, 6 * GIB // 5
+#: A process with torch and transformers imported, and its working tensors of small models (measured: 0.45 to
+#: 0.6 GiB for one case of a reference model, up to 0.87 GiB for a worker that runs the ladder on several); on
+#: a GPU the context and cuBLAS's workspace.
+PROCESS_BYTES = GIB // 2
+#: Up to so many logits of all tokens together they are kept whole; of more there is a chunk at a time, and
+#: what is kept is the decoder's output, at most so many bytes (`evaluation.logits`).
+_KEPT_LOGITS, _CHUNK_LOGITS, _KEPT_BYTES = 2**25, 2**23, GIB
+#: Copies in float64 of the logits that are looked at together.
+_COPIES = 6
 #: Multiply-adds a second of a nominal core: only ratios between cases matter. Where a run was before, its own
 #: durations stand in their place.
 _NOMINAL_SPEED = 2e10
@@ -35,12 +39,14 @@ class Footprint:
         working_bytes: everything beside the weights: it is needed on each device of several.
         case_seconds: a nominal case.
         load_seconds: loading it, and measuring its reference.
+        guessed: why the sizes of its files are all that the estimate rests on; empty where it is more.
     """
 
     weight_bytes: int
     working_bytes: int
     case_seconds: float
     load_seconds: float
+    guessed: str = ""
 
     @property
     def bytes_needed(self) -> int:
@@ -70,47 +76,51 @@ def footprint(
     sequences: int,
     length: int | None,
     batch_size: int,
-    tokens: Path | None = None,
+    text: tuple[int, int] | None = None,
 ) -> Footprint | None:
-    """An estimate by a model's card, or by the headers of its safetensors files.
+    """An estimate by a model's card, or by the headers of its safetensors files; where these cannot be read,
+    by the sizes of its files.
 
     Args:
         source: the model.
         dtype: what it is loaded in; None: the source's.
         sequences, length: how many tokens are measured at most; None: as many as usual.
         batch_size: sequences a forward pass.
-        tokens: the file of the model's own text, where it is measured on that.
+        text: sequences, and tokens in each, of the text that it is measured on, where that is known.
 
     Returns None where nothing is known before it is loaded: a hub id that the zoo has no card for.
     """
     item = ITEM_BYTES[dtype or source.dtype]
-    card = source.card
+    if text is not None:
+        sequences, length = min(sequences, text[0]), min(length or text[1], text[1])
+    batch_size = min(batch_size, sequences)
+    card, guessed = source.card, ""
     if card is not None:
-        parameters, vocabulary, heads = card.parameters, card.vocabulary, card.attention_heads
+        parameters, vocabulary = card.parameters, card.vocabulary
         length = length or card.sequence_length
         fixed = card.working_bytes(dtype) - _scores_and_logits(
-            card.batch_size, card.sequence_length, vocabulary, heads, item
+            card.batch_size, card.sequence_length, vocabulary, card.attention_heads, item
         )
+        working = fixed + _scores_and_logits(batch_size, length, vocabulary, card.attention_heads, item)
     elif source.is_directory:
-        found = _read(Path(source.location))
-        if found is None:
-            return None  # not complete: loading says so, by name
-        parameters, vocabulary, heads, positions = found
-        text = _shape_of(source.tokens or tokens)
-        length = length or (text[1] if text else min(positions, 2048))
-        sequences = min(sequences, text[0]) if text else sequences
-        batch_size = min(batch_size, sequences)
-        kept = min(_KEPT_LOGITS, sequences * length * vocabulary)
-        fixed = PROCESS_BYTES + kept * item + min(_CHUNK_BYTES, 6 * length * vocabulary * 8)
+        try:
+            with reading(lambda error: UnfitError(words_of(error))):
+                shape = _read(Path(source.location))
+        except UnfitError as error:  # the loader says so too, of this model alone
+            shape, guessed = _by_sizes(Path(source.location)), str(refused(source.name, str(error)))
+        parameters, vocabulary = shape.parameters, shape.vocabulary
+        length = length or min(shape.positions, 2048)
+        working = PROCESS_BYTES + _working(shape, sequences, length, batch_size, item)
     else:
         return None
     scored = sequences * length
     case_seconds = scored * (parameters + 8 * vocabulary) / _NOMINAL_SPEED
     return Footprint(
         weight_bytes=2 * parameters * item,
-        working_bytes=fixed + _scores_and_logits(batch_size, length, vocabulary, heads, item),
+        working_bytes=working,
         case_seconds=case_seconds,
         load_seconds=_LOAD_SECONDS + parameters * item / _NOMINAL_READING + case_seconds,
+        guessed=guessed,
     )
 
 
@@ -119,28 +129,55 @@ def _scores_and_logits(batch: int, length: int, vocabulary: int, heads: int, ite
     return batch * length * vocabulary * item + batch * heads * length**2 * (2 * item + 4)
 
 
-def _read(folder: Path) -> tuple[int, int, int, int] | None:
-    """Parameters, vocabulary, attention heads and positions of a model directory; None where they cannot be
-    read: whatever is wrong with its files, the loader tells it, of this model alone."""
-    try:
-        with reading(lambda error: UnfitError(words_of(error))):
-            config = read_json(folder / CONFIG)
-            stored = stored_tensors(
-                [path for path in sorted(folder.glob("*.safetensors")) if _is_model(path)]
-            )
-    except ValueError:
-        return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    parameters: int
+    vocabulary: int
+    heads: int
+    positions: int
+    hidden: int
+
+
+def _working(shape: _Shape, sequences: int, length: int, batch: int, item: int) -> int:
+    """What is beside the weights and the process: scores, the logits or states of the reference, and the
+    logits that are looked at together."""
+    whole = sequences * length * shape.vocabulary
+    if whole <= _KEPT_LOGITS:
+        kept, together = whole * item, batch * length * shape.vocabulary
+    else:
+        kept, together = min(_KEPT_BYTES, sequences * length * shape.hidden * item), _CHUNK_LOGITS
+    looked_at = min(length * shape.vocabulary, _CHUNK_LOGITS) * _COPIES * 8
+    return kept + looked_at + together * item + batch * shape.heads * length**2 * (2 * item + 4)
+
+
+def _read(folder: Path) -> _Shape:
+    """The shape of a model directory. Raises UnfitError where it cannot be told."""
+    config = read_json(folder / CONFIG)
+    stored = stored_tensors([path for path in sorted(folder.glob("*.safetensors")) if _is_model(path)])
     parameters = sum(math.prod(tensor.shape) for tensor in stored)
     text = config.get("text_config", config)
     if not isinstance(text, dict):
-        return None
+        raise UnfitError(f"text_config of {CONFIG} is no object")
     vocabulary = _number(text, ("vocab_size",), 0)
-    heads = _number(text, ("num_attention_heads", "num_heads", "n_head", "n_heads"), 32)
-    positions = _number(text, ("max_position_embeddings", "max_seq_len", "n_positions"), 2048)
     # Each token has a row of the embedding.
     if not 0 < vocabulary <= parameters < _ABSURD:
-        return None
-    return parameters, vocabulary, heads, positions
+        raise UnfitError(f"{CONFIG} and the weights name {vocabulary} tokens and {parameters} parameters")
+    return _Shape(
+        parameters=parameters,
+        vocabulary=vocabulary,
+        heads=_number(text, ("num_attention_heads", "num_heads", "n_head", "n_heads"), 32),
+        positions=_number(text, ("max_position_embeddings", "max_seq_len", "n_positions"), 2048),
+        hidden=min(_number(text, ("hidden_size", "n_embd", "d_model"), 4096), parameters // vocabulary),
+    )
+
+
+def _by_sizes(folder: Path) -> _Shape:
+    """Weights of two bytes each, as large as the files; a usual vocabulary; of attention nothing is known."""
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file()]
+    parameters = sum(sizes) // 2
+    return _Shape(
+        parameters=parameters, vocabulary=min(50_000, parameters), heads=0, positions=2048, hidden=4096
+    )
 
 
 def _number(config: dict[str, Any], keys: tuple[str, ...], usual: int) -> int:
@@ -156,10 +193,10 @@ def _is_model(path: Path) -> bool:
     return path.name != "tokens.safetensors"
 
 
-def _shape_of(tokens: Path | None) -> tuple[int, int] | None:
+def text_shape(tokens: Path) -> tuple[int, int] | None:
     """Sequences and tokens in each of a text's file; None where there is none, or none that can be read: who
     measures it says so."""
-    if tokens is None or not tokens.is_file():
+    if not tokens.is_file():
         return None
     try:
         (text,) = read_header(tokens)

@@ -12,8 +12,56 @@ from mxcheck.formats.choices import unknown
 from mxcheck.models.cards import CARDS, ModelCard
 from mxcheck.models.refusal import refused
 
-#: The embedded reference models, by directory; the last two are made from another one's weights.
-REFERENCE_MODELS = ("ref-llama", "ref-neo", "ref-moe", "outlier-llama", "long-llama")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedText:
+    """Text that a model is measured on in place of tokens of its own: the start of a corpus, by the model's
+    tokenizer, in so many sequences of so many tokens."""
+
+    corpus: str
+    sequences: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reference:
+    """An embedded model.
+
+    Attributes:
+        weights: the one whose files it is made from; empty: its own.
+        outliers: activation outliers are built in. It computes what it did: its text is the other model's.
+        positions, rope_theta: in place of the configuration's. A larger base turns slower, so that 1,024
+            positions stay within the angles that training on 256 has seen (reference/README.md).
+        dtype: that it is loaded in.
+        text: that it is measured on in place of tokens of its own.
+        anew: each case loads it again, as a process does that comes back to a model.
+    """
+
+    weights: str = ""
+    outliers: bool = False
+    positions: int | None = None
+    rope_theta: float | None = None
+    dtype: str = "float32"
+    text: EncodedText | None = None
+    anew: bool = False
+
+
+_REFERENCES = {
+    "ref-llama": _Reference(),
+    "ref-neo": _Reference(),
+    "ref-moe": _Reference(),
+    "outlier-llama": _Reference(weights="ref-llama", outliers=True),
+    "long-llama": _Reference(weights="ref-llama", positions=1024, rope_theta=150_000.0),
+    "short-moe": _Reference(weights="ref-moe"),
+    "bf16-llama": _Reference(
+        weights="ref-llama",
+        dtype="bfloat16",
+        text=EncodedText(corpus="prose", sequences=8, length=90),
+    ),
+    "wide-gpt2": _Reference(anew=True),
+}
+#: The embedded reference models.
+REFERENCE_MODELS = tuple(_REFERENCES)
 #: Files that are taken for models.
 _FILE_KINDS = {
     ".gguf": "a GGUF file, whose weights are quantized or converted",
@@ -22,12 +70,6 @@ _FILE_KINDS = {
     ".pt": "a pickle, which may execute code and is never loaded",
     ".pth": "a pickle, which may execute code and is never loaded",
 }
-_WEIGHTS_OF = {"outlier-llama": "ref-llama", "long-llama": "ref-llama"}
-_OUTLIERS = frozenset({"outlier-llama"})
-#: Positions and rotary base in place of the configuration's. A larger base turns slower, so that 1,024
-#: positions stay within the angles that training on 256 has seen (reference/README.md has the figures).
-_EXTENDED = {"long-llama": (1024, 150_000.0)}
-
 #: Models that a make target writes, and where to: relative to the directory in which mxcheck runs.
 MADE_MODELS = {"smollm2-135m-instruct-q4": "make real-model"}
 MADE = Path("build/real-model")
@@ -40,7 +82,11 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 class ModelSource:
     """Where a model comes from: a directory or a hub id at a revision, the dtype it is loaded in, its card if
     it is one of the zoo, whether activation outliers are built in, and the positions and the rotary base that
-    it has in place of its configuration's."""
+    it has in place of its configuration's.
+
+    `tokens` is the file of its own text where it does not lie with the baselines, `text` what it is measured
+    on instead, and `anew` whether each case loads it again.
+    """
 
     name: str
     location: str
@@ -52,6 +98,8 @@ class ModelSource:
     positions: int | None = None
     rope_theta: float | None = None
     tokens: Path | None = None
+    text: EncodedText | None = None
+    anew: bool = False
 
 
 def model_source(name: str) -> ModelSource:
@@ -63,19 +111,7 @@ def model_source(name: str) -> ModelSource:
     that does not exist, for what cannot be a revision, and for a name that is none of these.
     """
     if name in REFERENCE_MODELS:
-        reference = Path(str(resources.files("mxcheck.models"))) / "reference"
-        weights = reference / _WEIGHTS_OF.get(name, name)
-        positions, rope_theta = _EXTENDED.get(name, (None, None))
-        return ModelSource(
-            name=name,
-            location=str(weights),
-            is_directory=True,
-            outliers=name in _OUTLIERS,
-            positions=positions,
-            rope_theta=rope_theta,
-            # What outliers are built into computes what it did: its text is the other model's.
-            tokens=(weights if name in _OUTLIERS else reference / name) / "tokens.safetensors",
-        )
+        return _embedded(name, _REFERENCES[name])
     if name in MADE_MODELS:
         return _made(name)
     if name in CARDS:
@@ -110,6 +146,24 @@ def model_source(name: str) -> ModelSource:
         return replace(source, revision=revision) if at else source
     known = [*REFERENCE_MODELS, *MADE_MODELS, *CARDS]
     raise unknown("model", name, [*known, "a directory", "a hub id organisation/model"])
+
+
+def _embedded(name: str, kind: _Reference) -> ModelSource:
+    folder = Path(str(resources.files("mxcheck.models"))) / "reference"
+    weights = folder / (kind.weights or name)
+    own = (weights if kind.outliers else folder / name) / "tokens.safetensors"
+    return ModelSource(
+        name=name,
+        location=str(weights),
+        is_directory=True,
+        dtype=kind.dtype,
+        outliers=kind.outliers,
+        positions=kind.positions,
+        rope_theta=kind.rope_theta,
+        tokens=None if kind.text else own,
+        text=kind.text,
+        anew=kind.anew,
+    )
 
 
 def _made(name: str) -> ModelSource:

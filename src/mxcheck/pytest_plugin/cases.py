@@ -12,7 +12,6 @@ from mxcheck.models.ladder import (
     LADDER,
     MIXED_TIERS,
     MX,
-    ROUNDED_UP,
     TIERS,
     WHOLE_MODEL,
     installed,
@@ -20,6 +19,7 @@ from mxcheck.models.ladder import (
 from mxcheck.models.recipe import Recipe
 from mxcheck.pytest_plugin.options import ELEMENTWISE, Options
 from mxcheck.run.cases import Changes, has_e8m0_scales, is_cast_by_us, stage
+from mxcheck.run.default_gate import beside, has_stage
 
 
 def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
@@ -116,40 +116,41 @@ def lay_out(
     """Every case of the run and its recipe: model by model, in the order of the ladder and the tiers.
 
     `own` are the user's recipes by name; `text` are the labels of the options that change what every case is
-    measured on. Raises ValueError, in one line, for what no step or recipe can do.
+    measured on. A reference model that is there for few stages has those alone (`run.default_gate`). Raises
+    ValueError, in one line, for what no step or recipe can do.
     """
     tiers = chosen_tiers(options)
     globally = [choose("--mx-global", name, ELEMENTWISE) for name in options.names("global")]
-    stages: list[tuple[str, str | None, tuple[str, ...], Recipe]] = []
     chosen = chosen_steps(options, own)
     _check_meaning(chosen, changes, globally)
-    for name in chosen:
-        if name in own:
-            stages.append((name, None, (), own[name]))
-            continue
-        for tier in (None,) if name in WHOLE_MODEL else tiers_of(name, tiers, options):
-            for one in (changes, *_beside(name, tier, options, changes, globally)):
-                labels_and_recipe = stage(name, tier, one, kernel=kernel)
-                stages.append((name, tier, *labels_and_recipe))
-            for elementwise in globally if is_cast_by_us(LADDER[name]) else ():
-                labels_and_recipe = stage(name, tier, changes, elementwise=elementwise, kernel=kernel)
-                stages.append((name, tier, *labels_and_recipe))
-    return {
-        Case(model=label, precision=name, tier=tier, options=(*changed, *text)): made
-        for label in labels
-        for name, tier, changed, made in stages
-    }
+    plain = _is_whole_ladder(options) and changes == Changes() and not globally
+    found = {}
+    for label in labels:
+        for name in chosen:
+            if name in own:
+                found[Case(model=label, precision=name, tier=None, options=text)] = own[name]
+                continue
+            for tier in (None,) if name in WHOLE_MODEL else tiers_of(name, tiers, options):
+                if not has_stage(label, name, tier):
+                    continue
+                made = [
+                    stage(name, tier, one, kernel=kernel)
+                    for one in (changes, *(beside(label, name, tier) if plain else ()))
+                ]
+                made += [
+                    stage(name, tier, changes, elementwise=elementwise, kernel=kernel)
+                    for elementwise in (globally if is_cast_by_us(LADDER[name]) else ())
+                ]
+                for changed, recipe in made:
+                    case = Case(model=label, precision=name, tier=tier, options=(*changed, *text))
+                    found[case] = recipe
+    return found
 
 
-def _beside(
-    name: str, tier: str | None, options: Options, changes: Changes, globally: list[str]
-) -> tuple[Changes, ...]:
-    """What stands beside a step of the whole ladder: the float formats under the rule that rounds scales up,
-    which the field has left OCP's for. Not where the run names steps, or changes recipes."""
-    whole = not options.names("precision") or "all" in options.names("precision")
-    if whole and tier == "B" and name in ROUNDED_UP and changes == Changes() and not globally:
-        return (Changes(scale_rule="rceil"),)
-    return ()
+def _is_whole_ladder(options: Options) -> bool:
+    """Whether the run names no steps, or all: then more than the ladder stands beside it."""
+    named = options.names("precision")
+    return not named or "all" in named
 
 
 def _check_meaning(names: list[str], changes: Changes, globally: list[str]) -> None:

@@ -10,10 +10,11 @@ import pytest
 from mxcheck.gate.baseline import BaselineError, read
 from mxcheck.gate.case import Case
 from mxcheck.gate.orderings import ORDERINGS, Comparison, Deviation, Ordering, Shown, compare, deviation
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.gate.shipped import in_force
 from mxcheck.pytest_plugin.cases import chosen_steps
 from mxcheck.pytest_plugin.options import Options
 from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.run.default_gate import WHOLE_LADDER
 
 #: What a comparison may show where this is expected. An order that was too close to call may become clear.
 _ALLOWED: dict[Shown, tuple[Shown, ...]] = {
@@ -59,7 +60,7 @@ def orderings_of(config: pytest.Config, run: Settings, parameter: str) -> list[M
         return []
     found = [
         ModelOrdering(model=model, ordering=one, exception=deviation(model, one))
-        for model in REFERENCE_MODELS
+        for model in WHOLE_LADDER
         if model in run.models
         for one in ORDERINGS
     ]
@@ -76,7 +77,7 @@ def hold(one: ModelOrdering, baselines: Path) -> Comparison:
     something else than is expected."""
     records = []
     for case in one.cases:
-        path = baselines / case.baseline
+        path = in_force(baselines, case.baseline)
         if not path.is_file():
             pytest.skip(f"no accepted baseline {path} to order")
         try:

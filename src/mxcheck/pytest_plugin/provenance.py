@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mxcheck.gate.digest import folder_digest
+from mxcheck.gate.shipped import SHIPPED, shipped, taken_from_ours
 
 if TYPE_CHECKING:
     from mxcheck.reporting.shards import Basis
@@ -31,12 +32,22 @@ def basis(root: Path, baselines: Path, *, selection: str, arguments: str, option
         commit=commit,
         changes=changes,
         sources=folder_digest(_PACKAGE),
-        baselines=folder_digest(baselines, "*.[jt]*"),  # the records, and each model's bounds.toml
+        baselines=_digest_of(baselines),
         selection=selection,
         arguments=arguments,
         options=options,
         run=os.environ.get(RUN, ""),
     )
+
+
+def _digest_of(baselines: Path) -> str:
+    """Of the records, and each model's bounds.toml: the project's, and ours of models that it has none of."""
+    digests = [folder_digest(baselines, "*.[jt]*")]
+    ours = shipped()
+    for model in taken_from_ours(baselines, list(SHIPPED)):
+        assert ours is not None
+        digests.append(f"{model} {folder_digest(ours / model, '*.[jt]*')}")
+    return digests[0] if len(digests) == 1 else sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
 def commit_of(root: Path) -> tuple[str, str]:

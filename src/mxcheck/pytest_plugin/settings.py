@@ -31,6 +31,7 @@ from mxcheck.pytest_plugin.options import (
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.pytest_plugin.work import estimate, model_seconds
 from mxcheck.run.cases import Changes
+from mxcheck.run.default_gate import FEW_STAGES
 from mxcheck.run.measuring import DEFAULT_SAMPLES, Measuring
 from mxcheck.scheduling.ledger import default_folder
 from mxcheck.scheduling.sharding import Shard, parse_shard, split
@@ -128,26 +129,29 @@ def _read(config: pytest.Config) -> Settings:
         f"length{length}" if length is not None else "",
         f"samples{max_samples}" if max_samples != DEFAULT_SAMPLES else "",
     )
-    own = own_recipes(config.rootpath / "pyproject.toml", kernel=kernels[0] if kernels else "eager")
+    recipes = own_recipes(config.rootpath / "pyproject.toml", kernel=kernels[0] if kernels else "eager")
     whole = lay_out(
         models,
         options,
-        own=own,
+        own=recipes,
         changes=changes,
         text=tuple(filter(None, text)),
         kernel=kernels[0] if kernels else "eager",
     )
+    models = _with_cases(models, whole, named=options.names("models"))
     batch_size = options.integer("batch-size", None)
     assert max_samples is not None
     trusted = _trusted(options, models)
     shard = _shard(options)
+    baselines = config.rootpath / (options.value("baselines") or "baselines")
     if shard is not None:
         given = {"dtype": DTYPES.get(dtype), "samples": max_samples, "length": length}
-        models = _part(shard, models, whole, given | {"batch_size": batch_size})
+        own = baselines if corpus.is_self else None
+        models = _part(shard, models, whole, given | {"batch_size": batch_size}, own)
     return Settings(
         models=models,
         recipes={case: made for case, made in whole.items() if case.model in models},
-        own=tuple(own),
+        own=tuple(recipes),
         left_out=left_out(options),
         trusted=trusted,
         scale_rule=changes.scale_rule or "floor",
@@ -169,14 +173,31 @@ def _read(config: pytest.Config) -> Settings:
         leases=_leases(config, options),
         shard=shard,
         whole=tuple(whole),
-        baselines=config.rootpath / (options.value("baselines") or "baselines"),
-        bounds=_bounds(config, options, own),
+        baselines=baselines,
+        bounds=_bounds(config, options, recipes),
         recentre=options.flag("recentre"),
         measure=options.flag("measure"),
         layers=options.flag("layers"),
         wide=options.flag("wide"),
         debug=options.flag("debug"),
     )
+
+
+def _with_cases(
+    models: Mapping[str, str], whole: Mapping[Case, Recipe], *, named: list[str]
+) -> dict[str, str]:
+    """The models that have a case of the run. Raises ValueError where the run names another."""
+    there = {case.model for case in whole}
+    for label in models if named else ():
+        if label not in there:
+            stages = " and ".join(
+                step if tier is None else f"{step} in tier {tier}" for step, tier in FEW_STAGES[label]
+            )
+            raise ValueError(
+                f"--mx-models {label}: it is there for {stages} alone, and the run has neither; "
+                f"name such a step, or leave the model out"
+            )
+    return {label: name for label, name in models.items() if label in there}
 
 
 def _changes(options: Options) -> Changes:
@@ -241,7 +262,11 @@ def _shard(options: Options) -> Shard | None:
 
 
 def _part(
-    shard: Shard, models: Mapping[str, str], whole: Mapping[Case, Recipe], given: Mapping[str, Any]
+    shard: Shard,
+    models: Mapping[str, str],
+    whole: Mapping[Case, Recipe],
+    given: Mapping[str, Any],
+    baselines: Path | None,
 ) -> dict[str, str]:
     """The models of a shard. By estimates alone, never by durations: those differ from machine to machine."""
     if shard.count > len(models):
@@ -251,7 +276,8 @@ def _part(
         )
     costs = {
         label: model_seconds(
-            estimate(name, **given), [made for case, made in whole.items() if case.model == label]
+            estimate(name, **given, own=baselines and baselines / label),
+            [made for case, made in whole.items() if case.model == label],
         )
         for label, name in models.items()
     }

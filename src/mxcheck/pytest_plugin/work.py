@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mxcheck.models.footprint import Footprint, footprint
+from mxcheck.models.footprint import Footprint, footprint, text_shape
 from mxcheck.models.recipe import Recipe
 from mxcheck.models.zoo import model_source
 from mxcheck.run.measuring import DEFAULT_BATCH_SIZE
@@ -30,19 +30,19 @@ def estimate(
     samples: int,
     length: int | None,
     batch_size: int | None,
-    tokens: Path | None = None,
+    own: Path | None = None,
 ) -> Footprint | None:
-    """What a model named so takes on the text of the file `tokens`, if it is measured on its own; None where
-    nothing is known of it."""
+    """What a model named so takes on its own text, or on a corpus (`own` is None); None where nothing is
+    known of it. `own` is the folder of its baselines, where the text of a model that is not ours lies."""
     source = model_source(name)
     usual = DEFAULT_BATCH_SIZE if source.card is None else source.card.batch_size
+    text = None
+    if own is not None and source.text is not None:
+        text = source.text.sequences, source.text.length
+    elif own is not None:
+        text = text_shape(source.tokens or own / "tokens.safetensors")
     return footprint(
-        source,
-        dtype=dtype,
-        sequences=samples,
-        length=length,
-        batch_size=batch_size or usual,
-        tokens=tokens,
+        source, dtype=dtype, sequences=samples, length=length, batch_size=batch_size or usual, text=text
     )
 
 
@@ -54,7 +54,7 @@ def estimated(settings: Settings, label: str) -> Footprint | None:
         samples=settings.max_samples,
         length=settings.sequence_length,
         batch_size=settings.batch_size,
-        tokens=settings.baselines / label / "tokens.safetensors" if settings.corpus.is_self else None,
+        own=settings.baselines / label if settings.corpus.is_self else None,
     )
 
 

@@ -14,11 +14,12 @@ from mxcheck.models.ladder import TIERS as LADDER_TIERS
 from mxcheck.models.ladder import WHOLE_MODEL as LADDER_WHOLE_MODEL
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.run.cases import Changes, stage
+from mxcheck.run.default_gate import FEW_STAGES, has_stage
 from mxcheck.run.measuring import Measuring
 from mxcheck.sensitivity.fault import Fault
 
-#: The reduced gate: a dense model and one with experts.
-MODELS = ("ref-llama", "ref-moe")
+#: The reduced gate: a dense model, one with experts, and those that reach what these do not.
+MODELS = ("ref-llama", "ref-moe", *FEW_STAGES)
 SEQUENCES = 16
 #: Always run: the reference itself, and the loading type that changes nothing else.
 WHOLE_MODEL = ("fp32", "bf16")
@@ -86,6 +87,8 @@ class ReducedGate:
         for model in models:
             for name in self.precisions:
                 for tier in _tiers_of(name, tiers):
+                    if not has_stage(model, name, tier):
+                        continue
                     labels, made = stage(name, tier, changes)
                     options = (*labels, f"samples{SEQUENCES}")
                     recipes[Case(model=model, precision=name, tier=tier, options=options)] = made

@@ -11,7 +11,7 @@ import pytest
 from mxcheck.gate.bounds_tables import Bounds, BoundsTables, load_bounds
 from mxcheck.gate.case import Case, case_of
 from mxcheck.models.ladder import stages
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.run.default_gate import WHOLE_LADDER
 
 OURS = {
     "default": {"bf16": {"kl": 1, "rise": 10}, "fp8_e4m3-A": {"kl": 2, "rise": 20}},
@@ -123,7 +123,7 @@ def test_a_user_s_recipes_may_have_lines(tmp_path: Path) -> None:
         load_bounds(str(path))
 
 
-@pytest.mark.parametrize("model", REFERENCE_MODELS)
+@pytest.mark.parametrize("model", WHOLE_LADDER)
 def test_our_table_covers_the_ladder(model: str) -> None:
     bounds = load_bounds()
     for precision, tier in stages():

@@ -21,6 +21,7 @@ from mxcheck.gate.statistics import differences, rms
 from mxcheck.gate.verdict import judge
 from mxcheck.models.ladder import LADDER, ROUNDED_UP, TIERS, stages
 from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.run.default_gate import FEW_STAGES, WHOLE_LADDER
 
 BASELINES = Path(__file__).parents[3] / "baselines"
 #: The MLP of a mixture of experts has no linear module that a library could take.
@@ -28,14 +29,25 @@ NO_LINEAR_MLP = ("bnb_int8", "scaled_mm_fp8", "scaled_mm_fp8_row")
 #: Everything that runs on a CPU: Transformer Engine does not.
 MATRIX = [
     Case(model=model, precision=precision, tier=tier)
-    for model in REFERENCE_MODELS
+    for model in WHOLE_LADDER
     for precision, tier in stages()
     if LADDER[precision].group != "te"
     and not (model == "ref-moe" and tier == "A" and precision in NO_LINEAR_MLP)
 ] + [
     Case(model=model, precision=precision, tier="B", options=("rceil",))
-    for model in REFERENCE_MODELS
+    for model in WHOLE_LADDER
     for precision in ROUNDED_UP
+]
+
+#: What the default gate has besides: few stages of some models, options on one model each.
+FEW_MATRIX = [
+    *(
+        Case(model=model, precision=precision, tier=tier)
+        for model, stages_of_it in FEW_STAGES.items()
+        for precision, tier in stages_of_it
+    ),
+    case_of("ref-neo", "fp8_e4m3-B+outputs"),
+    case_of("wide-gpt2", "fp8_e4m3-B+attention"),
 ]
 
 #: The real model (`make gate-real`): all of the default ladder on its text, some of it on two others.
@@ -71,10 +83,12 @@ def test_the_matrix_is_accepted_and_nothing_else() -> None:
         for model in (REAL, f"{REAL}-long")
         for name in ("bounds.toml", "tokens.safetensors")
     }
+    others |= {Path(model) / "bounds.toml" for model in FEW_STAGES}
     for model in (*REFERENCE_MODELS, REAL, f"{REAL}-long"):
-        weights = accepted(Case(model=model, precision="bf16")).fingerprints["weights"]
+        precision = "fp32" if model in FEW_STAGES else "bf16"
+        weights = accepted(Case(model=model, precision=precision)).fingerprints["weights"]
         others.add(Path(model) / f"states-{weights[:8]}.safetensors")
-    assert files == {case.baseline for case in (*MATRIX, *REAL_MATRIX)} | others
+    assert files == {case.baseline for case in (*MATRIX, *FEW_MATRIX, *REAL_MATRIX)} | others
 
 
 @pytest.mark.parametrize("case", REAL_MATRIX, ids=lambda case: case.id)
@@ -111,6 +125,16 @@ def test_each_is_of_its_case_and_within_bounds(case: Case) -> None:
     assert verdict.passed, verdict.failures
 
 
+@pytest.mark.parametrize("case", FEW_MATRIX, ids=lambda case: case.id)
+def test_what_the_gate_has_besides_is_within_bounds(case: Case) -> None:
+    record = accepted(case)
+    assert record.id == case.id
+    assert record.noise is not None
+    assert record.noise.environments == ["avx2", "default"]
+    verdict = judge(record, record, load_bounds(baselines=BASELINES).of(case))
+    assert verdict.passed, verdict.failures
+
+
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.id)
 def test_a_change_of_all_sequences_alike_is_seen_from_the_narrowest_bound_on(case: Case) -> None:
     """The median's, but for the four sequences of long-llama."""
@@ -122,7 +146,7 @@ def test_a_change_of_all_sequences_alike_is_seen_from_the_narrowest_bound_on(cas
         assert said == found.median_bound or case.model == "long-llama"
 
 
-@pytest.mark.parametrize("model", REFERENCE_MODELS)
+@pytest.mark.parametrize("model", WHOLE_LADDER)
 def test_fp32_is_the_reference_itself(model: str) -> None:
     record = accepted(Case(model=model, precision="fp32"))
     assert record.bit_equal

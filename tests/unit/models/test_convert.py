@@ -12,7 +12,7 @@ from mxcheck.models.convert import Conversion, convert
 from mxcheck.models.ladder import MX
 from mxcheck.models.load import LoadedModel
 from mxcheck.models.recipe import Recipe, recipe
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.run.default_gate import WHOLE_LADDER
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 ReferenceModel = Callable[[str], LoadedModel]
@@ -25,7 +25,7 @@ MX_RECIPES = {
 }
 RECIPES = {**MX_RECIPES, "bf16": recipe("bf16")}
 
-every_model = pytest.mark.parametrize("name", REFERENCE_MODELS)
+every_model = pytest.mark.parametrize("name", WHOLE_LADDER)
 every_recipe = pytest.mark.parametrize("case", RECIPES)
 every_mx_recipe = pytest.mark.parametrize("case", MX_RECIPES)
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from mxcheck.models import weight_files
-from mxcheck.models.cards import CARDS, DEVICE_BYTES, GIB
-from mxcheck.models.footprint import Footprint, footprint
+from mxcheck.models.cards import CARDS, DEVICE_BYTES, GIB, ITEM_BYTES
+from mxcheck.models.footprint import Footprint, footprint, text_shape
 from mxcheck.models.load import load
 from mxcheck.models.weight_files import read_header
 from mxcheck.models.zoo import REFERENCE_MODELS, ModelSource, model_source
@@ -31,7 +31,7 @@ def known(name: str, **changes: Any) -> Footprint:
 def test_parameters_are_those_of_the_loaded_model(name: str) -> None:
     """Where embeddings are tied, they are stored once and counted once. fp32, the weights twice."""
     parameters = sum(value.numel() for value in load(name).model.parameters())
-    assert known(name).weight_bytes == 2 * 4 * parameters
+    assert known(name).weight_bytes == 2 * ITEM_BYTES[model_source(name).dtype] * parameters
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -63,21 +63,20 @@ def test_a_model_s_own_text_says_how_much_is_measured(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
     text = tmp_path / "tokens.safetensors"
     save_file({"tokens": torch.zeros(8, 128, dtype=torch.int32)}, text)
-    unknown, own = known(str(folder)), known(str(folder), tokens=text)
+    unknown, own = known(str(folder)), known(str(folder), text=text_shape(text))
     assert own.weight_bytes == unknown.weight_bytes
     assert own.working_bytes < 0.7 * unknown.working_bytes
     assert own.case_seconds < unknown.case_seconds / 100
-    assert known("ref-llama", tokens=tmp_path / "absent") == known("ref-llama")
+    assert known(str(folder), text=(8, 128), length=256) == own  # no more than there is
+    assert text_shape(tmp_path / "absent") is None
     text.write_bytes(b"no tokens")
-    assert known(str(folder), tokens=text) == known(str(folder), tokens=tmp_path / "absent") == unknown
+    assert text_shape(text) is None
 
 
-def test_the_process_of_a_reference_model_fits() -> None:
-    """0.55 to 0.9 GiB were measured for processes that measure every step of one or two of them."""
-    for name in REFERENCE_MODELS:
-        # Scores of 1,024 positions in place of 256: 0.2 GiB a pass of four sequences.
-        most = 1.3 if name == "long-llama" else 1.2
-        assert 0.9 * GIB < known(name).bytes_needed < most * GIB
+def test_no_more_sequences_at_once_than_there_are() -> None:
+    for name in ("ref-llama", "llama-3.1-8b"):
+        few = known(name, sequences=2, length=64, batch_size=8)
+        assert few == known(name, sequences=2, length=64, batch_size=2)
 
 
 def test_a_device_too_small_for_the_working_bytes() -> None:
@@ -167,9 +166,15 @@ def test_a_directory_by_its_headers(model: Path) -> None:
         *("header-is-a-list", "entry-is-a-number", "shape-of-words", "nested-header"),
     ],
 )
-def test_what_cannot_be_read_is_the_loader_s_to_refuse(model: Path, harm: Any) -> None:
+def test_what_cannot_be_read_is_estimated_by_the_sizes_of_its_files(model: Path, harm: Any) -> None:
+    """And is the loader's to refuse."""
     harm(model)
-    assert of_directory(model) is None
+    found = of_directory(model)
+    assert found is not None
+    sizes = sum(path.stat().st_size for path in model.glob("*.safetensors") if path.is_file())
+    assert found.weight_bytes == 2 * 4 * (sizes // 2)
+    assert found.guessed.startswith("model 'm': ")
+    assert found.guessed.isprintable()
 
 
 def test_memory_that_runs_out_is_no_fault_of_the_files(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

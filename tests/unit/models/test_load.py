@@ -2,17 +2,21 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
 
+from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.models.convert import convert
 from mxcheck.models.load import LoadedModel, load, weights_fingerprint
 from mxcheck.models.recipe import recipe
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.run.default_gate import WHOLE_LADDER
+from mxcheck.run.measuring import DEFAULT_BATCH_SIZE
 
 WEIGHTS = "model.safetensors"
 SPOILT = "model.layers.1.mlp.down_proj.weight"
@@ -46,7 +50,7 @@ def test_a_sound_checkpoint_loads_in_fp32_with_eager_attention(saved: Path) -> N
         assert torch.equal(value, stored[name].float())
 
 
-@pytest.mark.parametrize("name", REFERENCE_MODELS)
+@pytest.mark.parametrize("name", WHOLE_LADDER)
 def test_reference_models_load_in_fp32_with_bf16_values(
     name: str, reference_model: Callable[[str], LoadedModel]
 ) -> None:
@@ -71,6 +75,40 @@ def test_the_long_model_has_more_positions_and_a_larger_rotary_base(
         apart = (long(ids).logits - short(ids).logits).abs()[0].amax(-1)
     assert apart[0] == 0  # the first position is not turned
     assert apart[1:].min() > 0
+
+
+def test_what_the_small_reference_models_are_there_for(reference_model: Callable[[str], LoadedModel]) -> None:
+    wide, bf16 = reference_model("wide-gpt2"), reference_model("bf16-llama")
+    assert {value.dtype for value in bf16.model.parameters()} == {torch.bfloat16}
+    folder = Path(wide.source.location)
+    assert len(list(folder.glob("model-*.safetensors"))) == 2
+    assert wide.model.get_output_embeddings().weight is wide.model.get_input_embeddings().weight
+    assert sum(isinstance(module, Conv1D) for module in wide.model.modules()) == 8
+    assert wide.source.tokens is not None
+    tokens = load_tokens(wide.source.tokens)
+    assert tokens.max() >= 65536
+    assert tokens.shape[1] % 32
+
+
+def test_an_expert_of_short_moe_gets_a_single_token(reference_model: Callable[[str], LoadedModel]) -> None:
+    """In the last pass, which has one sequence."""
+    loaded = reference_model("short-moe")
+    assert loaded.source.tokens is not None
+    tokens = load_tokens(loaded.source.tokens)
+    last = tokens[len(tokens) // DEFAULT_BATCH_SIZE * DEFAULT_BATCH_SIZE :]
+    counts: list[int] = []
+
+    def count(_: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+        counts.extend(torch.bincount(arguments[1].flatten(), minlength=4).tolist())
+
+    experts = [module for name, module in loaded.model.named_modules() if name.endswith("mlp.experts")]
+    hooks = [module.register_forward_pre_hook(count) for module in experts]
+    with torch.inference_mode():
+        loaded.model(last)
+    for hook in hooks:
+        hook.remove()
+    assert len(last) == 1
+    assert 1 in counts
 
 
 def test_the_experts_are_multiplied_by_the_plain_loop(reference_model: Callable[[str], LoadedModel]) -> None:

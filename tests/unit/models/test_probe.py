@@ -20,13 +20,13 @@ from mxcheck.models.load import LoadedModel
 from mxcheck.models.probe import digests, probe
 from mxcheck.models.products import storage
 from mxcheck.models.recipe import Operand, Recipe, recipe
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.run.default_gate import WHOLE_LADDER
 
 Digests = dict[str, dict[str, Digest]]
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 ReferenceModel = Callable[[str], LoadedModel]
 
-every_model = pytest.mark.parametrize("name", REFERENCE_MODELS)
+every_model = pytest.mark.parametrize("name", WHOLE_LADDER)
 
 PRECISIONS = ("fp8_e4m3", "fp4_e2m1")
 #: Every library that multiplies, brought down to what the oldest machines have.
@@ -60,7 +60,7 @@ print(json.dumps(found))
 def on_an_old_machine() -> dict[str, Any]:
     """Digests by `<model>-<precision>`, made in a child process with the plainest instruction set."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(REFERENCE_MODELS), json.dumps(PRECISIONS)],
+        [sys.executable, "-c", CHILD, json.dumps(WHOLE_LADDER), json.dumps(PRECISIONS)],
         env={**os.environ, **OLD_MACHINE},
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ import pytest
 from mxcheck.gate.case import model_label
 from mxcheck.models import load
 from mxcheck.models.cards import CARDS
-from mxcheck.models.zoo import MADE_MODELS, REFERENCE_MODELS, ModelSource, model_source
+from mxcheck.models.zoo import MADE_MODELS, REFERENCE_MODELS, EncodedText, ModelSource, model_source
 
 ZOO = (
     "tinystories-33M",
@@ -28,7 +28,10 @@ ZOO = (
 
 
 def test_reference_models() -> None:
-    assert REFERENCE_MODELS == ("ref-llama", "ref-neo", "ref-moe", "outlier-llama", "long-llama")
+    assert (
+        *("ref-llama", "ref-neo", "ref-moe", "outlier-llama", "long-llama"),
+        *("short-moe", "bf16-llama", "wide-gpt2"),
+    ) == REFERENCE_MODELS
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,8 @@ def test_reference_models() -> None:
         ("ref-moe", "ref-moe", "ref-moe", False, None),
         ("outlier-llama", "ref-llama", "ref-llama", True, None),
         ("long-llama", "ref-llama", "long-llama", False, 1024),
+        ("short-moe", "ref-moe", "short-moe", False, None),
+        ("wide-gpt2", "wide-gpt2", "wide-gpt2", False, None),
     ],
 )
 def test_a_reference_model_is_package_data_with_its_own_tokens(
@@ -104,7 +109,13 @@ def test_a_directory_of_a_hub_id_s_name_is_the_directory(
     assert model_source(name) == ModelSource(name=name, location=name, is_directory=True)
 
 
-@pytest.mark.parametrize("name", [*REFERENCE_MODELS, "org/model"])
+def test_a_reference_model_in_bf16_is_measured_on_prose() -> None:
+    source = model_source("bf16-llama")
+    assert (source.dtype, source.tokens) == ("bfloat16", None)
+    assert source.text == EncodedText(corpus="prose", sequences=8, length=90)
+
+
+@pytest.mark.parametrize("name", [*(name for name in REFERENCE_MODELS if name != "bf16-llama"), "org/model"])
 def test_without_a_card_the_dtype_is_float32_and_the_revision_main(name: str) -> None:
     source = model_source(name)
     assert (source.dtype, source.revision, source.card) == ("float32", "main", None)

@@ -6,11 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
+from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.pytest_plugin.options import LISTS, MOST, PRESETS, VALUES, Options, given, own_options
 from mxcheck.pytest_plugin.settings import Settings
+from mxcheck.run.default_gate import FEW_STAGES
 
 Configure = Callable[..., pytest.Config]
 Lay = Callable[..., Settings]
+
+
+LLAMA = ("--mx-models", "ref-llama")
 
 
 def stages(settings: Settings) -> list[str]:
@@ -23,16 +28,17 @@ def stages(settings: Settings) -> list[str]:
 def test_quick(lay: Lay) -> None:
     settings = lay("--mx-preset", "quick")
     assert stages(settings) == ["fp32", "bf16", "fp8_e4m3-B", "fp4_e2m1-B"]
-    assert list(settings.models) == ["ref-llama", "ref-neo", "ref-moe", "outlier-llama", "long-llama"]
+    assert tuple(settings.models) == REFERENCE_MODELS
 
 
 def test_medium_is_the_default_in_two_tiers(lay: Lay) -> None:
-    assert stages(lay("--mx-preset", "medium")) == stages(lay("--mx-tier", "A,B"))
+    assert stages(lay(*LLAMA, "--mx-preset", "medium")) == stages(lay("--mx-tier", "A,B"))
     assert len(stages(lay("--mx-preset", "medium"))) > len(stages(lay()))
 
 
 def test_full_has_every_stage(lay: Lay) -> None:
-    assert stages(lay("--mx-preset", "full")) == stages(lay("--mx-precision", "all", "--mx-tier", "all"))
+    everything = ("--mx-precision", "all", "--mx-tier", "all")
+    assert stages(lay(*LLAMA, "--mx-preset", "full")) == stages(lay(*everything))
 
 
 def test_large_is_the_zoo_on_a_corpus(lay: Lay) -> None:
@@ -338,3 +344,25 @@ def test_a_run_is_about_us_where_it_says_so(
 )
 def test_own_options(typed: list[str], ours: list[str]) -> None:
     assert own_options(typed) == ours
+
+
+# Models of few stages
+
+
+def test_a_run_without_a_stage_of_a_model_leaves_it_out(lay: Lay) -> None:
+    assert not FEW_STAGES.keys() & set(lay("--mx-precision", "mxint8").models)
+
+
+def test_a_model_that_is_named_needs_one(lay: Lay) -> None:
+    words = (
+        r"--mx-models wide-gpt2: it is there for fp32 and fp8_e4m3 in tier B alone, and the run has neither"
+    )
+    with pytest.raises(pytest.UsageError, match=words):
+        lay("--mx-models", "ref-llama,wide-gpt2", "--mx-precision", "mxint8")
+
+
+def test_options_beside_the_ladder_are_gone_where_the_run_has_options_of_its_own(lay: Lay) -> None:
+    whole = {case.stage for case in lay("--mx-models", "wide-gpt2").cases}
+    assert whole == {"fp32", "fp8_e4m3-B", "fp8_e4m3-B+attention"}
+    ceil = {case.stage for case in lay("--mx-models", "wide-gpt2", "--mx-scale-rule", "ceil").cases}
+    assert ceil == {"fp32", "fp8_e4m3-B+ceil"}

@@ -1,0 +1,72 @@
+"""The baselines that come with mxcheck: where they are, and what goes before them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mxcheck.gate.baseline import baseline_paths
+from mxcheck.gate.bounds_tables import load_bounds
+from mxcheck.gate.case import Case, case_of
+from mxcheck.gate.shipped import SHIPPED, in_force, shipped, taken_from_ours
+from mxcheck.models.zoo import REFERENCE_MODELS
+
+ROOT = Path(__file__).parents[3]
+CASE = case_of("ref-llama", "fp8_e4m3-A")
+
+
+def test_every_reference_model_s_go_with_the_wheel() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert SHIPPED == REFERENCE_MODELS
+    assert build["wheel"]["force-include"] == {
+        f"baselines/{name}": f"mxcheck/baselines/{name}" for name in SHIPPED
+    }
+    assert {f"/baselines/{name}" for name in SHIPPED} <= set(build["sdist"]["include"])
+
+
+def test_a_source_tree_has_its_own_folder() -> None:
+    assert shipped() == ROOT / "baselines"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda-sm90"])
+def test_read_from_ours_and_written_to_the_project_s(tmp_path: Path, device: str) -> None:
+    read, written = baseline_paths(tmp_path, CASE, device)
+    assert read == ROOT / "baselines" / CASE.baseline
+    assert written.parent == tmp_path / "ref-llama"
+
+
+def test_a_project_s_own_come_first(tmp_path: Path) -> None:
+    own = tmp_path / CASE.baseline
+    own.parent.mkdir()
+    own.write_text("{")
+    assert baseline_paths(tmp_path, CASE, "cpu") == (own, own)
+    other = case_of("ref-llama", "fp8_e4m3-B")
+    assert baseline_paths(tmp_path, other, "cpu")[0] == ROOT / "baselines" / other.baseline
+    own.unlink()
+    own.symlink_to("gone")  # a fault of the project's, and no reason to take another file
+    assert baseline_paths(tmp_path, CASE, "cpu")[0] == own
+
+
+def test_nobody_else_s_are_found(tmp_path: Path) -> None:
+    case = Case(model="smollm2-135m-instruct-q4", precision="bf16")
+    assert (ROOT / "baselines" / case.baseline).is_file()
+    assert in_force(tmp_path, case.baseline) == tmp_path / case.baseline
+
+
+def test_the_bounds_beside_ours_hold_where_the_project_says_nothing(tmp_path: Path) -> None:
+    case = case_of("wide-gpt2", "fp8_e4m3-B")
+    ours = load_bounds(baselines=tmp_path).of(case)
+    assert ours == load_bounds(baselines=ROOT / "baselines").of(case)
+    (tmp_path / "wide-gpt2").mkdir()
+    (tmp_path / "wide-gpt2" / "bounds.toml").write_text("fp8_e4m3-B = { kl = 7 }\n")
+    load_bounds.cache_clear()
+    found = load_bounds(baselines=tmp_path)
+    assert found.of(case).kl == 7
+    assert found.of(case_of("wide-gpt2", "fp32")).kl == 0
+
+
+def test_which_models_ours_stand_in_for(tmp_path: Path) -> None:
+    (tmp_path / "ref-neo").mkdir()
+    assert taken_from_ours(tmp_path, ["ref-llama", "ref-neo", "mine"]) == ["ref-llama"]
