@@ -100,7 +100,7 @@ def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpu
             try:
 
                 def tell(what: str) -> None:
-                    session.tell({"do": "step", "what": f"{record.model}: {what}"})
+                    session.tell({"do": "step", "what": f"{record.model}: {what}", "once": record.model})
 
                 tell(f"noise of {len(cases)} cases")
                 trials = measure_noise(_job(session, record.model, cases, gpus), tell=tell)

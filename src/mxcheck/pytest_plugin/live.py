@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from mxcheck.reporting.board import Board
+    from mxcheck.reporting.board import Board, Expected
 
 PLUGIN = "mxcheck-live"
 #: Seconds between two lines where the output is no terminal.
 _PERIOD = 10.0
+#: Seconds between two looks at whether a line is due.
+_LOOK = 0.5
 _CHANNEL = "mx_live"
 
 
@@ -40,14 +42,15 @@ def _show(display: Live, worker: str, event: dict[str, Any]) -> None:
 
 
 class Live:
-    """A table at the bottom of a terminal; a line now and then elsewhere. Silent until a run has cases."""
+    """A table at the bottom of a terminal; a line now and then elsewhere. Silent until a run has cases; under
+    `-q` it says one line, when the run waits for others."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._board: Board | None = None
         self._lock = threading.RLock()
-        self._last_line = time.monotonic()
         self._screen: _Screen | None = None
+        self._lines: _Lines | None = None
         #: Last words of workers that had to die, by the case that they died of.
         self.last_words: dict[str, str] = {}
 
@@ -66,17 +69,21 @@ class Live:
             if self._board is not None:
                 self._board.gone(node.gateway.id)
 
-    def begin(self, expected: Mapping[str, float]) -> None:
-        """The run has these cases, by id, with the seconds that they are expected to take."""
+    def begin(self, expected: Expected) -> None:
+        """The run has these cases."""
         from mxcheck.reporting.board import Board
 
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        if self._board is not None or reporter is None or self._config.option.verbose < 0:
+        if self._board is not None or reporter is None:
             return
-        self._board = Board(expected=dict(expected))
-        self._last_line = time.monotonic()
-        if reporter.isatty and not self._config.getoption("usepdb") and os.environ.get("TERM") != "dumb":
+        self._board = Board(expected=expected)
+        quiet = self._config.option.verbose < 0
+        on_a_screen = reporter.isatty and os.environ.get("TERM") != "dumb"
+        if on_a_screen and not quiet and not self._config.getoption("usepdb"):
             self._screen = _Screen(reporter, self._board, self._lock)
+        else:
+            due = Due(self._board, period=_PERIOD, quiet=quiet)
+            self._lines = _Lines(reporter, due, self._lock)
 
     def heard(self, worker: str, event: dict[str, Any]) -> None:
         """An event of a worker."""
@@ -86,32 +93,15 @@ class Live:
         with self._lock:
             if self._board is None:
                 return
+            # What is shown is written by a thread of its own: a terminal that is stopped must not hold a
+            # worker up, and a step that takes minutes has no events.
             self._board.heard(worker, event, time.monotonic())
-            # The table is drawn by a thread of its own: a terminal that is stopped must not hold a worker up.
-            self._line_now_and_then(self._board)
 
     def case_ended(self, case: str, seconds: float | None) -> None:
         """A case has a result."""
         with self._lock:
             if self._board is not None:
                 self._board.case_ended(case, seconds)
-                self._line_now_and_then(self._board)
-
-    def _line_now_and_then(self, board: Board) -> None:
-        if self._screen is None and time.monotonic() - self._last_line > _PERIOD:
-            self._last_line = time.monotonic()
-            self._print(board.line())
-
-    def _print(self, line: str) -> None:
-        """Past pytest's capture, which holds this process's standard output while a test runs."""
-        capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
-        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        controls = self._config.pluginmanager.has_plugin("dsession") or capture is None
-        with nullcontext() if controls else capture.global_and_fixture_disabled():
-            if reporter._tw.width_of_current_line:  # dots
-                reporter._tw.line()
-                reporter.currentfspath = None  # or write_line would begin another
-            reporter.write_line(line)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
@@ -124,9 +114,76 @@ class Live:
     def pytest_sessionfinish(self) -> None:
         """The last word is the reporter's."""
         with self._lock:
-            screen, self._screen, self._board = self._screen, None, None
-        if screen is not None:
-            screen.stop()
+            shown = [one for one in (self._screen, self._lines) if one is not None]
+            self._screen = self._lines = self._board = None
+        for one in shown:
+            one.stop()
+
+
+class Due:
+    """Which line is due at a time, by any clock: what the run does, each `period` seconds; of a `quiet` run
+    that it waits, once."""
+
+    def __init__(self, board: Board, *, period: float, quiet: bool) -> None:
+        self._board, self._period, self._quiet = board, period, quiet
+        self._last: float | None = None
+        self._said = False
+
+    def at(self, now: float) -> str | None:
+        """The line; None where none is due. The first is due a period after the first call; a run that waits
+        says so at once."""
+        waiting = self._board.waiting()
+        if self._quiet:
+            due = waiting is not None and not self._said
+            self._said |= due
+            return waiting if due else None
+        if self._last is None:
+            self._last = now
+        told = waiting is not None and not self._said
+        self._said = waiting is not None
+        if not told and now - self._last < self._period:
+            return None
+        self._last = now
+        return self._board.line()
+
+
+class _Lines:
+    """Lines as they are due, past pytest's capture, which holds this process's output while a test runs."""
+
+    def __init__(self, reporter: Any, due: Due, lock: threading.RLock) -> None:
+        self._reporter, self._due, self._lock = reporter, due, lock
+        self._over = threading.Event()
+        try:
+            self._output = os.fdopen(os.dup(reporter._tw._file.fileno()), "w", encoding="utf-8")
+        except (
+            OSError,
+            ValueError,
+            AttributeError,
+        ):  # a file that is none of the system's: nobody reads along
+            return
+        self._thread = threading.Thread(target=self._run, name=PLUGIN, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(_LOOK):
+            with self._lock:
+                line = self._due.at(time.monotonic())
+            if line is None:
+                continue
+            dots = self._reporter._tw.width_of_current_line
+            if dots:
+                self._reporter._tw._current_line = ""
+                self._reporter.currentfspath = None  # or its next line would begin another
+            with suppress(OSError, ValueError):  # an output that is gone is nothing that a case is judged by
+                self._output.write(f"{chr(10) if dots else ''}{line}\n")
+                self._output.flush()
+
+    def stop(self) -> None:
+        """Say nothing more."""
+        self._over.set()
+        if hasattr(self, "_thread"):
+            self._thread.join()
+            self._output.close()
 
 
 class _Screen:

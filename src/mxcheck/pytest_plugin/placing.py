@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +19,9 @@ from mxcheck.pytest_plugin.work import UNKNOWN, case_seconds, estimated, stored_
 from mxcheck.scheduling.devices import CPU, Device
 from mxcheck.scheduling.ledger import Ledger
 from mxcheck.scheduling.placement import Group, Item, Placement
+
+if TYPE_CHECKING:
+    from mxcheck.reporting.board import Expected
 
 #: Where pytest's cache keeps the seconds of earlier runs.
 _DURATIONS, _LOADS = "mxcheck/durations", "mxcheck/loads"
@@ -72,16 +75,43 @@ def _room(devices: Sequence[Device], each: int) -> int:
     return sum(device.total_bytes // each for device in devices)
 
 
+def _nominal(settings: Settings, cases: Sequence[Case]) -> dict[Case, float]:
+    known = {label: estimated(settings, label) for label in dict.fromkeys(case.model for case in cases)}
+    return {case: case_seconds(known[case.model], settings.recipes[case]) for case in cases}
+
+
 def seconds_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]) -> dict[Case, float]:
     """What each case is expected to take, without loading: as it took last time, else as estimated. Where
     some have been measured, the estimates of the others are brought to the same scale."""
     stored: dict[str, float] = _cached(config, _DURATIONS)
-    known = {label: estimated(settings, label) for label in dict.fromkeys(case.model for case in cases)}
-    nominal = {case: case_seconds(known[case.model], settings.recipes[case]) for case in cases}
+    nominal = _nominal(settings, cases)
     measured = {case: stored[key] for case in cases if (key := stored_key(settings, case)) in stored}
     told = sum(nominal[case] for case in measured)
     scale = sum(measured.values()) / told if told else 1.0
     return {case: measured.get(case, nominal[case] * scale) for case in cases}
+
+
+def expected_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]) -> Expected:
+    """The same for the live display, with what is done once for all cases of a model: loading it, and where
+    the run accepts, measuring them all again in each environment that tells of noise."""
+    from mxcheck.measure.noise import ENVIRONMENTS
+    from mxcheck.reporting.board import Expected
+
+    seconds = seconds_of(config, settings, cases)
+    nominal = _nominal(settings, cases)
+    scale = sum(seconds.values()) / (sum(nominal.values()) or 1.0)
+    times = len(ENVIRONMENTS["cpu"]) if accepts(config) else 0
+    stored: dict[str, float] = _cached(config, _LOADS)
+    shared = {}
+    for label in dict.fromkeys(case.model for case in cases):
+        estimate = (estimated(settings, label) or UNKNOWN).load_seconds * scale
+        load = stored.get(f"{label} on {settings.device}", estimate)
+        shared[label] = load + times * (load + sum(seconds[case] for case in cases if case.model == label))
+    return Expected(
+        cases={case.id: expected for case, expected in seconds.items()},
+        shared=shared,
+        models={case.id: case.model for case in cases},
+    )
 
 
 def plan(config: pytest.Config, node_ids: Sequence[str]) -> Placement[Any] | None:

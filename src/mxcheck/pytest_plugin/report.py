@@ -11,11 +11,14 @@ import pytest
 
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
+from mxcheck.gate.shipped import taken_from_ours
+from mxcheck.models.cards import GIB
 from mxcheck.pytest_plugin.live import PLUGIN
-from mxcheck.pytest_plugin.placing import check_host, parameter_of, remember, seconds_of, selected_cases
+from mxcheck.pytest_plugin.placing import check_host, expected_of, parameter_of, remember, selected_cases
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.wire import sent_cell, sent_result
+from mxcheck.pytest_plugin.work import estimated
 
 
 class RunReport:
@@ -68,8 +71,7 @@ class RunReport:
         if broken := broken_report():
             raise pytest.UsageError(f"mxcheck: {broken}")
         check_host(self._config, node_ids, workers)
-        seconds = seconds_of(self._config, self._settings, self._selected)
-        self._live.begin({case.id: expected for case, expected in seconds.items()})
+        self._live.begin(expected_of(self._config, self._settings, self._selected))
 
     def _header(self) -> list[str]:
         selected = self._selected
@@ -100,14 +102,32 @@ class RunReport:
         """What the options do not reach, and what is left out for want of a library: nothing is silent."""
         lines = []
         for label in dict.fromkeys(label for case in selected for label in case.options):
-            if label == "rceil" and self._settings.scale_rule == "floor":
-                continue  # nobody asked for it: it stands in the ladder
+            if self._stands_beside(label):
+                continue  # nobody asked for it
             without = dict.fromkeys(case.precision for case in selected if label not in case.options)
-            if without and not label.startswith("global-"):
+            if without:
                 lines.append(f"mxcheck: +{label} does not apply to {', '.join(without)}")
+        for model in dict.fromkeys(case.model for case in selected):
+            if (known := estimated(self._settings, model)) is not None and known.guessed:
+                lines.append(
+                    f"mxcheck: memory of {model} estimated by the sizes of its files, "
+                    f"{known.bytes_needed / GIB:.1f} GiB: {known.guessed}"
+                )
+        models = list(dict.fromkeys(case.model for case in selected))
+        if ours := taken_from_ours(self._settings.baselines, models):
+            lines.append(f"mxcheck: baselines that come with mxcheck: {', '.join(ours)}")
         if absent := self._settings.left_out:
             lines.append(f"mxcheck: left out, their library is not installed: {', '.join(absent)}")
         return lines
+
+    def _stands_beside(self, label: str) -> bool:
+        """Whether a case with this option stands beside the same one without it."""
+        cases = self._settings.recipes
+        return any(
+            label in case.options
+            and replace(case, options=tuple(one for one in case.options if one != label)) in cases
+            for case in cases
+        )
 
     @property
     def has_rows(self) -> bool:

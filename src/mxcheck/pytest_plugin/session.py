@@ -54,14 +54,18 @@ class GateSession:
         )
         self.session = Session(settings.measuring, shared=shared, host=self._leasing, tell=self._tell)
         self._broken = broken_gate()
+        self._noise_seconds = 0.0  # of the case at hand
 
     def timed(self, case: Case, snapshot: SnapshotAssertion) -> CaseResult:
         """`hold`, and where and how long: seconds without those spent waiting for a device, of them those of
         loading the model."""
         began, waited, loading = time.monotonic(), self._leasing.waited, self.session.loading
+        self._noise_seconds = 0.0
         result = self.hold(case, snapshot)
         loaded = self.session.loading - loading
         spent = time.monotonic() - began - (self._leasing.waited - waited)
+        if shared := loaded + self._noise_seconds:
+            self._tell({"do": "shared", "case": case.id, "model": case.model, "seconds": shared})
         return replace(result, seconds=round(spent, 3), load_seconds=round(loaded, 3), worker=self._worker)
 
     def move_on(self, model: str | None) -> None:
@@ -134,7 +138,11 @@ class GateSession:
             for other in self._selected()
             if other.model == record.model and self.session.unavailable(recipes[other]) is None
         }
-        return noise_of(self.session, record, cases, gpus=self._leasing.names)
+        began = time.monotonic()
+        try:
+            return noise_of(self.session, record, cases, gpus=self._leasing.names)
+        finally:
+            self._noise_seconds = time.monotonic() - began
 
     def _selected(self) -> list[Case]:
         parameters = [

@@ -3,9 +3,12 @@
 Events are plain dicts, for they travel from workers; `do` says what happened:
 
 - `wait` (`model`, `why`): it waits for a device;
-- `step` (`what`): it does something whose length is not known, as loading a model;
+- `step` (`what`): it does something whose length is not known, as loading a model; `once` names the model
+  where all of its cases are served by that;
 - `measure` (`what`, `batches`, `length` in tokens): a measurement begins, of a case or of a reference;
-- `batch` (`sequences`, `memory` in bytes): so many sequences more are through, so much memory is taken.
+- `batch` (`sequences`, `memory` in bytes): so many sequences more are through, so much memory is taken;
+- `shared` (`case`, `model`, `seconds`): of a case's seconds, those that served all cases of its model, which
+  are loading it and measuring its noise.
 """
 
 from __future__ import annotations
@@ -23,11 +26,24 @@ from mxcheck.reporting.titled import titled_table
 _MIB = 2**20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """Seconds that are expected: of each case by id, and of what is done once for all cases of a model; and
+    whose each case is. As stored from earlier runs, or as estimated, which is right in proportion only."""
+
+    cases: Mapping[str, float]
+    shared: Mapping[str, float] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Line:
     """One worker."""
 
     doing: str = "starting"
+    waits: bool = False
+    once: str = ""
+    once_since: float = 0.0
     batches: int = 0
     done: int = 0
     tokens: int = 0
@@ -44,20 +60,27 @@ class _Line:
 
 @dataclass(slots=True)
 class Board:
-    """The state of one run.
+    """The state of one run. Times are of any one clock, in seconds."""
 
-    `expected` holds each case's seconds, by id: as stored from earlier runs, or as estimated, which is right
-    in proportion only. Times are of any one clock, in seconds.
-    """
-
-    expected: Mapping[str, float]
+    expected: Expected
     lines: dict[str, _Line] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
+    shared: dict[str, float] = field(default_factory=dict)
+    _of_the_model: dict[str, float] = field(default_factory=dict)
+    _now: float = 0.0
 
     def heard(self, worker: str, event: Mapping[str, Any], now: float) -> None:
         """A worker said something."""
+        if event["do"] == "shared":
+            self._of_the_model[event["case"]] = event["seconds"]
+            self.shared[event["model"]] = self.shared.get(event["model"], 0.0) + event["seconds"]
+            return
         line = self.lines.setdefault(worker, _Line())
-        if event["do"] == "wait":
+        self._now = now
+        line.waits = event["do"] == "wait"
+        if line.once != event.get("once", ""):
+            line.once, line.once_since = event.get("once", ""), now
+        if line.waits:
             line.doing, line.batches = f"{event['model']} waits: {event['why']}", 0
         elif event["do"] == "step":
             line.doing, line.batches = event["what"], 0
@@ -72,24 +95,46 @@ class Board:
 
     def case_ended(self, case: str, seconds: float | None) -> None:
         """A case has a result; `seconds` is what it took, where that is known."""
-        self.ended[case] = self.expected.get(case, 0.0) if seconds is None else seconds
+        if seconds is None:
+            self.ended[case] = self.expected.cases.get(case, 0.0)
+        else:
+            self.ended[case] = max(0.0, seconds - self._of_the_model.pop(case, 0.0))
 
     def gone(self, worker: str) -> None:
         """A worker has died, or is done."""
         self.lines.pop(worker, None)
 
     def seconds_left(self) -> float | None:
-        """What the rest will take, by what ended beside what was expected of it; None before a case ended."""
-        expected = sum(self.expected[case] for case in self.ended if case in self.expected)
-        if not expected:
+        """What the rest will take, by what ended beside what was expected of it; None before a case ended,
+        and while every worker waits: nobody knows for how long.
+
+        What is done once for all cases of a model goes by a rate of its own: the case that did it says
+        nothing of what the others take.
+        """
+        workers = sum(not line.waits for line in self.lines.values())
+        cases, shared = self.expected.cases, self.expected.shared
+        rate = _rate(self.ended, cases)
+        if rate is None or (self.lines and not workers):
             return None
-        rest = sum(seconds for case, seconds in self.expected.items() if case not in self.ended)
-        return rest * sum(self.ended.values()) / expected / max(1, len(self.lines))
+        left = [case for case in cases if case not in self.ended]
+        models = {self.expected.models.get(case) for case in left} - self.shared.keys()
+        once = _rate(self.shared, shared)
+        begun = {line.once: self._now - line.once_since for line in self.lines.values() if line.once}
+        seconds = rate * sum(cases[case] for case in left)
+        for model in models:
+            whole = (rate if once is None else once) * shared.get(model or "", 0.0)
+            seconds += max(0.0, whole - begun.get(model or "", 0.0))
+        return seconds / max(1, workers)
+
+    def waiting(self) -> str | None:
+        """Who waits for what, in one line; None while nobody does."""
+        waiting = [f"{worker} {line.doing}" for worker, line in self.lines.items() if line.waits]
+        return f"mxcheck: {'; '.join(waiting)}" if waiting else None
 
     def line(self) -> str:
         """All of it in one line, for a log."""
         left = self.seconds_left()
-        parts = [f"mxcheck: {len(self.ended)} of {len(self.expected)} cases"]
+        parts = [f"mxcheck: {len(self.ended)} of {len(self.expected.cases)} cases"]
         if left is not None:
             parts.append(f"about {duration(left)} left")
         for worker, line in self.lines.items():
@@ -117,11 +162,17 @@ class Board:
         left = self.seconds_left()
         overall = Table.grid(padding=(0, 1))
         overall.add_row(
-            f"{len(self.ended)} of {len(self.expected)} cases",
-            ProgressBar(total=len(self.expected) or 1, completed=len(self.ended), width=32),
+            f"{len(self.ended)} of {len(self.expected.cases)} cases",
+            ProgressBar(total=len(self.expected.cases) or 1, completed=len(self.ended), width=32),
             "" if left is None else f"about {duration(left)} left",
         )
         return Group(table, overall)
+
+
+def _rate(took: Mapping[str, float], expected: Mapping[str, float]) -> float | None:
+    """Seconds taken for a second expected; None where none was expected of what is over."""
+    told = sum(expected[name] for name in took if name in expected)
+    return sum(seconds for name, seconds in took.items() if name in expected) / told if told else None
 
 
 def _figures(line: _Line) -> tuple[str, str, str]:

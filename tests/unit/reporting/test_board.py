@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from mxcheck.reporting.board import Board, duration
+from mxcheck.reporting.board import Board, Expected, duration
 
 
 def shown(board: Board) -> list[str]:
@@ -17,7 +17,7 @@ def shown(board: Board) -> list[str]:
 
 @pytest.fixture
 def board() -> Board:
-    made = Board(expected={"a": 10.0, "b": 10.0, "c": 20.0})
+    made = Board(expected=Expected(cases={"a": 10.0, "b": 10.0, "c": 20.0}))
     made.heard("gw0", {"do": "step", "what": "m loading"}, 0.0)
     made.heard("gw1", {"do": "wait", "model": "n", "why": "device 0 is taken"}, 0.0)
     made.heard("gw0", {"do": "measure", "what": "a", "batches": 4, "length": 100}, 10.0)
@@ -48,6 +48,8 @@ def test_a_new_measurement_starts_from_nothing(board: Board) -> None:
 def test_time_left_by_what_the_ended_took(board: Board) -> None:
     assert board.seconds_left() is None
     board.case_ended("a", 20.0)  # twice as long as expected
+    assert board.seconds_left() == 60.0  # gw1 waits
+    board.heard("gw1", {"do": "step", "what": "n loading"}, 15.0)
     assert board.seconds_left() == (10.0 + 20.0) * 2 / 2  # on two workers
     board.gone("gw1")
     assert board.seconds_left() == 60.0
@@ -56,6 +58,15 @@ def test_time_left_by_what_the_ended_took(board: Board) -> None:
     board.case_ended("b", None)  # a crash: nobody knows how long it took
     board.case_ended("c", 40.0)
     assert board.seconds_left() == 0.0
+
+
+def test_nobody_knows_how_long_a_run_waits(board: Board) -> None:
+    board.case_ended("a", 20.0)
+    board.heard("gw0", {"do": "wait", "model": "m", "why": "device 0 is taken"}, 15.0)
+    assert board.seconds_left() is None
+    assert board.waiting() == ("mxcheck: gw0 m waits: device 0 is taken; gw1 n waits: device 0 is taken")
+    board.heard("gw0", {"do": "step", "what": "m loading"}, 16.0)
+    assert board.seconds_left() == 60.0
 
 
 def test_a_case_that_nobody_expected(board: Board) -> None:
