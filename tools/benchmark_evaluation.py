@@ -26,7 +26,7 @@ from mxcheck.models.convert import UnavailableError, convert
 from mxcheck.models.ladder import stages
 from mxcheck.models.load import load
 from mxcheck.models.recipe import recipe
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.run.default_gate import WHOLE_LADDER
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     table = Table("model", "precision", "tier", "ratio (median)", "least", "most", box=None)
-    for name in REFERENCE_MODELS:
+    for name in WHOLE_LADDER:
         loaded = load(name)
         assert loaded.source.tokens is not None
         tokens = load_tokens(loaded.source.tokens)

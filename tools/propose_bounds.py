@@ -35,7 +35,7 @@ from mxcheck.models.convert import UnavailableError, convert
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
 from mxcheck.models.load import load
 from mxcheck.models.recipe import Recipe, recipe
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.run.default_gate import WHOLE_LADDER
 
 TRAINED = ("ref-llama", "ref-neo", "ref-moe")
 #: long-llama has the lines of the trained ones.
@@ -107,7 +107,7 @@ def main() -> None:
     kl = {label: json.loads((options.store / f"{label}.json").read_text()) for label in MEASURED}
     print("# Bounds in nats per token. Written by tools/propose_bounds.py, which states the rule.")
     print("# kl bounds the KL divergence to the reference, and the loss's rise where no `rise` is given.")
-    print(f"serves = {json.dumps(list(REFERENCE_MODELS))}")
+    print(f"serves = {json.dumps(list(WHOLE_LADDER))}")
     for title, models in (("default", TRAINED), ("models.outlier-llama", ("outlier-llama",))):
         print(f"\n[{title}]")
         for name, _ in recipes():

@@ -49,7 +49,7 @@ def hold_case(
             f"--mx-sequence-length, or give this model a larger device",
         )
     finally:
-        session.case_is_over(case.model)
+        session.case_is_over()
 
 
 def error_of(case: Case, reason: str) -> CaseResult:

@@ -7,9 +7,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mxcheck.models.footprint import PROCESS_BYTES
+from mxcheck.models.cards import GIB
 from mxcheck.scheduling.devices import CPU, Device
 from mxcheck.scheduling.leases import Lease
+
+#: A CUDA context, beside which torch's allocator works.
+_CONTEXT_BYTES = GIB // 2
 
 
 def use(device: str, lease: Lease, devices: Sequence[Device]) -> None:
@@ -26,7 +29,7 @@ def use(device: str, lease: Lease, devices: Sequence[Device]) -> None:
 
 def allocator_share(lease_bytes: int, total_bytes: int) -> float:
     """The share of a GPU that torch's allocator may use under a lease: the context lies beside it."""
-    return max(0.01, min(1.0, (lease_bytes - PROCESS_BYTES / 2) / total_bytes))
+    return max(0.01, min(1.0, (lease_bytes - _CONTEXT_BYTES) / total_bytes))
 
 
 def empty(device: str) -> None:

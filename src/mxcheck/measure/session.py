@@ -214,9 +214,9 @@ class Session:
         self.free()
         return True
 
-    def case_is_over(self, label: str) -> None:
-        """A case of this model has ended: a model that each case loads anew is let go of."""
-        if model_source(self.measuring.name_of(label)).anew:
+    def case_is_over(self) -> None:
+        """A case has ended: a model that each case loads anew is let go of."""
+        if self._resident is not None and self._resident.loaded.source.anew:
             self.keep_only(None)
 
     def keep_only(self, label: str | None) -> None:

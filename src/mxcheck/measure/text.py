@@ -75,9 +75,9 @@ def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, sh
         tokenizer("a")  # some damage shows only here
     limit = positions(loaded.model.config.get_text_config())
     corpus, samples, usual = measuring.corpus, measuring.max_samples, DEFAULT_LENGTH
-    if corpus.is_self and (text := loaded.source.text) is not None:
-        corpus, usual = corpus_choice([text.corpus], Path()), text.length
-        samples = min(samples, text.sequences)
+    if corpus.is_self and (encoded := loaded.source.text) is not None:
+        corpus, usual = corpus_choice([encoded.corpus], Path()), encoded.length
+        samples = min(samples, encoded.sequences)
     elif loaded.source.card is not None:
         usual = loaded.source.card.sequence_length
     length = measuring.sequence_length or min(limit or usual, usual)

@@ -13,8 +13,7 @@ from mxcheck.models.weight_files import CONFIG, read_header, read_json, stored_t
 from mxcheck.models.zoo import ModelSource
 
 #: A process with torch and transformers imported, and its working tensors of small models (measured: 0.45 to
-#: 0.6 GiB for one case of a reference model, up to 0.87 GiB for a worker that runs the ladder on several); on
-#: a GPU the context and cuBLAS's workspace.
+#: 0.6 GiB for one case of a reference model, up to 0.87 GiB for a worker that runs the ladder on several).
 PROCESS_BYTES = GIB // 2
 #: Up to so many logits of all tokens together they are kept whole; of more there is a chunk at a time, and
 #: what is kept is the decoder's output, at most so many bytes (`evaluation.logits`).
@@ -24,6 +23,8 @@ _COPIES = 6
 #: Multiply-adds a second of a nominal core: only ratios between cases matter. Where a run was before, its own
 #: durations stand in their place.
 _NOMINAL_SPEED = 2e10
+#: What a case takes however short its text is: its probe, digests and layers.
+_CASE_SECONDS = 0.3
 #: Bytes a second that a checkpoint is read and checked at, and what a load takes besides.
 _NOMINAL_READING, _LOAD_SECONDS = 2e8, 1.5
 #: No model has as many of anything.
@@ -114,7 +115,7 @@ def footprint(
     else:
         return None
     scored = sequences * length
-    case_seconds = scored * (parameters + 8 * vocabulary) / _NOMINAL_SPEED
+    case_seconds = _CASE_SECONDS + scored * (parameters + 8 * vocabulary) / _NOMINAL_SPEED
     return Footprint(
         weight_bytes=2 * parameters * item,
         working_bytes=working,

@@ -15,12 +15,16 @@ from pathlib import Path
 import pytest
 
 from mxcheck.measure import on_device
+from mxcheck.models.cards import GIB
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import estimated
 from mxcheck.scheduling.devices import CPU, Device, cpu_device, gpu_devices, gpus, visible
 from mxcheck.scheduling.leases import Lease, Request
 from mxcheck.scheduling.ledger import Ledger
+
+#: A context, cuBLAS's workspace and the tensors of a small model.
+_LEAST_OF_A_GPU = GIB
 
 
 def host_devices(settings: Settings, *, on_gpu: bool) -> list[Device]:
@@ -75,7 +79,9 @@ def request_for(
         count = known.devices(min(device.total_bytes for device in devices) // times)
     except ValueError as error:
         raise ValueError(f"{label} {error}") from error
-    return Request(what=label, devices=count, bytes_each=times * known.bytes_per_device(count))
+    return Request(
+        what=label, devices=count, bytes_each=times * max(_LEAST_OF_A_GPU, known.bytes_per_device(count))
+    )
 
 
 class Leasing:

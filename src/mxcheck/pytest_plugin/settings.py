@@ -194,7 +194,7 @@ def _with_cases(
                 step if tier is None else f"{step} in tier {tier}" for step, tier in FEW_STAGES[label]
             )
             raise ValueError(
-                f"--mx-models {label}: it is there for {stages} alone, and the run has neither; "
+                f"--mx-models={label}: it is there for {stages} alone, and the run has neither; "
                 f"name such a step, or leave the model out"
             )
     return {label: name for label, name in models.items() if label in there}

@@ -16,7 +16,7 @@ from mxcheck.measure.session import Session
 from mxcheck.models.convert import UnavailableError
 from mxcheck.run.measuring import Measuring
 
-CASE = Case(model="ref-llama", precision="bnb_int8", tier="A")
+CASE = Case(model="my-model", precision="bnb_int8", tier="A")
 
 
 def held(

@@ -183,3 +183,15 @@ def test_each_step_is_told() -> None:
         *("ref-llama-bf16 converting", "ref-llama-bf16"),
     ]
     assert all(one["memory"] > 0 for one in told if one["do"] == "batch")
+
+
+def test_a_model_that_is_loaded_anew_is_let_go_of_after_each_case() -> None:
+    with Session(Measuring(device="cpu", max_samples=1)) as session:
+        first = session.resident("wide-gpt2")
+        session.case_is_over()
+        second = session.resident("wide-gpt2")
+        assert second is not first
+        assert second.loaded.weights_fingerprint == first.loaded.weights_fingerprint
+        kept = session.resident("ref-llama")
+        session.case_is_over()
+        assert session.resident("ref-llama") is kept

@@ -218,6 +218,7 @@ def test_a_model_whose_states_cannot_be_had_says_why_and_stores_none(
         raise ValueError("it has no decoder layers")
 
     monkeypatch.setattr("mxcheck.evaluation.layer_states.reference_states", none)
+    monkeypatch.setattr("mxcheck.gate.shipped.shipped", lambda: None)
     record = measure_case(session, CASE)
     assert (record.sublayers, record.absent) == (None, {"sublayers": "it has no decoder layers"})
     assert "states" not in record.fingerprints

@@ -153,7 +153,7 @@ def test_a_directory_that_does_not_exist_is_refused(
     [
         pytest.param("ref-lama", "; did you mean 'ref-llama'?", id="near"),
         pytest.param("outlier_llama", "; did you mean 'outlier-llama'?", id="underscore"),
-        pytest.param("REF-MOE", "", id="far"),
+        pytest.param("REF-MOE", "; did you mean 'ref-moe'?", id="capitals"),
         pytest.param("tinystories-33m", "; did you mean 'tinystories-33M'?", id="case"),
         pytest.param("llama-3.1", "; did you mean 'llama-3.1-8b'?", id="cut"),
         pytest.param("a/b/c", "", id="three-parts"),

@@ -355,7 +355,7 @@ def test_a_run_without_a_stage_of_a_model_leaves_it_out(lay: Lay) -> None:
 
 def test_a_model_that_is_named_needs_one(lay: Lay) -> None:
     words = (
-        r"--mx-models wide-gpt2: it is there for fp32 and fp8_e4m3 in tier B alone, and the run has neither"
+        r"--mx-models=wide-gpt2: it is there for fp32 and fp8_e4m3 in tier B alone, and the run has neither"
     )
     with pytest.raises(pytest.UsageError, match=words):
         lay("--mx-models", "ref-llama,wide-gpt2", "--mx-precision", "mxint8")
