@@ -6,6 +6,7 @@ import argparse
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from mxcheck.cli.extend import extend
 from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
+from mxcheck.gate.write import PART
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.models.zoo import REFERENCE_MODELS, known_labels
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.reporting.baselines import diff_table, list_table, read_directory, read_revision
 from mxcheck.reporting.detectable import detectable_table
+from mxcheck.reporting.screen import say
 
 
 def add_commands(commands: Any) -> None:
@@ -49,13 +52,14 @@ def add_commands(commands: Any) -> None:
     prune = actions.add_parser(
         "prune",
         help="find baselines that no case owns, neither of the ladder nor a recipe of ./pyproject.toml, and "
-        "reference states that no baseline rests on",
+        "reference states that no baseline rests on; and what a write that was killed has left",
     )
     prune.add_argument("--delete", action="store_true", help="delete them (default: name them)")
     prune.add_argument(
         "--models",
         default="",
-        help="models of the matrix, with commas (default: ours, and those with tokens of their own here)",
+        help="models of the matrix, with commas (default: ours, and those with tokens of their own here, or "
+        "accepted on a corpus)",
     )
     prune.set_defaults(run=_prune)
 
@@ -97,16 +101,16 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _detectable(options: argparse.Namespace) -> int:
     own = tuple(own_recipes(Path("pyproject.toml"), kernel="eager"))
-    table = detectable_table(
-        read_directory(options.baselines), load_bounds(options.mx_bounds, own, baselines=options.baselines)
+    bounds = load_bounds(
+        options.mx_bounds, own, baselines=options.baselines, models=known_labels(options.baselines)
     )
+    table = detectable_table(read_directory(options.baselines), bounds)
     console(at_least=200).print(table)
     return 0
 
 
 def _prune(options: argparse.Namespace) -> int:
-    own = sorted(path.parent.name for path in options.baselines.glob("*/tokens.safetensors"))
-    models = [*REFERENCE_MODELS, *own]
+    models = [*REFERENCE_MODELS, *_own(options.baselines)]
     owned = {
         case.baseline.as_posix()
         for model in filter(None, map(str.strip, (options.models or ",".join(models)).split(",")))
@@ -114,16 +118,46 @@ def _prune(options: argparse.Namespace) -> int:
     }
     orphans = [name for name in _files(options.baselines) if _case_of(name) not in owned]
     orphans += _unused_states(options.baselines, orphans)
+    orphans += [path.relative_to(options.baselines).as_posix() for path in _left_over(options.baselines)]
     for name in orphans:
         if options.delete:
             (options.baselines / name).unlink()
-        print(f"{'deleted' if options.delete else 'orphan'}: {options.baselines / name}")  # noqa: T201  (for pipes)
+        say(f"{'deleted' if options.delete else 'orphan'}: {options.baselines / name}")
     if orphans and not options.delete:
         # With this run's own directory and models: the bare command would delete another set.
         words = ["mxcheck", "baselines", "prune", "--baselines", str(options.baselines)]
         words += ["--models", options.models, "--delete"] if options.models else ["--delete"]
-        print(f"delete them with: {shlex.join(words)}", file=sys.stderr)  # noqa: T201
+        say(f"delete them with: {shlex.join(words)}", error=True)
     return 1 if orphans and not options.delete else 0
+
+
+def _own(root: Path) -> list[str]:
+    """Models that are not ours and still somebody's: their own tokens lie here, or a baseline of theirs was
+    accepted on a corpus, which needs none."""
+    found = {path.parent.name for path in root.glob("*/tokens.safetensors")}
+    for folder in root.glob("*/"):
+        if folder.name not in found and any(map(_on_a_corpus, sorted(folder.glob("*.json")))):
+            found.add(folder.name)
+    return sorted(found)
+
+
+def _on_a_corpus(path: Path) -> bool:
+    """Whether the baseline at `path` was accepted on a corpus; of one that cannot be read nobody knows."""
+    try:
+        return not read(path).self_sampled
+    except (BaselineError, FileNotFoundError):
+        return False
+
+
+def _left_over(root: Path) -> list[Path]:
+    """Parts of files that were being written when their process died, an hour ago at least: a run may be
+    writing one now."""
+    old = time.time() - _WRITING
+    return sorted(path for path in root.rglob(f".*{PART}") if path.is_file() and path.stat().st_mtime < old)
+
+
+#: Nothing is written for longer, in seconds.
+_WRITING = 3600.0
 
 
 def _files(root: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import named_model
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import judge
+from mxcheck.models.zoo import known_labels
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.reporting.baselines import read_directory
+from mxcheck.reporting.screen import say
 
 
 def add_commands(commands: Any) -> None:
@@ -49,13 +50,15 @@ def _bounds(options: argparse.Namespace) -> int:
     for name in ("KL", "bound", "used", "twice the KL"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("whose")
-    bounds = load_bounds(options.mx_bounds, own, baselines=options.baselines)
+    bounds = load_bounds(
+        options.mx_bounds, own, baselines=options.baselines, models=known_labels(options.baselines)
+    )
     beyond, lacking = 0, list[Record]()
     for name, record in accepted.items():
         if isinstance(record, BaselineError):
             beyond += 1
             table.add_row(f"{name}: unreadable", style="bold red")
-            print(f"mxcheck: {record}", file=sys.stderr)  # noqa: T201
+            say(f"mxcheck: {record}", error=True)
             continue
         found = bounds.find(record.case)
         if found is None and record.kl is not None:
@@ -64,7 +67,7 @@ def _bounds(options: argparse.Namespace) -> int:
             [] if found is None else [one for one in judge(record, None, found).failures if one.step == 5]
         )
         for one in broken:
-            print(f"mxcheck: {record.case.stage}: {one.message}", file=sys.stderr)  # noqa: T201
+            say(f"mxcheck: {record.case.stage}: {one.message}", error=True)
         within = found is not None and not broken
         beyond += not within
         table.add_row(
@@ -79,7 +82,7 @@ def _bounds(options: argparse.Namespace) -> int:
     console().print(table)
     for record in lacking:
         text = bounds_lines(record, first_bounds(record), Absolute(unknown="not tried"), today=_today())
-        print(text, end="")  # noqa: T201  (to be pasted)
+        say(text, end="")
     return 1 if beyond else 0
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from mxcheck.reporting.screen import Screen
 
 
-def console(at_least: int = 0) -> Console:
+def console(at_least: int = 0) -> Screen:
     """Wide enough that no figure is folded where the output is no terminal, and never narrower than asked."""
-    found = Console(highlight=False)
+    found = Screen()
     width = found.width if found.is_terminal else 160
-    return (
-        found
-        if found.is_terminal and width >= at_least
-        else Console(highlight=False, width=max(width, at_least))
-    )
+    return found if found.is_terminal and width >= at_least else Screen(width=max(width, at_least))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-
-from rich.console import Console
+from contextlib import suppress
 
 from mxcheck.cli import (
     baselines,
@@ -22,6 +22,8 @@ from mxcheck.cli import (
     sample,
     sensitivity,
 )
+from mxcheck.files.printed import told
+from mxcheck.reporting.screen import Screen
 from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
 
 _GROUPS = (
@@ -32,15 +34,31 @@ _GROUPS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0; 1 where `baselines diff`, `baselines prune`, `bounds`,
-    `explain`, `merge` or `run` found something; 2 for bad input."""
+    `explain`, `merge` or `run` found something; 2 for bad input, and where the system refuses."""
     leave_out_logged()
     leave_out_warned()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        return int(options.run(options))
-    except ValueError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"mxcheck: {error}", markup=False)
+        code = int(options.run(options))
+        sys.stdout.flush()  # a full disk is told here, and not when the interpreter ends
+        return code
+    except BrokenPipeError:  # who reads has seen enough
+        _forget_output()
         return 2
+    except OSError as error:
+        _forget_output()
+        where = f"{error.filename}: " if error.filename else ""
+        Screen(stderr=True, soft_wrap=True).print(f"mxcheck: {where}{told(error)}")
+        return 2
+    except ValueError as error:
+        Screen(stderr=True, soft_wrap=True).print(f"mxcheck: {error}")
+        return 2
+
+
+def _forget_output() -> None:
+    """What is left to be written would fail again when the interpreter ends."""
+    with suppress(OSError, ValueError):  # no file of the system, as under test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(words: list[str]) -> argparse.Namespace:

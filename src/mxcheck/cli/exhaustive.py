@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mxcheck.cli.console import console
 from mxcheck.formats.choices import choose
+from mxcheck.reporting.screen import Screen, say
 
 _DEVICES = ("auto", "cpu", "cuda")
 
@@ -65,17 +63,17 @@ def _exhaustive(options: argparse.Namespace) -> int:
     # Before the run: what it rests on is what was there when it began.
     facts = {"device": describe_device(device), "torch": torch.__version__, "sources": sources_digest()}
     try:
-        with progress_bar(Console(stderr=True)) as progress:
+        with progress_bar(Screen(stderr=True)) as progress:
             results = run(
                 chosen, device=device, state_path=options.state, progress=progress, jobs=options.jobs
             )
     except KeyboardInterrupt:
         kept = "nothing is kept without --state" if options.state is None else "the same command goes on"
-        print(f"mxcheck: stopped; {kept}", file=sys.stderr)  # noqa: T201
+        say(f"mxcheck: stopped; {kept}", error=True)
         return 130
     console().print(sweeps_table(results))
     for line in (line for one in results for line in describe(one)):
-        print(line)  # noqa: T201  (to be copied from, so not folded)
+        say(line)
     if options.summary is not None:
         facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **facts}
         options.summary.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mxcheck.cli.console import console
 from mxcheck.formats.spec import CastSpec, cast_spec, dialect
+from mxcheck.reporting.screen import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,7 +140,7 @@ def _explain(options: argparse.Namespace) -> int:
         print_explanation(console(), done, dtype=options.dtype)
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
-        print(f"kernel {options.kernel}: {error}", file=sys.stderr)  # noqa: T201
+        say(f"kernel {options.kernel}: {error}", error=True)
         return 1
     comparison = Comparison(
         kernel=options.kernel, dtype=options.dtype, got=got, differences=differences(done, got, options.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from mxcheck.gate.earlier import Earlier, extended, extension, read_earlier
 from mxcheck.gate.write import write_text
 from mxcheck.models.recipe import recipe_from_dict
 from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.reporting.screen import say
 from mxcheck.run.measuring import Measuring
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _of_group(group: list[tuple[Path, Earlier]], measuring: Measuring, root: Pat
     with Session(measuring) as session:
         for path, earlier in group:
             name = path.relative_to(root).as_posix()
-            print(f"mxcheck: {name}", file=sys.stderr, flush=True)  # noqa: T201  (progress)
+            say(f"mxcheck: {name}", error=True)
             yield _extended(session, earlier, path, name)
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mxcheck.cli.console import console
 from mxcheck.cli.progress import progress_bar
+from mxcheck.reporting.screen import Screen, say, show
 
 
 def add_commands(commands: Any) -> None:
@@ -67,7 +65,7 @@ def _false_alarms(options: argparse.Namespace) -> int:
     chosen = [environment_named(name) for name in options.environment] or list(ENVIRONMENTS)
     if options.list:
         for one in chosen:
-            print(one.name)  # noqa: T201  (to be copied from, so not folded)
+            say(one.name)
         return 0
     if options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
@@ -80,7 +78,7 @@ def _false_alarms(options: argparse.Namespace) -> int:
         options.other_python = str(Path(program).absolute())
     missing = left_out(chosen, other_torch=options.other_python is not None)
     for name, why in missing.items():
-        print(f"mxcheck: left out, {why}: {name}", file=sys.stderr)  # noqa: T201
+        say(f"mxcheck: left out, {why}: {name}", error=True)
     chosen = [one for one in chosen if one.name not in missing]
     if not chosen:
         raise ValueError("no environment is left to run in; name others with --environment")
@@ -96,21 +94,21 @@ def _false_alarms(options: argparse.Namespace) -> int:
             raise ValueError(f"--judge-anew: {plan.state} has no results; run without it first")
     else:
         try:
-            with progress_bar(Console(stderr=True), "false alarms") as progress:
+            with progress_bar(Screen(stderr=True), "false alarms") as progress:
                 done = sum(is_finished(plan, one) for one in chosen)
                 progress("finished before" if done else "starting", done, len(chosen))
                 for count, one in enumerate(run_all(plan, chosen, jobs=options.jobs), start=done + 1):
                     progress(one.name, count, len(chosen))
         except KeyboardInterrupt:
-            print("mxcheck: stopped; the same command goes on", file=sys.stderr)  # noqa: T201
+            say("mxcheck: stopped; the same command goes on", error=True)
             return 130
     rows = [
         summarise(result_path(plan, one), plan.project / "baselines", one.breaks, anew=options.judge_anew)
         for one in chosen
     ]
-    print(render(false_alarms_table(rows), color=console().is_terminal))  # noqa: T201  (as wide as it needs)
+    show(render(false_alarms_table(rows), color=console().is_terminal) + "\n")
     for line in (*describe(rows), headline(rows)):
-        print(line)  # noqa: T201  (to be copied from, so not folded)
+        say(line)
     if options.summary is not None:
         import torch
 

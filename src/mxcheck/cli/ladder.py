@@ -12,6 +12,7 @@ from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose
 from mxcheck.models.backends.backend import backend
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, MX, Step, stages
+from mxcheck.reporting.screen import say
 from mxcheck.reporting.zoo import StepRow, ladder_table, reasons
 
 #: The least width without a cell cut.
@@ -61,7 +62,7 @@ def _ladder(options: argparse.Namespace) -> int:
     rows = [_row(step, device) for step in LADDER.values()]
     console(at_least=WIDTH).print(ladder_table(rows, device=device))
     for line in reasons(rows):
-        print(line)  # noqa: T201  (to be copied from, so not folded)
+        say(line)
     return 0
 
 

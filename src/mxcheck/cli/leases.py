@@ -30,7 +30,7 @@ def add_commands(commands: Any) -> None:
 
 def _leases(options: argparse.Namespace) -> int:
     if not options.leases.is_dir():
-        console().print(f"no run has leased anything yet: there is no {options.leases}", markup=False)
+        console().print(f"no run has leased anything yet: there is no {options.leases}")
         return 0
     ledger = Ledger(options.leases)
     table = titled_table("mxcheck: leases")
@@ -44,5 +44,5 @@ def _leases(options: argparse.Namespace) -> int:
     screen = console()
     if held:
         screen.print(table)
-    screen.print(f"{len(held)} leases, {waiting} waiting, in {options.leases}", markup=False)
+    screen.print(f"{len(held)} leases, {waiting} waiting, in {options.leases}")
     return 0

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mxcheck.files.printed import told
+from mxcheck.gate.write import WriteError
+from mxcheck.reporting.screen import show
+
 
 def add_commands(commands: Any) -> None:
     """Add it to the parser's commands."""
@@ -48,7 +52,7 @@ def judge(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
         if summary is not None:
             _append(summary, refused_markdown(error))
         raise
-    print(text(merged, color=sys.stdout.isatty()), end="")  # noqa: T201  (as wide as the table needs)
+    show(text(merged, color=sys.stdout.isatty()))
     if summary is not None:
         _append(summary, markdown(merged))
     if rows is not None:
@@ -68,5 +72,7 @@ def _append(path: Path, words: str) -> None:
 def _writable(option: str, path: Path) -> Iterator[None]:
     try:
         yield
+    except WriteError as error:
+        raise ValueError(f"{option} {error}, or name another file") from error
     except OSError as error:
-        raise ValueError(f"{option} {path} cannot be written ({error}); name another file") from error
+        raise ValueError(f"{option} {path} cannot be written: {told(error)}; name another file") from error

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from mxcheck.cli.console import console
 from mxcheck.models.cards import CARDS, DEVICE_BYTES, ModelCard
+from mxcheck.models.weight_files import CONFIG, read_json, stored_tensors
 from mxcheck.models.zoo import MADE, MADE_MODELS, REFERENCE_MODELS, model_source
+from mxcheck.reporting.screen import say
 from mxcheck.reporting.zoo import Memory, ModelRow, models_table
 
 #: The least width without a cell cut.
@@ -32,32 +33,24 @@ def _models(options: argparse.Namespace) -> int:
     output.print(models_table(embedded, [_card(card) for card in CARDS.values()], device_bytes=DEVICE_BYTES))
     for card in CARDS.values():
         if card.notes:
-            print(f"{card.name}: {card.notes}")  # noqa: T201  (to be copied from, so not folded)
+            say(f"{card.name}: {card.notes}")
     for name, target in MADE_MODELS.items():
-        print(f"{name}: `{target}` writes it to {MADE / name}")  # noqa: T201
+        say(f"{name}: `{target}` writes it to {MADE / name}")
     return 0
 
 
 def _embedded(name: str) -> ModelRow:
     source = model_source(name)
     folder = Path(source.location)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / CONFIG)
     return ModelRow(
         name=name,
         architecture=config["architectures"][0],
         dtype=source.dtype,
-        parameters=sum(map(_parameters, folder.glob("model*.safetensors"))),
+        parameters=sum(
+            math.prod(one.shape) for one in stored_tensors(sorted(folder.glob("model*.safetensors")))
+        ),
     )
-
-
-def _parameters(file: Path) -> int:
-    """Counted in the file's header: its length as 8 bytes, little-endian, then JSON by tensor.
-
-    Source: the format's description in the safetensors repository.
-    """
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _card(card: ModelCard) -> ModelRow:

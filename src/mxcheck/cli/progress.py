@@ -17,9 +17,14 @@ def progress_bar(screen: Console, title: str) -> Iterator[Callable[[str, int, in
     and never by a thread: a process with threads must not fork.
     """
     if not screen.is_terminal:
-        yield lambda name, done, total: screen.print(f"{done} of {total}: {name}", highlight=False)
+        yield lambda name, done, total: screen.print(f"{done} of {total}: {name}")
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=screen, transient=True, auto_refresh=False) as bar:
         task = bar.add_task(title, total=None)
         left = 0

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from mxcheck.cli.merge import judge
 from mxcheck.cli.progress import progress_bar
 from mxcheck.models.cards import DEVICE_BYTES, GIB
+from mxcheck.reporting.screen import Screen, say
 
 if TYPE_CHECKING:
     from mxcheck.engines.ray_run import Outcome
@@ -93,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _stopped(more: str = "") -> int:
-    print(f"mxcheck: stopped{more}", file=sys.stderr)  # noqa: T201
+    say(f"mxcheck: stopped{more}", error=True)
     return 130
 
 
@@ -148,7 +146,7 @@ def _over_ray(
     from mxcheck.engines.ray_run import run_models
 
     device = options.mx_device or plan.device
-    screen = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    screen = Screen(stderr=True, soft_wrap=True)
     with connected(address):
         nodes = alive()
         on_gpus = device != "cpu" and any(node.resources.get("GPU") for node in nodes.values())
@@ -189,8 +187,8 @@ def _judge(plan: Plan, outcomes: Sequence[Outcome], folder: Path, *, keep: bool)
 
     for outcome in outcomes:
         if outcome.trouble:
-            print(f"mxcheck: {outcome.model}: {outcome.trouble}", file=sys.stderr)  # noqa: T201  (not folded)
+            say(f"mxcheck: {outcome.model}: {outcome.trouble}", error=True)
     if not write_shards(folder, outcomes, {model.label: model.cases for model in plan.models}):
-        print("mxcheck: red: no model has a result", file=sys.stderr)  # noqa: T201
+        say("mxcheck: red: no model has a result", error=True)
         return 1
     return judge(folder, summary=None, rows=folder / "accuracy.json" if keep else None)

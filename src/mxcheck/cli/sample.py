@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mxcheck.gate.case import named_model
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
 from mxcheck.pytest_plugin.options import DTYPES
+from mxcheck.reporting.screen import Screen, say
 
 
 def add_commands(commands: Any) -> None:
@@ -71,7 +71,7 @@ def _sample(options: argparse.Namespace) -> int:
         TextColumn("{task.completed} tokens"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Screen(stderr=True)) as progress:
         task = progress.add_task(f"sampling {label}", total=options.sequences * (options.length - 1))
         tokens = sample_tokens(
             loaded.model,
@@ -79,9 +79,9 @@ def _sample(options: argparse.Namespace) -> int:
             length=options.length,
             seed=options.seed,
             progress=lambda count: progress.advance(task, count),
-            tell=lambda what: progress.console.print(what, markup=False, highlight=False, soft_wrap=True),
+            tell=lambda what: progress.console.print(what, soft_wrap=True),
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     save_tokens(tokens, target)
-    print(f"{target}: {options.sequences} sequences of {options.length} tokens")  # noqa: T201
+    say(f"{target}: {options.sequences} sequences of {options.length} tokens")
     return 0

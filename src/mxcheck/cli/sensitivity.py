@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mxcheck.cli.console import console
 from mxcheck.cli.progress import progress_bar
+from mxcheck.reporting.screen import Screen, say, show
 from mxcheck.reporting.sensitivity import as_json, group_table, markdown, matrix_table, trouble
 from mxcheck.reporting.table import render
 from mxcheck.reporting.titled import titled_table
@@ -79,7 +77,7 @@ def _sensitivity(options: argparse.Namespace) -> int:
     from mxcheck.sensitivity.sensitivity_state import seconds_spent
 
     try:
-        with progress_bar(Console(stderr=True), "sensitivity") as progress:
+        with progress_bar(Screen(stderr=True), "sensitivity") as progress:
             found = run(
                 chosen,
                 state=options.state,
@@ -88,13 +86,13 @@ def _sensitivity(options: argparse.Namespace) -> int:
                 progress=progress,
             )
     except KeyboardInterrupt:
-        print("mxcheck: stopped; the same command goes on", file=sys.stderr)  # noqa: T201
+        say("mxcheck: stopped; the same command goes on", error=True)
         return 130
     color = console().is_terminal
     for table in (matrix_table(found), group_table(found)):
-        print(render(table, color=color))  # noqa: T201  (as wide as it needs to be)
+        show(render(table, color=color) + "\n")
     for line in trouble(found):
-        print(f"mxcheck: {line}", file=sys.stderr)  # noqa: T201
+        say(f"mxcheck: {line}", error=True)
     if options.summary is not None:
         minutes = f"{seconds_spent(options.state) / 60:.0f} min with {options.jobs} processes"
         told = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **facts(), "wall time": minutes}
@@ -117,6 +115,6 @@ def _catalogue_table(faults: Sequence[Fault]) -> Table:
     for fault in faults:
         if last and fault.group != last:
             table.add_section()
-        table.add_row(fault.group if fault.group != last else "", fault.name, escape(fault.what))
+        table.add_row(fault.group if fault.group != last else "", fault.name, fault.what)
         last = fault.group
     return table

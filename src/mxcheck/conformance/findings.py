@@ -8,13 +8,14 @@ shrink or vanish unseen.
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, get_type_hints
+
+from mxcheck.files.plain_data import DataError, json_data, toml_data
+from mxcheck.files.printed import got, one_line
 
 Counts = Mapping[str, Mapping[str, int]]  # group -> kind -> number
 
@@ -56,15 +57,46 @@ class Finding:
 @cache
 def findings() -> tuple[Finding, ...]:
     """Every finding, in the order of the file."""
-    rows = tomllib.loads((files(__package__) / "findings.toml").read_text()).get("finding", [])
-    return tuple(map(_finding, rows))
+    return read_findings((files(__package__) / "findings.toml").read_text())
 
 
-def _finding(row: dict[str, Any]) -> Finding:
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
-    }
-    return Finding(**fields)
+class FindingsError(ValueError):
+    """A file of findings that cannot be used. The message is one printable line."""
+
+    def __init__(self, file: str, message: str) -> None:
+        super().__init__(one_line(f"{file}: {message}; look at its last change"))
+
+
+def read_findings(text: str, *, file: str = "findings.toml") -> tuple[Finding, ...]:
+    """The findings of a TOML text. Raises FindingsError for what is none."""
+    try:
+        table = toml_data(text)
+        if table.keys() - {"finding"}:
+            raise ValueError(f"allowed are tables [[finding]], got {got(sorted(table))}")
+        rows = table.get("finding", [])
+        if not isinstance(rows, list):
+            raise ValueError(f"finding must be [[finding]], got {got(rows)}")
+        return tuple(map(_finding, rows))
+    except ValueError as error:
+        raise FindingsError(file, str(error)) from error
+
+
+def _finding(row: Any) -> Finding:
+    if not isinstance(row, dict):
+        raise ValueError(f"a finding must be a table, got {got(row)}")
+    hints = get_type_hints(Finding)
+    needed = {one.name for one in fields(Finding) if one.default is MISSING}
+    if not needed <= row.keys() <= hints.keys():
+        names = sorted((needed - row.keys()) | (row.keys() - hints.keys()))
+        raise ValueError(f"a finding lacks, or has what it must not: {got(names, 120)}")
+    texts = tuple[str, ...]
+    for name, value in row.items():
+        kind: Any = {texts: list, Mapping[str, Any]: dict}.get(hints[name], hints[name])
+        words = hints[name] is not texts or all(isinstance(one, str) for one in value if kind is list)
+        if type(value) is not kind or not words:
+            raise ValueError(f"{name} of a finding must be {kind.__name__}, got {got(value)}")
+    given: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in row.items()}
+    return Finding(**given)
 
 
 def findings_of(implementation: str, cell: str) -> tuple[Finding, ...]:
@@ -79,8 +111,36 @@ def findings_of(implementation: str, cell: str) -> tuple[Finding, ...]:
 @cache
 def known() -> Mapping[str, Any]:
     """implementation -> {"version", "cells": cell -> level -> group -> kind -> number}."""
-    data: Mapping[str, Any] = json.loads((files(__package__) / "known.json").read_text())
-    return data
+    return read_known((files(__package__) / "known.json").read_text())
+
+
+def read_known(text: str, *, file: str = "known.json") -> Mapping[str, Any]:
+    """The same of a JSON text. Raises FindingsError for what is none."""
+    try:
+        data: Any = json_data(text)
+        for name, one in _tables("implementations", data):
+            if one.keys() != {"version", "cells"} or not isinstance(one["version"], str):
+                raise ValueError(f"{name} must have a version and cells, got {got(one)}")
+            for cell, levels in _tables(f"cells of {name}", one["cells"]):
+                for level, groups in _tables(cell, levels):
+                    for group, kinds in _tables(f"{cell}, {level}", groups):
+                        _check_counts(f"{cell}, {level}, {group}", kinds)
+    except (ValueError, DataError) as error:
+        raise FindingsError(file, str(error)) from error
+    found: Mapping[str, Any] = data
+    return found
+
+
+def _tables(what: str, data: Any) -> list[tuple[str, dict[str, Any]]]:
+    if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
+        raise ValueError(f"{what} must be a table of tables, got {got(data)}")
+    return list(data.items())
+
+
+def _check_counts(what: str, counts: Mapping[str, Any]) -> None:
+    for kind, number in counts.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f"{what}: {kind} must be counted by a whole number, got {got(number)}")
 
 
 def known_counts(implementation: str, cell: str, level: str) -> Counts:

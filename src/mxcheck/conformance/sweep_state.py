@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -13,7 +14,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mxcheck.conformance.sweeps import Difference, Sweep, SweepResult
+from mxcheck.conformance.sweeps import Difference, Sweep, SweepResult, sweeps
+from mxcheck.files.plain_data import MALFORMED, read_json
+from mxcheck.files.printed import got, one_line, told
 
 _log = logging.getLogger(__name__)
 
@@ -57,18 +60,25 @@ class SweepState:
         self._path, self._identity = path, identity
         self._chunks: dict[str, set[int]] = {}
         self._results: dict[str, SweepResult] = {}
-        if path is None or not path.exists():
+        if path is None:
             return
         try:
-            self._read(json.loads(path.read_text("utf-8")))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            self._read(read_json(path))
+        except FileNotFoundError:
+            return
+        except MALFORMED as error:
             raise ValueError(
-                f"{path} is no state of an exhaustive run, or it is damaged "
-                f"({type(error).__name__}: {error}); delete it to start over"
+                one_line(
+                    f"{path} is no state of an exhaustive run, or it is damaged ({told(error)}); delete it "
+                    f"to start over"
+                )
             ) from error
 
     def _read(self, data: Any) -> None:
-        if (before := data["identity"]) != self._identity:
+        before = data["identity"]
+        if not isinstance(before, dict):
+            raise ValueError(f"its identity must be a table, got {got(before)}")
+        if before != self._identity:
             changed = [name for name in self._identity if before.get(name) != self._identity[name]]
             _log.warning(
                 "mxcheck: %s is of other %s: starting over", self._path, ", ".join(changed) or "settings"
@@ -76,12 +86,16 @@ class SweepState:
             return
         for entry in data["sweeps"]:
             sweep = Sweep(**entry["sweep"])
+            if sweep not in sweeps():
+                raise ValueError(f"no sweep is called {got(sweep.name)}")
             found = {name: int(entry["result"][name]) for name in ("compared", "excluded", "mismatches")}
             first = tuple(
                 Difference(bits=int(bits, 16), got=tuple(got), expected=tuple(expected))
                 for bits, got, expected in entry["result"]["first"]
             )
             seconds = float(entry["result"]["seconds"])
+            if not 0 <= seconds < math.inf or any(number < 0 for number in found.values()):
+                raise ValueError(f"{sweep.name} has a count or a time below 0")
             self._chunks[sweep.name] = set(map(int, entry["chunks"]))
             if self._inputs(self._chunks[sweep.name]) != found["compared"] + found["excluded"]:
                 raise ValueError(f"the finished chunks of {sweep.name} do not have that many inputs")
@@ -91,7 +105,10 @@ class SweepState:
         """How many inputs chunks have, by span and chunk size of the identity."""
         (start, stop), size = self._identity["span"], self._identity["chunk"]
         starts = range(start, stop, size)
-        return sum(min(size, stop - starts[chunk]) for chunk in chunks)
+        numbers = set(chunks)
+        if any(not 0 <= chunk < len(starts) for chunk in numbers):
+            raise ValueError(f"there are {len(starts)} chunks, got {got(sorted(numbers))}")
+        return sum(min(size, stop - starts[chunk]) for chunk in numbers)
 
     def chunks(self, sweep: Sweep) -> frozenset[int]:
         """The finished chunks of a sweep."""

@@ -100,7 +100,13 @@ def _in_one_line(documents: Iterator[str], corpus: HubCorpus | FileCorpus) -> It
     """The documents; what makes them unreadable as a ValueError that names corpus and place."""
     where = corpus.dataset if isinstance(corpus, HubCorpus) else corpus.path
     try:
-        yield from documents
+        for number, document in enumerate(documents, 1):
+            if isinstance(corpus, FileCorpus) and "\0" in document:
+                raise ValueError(
+                    f"document {number} has NUL characters, so it is no text, or text in UTF-16 that was "
+                    f"read as UTF-8; convert it to UTF-8"
+                )
+            yield document
     except Exception as error:
         # Arrow raises a plain OSError for damaged pages, the system and the network one of its kinds
         damaged = isinstance(error, _DAMAGED) or type(error) is OSError

@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from mxcheck.evaluation.logits import vocabulary_of
 from mxcheck.evaluation.tokens import fingerprint
+from mxcheck.files.printed import got, one_line, some_of, told
 from mxcheck.gate.write import write_whole
 from mxcheck.models.classify import classify
 from mxcheck.models.load import tensor_bytes
+from mxcheck.models.refusal import reading
 
 __all__ = [
     "TOKENS",
@@ -178,6 +180,13 @@ def save_states(states: LayerStates, path: Path, *, weights: str) -> None:
     write_whole(path, data)
 
 
+class StatesError(ValueError):
+    """Reference states that cannot be used. The message is one printable line and names the file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
 def load_states(path: Path, *, weights: str) -> LayerStates:
     """Read what `save_states` wrote for the model whose weights have the fingerprint `weights`.
 
@@ -188,41 +197,45 @@ def load_states(path: Path, *, weights: str) -> LayerStates:
     mend = "restore it from version control, or delete it and accept the model's baselines anew"
     if not path.is_file():
         found = "no file" if path.exists() else "no such file of reference states"
-        raise ValueError(f"{path}: {found}; {mend}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}); {mend}") from error
+        raise StatesError(f"{path}: {found}; {mend}")
+    with (
+        reading(
+            lambda error: StatesError(f"{path}: not a readable safetensors file ({told(error)}); {mend}")
+        ),
+        safe_open(path, framework="pt") as file,
+    ):
+        metadata: dict[str, str] = file.metadata() or {}
+        tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     version = metadata.get("format_version")
     if version != _FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: reference states have format version {version!r}, this mxcheck reads "
+        raise StatesError(
+            f"{path}: reference states have format version {got(version)}, this mxcheck reads "
             f"{_FORMAT_VERSION!r}; delete it and accept the model's baselines anew"
         )
     tokens = tensors.pop(_TOKENS_KEY, None)
     if tokens is None or not tensors:
-        raise ValueError(f"{path}: must hold tokens and a state a layer, got {sorted(tensors)}; {mend}")
+        raise StatesError(
+            f"{path}: must hold tokens and a state a layer, got {some_of(sorted(tensors))}; {mend}"
+        )
     states = LayerStates(tokens=tokens.to(torch.int64), layers=tensors)
     if (found := states.digest) != metadata.get("digest"):
-        raise ValueError(
+        raise StatesError(
             f"{path}: damaged: its contents have the digest {found[:16]}…, its header says "
             f"{metadata.get('digest', 'none')[:16]}…; {mend}"
         )
     if weights != metadata.get("weights"):
-        raise ValueError(
+        raise StatesError(
             f"{path}: its states come from weights {metadata.get('weights', 'none')[:16]}…, the model has "
             f"{weights[:16]}…; give the accepted model, or delete the file and accept its baselines anew"
         )
-    for name, value in tensors.items():
-        shape = list(value.shape)
+    for layer, value in tensors.items():
+        name, shape = one_line(layer, 120), list(value.shape)
         if (
             value.dtype != torch.bfloat16
             or shape[:-1] != list(tokens.shape)
             or not torch.isfinite(value).all()
         ):
-            raise ValueError(
+            raise StatesError(
                 f"{path}: the state of {name} must be finite bfloat16 [1, {tokens.shape[-1]}, hidden], got "
                 f"{str(value.dtype).removeprefix('torch.')} {shape}, "
                 f"{int(value.isfinite().logical_not().sum())} of it not finite; {mend}"
@@ -241,7 +254,7 @@ def check_states(states: LayerStates, model: nn.Module, path: Path) -> None:
     if vocabulary and not 0 <= int(states.tokens.min()) <= int(states.tokens.max()) < vocabulary:
         wrong.append(f"a token beyond the {vocabulary} of the model")
     if wrong:
-        raise ValueError(
+        raise StatesError(
             f"{path}: holds {' and '.join(wrong)}; restore it from version control, or delete it and accept "
             f"the model's baselines anew"
         )

@@ -6,10 +6,11 @@ import hashlib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from mxcheck.files.printed import one_line, some_of, told
 from mxcheck.gate.write import write_whole
+from mxcheck.models.refusal import reading
 
 __all__ = ["fingerprint", "load_tokens", "save_tokens"]
 
@@ -33,14 +34,15 @@ def load_tokens(path: str | Path) -> torch.Tensor:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such tokens file; write one with save_tokens")
-    try:
+    with reading(
+        lambda error: ValueError(
+            one_line(f"{path}: not a readable safetensors file ({told(error)}); restore or resample it")
+        )
+    ):
         tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path}: not a readable safetensors file ({error}); restore or resample it"
-        ) from error
     if _KEY not in tensors:
-        raise ValueError(f'{path}: must hold a tensor "{_KEY}", got {sorted(tensors) or "none"}')
+        names = some_of(sorted(tensors))
+        raise ValueError(one_line(f'{path}: must hold a tensor "{_KEY}", got {names}'))
     tokens = tensors[_KEY]
     _check(tokens, path, allowed=(torch.int32,))
     return tokens.to(torch.int64)

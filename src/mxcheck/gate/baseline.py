@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mxcheck.files import plain_data
+from mxcheck.files.plain_data import MALFORMED, DataError, json_data
+from mxcheck.files.printed import got, one_line, told
 from mxcheck.gate.case import Case
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import FORMAT_VERSION, Record, record_from_dict
@@ -14,7 +17,10 @@ from mxcheck.gate.shipped import in_force
 
 
 class BaselineError(Exception):
-    """A baseline file that cannot be used. The message is one line and names the file."""
+    """A baseline file that cannot be used. The message is one printable line and names the file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def _canonical(data: dict[str, Any]) -> str:
@@ -59,9 +65,9 @@ _RESTORE = "restore it from version control, or accept anew with --snapshot-upda
 def parsed(text: str, *, where: str) -> dict[str, Any]:
     """A baseline's text as JSON. Raises BaselineError, naming `where`."""
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BaselineError(f"corrupt baseline {where}: not JSON ({error}); {_RESTORE}") from error
+        data = json_data(text)
+    except DataError as error:
+        raise BaselineError(f"corrupt baseline {where}: {error}; {_RESTORE}") from error
     return data if isinstance(data, dict) else {"format_version": type(data).__name__}
 
 
@@ -70,7 +76,7 @@ def unseal(data: dict[str, Any], *, where: str) -> None:
     seal = data.pop("seal", None)
     try:
         expected = seal_of(data)
-    except (ValueError, RecursionError) as error:  # NaN, which JSON has not; nested without end
+    except ValueError as error:  # NaN, which JSON has not
         raise BaselineError(f"corrupt baseline {where}: {error}; {_RESTORE}") from error
     if seal != expected:
         raise BaselineError(
@@ -86,7 +92,7 @@ def decode(text: str, *, where: str) -> Record:
     data = parsed(text, where=where)
     if data.get("format_version") != FORMAT_VERSION:
         raise BaselineError(
-            f"baseline {where} has format version {data.get('format_version')!r:.40}, this mxcheck reads "
+            f"baseline {where} has format version {got(data.get('format_version'))}, this mxcheck reads "
             f"{FORMAT_VERSION}; accept anew with --snapshot-update"
         )
     unseal(data, where=where)
@@ -94,9 +100,9 @@ def decode(text: str, *, where: str) -> Record:
     try:
         record = record_from_dict(data)
         check_figures(record)
-    except (ValueError, TypeError) as error:
+    except MALFORMED as error:
         raise BaselineError(
-            f"corrupt baseline {where}: {error}; accept anew with --snapshot-update"
+            f"corrupt baseline {where}: {told(error)}; accept anew with --snapshot-update"
         ) from error
     return record
 
@@ -105,13 +111,9 @@ def read_text(path: Path) -> str:
     """The text of a baseline. Raises FileNotFoundError where there is nothing at `path`, BaselineError where
     there is something else than a text file that can be read."""
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BaselineError(f"corrupt baseline {path}: not UTF-8 text; {_RESTORE}") from error
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and not path.is_symlink():
-            raise
-        raise BaselineError(f"baseline {path} cannot be read: {error.strerror}; {_RESTORE}") from error
+        return plain_data.read_text(path)
+    except DataError as error:
+        raise BaselineError(f"corrupt baseline {path}: {error}; {_RESTORE}") from error
 
 
 def read(path: Path) -> Record:

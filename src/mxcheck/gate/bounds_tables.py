@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,6 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from mxcheck.files.plain_data import DataError, read_toml, toml_data
+from mxcheck.files.printed import got, one_line
 from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.shipped import in_force
@@ -34,6 +35,13 @@ class Bounds:
     whose: str = field(default="", compare=False)
     own: bool = field(default=False, compare=False)
     reason: str = field(default="", compare=False)
+
+
+class BoundsError(ValueError):
+    """A bounds file that cannot be used. The message is one printable line and names the file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class BoundsTables:
@@ -127,20 +135,18 @@ def read_bounds(folder: Path, stages: Collection[str] | None = None) -> dict[str
             if stages is not None and case.kind == "recipe" and case.plain not in stages:
                 raise unknown("stage", case.plain, stages)
         except ValueError as error:
-            raise ValueError(f"bounds file {path}: {error}") from error
+            raise BoundsError(f"bounds file {path}: {error}") from error
     return {"default": lines, "whose": str(path), "own": True}
 
 
 def _loaded(path: Path, named: str) -> dict[str, Any]:
     """A TOML file. Raises ValueError, in one line, for whatever cannot be read as one."""
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no regular file; give a TOML file")
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except RecursionError as error:
-        raise ValueError(f"bounds file {named}: it is nested too deeply") from error
-    except (OSError, ValueError) as error:  # of UTF-8 and TOML too
-        raise ValueError(f"bounds file {named}: {error}") from error
+        return read_toml(path)
+    except FileNotFoundError as error:
+        raise BoundsError(f"bounds file {named} does not exist; name a TOML file") from error
+    except DataError as error:
+        raise BoundsError(f"bounds file {named}: {error}; give a TOML file") from error
 
 
 def _check_entry(entry: Any, where: str, allowed: Collection[str]) -> None:
@@ -152,46 +158,55 @@ def _check_entry(entry: Any, where: str, allowed: Collection[str]) -> None:
     reason = entry.get("reason", "a") if isinstance(entry, dict) else "a"
     if not ok or not isinstance(reason, str) or not any(letter.isalnum() for letter in reason):
         more = ', and reason = "TEXT"' if "reason" in allowed else ""
-        raise ValueError(
-            f"{where} is {entry!r:.60}; allowed: {{ kl = NATS }} or {{ kl = NATS, rise = NATS }} with "
+        raise BoundsError(
+            f"{where} is {got(entry, 60)}; allowed: {{ kl = NATS }} or {{ kl = NATS, rise = NATS }} with "
             f"numbers from 0 to {_MOST:g}{more}"
         )
 
 
-def _checked(table: dict[str, Any], path: str, stages: Collection[str]) -> dict[str, Any]:
+def _checked(
+    table: dict[str, Any], path: str, stages: Collection[str], known: Collection[str] | None
+) -> dict[str, Any]:
     """Refuse, in one line that names the file, whatever would be ignored or fail later."""
     for name in table.keys() - {"default", "models"}:
-        raise ValueError(f"bounds file {path}: {unknown('table', name, ('default', 'models'))}")
+        raise BoundsError(f"bounds file {path}: {unknown('table', name, ('default', 'models'))}")
     models = _table(table.get("models", {}), "models", path)
+    if strange := [name for name in models if known is not None and name not in known]:
+        raise BoundsError(f"bounds file {path}: {unknown('model in [models]', strange[0], known or ())}")
     sections = [("default", table.get("default", {})), *((f"models.{name}", models[name]) for name in models)]
     for title, section in sections:
         for stage, entry in _table(section, title, path).items():
             plain = _STAGE.fullmatch(stage)
             if plain is None or plain["plain"] not in stages:
-                raise ValueError(f"bounds file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
+                raise BoundsError(f"bounds file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
             _check_entry(entry, f"bounds file {path}: [{title}] {stage!r}", {"kl", "rise"})
     return {**table, "whose": path}
 
 
 def _table(value: Any, title: str, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"bounds file {path}: {title} must be a table, got {value!r}")
+        raise BoundsError(f"bounds file {path}: {title} must be a table, got {got(value)}")
     return value
 
 
 @cache
 def load_bounds(
-    path: str | None = None, own: tuple[str, ...] = (), *, baselines: Path | None = None
+    path: str | None = None,
+    own: tuple[str, ...] = (),
+    *,
+    baselines: Path | None = None,
+    models: tuple[str, ...] | None = None,
 ) -> BoundsTables:
     """Our table, with the TOML file at `path` before it, and the files beside the models' baselines in the
     folder `baselines` between. Raises ValueError for a bad file.
 
-    `own` are the user's recipes, for which the file at `path` may have lines too.
+    `own` are the user's recipes, for which the file at `path` may have lines too; `models` are those
+    that it may have tables for (None: any), since nobody would read one of another name.
     """
-    ours = tomllib.loads(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
+    ours = toml_data(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
     ours["whose"] = "mxcheck's own table"
     stages = (*(stage for stage in ours["default"] if "+" not in stage), *own)
     if path is None:
         return BoundsTables([ours], baselines=baselines, stages=stages)
-    theirs = _checked(_loaded(Path(path), path), path, stages)
+    theirs = _checked(_loaded(Path(path), path), path, stages, models)
     return BoundsTables([theirs, ours], baselines=baselines, stages=stages)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mxcheck.files.plain_data import MALFORMED
+from mxcheck.files.printed import got, told
 from mxcheck.gate.baseline import BaselineError, parsed, read_text, unseal
 from mxcheck.gate.drift import Drift, drift, same_arithmetic
 from mxcheck.gate.noise import widened
@@ -50,15 +52,17 @@ def read_earlier(path: Path) -> Earlier | None:
         return None
     if version != EARLIER_VERSION:
         raise BaselineError(
-            f"baseline {path} has format version {version!r:.40}; allowed: {EARLIER_VERSION}, and "
+            f"baseline {path} has format version {got(version)}; allowed: {EARLIER_VERSION}, and "
             f"{FORMAT_VERSION}, which is left alone; accept anew with --snapshot-update"
         )
     unseal(data, where=str(path))
     data.pop("format_version")
     try:
         return Earlier(record=_record(data), fields=frozenset(data.keys() - _OTHERWISE))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BaselineError(f"corrupt baseline {path}: {error}; restore it from version control") from error
+    except MALFORMED as error:
+        raise BaselineError(
+            f"corrupt baseline {path}: {told(error)}; restore it from version control"
+        ) from error
 
 
 def _record(data: Mapping[str, Any]) -> Record:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from mxcheck.files.plain_data import MALFORMED
+from mxcheck.files.printed import got, told
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.check import Check
 from mxcheck.gate.drift import Drift
+from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import Record, record_from_dict
 from mxcheck.gate.verdict import STEPS
 
@@ -108,19 +112,39 @@ class CaseResult:
 
 
 def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
-    """The inverse of `CaseResult.as_dict`. Raises ValueError, TypeError or KeyError for what is none, and for
-    what contradicts itself."""
+    """The inverse of `CaseResult.as_dict`. Raises ValueError, in one line, for what is none, and for what
+    contradicts itself."""
+    try:
+        return _result(data)
+    except MALFORMED as error:
+        raise ValueError(f"no result of a case: {told(error)}") from error
+
+
+def case_from_dict(data: Any) -> Case:
+    """A case from plain JSON types. Raises ValueError for what is none."""
+    names = [one.name for one in fields(Case)]
+    if not isinstance(data, Mapping) or data.keys() != set(names):
+        raise ValueError(f"a case must be a table of {', '.join(names)}, got {got(data, 60)}")
+    texts = [data[name] for name in names if name not in ("options", "tier")]
+    options, tier = data["options"], data["tier"]
+    whole = isinstance(options, list) and all(isinstance(one, str) for one in (*texts, *options, tier or ""))
+    if not whole:
+        raise ValueError(f"a case must be named by texts, got {got(data, 120)}")
+    return Case(**{**data, "options": tuple(options)})
+
+
+def _result(data: Any) -> CaseResult:
     if not isinstance(data, Mapping):
-        raise TypeError(f"a result must be a dict, got {data!r:.40}")
+        raise TypeError(f"a result must be a dict, got {got(data)}")
     for name in ("reason", "message", "worker", "cause", "id", "outcome"):
         if not isinstance(data[name], str):
-            raise TypeError(f"{name} must be str, got {data[name]!r:.40}")
+            raise TypeError(f"{name} must be str, got {got(data[name])}")
     for name in ("seconds", "load_seconds"):
         if data[name] is not None:
             _check_number(name, data[name])
     record, bounds, drift = data["record"], data["bounds"], data["drift"]
     result = CaseResult(
-        case=Case(**{**data["case"], "options": tuple(data["case"]["options"])}),
+        case=case_from_dict(data["case"]),
         outcome=Outcome(data["outcome"]),
         failures=tuple(map(_failure, data["failures"])),
         record=None if record is None else record_from_dict(record),
@@ -139,6 +163,8 @@ def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
         raise ValueError(f"the result of {data['id']} has the record of {result.record.id}")
     if result.outcome.green and result.record is None:
         raise ValueError(f"the result of {data['id']} is {result.word} and has no record")
+    if result.outcome.green:
+        _check_green(result)
     if (result.outcome is Outcome.FAILED) > bool(result.failures) or (
         result.outcome.green and result.failures
     ):
@@ -148,25 +174,44 @@ def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
     return result
 
 
+def _check_green(result: CaseResult) -> None:
+    """Raises ValueError where a case that is green has figures that no check of the gate lets pass: such a
+    row was not written by a run, or was damaged since."""
+    record = result.record
+    assert record is not None
+    check_figures(record)
+    if result.outcome is Outcome.MEASURED:  # nothing was judged
+        return
+    figures = [*record.reference_losses, *record.sequence_losses, *record.reference_entropies]
+    figures += [] if record.kl is None else [*record.exact_kl[1]]
+    figures += [] if record.entropy is None else [record.entropy]
+    figures += [] if result.bounds is None else [result.bounds.kl, result.bounds.rise]
+    figures += [] if result.drift is None else [result.drift.median, result.drift.rms, result.drift.max]
+    if not all(map(math.isfinite, figures)):
+        raise ValueError(
+            f"the result of {result.case.id} is {result.word} and has a figure that is no finite number"
+        )
+
+
 def _failure(data: Any) -> Check:
     check = Check(**data)
     texts = isinstance(check.key, str) and isinstance(check.message, str)
     if check.step not in STEPS or check.passed is not False or not texts:
-        raise ValueError(f"no failed check: {data!r:.80}")
+        raise ValueError(f"no failed check: {got(data, 80)}")
     return check
 
 
 def _bounds(data: Any) -> Bounds:
     """A case's bounds: two numbers, and where they are from."""
     if not isinstance(data, Mapping):
-        raise TypeError(f"bounds must be a dict, got {data!r:.40}")
+        raise TypeError(f"bounds must be a dict, got {got(data)}")
     for name, value in data.items():
         if name in ("whose", "reason"):
             if not isinstance(value, str):
-                raise TypeError(f"{name} of bounds must be text, got {value!r:.40}")
+                raise TypeError(f"{name} of bounds must be text, got {got(value)}")
         elif name == "own":
             if not isinstance(value, bool):
-                raise TypeError(f"own of bounds must be true or false, got {value!r:.40}")
+                raise TypeError(f"own of bounds must be true or false, got {got(value)}")
         else:
             _check_number(f"{name} of bounds", value)
     return Bounds(**data)
@@ -175,7 +220,7 @@ def _bounds(data: Any) -> Bounds:
 def _figures(kind: type[_Figures], data: Any) -> _Figures:
     """Several numbers by name, as a drift is."""
     if not isinstance(data, Mapping):
-        raise TypeError(f"a {kind.__name__.lower()} must be a dict, got {data!r:.40}")
+        raise TypeError(f"a {kind.__name__.lower()} must be a dict, got {got(data)}")
     for name, value in data.items():
         _check_number(f"{name} of {kind.__name__.lower()}", value)
     return kind(**data)
@@ -183,7 +228,7 @@ def _figures(kind: type[_Figures], data: Any) -> _Figures:
 
 def _check_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, float | int):
-        raise TypeError(f"{name} must be a number, got {value!r:.40}")
+        raise TypeError(f"{name} must be a number, got {got(value)}")
 
 
 def all_green(results: Iterable[CaseResult]) -> bool:

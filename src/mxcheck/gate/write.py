@@ -1,4 +1,4 @@
-"""Writing a file of the repository: whole, or not at all."""
+"""Writing a file: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -6,21 +6,47 @@ import os
 import tempfile
 from pathlib import Path
 
+from mxcheck.files.printed import one_line, told
 
-def write_whole(path: Path, data: bytes) -> None:
+#: What a file is called while it is written: a run that is killed in the midst of it leaves one.
+PART = ".part"
+
+
+class WriteError(ValueError):
+    """A file that cannot be written. The message is one printable line and names the file. What was there
+    before is as it was."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            one_line(
+                f"{path} cannot be written: {told(error)}; what was there is unchanged; make room, or let it "
+                f"be written to, and run this again"
+            )
+        )
+
+
+def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write so that a reader, or a run that dies, sees the old file or the new one, never a part. Folders
-    that are missing are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    that are missing are made. Unless `durable`, a host that loses power may lose it.
+
+    Raises WriteError where the system does not let it be written.
+    """
+    temporary: str | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(temporary).chmod(0o644)  # mkstemp makes it private; others of the repository read it
         Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(path, error) from error
         raise
 
 

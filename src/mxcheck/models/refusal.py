@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from mxcheck.files.printed import one_line
+
 #: The longest line, in characters.
 LINE = 300
 #: The longest name of a model or a tensor in it.
@@ -31,20 +33,20 @@ class RefusedError(ValueError):
 
 def refused(name: str, what: str) -> RefusedError:
     """The refusal of a model: one line of at most `LINE` characters, control characters escaped."""
-    return RefusedError(_cut(f"model {shown(repr(name))}: {_escaped(what)}"))
+    return RefusedError(_cut(f"model {shown(repr(name))}: {one_line(what)}"))
 
 
 def words_of(error: BaseException) -> str:
     """What an error says, on one line, escaped and without credentials; its type where its words are none by
     themselves."""
-    said = _CREDENTIALS.sub("***", _escaped(str(error))).removesuffix(".")
+    said = _CREDENTIALS.sub("***", one_line(str(error))).removesuffix(".")
     plain = isinstance(error, OSError) or type(error) is ValueError
     return said if plain and said else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
 def shown(name: str) -> str:
     """A name as a line prints it: escaped, and the middle of a long one cut."""
-    name = _escaped(name)
+    name = one_line(name)
     return name if len(name) <= _NAME else f"{name[: _NAME // 3]}…{name[-(2 * _NAME // 3) :]}"
 
 
@@ -85,14 +87,6 @@ def _is_of_the_host(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in OUT_OF_MEMORY)
-
-
-def _escaped(text: str) -> str:
-    """On one line, and what a terminal would obey or not show as its escape."""
-    line = " ".join(text.split())
-    if line.isprintable():
-        return line
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in line)
 
 
 def _cut(line: str) -> str:

@@ -3,11 +3,14 @@ read here is checked here. Torch-free."""
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mxcheck.files.plain_data import DataError, json_data, read_text
+from mxcheck.files.printed import got
 from mxcheck.models.refusal import UnfitError, listed
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -30,8 +33,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises UnfitError for anything else, and OSError."""
     _check_file(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # the second: nested thousands deep
+        data = json_data(read_text(path), twice=True)  # as the loader reads it: the last counts
+    except DataError as error:
         raise UnfitError(f"{path.name} is no JSON that can be read: {error}") from error
     if not isinstance(data, dict):
         raise UnfitError(f"{path.name} must hold a JSON object, got {type(data).__name__}")
@@ -43,12 +46,12 @@ def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     that the configuration names, else `model.safetensors`, else the shards of the index.
 
     Raises UnfitError where there are none, where the index leads out of the directory, names what is not
-    there or leaves a shard out, and where two sets of weights lie side by side.
+    there, tensors or files, or leaves a shard out, and where two sets of weights lie side by side.
     """
     named = config.get("transformers_weights")
     if named is not None:
         if not isinstance(named, str) or not named.endswith((".safetensors", ".safetensors.index.json")):
-            raise UnfitError(f"transformers_weights of {CONFIG} must name safetensors, got {named!r}")
+            raise UnfitError(f"transformers_weights of {CONFIG} must name safetensors, got {got(named)}")
         first = folder / _inside(named, CONFIG)
     elif _there(folder / WEIGHTS):
         first = folder / WEIGHTS
@@ -57,17 +60,41 @@ def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     else:
         found = listed(path.name for path in folder.glob("*.safetensors"))
         raise UnfitError(f"has neither {WEIGHTS} nor {INDEX}, got {found}; name the file {WEIGHTS}")
-    files = _shards(folder, first) if first.name.endswith(".json") else [first]
+    places = _places(first) if first.name.endswith(".json") else {}
+    files = _shards(folder, first, places) if places else [first]
     for file in files:
         if not _there(file):
             raise UnfitError(f"{file.name} of {first.name} is missing; copy the whole checkpoint")
         _check_file(file)
     unread = {path.name for path in folder.glob("model-*-of-*.safetensors")} - {file.name for file in files}
     if unread:
-        raise UnfitError(
-            f"the loader reads {first.name} and not {listed(unread)} beside it; keep one set of weights"
-        )
+        raise _two_sets(first, unread)
+    _check_tensors(folder, first, files, places)
     return files
+
+
+def _check_tensors(folder: Path, first: Path, files: list[Path], places: Mapping[str, str]) -> None:
+    """Refuse an index that places a tensor where it is not, and files beside those that are read which hold
+    the same tensors: shards of an earlier download, under whichever name."""
+    names = {file: {one.name for one in read_header(file)} for file in files}
+    for name, place in places.items():
+        if name not in names[folder / place]:
+            raise UnfitError(f"{first.name} places {name} in {place}, which has not got it; copy both again")
+    read = set[str]().union(*names.values())
+    beside = [path for path in folder.glob("*.safetensors") if path not in names]
+    others = [path for path in beside if not _VARIANT.fullmatch(path.name)]
+    if stale := {path.name for path in others if any(one.name in read for one in read_header(path))}:
+        raise _two_sets(first, stale)
+
+
+#: Another type of the same weights, which the loader reads where it is asked for: `model.fp16.safetensors`.
+_VARIANT = re.compile(r"model\.[A-Za-z0-9_]+(-\d{5}-of-\d{5})?\.safetensors")
+
+
+def _two_sets(first: Path, unread: Iterable[str]) -> UnfitError:
+    return UnfitError(
+        f"the loader reads {first.name} and not {listed(unread)} beside it; keep one set of weights"
+    )
 
 
 def is_complete(folder: Path) -> bool:
@@ -76,7 +103,7 @@ def is_complete(folder: Path) -> bool:
     if (folder / WEIGHTS).exists():
         return True
     index = folder / INDEX
-    return index.exists() and all(file.exists() for file in _shards(folder, index))
+    return index.exists() and all(file.exists() for file in _shards(folder, index, _places(index)))
 
 
 def _there(path: Path) -> bool:
@@ -102,7 +129,8 @@ def _dangling(path: Path) -> str:
     )
 
 
-def _shards(folder: Path, index: Path) -> list[Path]:
+def _places(index: Path) -> dict[str, str]:
+    """The file of each tensor, by an index."""
     data = read_json(index)
     places = data.get("weight_map")
     if not isinstance(places, dict) or not places:
@@ -111,7 +139,11 @@ def _shards(folder: Path, index: Path) -> list[Path]:
         raise UnfitError(f'{index.name} must hold metadata, an object; add "metadata": {{}}')
     for name, place in places.items():
         if not isinstance(place, str) or not place.endswith(".safetensors"):
-            raise UnfitError(f"{index.name} must place {name} in a safetensors file, got {place!r}")
+            raise UnfitError(f"{index.name} must place {name} in a safetensors file, got {got(place)}")
+    return places
+
+
+def _shards(folder: Path, index: Path, places: Mapping[str, str]) -> list[Path]:
     return [folder / _inside(place, index.name) for place in sorted(set(places.values()))]
 
 
@@ -141,9 +173,9 @@ def read_header(path: Path) -> list[Stored]:
         if size > _HEADER_BYTES:
             raise UnfitError(f"{path.name} is no safetensors file: a header of {size} bytes")
         try:
-            header = json.loads(file.read(size))
-        except (ValueError, RecursionError) as error:
-            raise UnfitError(f"{path.name} is no safetensors file: its header is no JSON") from error
+            header = json_data(file.read(size))
+        except DataError as error:
+            raise UnfitError(f"{path.name} is no safetensors file: its header is {error}") from error
     if not isinstance(header, dict):
         raise UnfitError(f"{path.name} is no safetensors file: its header is no JSON object")
     return [_stored(path, name, entry) for name, entry in header.items() if name != "__metadata__"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -164,6 +165,13 @@ def _embedded(name: str, kind: _Reference) -> ModelSource:
         text=kind.text,
         anew=kind.anew,
     )
+
+
+def known_labels(baselines: Path, more: Iterable[str] = ()) -> tuple[str, ...]:
+    """The labels that somebody may have written bounds for: of our models, of the cards, of every folder of
+    accepted baselines, and `more`."""
+    accepted = [path.name for path in baselines.glob("*/") if path.is_dir()]
+    return tuple(sorted({*REFERENCE_MODELS, *MADE_MODELS, *CARDS, *accepted, *more}))
 
 
 def _made(name: str) -> ModelSource:

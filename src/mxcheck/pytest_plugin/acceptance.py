@@ -64,8 +64,9 @@ def settle(
         if found is not None:
             add_bounds(record, found, target.parent)
         # Through syrupy, which compares texts first: an identical file is left alone.
-        written = snapshot.use_extension(extension_for(target, holds=False)) == new
-        assert written, "syrupy was asked to update"
+        written = snapshot.use_extension(extension_for(target, holds=False))
+        if not written == new:
+            raise _why_not(written)
     elif decision.result.outcome is Outcome.PASSED:
         matched = snapshot.use_extension(extension_for(path, holds=True)) == record
         assert matched, "syrupy only counts the case, for its summary"
@@ -74,6 +75,12 @@ def settle(
         message=_message(decision, accepted.record, accepted.trouble, accept_command),
         cause=cause(decision.verdict, record, accepted.record).link if decision.result.failures else "",
     )
+
+
+def _why_not(written: SnapshotAssertion) -> Exception:
+    """What was raised while syrupy compared or wrote, such as a full disk: syrupy keeps it to itself."""
+    raised = [done.exception for done in written.executions.values() if done.exception is not None]
+    return raised[-1] if raised else AssertionError("syrupy was asked to update")
 
 
 def _message(decision: Decision, accepted: Record | None, trouble: str, accept_command: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mxcheck.files.printed import printable
 from mxcheck.gate.result import Outcome
 from mxcheck.pytest_plugin.neighbours import accepts, check_snapshot
 from mxcheck.pytest_plugin.run_settings import settings
@@ -49,9 +50,9 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
         result = mx_session.timed(case, snapshot)
         keep_result(request.node, result)
         if result.outcome is Outcome.SKIPPED:
-            pytest.skip(result.message)
+            pytest.skip(printable(result.message))
         if result.outcome.red:
-            pytest.fail(result.message, pytrace=False)
+            pytest.fail(printable(result.message), pytrace=False)
 
     return hold
 

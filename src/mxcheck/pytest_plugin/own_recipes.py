@@ -9,10 +9,11 @@ attention_products = "fp8_e4m3"
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
+from mxcheck.files.plain_data import MALFORMED, DataError, read_toml
+from mxcheck.files.printed import got, one_line, told
 from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import check_recipe_name
 from mxcheck.models.ladder import LADDER, ROLES
@@ -23,46 +24,53 @@ _OPERAND = ("format", "block_size", "scale_rule", "rounding")
 _WHOLE = ("attention_products", "outputs", "elementwise")
 
 
+class RecipesError(ValueError):
+    """Recipes that cannot be used. The message is one printable line and names the file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
 def own_recipes(path: Path, *, kernel: str) -> dict[str, Recipe]:
     """The recipes of the file at `path`, by name; none where there is no file or no such table.
 
     Raises ValueError, in one line that names file and recipe, for what would be ignored or fail later.
     """
-    if not path.is_file():
-        return {}
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        table = read_toml(path)
+    except FileNotFoundError:
+        return {}
+    except DataError as error:
+        raise RecipesError(f"{path}: {error}") from error
     tables: Any = table
     for key in ("tool", "mxcheck"):
         tables = _table(tables.get(key, {}), key, path)
     for name in tables.keys() - {"recipes"}:
-        raise ValueError(f"{path}: {unknown('table of tool.mxcheck', name, ('recipes',))}")
+        raise RecipesError(f"{path}: {unknown('table of tool.mxcheck', name, ('recipes',))}")
     recipes = _table(tables.get("recipes", {}), "recipes", path)
     return {name: _recipe(name, entry, path, kernel) for name, entry in recipes.items()}
 
 
 def _table(value: Any, name: str, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: {name} must be a table, got {value!r}")
+        raise RecipesError(f"{path}: {name} must be a table, got {got(value)}")
     return value
 
 
 def _recipe(name: str, entry: Any, path: Path, kernel: str) -> Recipe:
     if name in LADDER or name == "all" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
-        raise ValueError(
-            f"{path}: a recipe cannot be called {name!r}; allowed: letters, digits, '_' and '.', "
+        raise RecipesError(
+            f"{path}: a recipe cannot be called {got(name)}; allowed: letters, digits, '_' and '.', "
             f"and no name of the ladder"
         )
     try:
         check_recipe_name(name)
         if not isinstance(entry, dict):
-            raise ValueError(f"must be a table of roles, got {entry!r}")
+            raise ValueError(f"must be a table of roles, got {got(entry)}")
         for key in entry.keys() - {*ROLES, *_WHOLE}:
             raise unknown("key", key, (*ROLES, *_WHOLE))
         if not isinstance(entry.get("outputs", False), bool):
-            raise ValueError(f"outputs must be true or false, got {entry['outputs']!r}")
+            raise ValueError(f"outputs must be true or false, got {got(entry['outputs'])}")
         return Recipe(
             precision=name,
             roles={role: _casts(entry[role]) for role in ROLES if role in entry},
@@ -71,13 +79,15 @@ def _recipe(name: str, entry: Any, path: Path, kernel: str) -> Recipe:
             elementwise=_operand(entry.get("elementwise")),
             kernel=kernel,
         )
-    except ValueError as error:
-        raise ValueError(f"{path}: recipe {name!r}: {error}") from error
+    except MALFORMED as error:
+        raise RecipesError(f"{path}: recipe {name!r}: {told(error, 1000)}") from error
 
 
 def _casts(entry: Any) -> Casts:
     if not isinstance(entry, dict) or not entry or not entry.keys() <= {"weights", "activations"}:
-        raise ValueError(f"a role is a table of weights and activations (one may be left out), got {entry!r}")
+        raise ValueError(
+            f"a role is a table of weights and activations (one may be left out), got {got(entry)}"
+        )
     return Casts(weights=_operand(entry.get("weights")), activations=_operand(entry.get("activations")))
 
 
@@ -85,7 +95,7 @@ def _operand(entry: Any) -> Operand | None:
     if entry is None or isinstance(entry, str):
         return None if entry is None else Operand(format=entry)
     if not isinstance(entry, dict) or "format" not in entry or not entry.keys() <= set(_OPERAND):
-        raise ValueError(f"an operand is a format, or a table of {', '.join(_OPERAND)}, got {entry!r}")
+        raise ValueError(f"an operand is a format, or a table of {', '.join(_OPERAND)}, got {got(entry)}")
     if entry.get("rounding") == "stochastic":
         raise ValueError(
             f"rounding stochastic: a model run has no random integers for it, the kernel suite has; "

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mxcheck.files.plain_data import MALFORMED, read_json
+from mxcheck.files.printed import one_line, told
 from mxcheck.gate.case import Case
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.neighbours import accepts
@@ -87,13 +89,16 @@ def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) ->
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan of a file."""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    models = tuple(
-        PlannedModel(**{**one, "cases": tuple(one["cases"]), "footprint": Footprint(**one["footprint"])})
-        for one in data["models"]
-    )
-    return Plan(**{**data, "models": models})
+    """The plan of a file. Raises ValueError, in one line, for what is none."""
+    try:
+        data = read_json(path)
+        models = tuple(
+            PlannedModel(**{**one, "cases": tuple(one["cases"]), "footprint": Footprint(**one["footprint"])})
+            for one in data["models"]
+        )
+        return Plan(**{**data, "models": models})
+    except MALFORMED as error:
+        raise ValueError(one_line(f"{path} is no plan of a run ({told(error)}); run it again")) from error
 
 
 @pytest.hookimpl(tryfirst=True)

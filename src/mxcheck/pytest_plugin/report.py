@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mxcheck.files.printed import printable
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.gate.shipped import taken_from_ours
@@ -59,7 +60,7 @@ class RunReport:
             return
         reporter.ensure_newline()
         for line in ["", *lines] if reporter.isatty else lines:  # xdist's status has no end on a terminal
-            reporter.write_line(line)
+            reporter.write_line(printable(line))
 
     def _begin(self, node_ids: list[str], workers: int) -> None:
         """The tests are known: is there a case among them, and can this host hold the run?"""
@@ -204,18 +205,18 @@ class RunReport:
         color = terminalreporter._tw.hasmarkup
         terminalreporter.write(render(results_table(rows, wide=self._settings.wide), color=color))
         for line in lines_below(rows):
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(printable(line))
         if self._settings.layers:
             self._list_layers(terminalreporter, rows, color=color)
         for line in what_next(rows):
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(printable(line))
         if self._compared_nothing:
             terminalreporter.write_line("mxcheck: red: every case was skipped, so that nothing was compared")
         if (folder := self._settings.report) is not None:
             folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps([row.as_dict() for row in rows])
             (folder / "accuracy.json").write_text(text, encoding="utf-8")
-            terminalreporter.write_line(f"mxcheck: written to {_relative(folder, self._config)}")
+            terminalreporter.write_line(printable(f"mxcheck: written to {_relative(folder, self._config)}"))
         if self._settings.debug:
             self._list_modules(terminalreporter)
 
@@ -232,7 +233,7 @@ class RunReport:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "conformance.md").write_text(markdown(rows), encoding="utf-8")
             (folder / "conformance.json").write_text(as_json(rows), encoding="utf-8")
-            terminalreporter.write_line(f"mxcheck: written to {_relative(folder, self._config)}")
+            terminalreporter.write_line(printable(f"mxcheck: written to {_relative(folder, self._config)}"))
 
     def _list_layers(self, terminalreporter: Any, rows: list[CaseResult], *, color: bool) -> None:
         from mxcheck.reporting.layers import layers_table, without_layers
@@ -240,7 +241,7 @@ class RunReport:
 
         for record in [row.record for row in rows if row.record is not None]:
             if why := without_layers(record):
-                terminalreporter.write_line(f"mxcheck: {why}")
+                terminalreporter.write_line(printable(f"mxcheck: {why}"))
             else:
                 terminalreporter.write(render(layers_table(record), color=color))
 
@@ -250,9 +251,9 @@ class RunReport:
             if (record := result.record) is None:
                 continue
             for module, role in record.replaced.items():
-                terminalreporter.write_line(f"{name}: {module} ({role})")
+                terminalreporter.write_line(printable(f"{name}: {module} ({role})"))
             for module, reason in record.unconverted.items():
-                terminalreporter.write_line(f"{name}: {module} left as it is: {reason}")
+                terminalreporter.write_line(printable(f"{name}: {module} left as it is: {reason}"))
 
 
 def _relative(path: Any, config: pytest.Config) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mxcheck.formats.choices import choose
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
 from mxcheck.models.recipe import Recipe
-from mxcheck.models.zoo import REFERENCE_MODELS, model_source
+from mxcheck.models.zoo import REFERENCE_MODELS, known_labels, model_source
 from mxcheck.pytest_plugin.cases import lay_out, left_out
 from mxcheck.pytest_plugin.options import (
     BLOCK_SIZES,
@@ -174,7 +174,7 @@ def _read(config: pytest.Config) -> Settings:
         shard=shard,
         whole=tuple(whole),
         baselines=baselines,
-        bounds=_bounds(config, options, recipes),
+        bounds=_bounds(config, options, recipes, {case.model for case in whole}),
         recentre=options.flag("recentre"),
         measure=options.flag("measure"),
         layers=options.flag("layers"),
@@ -221,11 +221,14 @@ def _changes(options: Options) -> Changes:
     )
 
 
-def _bounds(config: pytest.Config, options: Options, own: Mapping[str, Recipe]) -> str | None:
+def _bounds(
+    config: pytest.Config, options: Options, own: Mapping[str, Recipe], models: Collection[str]
+) -> str | None:
     path = options.value("bounds")
     if path:
         path = str(config.rootpath / path)
-    load_bounds(path or None, tuple(own))
+    baselines = config.rootpath / (options.value("baselines") or "baselines")
+    load_bounds(path or None, tuple(own), models=known_labels(baselines, models))
     return path or None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from rich.markup import escape
 from rich.table import Table
 
 from mxcheck.gate.baseline import BaselineError
@@ -49,9 +48,7 @@ def detectable_table(baselines: Baselines, bounds: BoundsTables) -> Table:
         else:
             table.add_row(f"{name}: unreadable", style="bold red")
     if troubles := [str(record) for record in baselines.values() if isinstance(record, BaselineError)]:
-        table.caption = escape(
-            "\n".join([*troubles, _CAPTION])
-        )  # in a cell they would take every column's room
+        table.caption = "\n".join([*troubles, _CAPTION])  # in a cell they would take every column's room
     return table
 
 

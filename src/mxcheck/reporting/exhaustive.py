@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from mxcheck.conformance.sweeps import Sweep, SweepResult
+from mxcheck.reporting.markdown import cell, fenced
+from mxcheck.reporting.markdown import table as markdown_table
 from mxcheck.reporting.titled import titled_table
 
 _COLUMNS = ("sweep", "inputs", "NaNs left out", "mismatches", "seconds")
@@ -102,6 +104,7 @@ def markdown(results: Sequence[SweepResult], facts: Mapping[str, str]) -> str:
     """
     compared = sum(one.compared for one in results)
     mismatches = sum(one.mismatches for one in results)
+    cells = [list(map(cell, _cells(one))) for one in results]
     lines = [
         "# Exhaustive sweeps",
         "",
@@ -113,14 +116,12 @@ def markdown(results: Sequence[SweepResult], facts: Mapping[str, str]) -> str:
         "",
         "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".",
         "",
-        "| " + " | ".join(_COLUMNS) + " |",
-        "|---" + "|--:" * (len(_COLUMNS) - 1) + "|",
-        *("| " + " | ".join(_cells(one)) + " |" for one in results),
+        *markdown_table(_COLUMNS, cells, right=[False, *[True] * (len(_COLUMNS) - 1)]),
         "",
     ]
     for one in results:
         if found := describe(one):
-            lines += ["```", *found, "```", ""]
+            lines += [*fenced("\n".join(found)), ""]
     return "\n".join(lines)
 
 

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
+from mxcheck.files.printed import one_line
+from mxcheck.reporting.markdown import cell, code, fenced
+from mxcheck.reporting.markdown import table as markdown_table
 from mxcheck.reporting.titled import titled_table
 
 _COLUMNS = (
@@ -113,6 +116,7 @@ def nearest(rows: Sequence[EnvironmentRow]) -> list[str]:
 
 def markdown(rows: Sequence[EnvironmentRow], facts: Mapping[str, str]) -> str:
     """The summary for people. `facts`: what the run rests on, by name: date, processor, versions."""
+    cells = [[code(row.environment), *map(cell, _cells(row)[1:])] for row in rows]
     lines = [
         "# Honest environments",
         "",
@@ -125,15 +129,13 @@ def markdown(rows: Sequence[EnvironmentRow], facts: Mapping[str, str]) -> str:
         "",
         _WHAT,
         "",
-        "| " + " | ".join(_COLUMNS) + " |",
-        "|---" + "|--:" * (len(_COLUMNS) - 1) + "|",
-        *("| `" + "` | ".join([row.environment, " | ".join(_cells(row)[1:])]) + " |" for row in rows),
+        *markdown_table(_COLUMNS, cells, right=[False, *[True] * (len(_COLUMNS) - 1)]),
         "",
         *(f"- {line}" for line in nearest(rows)),
         "",
     ]
     if found := describe(rows):
-        lines += ["```", *found, "```", ""]
+        lines += [*fenced("\n".join(map(one_line, found))), ""]
     return "\n".join(lines)
 
 

@@ -11,11 +11,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from mxcheck.files.printed import printable
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import SCALE_RULES
+from mxcheck.reporting.markdown import cell, words
+from mxcheck.reporting.markdown import table as markdown_table
 from mxcheck.reporting.table import render
 from mxcheck.reporting.titled import titled_table
 
@@ -55,19 +58,19 @@ def matrix_table(rows: Sequence[Row]) -> Table:
         if last and name != last:
             table.add_section()
         shown = [_styled(cells.get(rule)) for rule in rules]
-        table.add_row(escape(name) if name != last else "", format_name, *shown)
+        table.add_row(name if name != last else "", format_name, *shown)
         last = name
     return table
 
 
-def _styled(row: Row | None) -> str:
+def _styled(row: Row | None) -> str | Text:
     style = _STYLES.get(row["verdict"]) if row else None
-    return f"[{style}]{cell_text(row)}[/]" if style else cell_text(row)
+    return Text(cell_text(row), style=style) if style else cell_text(row)
 
 
 def rendered(rows: Sequence[Row], *, color: bool) -> str:
     """The table and what it cannot hold: findings by name, and why something is not supported."""
-    return render(matrix_table(rows), color=color) + "".join(f"{line}\n" for line in _notes(rows))
+    return render(matrix_table(rows), color=color) + printable("".join(f"{line}\n" for line in _notes(rows)))
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
@@ -87,15 +90,16 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 def markdown(rows: Sequence[Row]) -> str:
     """The matrix as Markdown, with its notes."""
     rules = _rules(rows)
-    lines = [
-        "| implementation | format | " + " | ".join(rules) + " |",
-        "|---" * (2 + len(rules)) + "|",
-    ]
-    for name, format_name, cells in _lines(rows):
-        shown = [cell_text(cells.get(rule)) for rule in rules]
-        lines.append(f"| {name} | {format_name} | " + " | ".join(shown) + " |")
+    lines = markdown_table(
+        ("implementation", "format", *rules),
+        [
+            list(map(cell, (name, format_name, *(cell_text(cells.get(rule)) for rule in rules))))
+            for name, format_name, cells in _lines(rows)
+        ],
+        right=[False] * (2 + len(rules)),
+    )
     level = rows[0]["level"] if rows else "quick"
-    notes = [f"- {line.strip()}" for line in _notes(rows)]
+    notes = [f"- {words(line)}" for line in _notes(rows)]
     return "\n".join([f"Level `{level}`.", "", *lines, "", _CAPTION, "", *notes, ""])
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from mxcheck.files.printed import one_line, printable
+from mxcheck.reporting.markdown import cell, code, fenced, table, words
 from mxcheck.reporting.merge import Merged
 from mxcheck.reporting.table import lines_below, render, results_table
 
@@ -19,8 +21,8 @@ _LONGEST, _ALL = 4000, 512 * 1024
 
 def verdict_line(merged: Merged) -> str:
     """`green` or `red`, and what is counted."""
-    words = Counter(result.word for result in merged.results.values())
-    counts = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "none"
+    counted = Counter(result.word for result in merged.results.values())
+    counts = ", ".join(f"{count} {word}" for word, count in counted.most_common()) or "none"
     left_out = len(merged.shards[0].cases) - len(merged.results)
     lines = [
         f"{_counted(len(merged.results), 'case')}: {counts}",
@@ -48,11 +50,12 @@ def text(merged: Merged, *, color: bool) -> str:
     """The table and the lines below it that one run of all cases prints, then every red message, then what
     else went wrong, then the verdict."""
     rows = list(merged.results.values())
-    parts = [render(results_table(rows), color=color), *(f"{line}\n" for line in lines_below(rows))]
+    parts = [f"{line}\n" for line in lines_below(rows)]
     parts += [f"\n{name}\n{message}\n" for name, message in merged.failures.items()]
     parts += [f"\n{message}\n" for message in merged.red.values()]
     parts += [f"\n{line}" for line in merged.troubles]
-    return "".join([*parts, f"\nmxcheck merge: {verdict_line(merged)}\n"])
+    parts += [f"\nmxcheck merge: {one_line(verdict_line(merged))}\n"]
+    return render(results_table(rows), color=color) + printable("".join(parts))
 
 
 def as_json(merged: Merged) -> str:
@@ -63,25 +66,25 @@ def as_json(merged: Merged) -> str:
 def markdown(merged: Merged) -> str:
     """For the summary of a CI job."""
     rows = list(merged.results.values())
-    shards = ["| shard | file | cases | pytest's exit status |", "|---|---|--:|--:|"]
-    shards += [
-        f"| {shard.name} | `{file}` | {len(shard.selected)} | {shard.exit_status} |"
+    shards = [
+        (shard.name, code(str(file)), str(len(shard.selected)), str(shard.exit_status))
         for shard, file in zip(merged.shards, merged.files, strict=True)
     ]
+    columns = ("shard", "file", "cases", "pytest's exit status")
     blocks = [
-        [f"## mxcheck: {verdict_line(merged)}"],
-        [f"- {line}" for line in merged.troubles],
+        [f"## mxcheck: {words(verdict_line(merged))}"],
+        [f"- {words(line)}" for line in merged.troubles],
         *_messages({**merged.red, **merged.failures}),
         _markdown_table(results_table(rows)),
-        [f"- {line}" for line in lines_below(rows)],
-        shards,
+        [f"- {words(line)}" for line in lines_below(rows)],
+        table(columns, shards, right=(False, False, True, True)),
     ]
     return "".join("\n".join(block) + "\n\n" for block in blocks if block)
 
 
 def refused_markdown(error: ValueError) -> str:
     """The same where the shards could not be joined: a summary without a verdict would look like success."""
-    return f"## mxcheck: red: no verdict\n\n{error}\n\n"
+    return f"## mxcheck: red: no verdict\n\n{words(str(error))}\n\n"
 
 
 def _messages(messages: Mapping[str, str]) -> list[list[str]]:
@@ -100,12 +103,10 @@ def _messages(messages: Mapping[str, str]) -> list[list[str]]:
 
 def _fenced(name: str, message: str) -> list[str]:
     shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}\n… (the log has all of it)"
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
-    return [f"### {name}", "", f"{fence}text", shown, fence]
+    return [f"### {words(name)}", "", *fenced(shown)]
 
 
-def _markdown_table(table: Table) -> list[str]:
-    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    head, *rows = ([cell.replace("|", "\\|") for cell in line] for line in zip(*columns, strict=True))
-    sides = ["--:" if column.justify == "right" else "---" for column in table.columns]
-    return [f"| {' | '.join(head)} |", f"|{'|'.join(sides)}|", *(f"| {' | '.join(row)} |" for row in rows)]
+def _markdown_table(shown: Table) -> list[str]:
+    columns = [[str(column.header), *map(str, column.cells)] for column in shown.columns]
+    head, *rows = ([cell(one) for one in line] for line in zip(*columns, strict=True))
+    return table(head, rows, right=[column.justify == "right" for column in shown.columns])

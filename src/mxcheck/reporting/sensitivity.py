@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from mxcheck.reporting.detection import Detection, KernelSight, ModelSight, Sight
+from mxcheck.reporting.markdown import cell, table
 from mxcheck.reporting.titled import titled_table
 
 #: Red tests of the kernel suite, besides its cells, that are named.
@@ -110,30 +110,30 @@ def _percent(share: float) -> str:
 def group_table(detections: Sequence[Detection]) -> Table:
     """For the terminal."""
     *lines, last = group_rows(detections)
-    table = _table("mxcheck: faults caught, by group", GROUP_COLUMNS)
+    found = _table("mxcheck: faults caught, by group", GROUP_COLUMNS)
     for line in lines:
-        table.add_row(*line)
-    table.add_section()
-    table.add_row(*last)
-    return table
+        found.add_row(*line)
+    found.add_section()
+    found.add_row(*last)
+    return found
 
 
 def matrix_table(detections: Sequence[Detection]) -> Table:
     """For the terminal: without what the faults are."""
     columns = [name for name in MATRIX_COLUMNS if name != "what is wrong"]
-    table = _table("mxcheck: what saw each fault", columns, caption=_WHAT)
+    found = _table("mxcheck: what saw each fault", columns, caption=_WHAT)
     for one in detections:
         name, _, *others = matrix_row(one)
         style = "bold red" if one.trouble else ("yellow" if one.stage == "never" else None)
-        table.add_row(*map(escape, (name, *others)), style=style)
-    return table
+        found.add_row(name, *others, style=style)
+    return found
 
 
 def _table(title: str, columns: Iterable[str], caption: str | None = None) -> Table:
-    table = titled_table(title, caption)
+    found = titled_table(title, caption)
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number and caption is None else "left", no_wrap=True)
-    return table
+        found.add_column(name, justify="right" if number and caption is None else "left", no_wrap=True)
+    return found
 
 
 def trouble(detections: Sequence[Detection]) -> list[str]:
@@ -174,11 +174,8 @@ def markdown(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:
 def _markdown_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: bool = False
 ) -> list[str]:
-    return [
-        f"| {' | '.join(columns)} |",
-        "|---" + ("|--:" if right else "|---") * (len(columns) - 1) + "|",
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
-    ]
+    sides = [False, *[right] * (len(columns) - 1)]
+    return table(columns, [list(map(cell, row)) for row in rows], right=sides)
 
 
 def as_json(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:

@@ -8,12 +8,24 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mxcheck.files.plain_data import MALFORMED, DataError, read_json
+from mxcheck.files.printed import got, one_line, told
 from mxcheck.gate.case import Case
-from mxcheck.gate.result import CaseResult, result_from_dict
+from mxcheck.gate.result import CaseResult, case_from_dict, result_from_dict
 from mxcheck.reporting.table import results_table
 
 #: Layout of the file. A file of another version is refused, never guessed at.
 FORMAT_VERSION = 4
+
+#: The longest file that is read: half a megabyte a case.
+_MOST_BYTES = 2**30
+
+
+class ShardError(ValueError):
+    """A shard's file that cannot be used. The message is one printable line and names the file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,40 +99,39 @@ def encode(shard: ShardRun) -> str:
 def read(path: Path) -> ShardRun:
     """Read one shard's file. Raises ValueError, in one line, where it is corrupt or of another version."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _corrupt(path, f"cannot be read as JSON ({error})") from error
+        data = read_json(path, most=_MOST_BYTES)
+    except (FileNotFoundError, DataError) as error:
+        raise _corrupt(path, told(error)) from error
     if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
-        got = data.get("format_version") if isinstance(data, dict) else type(data).__name__
-        raise ValueError(
-            f"shard file {path} has format version {got!r}, this mxcheck reads {FORMAT_VERSION}; "
+        version = data.get("format_version") if isinstance(data, dict) else type(data).__name__
+        raise ShardError(
+            f"shard file {path} has format version {got(version)}, this mxcheck reads {FORMAT_VERSION}; "
             f"merge with the mxcheck that ran the shards"
         )
     try:
         shard = _from_dict(data)
         _check(shard)
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:  # whatever JSON holds
-        words = f"has no {error}" if isinstance(error, KeyError) else str(error)
-        raise _corrupt(path, words) from error
+    except MALFORMED as error:
+        raise _corrupt(path, told(error)) from error
     return shard
 
 
-def _corrupt(path: Path, words: str) -> ValueError:
-    return ValueError(f"corrupt shard file {path}: {words}; fetch it again, or run this shard again")
+def _corrupt(path: Path, words: str) -> ShardError:
+    return ShardError(f"corrupt shard file {path}: {words}; fetch it again, or run this shard again")
 
 
 def _from_dict(data: Mapping[str, Any]) -> ShardRun:
     for key, kind in _KINDS.items():
         if not isinstance(data[key], kind) or isinstance(data[key], bool):
-            raise TypeError(f"{key} must be {kind.__name__}, got {data[key]!r:.40}")
+            raise TypeError(f"{key} must be {kind.__name__}, got {got(data[key])}")
     for key, value in data["basis"].items():
         if not isinstance(value, str):
-            raise TypeError(f"{key} of basis must be str, got {value!r:.40}")
+            raise TypeError(f"{key} of basis must be str, got {got(value)}")
     return ShardRun(
         index=data["index"],
         count=data["count"],
         basis=Basis(**data["basis"]),
-        cases=tuple(Case(**{**case, "options": tuple(case["options"])}) for case in data["cases"]),
+        cases=tuple(map(case_from_dict, data["cases"])),
         part=tuple(data["part"]),
         selected=tuple(data["selected"]),
         results=tuple(map(result_from_dict, data["results"])),
@@ -152,11 +163,11 @@ def _check(shard: ShardRun) -> None:
         if len(set(names)) != len(names):
             raise ValueError(f"{what} names a case twice")
         if strange := [name for name in names if name not in within]:
-            raise ValueError(f"{what} has {strange[0]!r}, which is none of its cases")
+            raise ValueError(f"{what} has {got(strange[0])}, which is none of its cases")
     for result in shard.results:
         if result.case not in shard.cases:
             raise ValueError(f"the result of {result.case.id} is one of another case of that name")
         results_table([result])  # raises where the table could not show it
     for name, message in {**shard.messages, **shard.failures}.items():
         if not isinstance(message, str):
-            raise TypeError(f"the message of {name} is {message!r:.40}")
+            raise TypeError(f"the message of {name} is {got(message)}")

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from rich.console import Console
 from rich.table import Table
 
 from mxcheck.gate.check import some
@@ -19,6 +18,7 @@ from mxcheck.gate.verdict import rise
 from mxcheck.models.ladder import LADDER
 from mxcheck.models.recipe import Operand
 from mxcheck.reporting.numbers import figure
+from mxcheck.reporting.screen import Screen
 from mxcheck.reporting.titled import titled_table
 
 
@@ -222,8 +222,8 @@ def lines_below(rows: Sequence[CaseResult]) -> list[str]:
 
 def render(table: Table, *, color: bool) -> str:
     """The table as text, as wide as it needs to be: figures are never folded or cut."""
-    needed = Console(width=10_000).measure(table).maximum
-    console = Console(
+    needed = Screen(width=10_000).measure(table).maximum
+    console = Screen(
         file=io.StringIO(),
         width=needed,
         force_terminal=color,

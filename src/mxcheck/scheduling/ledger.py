@@ -7,47 +7,38 @@ only: locks on network file systems are not to be relied on.
 
 from __future__ import annotations
 
-import json
 import os
+import stat
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mxcheck.gate.write import WriteError
 from mxcheck.scheduling.devices import Device, used_bytes
 from mxcheck.scheduling.leases import Lease, Request, check, grant, others_hold
+from mxcheck.scheduling.ledger_file import (
+    LedgerError,
+    State,
+    Waiting,
+    holder_name,
+    read_state,
+    write_state,
+)
 
-_VERSION = 1
 #: Seconds between two looks of somebody who waits.
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.1
 #: Seconds to wait for devices on which nobody of ours is.
 _PATIENCE = 3600.0
 
 
-class LedgerError(ValueError):
-    """A ledger that cannot be used. The message is one line and names the file."""
-
-
 def default_folder() -> Path:
     """A user's ledger, where no option names one."""
     return Path(tempfile.gettempdir()) / f"mxcheck-{os.getuid()}"
-
-
-@dataclass(slots=True, kw_only=True)
-class _State:
-    """The file's contents. `queue`: tickets in the order in which they came; `others`: bytes that processes
-    outside the ledger held on a device when it was last free of ours."""
-
-    next_ticket: int = 1
-    leases: list[Lease] = field(default_factory=list)
-    queue: list[dict[str, Any]] = field(default_factory=list)
-    others: dict[str, int] = field(default_factory=dict)
 
 
 class Ledger:
@@ -91,14 +82,14 @@ class Ledger:
         with self._open() as state:
             ticket = state.next_ticket
             state.next_ticket += 1
-            state.queue.append({"ticket": ticket, "holder": holder, "devices": sorted(names)})
+            state.queue.append(Waiting(ticket=ticket, holder=holder, devices=tuple(sorted(names))))
         pause, since = _SHORTEST_WAIT, time.monotonic()
         try:
             while True:
                 looked = time.monotonic()
                 with self._open() as state:
                     before = [
-                        one for one in state.queue if one["ticket"] < ticket and names & set(one["devices"])
+                        one for one in state.queue if one.ticket < ticket and names.intersection(one.devices)
                     ]
                     if before:
                         answer: Lease | str = f"{len(before)} before it"
@@ -106,7 +97,7 @@ class Ledger:
                         answer = self._grant(state, request, devices, holder, min_free_ratio, prefer)
                     if isinstance(answer, Lease):
                         state.leases.append(answer)
-                        state.queue = [one for one in state.queue if one["ticket"] != ticket]
+                        state.queue = [one for one in state.queue if one.ticket != ticket]
                         return answer
                     if any(names & lease.bytes_of.keys() for lease in state.leases):
                         since = looked
@@ -120,12 +111,12 @@ class Ledger:
                 pause = min(_LONGEST_WAIT, pause * 1.5)
         except BaseException:
             with self._open() as state:
-                state.queue = [one for one in state.queue if one["ticket"] != ticket]
+                state.queue = [one for one in state.queue if one.ticket != ticket]
             raise
 
     def _grant(
         self,
-        state: _State,
+        state: State,
         request: Request,
         devices: Sequence[Device],
         holder: str,
@@ -173,7 +164,7 @@ class Ledger:
         _, name, lock = self._holder
         self._holder = None
         with self._open() as state:
-            _strike(state, {name})
+            state.strike({name})
         lock.release()
         self._lock_file(name).unlink(missing_ok=True)
 
@@ -181,7 +172,7 @@ class Ledger:
         """This process's name in the ledger, locked."""
         if self._holder is None or self._holder[0] != os.getpid():
             self._make_folder()
-            name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            name = holder_name(os.getpid(), uuid.uuid4().hex)
             lock = self._lock(f"holder-{name}")
             with _named_errors(self._folder):
                 lock.acquire(blocking=False)
@@ -203,47 +194,37 @@ class Ledger:
     def _make_folder(self) -> None:
         with _named_errors(self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = self._folder.stat().st_uid
-        if self._folder == default_folder() and owner != os.getuid():
+            found = self._folder.lstat()
+        if self._folder != default_folder():
+            return  # one that was named may be another's, or several users'
+        whose = "is another user's" if found.st_uid != os.getuid() else ""
+        whose = whose or ("is a link" if not stat.S_ISDIR(found.st_mode) else "")
+        whose = whose or ("can be written to by other users" if found.st_mode & 0o022 else "")
+        if whose:
             raise LedgerError(
-                f"the ledger {self._folder} is another user's (uid {owner}); name one with --mx-leases=DIR"
+                f"the ledger {self._folder} {whose} (uid {found.st_uid}, mode "
+                f"{stat.filemode(found.st_mode)}); name one with --mx-leases=DIR"
             )
 
     @contextmanager
-    def _open(self) -> Iterator[_State]:
+    def _open(self) -> Iterator[State]:
         """The state, without what the dead held; written back if it has changed."""
         self._make_folder()
         with (
             _named_errors(self._folder),
             self._lock("ledger"),
         ):
-            state = self._read()
-            before = _text(state)
-            _strike(state, self._dead(state))
+            state = read_state(self._file)
+            before = state.text()
+            state.strike(self._dead(state))
             yield state
-            if (text := _text(state)) != before or not self._file.is_file():
-                new = self._file.with_suffix(".new")
-                new.write_text(text, encoding="utf-8")
-                new.replace(self._file)
+            if state.text() != before or not self._file.is_file():
+                write_state(self._file, state)
 
-    def _read(self) -> _State:
-        if not self._file.exists():
-            return _State()
-        try:
-            data = json.loads(self._file.read_text(encoding="utf-8"))
-            if data.pop("version") != _VERSION:
-                raise ValueError("another version")
-            return _State(**{**data, "leases": [Lease(**one) for one in data["leases"]]})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise LedgerError(
-                f"the ledger {self._file} is corrupt ({type(error).__name__}: {error}); when no run of "
-                f"mxcheck is under way on this host, delete it"
-            ) from error
-
-    def _dead(self, state: _State) -> set[str]:
+    def _dead(self, state: State) -> set[str]:
         """Holders whose lock the kernel has dropped."""
         mine = self._holder[1] if self._holder is not None and self._holder[0] == os.getpid() else None
-        names = {lease.holder for lease in state.leases} | {one["holder"] for one in state.queue}
+        names = {lease.holder for lease in state.leases} | {one.holder for one in state.queue}
         dead = set()
         for name in names - {mine}:
             lock = self._lock(f"holder-{name}")
@@ -257,19 +238,12 @@ class Ledger:
         return dead
 
 
-def _strike(state: _State, holders: Collection[str]) -> None:
-    state.leases = [lease for lease in state.leases if lease.holder not in holders]
-    state.queue = [one for one in state.queue if one["holder"] not in holders]
-
-
-def _text(state: _State) -> str:
-    return json.dumps({"version": _VERSION, **asdict(state)}, sort_keys=True, indent=1)
-
-
 @contextmanager
 def _named_errors(folder: Path) -> Iterator[None]:
     try:
         yield
+    except WriteError as error:
+        raise LedgerError(f"the ledger {folder}: {error}, or name another with --mx-leases=DIR") from error
     except OSError as error:
         if isinstance(error, Timeout):
             raise

@@ -20,8 +20,9 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from mxcheck.gate.result import result_from_dict
-from mxcheck.sensitivity.suite_run import SuiteRun
+from mxcheck.files.plain_data import MALFORMED, read_json
+from mxcheck.files.printed import one_line, told
+from mxcheck.sensitivity.suite_run import SuiteRun, suite_run_from_dict
 
 #: Lines of a dead child's output that are kept.
 _LAST_WORDS = 15
@@ -57,10 +58,11 @@ def check_fork() -> None:
 def read_result(path: Path) -> SuiteRun:
     """A finished job's result. Raises ValueError where the file is none."""
     try:
-        data = json.loads(path.read_text("utf-8"))
-        return SuiteRun(**{**data, "results": [result_from_dict(one) for one in data["results"]]})
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to run this again") from error
+        return suite_run_from_dict(read_json(path))
+    except (FileNotFoundError, *MALFORMED) as error:
+        raise ValueError(
+            one_line(f"{path} is damaged ({told(error)}); delete it to run this again")
+        ) from error
 
 
 def in_children(jobs: Iterable[Job], count: int) -> Iterator[tuple[Job, SuiteRun]]:

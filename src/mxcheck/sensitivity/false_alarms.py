@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -11,9 +10,10 @@ from types import MappingProxyType
 from mxcheck.gate.baseline import BaselineError, read
 from mxcheck.gate.drift import drift, same_arithmetic
 from mxcheck.gate.record import Record
-from mxcheck.gate.result import Outcome, result_from_dict
+from mxcheck.gate.result import Outcome
 from mxcheck.gate.verdict import judge
 from mxcheck.reporting.false_alarms import EnvironmentRow
+from mxcheck.sensitivity.gate_runs import read_run
 
 #: What `Drift` is asked for, and the words of tables.
 QUANTITIES = ("reference", "loss", "kl")
@@ -34,8 +34,8 @@ def summarise(
         anew: records are judged by the gate and baselines as they are now, and what the run's own gate said
             of them does not count.
     """
-    data = json.loads(path.read_text())
-    results = [result_from_dict(row) for row in data["rows"]]
+    run = read_run(path)
+    results = run.rows
     records = {one.case.id: one.record for one in results if one.record is not None}
     red = {one.case.id: one.word for one in results if one.outcome.red}
     true = {
@@ -49,8 +49,8 @@ def summarise(
         for name, word in red.items()
         if name not in (true.keys() | (records.keys() if anew else ()))
     }
-    if data["exit_code"] and not (red or true or anew):
-        red["the run"] = f"pytest ended with exit code {data['exit_code']}, and no case is red"
+    if run.exit_code and not (red or true or anew):
+        red["the run"] = f"pytest ended with exit code {run.exit_code}, and no case is red"
     bounds = {one.case.id: one.bounds for one in results if one.bounds is not None}
     shares: dict[str, tuple[float, str]] = {}
     alike, worst = 0, 0.0
@@ -71,7 +71,7 @@ def summarise(
             share = drift(record, accepted, quantity).share
             shares[quantity] = max(shares.get(quantity, (0.0, "")), (share, name))
     return EnvironmentRow(
-        environment=data["environment"],
+        environment=run.environment,
         cases=len(results),
         skipped=sum(one.outcome is Outcome.SKIPPED for one in results),
         red=red,
@@ -80,7 +80,7 @@ def summarise(
         arithmetics=dict(_arithmetics(records)),
         shares=shares,
         worst_rms=worst,
-        seconds=data["seconds"],
+        seconds=run.seconds,
     )
 
 

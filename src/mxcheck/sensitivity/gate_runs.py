@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +16,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from mxcheck.files.plain_data import MALFORMED, read_json
+from mxcheck.files.printed import one_line, told
 from mxcheck.gate.digest import folder_digest
+from mxcheck.gate.result import CaseResult, result_from_dict
 from mxcheck.gate.write import write_text
 from mxcheck.sensitivity.environments import Environment, intel_shim
 
@@ -49,7 +52,34 @@ def result_path(plan: Plan, environment: Environment) -> Path:
 def is_finished(plan: Plan, environment: Environment) -> bool:
     """Whether it has a result that rests on what there is now: sources, baselines, arguments, interpreter."""
     path = result_path(plan, environment)
-    return path.is_file() and json.loads(path.read_text())["identity"] == _identity(plan)
+    return path.exists() and read_run(path).identity == _identity(plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRun:
+    """What the gate said in one environment: pytest's exit code, and a row a case. `identity` is what it
+    rests on."""
+
+    environment: str
+    identity: Mapping[str, Any]
+    exit_code: int
+    seconds: float
+    rows: tuple[CaseResult, ...]
+
+
+def read_run(path: Path) -> GateRun:
+    """The result of an environment. Raises ValueError, in one line that names the file, for what is none."""
+    try:
+        data = read_json(path, most=2**30)
+        found = GateRun(**{**data, "rows": tuple(map(result_from_dict, data["rows"]))})
+        texts = isinstance(found.environment, str) and isinstance(found.identity, dict)
+        if not texts or type(found.exit_code) is not int or type(found.seconds) not in (int, float):
+            raise ValueError("it names no environment, identity, exit code and seconds")
+    except (FileNotFoundError, *MALFORMED) as error:
+        raise ValueError(
+            one_line(f"{path} is damaged ({told(error)}); delete it to run this environment again")
+        ) from error
+    return found
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
@@ -151,7 +181,7 @@ def _run(plan: Plan, environment: Environment, shim: Path | None, gates: _Gates)
         "identity": identity,
         "exit_code": code,
         "seconds": round(time.monotonic() - began, 1),
-        "rows": json.loads(rows.read_text()),
+        "rows": read_json(rows, most=2**30),
     }
     write_text(result_path(plan, environment), json.dumps(result))
     rows.unlink()

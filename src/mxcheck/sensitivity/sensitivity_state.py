@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mxcheck.files.plain_data import read_json, read_text
+from mxcheck.files.printed import got, one_line, told
 from mxcheck.gate.digest import folder_digest
 
 _log = logging.getLogger(__name__)
@@ -84,7 +87,19 @@ def locked_state(folder: Path, now: Identity) -> Iterator[Path]:
 def seconds_spent(folder: Path) -> float:
     """Wall time of all runs that used this state, stopped ones too."""
     clock = folder / _CLOCK
-    return float(clock.read_text("utf-8")) if clock.is_file() else 0.0
+    try:
+        seconds = float(read_text(clock, most=100))
+    except FileNotFoundError:
+        return 0.0
+    except ValueError as error:
+        raise _damaged(clock, error, folder) from error
+    if not 0 <= seconds < math.inf:
+        raise _damaged(clock, ValueError(f"no number of seconds: {seconds}"), folder)
+    return seconds
+
+
+def _damaged(path: Path, error: BaseException, folder: Path) -> ValueError:
+    return ValueError(one_line(f"{path} is damaged ({told(error)}); delete {folder} to start over"))
 
 
 @contextmanager
@@ -104,9 +119,11 @@ def _start_over_unless(folder: Path, now: Identity) -> None:
     path = folder / _IDENTITY
     if path.is_file():
         try:
-            before = dict(json.loads(path.read_text("utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete {folder} to start over") from error
+            before = read_json(path)
+            if not isinstance(before, dict):
+                raise ValueError(f"its identity must be a table, got {got(before)}")
+        except ValueError as error:
+            raise _damaged(path, error, folder) from error
         if before == now:
             return
         _log.warning("mxcheck: %s is of other %s: starting over", folder, ", ".join(_changed(before, now)))

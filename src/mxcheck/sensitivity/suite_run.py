@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mxcheck.files.printed import got
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.pytest_plugin.wire import sent_cell, sent_result
@@ -50,6 +52,30 @@ class SuiteRun:
     def red(self) -> bool:
         """Whether somebody who runs the suite would see that something is wrong."""
         return self.ended != "finished" or self.exit_code != 0
+
+
+def suite_run_from_dict(data: Any) -> SuiteRun:
+    """The inverse of `SuiteRun.as_dict`. Raises ValueError, TypeError or LookupError for what is none."""
+    found = SuiteRun(**{**data, "results": [result_from_dict(one) for one in data["results"]]})
+    for name, right in (
+        ("ended", found.ended in ("finished", "crash", "hang")),
+        ("exit_code", type(found.exit_code) is int),
+        ("cells", _is_list(found.cells, dict)),
+        ("tests", isinstance(found.tests, dict) and all(map(_is_pair, found.tests.values()))),
+        ("messages", _is_list(found.messages, str)),
+        ("seconds", type(found.seconds) in (int, float) and 0 <= found.seconds < math.inf),
+    ):
+        if not right:
+            raise ValueError(f"{name} is no {name} of a run: {got(getattr(found, name))}")
+    return found
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(one, kind) for one in value)
+
+
+def _is_pair(value: Any) -> bool:
+    return _is_list(value, int) and len(value) == 2
 
 
 class Collector:

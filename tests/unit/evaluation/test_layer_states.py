@@ -22,6 +22,7 @@ from mxcheck.evaluation.layer_states import (
     save_states,
     started_from,
 )
+from mxcheck.gate.write import WriteError
 
 FILE = "states.safetensors"
 WEIGHTS = "a" * 64
@@ -178,7 +179,7 @@ def test_a_write_that_fails_leaves_the_old_file(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(WriteError, match="no space"):
         save_states(replace(states, tokens=states.tokens + 1), stored, weights=WEIGHTS)
     assert stored.read_bytes() == before
     assert [path.name for path in stored.parent.iterdir()] == [FILE]

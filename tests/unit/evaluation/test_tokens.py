@@ -40,7 +40,7 @@ def test_a_truncated_file_is_named(tmp_path, kept):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"ids": TOKENS.int()}, r'must hold a tensor "tokens", got \[\'ids\'\]'),
+        ({"ids": TOKENS.int()}, r'must hold a tensor "tokens", got ids'),
         ({"tokens": TOKENS.float()}, "must be int32, got float32"),
         ({"tokens": TOKENS}, "must be int32, got int64"),
         ({"tokens": TOKENS.int().flatten()}, r"\[sequences, length\], got shape \[12\]"),

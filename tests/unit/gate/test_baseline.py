@@ -18,7 +18,7 @@ from sample_record import build_full_record
 
 from mxcheck.gate.baseline import BaselineError, decode, encode, read
 from mxcheck.gate.record import FORMAT_VERSION, Record
-from mxcheck.gate.write import write_text
+from mxcheck.gate.write import WriteError, write_text
 
 MakeRecord = Callable[..., Record]
 
@@ -239,9 +239,9 @@ def _is_stopped(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("target", "fault", "error"),
     [
-        pytest.param("os.fsync", _fails, OSError, id="disk-full"),
+        pytest.param("os.fsync", _fails, WriteError, id="disk-full"),
         pytest.param("os.fsync", _is_stopped, KeyboardInterrupt, id="interrupted"),
-        pytest.param("pathlib.Path.replace", _fails, OSError, id="rename-fails"),
+        pytest.param("pathlib.Path.replace", _fails, WriteError, id="rename-fails"),
     ],
 )
 @pytest.mark.parametrize("before", ["old\n", None], ids=["over-old", "new"])

@@ -175,7 +175,7 @@ ENTRY = "allowed: { kl = NATS } or { kl = NATS, rise = NATS } with numbers from 
         pytest.param(b"default = 1\n", "default must be a table, got 1", id="default-no-table"),
         pytest.param(b"models = []\n", "models must be a table, got []", id="models-no-table"),
         pytest.param(b"[models]\nm = 3\n", "models.m must be a table, got 3", id="model-no-table"),
-        pytest.param(b"# \xff\n", "can't decode byte 0xff", id="no-utf8"),
+        pytest.param(b"# \xff\n", "not UTF-8 text", id="no-utf8"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: bytes, words: str) -> None:
@@ -214,7 +214,7 @@ def test_a_stage_that_no_case_has_is_refused(tmp_path: Path, table: str, stage: 
 
 
 def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"bounds file .*absent\.toml: .*No such file"):
+    with pytest.raises(ValueError, match=r"bounds file .*absent\.toml does not exist"):
         load_bounds(str(tmp_path / "absent.toml"))
 
 
@@ -283,7 +283,7 @@ def _as_a_dangling_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"), [(_as_a_pipe, "no regular file"), (_as_a_dangling_link, "No such file")]
+    ("make", "words"), [(_as_a_pipe, "no regular file"), (_as_a_dangling_link, "dangling link")]
 )
 def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None], words: str) -> None:
     """A pipe would be waited for, and a first acceptance would write through the link."""
@@ -312,7 +312,7 @@ def test_a_user_s_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
         ("'a b' = { kl = 1 }", "cannot be called 'a b'"),
         ("fp8_e4m3_B = { kl = 1 }", "unknown stage 'fp8_e4m3_B'; allowed: "),
         ("fp9-B = { kl = 1 }", "unknown stage 'fp9-B'; allowed: "),
-        (f"bf16 = {{ kl = {'9' * 400} }}", "allowed: "),
+        (f"bf16 = {{ kl = {'9' * 400} }}", "more than 307 digits"),
         ("bf16 = { kl = 1, reason = '\u200b' }", "allowed: .*reason"),
         ("bf16 = { kl = 1, reason = '.' }", "allowed: .*reason"),
         ("bf16 = " + "[" * 5000, "nested too deeply"),

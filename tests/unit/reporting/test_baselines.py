@@ -58,9 +58,9 @@ def test_what_is_no_file_of_a_record_is_kept_as_its_error(tmp_path: Path) -> Non
     assert words.keys() == found.keys()
     assert all(str(tmp_path / name) in text and "\n" not in text for name, text in words.items())
     assert "the record contradicts itself: perplexity 1.0" in words["contradicts.json"]
-    assert "cannot be read: Is a directory" in words["folder.json"]
-    assert "cannot be read: No such file" in words["link.json"]
-    assert "not JSON" in words["nested.json"]
+    assert "it is a directory" in words["folder.json"]
+    assert "it is a dangling link" in words["link.json"]
+    assert "nested too deeply" in words["nested.json"]
     assert "not JSON" in words["digits.json"]
 
 

@@ -306,7 +306,9 @@ def test_another_user_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("os.getuid", lambda: 4711)
     folder = default_folder()
     assert folder.name == "mxcheck-4711"
-    with pytest.raises(LedgerError, match=r"is another user's \(uid \d+\); name one with --mx-leases=DIR"):
+    with pytest.raises(
+        LedgerError, match=r"is another user's \(uid \d+, mode drwx------\); name one with --mx-leases=DIR"
+    ):
         Ledger(folder).check_usable()
 
 

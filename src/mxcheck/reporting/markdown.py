@@ -1,0 +1,45 @@
+"""Markdown. Words that others wrote stay words: no heading, link, image, table or tag comes of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from mxcheck.files.printed import one_line, printable
+
+_IN_A_LINE = re.compile(r"([\\`<\[|&])")
+_IN_A_CELL = re.compile(r"([\\<\[|&])")
+_AT_THE_START = re.compile(r"^([#+>=-]|\d+[.)])")
+
+
+def words(text: str) -> str:
+    """Within a line, or after the mark of a heading or of a list."""
+    line = _IN_A_LINE.sub(r"\\\1", one_line(text))
+    return _AT_THE_START.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", line)
+
+
+def code(text: str) -> str:
+    """As code within a line or a cell."""
+    return f"`{one_line(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+def cell(text: str) -> str:
+    """A cell of a table. Code within it stays code."""
+    return _IN_A_CELL.sub(r"\\\1", one_line(text))
+
+
+def fenced(text: str) -> list[str]:
+    """Lines as they are, as code."""
+    shown = printable(text)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+    return [f"{fence}text", shown, fence]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[bool]) -> list[str]:
+    """The lines of a table. `right`: of each column, whether its figures stand to the right. Cells are
+    Markdown already: `cell` or `code`."""
+    return [
+        f"| {' | '.join(columns)} |",
+        f"|{'|'.join('--:' if one else '---' for one in right)}|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
