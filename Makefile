@@ -27,7 +27,7 @@ GPU_PYTHON ?= python3
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive real-model gate-real sensitivity false-alarms surroundings gpu-wheels gpu-check baselines bounds clean
+.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive real-model gate-real sensitivity fuzz false-alarms surroundings gpu-wheels gpu-check baselines bounds clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ gate-real: $(STAMP) $(REAL_MODEL)/model.safetensors ## the gate on that model: t
 
 sensitivity: $(STAMP) ## put every fault of the catalogue into the running code; stop it at will, it goes on
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck sensitivity --jobs 2 --state build/sensitivity --summary docs/sensitivity.md
+
+fuzz: $(STAMP) ## hand 1,000 hostile files of each kind to their readers; FUZZ_ARGS="--kind shard --seed 1"
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/fuzz.py --summary docs/results/fuzz.md $(FUZZ_ARGS)
 
 false-alarms: $(STAMP) ## the gate in honest environments; OTHER_PYTHON=FILE adds another torch; stop it at will, it goes on
 	$(OFFLINE) $(BIN)/mxcheck false-alarms --jobs 2 --state build/false-alarms --summary docs/false-alarms.md $(if $(OTHER_PYTHON),--other-python $(OTHER_PYTHON))

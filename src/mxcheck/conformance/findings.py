@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, get_type_hints
 
 from mxcheck.files.plain_data import DataError, json_data, toml_data
-from mxcheck.files.printed import got, one_line
+from mxcheck.files.printed import got, one_line, told
 
 Counts = Mapping[str, Mapping[str, int]]  # group -> kind -> number
 
@@ -64,7 +64,7 @@ class FindingsError(ValueError):
     """A file of findings that cannot be used. The message is one printable line."""
 
     def __init__(self, file: str, message: str) -> None:
-        super().__init__(one_line(f"{file}: {message}; look at its last change"))
+        super().__init__(one_line(f"{file}: {told(ValueError(message), 1000)}; look at its last change"))
 
 
 def read_findings(text: str, *, file: str = "findings.toml") -> tuple[Finding, ...]:

@@ -90,8 +90,8 @@ class SweepState:
                 raise ValueError(f"no sweep is called {got(sweep.name)}")
             found = {name: int(entry["result"][name]) for name in ("compared", "excluded", "mismatches")}
             first = tuple(
-                Difference(bits=int(bits, 16), got=tuple(got), expected=tuple(expected))
-                for bits, got, expected in entry["result"]["first"]
+                Difference(bits=int(bits, 16), got=_codes(now), expected=_codes(then))
+                for bits, now, then in entry["result"]["first"]
             )
             seconds = float(entry["result"]["seconds"])
             if not 0 <= seconds < math.inf or any(number < 0 for number in found.values()):
@@ -151,6 +151,12 @@ class SweepState:
                 for name, one in self._results.items()
             ],
         }
+
+
+def _codes(data: Any) -> tuple[int, ...]:
+    if not isinstance(data, list) or not 1 <= len(data) <= 2 or any(type(one) is not int for one in data):
+        raise ValueError(f"the codes of an element, or of a scale and an element, are {got(data)}")
+    return tuple(data)
 
 
 @contextmanager

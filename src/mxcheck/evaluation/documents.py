@@ -11,6 +11,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the cli
 
 from mxcheck.evaluation.corpus_names import Corpus, FileCorpus, HubCorpus, SelfCorpus
 from mxcheck.evaluation.json_lines import json_lines
+from mxcheck.files.printed import one_line
 
 if TYPE_CHECKING:
     import datasets
@@ -24,6 +25,9 @@ UNREACHABLE = (ConnectionError, httpx.TransportError)
 #: What is raised where data cannot be read as what it should be. Arrow's errors and those of UTF-8 are
 #: ValueErrors; a RuntimeError is a generator of `datasets` that found nothing.
 _DAMAGED = (ValueError, RuntimeError, EOFError)
+
+#: The longest that is repeated of what a library says, in characters.
+_WORDS = 600
 
 #: What a builder of `datasets` is told: a file of text is one document, less its byte-order mark.
 _SETTINGS: Mapping[str, Mapping[str, str]] = {"text": {"sample_by": "document", "encoding": "utf-8-sig"}}
@@ -140,5 +144,5 @@ def remedy(corpus: HubCorpus) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error's message on one line; its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's message on one line, escaped; its type where it has none."""
+    return one_line(str(error), _WORDS) or type(error).__name__

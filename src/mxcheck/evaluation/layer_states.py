@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mxcheck.evaluation.logits import vocabulary_of
 from mxcheck.evaluation.tokens import fingerprint
-from mxcheck.files.printed import got, one_line, some_of, told
+from mxcheck.files.printed import REFUSAL, got, one_line, some_of, told
 from mxcheck.gate.write import write_whole
 from mxcheck.models.classify import classify
 from mxcheck.models.load import tensor_bytes
@@ -184,7 +184,7 @@ class StatesError(ValueError):
     """Reference states that cannot be used. The message is one printable line and names the file."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(message, REFUSAL))
 
 
 def load_states(path: Path, *, weights: str) -> LayerStates:

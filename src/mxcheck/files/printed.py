@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 #: The longest that is repeated of what is wrong with a file, in characters.
 WORDS = 240
+#: The longest refusal of a file: it may list what is allowed.
+REFUSAL = 3000
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.files.plain_data import DataError, read_toml, toml_data
-from mxcheck.files.printed import got, one_line
+from mxcheck.files.printed import REFUSAL, got, one_line
 from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.shipped import in_force
@@ -41,7 +41,7 @@ class BoundsError(ValueError):
     """A bounds file that cannot be used. The message is one printable line and names the file."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(message, REFUSAL))
 
 
 class BoundsTables:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from mxcheck.files.printed import got
+
 Kind = Literal["recipe", "checkpoint", "engine", "training"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -52,19 +54,21 @@ class Case:
     def __post_init__(self) -> None:
         named = self.kind in ("checkpoint", "engine")
         if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of case {self.kind!r}; allowed: {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind of case {got(self.kind)}; allowed: {', '.join(KINDS)}")
         if named != bool(self.subject) or named == bool(self.precision) or (named and self.tier is not None):
             needs = "a subject, and neither precision nor tier" if named else "a precision, and no subject"
             raise ValueError(
-                f"a case of kind {self.kind} has {needs}; got subject {self.subject!r}, precision "
-                f"{self.precision!r}, tier {self.tier!r}"
+                f"a case of kind {self.kind} has {needs}; got subject {got(self.subject)}, precision "
+                f"{got(self.precision)}, tier {got(self.tier)}"
             )
         own = {"subject": self.subject} if named else {"precision": self.precision, "tier": self.tier}
         named_parts = [("model", self.model), *own.items(), *(("option", one) for one in self.options)]
         for part, name in named_parts:
             written, allowed = _PARTS[part]
             if name is not None and not written.fullmatch(name):
-                raise ValueError(f"the {part} of a case cannot be called {name!r}; allowed: {allowed}")
+                raise ValueError(
+                    f"the {part} of a case cannot be called {got(name, 160)}; allowed: {allowed}"
+                )
         check_recipe_name(self.precision)
 
     @property
@@ -103,7 +107,7 @@ def case_of(model: str, stage: str) -> Case:
     plain, *options = stage.split("+")
     if not plain or not all(options):
         raise ValueError(
-            f"{stage!r} is no stage of a case; such as: fp8_e4m3-B, bf16, checkpoint.my-fp8+block16"
+            f"{got(stage, 160)} is no stage of a case; such as: fp8_e4m3-B, bf16, checkpoint.my-fp8+block16"
         )
     found = _OTHER_KIND.fullmatch(plain)
     kind: Kind = found[1] if found else "recipe"  # type: ignore[assignment]
@@ -120,8 +124,8 @@ def check_recipe_name(name: str) -> None:
     """Raises ValueError for a recipe's name that would read as a case of another kind."""
     if _OTHER_KIND.fullmatch(name):
         raise ValueError(
-            f"a recipe cannot be called {name!r}: {name.partition('.')[0]!r} and a dot begin the name of a "
-            f"case of that kind; give another name"
+            f"a recipe cannot be called {got(name, 160)}: {name.partition('.')[0]!r} and a dot begin the "
+            f"name of a case of that kind; give another name"
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import get_type_hints
 
+from mxcheck.files.plain_data import toml_data
+from mxcheck.files.printed import got
 from mxcheck.formats.choices import choose, unknown
 
 #: The dtypes a model is loaded in, and their bytes an element.
@@ -98,16 +99,16 @@ def read_cards(text: str) -> dict[str, ModelCard]:
     hints = get_type_hints(ModelCard)
     fields = {field.name: field for field in dataclasses.fields(ModelCard) if field.name != "name"}
     cards = {}
-    for name, entry in tomllib.loads(text).items():
-        where = f"model card {name!r}"
+    for name, entry in toml_data(text).items():
+        where = f"model card {got(name)}"
         if not isinstance(entry, dict):
-            raise ValueError(f"{where}: must be a table, got {entry!r}")
+            raise ValueError(f"{where}: must be a table, got {got(entry)}")
         for key, value in entry.items():
             if key not in fields:
                 raise ValueError(f"{where}: {unknown('key', key, fields)}")
             if type(value) is not hints[key] or (hints[key] is int and value <= 0):
                 kind = "a positive integer" if hints[key] is int else hints[key].__name__
-                raise ValueError(f"{where}: {key} must be {kind}, got {value!r}")
+                raise ValueError(f"{where}: {key} must be {kind}, got {got(value)}")
         missing = [key for key in fields if key not in entry and fields[key].default is dataclasses.MISSING]
         if missing:
             raise ValueError(f"{where}: {', '.join(missing)} missing")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, DataError, read_toml
-from mxcheck.files.printed import got, one_line, told
+from mxcheck.files.printed import REFUSAL, got, one_line, told
 from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import check_recipe_name
 from mxcheck.models.ladder import LADDER, ROLES
@@ -28,7 +28,7 @@ class RecipesError(ValueError):
     """Recipes that cannot be used. The message is one printable line and names the file."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(message, REFUSAL))
 
 
 def own_recipes(path: Path, *, kernel: str) -> dict[str, Recipe]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, DataError, read_json
-from mxcheck.files.printed import got, one_line, told
+from mxcheck.files.printed import REFUSAL, got, one_line, told
 from mxcheck.gate.case import Case
-from mxcheck.gate.result import CaseResult, case_from_dict, result_from_dict
+from mxcheck.gate.result import CaseResult, case_from_dict, check_green, result_from_dict
 from mxcheck.reporting.table import results_table
 
 #: Layout of the file. A file of another version is refused, never guessed at.
@@ -25,7 +25,7 @@ class ShardError(ValueError):
     """A shard's file that cannot be used. The message is one printable line and names the file."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(message, REFUSAL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +167,7 @@ def _check(shard: ShardRun) -> None:
     for result in shard.results:
         if result.case not in shard.cases:
             raise ValueError(f"the result of {result.case.id} is one of another case of that name")
+        check_green(result)
         results_table([result])  # raises where the table could not show it
     for name, message in {**shard.messages, **shard.failures}.items():
         if not isinstance(message, str):

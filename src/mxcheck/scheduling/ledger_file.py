@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, read_json
-from mxcheck.files.printed import got, one_line, told
+from mxcheck.files.printed import REFUSAL, got, one_line, told
 from mxcheck.gate.write import write_whole
 from mxcheck.scheduling.leases import Lease
 
@@ -26,7 +26,7 @@ class LedgerError(ValueError):
     """A ledger that cannot be used. The message is one printable line and names the file."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(message, REFUSAL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -181,7 +181,7 @@ def test_memory_that_runs_out_is_no_fault_of_the_files(model: Path, monkeypatch:
     def exhausted(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(weight_files.json, "loads", exhausted)
+    monkeypatch.setattr(weight_files, "json_data", exhausted)
     with pytest.raises(MemoryError):
         of_directory(model)
 

@@ -166,7 +166,7 @@ def test_metrics_that_are_refused(lay: Lay, names: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "No such file"),
+        (None, "does not exist"),
         ("[default]\nfp8_e4m3-Z = { kl = 1 }\n", "unknown stage in [default] 'fp8_e4m3-Z'"),
         ("[default]\nfp8_e4m3-A = 1\n", "'fp8_e4m3-A' is 1; allowed"),
     ],

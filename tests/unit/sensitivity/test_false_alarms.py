@@ -30,7 +30,8 @@ BROKEN = {"bnb_int8": ("multiplies wrongly", "torch is broken")}
 
 def summary(folder: Path, *rows: dict[str, Any], code: int = 0, **options: Any) -> Any:
     path = folder / "result.json"
-    path.write_text(json.dumps({"environment": "here", "exit_code": code, "seconds": 1.5, "rows": rows}))
+    data = {"environment": "here", "identity": {}, "exit_code": code, "seconds": 1.5, "rows": rows}
+    path.write_text(json.dumps(data))
     return summarise(path, BASELINES, **options)
 
 
@@ -114,7 +115,7 @@ def test_a_run_that_is_red_without_a_red_case_is_red(tmp_path: Path, accepted: R
 
 def test_a_missing_baseline_is_red(tmp_path: Path, accepted: Record) -> None:
     path = tmp_path / "result.json"
-    data = {"environment": "here", "exit_code": 0, "seconds": 1.5, "rows": [row(accepted)]}
+    data = {"environment": "here", "identity": {}, "exit_code": 0, "seconds": 1.5, "rows": [row(accepted)]}
     path.write_text(json.dumps(data))
     assert "No such file" in summarise(path, tmp_path).red["ref-llama-fp8_e4m3-B"]
 
