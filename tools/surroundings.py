@@ -78,7 +78,12 @@ ROWS = (
         words=("--reruns=1", "-n", "2"),
         packages=("pytest-rerunfailures",),
     ),
-    Row(name="pytest-repeat", words=("--count=2",), packages=("pytest-repeat",)),
+    Row(
+        name="pytest-repeat",
+        words=("--count=2",),
+        packages=("pytest-repeat",),
+        refused="gives cases names that no baseline has",
+    ),
     Row(name="pytest-asyncio", words=("--asyncio-mode=auto",), packages=("pytest-asyncio",)),
     Row(
         name="pytest-html",

@@ -38,8 +38,8 @@ def collected(run: Run) -> list[str]:
 @pytest.mark.parametrize(
     ("option", "name"),
     [
-        *[(f"--mx-{option}", "") for option in ("models", "report", "leases", "baselines", "microxcaling")],
-        *[(f"--mx-{option}", "text.toml") for option in ("bounds", "datasets")],
+        *[(f"--mx-{option}", "") for option in ("models", "report", "leases")],
+        ("--mx-bounds", "text.toml"),
         ("--benchmark-storage", ""),  # another plugin's: the same of the model suite
     ],
 )

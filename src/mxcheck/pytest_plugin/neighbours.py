@@ -41,6 +41,15 @@ def require_assertions(config: pytest.Config) -> None:
         )
 
 
+def refuse_repeats(config: pytest.Config) -> None:
+    """Raises ValueError, in one line, where pytest-repeat would add numbers to the names of cases: names are
+    what results, baselines and `-k` go by."""
+    if config.pluginmanager.has_plugin("repeat") and (config.getoption("count", 1) or 1) > 1:
+        raise ValueError(
+            "pytest-repeat (--count) gives cases names that no baseline has; leave it out, and repeat the run"
+        )
+
+
 def refuse_pytest_snapshot(manager: pytest.PytestPluginManager) -> None:
     """pytest-snapshot and syrupy define the same option and fixture: no run with both can start. Told
     before the second of them is loaded, where ours comes before it: pytest loads plugins in no order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -187,8 +188,11 @@ def remember(config: pytest.Config, settings: Settings, results: Mapping[str, Ca
         durations[stored_key(settings, case)] = round(result.seconds - loading, 3)
         if loading:
             loads[f"{case.model} on {settings.device}"] = loading
-    cache.set(_DURATIONS, durations)
-    cache.set(_LOADS, loads)
+    with warnings.catch_warnings():
+        # Nothing is lost but an estimate; pytest, which has things of its own to keep, says so itself.
+        warnings.simplefilter("ignore", pytest.PytestCacheWarning)
+        cache.set(_DURATIONS, durations)
+        cache.set(_LOADS, loads)
 
 
 def _cached(config: pytest.Config, key: str) -> dict[str, float]:

@@ -23,6 +23,7 @@ from mxcheck.pytest_plugin.fixtures import (
 from mxcheck.pytest_plugin.neighbours import (
     accepts,
     refuse_pytest_snapshot,
+    refuse_repeats,
     require_assertions,
     require_syrupy,
     updates,
@@ -230,6 +231,7 @@ def _is_without_ordering(item: Any) -> bool:
 
 def _parametrize_models(metafunc: pytest.Metafunc) -> None:
     require_syrupy(metafunc.config)
+    refuse_repeats(metafunc.config)
     _refuse_update_in_ci(metafunc.config)
     if len(kernels := settings(metafunc.config).kernels) > 1:
         raise ValueError(f"a model runs with one --mx-kernel, got {', '.join(kernels)}; name one")
