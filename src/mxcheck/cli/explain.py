@@ -167,6 +167,7 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
     from mxcheck.conformance.devices import on_device, resolve_device
     from mxcheck.kernels.api import check_parts, check_values, resolve_kernel
     from mxcheck.kernels.registry import implementations
+    from mxcheck.kernels.usual_settings import check_subnormals
     from mxcheck.reporting.differences import Got
     from mxcheck.reporting.steps import in_block_order
 
@@ -177,6 +178,7 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
         raise
     except (Exception, SystemExit) as error:  # (whatever its module raises is told as its own)
         raise _KernelError(f"cannot be loaded: its module raised {type(error).__name__}") from error
+    check_subnormals()
     kernel = on_device(function, "cpu" if name in cpu_only else resolve_device("auto"))
     tensor = torch.from_numpy(x.copy()).to(getattr(torch, dtype))
     before = tensor.clone()

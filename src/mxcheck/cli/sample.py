@@ -41,6 +41,7 @@ def add_commands(commands: Any) -> None:
 def _sample(options: argparse.Namespace) -> int:
     from mxcheck.evaluation.sampling import sample_tokens
     from mxcheck.evaluation.tokens import save_tokens
+    from mxcheck.kernels.usual_settings import check_subnormals
     from mxcheck.models.load import load
 
     label, name = named_model(options.model)
@@ -59,6 +60,7 @@ def _sample(options: argparse.Namespace) -> int:
         raise ValueError(
             f"{target} exists already, and accepted baselines may rest on it; delete it to sample anew"
         )
+    check_subnormals()
     loaded = load(
         source.name,
         device=options.device,

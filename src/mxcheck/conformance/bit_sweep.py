@@ -23,6 +23,7 @@ from mxcheck.formats.search import FP32_INF
 from mxcheck.formats.spec import cast_spec
 from mxcheck.kernels.eager import quantize_eager
 from mxcheck.kernels.elements import cast_elements
+from mxcheck.kernels.usual_settings import check_subnormals
 
 # Inputs of one call. On a CPU they and the temporaries stay in cache (2^16: 2.6 ns an input, 2^20: 3.5
 # to 9), on a GPU the calls themselves are what costs.
@@ -31,7 +32,12 @@ _SIGN = 1 << 31
 
 
 def compare(sweep: Sweep, start: int, stop: int, device: str = "cpu") -> SweepResult:
-    """A sweep of the bit patterns start, ..., stop - 1."""
+    """A sweep of the bit patterns start, ..., stop - 1.
+
+    Raises:
+        ValueError: subnormal numbers become zero in this process.
+    """
+    check_subnormals()
     began = time.perf_counter()
     element = element_format(sweep.format)
     size = _CPU_CALL if device == "cpu" else _GPU_CALL

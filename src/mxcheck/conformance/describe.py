@@ -20,7 +20,8 @@ _LONGEST_COMMAND = 4000
 
 def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
     """Plain JSON types: the input, what was got and what was expected, all as hex words, and the command that
-    reproduces it; none, "", where that takes strides."""
+    reproduces it; none, "", where that takes strides or
+    other surroundings."""
     x, spec, found = counterexample.x, counterexample.spec, counterexample.comparison
     data: dict[str, Any] = {
         "kind": counterexample.kind,
@@ -55,7 +56,8 @@ def describe(group: str, counterexample: Counterexample, kernel: str) -> list[st
     shaped = f", shape {'x'.join(map(str, x.shape))}, axis {spec.axis}" if x.dim() > 1 else ""
     length = x.shape[resolve_axis(x.dim(), spec.axis)]
     dtype = str(x.dtype).removeprefix("torch.")
-    lines = [f"{counterexample.kind}: smallest input, {size} of {length} {dtype}{shaped}, from {group}:"]
+    which = "cut out of the input" if counterexample.surroundings else "smallest input"
+    lines = [f"{counterexample.kind}: {which}, {size} of {length} {dtype}{shaped}, from {group}:"]
     places = [tuple(int(i) for i in at) for at in np.argwhere(values.view(np.uint32))]
     lines.append(
         "  input: " + (_listed(places, lambda at: _number(values[at])) or "zeros") + _rest(values, places)
@@ -75,8 +77,9 @@ def describe(group: str, counterexample: Counterexample, kernel: str) -> list[st
             lines += _differing("code", found.got[0], found.expected[0], lambda code: f"{int(code):02x}")
     if counterexample.note:
         lines.append(f"  {counterexample.note}")
-    if counterexample.strided:
-        return [*lines, "  no one-line reproduction: it depends on the strides of its input"]
+    if counterexample.strided or counterexample.surroundings:
+        of = "how it is called" if counterexample.surroundings else "the strides of its input"
+        return [*lines, f"  no one-line reproduction: it depends on {of}"]
     command = _command(counterexample, kernel)
     if len(command) > _LONGEST_COMMAND:
         command = (
@@ -86,7 +89,7 @@ def describe(group: str, counterexample: Counterexample, kernel: str) -> list[st
 
 
 def _command(counterexample: Counterexample, kernel: str) -> str:
-    if counterexample.strided:
+    if counterexample.strided or counterexample.surroundings:
         return ""
     x = counterexample.x
     dtype = str(x.dtype).removeprefix("torch.")

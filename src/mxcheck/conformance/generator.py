@@ -46,28 +46,26 @@ def examples(cell: Cell, level: str) -> Iterator[Example]:
     else:
         for group, make in TENSOR_GROUPS[level].items():
             for x in make(cell, Draws(f"{cell.id} {group}")):
-                yield _example(group, torch.from_numpy(x), cell)
+                yield example(group, torch.from_numpy(x), cell)
     yield from _layouts(cell)
     yield from _sixteen_bits(cell)
     for one in mixtures(cell, level):
-        yield _example(one.group, one.x, cell, axis=one.axis, block_size=one.block_size, tail=one.tail)
+        yield example(one.group, one.x, cell, axis=one.axis, block_size=one.block_size, tail=one.tail)
 
 
 def _blocks(cell: Cell, level: str) -> Iterator[Example]:
     for group, make in GROUPS[level].items():
-        yield _example(group, _made(make, cell, BLOCK, group), cell)
+        yield example(group, _made(make, cell, BLOCK, group), cell)
     for size in OTHER_BLOCK_SIZES:
         if level == "quick":
-            yield _example(f"blocks_of_{size}", _made(wide, cell, size, "wide"), cell, block_size=size)
+            yield example(f"blocks_of_{size}", _made(wide, cell, size, "wide"), cell, block_size=size)
             continue
         for group, make in GROUPS[level].items():
-            yield _example(
-                f"{group}, blocks of {size}", _made(make, cell, size, group), cell, block_size=size
-            )
+            yield example(f"{group}, blocks of {size}", _made(make, cell, size, group), cell, block_size=size)
     if level == "full":
         for group, make in GROUPS[level].items():
             x = _made(make, cell, BLOCK, group).T.contiguous()
-            yield _example(f"{group}, first axis", x, cell, axis=0)
+            yield example(f"{group}, first axis", x, cell, axis=0)
 
 
 def _made(make: Callable[[Cell, int, Draws], Blocks], cell: Cell, length: int, group: str) -> Tensor:
@@ -80,14 +78,14 @@ def _layouts(cell: Cell) -> Iterator[Example]:
     """Ragged tails, each axis counted from either end, contiguous or not; 1 to 4 dimensions."""
     random = Draws(f"{cell.id} layouts")
     for length in _TAIL_LENGTHS:
-        yield _example("ragged_tails", _spread((5, length), random), cell)
-    x = _spread(_RAGGED_SHAPE, random)
+        yield example("ragged_tails", spread((5, length), random), cell)
+    x = spread(_RAGGED_SHAPE, random)
     views = {"axes": x, "transposed": x.transpose(0, 2), "strided": x[::2, :, 3:]}
     for group, view in views.items():
         for axis in range(-x.dim(), x.dim()):
-            yield _example(group, view, cell, axis=axis)
+            yield example(group, view, cell, axis=axis)
     for shape in ((64,), (2, 3, 4, 32)):
-        yield _example("dimensions", _spread(shape, random), cell)
+        yield example("dimensions", spread(shape, random), cell)
 
 
 def _sixteen_bits(cell: Cell) -> Iterator[Example]:
@@ -104,17 +102,17 @@ def _sixteen_bits(cell: Cell) -> Iterator[Example]:
         parts = [rows, zeros]
         if cell.spec().block.scale == E8M0:
             parts.append(sixteen_bit_blocks(cell, dtype))
-        yield _example(group, torch.cat(parts), cell)
+        yield example(group, torch.cat(parts), cell)
 
 
-def _spread(shape: tuple[int, ...], random: Draws) -> Tensor:
+def spread(shape: tuple[int, ...], random: Draws) -> Tensor:
     """fp32 numbers of either sign over a dozen binades, some of them zero."""
     bits = random.integers(0x3C00_0000, 0x4200_0000, shape) | (random.integers(0, 2, shape) << 31)
     bits = np.where(random.integers(0, 16, shape) == 0, 0, bits)
     return torch.from_numpy(bits.astype(np.uint32).view(np.float32))
 
 
-def _example(
+def example(
     group: str,
     x: Tensor,
     cell: Cell,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples
-from mxcheck.conformance.shrinker import Counterexample, shrink
+from mxcheck.conformance.shrinker import Counterexample, cut_out, shrink
+from mxcheck.conformance.surroundings import Surrounded, surrounded
 from mxcheck.conformance.verifier import KINDS, Comparison, compare
 from mxcheck.formats.notation import parse_hex
+from mxcheck.formats.oracle import Parts
 from mxcheck.kernels.api import Kernel
 
 MOST_COUNTEREXAMPLES = 8
@@ -21,11 +24,13 @@ MOST_COUNTEREXAMPLES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mismatch:
-    """The first mismatch of a kind in a group: what the shrinker starts from."""
+    """The first mismatch of a kind in a group: what the shrinker starts from. `surroundings` say what of the
+    call it takes, where the numbers alone do not show it."""
 
     kind: str
     example: Example
     seen: Comparison
+    surroundings: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,8 +64,8 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
     unsupported: dict[str, str] = {}
     counts: dict[str, dict[str, int]] = {}
     mismatches: list[Mismatch] = []
-    for number, example in enumerate(examples(cell, level)):
-        comparison = compare(kernel, example.x, example.spec)
+    for number, one in enumerate(_asked(kernel, cell, level)):
+        example, comparison = one.example, one.comparison
         if comparison.unsupported is not None:
             unsupported.setdefault(example.group, comparison.unsupported)
             if number == 0:
@@ -70,9 +75,30 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
         for kind, count in comparison.counts.items():
             group = counts.setdefault(example.group, {})
             if kind not in group:
-                mismatches.append(Mismatch(kind=kind, example=example, seen=comparison))
+                mismatches.append(
+                    Mismatch(kind=kind, example=example, seen=comparison, surroundings=one.words)
+                )
             group[kind] = group.get(kind, 0) + count
     return CellResult(elements=elements, unsupported=unsupported, counts=counts, mismatches=mismatches)
+
+
+def _asked(kernel: Kernel, cell: Cell, level: str) -> Iterator[Surrounded]:
+    """Each example held against the oracle; then numbers in other surroundings and, last of all, the first
+    example again, held against what it gave before."""
+    first: Example | None = None
+    got: Parts = ()
+    for example in examples(cell, level):
+        comparison = compare(kernel, example.x, example.spec)
+        if first is None:
+            first, got = example, tuple(part.copy() for part in comparison.got)
+        yield Surrounded(example=example, comparison=comparison)
+    yield from surrounded(kernel, cell, level)
+    if first is not None and got:
+        yield Surrounded(
+            example=replace(first, group="asked_again"),
+            comparison=compare(kernel, first.x, first.spec, got),
+            words="asked again after all else; asked first it gave what is expected",
+        )
 
 
 def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Counterexample]]:
@@ -83,7 +109,7 @@ def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Count
     rest = [one for one in in_order if one not in leading]
     found: dict[str, tuple[str, Counterexample]] = {}
     for one in [*leading, *rest][:MOST_COUNTEREXAMPLES]:
-        smallest = shrink(kernel, one.example.x, one.example.spec, one.kind, one.seen)
+        smallest = _smallest(kernel, one)
         same = (
             smallest.kind,
             smallest.x.dtype,
@@ -92,6 +118,13 @@ def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Count
         )
         found.setdefault(repr(same), (one.example.group, smallest))
     return list(found.values())
+
+
+def _smallest(kernel: Kernel, one: Mismatch) -> Counterexample:
+    x, spec = one.example.x, one.example.spec
+    if one.surroundings:
+        return cut_out(x, spec, one.kind, one.seen, one.surroundings)
+    return shrink(kernel, x, spec, one.kind, one.seen)
 
 
 def reproduce(kernel: Kernel, finding: Finding) -> dict[str, Any]:

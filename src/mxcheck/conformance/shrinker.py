@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mxcheck.conformance.verifier import Comparison, compare
+from mxcheck.formats.oracle import Parts
 from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
 from mxcheck.kernels.api import Kernel
 
@@ -36,6 +37,8 @@ class Counterexample:
         comparison: what came of it.
         note: what the input alone does not tell; empty mostly.
         strided: whether it takes the strides of x to show it, which no command line gives.
+        surroundings: what of the call it takes to show it, which no command line gives either. Then x is what
+            lies around the first wrong element, cut out.
     """
 
     kind: str
@@ -44,6 +47,7 @@ class Counterexample:
     comparison: Comparison
     note: str = ""
     strided: bool = False
+    surroundings: str = ""
 
     @property
     def single_block(self) -> bool:
@@ -78,6 +82,38 @@ def shrink(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, seen: Compariso
         if search.kind in comparison.counts:
             return Counterexample(kind=search.kind, x=smallest, spec=candidate, comparison=comparison)
     return _unsteady(kernel, x, spec, kind, seen)
+
+
+def cut_out(x: Tensor, spec: CastSpec, kind: str, seen: Comparison, surroundings: str) -> Counterexample:
+    """A mismatch that takes more than its numbers: the block that it lies in (of a longer one 32 elements),
+    and what was got and expected there."""
+    place = seen.places[kind]
+    axis = resolve_axis(x.dim(), spec.axis)
+    length = spec.block_size or 32
+    start = place[axis] // length * length
+    box = [slice(index, index + 1) for index in place]
+    box[axis] = slice(start, start + length)
+    scale = scales_shape(tuple(x.shape), spec)
+    of_scale = [
+        slice(min(index, size - 1), min(index, size - 1) + 1)
+        for index, size in zip(place, scale, strict=False)
+    ]
+    if spec.block_size is not None:
+        of_scale[axis] = slice(start // length, start // length + 1)
+    boxes = (tuple(box), tuple(of_scale), ())
+
+    def cut(parts: Parts) -> Parts:
+        return tuple(part[where] for part, where in zip(parts, boxes, strict=False))
+
+    random = None if spec.random is None else spec.random[tuple(box)].contiguous()
+    return Counterexample(
+        kind=kind,
+        x=x[tuple(box)].contiguous(),
+        spec=replace(spec, random=random),
+        comparison=replace(seen, got=cut(seen.got), expected=cut(seen.expected)),
+        note=f"at {list(place)} of a tensor of shape {tuple(x.shape)}, {surroundings}",
+        surroundings=surroundings,
+    )
 
 
 def _with_fewer_integers(x: Tensor, spec: CastSpec) -> list[CastSpec]:

@@ -7,7 +7,8 @@ compared. An implementation that only fake-quantizes is compared by the bits of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from mxcheck.formats.oracle import Parts, dequantize_array, quantize_array
 from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.api import Kernel, check_parts, check_values
 from mxcheck.kernels.quantized import QuantizedTensor
+from mxcheck.kernels.usual_settings import flushes
 
 #: Kinds of mismatch, in the order in which they are told.
 KINDS = ("error", "scale", "code", "value", "nan", "zero sign")
@@ -50,7 +52,7 @@ class Comparison:
     expected: tuple[NDArray[Any], ...] = ()
 
 
-def compare(kernel: Kernel, x: Tensor, spec: CastSpec) -> Comparison:
+def compare(kernel: Kernel, x: Tensor, spec: CastSpec, expected: Parts | None = None) -> Comparison:
     """Call an implementation and hold its result against the oracle's.
 
     Args:
@@ -58,19 +60,68 @@ def compare(kernel: Kernel, x: Tensor, spec: CastSpec) -> Comparison:
             not supported. Any other exception is a mismatch of the kind `error`, and so is a changed input,
             changed random integers and a setting of torch that is left changed.
         x: fp32, bf16 or fp16; the kernel sees it as it is, the oracle its exact fp32 values.
+        expected: what to hold it against instead of the oracle's: what another call of it `got`.
     """
     try:
         result = _called(kernel, x, spec)
-    except NotImplementedError as error:
-        return Comparison(unsupported=str(error) or "not supported, no reason given")
     except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises is a mismatch)
-        name = "" if isinstance(error, _LeftChangedError) else f"{type(error).__name__}: "
-        text = f"{name}{error}".strip().splitlines()[0]
-        return Comparison(counts={"error": 1}, places={"error": (0,) * x.dim()}, error=text)
-    expected = expected_parts(x, spec)
+        return failed(error, x)
+    return _judged(result, x, spec, expected)
+
+
+def failed(error: BaseException, x: Tensor) -> Comparison:
+    """What an exception of a kernel comes to."""
+    if isinstance(error, NotImplementedError):
+        return Comparison(unsupported=str(error) or "not supported, no reason given")
+    name = "" if isinstance(error, _LeftChangedError) else f"{type(error).__name__}: "
+    lines = f"{name}{error}".strip().splitlines()
+    return Comparison(counts={"error": 1}, places={"error": (0,) * x.dim()}, error=lines[0])
+
+
+def outcome(kernel: Kernel, x: Tensor, spec: CastSpec) -> Comparison:
+    """What an implementation gives, compared with nothing: `got` is a copy of it."""
+    try:
+        return Comparison(got=tuple(part.copy() for part in _arrays(_called(kernel, x, spec))))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (as in `compare`)
+        return failed(error, x)
+
+
+def judged(kernel: Kernel, returned: object, x: Tensor, spec: CastSpec, expected: Parts) -> Comparison:
+    """What a kernel `returned`, held against what another call of it `got`."""
+    try:
+        result = _checked(kernel, returned, x, spec)
+    except (TypeError, ValueError) as error:
+        return failed(error, x)
+    return _judged(result, x, spec, expected)
+
+
+def _judged(
+    result: Tensor | QuantizedTensor, x: Tensor, spec: CastSpec, expected: Parts | None
+) -> Comparison:
+    if expected is not None and (len(expected) == 1) != isinstance(result, Tensor):
+        return failed(TypeError("it returns values in one call, codes and scales in another"), x)
+    if expected is None:
+        expected = expected_parts(x, spec)
+        if isinstance(result, Tensor):
+            return _compare_values(result, expected_values(expected, x.dtype, spec))
     if isinstance(result, Tensor):
-        return _compare_values(result, expected_values(expected, x.dtype, spec))
+        return _compare_values(result, torch.from_numpy(expected[0]).to(x.dtype))
     return _compare_parts(result, expected, spec)
+
+
+def _arrays(result: Tensor | QuantizedTensor) -> tuple[NDArray[Any], ...]:
+    if isinstance(result, Tensor):
+        return (result.detach().float().numpy(),)
+    parts = (result.codes, result.scales, result.tensor_scale)
+    return tuple(part.numpy() for part in parts if part is not None)
+
+
+def _checked(kernel: Kernel, returned: Any, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTensor:
+    """Raises TypeError, ValueError: it is not what a kernel may return."""
+    if not isinstance(returned, Tensor):
+        return check_parts(kernel, returned, x, spec)
+    check_values(kernel, returned, x)
+    return returned
 
 
 class _LeftChangedError(Exception):
@@ -82,16 +133,10 @@ def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTens
     kernel start from it; what it draws from torch's generator is no fault, but the same in each call."""
     before, settings, generator = x.clone(), _settings(), torch.get_rng_state()
     given = spec if spec.random is None else replace(spec, random=_copy(spec.random))
-    result: Tensor | QuantizedTensor
     changed = []
     try:
         # An alias: its shape and strides are the kernel's own, its numbers are not.
-        returned = kernel(x.detach(), given)
-        if isinstance(returned, Tensor):
-            check_values(kernel, returned, x)
-            result = returned
-        else:
-            result = check_parts(kernel, returned, x, spec)
+        result = _checked(kernel, kernel(x.detach(), given), x, spec)
     finally:
         changed += [f"torch's {name} and left it so" for name in _restored(settings)]
         torch.set_rng_state(generator)
@@ -112,17 +157,9 @@ def _copy(random: Any) -> Any:
     return random.clone() if isinstance(random, Tensor) else np.array(random)
 
 
-_LEAST_NORMAL = 2.0**-1022
-
-
-def _flushes() -> bool:
-    """Whether this thread flushes subnormal numbers to zero: torch sets it for all floats at once."""
-    return _LEAST_NORMAL * 0.5 == 0
-
-
 #: What a call may not leave changed, since later calls depend on it: name -> (get, set)
 _SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    "flushing of subnormal numbers": (_flushes, torch.set_flush_denormal),
+    "flushing of subnormal numbers": (flushes, torch.set_flush_denormal),
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "number of threads": (torch.get_num_threads, torch.set_num_threads),
     "deterministic algorithms": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
@@ -148,6 +185,17 @@ def _restored(settings: list[Any]) -> list[str]:
     return changed
 
 
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Whatever a kernel does to torch's settings is undone."""
+    settings, generator = _settings(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        _restored(settings)
+        torch.set_rng_state(generator)
+
+
 def expected_parts(x: Tensor, spec: CastSpec) -> Parts:
     """The oracle's codes and scales of x."""
     with np.errstate(all="ignore"):  # NaN and Inf are inputs like any other
@@ -162,11 +210,10 @@ def expected_values(parts: Parts, dtype: torch.dtype, spec: CastSpec) -> Tensor:
 
 
 def _compare_parts(quantized: QuantizedTensor, expected: Parts, spec: CastSpec) -> Comparison:
-    scales = [(quantized.scales.numpy(), expected[1])]
-    if quantized.tensor_scale is not None:
-        scales.append((quantized.tensor_scale.numpy(), expected[2]))
-    codes = quantized.codes.numpy()
-    wrong = [_differ(got, want) for got, want in scales]
+    codes, *scales = got = _arrays(quantized)
+    wrong = [_differ(part, want) for part, want in zip(scales, expected[1:], strict=True)]
+    if np.array_equal(codes, expected[0]) and not any(part.any() for part in wrong):
+        return Comparison(got=got, expected=expected)
     if len(expected) == 3 and np.isnan(expected[2]):
         wrong[0] = np.zeros_like(wrong[0])  # under a tensor scale that is NaN block scales mean nothing
     # An element under a wrong scale is wrong too, or right by chance: it is told as a scale.
@@ -188,19 +235,21 @@ def _compare_parts(quantized: QuantizedTensor, expected: Parts, spec: CastSpec) 
     }
     counts = {kind: int(where.sum()) for kind, where in found.items()}
     counts["scale"] = sum(int(where.sum()) for where in wrong)
-    got = (codes, *(part for part, _ in scales))
     return _comparison(found, counts, got, expected)
 
 
 def _compare_values(got: Tensor, expected: Tensor) -> Comparison:
+    arrays = ((got.float().numpy(),), (expected.float().numpy(),))
+    if torch.equal(_bits(got), _bits(expected)):
+        return Comparison(got=arrays[0], expected=arrays[1])
     differ = _bits(got) != _bits(expected)
     nan = differ & (got.isnan() ^ expected.isnan())
     differ &= ~(got.isnan() | expected.isnan())
     zero = differ & (got == 0) & (expected == 0)
     found = {"value": differ & ~zero, "nan": nan, "zero sign": zero}
-    arrays = {kind: where.numpy() for kind, where in found.items()}
-    counts = {kind: int(where.sum()) for kind, where in arrays.items()}
-    return _comparison(arrays, counts, (got.float().numpy(),), (expected.float().numpy(),))
+    where = {kind: mask.numpy() for kind, mask in found.items()}
+    counts = {kind: int(mask.sum()) for kind, mask in where.items()}
+    return _comparison(where, counts, *arrays)
 
 
 def _comparison(

@@ -28,6 +28,7 @@ from mxcheck.evaluation.prediction_figures import predictions
 from mxcheck.evaluation.tokens import fingerprint
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.statistics import exponential
+from mxcheck.kernels.usual_settings import check_subnormals
 from mxcheck.models.convert import sequences_a_pass
 
 if TYPE_CHECKING:
@@ -118,9 +119,11 @@ def evaluate(
 
     Raises ValueError for tokens of another shape or outside the vocabulary, a reference of other tokens or
     one whose logits come out otherwise when computed again, too many logits to keep of a model that cannot
-    compute them again, a metric at fault, and where more or fewer tokens were scored than there are;
-    NonFiniteLogitsError, naming the first module at fault, where logits are NaN or infinite.
+    compute them again, a metric at fault, more or fewer tokens scored than there are, and a process in
+    which subnormal numbers become zero; NonFiniteLogitsError, naming the first module at fault, where logits
+    are NaN or infinite.
     """
+    check_subnormals()
     _check_tokens(model, tokens)
     own = as_metrics(metrics)
     if own and reference is None:

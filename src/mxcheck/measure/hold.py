@@ -24,10 +24,12 @@ def hold_case(
     A case that cannot run here is skipped; one that was accepted on such a device is an error. So is one that
     raises ValueError or runs out of memory. Raises whatever else torch raises.
     """
+    from mxcheck.kernels.usual_settings import usual_settings
     from mxcheck.models.convert import UnavailableError
 
     try:
-        return settle(measure_case(session, case))
+        with usual_settings(threads=session.threads):
+            return settle(measure_case(session, case))
     except UnavailableError as error:
         if (accepted := _accepted_here(session, case, baselines)) is not None:
             # A skip would let a library that broke pass for one that was never there.

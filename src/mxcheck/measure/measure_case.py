@@ -23,12 +23,20 @@ def measure_case(session: Session, case: Case) -> Record:
     """Measure one case. Its model becomes resident, if it is not.
 
     Where memory runs out, it is tried once more with the model's devices whole, if the session's host has
-    more to give.
+    more to give. Torch and numpy are put to their usual settings meanwhile.
 
     Raises ValueError, in one line, for what the user can mend, and where the record contradicts itself;
     UnavailableError where the case's library cannot run here or on this model; what torch raises where
     memory runs out. Whether this process measures right is for `Session.checks` to say.
     """
+    from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
+
+    with usual_settings(threads=session.threads):
+        check_subnormals()
+        return _measured_whole(session, case)
+
+
+def _measured_whole(session: Session, case: Case) -> Record:
     from mxcheck.models.convert import UnavailableError
 
     recipe = session.measuring.recipe_of(case)
@@ -65,6 +73,7 @@ def _checked(session: Session, case: Case, recipe: Recipe, record: Record) -> Re
 def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
     from mxcheck.evaluation.metrics import resolve_metrics
     from mxcheck.evaluation.tokens import fingerprint
+    from mxcheck.kernels.usual_settings import check_subnormals
     from mxcheck.measure.emulation import emulate
     from mxcheck.measure.kernel_check import check_model_kernel
 
@@ -74,6 +83,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
     states = None if isinstance(bench.states, str) else bench.states
     if recipe.operands:
         check_model_kernel(recipe, like=next(model.parameters()))
+        check_subnormals()  # loading the kernel may have loaded what flushes them
     together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
     session.tell({"do": "step", "what": f"{case.id} converting"})
     found = emulate(

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mxcheck.formats.choices import choose
+from mxcheck.kernels.usual_settings import usual_settings
 from mxcheck.models.cards import GIB, ITEM_BYTES, ModelCard
 from mxcheck.models.checkpoint import (
     check_finite,
@@ -59,6 +60,7 @@ class LoadedModel:
     tokenizer_fingerprint: str
 
 
+@usual_settings()
 def load(
     name: str,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -15,7 +15,7 @@ from mxcheck.pytest_plugin.wire import keep_cell, keep_ordering, keep_result
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from mxcheck.pytest_plugin.kernel_bench import KernelBench
+    from mxcheck.pytest_plugin.kernel_bench import KernelBench, NotLoadedError
     from mxcheck.pytest_plugin.session import GateSession
 
 #: This worker's gate, once a case has asked for it.
@@ -80,6 +80,48 @@ def mx_kernels(request: pytest.FixtureRequest) -> KernelBench:
 
 
 @pytest.fixture
+def mx_usual_settings(mx_kernels: KernelBench) -> Generator[None, None, None]:
+    """Torch and numpy as they usually are, whatever the project's conftest has set, and one thread: small
+    tensors, many calls, and waiting for a second thread on a busy machine took four times as long. Fails
+    where subnormal numbers become zero."""
+    from mxcheck.kernels.usual_settings import usual_settings
+    from mxcheck.pytest_plugin.kernel_bench import NotLoadedError
+
+    with usual_settings(threads=1):
+        try:
+            mx_kernels.check_process()
+        except NotLoadedError as error:
+            _refuse(error)
+        yield
+
+
+def _refuse(error: NotLoadedError) -> NoReturn:
+    """One failure says it; the other tests of the worker are skipped with its line."""
+    if error.told:
+        pytest.skip(str(error))
+    pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def mx_many_calls(mx_kernels: KernelBench) -> Any:
+    """Calls an implementation thousands of times, and from two threads, with the same numbers."""
+
+    def hold(one: Any, level: str) -> None:
+        from mxcheck.pytest_plugin.kernel_bench import NotLoadedError
+
+        try:
+            found = mx_kernels.many_calls(one, level)
+        except NotLoadedError as error:
+            _refuse(error)
+        except NotImplementedError as error:
+            pytest.skip(str(error))
+        if found:
+            pytest.fail("\n".join(found), pytrace=False)
+
+    return hold
+
+
+@pytest.fixture
 def mx_conformance(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> Any:
     """Holds an implementation's cell against the oracle. Fails with the smallest counterexample; a known
     finding is an expected failure, and what is not supported a skip with the implementation's own reason."""
@@ -109,9 +151,7 @@ def mx_reproduce(mx_kernels: KernelBench) -> Any:
         try:
             kernel = mx_kernels.kernel(implementation(finding.implementation))
         except NotLoadedError as error:
-            if error.told:
-                pytest.skip(str(error))
-            pytest.fail(str(error), pytrace=False)
+            _refuse(error)
         return reproduce(kernel, finding)
 
     return reproduce

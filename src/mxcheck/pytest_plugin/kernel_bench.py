@@ -36,6 +36,7 @@ class KernelBench:
 
     device: str = "cpu"
     loaded: dict[str, Callable[..., Any] | str] = field(default_factory=dict)
+    told: bool = False
 
     def kernel(self, one: Implementation) -> Callable[..., Any]:
         """The function.
@@ -45,18 +46,55 @@ class KernelBench:
         """
         from mxcheck.conformance.devices import on_device, resolve_device
         from mxcheck.kernels.api import load_target
+        from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 
         told = one.name in self.loaded
         if not told:
             try:
                 device = "cpu" if one.cpu_only else resolve_device(self.device)
-                self.loaded[one.name] = on_device(load_target(one.target), device)
+                with usual_settings():  # what its module sets as it is imported is none of the next one's
+                    self.loaded[one.name] = on_device(load_target(one.target), device)
+                    check_subnormals()
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's module may raise anything)
                 self.loaded[one.name] = f"mxcheck: {one.name} cannot be loaded: {_one_line(error)}"
         function = self.loaded[one.name]
         if isinstance(function, str):
             raise NotLoadedError(function, told=told)
         return function
+
+    def check_process(self) -> None:
+        """Raises NotLoadedError where nothing can be compared in this process."""
+        from mxcheck.kernels.usual_settings import check_subnormals
+
+        try:
+            check_subnormals()
+        except ValueError as error:
+            told, self.told = self.told, True
+            raise NotLoadedError(f"mxcheck: {error}", told=told) from error
+
+    def many_calls(self, one: Implementation, level: str) -> list[str]:
+        """What an implementation gives otherwise when it has been called thousands of times, works with two
+        threads, or is called by two: lines. `level` has the cells of which the first that it does is asked.
+
+        Raises:
+            NotLoadedError: there is no such function.
+            NotImplementedError: it does none of the cells.
+        """
+        from mxcheck.conformance.many_calls import (
+            at_two_threads,
+            callers_as_they_like,
+            first_cell,
+            many_calls,
+        )
+
+        kernel = self.kernel(one)
+        cell = first_cell(kernel, level)
+        if isinstance(cell, str):
+            raise NotImplementedError(cell)
+        found = many_calls(one.name if one.name == "eager" else kernel, cell)
+        found += at_two_threads(kernel, cell)
+        found += callers_as_they_like(kernel, cell)
+        return [f"mxcheck: {one.name}, {cell.id}: {line}" for line in found]
 
     def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:
         """(row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`, `known`,

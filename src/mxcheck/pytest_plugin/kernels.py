@@ -121,6 +121,15 @@ def kernel_cases(settings: Settings) -> list[Any]:
     ]
 
 
+def implementation_cases(settings: Settings) -> list[Any]:
+    """Parameters of the test of many calls: our own and what packages offer; of the peers those that were
+    named. `eager_values` is what `eager` calls for values."""
+    found = chosen(settings)[0]
+    if not settings.kernels:
+        found = [one for one in found if not one.cpu_only and one.name != "eager_values"]
+    return [pytest.param(one, id=one.name) for one in found]
+
+
 def finding_cases(settings: Settings, findings: tuple[Finding, ...]) -> list[Any]:
     """Parameters of the test of findings: those of this run's implementations."""
     names = [one.name for one in chosen(settings)[0]]

@@ -17,8 +17,10 @@ from mxcheck.pytest_plugin.fixtures import (
     mx_gate,
     mx_in_order,
     mx_kernels,
+    mx_many_calls,
     mx_reproduce,
     mx_session,
+    mx_usual_settings,
 )
 from mxcheck.pytest_plugin.neighbours import (
     accepts,
@@ -39,7 +41,16 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("mxcheck.suite")
 
 #: pytest finds fixtures by their names in a plugin's module.
-__all__ = ["mx_conformance", "mx_gate", "mx_in_order", "mx_kernels", "mx_reproduce", "mx_session"]
+__all__ = [
+    "mx_conformance",
+    "mx_gate",
+    "mx_in_order",
+    "mx_kernels",
+    "mx_many_calls",
+    "mx_reproduce",
+    "mx_session",
+    "mx_usual_settings",
+]
 
 _REPORT = "mxcheck-report"
 
@@ -174,7 +185,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 _ORDERINGS = frozenset({"mx_ordering", "mx_ordering_exception"})
 _KERNEL_PARAMETERS = _ORDERINGS | {
-    *("mx_case", "mx_kernel_case", "mx_finding", "mx_product", "mx_layout", "mx_exhaustive")
+    *("mx_case", "mx_kernel_case", "mx_implementation", "mx_finding"),
+    *("mx_product", "mx_layout", "mx_exhaustive"),
 }
 
 
@@ -261,6 +273,7 @@ def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
     from mxcheck.pytest_plugin.kernels import (
         exhaustive_cases,
         finding_cases,
+        implementation_cases,
         kernel_cases,
         layout_cases,
         product_cases,
@@ -269,6 +282,8 @@ def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
     run = settings(metafunc.config)
     if "mx_kernel_case" in metafunc.fixturenames:
         metafunc.parametrize("mx_kernel_case", kernel_cases(run))
+    if "mx_implementation" in metafunc.fixturenames:
+        metafunc.parametrize("mx_implementation", implementation_cases(run))
     if "mx_finding" in metafunc.fixturenames:
         metafunc.parametrize("mx_finding", finding_cases(run, findings()))
     if "mx_product" in metafunc.fixturenames:

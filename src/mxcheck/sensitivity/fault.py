@@ -26,6 +26,7 @@ GROUPS = (
     "measuring",
     "gate",
     "record keeping",
+    "callers",
 )
 
 

@@ -134,5 +134,8 @@ def kernel_arguments(formats: Iterable[str]) -> list[str]:
     return [
         *("--pyargs", "mxcheck.suite.kernels", *_CPU),
         *("--mx-kernel", "eager,eager_values", "--mx-level", "quick"),
-        *("-k", " or ".join([*dict.fromkeys(formats), "test_layouts", "test_code_tables"])),
+        *(
+            "-k",
+            " or ".join([*dict.fromkeys(formats), "test_layouts", "test_code_tables", "test_many_calls"]),
+        ),
     ]

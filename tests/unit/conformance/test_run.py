@@ -41,6 +41,7 @@ def three_groups(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Example(group=group, x=x, spec=cell.spec()) for group in ("a", "b", "b", "c")]
 
     monkeypatch.setattr(run, "examples", examples)
+    monkeypatch.setattr(run, "surrounded", lambda *_: ())
 
 
 @pytest.mark.usefixtures("three_groups")
@@ -57,8 +58,8 @@ def test_a_refused_first_example_ends_it() -> None:
 def test_a_later_refusal_does_not() -> None:
     kernel = Counting(refuse=(2, 3))
     result = run_cell(kernel, CELL, "quick")
-    assert kernel.calls == 4
-    assert (result.elements, result.unsupported, result.reason) == (2 * 128, {"b": "call 2"}, None)
+    assert kernel.calls == 5  # the first once more
+    assert (result.elements, result.unsupported, result.reason) == (3 * 128, {"b": "call 2"}, None)
 
 
 @pytest.mark.usefixtures("three_groups")
@@ -69,7 +70,7 @@ def test_counts_add_up_by_group_and_kind() -> None:
         ("code", "b", (0, 0)),
         ("code", "c", (0, 0)),
     ]
-    assert result.elements == 4 * 128
+    assert result.elements == 5 * 128
 
 
 @pytest.mark.usefixtures("three_groups")

@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("mx_usual_settings")
+
 #: (finite codes, codes of infinities, codes of NaN, largest, smallest normal, smallest subnormal or step,
 #: exponent that `floor` subtracts)
 _TABLES = MappingProxyType(

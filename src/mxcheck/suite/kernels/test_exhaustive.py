@@ -10,6 +10,8 @@ import os
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("mx_usual_settings")
+
 
 def test_exhaustive(
     mx_exhaustive: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.usefixtures("mx_usual_settings")
+
 
 def test_finding_stands(mx_finding: Any, mx_reproduce: Callable[[Any], dict[str, Any]]) -> None:
     """Red where a new version of the library gives other bits: look again, and update or delete the

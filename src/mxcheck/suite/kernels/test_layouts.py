@@ -19,6 +19,8 @@ from mxcheck.formats.spec import cast_spec, scales_shape
 if TYPE_CHECKING:
     from mxcheck.suite.kernels.expected_layouts import Array
 
+pytestmark = pytest.mark.usefixtures("mx_usual_settings")
+
 LENGTHS = (1, 2, 3, 4, 5, 31, 32, 33)
 MATRIX = (300, 660)  # several tiles of scales along both axes, none of them whole at the end
 TILES = {"rowwise": (128, 4), "columnwise": (4, 128)}  # in the axes of the scales

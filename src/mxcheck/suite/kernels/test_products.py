@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from mxcheck.conformance.products import ProductReport
 
+pytestmark = pytest.mark.usefixtures("mx_usual_settings")
+
 FORMATS = (
     *("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", "mxint8"),
     *("nvfp4", "e4m3_tensor", "e4m3_row"),

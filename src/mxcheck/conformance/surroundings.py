@@ -1,0 +1,130 @@
+"""The same numbers in other surroundings: whatever surrounds a call, its bits are those of a call alone.
+
+What is asked for a second time is held against the first answer, not against the oracle: that a published
+implementation is known to differ from it says nothing of how it bears two threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.draws import Draws
+from mxcheck.conformance.generator import Example, example, spread
+from mxcheck.conformance.side_by_side import side_by_side
+from mxcheck.conformance.verifier import Comparison, compare, failed, judged, outcome, settings_kept
+from mxcheck.formats.oracle import Parts
+from mxcheck.formats.spec import scales_shape
+from mxcheck.kernels.api import Kernel
+
+_SHAPE = (24, 256)
+# Repeated, more than 2^20 elements; and more than torch leaves to one thread (2^15).
+_HUGE, _FOR_TWO = 171, 8
+# No multiple of a row, and none of 16 bytes.
+_OFFSET = 256 + 3
+# Of a caller that shares the process with another: few elements, for a kernel that loops over them.
+_CALLERS_SHAPE = (4, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Surrounded:
+    """A call, what came of it, and its surroundings in words, where they are not the plain ones."""
+
+    example: Example
+    comparison: Comparison
+    words: str = ""
+
+
+def surrounded(kernel: Kernel, cell: Cell, level: str) -> Iterator[Surrounded]:
+    """A slice of other memory; more than 2^20 elements (`quick`: only with rounding to even); two threads of
+    torch; two callers at once."""
+    base = example("surroundings", _numbers(_SHAPE, "surroundings").clone(), cell)
+    alone = outcome(kernel, base.x, base.spec)
+    if not alone.got:
+        yield Surrounded(example=base, comparison=alone)
+        return
+    offset = replace(base, group="storage_offset", x=_at_an_offset(base.x))
+    yield Surrounded(
+        example=offset,
+        comparison=compare(kernel, offset.x, offset.spec, alone.got),
+        words=f"in a slice of other memory, {_OFFSET} elements after its beginning; alone it is as expected",
+    )
+    if level != "quick" or cell.rounding == "even":
+        huge, expected = _repeated(base, alone.got, _HUGE, "huge")
+        yield Surrounded(
+            example=huge,
+            comparison=compare(kernel, huge.x, huge.spec, expected),
+            words=f"{huge.x.numel():,} elements, the same {_HUGE} times over; once over they are as expected",
+        )
+    # At `quick` few: torch's threads wait for each other by spinning, which takes a timeslice an operation
+    # where the machine is busy. `many_calls` has one tensor for two threads an implementation.
+    times = 1 if level == "quick" else _FOR_TWO
+    many, expected = _repeated(base, alone.got, times, "two_threads")
+    yield Surrounded(
+        example=many,
+        comparison=_at_two_threads(kernel, many, expected),
+        words="with torch.set_num_threads(2); with one thread it is as expected",
+    )
+    yield from _two_callers(kernel, cell)
+
+
+def _at_an_offset(x: Tensor) -> Tensor:
+    """The same values as a contiguous slice of memory that holds others too."""
+    memory = torch.full((x.numel() + 2 * _OFFSET,), 2.0**15, dtype=x.dtype)
+    view = memory[_OFFSET : _OFFSET + x.numel()].view(x.shape)
+    return view.copy_(x)
+
+
+def _repeated(base: Example, got: Parts, times: int, group: str) -> tuple[Example, Parts]:
+    """Rows of an example over and over, and what its codes and scales are then."""
+    random = None if base.spec.random is None else base.spec.random.repeat(times, 1)
+    x, spec = base.x.repeat(times, 1), replace(base.spec, random=random)
+    shapes = (tuple(x.shape), scales_shape(tuple(x.shape), spec), ())
+    expected = tuple(
+        np.tile(part, [long // short for long, short in zip(shape, part.shape, strict=True)])
+        for part, shape in zip(got, shapes, strict=False)
+    )
+    return Example(group=group, x=x, spec=spec), expected
+
+
+def _at_two_threads(kernel: Kernel, many: Example, expected: Parts) -> Comparison:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        return compare(kernel, many.x, many.spec, expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _two_callers(kernel: Kernel, cell: Cell) -> Iterator[Surrounded]:
+    """Two threads of Python with different numbers of one shape."""
+    callers = [
+        example("two_callers", _numbers(_CALLERS_SHAPE, name).clone(), cell) for name in ("one", "other")
+    ]
+    alone = [outcome(kernel, one.x, one.spec) for one in callers]
+    if not all(one.got for one in alone):
+        yield Surrounded(example=callers[0], comparison=next(one for one in alone if not one.got))
+        return
+    with settings_kept():
+        returned = side_by_side([partial(kernel, one.x.detach(), one.spec) for one in callers])
+    for one, first, result in zip(callers, alone, returned, strict=True):
+        if isinstance(result, BaseException):
+            comparison = failed(result, one.x)
+        else:
+            comparison = judged(kernel, result, one.x, one.spec, first.got)
+        yield Surrounded(
+            example=one,
+            comparison=comparison,
+            words="while another thread of Python cast other numbers; alone it is as expected",
+        )
+
+
+@cache
+def _numbers(shape: tuple[int, ...], seed: str) -> Tensor:
+    return spread(shape, Draws(seed))
