@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
-from gate_project import Project
+from gate_project import Project, Run
 
 GATE = ("--mx-models=ref-llama", "--mx-tier=A", "--mx-precision=fp8_e4m3", "-k", "test_accuracy")
 KERNELS = ("--pyargs", "mxcheck.suite.kernels", "--mx-kernel=eager")
@@ -44,6 +45,27 @@ def conftest(project: Project, text: str) -> None:
     """More of it: what the project has writes the rows."""
     path = project.directory / "conftest.py"
     path.write_text(path.read_text() + text)
+
+
+FIGURES = (
+    *("cross_entropy", "entropy", "kl", "sequence_losses", "sequence_kl", "top1_agreement"),
+    *("reference_losses", "reference_entropies", "digests", "arithmetic", "weight_bytes"),
+)
+
+
+def figures(run: Run) -> list[dict[str, Any]]:
+    """What was measured."""
+    assert run.code == 0, run.output
+    records: list[Any] = [row["record"] for row in run.rows.values()]
+    return [{name: record[name] for name in FIGURES} for record in records]
+
+
+def test_the_gate_measures_the_same(accepted: Project) -> None:
+    plain = figures(accepted.gate(*GATE, OMP_NUM_THREADS="1"))
+    conftest(accepted, OTHERWISE)
+    otherwise = figures(accepted.gate(*GATE, OMP_NUM_THREADS="1"))
+    assert otherwise == plain
+    assert len(plain) == 1
 
 
 def test_the_kernel_suite_is_green(project: Project) -> None:
