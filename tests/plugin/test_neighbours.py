@@ -73,3 +73,12 @@ def test_no_assertion_at_all(project: Project) -> None:
             "mxcheck: under python -O (PYTHONOPTIMIZE) and --assert=plain no assertion is exec" in run.output
         )
         assert project.pytest(*words).code == 0
+
+
+def test_libraries_talk_of_themselves_elsewhere(project: Project) -> None:
+    """transformers imports torchao, which cannot load its libraries for GPUs here."""
+    done = project.run("-m", "mxcheck.cli", "sample", "ref-llama")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mxcheck: ref-llama ships with its tokens")

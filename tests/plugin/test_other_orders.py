@@ -57,3 +57,11 @@ def test_a_project_that_cannot_be_written_to(project: Project) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert verdicts(done.stdout) == ["pass"] * 4
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("-k", "nowhere"), ("-m", "ref-moe", "-n", "2"), ("--deselect=test_accuracy.py",)]
+)
+def test_a_run_that_compares_nothing_is_not_green(project: Project, words: tuple[str, ...]) -> None:
+    run = project.gate("--mx-models=ref-llama", "--mx-precision=fp32", *words)
+    assert run.code == pytest.ExitCode.NO_TESTS_COLLECTED, run.output
