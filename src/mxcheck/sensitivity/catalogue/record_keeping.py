@@ -13,6 +13,7 @@ from mxcheck.sensitivity.fault_place import (
     comparison,
     condition,
     loop,
+    mention,
     operation,
     returned,
     statement,
@@ -145,6 +146,26 @@ FAULTS: tuple[Fault, ...] = (
         what="A baseline that is re-centred loses the noise that was accepted with it.",
         source="a porter's slip: a new record, which has none",
         changes=rewrite(f"{_DECISION}:stored", returned(nth=2), to="record"),
+    ),
+    _fault(
+        name="any_order_will_do",
+        what="An order of two steps that is too close to call passes for one that holds.",
+        source="a porter's slip: not reversed, taken for in order",
+        changes=rewrite(
+            "mxcheck.pytest_plugin.orderings:judge", condition("shows"), to="found.shows != 'reversed'"
+        ),
+    ),
+    _fault(
+        name="order_by_its_mean_alone",
+        what="Of two steps the one with the larger mean costs more, whatever the scatter.",
+        source="leader boards",
+        changes=rewrite("mxcheck.gate.orderings:Comparison.shows", mention("UPPER_95", nth=1), to="0.0"),
+    ),
+    _fault(
+        name="order_of_the_arguments",
+        what="The lower step is taken from the higher with the sign reversed.",
+        source="a porter's slip: two arguments of one type",
+        changes=rewrite("mxcheck.gate.orderings:compare_kl", value("change"), to="[-one for one in it]"),
     ),
     _fault(
         name="crash_counted_good",

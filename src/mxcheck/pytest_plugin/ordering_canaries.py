@@ -1,0 +1,54 @@
+"""The smoke test of the orderings: KLs whose order is known, and what must be said of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mxcheck.gate.orderings import Deviation, Ordering, Shown, compare_kl
+from mxcheck.pytest_plugin.orderings import ModelOrdering, judge
+
+_ORDERING = Ordering(lower="fp8_e4m3-A", higher="fp4_e2m1-A", why="a canary")
+_LOWER = [0.010, 0.012, 0.009, 0.011, 0.010, 0.012, 0.009, 0.011]
+#: By what it shows, the KL of the higher step: 0.01 above, 0.005 below, and on average next to nothing.
+_HIGHER: dict[Shown, list[float]] = {
+    "holds": [one + 0.01 + 0.003 * (-1) ** place for place, one in enumerate(_LOWER)],
+    "reversed": [one - 0.005 + 0.001 * (-1) ** place for place, one in enumerate(_LOWER)],
+    "undecided": [one + 0.0001 + 0.003 * (-1) ** place for place, one in enumerate(_LOWER)],
+}
+#: What an ordering, and an exception that shows this, may come to.
+_MAY: dict[Shown | None, tuple[Shown, ...]] = {
+    None: ("holds",),
+    "undecided": ("holds", "undecided"),
+    "reversed": ("reversed",),
+}
+
+
+def broken_orderings() -> str:
+    """Why no verdict on an ordering counts, in one line; empty where all canaries are judged right."""
+    if (found := next(_missed(), "")) == "":
+        return ""
+    return (
+        f"{found}; mxcheck itself is broken, no ordering of this run counts; undo what was changed under "
+        f"mxcheck, or install it anew"
+    )
+
+
+def _missed() -> Iterator[str]:
+    for shows, higher in _HIGHER.items():
+        found = compare_kl(_LOWER, higher)
+        if found.shows != shows:
+            yield f"costs that show {shows} are taken for {found.shows}"
+        for exception, allowed in _MAY.items():
+            if (judge(_one(exception), found) == "") != (shows in allowed):
+                expected = "an ordering" if exception is None else f"an exception that shows {exception}"
+                yield f"{shows} is judged wrong where {expected} is known"
+    ratio = compare_kl([0.25] * 4, [0.5, 1.0, 0.5, 1.0]).ratio
+    if ratio != 3.0:
+        yield f"a KL three times as large is said to be {ratio} times as large"
+
+
+def _one(exception: Shown | None) -> ModelOrdering:
+    deviation = exception and Deviation(
+        model="canary", lower=_ORDERING.lower, higher=_ORDERING.higher, shows=exception, why="a canary"
+    )
+    return ModelOrdering(model="canary", ordering=_ORDERING, exception=deviation or None)

@@ -1,0 +1,28 @@
+"""The smoke test of the orderings."""
+
+from __future__ import annotations
+
+import pytest
+
+from mxcheck.pytest_plugin.ordering_canaries import broken_orderings
+from mxcheck.sensitivity.catalogued import catalogue
+from mxcheck.sensitivity.fault import applied
+
+
+def test_these_orderings_are_sound() -> None:
+    assert broken_orderings() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("any_order_will_do", "holds is judged wrong where an exception that shows reversed is known"),
+        ("order_by_its_mean_alone", "costs that show undecided are taken for holds"),
+        ("order_of_the_arguments", "costs that show holds are taken for reversed"),
+    ],
+)
+def test_a_fault_is_seen(name: str, words: str) -> None:
+    with applied(catalogue()[name]):
+        said = broken_orderings()
+    assert said.startswith(words)
+    assert "\n" not in said
