@@ -19,7 +19,12 @@ from mxcheck.sensitivity.reduced_gate import ReducedGate, accepting_gates
 from mxcheck.sensitivity.sensitivity_run import concerns_pytest
 
 FAULTS = catalogue()
-GATES = accepting_gates(FAULTS.values())
+#: Those that are run without pytest.
+GATES = {
+    options: gate
+    for options, gate in accepting_gates(FAULTS.values()).items()
+    if gate.measuring(Path()) is not None
+}
 OF_PYTEST = Fault(
     name="of_pytest",
     group="gate",

@@ -159,7 +159,7 @@ FAULTS: tuple[Fault, ...] = (
             call("dequantize"),
             to="it if operand.is_exact_in_16_bits else quantized.dequantize(weight.dtype).float()",
         ),
-        options=("--mx-dtype", "bfloat16"),
+        options=("--mx-dtype", "bf16"),
         precisions=("nvfp4",),
     ),
     _fault(

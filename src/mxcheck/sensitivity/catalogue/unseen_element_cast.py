@@ -50,7 +50,7 @@ FAULTS: tuple[Fault, ...] = (
             to="(it.view(torch.int32) & -65536).view(torch.float32) if x.dtype == torch.bfloat16 else it",
         ),
         formats=("nvfp4", "e4m3_tensor", "e4m3_row"),
-        options=("--mx-dtype", "bfloat16"),
+        options=("--mx-dtype", "bf16"),
         precisions=("nvfp4",),
     ),
     _fault(

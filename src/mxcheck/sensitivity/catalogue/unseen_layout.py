@@ -29,7 +29,7 @@ FAULTS: tuple[Fault, ...] = (
             returned(nth=1),
             to="elements.to(dtype).mul_(self._spread(_look_up(scale_values(), self.scales)).to(dtype))",
         ),
-        options=("--mx-dtype", "float16"),
+        options=("--mx-dtype", "fp16"),
     ),
     _fault(
         name="scales_spread_from_the_end",

@@ -89,7 +89,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The model is loaded in float32 whatever type was asked for.",
         source="torch_dtype became dtype in transformers: the old name is passed over in places",
         changes=rewrite("mxcheck.models.load:load", call("_from_pretrained"), argument(2), to="source.dtype"),
-        options=("--mx-dtype", "bfloat16"),
+        options=("--mx-dtype", "bf16"),
     ),
     _fault(
         name="outliers_left_in_the_last_reader",
