@@ -17,6 +17,7 @@ from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accep
 from mxcheck.gate.orderings import standing
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.write import WriteError
 from mxcheck.pytest_plugin.bounds_file import add_bounds
 from mxcheck.pytest_plugin.snapshots import extension_for
 from mxcheck.reporting.failure import failure_message
@@ -66,7 +67,7 @@ def settle(
         # Through syrupy, which compares texts first: an identical file is left alone.
         written = snapshot.use_extension(extension_for(target, holds=False))
         if not written == new:
-            raise _why_not(written)
+            raise _why_not(written, target)
     elif decision.result.outcome is Outcome.PASSED:
         matched = snapshot.use_extension(extension_for(path, holds=True)) == record
         assert matched, "syrupy only counts the case, for its summary"
@@ -77,10 +78,12 @@ def settle(
     )
 
 
-def _why_not(written: SnapshotAssertion) -> Exception:
+def _why_not(written: SnapshotAssertion, target: Path) -> Exception:
     """What was raised while syrupy compared or wrote, such as a full disk: syrupy keeps it to itself."""
     raised = [done.exception for done in written.executions.values() if done.exception is not None]
-    return raised[-1] if raised else AssertionError("syrupy was asked to update")
+    if not raised:
+        return AssertionError("syrupy was asked to update")
+    return WriteError(target, raised[-1]) if isinstance(raised[-1], OSError) else raised[-1]
 
 
 def _message(decision: Decision, accepted: Record | None, trouble: str, accept_command: str) -> str:

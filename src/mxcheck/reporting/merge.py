@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mxcheck.files.printed import REFUSAL, one_line
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, all_green
 from mxcheck.reporting.shards import ShardRun, file_name, find, read
@@ -51,6 +52,13 @@ def merge_folder(folder: Path) -> Merged:
 
     Raises ValueError, in one line that names the files, where they are not the complete shards of one run.
     """
+    try:
+        return _merged(folder)
+    except ValueError as error:
+        raise ValueError(one_line(str(error), REFUSAL)) from error
+
+
+def _merged(folder: Path) -> Merged:
     if not folder.is_dir():
         raise ValueError(
             f"{folder} is no directory; name the one that the shards' --mx-report lie in or below"
