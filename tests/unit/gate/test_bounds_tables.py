@@ -324,3 +324,13 @@ def test_a_bad_file_of_a_model_is_refused(tmp_path: Path, text: str, words: str)
     with pytest.raises(ValueError, match=words) as caught:
         load_bounds(baselines=tmp_path).find(case_of("my-model", "bf16"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_of_a_model_that_nobody_has_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[models.ref-lama]\n"bf16" = { kl = 0.5 }\n')
+    known = ("ref-llama", "my-model")
+    with pytest.raises(ValueError, match=r"unknown model in \[models\] 'ref-lama'; .*mean 'ref-llama'"):
+        load_bounds(str(path), models=known)
+    path.write_text('[models.my-model]\n"bf16" = { kl = 0.5 }\n')
+    assert load_bounds(str(path), (), models=(*known, "a")).of(case_of("my-model", "bf16")).kl == 0.5
