@@ -83,6 +83,7 @@ def build_record(**changes: Any) -> Record:
         **dict.fromkeys(missing),
         "absent": dict.fromkeys(missing, "a sample has none"),
         "metrics": {},
+        "unsteady": {},
         "noise": NOISE,
     }
     assert changes.keys() <= figures.keys(), "a field that a record has not"

@@ -1,4 +1,4 @@
-"""Step 4: whether the casts gave the accepted bits."""
+"""Step 4: whether the casts gave the accepted bits, and the same ones all through the case."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ _KINDS = (
     ("scales", "scales of the quantized weights", "rows"),
     ("operands", "operands of the products (fixed activation probe)", "operands"),
 )
+
+
+def casts_steady(record: Record) -> Iterator[Check]:
+    """That every cast of ours stayed the same, first and last and for every kind of input. It needs no
+    baseline."""
+    if record.kind != "recipe":
+        return
+    wrong = [f"{name} ({what})" for name, what in record.unsteady.items()]
+    yield check(
+        4,
+        "steady casts",
+        not wrong,
+        f"casts do not stay the same all through the case in {len(wrong)} modules: {some(wrong)}"
+        if wrong
+        else "every cast stayed the same all through the case, for every kind of input",
+    )
 
 
 def casts_held(record: Record, baseline: Record) -> Iterator[Check]:

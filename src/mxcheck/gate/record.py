@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -75,6 +75,9 @@ class Record:
     of rows. `predictions` are figures over single tokens; `sublayers` the errors of each decoder layer, its
     attention and its MLP on stored reference states; `counters` what the casts did.
 
+    `unsteady` names the modules whose casts did not stay the same in the case, and what is wrong of them. It
+    is left out of JSON where it is empty, as it is of whatever was accepted.
+
     `absent` says why a figure is None (its name) or why a part of one is missing (`sublayers` and `counters`,
     by `<figure>: <part>`).
     """
@@ -114,6 +117,7 @@ class Record:
     counters: Counters | None
     metrics: dict[str, list[float]]
     absent: dict[str, str]
+    unsteady: dict[str, str] = field(default_factory=dict)
     noise: Noise | None = None
 
     @property
@@ -147,7 +151,9 @@ class Record:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        data = {one.name: getattr(self, one.name) for one in fields(self)}
+        if not self.unsteady:
+            del data["unsteady"]
         for name in ("predictions", "counters"):
             data[name] = None if data[name] is None else data[name].as_dict()
         data["digests"] = digests_as_dict(self.digests)
@@ -167,6 +173,7 @@ def record_from_dict(data: dict[str, Any]) -> Record:
     """
     if not isinstance(data, dict):
         raise ValueError(f"a record must be a dict, got {data!r:.40}")
+    data = {"unsteady": {}, **data}
     _check_fields(data, Record)
     if data["kind"] not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {data['kind']!r:.40}")
@@ -234,7 +241,7 @@ _NESTED: Mapping[str, Callable[[Any], Any]] = {
 
 
 def _check_fields(data: dict[str, Any], kind: type[Any]) -> None:
-    expected = {field.name for field in fields(kind)}
+    expected = {one.name for one in fields(kind)}
     missing, unknown = sorted(expected - data.keys()), sorted(data.keys() - expected)
     if missing or unknown:
         raise ValueError(f"missing fields: {missing or 'none'}, unknown fields: {unknown or 'none'}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check, changes, check, count_check, drift_check, some
 from mxcheck.gate.drift import drift, moved, same_arithmetic
-from mxcheck.gate.held_casts import casts_held
+from mxcheck.gate.held_casts import casts_held, casts_steady
 from mxcheck.gate.held_figures import figures_held
 from mxcheck.gate.inputs import comparable, fingerprints, same_corpus
 from mxcheck.gate.predictions import check_estimates
@@ -33,8 +33,8 @@ SELF_SAMPLED_Z = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """All checks of a case in the order of the steps; `alone` are those that need no baseline (of steps 2, 3
-    and 5), which are made even where the records are not comparable and `checks` stops at that."""
+    """All checks of a case in the order of the steps; `alone` are those that need no baseline (of steps 2 to
+    5), which are made even where the records are not comparable and `checks` stops at that."""
 
     checks: tuple[Check, ...]
     alone: tuple[Check, ...]
@@ -60,7 +60,7 @@ class Verdict:
 def judge(
     record: Record, baseline: Record | None, bounds: Bounds | None, absolute: Sequence[Check] = ()
 ) -> Verdict:
-    """Every check that can be made; without a baseline, those that need none: of steps 2, 3 and 5, and
+    """Every check that can be made; without a baseline, those that need none: of steps 2 to 5, and
     `absolute`.
 
     `bounds` None: nobody has said what the case may cost, which is wrong of a case that was accepted.
@@ -72,7 +72,8 @@ def judge(
     if bounds is None and baseline is not None:
         words = f"no bounds for {record.case.stage}: restore bounds.toml beside its baseline, or add its line"
         costs = (check(5, "no bounds", False, words),)
-    alone = (*own_samples, *bits, *costs, *absolute)
+    steady = tuple(casts_steady(record))
+    alone = (*own_samples, *bits, *steady, *costs, *absolute)
     if baseline is None:
         return Verdict(checks=alone, alone=alone)
     same = comparable(record, baseline)
@@ -82,7 +83,7 @@ def judge(
         *(same, same_corpus(record, baseline), *fingerprints(record, baseline)),
         *(*own_samples, *_reference(record, baseline)),
         *(*bits, *_conversion(record, baseline)),
-        *(*absolute, *casts_held(record, baseline)),
+        *(*absolute, *steady, *casts_held(record, baseline)),
         *costs,
         *figures_held(record, baseline),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +27,8 @@ _OWN: dict[str, tuple[Kernel, Kernel]] = {
     "auto": (quantize_eager, fake_quantize_eager),
     "eager": (quantize_eager, fake_quantize_eager),
 }
+
+_TELL: ContextVar[Callable[[Kernel], object] | None] = ContextVar("mxcheck_tell", default=None)
 
 
 def quantize(
@@ -123,9 +127,21 @@ def _asked_for(format: str, **given: Any) -> CastSpec:
     return spec
 
 
+@contextmanager
+def called_kernels(tell: Callable[[Kernel], object]) -> Iterator[None]:
+    """For as long as the context lasts, `tell` hears of the kernel of every cast that this thread makes."""
+    token = _TELL.set(tell)
+    try:
+        yield
+    finally:
+        _TELL.reset(token)
+
+
 def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
     """What a kernel returns. Raises ValueError for one that writes over its input, which is put back: the
     weights of a model and what later layers read are such inputs."""
+    if (tell := _TELL.get()) is not None:
+        tell(function)
     if any(function in own for own in _OWN.values()):
         return function(x, spec)
     before = x.detach().clone()

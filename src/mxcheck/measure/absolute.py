@@ -102,30 +102,17 @@ def _unknown(recipe: Recipe) -> str | None:
     return None
 
 
-def _operands(conversion: Conversion) -> Iterator[tuple[object, str, str, Operand | None, int]]:
-    """Every cast at a call: the part, its attribute, the operand in words, the cast, and its axis."""
-    recipe = conversion.recipe
-    for name, module in conversion.modules.items():
-        casts = recipe.roles[conversion.replaced[name]]
-        yield module, "cast", f"activations of {name}", casts.activations, -1
-        if recipe.outputs:
-            yield module, "result", f"results of {name}", casts.activations, -1
-    for name, attention in conversion.attention.items():
-        yield attention, "first", f"queries and probabilities of {name}", recipe.attention, -1
-        yield attention, "second", f"keys and values of {name}", recipe.attention, -2
-    if conversion.elementwise is not None:
-        yield conversion.elementwise, "cast", "results of element-wise operations", recipe.elementwise, -1
-
-
 @contextmanager
 def _replaced_casts(
     conversion: Conversion, replacement: Callable[[Cast, str, Operand | None, int], Cast]
 ) -> Iterator[None]:
+    from mxcheck.models.call_casts import call_casts
+
     before = []
-    for part, attribute, words, operand, axis in _operands(conversion):
-        cast = getattr(part, attribute)
-        before.append((part, attribute, cast))
-        setattr(part, attribute, replacement(cast, words, operand, axis))
+    for one in call_casts(conversion):
+        cast = getattr(one.part, one.attribute)
+        before.append((one.part, one.attribute, cast))
+        setattr(one.part, one.attribute, replacement(cast, one.words, one.operand, one.axis))
     try:
         yield
     finally:
@@ -207,6 +194,7 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
     import torch
 
     from mxcheck.evaluation.layer_states import run
+    from mxcheck.models.call_casts import call_casts
     from mxcheck.models.linear import ConvertedLinear
     from mxcheck.models.products import undisturbed
 
@@ -251,7 +239,7 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
         for name in conversion.modules.keys() - called
         for what in ("activations", "results")
     }
-    expected = {words for _, _, words, _, _ in _operands(conversion)} - idle
+    expected = {one.words for one in call_casts(conversion)} - idle
     wrong |= dict.fromkeys(sorted(expected - met), "never cast")
     return compared, wrong
 

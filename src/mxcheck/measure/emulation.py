@@ -12,9 +12,8 @@ from mxcheck.evaluation.counters import counters, counting, expert_rows
 from mxcheck.evaluation.layer_states import TOKENS, LayerStates, run, started_from
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.sublayers import SublayerErrors, sublayer_errors
-from mxcheck.gate.row_groups import RowGroups
-from mxcheck.models.convert import Conversion, convert
-from mxcheck.models.probe import digests
+from mxcheck.measure.steady_casts import SteadyCasts
+from mxcheck.models.convert import Conversion
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,11 +27,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Emulated:
     """What became of a model under a recipe: what was converted, and what that computes. `dtype` is that of
-    the converted model: a recipe may change it."""
+    the converted model: a recipe may change it. `unsteady` names the modules whose casts did not stay what
+    they are, and what is wrong of them."""
 
     result: Measurement
     dtype: torch.dtype
     digests: Digests
+    unsteady: dict[str, str]
     sublayers: SublayerErrors | None
     counters: Counters
     changes_bits: bool | None
@@ -61,27 +62,28 @@ def emulate(
     Raises ValueError as `convert` and `evaluate` do, UnavailableError where the recipe's library cannot run
     here or on this model.
     """
-    conversion = convert(model, recipe)
+    casts = SteadyCasts(model, recipe)
+    conversion = casts.conversion
     try:
-        # before anything else runs: a library may fix its scales by what it sees first
-        result = evaluate(
-            model, tokens, reference=reference, batch_size=batch_size, metrics=metrics, progress=begin()
-        )
+        digests = casts.first()
+        # before any other forward pass: a library may fix its scales by what it sees first
+        with casts.measuring():
+            result = evaluate(
+                model, tokens, reference=reference, batch_size=batch_size, metrics=metrics, progress=begin()
+            )
         conversion.note_what_ran()
-        rows = expert_rows(conversion)  # of the tokens: the probe sends rows of its own
-        bits = digests(conversion)
+        rows = expert_rows(conversion)  # of the tokens: what follows has rows of its own
         layers = None if states is None else sublayer_errors(conversion, states)
         activations = _activations(conversion, tokens, states)
         dtype = next(model.parameters()).dtype
+        casts.last(tokens.shape[1])
     finally:
         conversion.undo()
     return Emulated(
         result=result,
         dtype=dtype,
-        digests={
-            name: {kind: RowGroups(rows=one.rows, groups=one.groups) for kind, one in kinds.items()}
-            for name, kinds in bits.items()
-        },
+        digests=digests,
+        unsteady=casts.wrong,
         sublayers=layers,
         counters=counters(conversion, activations, rows),
         changes_bits=conversion.changes_bits,

@@ -127,6 +127,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         weight_bytes=found.weight_bytes,
         original_bytes=found.original_bytes,
         digests=found.digests,
+        unsteady=found.unsteady,
         corpus=bench.text.facts,
         scored_tokens=tokens.shape[0] * (tokens.shape[1] - 1),
         reference_cross_entropy=reference.cross_entropy,

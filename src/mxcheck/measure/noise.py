@@ -265,6 +265,9 @@ def _trial(
         return Trial(environment=environment, failure=words)
     result = found.result
     assert result.sequence_kl is not None
+    if found.unsteady:
+        name, words = next(iter(found.unsteady.items()))
+        return Trial(environment=environment, failure=f"its casts do not stay the same: {name}: {words}")
     return Trial(
         environment=environment,
         digests=found.digests,

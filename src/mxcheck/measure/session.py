@@ -85,6 +85,9 @@ class Session:
         host: Host | None = None,
         tell: Tell = lambda _: None,
     ) -> None:
+        # Read when torch is loaded. Threads that wait for each other burn their cores else: where those were
+        # busy, casts at two threads took twenty times as long.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         self.measuring = Measuring() if measuring is None else measuring
         self.tell = tell
         #: Whether a case was found to be measured when it is asked for (`canaries.live`).

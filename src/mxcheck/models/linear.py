@@ -100,11 +100,16 @@ class ConvertedLinear:
             self._first = self._quantized[names[0]]
 
     @property
+    def is_linear(self) -> bool:
+        """Whether it is one product of its input: not experts or a router."""
+        return isinstance(self.module, (nn.Linear, Conv1D))
+
+    @property
     def is_plain(self) -> bool:
-        """Whether the unconverted module, given cast operands, computes the product: not experts, and not
-        where a 16-bit module multiplies in fp32."""
+        """Whether the unconverted module, given cast operands, computes the product: it is linear, and does
+        not multiply in fp32 where it is in 16 bits."""
         in_16_bits = any(original.dtype.itemsize < 4 for original in self._originals.values())
-        return isinstance(self.module, (nn.Linear, Conv1D)) and not (self._wide and in_16_bits)
+        return self.is_linear and not (self._wide and in_16_bits)
 
     def weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """The name of each weight in its module, the weight as it was, and as the module has it now."""
@@ -126,7 +131,7 @@ class ConvertedLinear:
         weights = {storage(value) for value in self._quantized.values()}
         # Of experts and routers, whose result is not their product's, each product's result is cast;
         # elsewhere the module's own, with its bias.
-        inside = not isinstance(self.module, (nn.Linear, Conv1D))
+        inside = not self.is_linear
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             refuse_gradient(self.name, (*args, *kwargs.values(), *self._quantized.values()))
@@ -188,8 +193,12 @@ class LibraryLinear:
         self.weight_digest = replacement.weight_digest
         self.weight_bytes = replacement.weight_bytes
 
+    def operand(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Codes and scales of the activation `x` as the library casts it, and what else it takes of it."""
+        return self._replacement.operand(x)
+
     def operand_digest(self, x: Tensor) -> Digest:
-        """Of the activation `x` as the library casts it."""
+        """Of what `operand` gives of `x`."""
         return self._replacement.operand_digest(x)
 
     def activate(self) -> None:

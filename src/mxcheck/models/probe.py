@@ -14,15 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mxcheck.kernels.digest import MOST_GROUPS, Digest, digest, text_digest
 from mxcheck.models.attention import ConvertedAttention
+from mxcheck.models.call_casts import ELEMENTWISE
 from mxcheck.models.classify import expert_parameters, reduction_axis
 from mxcheck.models.convert import Conversion
 from mxcheck.models.linear import Converted, ConvertedLinear, LibraryLinear
@@ -32,16 +35,24 @@ from mxcheck.models.products import PRODUCTS, Cast, casting
 ROWS = 32
 #: Tokens of the forward pass that brings the probe to the products of attention: two blocks of 32 keys.
 ATTENTION_LENGTH = 64
+#: What the probe is multiplied by for libraries: values above bitsandbytes' threshold of 6 take another path,
+#: and it must be seen too.
+LIBRARY_FACTOR = 8
 
 
 def probe(rows: int, columns: int) -> torch.Tensor:
     """A fixed fp32 matrix [rows, columns]: 8-bit significands (so that ties are common) times powers of two
     over 16 octaves, and zeros. Made from integers alone, so it is the same on every machine.
     """
+    return torch.tensor(_probe(rows, columns))  # a copy: a cast that writes over it spoils no other
+
+
+@lru_cache(maxsize=64)  # a model has few shapes
+def _probe(rows: int, columns: int) -> NDArray[np.float32]:
     source = np.random.Generator(np.random.PCG64(20251121))
     significand = source.integers(-255, 256, size=(rows, columns))
     exponent = source.integers(-15, 1, size=(rows, columns))
-    return torch.from_numpy(np.ldexp(significand.astype(np.float64), exponent - 8).astype(np.float32))
+    return np.ldexp(significand.astype(np.float64), exponent - 8).astype(np.float32)
 
 
 def probe_like(x: Tensor) -> Tensor:
@@ -49,25 +60,38 @@ def probe_like(x: Tensor) -> Tensor:
     return probe(x.numel() // x.shape[-1], x.shape[-1]).view(x.shape).to(x.device, x.dtype)
 
 
-class _Operands(TorchFunctionMode):
-    """Digests the tensors that enter each product, in the order of the calls and of their arguments."""
+#: Sees an activation as it enters a product of a module, by the module's name, and the axis of its blocks.
+#: Returns its digest where it knows that, else None.
+See = Callable[[str, Tensor, int], str | None]
 
-    def __init__(self) -> None:
+
+def _unseen(_name: str, _activation: Tensor, _axis: int) -> None:
+    """Nobody looks."""
+
+
+def whole_digest(operand: Tensor) -> str:
+    """One digest of all rows."""
+    return digest(operand, most_groups=1).groups[0]
+
+
+class Operands(TorchFunctionMode):
+    """Sees the tensors that enter each product, in the order of the calls and of their arguments:
+    `activation` the first operand, `other` what is not."""
+
+    def __init__(self, activation: Callable[[Tensor], None], other: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self._activation, self._other = activation, other
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func in PRODUCTS and not casting():  # a kernel may multiply for itself
-            for operand in (*args, *(kwargs or {}).values()):
+        places = PRODUCTS.get(func)
+        if places is not None and not casting():  # a kernel may multiply for itself
+            position, keyword = places.first
+            for key, operand in (*enumerate(args), *(kwargs or {}).items()):
                 if isinstance(operand, torch.Tensor):
-                    self.found.append(_whole(operand))
+                    (self._activation if key in (position, keyword) else self._other)(operand)
         return func(*args, **(kwargs or {}))
-
-
-def _whole(operand: Tensor) -> str:
-    return digest(operand, most_groups=1).groups[0]
 
 
 def _of_probe(cast: Cast) -> Cast:
@@ -98,15 +122,19 @@ def _arguments(module: nn.Module) -> tuple[torch.Tensor, ...]:
     return probe(rows, width).to(parameter.device, parameter.dtype), chosen, weights
 
 
-def _operands(converted: Converted) -> Digest:
+def _operands(name: str, converted: Converted, see: See) -> Digest:
     if isinstance(converted, LibraryLinear):
-        # 8 times: values above bitsandbytes' threshold of 6 take another path, and it must be seen too
-        return converted.operand_digest(8 * _arguments(converted.module)[0])
+        return converted.operand_digest(LIBRARY_FACTOR * _arguments(converted.module)[0])
     assert isinstance(converted, ConvertedLinear)
-    recorder = _Operands()
+    found: list[str] = []
+
+    def activation(operand: Tensor) -> None:
+        found.append(see(name, operand, -1) or whole_digest(operand))
+
+    recorder = Operands(activation, lambda operand: found.append(whole_digest(operand)))
     with torch.no_grad(), _probe_at_every_cast(converted), recorder:
         converted.module(*_arguments(converted.module))
-    return _grouped(recorder.found)
+    return _grouped(found)
 
 
 def _grouped(operands: list[str]) -> Digest:
@@ -121,10 +149,15 @@ def _grouped(operands: list[str]) -> Digest:
 
 
 @contextmanager
-def _watched(converted: ConvertedAttention, found: list[str]) -> Iterator[None]:
+def _watched(converted: ConvertedAttention, found: list[str], see: See) -> Iterator[None]:
     before = converted.first, converted.second, converted.observe
     converted.first, converted.second = _of_probe(before[0]), _of_probe(before[1])
-    converted.observe = lambda operand: found.append(_whole(operand))  # type: ignore[method-assign]
+
+    def observe(operand: Tensor) -> None:
+        axis = -2 if len(found) % 2 else -1
+        found.append(see(converted.name, operand, axis) or whole_digest(operand))
+
+    converted.observe = observe  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -132,7 +165,7 @@ def _watched(converted: ConvertedAttention, found: list[str]) -> Iterator[None]:
         del converted.observe
 
 
-def _of_attention(conversion: Conversion) -> dict[str, Digest]:
+def _of_attention(conversion: Conversion, see: See) -> dict[str, Digest]:
     """Of all attention modules, in one forward pass of the model: they take arguments of many kinds."""
     model = conversion.model
     device = next(model.parameters()).device
@@ -143,30 +176,55 @@ def _of_attention(conversion: Conversion) -> dict[str, Digest]:
     tokens = (torch.arange(length, device=device) % text.vocab_size).unsqueeze(0)
     with torch.no_grad(), ExitStack() as stack:
         for name, converted in conversion.attention.items():
-            stack.enter_context(_watched(converted, found[name]))
+            stack.enter_context(_watched(converted, found[name], see))
         model(input_ids=tokens, use_cache=False)
     return {name: _grouped(operands) for name, operands in found.items()}
 
 
-def digests(conversion: Conversion) -> dict[str, dict[str, Digest]]:
+@contextmanager
+def unnoted(conversion: Conversion) -> Iterator[None]:
+    """What a conversion notes of its calls (`calls`, `expert_rows`, `counts`) put back when the context ends:
+    they are of the text, and a probe is none."""
+    modules = list(conversion.modules.values())
+    calls = [module.calls for module in modules]
+    experts = [module for module in modules if isinstance(module, ConvertedLinear)]
+    rows = [[*module.expert_rows] for module in experts]
+    counts = None if conversion.elementwise is None else conversion.elementwise.counts.copy()
+    try:
+        yield
+    finally:
+        for module, number in zip(modules, calls, strict=True):
+            module.calls = number
+        for expert, numbers in zip(experts, rows, strict=True):
+            expert.expert_rows[:] = numbers
+        if conversion.elementwise is not None and counts is not None:
+            conversion.elementwise.counts = counts
+
+
+def digests(conversion: Conversion, see: See = _unseen) -> dict[str, dict[str, Digest]]:
     """By module: the digests of its weights' `codes` and `scales`, one a row group, and of the `operands`
     that the probe brings to its products, one an operand (of several neighbours, where there are more than
     8). For a whole-model stage, by parameter: `codes` are its elements as converted.
+
+    `see` sees each activation besides: the cast of a probe of its shape. The conversion's notes of its
+    calls stay as they are.
     """
     found: dict[str, dict[str, Digest]]
-    if conversion.modules:
-        found = {
-            name: {**_of_weights(module), "operands": _operands(module)}
-            for name, module in conversion.modules.items()
-        }
-    else:
-        parameters = sorted(conversion.model.named_parameters())
-        found = {name: {"codes": digest(parameter)} for name, parameter in parameters}
-    for name, operands in (_of_attention(conversion) if conversion.attention else {}).items():
-        found[name] = {"operands": operands}
-    if conversion.elementwise is not None:
-        result = conversion.elementwise.cast(probe(ROWS, 4 * ROWS))
-        found["element-wise results"] = {"operands": digest(result)}
+    with unnoted(conversion):
+        if conversion.modules:
+            found = {
+                name: {**_of_weights(module), "operands": _operands(name, module, see)}
+                for name, module in conversion.modules.items()
+            }
+        else:
+            parameters = sorted(conversion.model.named_parameters())
+            found = {name: {"codes": digest(parameter)} for name, parameter in parameters}
+        for name, operands in (_of_attention(conversion, see) if conversion.attention else {}).items():
+            found[name] = {"operands": operands}
+        if conversion.elementwise is not None:
+            result = conversion.elementwise.cast(probe(ROWS, 4 * ROWS))
+            see(ELEMENTWISE, result, -1)
+            found[ELEMENTWISE] = {"operands": digest(result)}
     return found
 
 

@@ -24,6 +24,7 @@ GROUPS = (
     "loading",
     "evaluation",
     "measuring",
+    "state and size",
     "gate",
     "record keeping",
     "callers",

@@ -136,6 +136,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ("conversion", "bits"): example({"bit_equal": False}, {"changes_bits": False, "bit_equal": True}),
     ("environment", "modules, other library"): example({"replaced": {UP: "mlp"}, **RELEASE}, BY_LIBRARY),
     ("conversion", "modules"): example({"replaced": {UP: "mlp"}, **LOSSES}),
+    ("numerics", "steady casts"): example({"unsteady": {UP: "row 3 of 32"}, **LOSSES}),
     ("environment", "casts, other library"): example(
         {"digests": build_digests(up="codes"), **RELEASE}, BY_LIBRARY
     ),
@@ -267,6 +268,7 @@ FAILING: dict[str, tuple[Record, Record | None, Bounds]] = {
     "modules": full(replaced={UP: "mlp"}),
     "bytes": full(weight_bytes=1),
     "figures": full(counters=None),
+    "steady casts": full(unsteady={UP: "row 3 of 32"}),
     **{f"cast {kind}": full(digests=build_digests(q=kind)) for kind in ("codes", "scales", "operands")},
     "KL bound": (FULL, FULL, TIGHT),
     "rise bound": (FULL, FULL, Bounds(kl=1.0, rise=0.0)),

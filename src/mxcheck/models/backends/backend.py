@@ -28,14 +28,20 @@ class Replacement:
         forward: x [..., in] -> [..., out], in x's dtype and on x's device.
         weight_digest: of what the library holds of the weight: codes and scales.
         weight_bytes: the size of these codes and scales; the bias is not counted.
-        operand_digest: of codes and scales of an activation [..., in] as the library casts it. It changes
-            nothing that `forward` depends on.
+        operand: codes and scales of an activation [..., in] as the library casts it, whatever else it takes
+            of it after them. It changes nothing that `forward` depends on.
     """
 
     forward: Callable[[torch.Tensor], torch.Tensor]
     weight_digest: WeightDigest
     weight_bytes: int
-    operand_digest: Callable[[torch.Tensor], Digest]
+    operand: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+
+    def operand_digest(self, x: torch.Tensor) -> Digest:
+        """Of what `operand` gives of x."""
+        from mxcheck.kernels.digest import digest
+
+        return digest(*self.operand(x))
 
 
 class Backend(Protocol):

@@ -84,7 +84,7 @@ class BitsAndBytes:
             forward=forward,
             weight_digest=WeightDigest(codes=digest(codes), scales=digest(scales)),
             weight_bytes=nbytes(codes, scales),
-            operand_digest=lambda x: digest(*self.operand(x)),
+            operand=self.operand,
         )
 
     def operand(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

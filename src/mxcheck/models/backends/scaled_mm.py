@@ -72,7 +72,7 @@ class ScaledMM:
             forward=forward,
             weight_digest=WeightDigest(codes=digest(codes.view(torch.uint8)), scales=digest(scales)),
             weight_bytes=nbytes(codes, scales),
-            operand_digest=lambda x: digest(*self._operand(x)),
+            operand=self._operand,
         )
 
     def _operand(self, x: Tensor) -> tuple[Tensor, Tensor]:

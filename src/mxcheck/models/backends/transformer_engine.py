@@ -12,7 +12,7 @@ follows from the library:
   in E4M3. (`autocast(enabled=False, calibrating=True)` does not calibrate `Linear`: it gives it no
   quantizers.) So the state is fixed here as one batch of calibration would leave it: the weight's scale from
   the weight, the activation's from the first batch that `forward` sees. It then stays, and later values
-  beyond that batch's amax saturate. The first batch therefore belongs to the result. `operand_digest` casts
+  beyond that batch's amax saturate. The first batch therefore belongs to the result. `operand` casts
   each activation by its own amax, as if it were that batch, and leaves the state alone.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mxcheck.kernels.digest import Digest, WeightDigest, digest
+from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.backend import Replacement
 from mxcheck.models.backends.linear import bias_of, indivisible, nbytes, not_linear, weight_of
 from mxcheck.models.backends.requirements import (
@@ -112,18 +112,18 @@ class TransformerEngine:
                 product: Tensor = layer(rows)
             return product[: x.numel() // x.shape[-1]].reshape(*x.shape[:-1], codes.shape[0])
 
-        def operand_digest(x: Tensor) -> Digest:
+        def operand(x: Tensor) -> tuple[Tensor, Tensor]:
             rows, cast = _padded(x), cast_input.copy()
             if recipe.delayed():
                 cast.scale, cast.amax = torch.ones_like(cast.scale), torch.zeros_like(cast.amax)
                 _calibrate(cast, rows, largest)
-            return digest(*_operand(cast, rows))
+            return _operand(cast, rows)
 
         return Replacement(
             forward=forward,
             weight_digest=WeightDigest(codes=digest(codes), scales=digest(scales)),
             weight_bytes=nbytes(codes, scales),
-            operand_digest=operand_digest,
+            operand=operand,
         )
 
 

@@ -1,6 +1,7 @@
 """Faults of who calls, and with what memory: a slice of other memory, two callers that share something.
 
-A model run has neither slices with an offset nor a second caller, so that the kernel suite alone sees them.
+A model's text has neither slices with an offset nor a second caller. The kernel suite asks for them, and so
+does step 4 of the gate when a case has been measured.
 """
 
 from __future__ import annotations

@@ -1,0 +1,124 @@
+"""The inputs that a cast is asked for when a case has been measured, each with its kind in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from mxcheck.measure.probed_cast import CastParts, ProbedCast
+from mxcheck.measure.two_callers import at_once
+from mxcheck.models.probe import ROWS
+
+#: Asks one thing; returns what is wrong, in words.
+Ask = Callable[[], str]
+
+#: A large tensor has more elements than this.
+LARGE = 1 << 20
+#: By this values come larger once: no scale may stay what earlier ones made it.
+LOUD = 1024
+#: Calls of a module, and of the code of a cast: something may count them.
+CALLS, MANY_CALLS = 104, 5120
+#: A slow kernel is called for so many seconds at most, of this thread's own time.
+MOST_SECONDS = 5.0
+
+#: What was asked in this process, and held.
+_HELD: set[Hashable] = set()
+
+
+def questions(asked: ProbedCast, length: int) -> Iterator[tuple[str, Ask]]:
+    """Every kind of input, and how to ask for it, after a text whose sequences have a `length`."""
+    every = asked.every_row
+    # of a length that 32 does not divide; both sequences together have whole blocks of rows
+    longer = asked.order(2 * ((length // ROWS + 1) * ROWS + ROWS // 2))
+    few = asked.order(2 * ROWS)
+
+    def made(cast: CastParts, x: Tensor, order: Tensor, factor: float = 1) -> Ask:
+        return lambda: asked.wrong(cast(x), order, factor)
+
+    yield (
+        "a 3-D input longer than the text",
+        made(asked.product or asked.cast, asked.input(longer, 2), longer),
+    )
+    yield "a slice with a storage offset", made(asked.cast, _slice(asked.input(few)), few)
+    for dtype in (torch.bfloat16, torch.float16) if asked.casts_16_bits else ():
+        # both dtypes hold every value of the probe
+        yield (
+            f"a {str(dtype).removeprefix('torch.')} input",
+            made(asked.cast, asked.input(every).to(dtype), every),
+        )
+    if asked.casts_values:
+        yield f"values {LOUD:,} times as large", made(asked.cast, LOUD * asked.input(every), every, LOUD)
+    for key, kind, ask in _of_the_code(asked):
+        if key not in _HELD:
+            yield kind, _kept(key, ask)
+
+
+def _of_the_code(asked: ProbedCast) -> Iterator[tuple[Hashable, str, Ask]]:
+    """What takes longest, and is asked once a process: of code that serves other modules and cases too."""
+    every, width = asked.every_row, asked.before.shape[-1]
+    one = asked.peak if asked.casts_values else every  # a library's rows feel each other
+    rows = (LARGE // width // ROWS + 1) * ROWS
+
+    def large() -> str:
+        order = asked.order(rows)
+        x = asked.input(order)
+        with _threads(2):
+            wrong = asked.wrong(asked.cast(x), order)
+        if not wrong or not x.is_cpu:
+            return wrong
+        return f"at two threads{'' if asked.wrong(asked.cast(x), order) else ' alone'} {wrong}"
+
+    def two_callers() -> str:
+        turned = every.flip(0)
+        first, second = at_once(asked.cast, asked.input(every), asked.input(turned))
+        return asked.wrong(first, every) or asked.wrong(second, turned)
+
+    def calls(cast: CastParts, count: int) -> Ask:
+        return lambda: _called(lambda: asked.wrong(cast(asked.input(one)), one), count)
+
+    yield ("large", width, asked.code), f"a tensor of {rows * width:,} elements", large
+    yield ("callers", asked.code), "two callers at once", two_callers
+    yield ("calls", asked.code), f"{CALLS} calls of one module", calls(asked.product or asked.cast, CALLS)
+    if asked.kernel is not None:
+        yield ("many calls", asked.kernel), f"{MANY_CALLS:,} calls of one cast", calls(asked.cast, MANY_CALLS)
+
+
+def _kept(key: Hashable, ask: Ask) -> Ask:
+    def asking() -> str:
+        wrong = ask()
+        if not wrong:
+            _HELD.add(key)
+        return wrong
+
+    return asking
+
+
+def _called(ask: Ask, count: int) -> str:
+    end = time.thread_time() + MOST_SECONDS
+    for number in range(1, count + 1):
+        if wrong := ask():
+            return f"at call {number:,} {wrong}"
+        if time.thread_time() > end:
+            break
+    return ""
+
+
+def _slice(x: Tensor) -> Tensor:
+    """x in memory that begins with one of its rows, and goes on with x itself: contiguous, with an offset."""
+    row = x.shape[-1]
+    memory = torch.cat([-x.flatten()[-row:], x.flatten()])
+    return memory[row:].view(x.shape)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,106 @@
+"""A cast that is asked for many inputs, all made of the probe's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxcheck.models.probe import ROWS
+
+#: A cast, or a library's: it gives several tensors.
+CastParts = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ProbedCast:
+    """One cast, and what it makes of the probe.
+
+    Attributes:
+        name, what: the module, and what of it is cast, in the plural.
+        cast: the cast itself.
+        before: the probe, [32, width].
+        after: what the recipe makes of it along its last axis. What has 32 rows is by row, all else of the
+            whole tensor.
+        axis: along which the cast goes, -1 or -2.
+        code: by whose code, whatever module calls it.
+        kernel: the kernel of ours or the user's that it calls; None where it calls none.
+        product: the same cast as it enters a module's product; None where it enters none.
+        casts_16_bits: whether values of a 16-bit input become what they become in `before`'s dtype.
+        casts_values: whether it gives values, which a power of two multiplies exactly.
+    """
+
+    name: str
+    what: str
+    cast: CastParts
+    before: Tensor
+    after: tuple[Tensor, ...]
+    axis: int = -1
+    code: Hashable
+    kernel: Hashable = None
+    product: CastParts | None = None
+    casts_16_bits: bool = False
+    casts_values: bool = False
+
+    @property
+    def every_row(self) -> Tensor:
+        """The rows as they are."""
+        return torch.arange(ROWS, device=self.before.device)
+
+    @property
+    def peak(self) -> Tensor:
+        """A row with the largest magnitude: alone it has the scale of all."""
+        return self.before.abs().amax(-1).argmax().view(1)
+
+    def order(self, count: int) -> Tensor:
+        """Which rows make an input of `count`, 32 or more: at the end each of them; before these, in turns,
+        those that have not the largest magnitude."""
+        sizes = self.before.abs().amax(-1)
+        smaller = torch.nonzero(sizes < sizes.amax()).flatten()
+        turns = torch.arange(5, 5 + count - ROWS, device=sizes.device) % len(smaller)
+        return torch.cat([smaller[turns], self.every_row])
+
+    def input(self, order: Tensor, *leading: int) -> Tensor:
+        """Rows in an order, [*leading, rows, width], turned so that they lie along the axis."""
+        x = self.before[order].view(*leading, -1, self.before.shape[-1])
+        return x if self.axis == -1 else x.mT
+
+    def wrong(self, found: tuple[Tensor, ...], order: Tensor, factor: float = 1) -> str:
+        """What is wrong of what a cast made of rows in an order, multiplied by a factor; empty where nothing
+        is."""
+        for values, after in zip(found, self.after, strict=True):
+            rows = rows_of(values, self.axis)
+            by_row = len(after) == ROWS and len(rows) == len(order)
+            expected = factor * after[order] if by_row else after
+            if wrong := first_wrong(rows, expected.to(rows.dtype)):
+                return wrong
+        return ""
+
+
+def rows_of(values: Tensor, axis: int) -> Tensor:
+    """A tensor as a matrix whose rows lie along its axis; a vector as it is."""
+    return values if values.dim() < 2 else values.movedim(axis, -1).flatten(0, -2)
+
+
+def first_wrong(rows: Tensor, expected: Tensor) -> str:
+    """The first row whose bits are not the expected ones, in words; empty where all are."""
+    if (rows.shape, rows.dtype) != (expected.shape, expected.dtype):
+        return f"{rows.dtype} {list(rows.shape)} for {expected.dtype} {list(expected.shape)} in the rows"
+    apart = _bits(rows) != _bits(expected)
+    if not apart.any():
+        return ""
+    by_row = apart.any(-1) if apart.dim() > 1 else apart
+    row = int(torch.nonzero(by_row)[0])
+    more = int(by_row.sum()) - 1
+    return f"row {row}" + (f" and {more:,} others" if more else "") + f" of {len(rows):,}"
+
+
+def _bits(values: Tensor) -> Tensor:
+    """As integers, of which no two are equal but alike: zeros have signs, and a NaN is one."""
+    return values.view(_INTEGERS[values.element_size()])
+
+
+#: By bytes an element.
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

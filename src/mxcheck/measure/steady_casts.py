@@ -1,0 +1,243 @@
+"""Whether the casts of a case give the same bits first and last, and for every kind of input.
+
+The digests of a record are of a small probe, which is sent in before the text. That the text then meets the
+same casts does not follow: one may be wrong from the hundredth call on, beyond 2^20 elements, at two threads,
+of a slice, in 16 bits. So the probe comes again when all else is done: to every module as it came first, and
+to one module of each cast in other shapes. Each row has to become what it became at first, so that nothing
+more is stored.
+
+Every input holds all rows of the probe, those with the largest magnitude in its last 32 rows alone. A scale
+that spans the tensor is therefore the probe's own, if the last rows are looked at. The rows before come in a
+cycle that 32 does not divide, so that blocks along another axis get other scales.
+
+What came first is held as well: an activation enters its product as a cast made anew from the recipe, in
+fp32, casts the probe; and the kernel that was called is the recipe's.
+
+A library is asked by `operand` alone, first and last. That leaves alone what a library fixes by the first
+batch that `forward` sees: the activations' scale of Transformer Engine's delayed scaling (`te_fp8_delayed`),
+which is therefore not held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mxcheck.gate.row_groups import Digests, RowGroups, changed_rows
+from mxcheck.kernels.api import Kernel, called_kernels, kernel_name, resolve_kernel
+from mxcheck.measure.memory import is_out_of_memory
+from mxcheck.measure.probe_inputs import questions
+from mxcheck.measure.probed_cast import CastParts, ProbedCast, first_wrong, rows_of
+from mxcheck.models.call_casts import CallCast, call_casts
+from mxcheck.models.casts import activation_cast
+from mxcheck.models.classify import reduction_axis, weight_parameters
+from mxcheck.models.convert import convert
+from mxcheck.models.linear import ConvertedLinear, LibraryLinear
+from mxcheck.models.probe import (
+    ATTENTION_LENGTH,
+    LIBRARY_FACTOR,
+    ROWS,
+    Operands,
+    digests,
+    probe,
+    probe_like,
+    unnoted,
+    whole_digest,
+)
+from mxcheck.models.recipe import BF16, Operand, Recipe
+
+FIRST, LAST = "the fixed probe", "the fixed probe once more, last in the case"
+
+
+class SteadyCasts:
+    """The casts of a conversion, asked first and last.
+
+    Attributes:
+        conversion: the model, converted.
+        wrong: by module, the first thing that was wrong of it, in words.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        """Convert `model`. Raises as `convert` does."""
+        called: list[Kernel] = []
+        with called_kernels(called.append):
+            self.conversion = convert(model, recipe)
+        self.wrong: dict[str, str] = {}
+        self._casts = list(call_casts(self.conversion))
+        self._by_place = {(one.name, one.axis): one for one in self._casts if one.attribute != "result"}
+        of_weights, self._kernel = resolve_kernel(recipe.kernel)
+        self._own = self._kernel is resolve_kernel("eager")[1]
+        self._expected: dict[Hashable, tuple[Tensor, str]] = {}
+        self._digests: Digests = {}
+        if recipe.library is None and (others := {*called} - {of_weights}):
+            self._note(next(iter(self.conversion.modules)), _other_kernel(others, of_weights, "weights"))
+
+    def first(self) -> Digests:
+        """The digests of the record, before the text."""
+        self._digests = self._probed(FIRST)
+        for one in self._casts:
+            if one.operand is not None and one.cast is None:
+                self._note(one.name, f"its {one.what} are not cast")
+        return self._digests
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """While the context lasts the text is measured: no module may run in training mode then, or be left
+        in it."""
+        ran = set[nn.Module]()
+
+        def note(module: nn.Module, _: object) -> None:
+            if module.training:
+                ran.add(module)
+
+        hook = nn.modules.module.register_module_forward_pre_hook(note)
+        try:
+            yield
+        finally:
+            hook.remove()
+        modules = dict(self.conversion.model.named_modules())
+        for when, names in (
+            ("ran in training mode while it was measured", [n for n, one in modules.items() if one in ran]),
+            ("is left in training mode", [n for n, one in modules.items() if one.training]),
+        ):
+            for name in names[:1]:
+                more = f", as {len(names) - 1} others" if len(names) > 1 else ""
+                self._note(name or "the model", f"{when}{more}")
+
+    def last(self, length: int) -> None:
+        """Ask everything once more. `length` is that of the text's sequences."""
+        again = self._probed(LAST)
+        for name, kinds in self._digests.items():
+            for kind, then in kinds.items():
+                if changed := changed_rows(again[name][kind], then, kind):
+                    self._note(name, f"{LAST}: other bits in {changed}")
+        with torch.no_grad(), unnoted(self.conversion):
+            for asked in self._distinct():
+                self._ask(asked, length)
+
+    def _note(self, name: str, words: str) -> None:
+        self.wrong.setdefault(name, words)
+
+    def _probed(self, kind: str) -> Digests:
+        called: list[Kernel] = []
+
+        def see(name: str, values: Tensor, axis: int) -> str | None:
+            kernels = {
+                *called[-1:]
+            }  # of the cast that gave the values: an attention's linear modules came before
+            one = self._by_place[name, axis]
+            expected, known = self._of_recipe(one.operand, axis, values)
+            wrong = first_wrong(rows_of(values, axis), rows_of(expected, axis))
+            if wrong:
+                self._note(name, f"{kind}: {wrong} of its {one.what}")
+            if one.operand is not None and one.operand.format != BF16 and kernels != {self._kernel}:
+                self._note(name, f"{kind}: {_other_kernel(kernels, self._kernel, one.what)}")
+            called.clear()
+            return None if wrong else known
+
+        with called_kernels(called.append):
+            found = digests(self.conversion, see)
+        return {
+            name: {key: RowGroups(rows=one.rows, groups=one.groups) for key, one in kinds.items()}
+            for name, kinds in found.items()
+        }
+
+    def _of_recipe(self, operand: Operand | None, axis: int, like: Tensor) -> tuple[Tensor, str]:
+        """What the recipe makes of a probe of the shape of `like`, in its dtype, and the digest of that: by
+        our own kernel in fp32, then rounded; by another in the dtype that it is called in."""
+        key = operand, axis, like.shape, like.dtype
+        if key not in self._expected:
+            cast = activation_cast(operand, self.conversion.recipe.kernel, axis=axis)
+            x = probe_like(like.to(torch.float32 if self._own else like.dtype))
+            values = cast(x).to(like.dtype, copy=True)  # of its own, whatever memory the cast gives back
+            self._expected[key] = values, whole_digest(values)
+        return self._expected[key]
+
+    def _distinct(self) -> Iterator[ProbedCast]:
+        """One of each cast: what is cast by what, in rows of one width."""
+        seen = set[Hashable]()
+        for one in self._casts:
+            for width in _widths(one):
+                key = one.place, one.operand, width
+                if one.operand is not None and one.cast is not None and key not in seen:
+                    seen.add(key)
+                    yield self._probed_cast(one, width)
+        for name, module in self.conversion.modules.items():
+            if isinstance(module, LibraryLinear):
+                weight = module.module.get_parameter("weight")
+                width = weight.shape[reduction_axis(module.module)]
+                if width not in seen:
+                    seen.add(width)
+                    before = LIBRARY_FACTOR * probe(ROWS, width).to(weight.device, weight.dtype)
+                    yield ProbedCast(
+                        name=name,
+                        what="activations",
+                        cast=module.operand,
+                        before=before,
+                        after=module.operand(before),
+                        code=self.conversion.recipe.precision,
+                    )
+
+    def _probed_cast(self, one: CallCast, width: int) -> ProbedCast:
+        assert one.operand is not None
+        assert one.cast is not None
+        cast = one.cast
+        parameter = next(self.conversion.model.parameters())
+        in_fp32 = self._own or not one.operand.is_exact_in_16_bits
+        before = probe(ROWS, width).to(parameter.device, torch.float32 if in_fp32 else parameter.dtype)
+        linear = one.part if isinstance(one.part, ConvertedLinear) and one.attribute == "cast" else None
+        return ProbedCast(
+            name=one.name,
+            what=one.what,
+            cast=lambda x: (cast(x),),
+            before=before,
+            after=self._of_recipe(one.operand, -1, before)[:1],
+            axis=one.axis,
+            code=(one.place, one.operand, self._kernel),
+            kernel=None if one.operand.format == BF16 else self._kernel,
+            product=_product(linear) if linear is not None and linear.is_linear else None,
+            casts_16_bits=self._own,
+            casts_values=True,
+        )
+
+    def _ask(self, asked: ProbedCast, length: int) -> None:
+        for kind, ask in questions(asked, length):
+            try:
+                wrong = ask()
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                wrong = f"{type(error).__name__}: {error}".splitlines()[0]
+            if wrong:
+                self._note(asked.name, f"{kind}: {wrong} of its {asked.what}")
+                return
+
+
+def _other_kernel(found: set[Kernel], expected: Kernel, what: str) -> str:
+    names = " and ".join(sorted(map(kernel_name, found))) or "no kernel"
+    return f"{names} cast its {what}, and the recipe says {kernel_name(expected)}"
+
+
+def _widths(one: CallCast) -> list[int]:
+    """Of the rows that it casts: those of a linear module's products; of what is no linear module, any."""
+    if not isinstance(one.part, ConvertedLinear):
+        return [ATTENTION_LENGTH]
+    module = one.part.module
+    shapes = [module.get_parameter(key).shape for key in weight_parameters(module)]
+    return list(dict.fromkeys(shape[one.part.axis] for shape in shapes))
+
+
+def _product(linear: ConvertedLinear) -> CastParts:
+    """The cast of a linear module's activation as it enters the product."""
+    dtype = next(linear.module.parameters()).dtype
+
+    def cast(x: Tensor) -> tuple[Tensor, ...]:
+        found: list[Tensor] = []
+        with Operands(found.append, lambda _: None):
+            linear.module(x.to(dtype))
+        return (found[0],)
+
+    return cast

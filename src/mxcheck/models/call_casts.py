@@ -1,0 +1,92 @@
+"""Every place at which a converted model casts at a call: what a check of the casts goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mxcheck.models.attention import ConvertedAttention
+from mxcheck.models.convert import Conversion
+from mxcheck.models.elementwise import GlobalQuantization
+from mxcheck.models.linear import Converted
+from mxcheck.models.products import Cast
+from mxcheck.models.recipe import Operand
+
+#: What the results of element-wise operations are called among the names of modules.
+ELEMENTWISE = "element-wise results"
+
+Part = Converted | ConvertedAttention | GlobalQuantization
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CallCast:
+    """One cast at a call.
+
+    Attributes:
+        name: of the module that it belongs to.
+        what: what it casts, in the plural.
+        part, attribute: where the cast is kept.
+        operand: what the recipe says of it; None: it is left as it is.
+        axis: that the recipe's blocks lie along.
+    """
+
+    name: str
+    what: str
+    part: Part
+    attribute: str
+    operand: Operand | None
+    axis: int
+
+    @property
+    def words(self) -> str:
+        return (
+            f"{self.what} of {self.name}"
+            if self.name != ELEMENTWISE
+            else "results of element-wise operations"
+        )
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where such a cast is kept, the same for all modules of a kind."""
+        return type(self.part).__name__, self.attribute
+
+    @property
+    def cast(self) -> Cast | None:
+        """The cast as it stands there; None where there is none."""
+        found: Cast | None = getattr(self.part, self.attribute)
+        return found
+
+
+def call_casts(conversion: Conversion) -> Iterator[CallCast]:
+    """Every cast at a call that mxcheck makes; a library's modules have none."""
+    recipe = conversion.recipe
+    if recipe.library is None:
+        for name, module in conversion.modules.items():
+            operand = recipe.roles[conversion.replaced[name]].activations
+            for what, attribute in (("activations", "cast"), ("results", "result")):
+                if attribute == "cast" or recipe.outputs:
+                    yield CallCast(
+                        name=name, what=what, part=module, attribute=attribute, operand=operand, axis=-1
+                    )
+    for name, attention in conversion.attention.items():
+        for what, attribute, axis in (
+            ("queries and probabilities", "first", -1),
+            ("keys and values", "second", -2),
+        ):
+            yield CallCast(
+                name=name,
+                what=what,
+                part=attention,
+                attribute=attribute,
+                operand=recipe.attention,
+                axis=axis,
+            )
+    if conversion.elementwise is not None:
+        yield CallCast(
+            name=ELEMENTWISE,
+            what="results",
+            part=conversion.elementwise,
+            attribute="cast",
+            operand=recipe.elementwise,
+            axis=-1,
+        )
