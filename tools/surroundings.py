@@ -44,6 +44,7 @@ class Row:
         environment: variables.
         refused: what the one line says where the run is refused, in place of green and red.
         unusable: what the plugin does to any test, where it cannot be used at all.
+        code: pytest's exit code of a run with a red test.
         ini: lines of the project's pytest.ini.
         read_only: the project's folder cannot be written to.
     """
@@ -54,6 +55,7 @@ class Row:
     environment: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
     unusable: str = ""
+    code: int = 1
     ini: str = ""
     read_only: bool = False
 
@@ -108,7 +110,7 @@ ROWS = (
     Row(name="pytest-snapshot, left out", words=("-p", "no:snapshot"), packages=("pytest-snapshot",)),
     Row(name="--lf", words=("--lf",)),
     Row(name="--ff, two workers", words=("--ff", "-n", "2")),
-    Row(name="--sw", words=("--sw",)),
+    Row(name="--sw", words=("--sw",), code=2),  # pytest's own, where it stops at a red test
     Row(name="--dist loadfile", words=("-n", "2", "--dist=loadfile")),
     Row(name="--dist worksteal", words=("-n", "2", "--dist=worksteal")),
     Row(name="-p no:cacheprovider", words=("-p", "no:cacheprovider")),
@@ -119,7 +121,7 @@ ROWS = (
         words=("-p", "no:syrupy"),
         refused="baselines are stored by pytest's plugin syrupy",
     ),
-    Row(name="-p no:capture -s", words=("-p", "no:logging", "-s")),
+    Row(name="-p no:logging -s", words=("-p", "no:logging", "-s")),
     Row(name="--import-mode=importlib", words=("--import-mode=importlib",)),
     Row(name="-W error", words=("-W", "error")),
     Row(name="-W error, two workers", words=("-W", "error", "-n", "2")),
@@ -127,7 +129,11 @@ ROWS = (
     Row(name="--strict", words=("--strict",)),
     Row(name="--junitxml, warnings as errors", words=("--junitxml=junit.xml",), ini="filterwarnings = error"),
     Row(name="PYTHONOPTIMIZE=1", environment={"PYTHONOPTIMIZE": "1"}),
-    Row(name="PYTHONOPTIMIZE=2, two workers", words=("-n", "2"), environment={"PYTHONOPTIMIZE": "2"}),
+    Row(
+        name="PYTHONOPTIMIZE=2",
+        environment={"PYTHONOPTIMIZE": "2"},
+        refused="transformers cannot be imported under python -OO",
+    ),
     Row(
         name="PYTHONOPTIMIZE=1 --assert=plain",
         words=("--assert=plain",),
@@ -154,7 +160,7 @@ class Ended:
 
     def trouble(self, row: Row) -> str:
         """What is not as it should be; empty where nothing is."""
-        if self.code not in ((2, 4) if row.refused else (1,)):
+        if self.code not in ((2, 4) if row.refused else (row.code,)):
             return f"exit code {self.code}"
         if row.refused:
             return "" if row.refused in self.output else "no line that says why"

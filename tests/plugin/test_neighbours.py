@@ -64,6 +64,12 @@ def test_optimized_python(project: Project, level: str) -> None:
     assert run.code == 1, run.output
 
 
+def test_transformers_needs_docstrings(project: Project) -> None:
+    run = project.gate("--collect-only", "-q", PYTHONOPTIMIZE="2")
+    assert run.code == pytest.ExitCode.INTERRUPTED, run.output
+    assert "mxcheck: transformers cannot be imported under python -OO (PYTHONOPTIMIZE=2)" in run.output
+
+
 def test_no_assertion_at_all(project: Project) -> None:
     for suite in ("models", "kernels.test_casts"):
         words = ("--pyargs", f"mxcheck.suite.{suite}", "--assert=plain", "--collect-only", "-q")

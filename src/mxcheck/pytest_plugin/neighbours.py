@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -38,6 +39,15 @@ def require_assertions(config: pytest.Config) -> None:
         raise ValueError(
             "under python -O (PYTHONOPTIMIZE) and --assert=plain no assertion is executed, and whatever is "
             "tested passes; drop one of the two"
+        )
+
+
+def require_docstrings() -> None:
+    """Raises ValueError, in one line, under `python -OO`: transformers makes classes by docstrings."""
+    if sys.flags.optimize > 1:
+        raise ValueError(
+            "transformers cannot be imported under python -OO (PYTHONOPTIMIZE=2), which leaves out "
+            "docstrings; use PYTHONOPTIMIZE=1, or none"
         )
 
 

@@ -27,6 +27,7 @@ from mxcheck.pytest_plugin.neighbours import (
     refuse_pytest_snapshot,
     refuse_repeats,
     require_assertions,
+    require_docstrings,
     require_syrupy,
     updates,
 )
@@ -243,6 +244,7 @@ def _is_without_ordering(item: Any) -> bool:
 
 def _parametrize_models(metafunc: pytest.Metafunc) -> None:
     require_syrupy(metafunc.config)
+    require_docstrings()
     refuse_repeats(metafunc.config)
     _refuse_update_in_ci(metafunc.config)
     if len(kernels := settings(metafunc.config).kernels) > 1:

@@ -24,6 +24,7 @@ def _always() -> bool:
 #: Logger, how its message reads, and where it says nothing of use. transformers imports torchao.
 _LOGGED: tuple[tuple[str, str, Callable[[], bool]], ...] = (
     ("torchao", r"Failed to load .*torchao.*_C.*\.so", _torch_is_for_cpus),
+    ("torchao.kernel.intmm", r"Warning: Detected no triton", _torch_is_for_cpus),
     (
         "torch.utils._pytree",
         r"<enum '.*'> is an Enum subclass and is now natively supported by torch\.compile",
