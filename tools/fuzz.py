@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,12 +44,13 @@ def main() -> int:
 
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     print(f"fuzz: seed {seed}; {options.inputs} inputs of each kind", flush=True)
-    rows = []
-    for kind in [options.kind] if options.kind else list(TARGETS):
-        rows.append(row := _run(kind, seed, options))
-        print(f"fuzz: {kind}: {row['words']}", flush=True)
-        if row["trouble"]:
-            print(row["trouble"], flush=True)
+    kinds, rows = [options.kind] if options.kind else list(TARGETS), []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for row in pool.map(lambda kind: _run(kind, seed, options), kinds):
+            rows.append(row)
+            print(f"fuzz: {row['kind']}: {row['words']}", flush=True)
+            if row["trouble"]:
+                print(row["trouble"], flush=True)
     if options.summary is not None and not options.kind:
         before = options.summary.read_text("utf-8") if options.summary.is_file() else ""
         options.summary.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +66,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--kind", help="one kind alone")
     parser.add_argument("--each", type=int, default=30, help="seconds for one input (default: 30)")
+    parser.add_argument("--jobs", type=int, default=2, help="kinds at once (default: 2)")
     parser.add_argument("--summary", type=Path, help="the Markdown file to write")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -12,7 +12,7 @@ from mxcheck.files.plain_data import MALFORMED, DataError, read_json
 from mxcheck.files.printed import REFUSAL, got, one_line, told
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, case_from_dict, check_green, result_from_dict
-from mxcheck.reporting.table import results_table
+from mxcheck.reporting.table import lines_below, results_table
 
 #: Layout of the file. A file of another version is refused, never guessed at.
 FORMAT_VERSION = 4
@@ -168,7 +168,8 @@ def _check(shard: ShardRun) -> None:
         if result.case not in shard.cases:
             raise ValueError(f"the result of {result.case.id} is one of another case of that name")
         check_green(result)
-        results_table([result])  # raises where the table could not show it
+        results_table([result])  # raises where the table could not show it,
+        lines_below([result])  # or what stands below it
     for name, message in {**shard.messages, **shard.failures}.items():
         if not isinstance(message, str):
             raise TypeError(f"the message of {name} is {got(message)}")
