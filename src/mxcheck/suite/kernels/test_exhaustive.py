@@ -18,11 +18,11 @@ def test_exhaustive(
 ) -> None:
     """Every bit pattern through each element cast and each scale rule of one format."""
     import torch
-    from rich.console import Console
 
     from mxcheck.conformance.exhaustive import run
     from mxcheck.conformance.sweeps import sweeps
     from mxcheck.reporting.exhaustive import describe, progress_bar
+    from mxcheck.reporting.screen import Screen
 
     config = request.config
     device = config.getoption("mx_device") or config.getini("mx_device") or "auto"
@@ -33,11 +33,11 @@ def test_exhaustive(
     state = None if kept is None else kept / f"{mx_exhaustive}.json"
     with capsys.disabled():
         # Workers of xdist share one terminal: no bars there.
-        quiet = "PYTEST_XDIST_WORKER" in os.environ or not Console(stderr=True).is_terminal
+        quiet = "PYTEST_XDIST_WORKER" in os.environ or not Screen(stderr=True).is_terminal
         if quiet:
             results = run(sweeps([mx_exhaustive]), device=device, state_path=state)
         else:
-            with progress_bar(Console(stderr=True)) as progress:
+            with progress_bar(Screen(stderr=True)) as progress:
                 results = run(sweeps([mx_exhaustive]), device=device, state_path=state, progress=progress)
     lines = [line for one in results for line in describe(one)]
     if lines:
