@@ -52,6 +52,9 @@ FRAGMENTS = (
     *(b'"model":1,"model":2,', b"]" * 50, b"a." * 3000 + b"a=1\n", b"\n[[a]]\n", b"0x" + b"f" * 6000),
 )
 
+#: Data of more places is not made a thousand times as large.
+_MOST_PLACES = 5000
+
 #: What `json` can write, small.
 anything = st.recursive(
     st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.text(max_size=8),
@@ -115,7 +118,8 @@ def changed_data(draw: st.DrawFn, valid: Any) -> Any:
                     other = other[step]
                 inside[key] = copy.deepcopy(other)
             case "grow":
-                inside[key] = [inside[key]] * draw(st.sampled_from((0, 2, 1000)))
+                few = sum(1 for _ in places(data)) < _MOST_PLACES  # or what has grown would grow again
+                inside[key] = [inside[key]] * draw(st.sampled_from((0, 2, 1000 if few else 3)))
     return data
 
 
