@@ -45,11 +45,17 @@ class ReducedGate:
         words = re.findall(r"\w+", " ".join(self.options).replace("--mx-", "")) or ["plain"]
         return "-".join([*words, sha256(text.encode()).hexdigest()[:8]])
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Those of every run of it. With options only those that have every stage: the others have bounds of
+        the few stages that they have."""
+        return tuple(name for name in MODELS if not (self.options and name in FEW_STAGES))
+
     def arguments(self, accepted: Path, *, update: bool = False) -> list[str]:
         """Of pytest. `accepted` is the folder of baselines."""
         return [
             *_MODEL_SUITE,
-            *("--mx-models", ",".join(MODELS)),
+            *("--mx-models", ",".join(self.models)),
             *("--mx-max-samples", str(SEQUENCES)),
             *("--mx-precision", ",".join(self.precisions)),
             # every linear takes the place of a tier
@@ -61,7 +67,7 @@ class ReducedGate:
 
     def measuring(self, accepted: Path) -> Measuring | None:
         """The same cases without pytest; None where an option is one that only pytest's plugin knows."""
-        models: tuple[str, ...] = MODELS
+        models = self.models
         tiers: tuple[str, ...] = TIERS
         changes = Changes()
         words = iter(self.options)

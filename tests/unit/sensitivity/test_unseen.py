@@ -10,7 +10,7 @@ from mxcheck.sensitivity.catalogued import catalogue
 from mxcheck.sensitivity.fault import GROUPS
 
 #: Groups that came after the unseen faults were written have none.
-LATER = ("measuring", "record keeping")
+LATER = ("state and size", "callers", "measuring", "record keeping")
 
 
 @pytest.mark.parametrize("group", [group for group in GROUPS if group not in LATER])

@@ -8,6 +8,7 @@ from mxcheck.gate.result import Outcome
 from mxcheck.sensitivity.fault import Fault, Rewrite, Setting, rewrite
 from mxcheck.sensitivity.fault_place import (
     argument,
+    assignment,
     call,
     choice,
     comparison,
@@ -44,19 +45,23 @@ FAULTS: tuple[Fault, ...] = (
         name="override_of_a_device_ignored",
         what="The common baseline is read where a device's own is there.",
         source="a porter's slip: the path is made before anybody looks whether the file exists",
-        changes=rewrite(_PATHS, choice("override", nth=1), to="common"),
+        changes=rewrite(
+            _PATHS,
+            assignment("ours"),
+            to="own = [path for path in own if path == common]\nours = [in_force(root, case.baseline)]",
+        ),
     ),
     _fault(
         name="override_of_a_device_always_read",
         what="A device's own baseline is read whether it is there or not.",
         source="a porter's slip: the same",
-        changes=rewrite(_PATHS, choice("override", nth=1), to="override"),
+        changes=rewrite(_PATHS, assignment("ours"), to="own = ours = [override]"),
     ),
     _fault(
         name="override_of_a_device_written_over",
         what="A GPU that has no baseline of its own writes over the common one.",
         source="snapshot tools that know one file a test",
-        changes=rewrite(_PATHS, choice("override", nth=2), to="common"),
+        changes=rewrite(_PATHS, choice("override"), to="common"),
     ),
     _fault(
         name="digests_of_the_baseline_s_modules",
