@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from types import FrameType
 from typing import Any
 
@@ -70,7 +71,10 @@ def side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
             sys.settrace(None)
             turns.leave()
 
-    threads = [threading.Thread(target=carry_out, args=(caller,)) for caller in (0, 1)]
+    threads = [
+        threading.Thread(target=copy_context().run, args=(carry_out, caller), daemon=True)
+        for caller in (0, 1)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

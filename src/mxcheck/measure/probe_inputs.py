@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from mxcheck.conformance.side_by_side import side_by_side
 from mxcheck.measure.probed_cast import CastParts, ProbedCast
-from mxcheck.measure.two_callers import at_once
 from mxcheck.models.probe import ROWS
 
 #: Asks one thing; returns what is wrong, in words.
@@ -73,9 +74,12 @@ def _of_the_code(asked: ProbedCast) -> Iterator[tuple[Hashable, str, Ask]]:
         return f"at two threads{'' if asked.wrong(asked.cast(x), order) else ' alone'} {wrong}"
 
     def two_callers() -> str:
-        turned = every.flip(0)
-        first, second = at_once(asked.cast, asked.input(every), asked.input(turned))
-        return asked.wrong(first, every) or asked.wrong(second, turned)
+        orders = every, every.flip(0)
+        answers = side_by_side([partial(_without_gradients, asked.cast, asked.input(one)) for one in orders])
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return next(filter(None, map(asked.wrong, answers, orders)), "")
 
     def calls(cast: CastParts, count: int) -> Ask:
         return lambda: _called(lambda: asked.wrong(cast(asked.input(one)), one), count)
@@ -85,6 +89,12 @@ def _of_the_code(asked: ProbedCast) -> Iterator[tuple[Hashable, str, Ask]]:
     yield ("calls", asked.code), f"{CALLS} calls of one module", calls(asked.product or asked.cast, CALLS)
     if asked.kernel is not None:
         yield ("many calls", asked.kernel), f"{MANY_CALLS:,} calls of one cast", calls(asked.cast, MANY_CALLS)
+
+
+@torch.no_grad()
+def _without_gradients(cast: CastParts, x: Tensor) -> tuple[Tensor, ...]:
+    """A thread of its own starts with gradients on."""
+    return cast(x)
 
 
 def _kept(key: Hashable, ask: Ask) -> Ask:

@@ -135,7 +135,7 @@ ENVIRONMENTS: Sequence[Environment] = (
     ),
     Environment(words=("--junitxml={folder}/junit.xml",), workers=2),
     Environment(settings={"PYTHONOPTIMIZE": "1"}, workers=2),
-    Environment(settings={"PYTHONOPTIMIZE": "2"}),
+    Environment(words=("--assert=plain",), settings={"LC_ALL": "C.UTF-8", "TZ": "America/St_Johns"}),
     # No compiled bytecode: what compiling warns of is warned of.
     Environment(settings={"PYTHONPYCACHEPREFIX": "{folder}/bytecode"}, workers=2),
     Environment(words=("--dist=loadfile",), workers=2),
