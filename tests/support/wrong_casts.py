@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -153,14 +154,39 @@ def leaves_other_products(x: Tensor, spec: CastSpec) -> Parts:
     return quantize_eager(x, spec)
 
 
+def leaves_another_default_device(x: Tensor, spec: CastSpec) -> Parts:
+    result = quantize_eager(x, spec)
+    torch.set_default_device("meta")
+    return result
+
+
+def leaves_autocast(x: Tensor, spec: CastSpec) -> Parts:
+    torch.set_autocast_enabled("cpu", True)
+    return quantize_eager(x, spec)
+
+
+def leaves_anomaly_detection(x: Tensor, spec: CastSpec) -> Parts:
+    torch.autograd.set_detect_anomaly(True)
+    return quantize_eager(x, spec)
+
+
+def leaves_numpy_raising(x: Tensor, spec: CastSpec) -> Parts:
+    np.seterr(under="raise")
+    return quantize_eager(x, spec)
+
+
 #: What is told of each -> the cast
 LEAVES_CHANGED: dict[str, Cast] = {
-    "flushing of subnormal numbers": leaves_subnormals_flushed,
-    "default dtype": leaves_another_default_dtype,
-    "number of threads": leaves_more_threads,
-    "deterministic algorithms": leaves_deterministic_algorithms,
-    "grad mode": leaves_grad_mode_off,
-    "precision of fp32 products": leaves_other_products,
+    "torch's flushing of subnormal numbers": leaves_subnormals_flushed,
+    "torch's default dtype": leaves_another_default_dtype,
+    "torch's default device": leaves_another_default_device,
+    "torch's number of threads": leaves_more_threads,
+    "torch's deterministic algorithms": leaves_deterministic_algorithms,
+    "torch's grad mode": leaves_grad_mode_off,
+    "torch's precision of fp32 products": leaves_other_products,
+    "torch's autocast": leaves_autocast,
+    "torch's anomaly detection": leaves_anomaly_detection,
+    "numpy's handling of errors": leaves_numpy_raising,
 }
 
 

@@ -7,8 +7,7 @@ compared. An implementation that only fake-quantizes is compared by the bits of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,8 +21,8 @@ from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.oracle import Parts, dequantize_array, quantize_array
 from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.api import Kernel, check_parts, check_values
+from mxcheck.kernels.kept_settings import put_settings, settings
 from mxcheck.kernels.quantized import QuantizedTensor
-from mxcheck.kernels.usual_settings import flushes
 
 #: Kinds of mismatch, in the order in which they are told.
 KINDS = ("error", "scale", "code", "value", "nan", "zero sign")
@@ -131,14 +130,14 @@ class _LeftChangedError(Exception):
 def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTensor:
     """A kernel's result. Whatever else it changes is put back, for the oracle, the shrinker and the next
     kernel start from it; what it draws from torch's generator is no fault, but the same in each call."""
-    before, settings, generator = x.clone(), _settings(), torch.get_rng_state()
+    before, kept, generator = x.clone(), settings(), torch.get_rng_state()
     given = spec if spec.random is None else replace(spec, random=_copy(spec.random))
     changed = []
     try:
         # An alias: its shape and strides are the kernel's own, its numbers are not.
         result = _checked(kernel, kernel(x.detach(), given), x, spec)
     finally:
-        changed += [f"torch's {name} and left it so" for name in _restored(settings)]
+        changed += [f"{name} and left it so" for name in put_settings(kept)]
         torch.set_rng_state(generator)
         if not torch.equal(_bits(before), _bits(x)):
             once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.stride())
@@ -155,45 +154,6 @@ def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTens
 
 def _copy(random: Any) -> Any:
     return random.clone() if isinstance(random, Tensor) else np.array(random)
-
-
-#: What a call may not leave changed, since later calls depend on it: name -> (get, set)
-_SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    "flushing of subnormal numbers": (flushes, torch.set_flush_denormal),
-    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "number of threads": (torch.get_num_threads, torch.set_num_threads),
-    "deterministic algorithms": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
-    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "precision of fp32 products": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
-}
-
-
-def _settings() -> list[Any]:
-    return [get() for get, _ in _SETTINGS.values()]
-
-
-def _restored(settings: list[Any]) -> list[str]:
-    """Names of the settings that are not as they were; they are put back."""
-    changed = []
-    for (name, (get, put)), before in zip(_SETTINGS.items(), settings, strict=True):
-        if get() != before:
-            put(before)
-            changed.append(name)
-    return changed
-
-
-@contextmanager
-def settings_kept() -> Iterator[None]:
-    """Whatever a kernel does to torch's settings is undone."""
-    settings, generator = _settings(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        _restored(settings)
-        torch.set_rng_state(generator)
 
 
 def expected_parts(x: Tensor, spec: CastSpec) -> Parts:

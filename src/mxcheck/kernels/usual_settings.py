@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
+from mxcheck.kernels.kept_settings import AS_IT_IS, SETTINGS, put_settings, settings_kept
+
 _LEAST_NORMAL = 2.0**-126  # of fp32
-_LEAST_NORMAL_DOUBLE = 2.0**-1022
 # Elements that torch leaves to one thread.
 _OF_A_THREAD = 1 << 15
 
@@ -21,34 +22,18 @@ _OF_A_THREAD = 1 << 15
 @contextmanager
 def usual_settings(*, threads: int | None = None) -> Iterator[None]:
     """Within the context torch makes fp32 tensors on the CPU, computes gradients, casts nothing by itself and
-    multiplies fp32 numbers as such, and numpy raises nothing; after it all is as it was, the flushing of
-    subnormal numbers too.
-
-    Deterministic algorithms stay as they are: the gate is green with them and without.
+    multiplies fp32 numbers as such, and numpy raises nothing; after it each of `SETTINGS` is as it was,
+    whatever the body did to it.
 
     Args:
         threads: torch's, within the context; None: as many as there are.
     """
-    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
-    before, flushed = torch.get_num_threads(), flushes()
     with ExitStack() as stack:
-        stack.callback(torch.set_default_dtype, dtype)
-        stack.callback(torch.set_float32_matmul_precision, precision)
-        stack.callback(torch.set_num_threads, before)
-        stack.callback(_put_back_flushing, flushed)
-        torch.set_default_dtype(torch.float32)
-        torch.set_float32_matmul_precision("highest")
+        stack.enter_context(settings_kept())
+        stack.enter_context(torch.inference_mode(mode=False))
+        put_settings([one.get() if one.usual is AS_IT_IS else one.usual for one in SETTINGS])
         if threads is not None:
             torch.set_num_threads(threads)
-        if torch.get_default_device().type != "cpu":  # as a context: each call of torch becomes slower by it
-            stack.enter_context(torch.device("cpu"))
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autograd.set_detect_anomaly(mode=False))
-        stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         yield
 
 
@@ -70,16 +55,6 @@ def check_subnormals() -> None:
             f"figures wrong: torch.set_flush_denormal(True) does that, and so does a library built with "
             f"-ffast-math when it is loaded; call torch.set_flush_denormal(False) after it, or do without it"
         )
-
-
-def flushes() -> bool:
-    """Whether subnormal numbers become zero in this thread: it is set for all types of floats at once."""
-    return _LEAST_NORMAL_DOUBLE * 0.5 == 0
-
-
-def _put_back_flushing(before: bool) -> None:
-    if flushes() != before:
-        torch.set_flush_denormal(before)
 
 
 def _survive_in_torch() -> bool:

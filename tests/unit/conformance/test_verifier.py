@@ -12,11 +12,11 @@ import torch
 import wrong_casts
 from torch import Tensor
 
-from mxcheck.conformance import verifier
 from mxcheck.conformance.verifier import KINDS, compare, expected_parts, expected_values
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
+from mxcheck.kernels.kept_settings import SETTINGS, put_settings, settings
 
 X = torch.randn(3, 70, generator=torch.Generator().manual_seed(0))
 SPEC = CastSpec(format="fp8_e4m3")
@@ -257,11 +257,11 @@ def test_random_integers_may_be_an_array() -> None:
 
 @pytest.mark.parametrize(("name", "kernel"), wrong_casts.LEAVES_CHANGED.items())
 def test_a_setting_that_is_left_changed_is_an_error_and_put_back(name: str, kernel: Kernel) -> None:
-    assert set(wrong_casts.LEAVES_CHANGED) == set(verifier._SETTINGS)
-    before = verifier._settings()
+    assert list(wrong_casts.LEAVES_CHANGED) == [one.name for one in SETTINGS]
+    before = settings()
     found = compare(kernel, X, SPEC)
-    assert (dict(found.counts), found.error) == ({"error": 1}, f"it changed torch's {name} and left it so")
-    assert verifier._settings() == before
+    assert (dict(found.counts), found.error) == ({"error": 1}, f"it changed {name} and left it so")
+    assert settings() == before
     assert not compare(quantize_eager, X * 2.0**-127, SPEC).counts
     assert torch.tensor(2.0**-126) * 0.5 != 0
     assert torch.ones(()).dtype == torch.float32
@@ -286,10 +286,10 @@ def test_settings_are_put_back_after_an_exception(error: type[Exception]) -> Non
         x.zero_()
         raise error("no")
 
-    before, x = verifier._settings(), X.clone()
+    before, x = settings(), X.clone()
     found = compare(kernel, x, SPEC)
     assert (found.unsupported or found.error).endswith("no")
-    assert verifier._settings() == before
+    assert settings() == before
     assert torch.equal(x, X)
 
 
@@ -347,8 +347,8 @@ def test_looking_after_the_settings_is_cheap() -> None:
     """It is done in each of thousands of calls: below 50 us, and this machine may be busy."""
 
     def looked_after() -> None:
-        settings, generator = verifier._settings(), torch.get_rng_state()
-        verifier._restored(settings)
+        kept, generator = settings(), torch.get_rng_state()
+        put_settings(kept)
         torch.set_rng_state(generator)
 
     assert min(timeit.repeat(looked_after, number=100, repeat=20)) / 100 < 50e-6

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+import wrong_casts
 
-from mxcheck.kernels.usual_settings import check_subnormals, flushes, usual_settings
+from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.kept_settings import SETTINGS, flushes, settings
+from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 
 USUAL = {
     "dtype": torch.float32,
@@ -87,6 +90,32 @@ def test_threads_where_a_number_is_given() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("name", "cast"), wrong_casts.LEAVES_CHANGED.items())
+def test_what_the_body_changes_is_put_back(name: str, cast: Callable[..., object]) -> None:
+    """Each, beside the usual, and where it was otherwise before."""
+    before = settings()
+    with usual_settings(threads=1):
+        cast(torch.ones(1, 32), CastSpec(format="mxint8"))
+        changed = [one.name for one, was in zip(SETTINGS, before, strict=True) if one.get() != was]
+        assert changed == [name]
+    assert settings() == before
+
+
+@pytest.mark.usefixtures("everything_else")
+@pytest.mark.parametrize("cast", wrong_casts.LEAVES_CHANGED.values())
+def test_so_it_is_where_all_were_otherwise(cast: Callable[..., object]) -> None:
+    before = settings()
+    with usual_settings():
+        cast(torch.ones(1, 32), CastSpec(format="mxint8"))
+    assert settings() == before
+
+
+def test_a_default_device_that_the_machine_lacks_does_not_stay() -> None:
+    with usual_settings():
+        torch.set_default_device("xpu")
+    assert torch.ones(1).device.type == "cpu"
 
 
 def test_deterministic_algorithms_stay() -> None:
