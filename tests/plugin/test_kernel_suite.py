@@ -258,6 +258,28 @@ def test_a_module_that_raises_is_one_failure(kernels: Project, raised: str, line
     assert re.search(rf"^SKIPPED \[7\] .*: {re.escape(line)}$", run.output, re.MULTILINE)
 
 
+def test_many_calls_of_a_kernel_that_raises(project: Project) -> None:
+    """One printable line, and how often each was called in the report."""
+    (project.directory / "raising.py").write_text(
+        "from mxcheck.kernels.eager import quantize_eager\n"
+        "def at_once(x, spec):\n    raise RuntimeError('\\x1b[31mbroken')\n"
+        "def later(x, spec):\n    CALLS.append(1)\n    assert len(CALLS) < 50, 'used up'\n"
+        "    return quantize_eager(x, spec)\n"
+        "CALLS = []\n"
+    )
+    xml = project.directory / "junit.xml"
+    words = ("--mx-kernel=raising:at_once,raising:later", "-k", "many_calls", f"--junitxml={xml}")
+    run = project.pytest(*SUITE, *words)
+    assert run.code == 1, run.output
+    assert "Traceback" not in run.output
+    assert "\x1b" not in run.output
+    name = "mxcheck: raising."
+    assert f"{name}at_once, fp8_e4m3-floor: RuntimeError: \\x1b[31mbroken\n" in run.output
+    told = "call 49 of 6,000 with the same numbers ends in an error: AssertionError: used up"
+    assert f"{name}later, fp8_e4m3-floor: fake_quantize: {told}\n" in run.output
+    assert re.findall(r'name="mx_calls" value="(\d+)"', xml.read_text(encoding="utf-8")) == ["1", "1"]
+
+
 def test_a_kernel_beside_a_test_file(kernels: Project) -> None:
     """pytest makes it importable while it collects, not before."""
     folder = kernels.directory / "checks" / "casts"

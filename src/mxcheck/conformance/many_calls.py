@@ -3,119 +3,139 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import example, spread
+from mxcheck.conformance.side_by_side import in_two_threads
+from mxcheck.conformance.verifier import Comparison, compare, failed, judged, outcome
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel, fake_quantize, quantize
+from mxcheck.kernels.kept_settings import put_settings, settings, settings_kept
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.usual_settings import usual_settings
 
 #: How often `quantize` and `fake_quantize` are called with one tiny tensor.
 CALLS = 6000
+#: A slow kernel is called for so many seconds at most in each loop, of the thread's own time.
+MOST_SECONDS = 5.0
 #: How often two threads start a call at the same moment.
 _ROUNDS = 200
 _TINY, _LONG = (1, 64), (130, 256)
 # Torch gives a second thread to tensors of more than 2^15 elements.
 _FOR_TWO = (520, 256)
 
-Parts = tuple[Tensor, ...]
+Arrays = tuple[NDArray[Any], ...]
 
 
-def first_cell(kernel: Kernel, level: str) -> Cell | str:
-    """The first cell that an implementation does not refuse, or why it refuses all."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManyCalls:
+    """What came of them.
+
+    Attributes:
+        calls: how many there were of each function: fewer than `CALLS` of a slow kernel.
+        found: a line for each function that gave something else, or nothing, in one of them.
+    """
+
+    calls: int
+    found: list[str]
+
+
+def first_cell(kernel: Kernel, level: str) -> tuple[Cell, str]:
+    """The first cell that an implementation does not refuse, and what is wrong with a plain call of it
+    there: "" where nothing is.
+
+    Raises:
+        NotImplementedError: it refuses all; why.
+    """
     reason = ""
     for cell in cells(level):
         asked = example("many_calls", spread(_TINY, Draws("many calls")), cell)
-        try:
-            kernel(asked.x, asked.spec)
-        except NotImplementedError as error:
-            reason = reason or str(error) or "not supported, no reason given"
-            continue
-        return cell
-    return reason
+        seen = outcome(kernel, asked.x, asked.spec)
+        if seen.unsupported is None:
+            return cell, seen.error
+        reason = reason or seen.unsupported
+    raise NotImplementedError(reason)
 
 
-def many_calls(kernel: str | Kernel, cell: Cell) -> list[str]:
-    """What differs from the first call in one of `CALLS` of `mxcheck.quantize`, and of
-    `mxcheck.fake_quantize`: a line each. A kernel that returns values has no `quantize`."""
+def many_calls(kernel: str | Kernel, cell: Cell) -> ManyCalls:
+    """`CALLS` calls of `mxcheck.quantize` and of `mxcheck.fake_quantize`, each held against the first. A
+    kernel that returns values has no `quantize`."""
     asked = example("many_calls", spread(_TINY, Draws("many calls")), cell)
     options = _options(asked.spec)
-    found = []
-    for name, cast in (("fake_quantize", fake_quantize), ("quantize", quantize)):
-        call = partial(_parts_of, partial(cast, asked.x, cell.format, kernel=kernel, **options))
-        try:
-            first = tuple(part.clone() for part in call())
-        except TypeError:
-            if name == "fake_quantize":
-                raise
-            continue  # values, no codes
-        for number in range(2, CALLS + 1):
-            if (line := _difference(call(), first)) is not None:
-                found.append(
-                    f"{name}: call {number:,} of {CALLS:,} with the same numbers {line} in the first"
-                )
-                break
-    return found
+    made, found = [], []
+    before = settings()
+    with settings_kept(), torch.random.fork_rng(devices=[]):
+        for name, cast in (("fake_quantize", fake_quantize), ("quantize", quantize)):
+            call = partial(_arrays_of, partial(cast, asked.x, cell.format, kernel=kernel, **options))
+            if name == "quantize" and callable(kernel) and _returns_values(kernel, asked.x, asked.spec):
+                continue
+            number, line = _again_and_again(call, asked.x)
+            made.append(number)
+            if line:
+                found.append(f"{name}: call {number:,} of {CALLS:,} with the same numbers {line}")
+            found += [
+                f"{name}: one of {number:,} calls changed {one} and left it so"
+                for one in put_settings(before)
+            ]
+    return ManyCalls(calls=min(made), found=found)
 
 
 def at_two_threads(kernel: Kernel, cell: Cell) -> list[str]:
     """What differs where torch has two threads for a tensor that is large enough for two: a line or none."""
     asked = example("two_threads", spread(_FOR_TWO, Draws("two threads")), cell)
     with usual_settings(threads=1):
-        alone = tuple(part.clone() for part in _as_parts(kernel(asked.x, asked.spec)))
+        alone = outcome(kernel, asked.x, asked.spec)
+    if not alone.got:
+        return [alone.error] if alone.error else []
     with usual_settings(threads=2):
-        line = _difference(_as_parts(kernel(asked.x, asked.spec)), alone)
-    return [] if line is None else [f"with two threads of torch it {line} with one"]
+        line = _told(compare(kernel, asked.x, asked.spec, alone.got))
+    return [f"with two threads of torch, other than with one, it {line}"] if line else []
 
 
 def callers_as_they_like(kernel: Kernel, cell: Cell) -> list[str]:
     """What differs from a call alone where two threads of Python, with different numbers of one shape, begin
-    `_ROUNDS` calls each at the same moment: a line for each thread."""
+    `_ROUNDS` calls each at the same moment: a line for each thread that saw it first."""
     callers = [example("callers", spread(_LONG, Draws(name)), cell) for name in ("one", "other")]
-    alone = [tuple(part.clone() for part in _as_parts(kernel(one.x, one.spec))) for one in callers]
+    alone = [outcome(kernel, one.x, one.spec) for one in callers]
+    if not all(one.got for one in alone):
+        return list(dict.fromkeys(one.error for one in alone if one.error))
     start = threading.Barrier(2)
-    found: list[str | None] = [None, None]
 
-    def call(caller: int) -> None:
-        asked = callers[caller]
+    def call(caller: int) -> str:
+        asked, end = callers[caller], time.thread_time() + MOST_SECONDS
         for number in range(1, _ROUNDS + 1):
-            start.wait()
-            line = _difference(_as_parts(kernel(asked.x.detach(), asked.spec)), alone[caller])
-            if line is not None and found[caller] is None:
-                found[caller] = f"beside another thread's calls, call {number} of {_ROUNDS} {line} alone"
+            x = asked.x.clone()  # one that is written over is no fault of the other thread
+            try:
+                start.wait()
+            except threading.BrokenBarrierError:
+                return ""  # the other one has something to say, or took too long
+            try:
+                seen = judged(kernel, kernel(x, asked.spec), asked.x, asked.spec, alone[caller].got)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises)
+                seen = failed(error, x)
+            if line := _told(seen):
+                start.abort()
+                return f"beside another thread's calls, other than alone, call {number} of {_ROUNDS} {line}"
+            if time.thread_time() > end:
+                start.abort()
+                return ""
+        return ""
 
-    _in_threads([partial(call, 0), partial(call, 1)], start)
-    return [line for line in found if line is not None]
-
-
-def _in_threads(calls: Sequence[Callable[[], None]], start: threading.Barrier) -> None:
-    """Raises what one of them raised."""
-    raised: list[BaseException] = []
-
-    def carry_out(call: Callable[[], None]) -> None:
-        try:
-            call()
-        except threading.BrokenBarrierError:
-            return  # the other one says why
-        except BaseException as error:  # noqa: BLE001  (raised below, where it is heard)
-            raised.append(error)
-            start.abort()
-
-    threads = [threading.Thread(target=carry_out, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if raised:
-        raise raised[0]
+    with settings_kept(), torch.random.fork_rng(devices=[]):
+        answers = in_two_threads(call, start)
+    lines = [failed(one, callers[0].x).error if isinstance(one, BaseException) else one for one in answers]
+    return list(dict.fromkeys(line for line in lines if line))
 
 
 def _options(spec: CastSpec) -> dict[str, Any]:
@@ -127,22 +147,51 @@ def _options(spec: CastSpec) -> dict[str, Any]:
     }
 
 
-def _parts_of(call: Callable[[], Tensor | QuantizedTensor]) -> Parts:
+def _arrays_of(call: Callable[[], Tensor | QuantizedTensor]) -> Arrays:
     result = call()
     if isinstance(result, Tensor):
-        return (result,)
+        return (result.detach().numpy(),)
     parts = (result.codes, result.scales, result.tensor_scale)
-    return tuple(part for part in parts if part is not None)
+    return tuple(part.numpy() for part in parts if part is not None)
 
 
-def _as_parts(result: Parts | Tensor) -> Parts:
-    return (result,) if isinstance(result, Tensor) else result
+def _returns_values(kernel: Kernel, x: Tensor, spec: CastSpec) -> bool:
+    try:
+        return isinstance(kernel(x.clone(), spec), Tensor)
+    except (Exception, SystemExit):  # noqa: BLE001  (the calls that follow tell it)
+        return False
 
 
-def _difference(got: Parts, first: Parts) -> str | None:
-    """Where two results differ, and as what; finite numbers, so that equal is equal."""
+def _again_and_again(call: Callable[[], Arrays], x: Tensor) -> tuple[int, str]:
+    """How many calls there were, and what is wrong with the last one: "" where nothing is."""
+    first: Arrays = ()
+    end, number = time.thread_time() + MOST_SECONDS, 0
+    while number < CALLS and time.thread_time() <= end:
+        number += 1
+        try:
+            got = call()
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises)
+            return number, _told(failed(error, x))
+        if not first:
+            first = tuple(part.copy() for part in got)
+        elif line := _difference(got, first):
+            return number, line
+    return number, ""
+
+
+def _told(seen: Comparison) -> str:
+    """What is wrong with a call; "" where nothing is."""
+    if seen.error or seen.unsupported:
+        return f"ends in an error: {seen.error or seen.unsupported}"
+    return _difference(seen.got, seen.expected) if seen.counts else ""
+
+
+def _difference(got: Arrays, first: Arrays) -> str:
+    """Where the bits of two results differ, and how; "" where nowhere."""
     for part, expected in zip(got, first, strict=True):
-        if not torch.equal(part, expected):
-            place = tuple((part != expected).nonzero()[0].tolist())
-            return f"has {part[place].item()} at {list(place)}, where it had {expected[place].item()}"
-    return None
+        if part.tobytes() == expected.tobytes():
+            continue
+        bits = [one.view(np.uint32) if one.dtype == np.float32 else one for one in (part, expected)]
+        place = tuple(int(index) for index in np.argwhere(np.asarray(bits[0] != bits[1]))[0])
+        return f"has {part[place]} at {list(place)}, where it had {expected[place]}"
+    return ""

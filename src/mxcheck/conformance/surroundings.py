@@ -17,7 +17,7 @@ from torch import Tensor
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import Example, example, spread
-from mxcheck.conformance.side_by_side import side_by_side
+from mxcheck.conformance.side_by_side import in_turn
 from mxcheck.conformance.verifier import Comparison, compare, failed, judged, outcome
 from mxcheck.formats.oracle import Parts
 from mxcheck.formats.spec import scales_shape
@@ -107,7 +107,8 @@ def _two_callers(kernel: Kernel, cell: Cell) -> Iterator[Surrounded]:
         yield Surrounded(example=callers[0], comparison=next(one for one in alone if not one.got))
         return
     with settings_kept(), torch.random.fork_rng(devices=[]):
-        returned = side_by_side([partial(kernel, one.x.detach(), one.spec) for one in callers])
+        returned, to_the_end = in_turn([partial(kernel, one.x.detach(), one.spec) for one in callers])
+    how = ", the two line by line in turn" if to_the_end else ""
     for one, first, result in zip(callers, alone, returned, strict=True):
         if isinstance(result, BaseException):
             comparison = failed(result, one.x)
@@ -116,7 +117,7 @@ def _two_callers(kernel: Kernel, cell: Cell) -> Iterator[Surrounded]:
         yield Surrounded(
             example=one,
             comparison=comparison,
-            words="while another thread of Python cast other numbers; alone it gives other bits",
+            words=f"while another thread of Python cast other numbers{how}; alone it gives other bits",
         )
 
 

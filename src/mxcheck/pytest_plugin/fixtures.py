@@ -10,7 +10,7 @@ from mxcheck.files.printed import printable
 from mxcheck.gate.result import Outcome
 from mxcheck.pytest_plugin.neighbours import accepts, check_snapshot
 from mxcheck.pytest_plugin.run_settings import settings
-from mxcheck.pytest_plugin.wire import keep_cell, keep_ordering, keep_result
+from mxcheck.pytest_plugin.wire import keep_calls, keep_cell, keep_ordering, keep_result
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -98,25 +98,26 @@ def mx_usual_settings(mx_kernels: KernelBench) -> Generator[None, None, None]:
 def _refuse(error: NotLoadedError) -> NoReturn:
     """One failure says it; the other tests of the worker are skipped with its line."""
     if error.told:
-        pytest.skip(str(error))
-    pytest.fail(str(error), pytrace=False)
+        pytest.skip(printable(str(error)))
+    pytest.fail(printable(str(error)), pytrace=False)
 
 
 @pytest.fixture
-def mx_many_calls(mx_kernels: KernelBench) -> Any:
+def mx_many_calls(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> Any:
     """Calls an implementation thousands of times, and from two threads, with the same numbers."""
 
     def hold(one: Any, level: str) -> None:
         from mxcheck.pytest_plugin.kernel_bench import NotLoadedError
 
         try:
-            found = mx_kernels.many_calls(one, level)
+            calls, found = mx_kernels.many_calls(one, level)
         except NotLoadedError as error:
             _refuse(error)
         except NotImplementedError as error:
-            pytest.skip(str(error))
+            pytest.skip(printable(str(error)))
+        keep_calls(request.node, calls)
         if found:
-            pytest.fail("\n".join(found), pytrace=False)
+            pytest.fail(printable("\n".join(found)), pytrace=False)
 
     return hold
 
@@ -130,11 +131,11 @@ def mx_conformance(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> A
         row, verdict, message = mx_kernels.hold(case)
         keep_cell(request.node, row, verdict)
         if verdict in ("unsupported", "told"):
-            pytest.skip(message)
+            pytest.skip(printable(message))
         if verdict == "known":
             pytest.xfail(f"known: {', '.join(row['findings'])}")
         if verdict == "red":
-            pytest.fail(message, pytrace=False)
+            pytest.fail(printable(message), pytrace=False)
 
     return hold
 

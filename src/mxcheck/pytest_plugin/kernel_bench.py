@@ -72,9 +72,9 @@ class KernelBench:
             told, self.told = self.told, True
             raise NotLoadedError(f"mxcheck: {error}", told=told) from error
 
-    def many_calls(self, one: Implementation, level: str) -> list[str]:
-        """What an implementation gives otherwise when it has been called thousands of times, works with two
-        threads, or is called by two: lines. `level` has the cells of which the first that it does is asked.
+    def many_calls(self, one: Implementation, level: str) -> tuple[int, list[str]]:
+        """How often an implementation was called with the same numbers, and what it gave otherwise then, with
+        two threads, or called by two: lines. `level` has the cells of which the first that it does is asked.
 
         Raises:
             NotLoadedError: there is no such function.
@@ -88,13 +88,13 @@ class KernelBench:
         )
 
         kernel = self.kernel(one)
-        cell = first_cell(kernel, level)
-        if isinstance(cell, str):
-            raise NotImplementedError(cell)
-        found = many_calls(one.name if one.name == "eager" else kernel, cell)
-        found += at_two_threads(kernel, cell)
-        found += callers_as_they_like(kernel, cell)
-        return [f"mxcheck: {one.name}, {cell.id}: {line}" for line in found]
+        cell, wrong = first_cell(kernel, level)
+        calls, found = 1, [wrong]
+        if not wrong:
+            many = many_calls(one.name if one.name == "eager" else kernel, cell)
+            calls = many.calls
+            found = [*many.found, *at_two_threads(kernel, cell), *callers_as_they_like(kernel, cell)]
+        return calls, [f"mxcheck: {one.name}, {cell.id}: {line}" for line in found]
 
     def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:
         """(row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`, `known`,

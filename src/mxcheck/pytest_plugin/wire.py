@@ -49,6 +49,11 @@ def keep_ordering(item: pytest.Item, *, ratio: float, margin: float) -> None:
     _tell(item, ratio=ratio, margin=margin)
 
 
+def keep_calls(item: pytest.Item, calls: int) -> None:
+    """How often a kernel was called with the same numbers: fewer times where it is slow."""
+    _tell(item, calls=calls)
+
+
 def _tell(item: pytest.Item, **figures: str | float | None) -> None:
     """Only what there is."""
     item.user_properties += [

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 
 import pytest
 import torch
+import wrong_casts
 from torch import Tensor
 
 from mxcheck.conformance import many_calls as module
 from mxcheck.conformance.cells import Cell
-from mxcheck.conformance.many_calls import at_two_threads, callers_as_they_like, first_cell, many_calls
+from mxcheck.conformance.many_calls import (
+    ManyCalls,
+    at_two_threads,
+    callers_as_they_like,
+    first_cell,
+    many_calls,
+)
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels import eager
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
@@ -32,9 +40,10 @@ class Skipping:
 
 @pytest.mark.parametrize("after", [100, 5000])
 def test_a_cast_that_is_skipped_after_many_calls(after: int) -> None:
-    (line,) = many_calls(Skipping(after), CELL)
+    many = many_calls(Skipping(after), CELL)
+    (line,) = many.found
+    assert many.calls == after + 1
     assert line.startswith(f"fake_quantize: call {after + 1:,} of 6,000 with the same numbers has ")
-    assert line.endswith(" in the first")
     assert " at [0, 0], where it had " in line
 
 
@@ -51,7 +60,7 @@ def test_each_path_of_our_own_is_counted(monkeypatch: pytest.MonkeyPatch, name: 
 
     pair = {"quantize": (cast, fake_quantize_eager), "fake_quantize": (quantize_eager, cast)}[name]
     monkeypatch.setattr("mxcheck.kernels.api._OWN", {"eager": pair})
-    (line,) = many_calls("eager", CELL)
+    (line,) = many_calls("eager", CELL).found
     assert line.startswith(f"{name}: call 41 of 50 ")
 
 
@@ -60,7 +69,7 @@ def test_an_honest_cast_is_the_same_in_all(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "_ROUNDS", 10)
     for cell in (CELL, Cell(format="nvfp4", scale_rule="amax"), Cell(format="e4m3_row", scale_rule="amax")):
         for kernel in ("eager", quantize_eager, fake_quantize_eager):
-            assert many_calls(kernel, cell) == []
+            assert many_calls(kernel, cell) == ManyCalls(calls=50, found=[])
         for kernel in (quantize_eager, fake_quantize_eager):
             assert at_two_threads(kernel, cell) == callers_as_they_like(kernel, cell) == []
 
@@ -73,7 +82,7 @@ def test_a_large_tensor_at_two_threads() -> None:
         return codes, scales
 
     (line,) = at_two_threads(cast, CELL)
-    assert line.startswith("with two threads of torch it has ")
+    assert line.startswith("with two threads of torch, other than with one, it has ")
     assert " at [519, 3], where it had " in line
 
 
@@ -90,18 +99,89 @@ def test_callers_that_meet_within_an_operation() -> None:
         return fake_quantize_eager(place[0], spec)
 
     lines = callers_as_they_like(cast, CELL)
-    assert any(line.startswith("beside another thread's calls, call 1 of 200 has ") for line in lines)
-    assert all(line.endswith(" alone") for line in lines)
+    assert lines
+    for line in lines:
+        assert line.startswith("beside another thread's calls, other than alone, call 1 of 200 has ")
 
 
-def test_what_a_caller_raises_is_raised() -> None:
+def test_what_a_caller_raises_is_told() -> None:
     def cast(x: Tensor, spec: CastSpec) -> Tensor:
         if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("no second thread")
+            raise RuntimeError("no second thread\nand more")
         return fake_quantize_eager(x, spec)
 
-    with pytest.raises(RuntimeError, match="no second thread"):
-        callers_as_they_like(cast, CELL)
+    told = "other than alone, call 1 of 200 ends in an error: RuntimeError: no second thread"
+    assert callers_as_they_like(cast, CELL) == [f"beside another thread's calls, {told}"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, SystemExit])
+def test_an_error_is_told_with_its_call(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    monkeypatch.setattr(module, "CALLS", 50)
+    called = [0]
+
+    def cast(x: Tensor, spec: CastSpec) -> Tensor:
+        called[0] += 1
+        if called[0] > 40:
+            raise error("used up")
+        return fake_quantize_eager(x, spec)
+
+    (line, again) = many_calls(cast, CELL).found
+    assert line.startswith("fake_quantize: call 41 of 50 with the same numbers ends in an error: ")
+    assert line.endswith("used up")
+    assert again.startswith("quantize: call 1 of 50 ")
+
+
+def leaves_double(x: Tensor, spec: CastSpec) -> Tensor:
+    if x.shape[0] == 1:
+        torch.set_default_dtype(torch.float64)
+    return fake_quantize_eager(x, spec)
+
+
+def test_a_setting_that_is_left_changed_is_told_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CALLS", 3)
+    assert many_calls(leaves_double, CELL).found == [
+        "fake_quantize: one of 3 calls changed torch's default dtype and left it so"
+    ]
+    assert torch.get_default_dtype() == torch.float32
+    assert first_cell(leaves_double, "quick")[1] == "it changed torch's default dtype and left it so"
+
+
+def test_an_input_that_is_written_over_is_blamed_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CALLS", 3)
+    assert first_cell(wrong_casts.input_overwritten, "quick") == (CELL, "it changed its input")
+    assert at_two_threads(wrong_casts.input_overwritten, CELL) == ["it changed its input"]
+    assert callers_as_they_like(wrong_casts.input_overwritten, CELL) == ["it changed its input"]
+    (line, _) = many_calls(wrong_casts.input_overwritten, CELL).found
+    assert "call 1 of 3 " in line
+    assert "wrote over its input" in line
+
+
+def test_a_slow_kernel_is_called_for_a_time_and_says_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time that it takes itself: on a busy machine it is called as often."""
+    monkeypatch.setattr(module, "MOST_SECONDS", 0.05)
+    called = [0]
+
+    def slow(x: Tensor, spec: CastSpec) -> Tensor:
+        called[0] += 1
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        return fake_quantize_eager(x, spec)
+
+    many = many_calls(slow, CELL)
+    assert (many.calls, many.found) == (3, [])
+    called[0] = 0
+    assert callers_as_they_like(slow, CELL) == []
+    assert called[0] <= 2 + 2 * 4
+
+
+def test_a_refusal_of_more_is_none_of_its_faults() -> None:
+    def cast(x: Tensor, spec: CastSpec) -> Tensor:
+        if x.shape[0] > 1:
+            raise NotImplementedError("one row")
+        return fake_quantize_eager(x, spec)
+
+    assert at_two_threads(cast, CELL) == callers_as_they_like(cast, CELL) == []
 
 
 def test_the_first_cell_that_is_not_refused() -> None:
@@ -110,5 +190,14 @@ def test_the_first_cell_that_is_not_refused() -> None:
             raise NotImplementedError(f"only {only}")
         return quantize_eager(x, spec)
 
-    assert first_cell(partial(cast, only="fp4_e2m1"), "quick") == Cell(format="fp4_e2m1", scale_rule="floor")
-    assert first_cell(partial(cast, only="none"), "quick") == "only none"
+    cell = Cell(format="fp4_e2m1", scale_rule="floor")
+    assert first_cell(partial(cast, only="fp4_e2m1"), "quick") == (cell, "")
+    with pytest.raises(NotImplementedError, match=r"^only none$"):
+        first_cell(partial(cast, only="none"), "quick")
+
+
+def test_a_kernel_that_raises_has_a_cell_and_an_error() -> None:
+    def cast(_: Tensor, __: CastSpec) -> Tensor:
+        raise RuntimeError("broken")
+
+    assert first_cell(cast, "quick") == (CELL, "RuntimeError: broken")

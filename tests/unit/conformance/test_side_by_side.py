@@ -1,14 +1,15 @@
-"""Two callers, line by line: what they share is always found, and nobody waits for ever."""
+"""Two callers, line by line: what they share is found as long as they take turns; nobody waits for ever."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import pytest
 
 from mxcheck.conformance import side_by_side as module
-from mxcheck.conformance.side_by_side import side_by_side
+from mxcheck.conformance.side_by_side import in_turn, side_by_side
 
 
 def test_what_is_written_on_one_line_and_read_on_the_next_is_the_others() -> None:
@@ -34,8 +35,9 @@ def test_what_each_has_of_its_own_stays_its_own() -> None:
     assert side_by_side([lambda: call(0), lambda: call(1)]) == [0, 1]
 
 
-def test_a_lock_is_waited_for() -> None:
+def test_a_lock_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that has it goes on, turn or no turn."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
     lock, shared = threading.Lock(), [0]
 
     def call(number: int) -> int:
@@ -44,7 +46,38 @@ def test_a_lock_is_waited_for() -> None:
             shared[0] += 10
             return shared[0]
 
-    assert side_by_side([lambda: call(0), lambda: call(1)]) == [10, 11]
+    assert in_turn([lambda: call(0), lambda: call(1)]) == ([10, 11], False)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3])
+def test_a_long_operation_keeps_its_turn(seconds: float) -> None:
+    """Longer than a thread waits for a core, in an operation that lets the other thread run."""
+    shared: dict[str, int] = {}
+
+    def call(number: int) -> int:
+        time.sleep(seconds)
+        shared["place"] = number
+        time.sleep(seconds)
+        return shared["place"]
+
+    results, to_the_end = in_turn([lambda: call(0), lambda: call(1)])
+    assert results != [0, 1]
+    assert to_the_end
+
+
+def test_without_a_second_thread_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, started = threading.Thread.start, [0]
+
+    def start(thread: threading.Thread) -> None:
+        started[0] += 1
+        if started[0] == 2:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    answers = side_by_side([lambda: 0, lambda: 1])
+    assert [str(answer) for answer in answers] == ["can't start new thread"] * 2
+    assert started == [2]
 
 
 def test_an_exception_is_a_result_and_ends_no_other_call() -> None:
@@ -70,7 +103,7 @@ def test_after_many_turns_both_run_as_they_like(monkeypatch: pytest.MonkeyPatch)
         for _ in range(50):
             seen.append(number)
 
-    side_by_side([lambda: call(0), lambda: call(1)])
+    assert not in_turn([lambda: call(0), lambda: call(1)])[1]
     assert seen.count(0) == seen.count(1) == 50
 
 
