@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 class Emulated:
     """What became of a model under a recipe: what was converted, and what that computes. `dtype` is that of
     the converted model: a recipe may change it. `unsteady` names the modules whose casts did not stay what
-    they are, and what is wrong of them."""
+    they are, and what is wrong of them; `refused`, kinds of input that the kernel refuses, and why."""
 
     result: Measurement
     dtype: torch.dtype
     digests: Digests
     unsteady: dict[str, str]
+    refused: dict[str, str]
     sublayers: SublayerErrors | None
     counters: Counters
     changes_bits: bool | None
@@ -53,16 +54,18 @@ def emulate(
     batch_size: int,
     metrics: Sequence[Metric] = (),
     begin: Callable[[], Callable[[int], None] | None] = lambda: None,
+    held: set[Hashable] | None = None,
 ) -> Emulated:
     """Convert `model` by `recipe`, measure it on tokens [sequences, length], and put it back bit for bit.
 
     `states` are what each decoder layer starts from where its errors are measured; None: they are not.
-    `begin` is called when the model is converted; what it returns hears of each batch.
+    `begin` is called when the model is converted; what it returns hears of each batch. `held` is what of the
+    casts' code was asked before (`SteadyCasts`).
 
     Raises ValueError as `convert` and `evaluate` do, UnavailableError where the recipe's library cannot run
     here or on this model.
     """
-    casts = SteadyCasts(model, recipe)
+    casts = SteadyCasts(model, recipe, held)
     conversion = casts.conversion
     try:
         digests = casts.first()
@@ -84,6 +87,7 @@ def emulate(
         dtype=dtype,
         digests=digests,
         unsteady=casts.wrong,
+        refused=casts.refused,
         sublayers=layers,
         counters=counters(conversion, activations, rows),
         changes_bits=conversion.changes_bits,

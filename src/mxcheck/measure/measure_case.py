@@ -95,6 +95,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         batch_size=together,
         metrics=resolve_metrics(measuring.metrics),
         begin=lambda: session.progress(case.id, tokens, together),
+        held=session.held,
     )
     result = found.result
     assert result.kl is not None
@@ -121,7 +122,8 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         environment=session.environment
         | {"batch_size": str(together)}
         | _dtype(next(model.parameters()).dtype)
-        | _version(recipe.library),
+        | _version(recipe.library)
+        | _refused(found.refused),
         replaced=found.replaced,
         unconverted=found.unconverted,
         weight_bytes=found.weight_bytes,
@@ -162,6 +164,13 @@ def _dtype(dtype: torch.dtype) -> dict[str, str]:
     """The type that the model was loaded in, where it is not the usual one."""
     name = str(dtype).removeprefix("torch.")
     return {} if name == "float32" else {"dtype": name}
+
+
+def _refused(kinds: dict[str, str]) -> dict[str, str]:
+    """What the kernel was asked for besides, and declined: no fault of a case, which needs none of it."""
+    return (
+        {"refused by the kernel": "; ".join(f"{kind}: {why}" for kind, why in kinds.items())} if kinds else {}
+    )
 
 
 def _version(library: str | None) -> dict[str, str]:

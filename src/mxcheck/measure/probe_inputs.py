@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from mxcheck.conformance.side_by_side import side_by_side
+from mxcheck.files.printed import told
 from mxcheck.measure.probed_cast import CastParts, ProbedCast
 from mxcheck.models.probe import ROWS
 
-#: Asks one thing; returns what is wrong, in words.
+#: Asks one thing; returns what is wrong, in words; empty where nothing is.
 Ask = Callable[[], str]
 
 #: A large tensor has more elements than this.
@@ -26,12 +28,25 @@ CALLS, MANY_CALLS = 104, 5120
 #: A slow kernel is called for so many seconds at most, of this thread's own time.
 MOST_SECONDS = 5.0
 
-#: What was asked in this process, and held.
-_HELD: set[Hashable] = set()
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Question:
+    """One kind of input.
+
+    Attributes:
+        kind: in words.
+        ask: asks for it.
+        key: of the code that is asked once a process; None: every case asks it.
+    """
+
+    kind: str
+    ask: Ask
+    key: Hashable = None
 
 
-def questions(asked: ProbedCast, length: int) -> Iterator[tuple[str, Ask]]:
-    """Every kind of input, and how to ask for it, after a text whose sequences have a `length`."""
+def questions(asked: ProbedCast, length: int, held: Container[Hashable] = ()) -> Iterator[Question]:
+    """Every kind of input, after a text whose sequences have a `length`. The keys in `held` were asked
+    before, and nothing was wrong."""
     every = asked.every_row
     # of a length that 32 does not divide; both sequences together have whole blocks of rows
     longer = asked.order(2 * ((length // ROWS + 1) * ROWS + ROWS // 2))
@@ -40,25 +55,26 @@ def questions(asked: ProbedCast, length: int) -> Iterator[tuple[str, Ask]]:
     def made(cast: CastParts, x: Tensor, order: Tensor, factor: float = 1) -> Ask:
         return lambda: asked.wrong(cast(x), order, factor)
 
-    yield (
-        "a 3-D input longer than the text",
-        made(asked.product or asked.cast, asked.input(longer, 2), longer),
+    yield Question(
+        kind="a 3-D input longer than the text",
+        ask=made(asked.product or asked.cast, asked.input(longer, 2), longer),
     )
-    yield "a slice with a storage offset", made(asked.cast, _slice(asked.input(few)), few)
+    yield Question(kind="a slice with a storage offset", ask=made(asked.cast, _slice(asked.input(few)), few))
     for dtype in (torch.bfloat16, torch.float16) if asked.casts_16_bits else ():
         # both dtypes hold every value of the probe
-        yield (
-            f"a {str(dtype).removeprefix('torch.')} input",
-            made(asked.cast, asked.input(every).to(dtype), every),
+        yield Question(
+            kind=f"a {str(dtype).removeprefix('torch.')} input",
+            ask=made(asked.cast, asked.input(every).to(dtype), every),
         )
     if asked.casts_values:
-        yield f"values {LOUD:,} times as large", made(asked.cast, LOUD * asked.input(every), every, LOUD)
-    for key, kind, ask in _of_the_code(asked):
-        if key not in _HELD:
-            yield kind, _kept(key, ask)
+        yield Question(
+            kind=f"values {LOUD:,} times as large",
+            ask=made(asked.cast, LOUD * asked.input(every), every, LOUD),
+        )
+    yield from (question for question in _of_the_code(asked) if question.key not in held)
 
 
-def _of_the_code(asked: ProbedCast) -> Iterator[tuple[Hashable, str, Ask]]:
+def _of_the_code(asked: ProbedCast) -> Iterator[Question]:
     """What takes longest, and is asked once a process: of code that serves other modules and cases too."""
     every, width = asked.every_row, asked.before.shape[-1]
     one = asked.peak if asked.casts_values else every  # a library's rows feel each other
@@ -71,7 +87,7 @@ def _of_the_code(asked: ProbedCast) -> Iterator[tuple[Hashable, str, Ask]]:
             wrong = asked.wrong(asked.cast(x), order)
         if not wrong or not x.is_cpu:
             return wrong
-        return f"at two threads{'' if asked.wrong(asked.cast(x), order) else ' alone'} {wrong}"
+        return f"at two threads{'' if asked.wrong(asked.cast(x), order) else ' alone'} it gives {wrong}"
 
     def two_callers() -> str:
         orders = every, every.flip(0)
@@ -84,11 +100,19 @@ def _of_the_code(asked: ProbedCast) -> Iterator[tuple[Hashable, str, Ask]]:
     def calls(cast: CastParts, count: int) -> Ask:
         return lambda: _called(lambda: asked.wrong(cast(asked.input(one)), one), count)
 
-    yield ("large", width, asked.code), f"a tensor of {rows * width:,} elements", large
-    yield ("callers", asked.code), "two callers at once", two_callers
-    yield ("calls", asked.code), f"{CALLS} calls of one module", calls(asked.product or asked.cast, CALLS)
+    yield Question(key=("large", width, asked.code), kind=f"a tensor of {rows * width:,} elements", ask=large)
+    yield Question(key=("callers", asked.code), kind="two callers at once", ask=two_callers)
+    yield Question(
+        key=("calls", asked.code),
+        kind=f"{CALLS} calls of one module",
+        ask=calls(asked.product or asked.cast, CALLS),
+    )
     if asked.kernel is not None:
-        yield ("many calls", asked.kernel), f"{MANY_CALLS:,} calls of one cast", calls(asked.cast, MANY_CALLS)
+        yield Question(
+            key=("many calls", asked.kernel),
+            kind=f"{MANY_CALLS:,} calls of one cast",
+            ask=calls(asked.cast, MANY_CALLS),
+        )
 
 
 @torch.no_grad()
@@ -97,21 +121,17 @@ def _without_gradients(cast: CastParts, x: Tensor) -> tuple[Tensor, ...]:
     return cast(x)
 
 
-def _kept(key: Hashable, ask: Ask) -> Ask:
-    def asking() -> str:
-        wrong = ask()
-        if not wrong:
-            _HELD.add(key)
-        return wrong
-
-    return asking
-
-
 def _called(ask: Ask, count: int) -> str:
     end = time.thread_time() + MOST_SECONDS
     for number in range(1, count + 1):
-        if wrong := ask():
-            return f"at call {number:,} {wrong}"
+        try:
+            wrong = ask()
+        except NotImplementedError as error:
+            if number == 1:
+                raise
+            return f"at call {number:,} it refuses what it took before: {told(error)}"
+        if wrong:
+            return f"at call {number:,} it gives {wrong}"
         if time.thread_time() > end:
             break
     return ""

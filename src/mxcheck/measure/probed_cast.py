@@ -8,20 +8,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxcheck.models.probe import ROWS
+from mxcheck.models.probe import ROWS, probe
 
 #: A cast, or a library's: it gives several tensors.
 CastParts = Callable[[Tensor], tuple[Tensor, ...]]
 
+#: The probe's rows that may have the largest magnitude; the others are quiet. These are 21: no block of rows
+#: in their cycle is like the one before.
+_PEAKS = slice(0, ROWS, 3)
+_QUIET = [row for row in range(ROWS) if row % 3]
+
+
+def uneven_probe(width: int) -> Tensor:
+    """The probe [32, width] with quiet rows: what is as large in these as the largest magnitude of the others
+    is halved. Of a wide probe every row has it otherwise."""
+    rows = probe(ROWS, width)
+    largest = rows[_PEAKS].abs().amax()
+    quiet = rows[_QUIET]
+    rows[_QUIET] = torch.where(quiet.abs() >= largest, quiet / 2, quiet)
+    return rows
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProbedCast:
-    """One cast, and what it makes of the probe.
+    """One cast, and what it makes of the uneven probe.
 
     Attributes:
         name, what: the module, and what of it is cast, in the plural.
         cast: the cast itself.
-        before: the probe, [32, width].
+        before: the uneven probe, [32, width].
         after: what the recipe makes of it along its last axis. What has 32 rows is by row, all else of the
             whole tensor.
         axis: along which the cast goes, -1 or -2.
@@ -30,6 +45,7 @@ class ProbedCast:
         product: the same cast as it enters a module's product; None where it enters none.
         casts_16_bits: whether values of a 16-bit input become what they become in `before`'s dtype.
         casts_values: whether it gives values, which a power of two multiplies exactly.
+        may_refuse: whether it may decline an input by NotImplementedError, as a user's kernel may.
     """
 
     name: str
@@ -43,6 +59,7 @@ class ProbedCast:
     product: CastParts | None = None
     casts_16_bits: bool = False
     casts_values: bool = False
+    may_refuse: bool = False
 
     @property
     def every_row(self) -> Tensor:
@@ -56,11 +73,9 @@ class ProbedCast:
 
     def order(self, count: int) -> Tensor:
         """Which rows make an input of `count`, 32 or more: at the end each of them; before these, in turns,
-        those that have not the largest magnitude."""
-        sizes = self.before.abs().amax(-1)
-        smaller = torch.nonzero(sizes < sizes.amax()).flatten()
-        turns = torch.arange(5, 5 + count - ROWS, device=sizes.device) % len(smaller)
-        return torch.cat([smaller[turns], self.every_row])
+        the quiet ones."""
+        turns = [_QUIET[turn % len(_QUIET)] for turn in range(5, 5 + count - ROWS)]
+        return torch.cat([torch.tensor(turns, device=self.before.device), self.every_row])
 
     def input(self, order: Tensor, *leading: int) -> Tensor:
         """Rows in an order, [*leading, rows, width], turned so that they lie along the axis."""
@@ -75,7 +90,7 @@ class ProbedCast:
             by_row = len(after) == ROWS and len(rows) == len(order)
             expected = factor * after[order] if by_row else after
             if wrong := first_wrong(rows, expected.to(rows.dtype)):
-                return wrong
+                return f"{wrong} of its {self.what}"
         return ""
 
 
@@ -87,14 +102,15 @@ def rows_of(values: Tensor, axis: int) -> Tensor:
 def first_wrong(rows: Tensor, expected: Tensor) -> str:
     """The first row whose bits are not the expected ones, in words; empty where all are."""
     if (rows.shape, rows.dtype) != (expected.shape, expected.dtype):
-        return f"{rows.dtype} {list(rows.shape)} for {expected.dtype} {list(expected.shape)} in the rows"
+        found, wanted = (f"{one.dtype} {list(one.shape)}" for one in (rows, expected))
+        return f"{found} where {wanted} was expected, in the rows"
     apart = _bits(rows) != _bits(expected)
     if not apart.any():
         return ""
     by_row = apart.any(-1) if apart.dim() > 1 else apart
     row = int(torch.nonzero(by_row)[0])
     more = int(by_row.sum()) - 1
-    return f"row {row}" + (f" and {more:,} others" if more else "") + f" of {len(rows):,}"
+    return f"other bits in row {row}" + (f" and {more:,} others" if more else "") + f" of {len(rows):,}"
 
 
 def _bits(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +92,8 @@ class Session:
         self.tell = tell
         #: Whether a case was found to be measured when it is asked for (`canaries.live`).
         self.live = False
+        #: What of the casts' code this process has asked, and found right (`SteadyCasts`).
+        self.held = set[Hashable]()
         #: Seconds spent loading so far, references measured included.
         self.loading = 0.0
         self._host = host

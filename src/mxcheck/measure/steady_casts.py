@@ -6,12 +6,16 @@ of a slice, in 16 bits. So the probe comes again when all else is done: to every
 to one module of each cast in other shapes. Each row has to become what it became at first, so that nothing
 more is stored.
 
-Every input holds all rows of the probe, those with the largest magnitude in its last 32 rows alone. A scale
-that spans the tensor is therefore the probe's own, if the last rows are looked at. The rows before come in a
-cycle that 32 does not divide, so that blocks along another axis get other scales.
+Every input holds all rows of the probe, made uneven: 21 of them are quiet, and lack its largest magnitude.
+The other rows come in the last 32 alone. A scale that spans the tensor is therefore that of these 32, if the
+last rows are looked at. The rows before come in a cycle of 21, so that blocks along another axis get other
+scales.
 
 What came first is held as well: an activation enters its product as a cast made anew from the recipe, in
 fp32, casts the probe; and the kernel that was called is the recipe's.
+
+A user's kernel may refuse an input (NotImplementedError): a case needs none of them but the probe. What it
+refuses is noted, and no fault.
 
 A library is asked by `operand` alone, first and last. That leaves alone what a library fixes by the first
 batch that `forward` sees: the activations' scale of Transformer Engine's delayed scaling (`te_fp8_delayed`),
@@ -26,11 +30,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mxcheck.files.printed import told
 from mxcheck.gate.row_groups import Digests, RowGroups, changed_rows
 from mxcheck.kernels.api import Kernel, called_kernels, kernel_name, resolve_kernel
 from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.probe_inputs import questions
-from mxcheck.measure.probed_cast import CastParts, ProbedCast, first_wrong, rows_of
+from mxcheck.measure.probed_cast import CastParts, ProbedCast, first_wrong, rows_of, uneven_probe
 from mxcheck.models.call_casts import CallCast, call_casts
 from mxcheck.models.casts import activation_cast
 from mxcheck.models.classify import reduction_axis, weight_parameters
@@ -39,10 +44,8 @@ from mxcheck.models.linear import ConvertedLinear, LibraryLinear
 from mxcheck.models.probe import (
     ATTENTION_LENGTH,
     LIBRARY_FACTOR,
-    ROWS,
     Operands,
     digests,
-    probe,
     probe_like,
     unnoted,
     whole_digest,
@@ -58,19 +61,26 @@ class SteadyCasts:
     Attributes:
         conversion: the model, converted.
         wrong: by module, the first thing that was wrong of it, in words.
+        refused: kinds of input that a user's kernel refused, in words, and why.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
-        """Convert `model`. Raises as `convert` does."""
+    def __init__(self, model: nn.Module, recipe: Recipe, held: set[Hashable] | None = None) -> None:
+        """Convert `model`. Raises as `convert` does.
+
+        `held` says what of the code was asked before, and adds to it: what takes longest is asked once.
+        """
         called: list[Kernel] = []
         with called_kernels(called.append):
             self.conversion = convert(model, recipe)
         self.wrong: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
+        self._held = set[Hashable]() if held is None else held
         self._casts = list(call_casts(self.conversion))
         self._by_place = {(one.name, one.axis): one for one in self._casts if one.attribute != "result"}
         of_weights, self._kernel = resolve_kernel(recipe.kernel)
         self._own = self._kernel is resolve_kernel("eager")[1]
         self._expected: dict[Hashable, tuple[Tensor, str]] = {}
+        self._uneven: dict[Hashable, tuple[Tensor, Tensor]] = {}
         self._digests: Digests = {}
         if recipe.library is None and (others := {*called} - {of_weights}):
             self._note(next(iter(self.conversion.modules)), _other_kernel(others, of_weights, "weights"))
@@ -78,6 +88,8 @@ class SteadyCasts:
     def first(self) -> Digests:
         """The digests of the record, before the text."""
         self._digests = self._probed(FIRST)
+        for one, width in self._distinct_casts():
+            self._of_uneven_probe(one, width)  # now, before the text: later calls may give something else
         for one in self._casts:
             if one.operand is not None and one.cast is None:
                 self._note(one.name, f"its {one.what} are not cast")
@@ -99,13 +111,17 @@ class SteadyCasts:
         finally:
             hook.remove()
         modules = dict(self.conversion.model.named_modules())
-        for when, names in (
-            ("ran in training mode while it was measured", [n for n, one in modules.items() if one in ran]),
-            ("is left in training mode", [n for n, one in modules.items() if one.training]),
+        for what, others, names in (
+            (
+                "ran in training mode while it was measured",
+                "so did",
+                [n for n, one in modules.items() if one in ran],
+            ),
+            ("is left in training mode", "so are", [n for n, one in modules.items() if one.training]),
         ):
             for name in names[:1]:
-                more = f", as {len(names) - 1} others" if len(names) > 1 else ""
-                self._note(name or "the model", f"{when}{more}")
+                more = f", and {others} {len(names) - 1} others" if len(names) > 1 else ""
+                self._note(name or "the model", f"{what}{more}")
 
     def last(self, length: int) -> None:
         """Ask everything once more. `length` is that of the text's sequences."""
@@ -150,13 +166,28 @@ class SteadyCasts:
         our own kernel in fp32, then rounded; by another in the dtype that it is called in."""
         key = operand, axis, like.shape, like.dtype
         if key not in self._expected:
-            cast = activation_cast(operand, self.conversion.recipe.kernel, axis=axis)
             x = probe_like(like.to(torch.float32 if self._own else like.dtype))
-            values = cast(x).to(like.dtype, copy=True)  # of its own, whatever memory the cast gives back
+            values = self._cast_anew(operand, axis, x).to(like.dtype)
             self._expected[key] = values, whole_digest(values)
         return self._expected[key]
 
-    def _distinct(self) -> Iterator[ProbedCast]:
+    def _of_uneven_probe(self, one: CallCast, width: int) -> tuple[Tensor, Tensor]:
+        """The uneven probe as a cast gets it, and what the recipe makes of it along its last axis."""
+        assert one.operand is not None
+        parameter = next(self.conversion.model.parameters())
+        in_fp32 = self._own or not one.operand.is_exact_in_16_bits
+        key = one.operand, width, in_fp32
+        if key not in self._uneven:
+            dtype = torch.float32 if in_fp32 else parameter.dtype
+            before = uneven_probe(width).to(parameter.device, dtype)
+            self._uneven[key] = before, self._cast_anew(one.operand, -1, before.clone())
+        return self._uneven[key]
+
+    def _cast_anew(self, operand: Operand | None, axis: int, x: Tensor) -> Tensor:
+        """By a cast that is made of the recipe, into memory of its own, whatever the cast gives back."""
+        return activation_cast(operand, self.conversion.recipe.kernel, axis=axis)(x).clone()
+
+    def _distinct_casts(self) -> Iterator[tuple[CallCast, int]]:
         """One of each cast: what is cast by what, in rows of one width."""
         seen = set[Hashable]()
         for one in self._casts:
@@ -164,14 +195,20 @@ class SteadyCasts:
                 key = one.place, one.operand, width
                 if one.operand is not None and one.cast is not None and key not in seen:
                     seen.add(key)
-                    yield self._probed_cast(one, width)
+                    yield one, width
+
+    def _distinct(self) -> Iterator[ProbedCast]:
+        """The same, and one of each width of a library's."""
+        for one, width in self._distinct_casts():
+            yield self._probed_cast(one, width)
+        seen = set[int]()
         for name, module in self.conversion.modules.items():
             if isinstance(module, LibraryLinear):
                 weight = module.module.get_parameter("weight")
                 width = weight.shape[reduction_axis(module.module)]
                 if width not in seen:
                     seen.add(width)
-                    before = LIBRARY_FACTOR * probe(ROWS, width).to(weight.device, weight.dtype)
+                    before = LIBRARY_FACTOR * uneven_probe(width).to(weight.device, weight.dtype)
                     yield ProbedCast(
                         name=name,
                         what="activations",
@@ -185,35 +222,39 @@ class SteadyCasts:
         assert one.operand is not None
         assert one.cast is not None
         cast = one.cast
-        parameter = next(self.conversion.model.parameters())
-        in_fp32 = self._own or not one.operand.is_exact_in_16_bits
-        before = probe(ROWS, width).to(parameter.device, torch.float32 if in_fp32 else parameter.dtype)
+        before, after = self._of_uneven_probe(one, width)
         linear = one.part if isinstance(one.part, ConvertedLinear) and one.attribute == "cast" else None
         return ProbedCast(
             name=one.name,
             what=one.what,
             cast=lambda x: (cast(x),),
             before=before,
-            after=self._of_recipe(one.operand, -1, before)[:1],
+            after=(after,),
             axis=one.axis,
             code=(one.place, one.operand, self._kernel),
             kernel=None if one.operand.format == BF16 else self._kernel,
             product=_product(linear) if linear is not None and linear.is_linear else None,
             casts_16_bits=self._own,
             casts_values=True,
+            may_refuse=not self._own,
         )
 
     def _ask(self, asked: ProbedCast, length: int) -> None:
-        for kind, ask in questions(asked, length):
+        for question in questions(asked, length, self._held):
             try:
-                wrong = ask()
+                wrong = question.ask()
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                wrong = f"{type(error).__name__}: {error}".splitlines()[0]
+                if asked.may_refuse and isinstance(error, NotImplementedError):
+                    self.refused.setdefault(question.kind, f"{told(error)} ({asked.what} of {asked.name})")
+                    continue
+                wrong = f"the cast of its {asked.what} raised {type(error).__name__}: {told(error)}"
             if wrong:
-                self._note(asked.name, f"{kind}: {wrong} of its {asked.what}")
+                self._note(asked.name, f"{question.kind}: {wrong}")
                 return
+            if question.key is not None:
+                self._held.add(question.key)
 
 
 def _other_kernel(found: set[Kernel], expected: Kernel, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from mxcheck.formats.spec import CastSpec
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import record_from_dict
 from mxcheck.gate.result import result_from_dict
+from mxcheck.kernels.eager import quantize_eager
 from mxcheck.measure import emulation
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
@@ -60,6 +63,26 @@ def ran(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def narrow(x: Any, spec: CastSpec) -> Any:
+    """Ours for at most 4096 rows."""
+    if x.numel() // x.shape[-1] > 4096:
+        raise NotImplementedError("at most 4096 rows")
+    return quantize_eager(x, spec)
+
+
+def test_what_a_kernel_refuses_beyond_the_case_is_in_the_record() -> None:
+    short = Measuring(max_samples=2, sequence_length=32, kernel=f"{__name__}:narrow")
+    with Session(short) as session:
+        record = measure_case(session, CASE)
+    assert record.unsteady == {}
+    assert re.match(
+        r"a tensor of [\d,]+ elements: at most 4096 rows \(activations of ",
+        record.environment["refused by the kernel"],
+    )
+    with Session(SHORT) as session:
+        assert "refused by the kernel" not in measure_case(session, CASE).environment
 
 
 def test_ten_lines_of_python_give_the_record_of_the_gate(tmp_path: Path) -> None:
