@@ -13,7 +13,7 @@ from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples
 from mxcheck.conformance.shrinker import Counterexample, cut_out, shrink
-from mxcheck.conformance.surroundings import Surrounded, surrounded
+from mxcheck.conformance.asked_again import Asked, asked_again
 from mxcheck.conformance.verifier import KINDS, Comparison, compare
 from mxcheck.formats.notation import parse_hex
 from mxcheck.formats.oracle import Parts
@@ -82,7 +82,7 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
     return CellResult(elements=elements, unsupported=unsupported, counts=counts, mismatches=mismatches)
 
 
-def _asked(kernel: Kernel, cell: Cell, level: str) -> Iterator[Surrounded]:
+def _asked(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
     """Each example held against the oracle; then numbers in other surroundings and, last of all, the first
     example again, held against what it gave before."""
     first: Example | None = None
@@ -91,10 +91,10 @@ def _asked(kernel: Kernel, cell: Cell, level: str) -> Iterator[Surrounded]:
         comparison = compare(kernel, example.x, example.spec)
         if first is None:
             first, got = example, tuple(part.copy() for part in comparison.got)
-        yield Surrounded(example=example, comparison=comparison)
-    yield from surrounded(kernel, cell, level)
+        yield Asked(example=example, comparison=comparison)
+    yield from asked_again(kernel, cell, level)
     if first is not None and got:
-        yield Surrounded(
+        yield Asked(
             example=replace(first, group="asked_again"),
             comparison=compare(kernel, first.x, first.spec, got),
             words="asked again after all else; asked first it gave other bits",

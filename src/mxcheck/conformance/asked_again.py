@@ -35,7 +35,7 @@ _CALLERS_SHAPE = (4, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Surrounded:
+class Asked:
     """A call, what came of it, and its surroundings in words, where they are not the plain ones."""
 
     example: Example
@@ -43,23 +43,23 @@ class Surrounded:
     words: str = ""
 
 
-def surrounded(kernel: Kernel, cell: Cell, level: str) -> Iterator[Surrounded]:
+def asked_again(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
     """A slice of other memory; more than 2^20 elements (`quick`: only with rounding to even); two threads of
     torch; two callers at once."""
     base = example("surroundings", _numbers(_SHAPE, "surroundings").clone(), cell)
     alone = outcome(kernel, base.x, base.spec)
     if not alone.got:
-        yield Surrounded(example=base, comparison=alone)
+        yield Asked(example=base, comparison=alone)
         return
     offset = replace(base, group="storage_offset", x=_at_an_offset(base.x))
-    yield Surrounded(
+    yield Asked(
         example=offset,
         comparison=compare(kernel, offset.x, offset.spec, alone.got),
         words=f"in a slice of other memory, {_OFFSET} elements into it; alone it gives other bits",
     )
     if level != "quick" or cell.rounding == "even":
         huge, expected = _repeated(base, alone.got, _HUGE, "huge")
-        yield Surrounded(
+        yield Asked(
             example=huge,
             comparison=compare(kernel, huge.x, huge.spec, expected),
             words=f"{huge.x.numel():,} elements, the same {_HUGE} times over; once over it gives other bits",
@@ -70,7 +70,7 @@ def surrounded(kernel: Kernel, cell: Cell, level: str) -> Iterator[Surrounded]:
     many, expected = _repeated(base, alone.got, times, "two_threads")
     with usual_settings(threads=2):
         comparison = compare(kernel, many.x, many.spec, expected)
-    yield Surrounded(
+    yield Asked(
         example=many,
         comparison=comparison,
         words="with torch.set_num_threads(2); with one thread it gives other bits",
@@ -97,14 +97,14 @@ def _repeated(base: Example, got: Parts, times: int, group: str) -> tuple[Exampl
     return Example(group=group, x=x, spec=spec), expected
 
 
-def _two_callers(kernel: Kernel, cell: Cell) -> Iterator[Surrounded]:
+def _two_callers(kernel: Kernel, cell: Cell) -> Iterator[Asked]:
     """Two threads of Python with different numbers of one shape."""
     callers = [
         example("two_callers", _numbers(_CALLERS_SHAPE, name).clone(), cell) for name in ("one", "other")
     ]
     alone = [outcome(kernel, one.x, one.spec) for one in callers]
     if not all(one.got for one in alone):
-        yield Surrounded(example=callers[0], comparison=next(one for one in alone if not one.got))
+        yield Asked(example=callers[0], comparison=next(one for one in alone if not one.got))
         return
     with settings_kept(), torch.random.fork_rng(devices=[]):
         returned, to_the_end = in_turn([partial(kernel, one.x.detach(), one.spec) for one in callers])
@@ -114,7 +114,7 @@ def _two_callers(kernel: Kernel, cell: Cell) -> Iterator[Surrounded]:
             comparison = failed(result, one.x)
         else:
             comparison = judged(kernel, result, one.x, one.spec, first.got)
-        yield Surrounded(
+        yield Asked(
             example=one,
             comparison=comparison,
             words=f"while another thread of Python cast other numbers{how}; alone it gives other bits",

@@ -15,7 +15,7 @@ from mxcheck.conformance.cells import cells
 from mxcheck.conformance.describe import as_data, describe
 from mxcheck.conformance.generator import examples
 from mxcheck.conformance.run import CellResult, counterexamples, run_cell
-from mxcheck.conformance.surroundings import surrounded
+from mxcheck.conformance.asked_again import asked_again
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
@@ -81,14 +81,14 @@ def after_many_calls(calls: int) -> Cast:
 @pytest.mark.parametrize("cell", SOME)
 @pytest.mark.parametrize("kernel", [quantize_eager, fake_quantize_eager])
 def test_an_honest_cast_is_right_in_all(kernel: Cast, cell: str) -> None:
-    found = list(surrounded(kernel, CELLS[cell], "quick"))
+    found = list(asked_again(kernel, CELLS[cell], "quick"))
     assert [one.example.group for one in found] == GROUPS
     assert not any(one.comparison.counts for one in found)
     assert {one.comparison.unsupported for one in found} == {None}
 
 
 def test_what_they_are() -> None:
-    by_group = {one.example.group: one.example for one in surrounded(quantize_eager, CELLS[SOME[0]], "full")}
+    by_group = {one.example.group: one.example for one in asked_again(quantize_eager, CELLS[SOME[0]], "full")}
     offset, huge, threads = (by_group[name].x for name in ("storage_offset", "huge", "two_threads"))
     assert offset.is_contiguous()
     assert offset.storage_offset() % 4 == 3
@@ -108,7 +108,7 @@ def test_what_they_are() -> None:
     ],
 )
 def test_each_is_caught_in_its_own(cast: Cast, group: str, cell: str) -> None:
-    wrong = {one.example.group for one in surrounded(cast, CELLS[cell], "quick") if one.comparison.counts}
+    wrong = {one.example.group for one in asked_again(cast, CELLS[cell], "quick") if one.comparison.counts}
     assert wrong == {group}
 
 
@@ -117,7 +117,7 @@ def test_values_are_held_too() -> None:
         values = fake_quantize_eager(x, spec)
         return -values if torch.get_num_threads() > 1 else values
 
-    found = {one.example.group: one.comparison for one in surrounded(cast, CELLS[SOME[0]], "quick")}
+    found = {one.example.group: one.comparison for one in asked_again(cast, CELLS[SOME[0]], "quick")}
     assert set(found["two_threads"].counts) == {"value", "zero sign"}
 
 
@@ -125,7 +125,7 @@ def test_codes_in_one_call_and_values_in_another() -> None:
     def cast(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...] | Tensor:
         return (fake_quantize_eager if torch.get_num_threads() > 1 else quantize_eager)(x, spec)
 
-    found = {one.example.group: one.comparison for one in surrounded(cast, CELLS[SOME[0]], "quick")}
+    found = {one.example.group: one.comparison for one in asked_again(cast, CELLS[SOME[0]], "quick")}
     assert (
         found["two_threads"].error == "TypeError: it returns values in one call, codes and scales in another"
     )
@@ -155,7 +155,7 @@ def test_a_kernel_that_raises_beside_another_caller() -> None:
         finally:
             in_use.release()
 
-    found = [one.comparison for one in surrounded(cast, CELLS["fp4_e2m1-floor"], "quick")]
+    found = [one.comparison for one in asked_again(cast, CELLS["fp4_e2m1-floor"], "quick")]
     assert "RuntimeError: in use" in [one.error for one in found[-2:]]
 
 
@@ -236,6 +236,6 @@ def test_settings_that_two_callers_leave_changed_are_put_back() -> None:
         torch.set_default_dtype(before)
         return parts
 
-    list(surrounded(cast, CELLS["fp4_e2m1-floor"], "quick"))
+    list(asked_again(cast, CELLS["fp4_e2m1-floor"], "quick"))
     assert torch.get_default_dtype() == torch.float32
     assert torch.get_num_threads() == 1
