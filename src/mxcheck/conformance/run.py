@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from mxcheck.conformance.asked_again import Asked, asked_again
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples
 from mxcheck.conformance.shrinker import Counterexample, cut_out, shrink
-from mxcheck.conformance.asked_again import Asked, asked_again
 from mxcheck.conformance.verifier import KINDS, Comparison, compare
 from mxcheck.formats.notation import parse_hex
 from mxcheck.formats.oracle import Parts

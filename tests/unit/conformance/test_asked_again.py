@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from mxcheck.conformance import run
+from mxcheck.conformance.asked_again import asked_again
 from mxcheck.conformance.cells import cells
 from mxcheck.conformance.describe import as_data, describe
 from mxcheck.conformance.generator import examples
 from mxcheck.conformance.run import CellResult, counterexamples, run_cell
-from mxcheck.conformance.asked_again import asked_again
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 

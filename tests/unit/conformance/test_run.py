@@ -41,7 +41,7 @@ def three_groups(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Example(group=group, x=x, spec=cell.spec()) for group in ("a", "b", "b", "c")]
 
     monkeypatch.setattr(run, "examples", examples)
-    monkeypatch.setattr(run, "surrounded", lambda *_: ())
+    monkeypatch.setattr(run, "asked_again", lambda *_: ())
 
 
 @pytest.mark.usefixtures("three_groups")
