@@ -12,6 +12,7 @@ from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.shipped import in_force
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.memory import is_out_of_memory
+from mxcheck.measure.passive_threads import load_torch
 from mxcheck.measure.session import Session
 from mxcheck.models.ladder import LADDER, installed
 
@@ -24,6 +25,7 @@ def hold_case(
     A case that cannot run here is skipped; one that was accepted on such a device is an error. So is one that
     raises ValueError or runs out of memory. Raises whatever else torch raises.
     """
+    load_torch()
     from mxcheck.kernels.usual_settings import usual_settings
     from mxcheck.models.convert import UnavailableError
 

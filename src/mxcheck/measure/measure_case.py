@@ -9,6 +9,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import Record
 from mxcheck.measure.memory import is_out_of_memory
+from mxcheck.measure.passive_threads import load_torch
 from mxcheck.measure.session import Session
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def measure_case(session: Session, case: Case) -> Record:
     UnavailableError where the case's library cannot run here or on this model; what torch raises where
     memory runs out. Whether this process measures right is for `Session.checks` to say.
     """
+    load_torch()
     from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 
     with usual_settings(threads=session.threads):
@@ -43,24 +45,24 @@ def _measured_whole(session: Session, case: Case) -> Record:
     if (reason := session.unavailable(recipe)) is not None:
         raise UnavailableError(reason)
     try:
-        record = _measured(session, case, recipe)
+        return _checked(session, case, recipe)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         failure = error.with_traceback(None)  # which holds what did not fit
-    else:
-        return _checked(session, case, recipe, record)
     # Once: then it has its devices whole, and there is nothing more to wait for.
     if not session.enlarge(case.model):
         raise failure
-    return _checked(session, case, recipe, _measured(session, case, recipe))
+    return _checked(session, case, recipe)
 
 
-def _checked(session: Session, case: Case, recipe: Recipe, record: Record) -> Record:
-    """The record. Raises ValueError where it contradicts itself. Of the first of a process that casts, it is
-    also asked whether it was measured now."""
+def _checked(session: Session, case: Case, recipe: Recipe) -> Record:
+    """The record, measured by a process that has measured canaries. Raises ValueError where it contradicts
+    itself. Of the first of a process that casts, it is also asked whether it was measured now."""
     from mxcheck.measure.canaries.live import stale
 
+    session.try_canaries()
+    record = _measured(session, case, recipe)
     check_figures(record)
     if not session.live and recipe.operands and recipe.library is None:
         bench = session.resident(case.model)

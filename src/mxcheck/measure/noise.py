@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from mxcheck.gate.noise import Trial, trial_from_dict, worst
+from mxcheck.measure.passive_threads import PASSIVE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -178,6 +179,7 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str], tell: Callable[
                 [sys.executable, "-m", "mxcheck.measure.noise", name, str(request), str(answer)],
                 # sys.path as it is: pytest may have added the folder that a user's kernel lies in
                 env={
+                    **PASSIVE,
                     **os.environ,
                     **({"CUDA_VISIBLE_DEVICES": ",".join(job.gpus)} if job.gpus else {}),
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

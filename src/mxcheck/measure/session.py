@@ -19,6 +19,7 @@ from mxcheck.gate.check import Check, check
 from mxcheck.gate.shipped import in_force
 from mxcheck.measure import on_device
 from mxcheck.measure.environment import environment
+from mxcheck.measure.passive_threads import load_torch
 from mxcheck.measure.text import evaluation_text, has_own_tokens, own_tokens_path
 from mxcheck.models.zoo import model_source
 from mxcheck.run.measuring import Measuring
@@ -67,8 +68,8 @@ class Host(Protocol):
 class Session:
     """Keeps one model resident: cases that come model by model load each once.
 
-    As a context manager it lets go of the model at the end. Torch uses one thread in this process, unless
-    OMP_NUM_THREADS is set: a fixed count is a fixed arithmetic.
+    As a context manager it lets go of the model at the end. Torch uses one thread while it measures, unless
+    OMP_NUM_THREADS is set: a fixed count is a fixed arithmetic. Before and after it has its own.
 
     Args:
         measuring: what is measured and how.
@@ -85,9 +86,6 @@ class Session:
         host: Host | None = None,
         tell: Tell = lambda _: None,
     ) -> None:
-        # Read when torch is loaded. Threads that wait for each other burn their cores else: where those were
-        # busy, casts at two threads took twenty times as long.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         self.measuring = Measuring() if measuring is None else measuring
         self.tell = tell
         #: Whether a case was found to be measured when it is asked for (`canaries.live`).
@@ -116,16 +114,16 @@ class Session:
 
     @cached_property
     def threads(self) -> int:
-        """Torch's threads: one a process, so that the number of processes is the one place where a run is
-        spread over cores.
+        """How many threads torch has while this session measures: one a process, so that the number of
+        processes is the one place where a run is spread over cores.
 
         A fixed count is a fixed arithmetic; and on a busy machine two threads that wait for each other
         were measured ten times slower than one. OMP_NUM_THREADS, where it is set, is left alone.
         """
+        if "OMP_NUM_THREADS" not in os.environ:
+            return 1
         import torch
 
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(1)
         return torch.get_num_threads()
 
     @cached_property
@@ -133,6 +131,7 @@ class Session:
         """`cpu`, or `cuda` where there is one and nothing says otherwise."""
         if self._host is not None:
             self._host.pin()
+        load_torch()
         import torch
 
         available = torch.cuda.is_available()
@@ -162,6 +161,10 @@ class Session:
         from mxcheck.measure.canaries.check import broken_measuring
 
         return broken_measuring()
+
+    def try_canaries(self) -> None:
+        """Measure canaries, unless this process has: before anything else is measured."""
+        _ = self.broken
 
     def checks(self) -> tuple[Check, ...]:
         """What fails of every case of this process, whichever it is; none where it measures right."""
@@ -197,11 +200,15 @@ class Session:
         if label in self._failed:
             raise ValueError(self._failed[label])
         self.free()  # the old one before the new one comes
+        load_torch()
+        from mxcheck.kernels.usual_settings import usual_settings
+
         try:
             self._take(label)
             began = time.monotonic()
             self.tell({"do": "step", "what": f"{label} loading", "once": label})
-            self._resident = self._load(label)
+            with usual_settings(threads=self.threads):
+                self._resident = self._load(label)
             self.loading += time.monotonic() - began
         except BaseException as error:
             self.free()  # what does not become resident holds nothing of the host
@@ -266,7 +273,6 @@ class Session:
         from mxcheck.evaluation.measure import evaluate
         from mxcheck.models.load import load
 
-        assert self.threads > 0
         measuring = self.measuring
         if has_own_tokens(measuring, label):
             own_tokens_path(measuring, label)  # says what to do, before the model is loaded

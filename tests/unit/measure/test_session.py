@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,9 @@ import pytest
 import torch
 
 from mxcheck.gate.case import Case
+from mxcheck.gate.record import Record
+from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.measure.hold import hold_case
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
 from mxcheck.models.load import load
@@ -141,17 +147,93 @@ def test_its_folder_goes_with_it_and_a_shared_one_stays(tmp_path: Path) -> None:
 
 
 def test_one_thread_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
         assert Session(SHORT).threads == 2
         monkeypatch.delenv("OMP_NUM_THREADS")
-        assert Session(SHORT).threads == 1
-        assert torch.get_num_threads() == 1
+        session = Session(SHORT)
+        assert session.threads == 1
+        assert torch.get_num_threads() == 2, "asking changes nothing"
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_case_is_measured_at_one_thread_and_the_process_keeps_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    case = Case(model="ref-llama", precision="fp8_e4m3", tier="A")
+    counts: list[int] = []
+
+    def tell(_: dict[str, Any]) -> None:
+        counts.append(torch.get_num_threads())
+
+    def settle(record: Record) -> CaseResult:
+        counts.append(torch.get_num_threads())
+        return CaseResult(case=case, outcome=Outcome.PASSED, record=record)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for measured in (
+            lambda session: session.resident("ref-llama"),
+            lambda session: measure_case(session, case),
+            lambda session: hold_case(session, case, settle, baselines=tmp_path),
+        ):
+            counts.clear()
+            with Session(SHORT, tell=tell) as session:
+                measured(session)
+            assert torch.get_num_threads() == 3
+            # "loading" is told before there is anything to compute
+            assert {*counts[1:]} == {1}
+    finally:
+        torch.set_num_threads(before)
+
+
+#: What OpenMP says of its policy when it is loaded, and what the environment says afterwards.
+POLICY = """
+import os, sys
+from pathlib import Path
+import mxcheck
+from mxcheck.measure.hold import hold_case
+from mxcheck.measure.measure_case import measure_case
+session = mxcheck.Session()
+case = mxcheck.Case(model="no-such-model", precision="bf16")
+try:
+    {use}
+except ValueError:
+    pass
+assert "torch" in sys.modules
+print(os.environ.get("OMP_WAIT_POLICY"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("use", "own"),
+    [
+        ("session.device", None),
+        ("session.resident('no-such-model')", None),
+        ("measure_case(session, case)", None),
+        ("hold_case(session, case, print, baselines=Path())", None),
+        ("hold_case(session, case, print, baselines=Path())", "ACTIVE"),
+    ],
+    ids=["device", "resident", "measured", "held", "own"],
+)
+def test_torch_s_threads_wait_passively_and_the_environment_stays(use: str, own: str | None) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "OMP_"))}
+    policy = {} if own is None else {"OMP_WAIT_POLICY": own}
+    done = subprocess.run(
+        [sys.executable, "-c", POLICY.format(use=use)],
+        env={**kept, **policy, "OMP_DISPLAY_ENV": "TRUE", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"OMP_WAIT_POLICY = '{own or 'PASSIVE'}'" in done.stderr
+    assert done.stdout.split()[-1] == str(own)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from mxcheck.measure.memory import is_out_of_memory
+
 #: What is tried: each yields what is wrong, and how.
 Trial = Callable[[], Iterator[tuple[str, str]]]
 
@@ -24,7 +26,8 @@ def trials() -> tuple[Trial, ...]:
 
 
 def broken_measuring(chosen: Sequence[Trial] | None = None) -> str:
-    """Why nothing that this process measures counts, in one line; empty where all is right."""
+    """Why nothing that this process measures counts, in one line; empty where all is right. Raises
+    what torch raises where memory runs out."""
     import torch
 
     found: list[tuple[str, str]] = []
@@ -32,7 +35,9 @@ def broken_measuring(chosen: Sequence[Trial] | None = None) -> str:
         try:
             with torch.device("cpu"):
                 found += trial()
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is told: the toy model raises nothing)
+        except Exception as error:  # whatever it is, it is told: the toy model raises nothing
+            if is_out_of_memory(error):
+                raise
             found.append((trial.__name__, " ".join(f"raised {type(error).__name__}: {error}".split())))
     if not found:
         return ""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from mxcheck.gate.record import Record
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from mxcheck.measure.session import Resident
 
-_SEQUENCES, _LENGTH = 1, 16
+_SEQUENCES, _LENGTH, _LEAST = 1, 16, 2
 
 
 def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]) -> str | None:
@@ -35,7 +35,10 @@ def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]
 
     if (name := _chosen(record, bench.loaded.model)) is None:
         return None
-    tokens = bench.text.tokens[:_SEQUENCES, :_LENGTH].contiguous()
+    whole = bench.text.tokens
+    # Fewer than there are, or their losses may be the same: an expert's weights need not be used by them.
+    length = min(_LENGTH, max(_LEAST, whole.shape[1] - 1))
+    tokens = whole[:_SEQUENCES, :length].contiguous()
     with _turned(bench.loaded.model, name):
         reference = evaluate(bench.loaded.model, tokens, keep_log_probabilities=True)
         other = replace(
@@ -45,7 +48,8 @@ def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]
     changed = {one for one in record.digests if record.digests[one] != found.digests.get(one)}
     parts = {
         "digests": changed != {name},
-        "losses": found.sequence_losses[:_SEQUENCES] == record.sequence_losses[:_SEQUENCES],
+        "losses": tokens.shape[1] < whole.shape[1]
+        and found.sequence_losses[:_SEQUENCES] == record.sequence_losses[:_SEQUENCES],
     }
     wrong = [what for what, same in parts.items() if same]
     if not wrong:
@@ -63,11 +67,26 @@ def _chosen(record: Record, model: nn.Module) -> str | None:
     for name, digests in record.digests.items():
         if name in record.replaced and {"codes", "scales"} <= digests.keys():
             weight = getattr(model.get_submodule(name), "weight", None)
-            if weight is None or weight.is_meta or record.replaced[name] == "lm_head":
-                continue
-            if weight.any():
+            if weight is not None and not weight.is_meta and weight.any():
                 sizes[name] = weight.numel()
-    return min(sizes, key=lambda name: (sizes[name], name), default=None)
+    places = [
+        (other.device, *_memory(other)) for one in model.modules() for other in one.parameters(recurse=False)
+    ]
+
+    def shared(name: str) -> bool:
+        weight = model.get_submodule(name).get_parameter("weight")
+        start, end = _memory(weight)
+        return sum(on == weight.device and first < end and start < last for on, first, last in places) > 1
+
+    smallest = sorted(sizes, key=lambda name: (sizes[name], name))
+    return next((name for name in smallest if not shared(name)), None)
+
+
+def _memory(values: Tensor) -> tuple[int, int]:
+    """Where a tensor's elements lie: the address of the first, and of the end."""
+    steps = zip(values.shape, values.stride(), strict=True)
+    span = 1 + sum((size - 1) * step for size, step in steps) if values.numel() else 0
+    return values.data_ptr(), values.data_ptr() + span * values.element_size()
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Accepted, Update, decide
+from mxcheck.measure.canaries import check, live
 from mxcheck.measure.canaries.check import broken_measuring, trials
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
@@ -140,3 +143,99 @@ def test_a_check_of_the_bench_leaves_it_as_it_was() -> None:
         measure_case(session, CASE)
         after = session.resident("ref-llama").loaded.model.state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("how", ["one parameter", "one memory"])
+def test_a_weight_that_two_modules_share_is_left_alone(how: str) -> None:
+    with Session(SHORT) as session:
+        attention = session.resident("ref-llama").loaded.model.get_submodule("model.layers.0.self_attn")
+        keys: Any = attention.get_submodule("k_proj")
+        values: Any = attention.get_submodule("v_proj")
+        keys.weight = (
+            values.weight
+            if how == "one parameter"
+            else torch.nn.Parameter(values.weight.data, requires_grad=False)
+        )
+        measure_case(session, replace(CASE, tier="B"))
+        assert session.live
+        assert session.checks() == ()
+
+
+def test_nothing_is_tried_where_all_weights_are_shared() -> None:
+    with Session(SHORT) as session:
+        model = session.resident("ref-llama").loaded.model
+        record = measure_case(session, CASE)
+        assert live._chosen(record, model) in record.digests
+        held = [torch.nn.Module() for _ in record.digests]
+        for other, name in zip(held, record.digests, strict=True):
+            other.register_parameter("other", model.get_submodule(name).get_parameter("weight"))
+        model.add_module("others", torch.nn.ModuleList(held))
+        assert live._chosen(record, model) is None
+
+
+@pytest.mark.parametrize("length", [2, 3, 16])
+def test_a_short_text_and_a_weight_that_it_does_not_feel(length: int) -> None:
+    with Session(Measuring(max_samples=1, sequence_length=length)) as session:
+        model = session.resident("ref-llama").loaded.model
+        model.get_submodule("model.layers.0.self_attn.o_proj").get_parameter("weight").zero_()
+        measure_case(session, replace(CASE, tier="B"))
+        assert session.live
+        assert session.checks() == ()
+
+
+def test_canaries_are_measured_before_the_first_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(check, "broken_measuring", lambda: order.append("canaries") or "")
+    with Session(SHORT, tell=lambda told: order.append(str(told["do"]))) as session:
+        measure_case(session, CASE)
+    assert order[0] == "canaries"
+    assert order.count("canaries") == 1
+    assert "measure" in order
+
+
+class Host:
+    """A host that has more to give, once."""
+
+    def __init__(self) -> None:
+        self.whole: list[bool] = []
+
+    def pin(self) -> None: ...
+
+    def take(self, label: str, *, device: str, whole: bool) -> dict[int, int]:  # noqa: ARG002
+        self.whole.append(whole)
+        return {0: 100}
+
+    def can_give_more(self, label: str) -> bool:  # noqa: ARG002
+        return True
+
+    def give_back(self) -> None: ...
+
+
+@pytest.mark.parametrize("place", [(check, "broken_measuring"), (live, "stale")], ids=["canaries", "live"])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_in_a_check_is_asked_for_once_more(
+    place: tuple[Any, str], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = iter([error])
+
+    def once(*_: object) -> str:
+        for one in failing:
+            raise one
+        return ""
+
+    monkeypatch.setattr(*place, once)
+    host = Host()
+    with Session(SHORT, host=host) as session:
+        measure_case(session, CASE)
+        assert session.checks() == ()
+    assert host.whole[-1]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_in_a_canary_is_no_fault_of_ours(error: Exception) -> None:
+    def scored() -> Iterator[tuple[str, str]]:
+        raise error
+        yield "", ""
+
+    with pytest.raises(type(error)):
+        broken_measuring([scored])
