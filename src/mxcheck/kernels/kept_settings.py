@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 _LEAST_NORMAL_DOUBLE = 2.0**-1022
 _AUTOCAST = ("cpu", "cuda")
@@ -49,10 +51,18 @@ def _default_device() -> torch.device | None:
 
 
 def _put_default_device(device: torch.device | None) -> None:
+    if _device_contexts() > 1:
+        return  # torch cannot change the default below `with torch.device(…)`: that one holds
     # Without a default each call of torch is faster than with the CPU as one.
     torch.set_default_device(None)
-    if device is not None and _default_device() != device:
+    if device is not None and device.type != "cpu" and not _device_contexts():
         torch.set_default_device(device)
+
+
+def _device_contexts() -> int:
+    """The default, where there is one, and each `with torch.device(…)`."""
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return sum(isinstance(mode, DeviceContext) for mode in modes)
 
 
 def _put_autocast(enabled: tuple[bool, ...]) -> None:

@@ -32,6 +32,8 @@ def usual_settings(*, threads: int | None = None) -> Iterator[None]:
         stack.enter_context(settings_kept())
         stack.enter_context(torch.inference_mode(mode=False))
         put_settings([one.get() if one.usual is AS_IT_IS else one.usual for one in SETTINGS])
+        if torch.get_default_device().type != "cpu":  # one of `with torch.device(…)`
+            stack.enter_context(torch.device("cpu"))
         if threads is not None:
             torch.set_num_threads(threads)
         yield

@@ -112,6 +112,20 @@ def test_so_it_is_where_all_were_otherwise(cast: Callable[..., object]) -> None:
     assert settings() == before
 
 
+@pytest.mark.parametrize("default", [None, "meta"])
+def test_a_device_of_a_context_is_back_within_it(default: str | None) -> None:
+    torch.set_default_device(default)
+    try:
+        with torch.device("meta"):
+            with usual_settings():
+                assert torch.ones(1).device.type == "cpu"
+            assert torch.ones(1).device.type == "meta"
+        assert torch.ones(1).device.type == (default or "cpu")
+    finally:
+        torch.set_default_device(None)
+    assert torch.ones(1).device.type == "cpu"
+
+
 def test_a_default_device_that_the_machine_lacks_does_not_stay() -> None:
     with usual_settings():
         torch.set_default_device("xpu")
