@@ -74,7 +74,7 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
             scored_tokens=baseline.scored_tokens,
             noise=noise_of(baseline, "loss"),
         )
-        yield drift_check(6, "entropy", "entropies", found)
+        yield drift_check(6, "entropy", "entropies of the quantized model", found)
     if exact and record.predictions is not None and baseline.predictions is not None:
         # Elsewhere it moves more than the KL does, and says nothing that KL and losses do not.
         change = differences(record.predictions.sequence_k3, baseline.predictions.sequence_k3)

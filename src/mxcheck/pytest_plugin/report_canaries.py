@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.canaries.healthy import HEALTHY
+from mxcheck.gate.canaries.hindrance import NO_MEMORY
 from mxcheck.gate.check import check
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.report import RunReport
@@ -58,8 +59,12 @@ _CANARIES = (
 
 
 def broken_report() -> str:
-    """Why what this run reports is worth nothing, in one line; empty where it reports all canaries right."""
-    found = list(_missed())
+    """Why what this run reports is worth nothing, in one line; empty where it reports all canaries right.
+    None needs a file."""
+    try:
+        found = list(_missed())
+    except MemoryError:
+        return f"the report cannot be tried: {NO_MEMORY}"
     if not found:
         return ""
     return (
@@ -72,6 +77,8 @@ def _missed() -> Iterator[str]:
     for canary in _CANARIES:
         try:
             outcome, status = _ended(canary)
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
             yield f"{canary.name}: {' '.join(f'{type(error).__name__}: {error}'.split())}"
             continue

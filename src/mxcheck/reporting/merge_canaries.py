@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.gate.canaries.healthy import HEALTHY
+from mxcheck.gate.canaries.hindrance import NO_MEMORY, no_room
 from mxcheck.gate.case import Case
 from mxcheck.gate.check import check
 from mxcheck.gate.result import CaseResult, Outcome
@@ -155,9 +156,14 @@ def tried_merge(folder: Path) -> Merged:
 
 def broken_merge(join: Callable[[Path], Merged] = merge_folder) -> str:
     """Why this merge's verdicts are worth nothing, in one line; empty where it judges all canaries right."""
-    found = list(_missed(join))
+    try:
+        found = list(_missed(join))
+    except MemoryError:
+        return f"the merge cannot be tried: {NO_MEMORY}; nothing was merged"
     if not found:
         return ""
+    if why := no_room():
+        return f"the merge cannot be tried: {why}; nothing was merged"
     (name, what), *others = found
     more = f" (and {len(others)} more, {others[0][0]} the next)" if others else ""
     return (
@@ -168,15 +174,16 @@ def broken_merge(join: Callable[[Path], Merged] = merge_folder) -> str:
 
 def _missed(join: Callable[[Path], Merged]) -> Iterator[tuple[str, str]]:
     for canary in _canaries():
-        with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
-            write_shards(Path(folder), canary.shards)
-            try:
-                merged = join(Path(folder))
-                says = {0: "green", 1: "red"}[merged.exit_status]
-            except ValueError:
-                says = "refused"
-            except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
-                says = " ".join(f"{type(error).__name__}: {error}".split())
+        try:
+            with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
+                write_shards(Path(folder), canary.shards)
+                says = {0: "green", 1: "red"}[join(Path(folder)).exit_status]
+        except ValueError:
+            says = "refused"
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
+            says = " ".join(f"{type(error).__name__}: {error}".split())
         if says != canary.says:
             yield canary.name, f"{canary.what}; expected {canary.says}, got {says}"
 

@@ -59,7 +59,11 @@ def test_it_passes_against_itself_and_every_figure_is_held() -> None:
 @pytest.mark.parametrize(
     ("changes", "key", "words"),
     [
-        (predicted(sequence_entropies=[2.0106, 2.0815, 1.9205, 2.0399]), "6 entropy", "entropies moved"),
+        (
+            predicted(sequence_entropies=[2.0106, 2.0815, 1.9205, 2.0399]),
+            "6 entropy",
+            "entropies of the quantized model moved",
+        ),
         (predicted(sequence_k3=[0.0012, 0.0012, 0.0008, 0.0011]), "6 k3", "k3 moved by sequence"),
         (
             predicted(probability_change=-0.002),

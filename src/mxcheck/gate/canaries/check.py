@@ -17,6 +17,7 @@ from mxcheck.gate.canaries.counted import COUNT_CANARIES
 from mxcheck.gate.canaries.drifts import DRIFT_CANARIES
 from mxcheck.gate.canaries.expectation import Expectation
 from mxcheck.gate.canaries.healthy import Canary
+from mxcheck.gate.canaries.hindrance import NO_MEMORY, no_room
 from mxcheck.gate.canaries.layers import LAYER_CANARIES
 from mxcheck.gate.canaries.noises import NOISES
 from mxcheck.gate.canaries.outcomes import OUTCOMES
@@ -57,18 +58,26 @@ def _failed_steps(canary: Canary) -> tuple[int, ...]:
 
 
 def _tried(call: Callable[[], _Found]) -> _Found | str:
-    """What a call gives, or in one line what it raised: no canary raises where nothing is wrong."""
+    """What a call gives, or in one line what it raised: no canary raises where nothing is wrong. Raises
+    MemoryError alone."""
     try:
         return call()
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told as a canary that is misjudged)
         return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def broken_gate() -> str:
     """Why this gate's verdicts are worth nothing, in one line; empty where it judges all canaries right."""
-    found = list(missed())
+    try:
+        found = list(missed())
+    except MemoryError:
+        return f"the gate cannot be tried: {NO_MEMORY}; no verdict of this run counts"
     if not found:
         return ""
+    if why := no_room():
+        return f"the gate cannot be tried: {why}; no verdict of this run counts"
     (name, what), *others = found
     more = f" (and {len(others)} more, {others[0][0]} the next)" if others else ""
     return (

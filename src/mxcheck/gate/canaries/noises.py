@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,15 @@ NOISE = (
 )
 
 
+#: No file can be there.
+_NO_FILE = Path(os.devnull) / "none.json"
+
+
 def _stored(record: Record, update: Update, accepted: Noise) -> Noise | None:
     """The noise that an update writes, where this one was accepted and `RMS_DECIDES` is measured."""
     before = Accepted(record=replace(HEALTHY, noise=accepted))
     decision = decide(record, before, TIGHT, update)
-    with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
-        written = stored(decision, before, Path(folder) / "none.json", lambda: RMS_DECIDES)
-    return written.noise
+    return stored(decision, before, _NO_FILE, lambda: RMS_DECIDES).noise
 
 
 def _widened() -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from mxcheck.gate.canaries.hindrance import no_room
 from mxcheck.measure.memory import is_out_of_memory
 
 #: What is tried: each yields what is wrong, and how.
@@ -41,6 +42,8 @@ def broken_measuring(chosen: Sequence[Trial] | None = None) -> str:
             found.append((trial.__name__, " ".join(f"raised {type(error).__name__}: {error}".split())))
     if not found:
         return ""
+    if why := no_room():
+        return f"what measures cannot be tried: {why}; no figure of this run counts"
     (what, how), *others = found
     more = f" (and {len(others)} more, {others[0][0]} the next)" if others else ""
     return (

@@ -1,0 +1,29 @@
+"""What hinders canaries and is no fault of mxcheck: no room for the few small files that some of them read,
+no memory."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from mxcheck.files.printed import one_line, told
+
+#: More bytes than any canary writes.
+_BYTES = 1 << 18
+
+NO_MEMORY = "out of memory; run fewer workers (-n), or give this machine more"
+
+
+def no_room() -> str:
+    """Why nothing can be written in the temporary folder, in one line; empty where it can. Asked when a
+    canary has failed."""
+    where = "the temporary folder"
+    try:
+        where = f"{where} {tempfile.gettempdir()}"
+        with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
+            (Path(folder) / "room").write_bytes(bytes(_BYTES))
+    except OSError as error:
+        return one_line(
+            f"{where} cannot be written to: {told(error)}; make room, or name another folder by TMPDIR"
+        )
+    return ""
