@@ -265,10 +265,29 @@ def test_prune_keeps_states_beside_a_baseline_that_cannot_be_read(capsys: Captur
 
 
 def test_prune_deletes_an_orphan_that_cannot_be_read() -> None:
-    orphan = Path("baselines/ref-llama/old.json")
-    orphan.write_bytes(b"\xff")
+    orphan = put("baselines", "ref-llama/old.json", build_record())
+    orphan.write_text(orphan.read_text()[:-40])  # its end is lost
     assert main(["baselines", "prune", "--delete"]) == 0
     assert not orphan.exists()
+
+
+def test_prune_touches_nothing_that_was_never_a_baseline_and_nothing_behind_a_link(tmp_path: Path) -> None:
+    theirs = [
+        Path("baselines/package.json"),
+        Path("baselines/ref-llama/notes.json"),
+        Path("baselines/a/b/c.json"),
+    ]
+    other = tmp_path / "other"
+    theirs += [other / "old.json", other / "states-00000000.safetensors"]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"name": "theirs"}')
+    put(str(other), "old.json", build_record())
+    Path("baselines/linked").symlink_to(other)
+    Path("baselines/ref-llama/link.json").symlink_to(other / "old.json")
+    assert main(["baselines", "prune", "--delete"]) == 0
+    assert all(path.exists() for path in theirs)
+    assert Path("baselines/ref-llama/link.json").is_symlink()
 
 
 @pytest.mark.parametrize(
@@ -283,6 +302,15 @@ def test_prune_of_other_models(capsys: Capture, models: str, orphans: list[str])
     put("baselines", "org--m/bf16.json", build_record())
     assert main(["baselines", "prune", "--models", models]) == bool(orphans)
     assert capsys.readouterr().out.splitlines() == [f"orphan: baselines/{name}" for name in orphans]
+
+
+@pytest.mark.parametrize("word", ["--output=precious", "--remote=elsewhere", "-o"])
+def test_a_revision_is_no_option_of_git(word: str, capsys: Capture) -> None:
+    """Such a name may come from a variable of CI. `git archive --output=FILE` would empty the file."""
+    Path("precious").write_text("precious")
+    assert main(["baselines", "diff", "--", word]) == 2
+    assert Path("precious").read_text() == "precious"
+    assert f"{word!r} is neither a directory nor a git revision" in capsys.readouterr().err
 
 
 def test_what_prune_says_to_type_deletes_what_it_named(capsys: Capture) -> None:

@@ -153,7 +153,10 @@ def _left_over(root: Path) -> list[Path]:
     """Parts of files that were being written when their process died, an hour ago at least: a run may be
     writing one now."""
     old = time.time() - _WRITING
-    return sorted(path for path in root.rglob(f".*{PART}") if path.is_file() and path.stat().st_mtime < old)
+    parts = [path for folder in (root, *_folders(root)) for path in folder.glob(f".*{PART}")]
+    return sorted(
+        path for path in parts if path.is_file() and not path.is_symlink() and path.stat().st_mtime < old
+    )
 
 
 #: Nothing is written for longer, in seconds.
@@ -164,15 +167,30 @@ def _files(root: Path) -> list[str]:
     """Every baseline below `root`, by its path there. Raises ValueError where there is no such directory."""
     if not root.is_dir():
         raise ValueError(f"baselines directory {root} does not exist; name one with --baselines")
-    found = sorted(path for path in root.rglob("*.json") if path.is_symlink() or not path.is_dir())
+    found = [
+        path for folder in _folders(root) for path in sorted(folder.glob("*.json")) if _was_accepted(path)
+    ]
     return [path.relative_to(root).as_posix() for path in found]
+
+
+def _folders(root: Path) -> list[Path]:
+    """Those of models. What lies behind a link is somebody else's."""
+    return sorted(path for path in root.glob("*/") if not path.is_symlink())
+
+
+def _was_accepted(path: Path) -> bool:
+    """Whether a file is a baseline, sound or damaged. Other files may lie beside them."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    content = path.read_bytes()
+    return all(f'"{key}"'.encode() in content for key in ("format_version", "seal", "sequence_losses"))
 
 
 def _unused_states(root: Path, orphans: list[str]) -> list[str]:
     """Reference states that no baseline beside them rests on, once `orphans` are gone. Where one of the
     baselines cannot be read, all states beside it count as used."""
     unused = []
-    for states in sorted(root.glob("*/states-*.safetensors")):
+    for states in (path for folder in _folders(root) for path in sorted(folder.glob("states-*.safetensors"))):
         beside = [
             path for path in states.parent.glob("*.json") if path.relative_to(root).as_posix() not in orphans
         ]

@@ -13,6 +13,7 @@ from mxcheck.files.printed import printable
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.gate.shipped import taken_from_ours
+from mxcheck.gate.write import WriteError, write_text
 from mxcheck.models.cards import GIB
 from mxcheck.pytest_plugin.live import PLUGIN
 from mxcheck.pytest_plugin.placing import check_host, expected_of, parameter_of, remember, selected_cases
@@ -30,6 +31,10 @@ class RunReport:
         self._results: dict[str, CaseResult] = {}
         self._cells: list[dict[str, Any]] = []
         self._selected: list[Case] = []
+        self._session: pytest.Session | None = None
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self._session = session
 
     @cached_property
     def _by_id(self) -> dict[str, Case]:
@@ -149,7 +154,13 @@ class RunReport:
         if (sent := sent_result(report)) is not None:
             self._results[name] = result_from_dict(sent)
         result = self._results.get(name)
-        if report.skipped and (result is None or result.outcome is not Outcome.SKIPPED):
+        if report.skipped and hasattr(report, "wasxfail"):
+            self._end(
+                name,
+                Outcome.SKIPPED,
+                reason=f"red, as its xfail mark says ({report.wasxfail or 'no reason'})",
+            )
+        elif report.skipped and (result is None or result.outcome is not Outcome.SKIPPED):
             self._end(name, Outcome.SKIPPED, reason="skipped before it ran")
         elif report.failed and (result is None or result.outcome.green):
             # A test that raised, or a worker that died: it has no result of its own.
@@ -189,7 +200,9 @@ class RunReport:
     @property
     def _compared_nothing(self) -> bool:
         """Whether each case was skipped. Of a shard, the merge says so of the whole run."""
-        skipped = all(result.outcome is Outcome.SKIPPED for result in self._results.values())
+        skipped = all(
+            result.outcome is Outcome.SKIPPED and result.record is None for result in self._results.values()
+        )
         return bool(self._results) and skipped and self._settings.shard is None
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -203,7 +216,7 @@ class RunReport:
         rows = [self._results[case.id] for case in self._settings.cases if case.id in self._results]
         terminalreporter.ensure_newline()
         color = terminalreporter._tw.hasmarkup
-        terminalreporter.write(render(results_table(rows, wide=self._settings.wide), color=color))
+        _show(terminalreporter, render(results_table(rows, wide=self._settings.wide), color=color))
         for line in lines_below(rows):
             terminalreporter.write_line(printable(line))
         if self._settings.layers:
@@ -212,11 +225,7 @@ class RunReport:
             terminalreporter.write_line(printable(line))
         if self._compared_nothing:
             terminalreporter.write_line("mxcheck: red: every case was skipped, so that nothing was compared")
-        if (folder := self._settings.report) is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps([row.as_dict() for row in rows])
-            (folder / "accuracy.json").write_text(text, encoding="utf-8")
-            terminalreporter.write_line(printable(f"mxcheck: written to {_relative(folder, self._config)}"))
+        self._keep(terminalreporter, {"accuracy.json": json.dumps([row.as_dict() for row in rows])})
         if self._settings.debug:
             self._list_modules(terminalreporter)
 
@@ -228,11 +237,21 @@ class RunReport:
         found = sorted(self._cells, key=lambda row: order.index(f"{row['format']}-{row['rule']}"))
         rows = in_order(found)  # whichever worker was first
         terminalreporter.ensure_newline()
-        terminalreporter.write(rendered(rows, color=terminalreporter._tw.hasmarkup))
-        if (folder := self._settings.report) is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "conformance.md").write_text(markdown(rows), encoding="utf-8")
-            (folder / "conformance.json").write_text(as_json(rows), encoding="utf-8")
+        _show(terminalreporter, rendered(rows, color=terminalreporter._tw.hasmarkup))
+        self._keep(terminalreporter, {"conformance.md": markdown(rows), "conformance.json": as_json(rows)})
+
+    def _keep(self, terminalreporter: Any, texts: dict[str, str]) -> None:
+        """Write the report's files, where one was asked for. A run that cannot is red, and goes on."""
+        if (folder := self._settings.report) is None:
+            return
+        try:
+            for name, text in texts.items():
+                write_text(folder / name, text)
+        except WriteError as error:
+            if self._session is not None:
+                self._session.exitstatus = self._session.exitstatus or pytest.ExitCode.TESTS_FAILED
+            terminalreporter.write_line(f"mxcheck: red: {error}")
+        else:
             terminalreporter.write_line(printable(f"mxcheck: written to {_relative(folder, self._config)}"))
 
     def _list_layers(self, terminalreporter: Any, rows: list[CaseResult], *, color: bool) -> None:
@@ -243,7 +262,7 @@ class RunReport:
             if why := without_layers(record):
                 terminalreporter.write_line(printable(f"mxcheck: {why}"))
             else:
-                terminalreporter.write(render(layers_table(record), color=color))
+                _show(terminalreporter, render(layers_table(record), color=color))
 
     def _list_modules(self, terminalreporter: Any) -> None:
         terminalreporter.section("mxcheck: replaced modules")
@@ -254,6 +273,12 @@ class RunReport:
                 terminalreporter.write_line(printable(f"{name}: {module} ({role})"))
             for module, reason in record.unconverted.items():
                 terminalreporter.write_line(printable(f"{name}: {module} left as it is: {reason}"))
+
+
+def _show(terminalreporter: Any, table: str) -> None:
+    """A table, line by line: of what a terminal has no letters for, pytest escapes the ends of lines too."""
+    for line in table.splitlines():
+        terminalreporter.write_line(line)
 
 
 def _relative(path: Any, config: pytest.Config) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mxcheck.files.printed import printable
+from mxcheck.gate.write import WriteError, write_text
 from mxcheck.pytest_plugin.neighbours import accepts
 from mxcheck.pytest_plugin.placing import parameter_of
 from mxcheck.pytest_plugin.provenance import basis
@@ -41,7 +43,10 @@ class ShardReport:
         self._failed: dict[str, str] = {}
 
     def pytest_sessionstart(self) -> None:
-        self._path.unlink(missing_ok=True)  # of an earlier run: if this one dies, it must be missing
+        try:
+            self._path.unlink(missing_ok=True)  # of an earlier run: if this one dies, it must be missing
+        except OSError as error:
+            raise pytest.UsageError(f"mxcheck: {WriteError(self._path, error)}") from error
         try:
             self._basis = basis(
                 self._config.rootpath,
@@ -77,11 +82,10 @@ class ShardReport:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
         """Last of all: the report may add rows until then, and others may change the exit status."""
         result = yield
-        self._write(int(session.exitstatus))
+        self._write(session)
         return result
 
-    def _write(self, exit_status: int) -> None:
-        from mxcheck.gate.write import write_text
+    def _write(self, session: pytest.Session) -> None:
         from mxcheck.reporting.shards import ShardRun, encode
 
         assert self._basis is not None
@@ -107,15 +111,18 @@ class ShardReport:
                     **({"collection": _NO_COLLECTION} if self._selected is None else {}),
                     **{name: words for name, words in self._failed.items() if name not in cases},
                 },
-                exit_status=exit_status,
+                exit_status=int(session.exitstatus),
             )
         )
-        write_text(self._path, text)
+        try:
+            write_text(self._path, text)
+            words = f"shard {self._shard} written to {self._path}; join all with: mxcheck merge"
+        except WriteError as error:
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+            words = f"red: {error}"
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
-            reporter.write_line(
-                f"mxcheck: shard {self._shard} written to {self._path}; join all with: mxcheck merge"
-            )
+            reporter.write_line(printable(f"mxcheck: {words}"))
 
 
 def _deciding(run: Settings, *, updates: bool) -> str:

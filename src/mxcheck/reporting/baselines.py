@@ -42,9 +42,10 @@ def read_revision(revision: str, root: Path) -> dict[str, Record | BaselineError
             f"{revision!r} is not a directory, and baselines directory {root}, where it could be a git "
             f"revision, does not exist; name one with --baselines"
         )
+    # First its name as git has it: what begins with - would be an option of `git archive`.
+    named = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     # From a subdirectory, git archives that directory alone, by names relative to it.
-    command = ["git", "-C", str(root), "archive", "--format=tar", revision]
-    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603  (git, no shell)
+    done = named if named.returncode else _git(root, "archive", "--format=tar", named.stdout.decode().strip())
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines()
         raise ValueError(
@@ -66,6 +67,11 @@ def read_revision(revision: str, root: Path) -> dict[str, Record | BaselineError
                     f"corrupt baseline {revision}:{member.name}: not UTF-8 text"
                 )
     return dict(sorted(found.items()))
+
+
+def _git(root: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, check=False)  # noqa: S603  (git, no shell)
 
 
 def list_table(baselines: Baselines) -> Table:

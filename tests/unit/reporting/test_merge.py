@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -238,4 +239,14 @@ def test_a_damaged_file_is_refused_though_all_others_are_there(tmp_path: Path) -
     paths = put(tmp_path, build_shard(1), build_shard(2))
     paths[1].write_text("{")
     with pytest.raises(ValueError, match="corrupt shard file"):
+        merge_folder(tmp_path)
+
+
+def test_a_count_of_shards_that_no_run_has_is_refused_at_once(tmp_path: Path) -> None:
+    """Who lists those that are missing would count to it."""
+    put(tmp_path, build_shard(1))
+    (path,) = tmp_path.rglob("shard-*.json")
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "count": 10**10}))
+    with pytest.raises(ValueError, match=r"it is one of 10,000,000,000 of a run of \d+ cases"):
         merge_folder(tmp_path)
