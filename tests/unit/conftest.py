@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from mxcheck.evaluation.tokens import load_tokens
+from mxcheck.measure import probe_inputs
 from mxcheck.models.convert import Conversion, convert
 from mxcheck.models.load import LoadedModel, load
 from mxcheck.models.recipe import Recipe
@@ -19,6 +20,15 @@ settings.load_profile("mxcheck")
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fewer_calls_of_a_cast() -> Iterator[None]:
+    """Each session asks its casts anew: of one in a test, most need not be asked in full."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe_inputs, "MANY_CALLS", 256)
+        patch.setattr(probe_inputs, "LARGE", 1 << 15)
+        yield
 
 
 @pytest.fixture(scope="session")

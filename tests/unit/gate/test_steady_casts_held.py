@@ -12,7 +12,7 @@ from mxcheck.gate.result import Outcome
 from mxcheck.gate.verdict import judge
 
 BOUNDS = Bounds(kl=1.0, rise=1.0)
-WORDS = "a slice with a storage offset: row 0 and 3 others of 64 of its activations"
+WORDS = "a slice with a storage offset: other bits in row 0 and 3 others of 64 of its activations"
 UNSTEADY = build_record(unsteady={UP: WORDS})
 
 

@@ -20,7 +20,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.record import record_from_dict
 from mxcheck.gate.result import result_from_dict
 from mxcheck.kernels.eager import quantize_eager
-from mxcheck.measure import emulation
+from mxcheck.measure import emulation, probe_inputs
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
 from mxcheck.models.convert import UnavailableError
@@ -72,7 +72,8 @@ def narrow(x: Any, spec: CastSpec) -> Any:
     return quantize_eager(x, spec)
 
 
-def test_what_a_kernel_refuses_beyond_the_case_is_in_the_record() -> None:
+def test_what_a_kernel_refuses_beyond_the_case_is_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_inputs, "LARGE", 1 << 20)
     short = Measuring(max_samples=2, sequence_length=32, kernel=f"{__name__}:narrow")
     with Session(short) as session:
         record = measure_case(session, CASE)

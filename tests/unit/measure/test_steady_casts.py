@@ -28,15 +28,9 @@ E4M3 = recipe("fp8_e4m3", tier="B")
 EVERYTHING = recipe("fp4_e2m1", tier="linears", attention=True, outputs=True, elementwise="fp4_e2m1")
 
 
-@pytest.fixture(autouse=True)
-def _fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    # tests that need them in full say so
-    monkeypatch.setattr(probe_inputs, "MANY_CALLS", 256)
-    monkeypatch.setattr(probe_inputs, "LARGE", 1 << 15)
-
-
 @pytest.fixture
 def in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the gate asks: other tests ask less (`tests/unit/conftest.py`)."""
     monkeypatch.setattr(probe_inputs, "MANY_CALLS", 5120)
     monkeypatch.setattr(probe_inputs, "LARGE", 1 << 20)
 
