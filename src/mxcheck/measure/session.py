@@ -158,7 +158,7 @@ class Session:
     def broken(self) -> str:
         """Why nothing that this process measures counts, in one line; empty where it measures canaries right
         and, as far as is known yet, when it is asked to."""
-        from mxcheck.measure.canaries.check import broken_measuring
+        from mxcheck.measure.canaries.broken_measuring import broken_measuring
 
         return broken_measuring()
 

@@ -14,7 +14,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.baseline import baseline_paths
 from mxcheck.gate.bounds_tables import load_bounds
-from mxcheck.gate.canaries.check import broken_gate
+from mxcheck.gate.canaries.broken_gate import broken_gate
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult

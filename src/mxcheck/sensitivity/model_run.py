@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mxcheck.gate.baseline import baseline_paths, encode
 from mxcheck.gate.bounds_tables import Bounds, load_bounds
-from mxcheck.gate.canaries.check import broken_gate
+from mxcheck.gate.canaries.broken_gate import broken_gate
 from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Update, decide, read_accepted, stored
 from mxcheck.gate.record import Record

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mxcheck.gate.canaries.check import CALLS, RECORDS, broken_gate, missed
+from mxcheck.gate.canaries.broken_gate import CALLS, RECORDS, broken_gate, missed
 from mxcheck.pytest_plugin.ordering_canaries import broken_orderings
 from mxcheck.sensitivity.catalogued import catalogue
 from mxcheck.sensitivity.fault import Fault, Rewrite, applied
@@ -43,7 +43,7 @@ def test_each_step_has_bad_canaries_and_good_ones_are_there() -> None:
 
 def test_it_needs_the_standard_library_only() -> None:
     code = (
-        "import sys; from mxcheck.gate.canaries.check import broken_gate; assert not broken_gate(); "
+        "import sys; from mxcheck.gate.canaries.broken_gate import broken_gate; assert not broken_gate(); "
         "print({'torch', 'numpy', 'pytest', 'transformers'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mxcheck.gate.canaries.check import broken_gate, missed
+from mxcheck.gate.canaries.broken_gate import broken_gate, missed
 from mxcheck.sensitivity.fault import Fault, Rewrite, Setting, applied
 from mxcheck.sensitivity.fault_place import (
     Step,

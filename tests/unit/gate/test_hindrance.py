@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from mxcheck.gate.canaries.check import CALLS, RECORDS, broken_gate, missed
+from mxcheck.gate.canaries.broken_gate import CALLS, RECORDS, broken_gate, missed
 from mxcheck.gate.canaries.hindrance import no_room
-from mxcheck.measure.canaries.check import broken_measuring
+from mxcheck.measure.canaries.broken_measuring import broken_measuring
 from mxcheck.measure.canaries.texts import tokenized
 from mxcheck.pytest_plugin import report_canaries
 from mxcheck.pytest_plugin.report_canaries import broken_report
@@ -71,7 +71,7 @@ def full(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_full_disk_is_told_by_the_gate() -> None:
-    done = full("-c", "from mxcheck.gate.canaries.check import broken_gate; print(broken_gate())")
+    done = full("-c", "from mxcheck.gate.canaries.broken_gate import broken_gate; print(broken_gate())")
     assert "cannot be written to: File too large; make room, or" in done.stdout, done.stderr
     assert "broken" not in done.stdout
 
@@ -100,7 +100,7 @@ READ = ("file-", "place-", "bounds-file")
 @pytest.mark.parametrize(
     ("target", "try_it"),
     [
-        ("mxcheck.gate.canaries.check._failed_steps", broken_gate),
+        ("mxcheck.gate.canaries.broken_gate._failed_steps", broken_gate),
         ("mxcheck.pytest_plugin.report_canaries._ended", broken_report),
         ("", lambda: broken_merge(_raises)),
     ],

@@ -12,8 +12,9 @@ import torch
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Accepted, Update, decide
-from mxcheck.measure.canaries import check, live
-from mxcheck.measure.canaries.check import broken_measuring, trials
+from mxcheck.measure.canaries import broken_measuring as module
+from mxcheck.measure.canaries import live
+from mxcheck.measure.canaries.broken_measuring import broken_measuring, trials
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
 from mxcheck.models.convert import convert
@@ -185,7 +186,7 @@ def test_a_short_text_and_a_weight_that_it_does_not_feel(length: int) -> None:
 
 def test_canaries_are_measured_before_the_first_case(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    monkeypatch.setattr(check, "broken_measuring", lambda: order.append("canaries") or "")
+    monkeypatch.setattr(module, "broken_measuring", lambda: order.append("canaries") or "")
     with Session(SHORT, tell=lambda told: order.append(str(told["do"]))) as session:
         measure_case(session, CASE)
     assert order[0] == "canaries"
@@ -211,7 +212,7 @@ class Host:
     def give_back(self) -> None: ...
 
 
-@pytest.mark.parametrize("place", [(check, "broken_measuring"), (live, "stale")], ids=["canaries", "live"])
+@pytest.mark.parametrize("place", [(module, "broken_measuring"), (live, "stale")], ids=["canaries", "live"])
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_memory_that_runs_out_in_a_check_is_asked_for_once_more(
     place: tuple[Any, str], error: Exception, monkeypatch: pytest.MonkeyPatch
