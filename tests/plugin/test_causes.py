@@ -151,7 +151,10 @@ def test_the_link_that_broke_is_named(
 
 
 def test_bounds_that_were_tightened_are_named(accepted: Project) -> None:
-    (accepted.directory / "tight.toml").write_text('[default]\n"fp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n')
+    (accepted.directory / "tight.toml").write_text(
+        '[default]\n"fp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n[models.not-made-yet]\nfp32 = { kl = 0 }\n'
+    )
     run = accepted.gate(*CASE, "--mx-bounds", "tight.toml")
     assert run.code == 1, run.output
+    assert "tight.toml has bounds of models that nobody knows: not-made-yet\n" in run.output
     assert "  cause: bounds: nothing moved: the accepted figures are over these bounds as well" in run.output

@@ -109,7 +109,10 @@ def test_the_reference_models_in_an_empty_folder(installed: Installed) -> None:
     assert not (installed.folder / "baselines").exists()
     assert " accepted\n" in installed.pytest(*one, "--mx-max-samples", "4", "--snapshot-update")
     assert (installed.folder / "baselines" / "short-moe" / "fp32+samples4.json").is_file()
-    assert " pass\n" in installed.pytest(*one, "--mx-max-samples", "4")
+    # the others of the model are the project's too now, and nothing is taken from the package any more
+    assert (installed.folder / "baselines" / "short-moe" / "fp32.json").is_file()
+    assert "that come with mxcheck" not in installed.pytest(*one, "--mx-max-samples", "4")
+    assert " pass\n" in installed.pytest(*one)
     assert folder_digest(package) == before
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 
 from mxcheck.files.printed import got
 
@@ -26,3 +27,16 @@ def unknown(kind: str, value: object, allowed: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(value)[:_LONGEST].casefold(), folded, n=1, cutoff=0.5)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
     return ValueError(f"unknown {kind} {got(value, _LONGEST)}; allowed: {', '.join(names)}{hint}")
+
+
+def misspelt(kind: str, value: str, known: Collection[str]) -> ValueError | None:
+    """The error for a name that is nearly one of the known ones; None for one that may be somebody else's.
+    Names with other numbers are other names."""
+    alike = [name for name in known if _numbers(name) == _numbers(value)]
+    if not difflib.get_close_matches(value[:_LONGEST].casefold(), map(str.casefold, alike), n=1, cutoff=0.8):
+        return None
+    return unknown(kind, value, known)
+
+
+def _numbers(name: str) -> list[str]:
+    return re.findall("[0-9]+", name)

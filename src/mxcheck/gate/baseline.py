@@ -129,15 +129,15 @@ def states_path(folder: Path, weights: str) -> Path:
 def baseline_paths(root: Path, case: Case, device_class: str) -> tuple[Path, Path]:
     """Where a case's baseline is read, and where a new one is written.
 
-    Read: this device class's override where there is one, else the common file; the project's where it has
-    either, else ours (`shipped`). Written: below `root`; the common file is the CPU's, any other device class
-    writes its own override.
+    Read: this device class's override where there is one, else the common file, in the model's folder that is
+    in force (`shipped`). Written: below `root`; the common file is the CPU's, any other device class writes
+    its own override.
     """
     common = root / case.baseline
     override = common.with_name(f"{common.stem}@{device_class}.json")
-    own = [path for path in (override, common) if path.is_file() or path.is_symlink()]
-    ours = [in_force(root, path.relative_to(root)) for path in (override, common)]
+    read_from = [in_force(root, path.relative_to(root)) for path in (override, common)]
+    there = [path for path in read_from if path.is_file() or path.is_symlink()]
     return (
-        next(iter([*own, *(path for path in ours if path.is_file())]), common),
+        there[0] if there else common,
         common if device_class == "cpu" and not override.is_file() else override,
     )

@@ -13,9 +13,9 @@ from typing import Any
 
 from mxcheck.files.plain_data import DataError, read_toml, toml_data
 from mxcheck.files.printed import REFUSAL, got, one_line
-from mxcheck.formats.choices import unknown
+from mxcheck.formats.choices import misspelt, unknown
 from mxcheck.gate.case import Case, case_of
-from mxcheck.gate.shipped import in_force
+from mxcheck.gate.shipped import folder_in_force
 
 #: No cost comes near it; a number of 400 digits is none.
 _MOST = 1e9
@@ -46,8 +46,7 @@ class BoundsError(ValueError):
 
 class BoundsTables:
     """Tables of bounds, the first that has a line before the others: the user's (`--mx-bounds`), the
-    model's own (`bounds.toml` beside its baselines, and beside those that come with mxcheck), and ours, which
-    are for our models alone."""
+    model's own (`bounds.toml` beside its baselines), and ours, which are for our models alone."""
 
     def __init__(
         self,
@@ -60,14 +59,17 @@ class BoundsTables:
         self._baselines = baselines
         self._stages = stages
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The models that the user's file has tables for."""
+        return tuple(label for table in self._tables[:-1] for label in table.get("models", {}))
+
     def find(self, case: Case) -> Bounds | None:
         """The bounds of a case; None where no table has them. Raises ValueError for a bad file of the
         model's."""
         own = []
         if self._baselines is not None:
-            place = Path(case.model) / "bounds.toml"
-            folders = [self._baselines / case.model, in_force(self._baselines / "none", place).parent]
-            own = [read_bounds(folder, self._stages) for folder in dict.fromkeys(folders)]
+            own = [read_bounds(folder_in_force(self._baselines, case.model), self._stages)]
         # a model's own line is of one case, with all its options
         lines = [_line(table, case.model, case.stage) for table in own]
         theirs, ours = self._tables[:-1], self._tables[-1:]
@@ -171,8 +173,11 @@ def _checked(
     for name in table.keys() - {"default", "models"}:
         raise BoundsError(f"bounds file {path}: {unknown('table', name, ('default', 'models'))}")
     models = _table(table.get("models", {}), "models", path)
-    if strange := [name for name in models if known is not None and name not in known]:
-        raise BoundsError(f"bounds file {path}: {unknown('model in [models]', strange[0], known or ())}")
+    for name in models:
+        if known is not None and name not in known:
+            others = [one for one in known if one not in models]  # one with a table of its own is not meant
+            if (error := misspelt("model in [models]", name, others)) is not None:
+                raise BoundsError(f"bounds file {path}: {error}")
     sections = [("default", table.get("default", {})), *((f"models.{name}", models[name]) for name in models)]
     for title, section in sections:
         for stage, entry in _table(section, title, path).items():
@@ -201,7 +206,8 @@ def load_bounds(
     folder `baselines` between. Raises ValueError for a bad file.
 
     `own` are the user's recipes, for which the file at `path` may have lines too; `models` are those
-    that it may have tables for (None: any), since nobody would read one of another name.
+    that are known (None: any): a table of a name that is nearly one of theirs is refused, since nobody would
+    read it; any other may be of a model of another run.
     """
     ours = toml_data(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
     ours["whose"] = "mxcheck's own table"

@@ -17,6 +17,7 @@ from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accep
 from mxcheck.gate.orderings import standing
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.shipped import adopt
 from mxcheck.gate.write import WriteError
 from mxcheck.pytest_plugin.bounds_file import add_bounds
 from mxcheck.pytest_plugin.snapshots import extension_for
@@ -61,6 +62,7 @@ def settle(
     decision = decide(record, accepted, bounds, update, replaces=target.exists(), absolute=absolute)
     if decision.write:
         new = stored(decision, accepted, path, measure_noise)
+        adopt(target.parent.parent, record.case.model)
         keep_inputs()
         if found is not None:
             add_bounds(record, found, target.parent)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mxcheck.files.printed import WORDS, one_line
 from mxcheck.gate.digest import folder_digest
 from mxcheck.gate.shipped import SHIPPED, shipped, taken_from_ours
 
@@ -41,7 +42,8 @@ def basis(root: Path, baselines: Path, *, selection: str, arguments: str, option
 
 
 def _digest_of(baselines: Path) -> str:
-    """Of the records, and each model's bounds.toml: the project's, and ours of models that it has none of."""
+    """Of the records, and each model's bounds.toml: the project's, and ours of models that it has no folder
+    for."""
     digests = [folder_digest(baselines, "*.[jt]*")]
     ours = shipped()
     for model in taken_from_ours(baselines, list(SHIPPED)):
@@ -67,7 +69,7 @@ def commit_of(root: Path) -> tuple[str, str]:
         if isinstance(error, subprocess.CalledProcessError):
             words = error.stderr.decode(errors="replace")
         raise ValueError(
-            f"git does not say what is checked out in {root} ({' '.join(words.split())}); mend that: shards "
+            f"git does not say what is checked out in {root} ({one_line(words, WORDS)}); mend that: shards "
             f"are joined by their commit"
         ) from error
     digest = sha256()

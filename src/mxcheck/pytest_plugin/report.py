@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from mxcheck.files.printed import printable
+from mxcheck.files.printed import printable, some_of
+from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.gate.shipped import taken_from_ours
 from mxcheck.gate.write import WriteError, write_text
 from mxcheck.models.cards import GIB
+from mxcheck.models.zoo import known_labels
 from mxcheck.pytest_plugin.live import PLUGIN
 from mxcheck.pytest_plugin.placing import check_host, expected_of, parameter_of, remember, selected_cases
 from mxcheck.pytest_plugin.run_settings import settings
@@ -122,6 +124,12 @@ class RunReport:
         models = list(dict.fromkeys(case.model for case in selected))
         if ours := taken_from_ours(self._settings.baselines, models):
             lines.append(f"mxcheck: baselines that come with mxcheck: {', '.join(ours)}")
+        run = self._settings
+        bounds = load_bounds(run.bounds, run.own, baselines=run.baselines)
+        if others := set(bounds.labels).difference(known_labels(run.baselines, run.models)):
+            lines.append(
+                f"mxcheck: {run.bounds} has bounds of models that nobody knows: {some_of(sorted(others))}"
+            )
         if absent := self._settings.left_out:
             lines.append(f"mxcheck: left out, their library is not installed: {', '.join(absent)}")
         return lines

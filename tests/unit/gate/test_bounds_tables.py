@@ -326,7 +326,7 @@ def test_a_bad_file_of_a_model_is_refused(tmp_path: Path, text: str, words: str)
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_of_a_model_that_nobody_has_is_refused(tmp_path: Path) -> None:
+def test_a_table_of_a_misspelt_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('[models.ref-lama]\n"bf16" = { kl = 0.5 }\n')
     known = ("ref-llama", "my-model")
@@ -334,3 +334,15 @@ def test_a_table_of_a_model_that_nobody_has_is_refused(tmp_path: Path) -> None:
         load_bounds(str(path), models=known)
     path.write_text('[models.my-model]\n"bf16" = { kl = 0.5 }\n')
     assert load_bounds(str(path), (), models=(*known, "a")).of(case_of("my-model", "bf16")).kl == 0.5
+
+
+def test_a_table_of_another_run_s_model_is_not(tmp_path: Path) -> None:
+    """Several jobs share a file, and each names its own models; nobody has accepted any yet."""
+    path = tmp_path / "mine.toml"
+    tables = [
+        f"[models.{name}]\nbf16 = {{ kl = 0.5 }}\n" for name in ("ours-7b", "ours-13b", "mine-a", "mine-b")
+    ]
+    path.write_text("".join(tables))
+    found = load_bounds(str(path), models=("ref-llama", "ours-7b", "mine-a"))
+    assert found.labels == ("ours-7b", "ours-13b", "mine-a", "mine-b")
+    assert found.of(case_of("mine-b", "bf16")).kl == 0.5

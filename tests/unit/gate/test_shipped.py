@@ -10,7 +10,9 @@ import pytest
 from mxcheck.gate.baseline import baseline_paths
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, case_of
-from mxcheck.gate.shipped import SHIPPED, in_force, shipped, taken_from_ours
+from mxcheck.gate.digest import folder_digest
+from mxcheck.gate.shipped import SHIPPED, adopt, in_force, shipped, taken_from_ours
+from mxcheck.gate.write import WriteError
 from mxcheck.models.zoo import REFERENCE_MODELS
 
 ROOT = Path(__file__).parents[3]
@@ -37,16 +39,38 @@ def test_read_from_ours_and_written_to_the_project_s(tmp_path: Path, device: str
     assert written.parent == tmp_path / "ref-llama"
 
 
-def test_a_project_s_own_come_first(tmp_path: Path) -> None:
+def test_a_project_with_a_folder_for_the_model_has_its_own_alone(tmp_path: Path) -> None:
+    """A record that is deleted there is missing: another's would hide it."""
     own = tmp_path / CASE.baseline
     own.parent.mkdir()
     own.write_text("{")
     assert baseline_paths(tmp_path, CASE, "cpu") == (own, own)
     other = case_of("ref-llama", "fp8_e4m3-B")
-    assert baseline_paths(tmp_path, other, "cpu")[0] == ROOT / "baselines" / other.baseline
+    assert (ROOT / "baselines" / other.baseline).is_file()
+    assert baseline_paths(tmp_path, other, "cpu")[0] == tmp_path / other.baseline
+    assert in_force(tmp_path, other.baseline) == tmp_path / other.baseline
+    assert taken_from_ours(tmp_path, ["ref-llama"]) == []
     own.unlink()
     own.symlink_to("gone")  # a fault of the project's, and no reason to take another file
     assert baseline_paths(tmp_path, CASE, "cpu")[0] == own
+
+
+def test_the_first_update_copies_ours(tmp_path: Path) -> None:
+    adopt(tmp_path / "baselines", "short-moe")
+    copied = tmp_path / "baselines" / "short-moe"
+    assert folder_digest(copied) == folder_digest(ROOT / "baselines" / "short-moe")
+    (copied / "fp32.json").write_text("mine")
+    for _ in "again":
+        adopt(tmp_path / "baselines", "short-moe")
+    assert (copied / "fp32.json").read_text() == "mine"
+    adopt(tmp_path / "baselines", "smollm2-135m-instruct-q4")  # not among ours
+    assert [path.name for path in (tmp_path / "baselines").iterdir()] == ["short-moe"]
+
+
+def test_a_project_that_cannot_hold_the_copy(tmp_path: Path) -> None:
+    (tmp_path / "baselines").write_text("a file")
+    with pytest.raises(WriteError, match="baselines/short-moe cannot be written: "):
+        adopt(tmp_path / "baselines", "short-moe")
 
 
 def test_nobody_else_s_are_found(tmp_path: Path) -> None:
@@ -62,9 +86,7 @@ def test_the_bounds_beside_ours_hold_where_the_project_says_nothing(tmp_path: Pa
     (tmp_path / "wide-gpt2").mkdir()
     (tmp_path / "wide-gpt2" / "bounds.toml").write_text("fp8_e4m3-B = { kl = 7 }\n")
     load_bounds.cache_clear()
-    found = load_bounds(baselines=tmp_path)
-    assert found.of(case).kl == 7
-    assert found.of(case_of("wide-gpt2", "fp32")).kl == 0
+    assert load_bounds(baselines=tmp_path).of(case).kl == 7
 
 
 def test_which_models_ours_stand_in_for(tmp_path: Path) -> None:

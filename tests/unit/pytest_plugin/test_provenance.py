@@ -132,3 +132,18 @@ def test_the_basis_sees_package_and_baselines(
     (root / "baselines" / "bounds.toml").write_text("fp32 = { kl = 0 }")
     assert found().baselines != with_a_record
     assert after.commit == head(root)
+
+
+def test_the_basis_sees_whose_baselines_are_read(tmp_path: Path) -> None:
+    """A project's folder for a model of ours: the project's alone counts, whatever it lacks."""
+
+    def found() -> str:
+        return basis(tmp_path, tmp_path / "b", selection="", arguments="", options="").baselines
+
+    (tmp_path / "b").mkdir()
+    seen = [found()]
+    (tmp_path / "b" / "ref-llama").mkdir()
+    seen.append(found())
+    (tmp_path / "b" / "ref-llama" / "fp32.json").write_text("{}")
+    seen.append(found())
+    assert len(set(seen)) == 3

@@ -47,15 +47,15 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: the path is made before anybody looks whether the file exists",
         changes=rewrite(
             _PATHS,
-            assignment("ours"),
-            to="own = [path for path in own if path == common]\nours = [in_force(root, case.baseline)]",
+            assignment("there"),
+            to="there = [path for path in read_from if path.is_file() and path.name == common.name]",
         ),
     ),
     _fault(
         name="override_of_a_device_always_read",
         what="A device's own baseline is read whether it is there or not.",
         source="a porter's slip: the same",
-        changes=rewrite(_PATHS, assignment("ours"), to="own = ours = [override]"),
+        changes=rewrite(_PATHS, assignment("there"), to="there = [override]"),
     ),
     _fault(
         name="override_of_a_device_written_over",
