@@ -12,9 +12,10 @@ from mxcheck.models.refusal import UnfitError, reading, refused, words_of
 from mxcheck.models.weight_files import CONFIG, read_header, read_json, stored_tensors
 from mxcheck.models.zoo import ModelSource
 
-#: A process with torch and transformers imported, and its working tensors of small models (measured: 0.45 to
-#: 0.6 GiB for one case of a reference model, up to 0.87 GiB for a worker that runs the ladder on several).
-PROCESS_BYTES = GIB // 2
+#: A process with torch, transformers and the ladder's libraries, and what the allocator keeps of the models
+#: that it had before: a worker has several. (Measured, models of a few MiB included: 0.48 to 0.59 GiB for the
+#: first case, 0.73 for a process that ran five steps of the ladder on six reference models.)
+PROCESS_BYTES = GIB * 7 // 10
 #: Up to so many logits of all tokens together they are kept whole; of more there is a chunk at a time, and
 #: what is kept is the decoder's output, at most so many bytes (`evaluation.logits`).
 _KEPT_LOGITS, _CHUNK_LOGITS, _KEPT_BYTES = 2**25, 2**23, GIB
@@ -173,11 +174,18 @@ def _read(folder: Path) -> _Shape:
 
 
 def _by_sizes(folder: Path) -> _Shape:
-    """Weights of two bytes each, as large as the files; a usual vocabulary; of attention nothing is known."""
+    """Weights of two bytes each, as large as the files; a usual vocabulary; as wide as models of so many
+    parameters are, with heads of 128."""
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file()]
     parameters = sum(sizes) // 2
+    # 12 width^2 parameters a layer, and a layer for each 128 of the width
+    width = max(1, round((parameters * 128 / 12) ** (1 / 3)))
     return _Shape(
-        parameters=parameters, vocabulary=min(50_000, parameters), heads=0, positions=2048, hidden=4096
+        parameters=parameters,
+        vocabulary=min(50_000, parameters),
+        heads=max(1, width // 128),
+        positions=2048,
+        hidden=width,
     )
 
 

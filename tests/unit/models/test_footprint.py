@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,22 @@ def test_what_cannot_be_read_is_estimated_by_the_sizes_of_its_files(model: Path,
     assert found.weight_bytes == 2 * 4 * (sizes // 2)
     assert found.guessed.startswith("model 'm': ")
     assert found.guessed.isprintable()
+
+
+def test_a_guessed_model_has_the_attention_of_its_size(tmp_path: Path) -> None:
+    """As the same weights with their configuration: Llama 2 of 7 billion parameters, in a file of holes."""
+    parameters, shape = 6_738_415_616, {"vocab_size": 32_000, "num_attention_heads": 32, "hidden_size": 4096}
+    text = json.dumps({"a": {"dtype": "BF16", "shape": [parameters], "data_offsets": [0, 2 * parameters]}})
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(header(text))
+    os.truncate(weights, 8 + len(text) + 2 * parameters)
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    told = known(str(tmp_path), length=2048)
+    (tmp_path / "config.json").unlink()
+    guessed = known(str(tmp_path), length=2048)
+    assert guessed.guessed
+    assert not told.guessed
+    assert 0.8 < guessed.working_bytes / told.working_bytes < 1.25
 
 
 def test_memory_that_runs_out_is_no_fault_of_the_files(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
