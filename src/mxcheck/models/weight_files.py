@@ -75,7 +75,8 @@ def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
 
 def _check_tensors(folder: Path, first: Path, files: list[Path], places: Mapping[str, str]) -> None:
     """Refuse an index that places a tensor where it is not, and files beside those that are read which hold
-    the same tensors: shards of an earlier download, under whichever name."""
+    the same tensors: shards of an earlier download, under whichever name. What cannot be read beside them is
+    nothing that the loader opens."""
     names = {file: {one.name for one in read_header(file)} for file in files}
     for name, place in places.items():
         if name not in names[folder / place]:
@@ -83,8 +84,16 @@ def _check_tensors(folder: Path, first: Path, files: list[Path], places: Mapping
     read = set[str]().union(*names.values())
     beside = [path for path in folder.glob("*.safetensors") if path not in names]
     others = [path for path in beside if not _VARIANT.fullmatch(path.name)]
-    if stale := {path.name for path in others if any(one.name in read for one in read_header(path))}:
+    if stale := {path.name for path in others if not read.isdisjoint(_names_in(path))}:
         raise _two_sets(first, stale)
+
+
+def _names_in(path: Path) -> set[str]:
+    """The tensors of a file; none where it cannot be read."""
+    try:
+        return {one.name for one in read_header(path)}
+    except (UnfitError, OSError):
+        return set()
 
 
 #: Another type of the same weights, which the loader reads where it is asked for: `model.fp16.safetensors`.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,4 +56,20 @@ def test_another_type_of_the_same_weights_is_no_second_set(folder: Path, name: s
 
 def test_other_tensors_beside_are_nobody_s(folder: Path) -> None:
     save_file({"tokens": torch.ones(2, 2, dtype=torch.int32)}, folder / "tokens.safetensors")
+    assert len(weight_files(folder, {})) == 2
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda path: path.write_bytes(b"damaged"),
+        lambda path: path.symlink_to("../blobs/gone"),
+        lambda path: path.mkdir(),
+        os.mkfifo,
+    ],
+    ids=["damaged", "dangling", "directory", "pipe"],
+)
+def test_what_cannot_be_read_beside_the_set_is_nobody_s(folder: Path, put: Callable[[Path], object]) -> None:
+    """The loader never opens it."""
+    put(folder / "adapter.safetensors")
     assert len(weight_files(folder, {})) == 2
