@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+
+from mxcheck.gate.digest import folder_digest
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +35,7 @@ SELECTED = "ref-llama-fp32 or ref-llama-mxint8-B]"
 TIGHT = "[default]\nfp32 = { kl = 0 }\nmxint8-B = { kl = 1e-12 }\n"
 #: A row that takes longer counts as hung.
 LIMIT = 900
+_RELEASES = ("pytest", "pytest-xdist", "syrupy", "torch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,7 @@ class Row:
         environment: variables.
         refused: what the one line says where the run is refused, in place of green and red.
         unusable: what the plugin does to any test, where it cannot be used at all.
+        symptom: the line that shows it.
         code: pytest's exit code of a run with a red test.
         ini: lines of the project's pytest.ini.
         read_only: the project's folder cannot be written to.
@@ -55,6 +61,7 @@ class Row:
     environment: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
     unusable: str = ""
+    symptom: str = ""
     code: int = 1
     ini: str = ""
     read_only: bool = False
@@ -100,6 +107,7 @@ ROWS = (
         words=("--forked",),
         packages=("pytest-forked", "py"),
         unusable="red: with pytest 9.2, pytest-forked 1.7.5 loses the report of any test",
+        symptom="running the test EXITED with status 3",
     ),
     Row(
         name="pytest-snapshot, found before mxcheck",
@@ -160,16 +168,23 @@ class Ended:
 
     def trouble(self, row: Row) -> str:
         """What is not as it should be; empty where nothing is."""
+        if row.unusable:
+            return self._traceback or ("" if row.symptom in self.output else "another outcome than is known")
         if self.code not in ((2, 4) if row.refused else (row.code,)):
             return f"exit code {self.code}"
         if row.refused:
             return "" if row.refused in self.output else "no line that says why"
-        if any(word in self.output for word in ("INTERNALERROR", "Traceback (most recent call last)")):
-            return "a traceback"
+        if self._traceback:
+            return self._traceback
         if "no:terminal" in row.words:
             return ""
         verdicts = [line.split()[-1] for line in self.output.splitlines() if line.startswith(" ref-llama ")]
         return "" if verdicts == ["pass", "5"] else f"the table says {verdicts}"
+
+    @property
+    def _traceback(self) -> str:
+        found = any(word in self.output for word in ("INTERNALERROR", "Traceback (most recent call last)"))
+        return "a traceback" if found else ""
 
 
 def main() -> int:
@@ -199,23 +214,41 @@ def main() -> int:
 
 
 def _kept(folder: Path, row: Row) -> dict[str, str]:
-    """The row's outcome, of this run or of one that was stopped."""
-    path = folder / "results" / f"{ROWS.index(row):02}.json"
+    """The row's outcome, of this run or of one that was stopped and rests on the same."""
+    places = [_installed(folder, package) for package in row.packages]
+    path = folder / "results" / f"{_file_name(row)}.json"
+    identity = _identity(row, places)
     if path.is_file():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    outcome = _try(folder, row)
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.get("identity") == identity:
+            return dict(kept["outcome"])
+    outcome = _try(folder, row, places)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(outcome), encoding="utf-8")
+    path.write_text(json.dumps({"identity": identity, "outcome": outcome}), encoding="utf-8")
     return outcome
 
 
-def _try(folder: Path, row: Row) -> dict[str, str]:
-    places = [_installed(folder, package) for package in row.packages]
+def _file_name(row: Row) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", row.name).strip("-")
+
+
+def _identity(row: Row, places: Sequence[Path]) -> dict[str, object]:
+    """What an outcome rests on: sources, baselines, this file, the row, and releases."""
+    return {
+        "row": repr(row),
+        "tool": sha256(Path(__file__).read_bytes()).hexdigest()[:16],
+        "sources": folder_digest(ROOT / "src" / "mxcheck"),
+        "baselines": folder_digest(ROOT / "baselines" / "ref-llama"),
+        "python": sys.version,
+        "releases": [version(name) for name in _RELEASES],
+        "plugins": sorted(path.name for place in places for path in place.glob("*.dist-info")),
+    }
+
+
+def _try(folder: Path, row: Row, places: Sequence[Path]) -> dict[str, str]:
     ended = _run(_project(folder, row), row, places)
-    (folder / f"{ROWS.index(row):02}.txt").write_text(ended.output, encoding="utf-8")
-    word = ended.trouble(row) or ("one line" if row.refused else "as alone")
-    if row.unusable and ended.code == 1:
-        word = row.unusable
+    (folder / f"{_file_name(row)}.txt").write_text(ended.output, encoding="utf-8")
+    word = ended.trouble(row) or row.unusable or ("one line" if row.refused else "as alone")
     return {"word": word, "seconds": f"{ended.seconds:.0f}"}
 
 
@@ -272,7 +305,7 @@ def _run(project: Path, row: Row, places: Sequence[Path]) -> Ended:
 
 
 def _markdown(rows: Sequence[Row], results: Mapping[str, Mapping[str, str]]) -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("pytest", "pytest-xdist", "syrupy", "torch"))
+    packages = ", ".join(f"{name} {version(name)}" for name in _RELEASES)
     lines = [
         "# The suites in pytest's surroundings",
         "",
