@@ -78,9 +78,9 @@ def test_elsewhere_it_costs_the_run(project: Project, where: str) -> None:
 
 
 def test_an_internal_error_of_a_worker_costs_the_run(project: Project) -> None:
-    done = run(project, "raise RuntimeError('of a hook')", "-n", "2", where="finish")
+    done = run(project, r"raise RuntimeError('of a hook\x1b[2J')", "-n", "2", where="finish")
     assert done.code == 1, done.output
-    assert "ended in an error: RuntimeError: of a hook" in done.output
+    assert r"ended in an error: RuntimeError: of a hook\x1b[2J" in done.output
 
 
 def test_the_run_s_own_process_does_not_end_green(project: Project) -> None:

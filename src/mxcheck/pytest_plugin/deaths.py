@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from mxcheck.files.printed import REFUSAL, one_line, told
+
 if TYPE_CHECKING:
     from mxcheck.pytest_plugin.report import RunReport
 
@@ -54,7 +56,7 @@ class Deaths:
         """Why, a line each."""
         if self._ours:
             for line in self._died:
-                terminalreporter.write_line(f"mxcheck: red: {line}")
+                terminalreporter.write_line(one_line(f"mxcheck: red: {line}", REFUSAL))
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def told_to_the_controller(config: pytest.Config) -> Iterator[None]:
         yield
     except Exception as error:
         if hasattr(config, "workeroutput"):
-            config.workeroutput[_TROUBLE] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            config.workeroutput[_TROUBLE] = f"{type(error).__name__}: {told(error)}"
         raise
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mxcheck.files.printed import one_line
+
 if TYPE_CHECKING:
     from mxcheck.reporting.board import Board, Expected
 
@@ -175,7 +177,7 @@ class _Lines:
                 self._reporter._tw._current_line = ""
                 self._reporter.currentfspath = None  # or its next line would begin another
             with suppress(OSError, ValueError):  # an output that is gone is nothing that a case is judged by
-                self._output.write(f"{chr(10) if dots else ''}{line}\n")
+                self._output.write(f"{chr(10) if dots else ''}{one_line(line)}\n")
                 self._output.flush()
 
     def stop(self) -> None:
@@ -190,14 +192,15 @@ class _Screen:
     """rich's live table. What pytest writes meanwhile goes above it, a line at a time."""
 
     def __init__(self, reporter: Any, board: Board, lock: threading.RLock) -> None:
-        from rich.console import Console
         from rich.live import Live as RichLive
+
+        from mxcheck.reporting.screen import Screen
 
         self._writer = reporter._tw
         self._before = self._writer._file
         # A copy of the terminal: pytest's capture takes the original away while a test runs.
         self._terminal = os.fdopen(os.dup(self._before.fileno()), "w", encoding="utf-8")
-        console = Console(file=self._terminal, force_terminal=True)
+        console = Screen(file=self._terminal, force_terminal=True)
 
         def table() -> Any:
             with lock:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from mxcheck.files.printed import told
 from mxcheck.gate.baseline import baseline_paths
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.canaries.broken_gate import broken_gate
@@ -115,7 +116,7 @@ class GateSession:
     def _give_up(self, case: Case, error: BaseException) -> CaseResult:
         """A CUDA context that is broken stays so: whatever this process would measure next fails too. A
         worker of xdist dies, which costs this case, and is replaced; without one, the rest is red by name."""
-        words = f"the CUDA context is broken: {' '.join(str(error).split())}"
+        words = f"the CUDA context is broken: {told(error)}"
         if self._worker != "main":
             self._tell({"do": "died", "case": case.id, "why": words})
             os._exit(_BROKEN_CONTEXT)

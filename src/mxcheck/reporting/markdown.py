@@ -9,12 +9,15 @@ from mxcheck.files.printed import one_line, printable
 
 _IN_A_LINE = re.compile(r"([\\`<\[|&])")
 _IN_A_CELL = re.compile(r"([\\<\[|&])")
-_AT_THE_START = re.compile(r"^([#+>=-]|\d+[.)])")
+_AT_THE_START = re.compile(r"^([#+>=~*_-]|\d+[.)])")
+#: What becomes a link by itself. Its mark gets a backslash, which is not shown and ends that.
+_BARE_LINK = re.compile(r"(?i)(?<![a-z0-9])(?:(?:https?|ftp):(?=//)|www\.(?=\w)|[\w.+-]+@(?=[\w-]+\.))")
+_CODE = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")
 
 
 def words(text: str) -> str:
     """Within a line, or after the mark of a heading or of a list."""
-    line = _IN_A_LINE.sub(r"\\\1", one_line(text))
+    line = _unlinked(_IN_A_LINE.sub(r"\\\1", one_line(text)))
     return _AT_THE_START.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", line)
 
 
@@ -25,7 +28,15 @@ def code(text: str) -> str:
 
 def cell(text: str) -> str:
     """A cell of a table. Code within it stays code."""
-    return _IN_A_CELL.sub(r"\\\1", one_line(text))
+    line, shown, end = _IN_A_CELL.sub(r"\\\1", one_line(text)), "", 0
+    for code_in_it in _CODE.finditer(line):
+        shown += _unlinked(line[end : code_in_it.start()]) + code_in_it[0]
+        end = code_in_it.end()
+    return shown + _unlinked(line[end:])
+
+
+def _unlinked(line: str) -> str:
+    return _BARE_LINK.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", line)
 
 
 def fenced(text: str) -> list[str]:
