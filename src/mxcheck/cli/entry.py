@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import signal
 import sys
 from contextlib import suppress
 
@@ -31,10 +33,14 @@ _GROUPS = (
     *(run, merge, leases),
 )
 
+#: A full disk or quota. An error in the midst of writing does not say of which file.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0; 1 where `baselines diff`, `baselines prune`, `bounds`,
-    `explain`, `merge` or `run` found something; 2 for bad input, and where the system refuses."""
+    `explain`, `merge` or `run` found something; 2 for bad input, and where the system refuses a file; 141, as
+    the shell says of other programs, where whoever reads the output has closed it."""
     leave_out_logged()
     leave_out_warned()
     options = parse(sys.argv[1:] if arguments is None else arguments)
@@ -44,15 +50,25 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except BrokenPipeError:  # who reads has seen enough
         _forget_output()
-        return 2
+        return 128 + signal.SIGPIPE
     except OSError as error:
+        if error.filename is None and error.errno not in _NO_ROOM:
+            raise  # a fault of ours
         _forget_output()
-        where = f"{error.filename}: " if error.filename else ""
-        Screen(stderr=True, soft_wrap=True).print(f"mxcheck: {where}{told(error)}")
+        where, remedy = _about(error)
+        Screen(stderr=True, soft_wrap=True).print(f"mxcheck: {where}: {told(error)}; {remedy}")
         return 2
     except ValueError as error:
         Screen(stderr=True, soft_wrap=True).print(f"mxcheck: {error}")
         return 2
+
+
+def _about(error: OSError) -> tuple[str, str]:
+    """What the system refuses, and what to do."""
+    where = "the output" if error.filename is None else str(error.filename)
+    if error.errno in _NO_ROOM:
+        return where, "make room, or let it be written elsewhere, and run this again"
+    return where, "name one that is there and that you may use"
 
 
 def _forget_output() -> None:

@@ -22,6 +22,10 @@ class Screen(Console):
         """Whatever is a string comes here: lines, cells, titles and captions."""
         return super().render_str(printable(text), **options)
 
+    def on_broken_pipe(self) -> None:
+        """The program's to answer: rich would end it as a red run ends."""
+        raise BrokenPipeError
+
 
 def say(text: str = "", *, error: bool = False, end: str = "\n") -> None:
     """Print lines as wide as they are, to be copied from; `error`: to the standard error."""
