@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from gate_project import Project
 
-from mxcheck.pytest_plugin import neighbours
-
 TABLES = ("--pyargs", "mxcheck.suite.kernels.test_code_tables")
 FEW = ("--collect-only", "-q", "-k", "ref-llama-mxint8-B")
 
@@ -33,14 +31,21 @@ def test_a_snapshot_that_is_not_syrupy_s(project: Project) -> None:
     assert "Traceback" not in run.output
 
 
-def test_pytest_snapshot_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real one clashes with syrupy's option, and is not installed: `make surroundings` tries it."""
-    monkeypatch.setattr(neighbours, "find_spec", lambda name: name == "pytest_snapshot" or None)
-    manager = pytest.PytestPluginManager()
-    with pytest.raises(pytest.UsageError, match=r"both define --snapshot-update; .*-p no:snapshot"):
-        neighbours.refuse_pytest_snapshot(manager)
-    manager.set_blocked("snapshot")
-    neighbours.refuse_pytest_snapshot(manager)
+def test_pytest_snapshot_is_refused(project: Project) -> None:
+    """A distribution of its name that defines the same option, found before the others. `make surroundings`
+    tries the published one."""
+    (project.source / "pytest_snapshot.py").write_text(
+        "def pytest_addoption(parser): parser.addoption('--snapshot-update', action='store_true')\n"
+    )
+    facts = project.source / "pytest_snapshot-0.9.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: pytest-snapshot\nVersion: 0.9.0\n")
+    (facts / "entry_points.txt").write_text("[pytest11]\nsnapshot = pytest_snapshot\n")
+    run = project.gate("-p", "mxcheck", *FEW)
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.output
+    assert "both define --snapshot-update; leave one out" in run.output
+    assert "Traceback" not in run.output
+    assert project.gate("-p", "mxcheck", "-p", "no:snapshot", *FEW).code == 0
 
 
 @pytest.mark.parametrize("words", [("-n", "2"), ("-p", "no:xdist"), ("-p", "no:terminal", "-o", "addopts=")])

@@ -56,6 +56,26 @@ def test_a_path_elsewhere(project: Project, elsewhere: Path, option: str, name: 
     assert everything(project) == before
 
 
+def test_a_test_of_a_path(project: Project, elsewhere: Path) -> None:
+    """pytest looks for the part before the colons."""
+    run = project.gate("--mx-report", f"{elsewhere}::x", *NARROW)
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.output
+    assert run.output.strip().endswith(f"; write --mx-report={elsewhere}::x")
+
+
+def test_the_second_value_of_an_option(project: Project, elsewhere: Path) -> None:
+    """Which has no form with a `=`: what to write instead works."""
+    (project.source / "pairs.py").write_text(
+        "def pytest_addoption(parser): parser.addoption('--pair', nargs=2)\n"
+    )
+    words = ("-p", "pairs", "--pair", "one", str(elsewhere), *NARROW)
+    run = project.gate(*words)
+    assert run.code == pytest.ExitCode.USAGE_ERROR, run.output
+    fixed = (f"--rootdir={project.directory}", "-c", f"{project.directory}/pytest.ini")
+    assert run.output.strip().endswith(f"; beside {elsewhere} write {' '.join(fixed)}")
+    assert collected(project.gate(*words, *fixed)) == OF_THE_INI
+
+
 def test_several_and_from_the_environment(project: Project, elsewhere: Path) -> None:
     words = ("--mx-report", str(elsewhere), *NARROW)
     run = project.gate(*words, PYTEST_ADDOPTS=f"--mx-leases {elsewhere}")

@@ -83,7 +83,7 @@ def read_json(path: Path, *, most: int = MOST_BYTES) -> Any:
 def toml_data(text: str) -> dict[str, Any]:
     """The table of a TOML text. Raises DataError."""
     if any(line.count(".") > TOML_DOTS for line in text.splitlines()):
-        raise DataError(f"not TOML: a line with more than {TOML_DOTS} dots")
+        raise DataError(f"it has a line with more than {TOML_DOTS:,} dots, which is not read")
     try:
         data = tomllib.loads(text)
         _check(data)

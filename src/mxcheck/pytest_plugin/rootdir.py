@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import os
 import shlex
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,23 +27,21 @@ def check_root(config: pytest.Config, parser: pytest.Parser) -> None:
     )
     if (root, ini) == (config.rootpath, config.inipath):
         return
-    taken = _values_that_are_paths(config, words, known.file_or_dir)
+    there = [word for word in words if not word.startswith("-") and _is_there(config, word)]
+    stray = [word for word in there if word not in known.file_or_dir]
+    taken = [
+        shlex.quote(f"{option}={value}")
+        for option, value in pairwise(words)
+        if option.startswith("--") and "=" not in option and value in stray
+    ]
+    fixed = f"--rootdir={root}" + (f" -c {ini}" if ini else "")
+    remedy = f"write {' '.join(taken)}" if taken else f"beside {', '.join(stray)} write {fixed}"
     raise pytest.UsageError(
         f"mxcheck: pytest takes a path after a space for one to collect from, and looks for the project in "
-        f"{config.rootpath} and not in {root}; write {' '.join(taken)}"
+        f"{config.rootpath} and not in {root}; {remedy}"
     )
 
 
-def _values_that_are_paths(
-    config: pytest.Config, words: Sequence[str], collected: Sequence[str]
-) -> list[str]:
-    """Options whose value is a path that exists, as they should be written."""
-    return [
-        shlex.quote(f"{option}={value}")
-        for option, value in pairwise(words)
-        if option.startswith("--")
-        and "=" not in option
-        and not value.startswith("-")
-        and value not in collected
-        and Path(config.invocation_params.dir, value).exists()
-    ]
+def _is_there(config: pytest.Config, word: str) -> bool:
+    """As pytest looks at it: `path::test` is a path."""
+    return Path(config.invocation_params.dir, word.partition("::")[0]).exists()

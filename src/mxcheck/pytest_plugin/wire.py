@@ -55,9 +55,12 @@ def keep_calls(item: pytest.Item, calls: int) -> None:
 
 
 def _tell(item: pytest.Item, **figures: str | float | None) -> None:
-    """Only what there is."""
-    item.user_properties += [
-        (f"mx_{name}", value) for name, value in figures.items() if value is not None and value != ""
+    """Only what there is, in place of what an earlier run of the test had."""
+    told = {f"mx_{name}": value for name, value in figures.items()}
+    others = [one for one in item.user_properties if one[0] not in told]
+    item.user_properties[:] = [
+        *others,
+        *((name, value) for name, value in told.items() if value is not None and value != ""),
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, read_json
 from mxcheck.files.printed import REFUSAL, got, one_line, told
-from mxcheck.gate.write import write_whole
+from mxcheck.gate.write import PART, write_whole
 from mxcheck.scheduling.leases import Lease
 
 _VERSION = 1
@@ -79,7 +79,11 @@ def read_state(path: Path) -> State:
 
 
 def write_state(path: Path, state: State) -> None:
-    """Write it whole: whoever reads meanwhile sees the old one."""
+    """Write it whole: whoever reads meanwhile sees the old one. The caller has the ledger's lock: what is
+    half written beside it is left of a process that was killed."""
+    for part in path.parent.glob(f".{path.name}.*{PART}"):
+        if part.is_file() or part.is_symlink():
+            part.unlink(missing_ok=True)
     write_whole(path, state.text().encode(), durable=False)
 
 

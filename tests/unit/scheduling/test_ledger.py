@@ -316,3 +316,16 @@ def test_what_could_never_be_given_does_not_wait(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="needs 3 devices"):
         ledger.acquire(Request(what="wide", devices=3), GPUS)
     assert ledger.waiting() == 0
+
+
+def test_what_a_killed_writer_left_goes(ledger: Ledger, tmp_path: Path) -> None:
+    """Nobody else writes while the lock is held. What else lies there is not the ledger's."""
+    outside = tmp_path.with_suffix(".outside")
+    outside.touch()
+    (tmp_path / ".leases.json.killed.part").write_text("{")
+    (tmp_path / ".leases.json.link.part").symlink_to(outside)
+    (tmp_path / ".leases.json.folder.part").mkdir()
+    (tmp_path / ".other.json.x.part").touch()
+    ledger.release(ledger.acquire(ONE, GPUS))
+    assert {path.name for path in tmp_path.glob(".*")} == {".leases.json.folder.part", ".other.json.x.part"}
+    assert outside.exists()
