@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mxcheck.engines import ray_task
 from mxcheck.engines.demand import Demand
+from mxcheck.files.printed import one_line
 
 #: Seconds that an address has to answer in, and a node to start a worker in.
 _ANSWER, _START = 10.0, 120.0
@@ -35,8 +36,7 @@ class Node:
 def in_short(error: Exception) -> str:
     """An error of Ray's in a line: it prints tracebacks of the task's side, and pages of advice."""
     words = repr(error.cause) if isinstance(error, RayTaskError) else str(error)
-    line = " ".join(words.split()) or type(error).__name__
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return one_line(words, _LONGEST) or type(error).__name__
 
 
 @contextmanager

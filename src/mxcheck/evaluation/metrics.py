@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from mxcheck.files.printed import WORDS, one_line
 from mxcheck.formats.choices import unknown
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ class Metric:
         try:
             value = self.function(log_p.clone(), targets.clone(), reference_log_p.clone())
         except Exception as error:
-            what = " ".join(str(error).split())
-            raise ValueError(f"metric {self.name!r} raised {type(error).__name__}: {what}") from error
+            raise ValueError(
+                f"metric {self.name!r} raised {type(error).__name__}: {one_line(str(error), WORDS)}"
+            ) from error
         if not isinstance(value, torch.Tensor) or value.shape != targets.shape or value.is_complex():
             got = (
                 f"{value.dtype} {list(value.shape)}"

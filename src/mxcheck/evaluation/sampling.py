@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mxcheck.evaluation.logits import SMALL, vocabulary_of
+from mxcheck.files.printed import told
 from mxcheck.models.load import positions
 
 __all__ = ["sample_tokens"]
@@ -184,9 +185,7 @@ def _fill_with_cache(
         except _FAILED_STEP as error:
             if not compare:
                 raise
-            return (
-                f"its cache fails at token {column}: {type(error).__name__}: {' '.join(str(error).split())}"
-            )
+            return f"its cache fails at token {column}: {type(error).__name__}: {told(error)}"
         cache = getattr(output, name, None)
         if cache is None:
             return "the model returns none"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from mxcheck.files.printed import REFUSAL, one_line, told
+from mxcheck.files.printed import REFUSAL, WORDS, one_line
 
 if TYPE_CHECKING:
     from mxcheck.pytest_plugin.report import RunReport
@@ -66,7 +66,7 @@ def told_to_the_controller(config: pytest.Config) -> Iterator[None]:
         yield
     except Exception as error:
         if hasattr(config, "workeroutput"):
-            config.workeroutput[_TROUBLE] = f"{type(error).__name__}: {told(error)}"
+            config.workeroutput[_TROUBLE] = f"{type(error).__name__}: {one_line(str(error), WORDS)}"
         raise
 
 

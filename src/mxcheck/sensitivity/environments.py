@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from mxcheck.files.printed import WORDS, one_line
+
 #: MKL takes code paths of its own on Intel's processors; told that it runs on one, it takes them elsewhere.
 #: Both names: releases differ in which they ask.
 _AS_INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
@@ -191,5 +193,5 @@ def intel_shim(folder: Path) -> Path:
     words = [compiler, "-shared", "-fPIC", "-o", str(library), str(source)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise ValueError(f"{compiler} cannot make {library}: {' '.join(done.stderr.split())}")
+        raise ValueError(f"{compiler} cannot make {library}: {one_line(done.stderr, WORDS)}")
     return library

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
+from mxcheck.files.printed import WORDS, one_line
+
 Capability = tuple[int, int]
 
 # What a binary raises that was built for another torch or CUDA, or lacks a part: an undefined symbol, a
@@ -27,7 +29,7 @@ def broken(module: str) -> str | None:
         import_module(module)
     except _BROKEN as error:
         package = module.partition(".")[0]
-        words = " ".join(str(error).split())
+        words = one_line(str(error), WORDS)
         return (
             f"{package} is installed but broken: importing {module} raises {type(error).__name__}: {words}; "
             f"install a build of it for torch {torch.__version__}"

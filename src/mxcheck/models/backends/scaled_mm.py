@@ -18,6 +18,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from mxcheck.files.printed import told
 from mxcheck.kernels.api import quantize
 from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.backend import Replacement
@@ -102,7 +103,7 @@ class ScaledMM:
         try:
             self._product(operand, operand, torch.float32)
         except (NotImplementedError, RuntimeError) as error:
-            return f"torch's scaled product does not run on this CPU: {' '.join(str(error).split())}"
+            return f"torch's scaled product does not run on this CPU: {told(error)}"
         return None
 
 
