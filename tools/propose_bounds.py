@@ -29,8 +29,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from mxcheck.evaluation.measure import evaluate
 from mxcheck.evaluation.tokens import load_tokens
+from mxcheck.files.write import write_text
 from mxcheck.gate.absolute import two_digits_up
-from mxcheck.gate.write import write_text
 from mxcheck.models.convert import UnavailableError, convert
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
 from mxcheck.models.load import load

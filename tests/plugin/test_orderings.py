@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from gate_project import Project
 
+from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import encode, read
 from mxcheck.gate.record import Record
-from mxcheck.gate.write import write_text
 
 LLAMA = ("-k", "test_ordering", "--mx-models", "ref-llama")
 

@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 from sample_record import build_record
 
+from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import encode
-from mxcheck.gate.write import write_text
 from mxcheck.models.ladder import stages
 
 REPOSITORY = Path(__file__).parents[2]

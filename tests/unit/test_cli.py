@@ -14,11 +14,11 @@ import pytest
 from sample_record import build_record
 
 from mxcheck.cli import main
+from mxcheck.files.write import write_text
 from mxcheck.formats.notation import parse_values, reproduction
 from mxcheck.formats.spec import cast_spec
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.record import Record
-from mxcheck.gate.write import write_text
 
 FP8, BF16 = "ref-llama/fp8_e4m3-B.json", "ref-llama/bf16.json"
 CHANGED = build_record(

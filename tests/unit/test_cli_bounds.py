@@ -9,8 +9,8 @@ import pytest
 from sample_record import build_record
 
 from mxcheck.cli import main
+from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import encode
-from mxcheck.gate.write import write_text
 
 CASE = build_record(model="my-model")  # KL 0.001
 

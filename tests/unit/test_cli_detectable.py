@@ -8,8 +8,8 @@ import pytest
 from sample_record import build_record
 
 from mxcheck.cli import main
+from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import encode
-from mxcheck.gate.write import write_text
 
 FP8 = "ref-llama/fp8_e4m3-B.json"
 

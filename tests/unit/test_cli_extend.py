@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 
 from mxcheck.cli import main
+from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import read, seal_of
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.verdict import judge
-from mxcheck.gate.write import write_text
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.noise import noise_of
 from mxcheck.measure.session import Session

@@ -12,10 +12,10 @@ from typing import Any
 
 from mxcheck.cli.console import console
 from mxcheck.cli.extend import extend
+from mxcheck.files.write import PART
 from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
-from mxcheck.gate.write import PART
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
 from mxcheck.models.zoo import REFERENCE_MODELS, known_labels
 from mxcheck.pytest_plugin.own_recipes import own_recipes

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from mxcheck.cli.console import console
+from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import BaselineError, encode
 from mxcheck.gate.case import Case, named_model
 from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.earlier import Earlier, extended, extension, read_earlier
-from mxcheck.gate.write import write_text
 from mxcheck.models.recipe import recipe_from_dict
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.reporting.screen import say

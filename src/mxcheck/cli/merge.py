@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.files.printed import told
-from mxcheck.gate.write import WriteError
+from mxcheck.files.write import WriteError
 from mxcheck.reporting.screen import show
 
 
@@ -42,7 +42,7 @@ def judge(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
     """Join the shards in and below a folder and print what they say; append it to `summary` and write the
     rows to `rows`. Returns the exit code. Raises ValueError where they are not a run, and
     where a merge of known shards comes out otherwise."""
-    from mxcheck.gate.write import write_text
+    from mxcheck.files.write import write_text
     from mxcheck.reporting.merge_canaries import tried_merge
     from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mxcheck.files.write import write_text
 from mxcheck.gate import result
-from mxcheck.gate.write import write_text
 from mxcheck.reporting.shards import ShardRun, encode, file_name, read
 
 if TYPE_CHECKING:

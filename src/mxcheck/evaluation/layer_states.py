@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mxcheck.evaluation.logits import vocabulary_of
 from mxcheck.evaluation.tokens import fingerprint
 from mxcheck.files.printed import REFUSAL, got, one_line, some_of, told
-from mxcheck.gate.write import write_whole
+from mxcheck.files.write import write_whole
 from mxcheck.models.classify import classify
 from mxcheck.models.load import tensor_bytes
 from mxcheck.models.refusal import reading

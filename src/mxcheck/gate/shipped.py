@@ -12,7 +12,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from mxcheck.gate.write import PART, WriteError
+from mxcheck.files.write import PART, WriteError
 
 #: The models that have some.
 SHIPPED = (

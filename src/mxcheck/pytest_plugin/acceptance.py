@@ -8,6 +8,7 @@ from pathlib import Path
 
 from syrupy.assertion import SnapshotAssertion
 
+from mxcheck.files.write import WriteError
 from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
@@ -18,7 +19,6 @@ from mxcheck.gate.orderings import standing
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.shipped import adopt
-from mxcheck.gate.write import WriteError
 from mxcheck.pytest_plugin.bounds_file import add_bounds
 from mxcheck.pytest_plugin.snapshots import extension_for
 from mxcheck.reporting.failure import failure_message

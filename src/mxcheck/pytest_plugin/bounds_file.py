@@ -11,10 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from mxcheck.files.write import write_whole
 from mxcheck.gate.absolute import HEAD, Absolute, bounds_lines, first_bounds
 from mxcheck.gate.bounds_tables import bounds_path, read_bounds
 from mxcheck.gate.record import Record
-from mxcheck.gate.write import write_whole
 
 
 def add_bounds(record: Record, found: Absolute, folder: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from mxcheck.files.printed import printable, some_of
+from mxcheck.files.write import WriteError, write_text
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.gate.shipped import taken_from_ours
-from mxcheck.gate.write import WriteError, write_text
 from mxcheck.models.cards import GIB
 from mxcheck.models.zoo import known_labels
 from mxcheck.pytest_plugin.live import PLUGIN

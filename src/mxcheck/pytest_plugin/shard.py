@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mxcheck.files.printed import printable
-from mxcheck.gate.write import WriteError, write_text
+from mxcheck.files.write import WriteError, write_text
 from mxcheck.pytest_plugin.neighbours import accepts
 from mxcheck.pytest_plugin.placing import parameter_of
 from mxcheck.pytest_plugin.provenance import basis

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from syrupy.data import Snapshot, SnapshotCollection, SnapshotCollections
 from syrupy.extensions.base import AbstractSyrupyExtension
 
+from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import encode
-from mxcheck.gate.write import write_text
 
 if TYPE_CHECKING:
     from syrupy.location import PyTestLocation

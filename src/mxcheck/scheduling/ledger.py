@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mxcheck.gate.write import WriteError
+from mxcheck.files.write import WriteError
 from mxcheck.scheduling.devices import Device, used_bytes
 from mxcheck.scheduling.leases import Lease, Request, check, grant, others_hold
 from mxcheck.scheduling.ledger_file import (

@@ -12,7 +12,7 @@ from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, read_json
 from mxcheck.files.printed import REFUSAL, got, one_line, told
-from mxcheck.gate.write import PART, write_whole
+from mxcheck.files.write import PART, write_whole
 from mxcheck.scheduling.leases import Lease
 
 _VERSION = 1

@@ -18,9 +18,9 @@ from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, read_json
 from mxcheck.files.printed import one_line, told
+from mxcheck.files.write import write_text
 from mxcheck.gate.digest import folder_digest
 from mxcheck.gate.result import CaseResult, result_from_dict
-from mxcheck.gate.write import write_text
 from mxcheck.sensitivity.environments import Environment, intel_shim
 
 #: The models' suite as `make gate` runs it, where the settings of this list do something.

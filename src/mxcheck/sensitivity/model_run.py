@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import baseline_paths, encode
 from mxcheck.gate.bounds_tables import Bounds, load_bounds
 from mxcheck.gate.canaries.broken_gate import broken_gate
@@ -16,7 +17,6 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Update, decide, read_accepted, stored
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, all_green
-from mxcheck.gate.write import write_text
 from mxcheck.measure.hold import error_of, hold_case
 from mxcheck.measure.noise import noise_of
 from mxcheck.measure.session import Session

@@ -22,7 +22,7 @@ from mxcheck.evaluation.layer_states import (
     save_states,
     started_from,
 )
-from mxcheck.gate.write import WriteError
+from mxcheck.files.write import WriteError
 
 FILE = "states.safetensors"
 WEIGHTS = "a" * 64

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from sample_record import build_full_record
 
+from mxcheck.files.write import WriteError, write_text
 from mxcheck.gate.baseline import BaselineError, decode, encode, read
 from mxcheck.gate.record import FORMAT_VERSION, Record
-from mxcheck.gate.write import WriteError, write_text
 
 MakeRecord = Callable[..., Record]
 

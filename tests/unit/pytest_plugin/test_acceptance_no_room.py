@@ -16,10 +16,10 @@ import pytest
 from sample_record import NOISE, build_record
 from syrupy.assertion import SnapshotAssertion
 
+from mxcheck.files.write import WriteError
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.record import Record
-from mxcheck.gate.write import WriteError
 from mxcheck.measure.hold import error_of
 from mxcheck.pytest_plugin.acceptance import settle
 

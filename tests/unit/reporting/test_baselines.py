@@ -12,9 +12,9 @@ import pytest
 from rich.table import Table
 from sample_record import build_digests, build_record
 
+from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import BaselineError, encode
 from mxcheck.gate.record import Record
-from mxcheck.gate.write import write_text
 from mxcheck.reporting.baselines import diff_table, list_table, read_directory, read_revision
 
 FP8, BF16 = "ref-llama/fp8_e4m3-B.json", "ref-llama/bf16.json"
