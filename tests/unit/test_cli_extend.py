@@ -101,7 +101,8 @@ def states() -> list[Path]:
 
 def test_this_format_has_every_field_of_the_earlier_one() -> None:
     """And the earlier one is what the test makes of it: its committed files have these names."""
-    own = {field.name for field in fields(Record)} - set(NEW) | {"sqnr", "seal", "format_version"}
+    never = {"unsteady"}  # is written of what is red, which nobody accepts
+    own = {field.name for field in fields(Record)} - set(NEW) - never | {"sqnr", "seal", "format_version"}
     assert set(committed()) == own
 
 
