@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
-from mxcheck.conformance.generator import Example, example, spread
+from mxcheck.conformance.generator import Example, example, spread_with_ties
 from mxcheck.conformance.side_by_side import in_turn
 from mxcheck.conformance.verifier import Comparison, compare, failed, judged, outcome
 from mxcheck.formats.oracle import Parts
@@ -123,4 +123,4 @@ def _two_callers(kernel: Kernel, cell: Cell) -> Iterator[Asked]:
 
 @cache
 def _numbers(shape: tuple[int, ...], seed: str) -> Tensor:
-    return spread(shape, Draws(seed))
+    return spread_with_ties(shape, Draws(seed))

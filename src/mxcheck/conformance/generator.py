@@ -112,6 +112,16 @@ def spread(shape: tuple[int, ...], random: Draws) -> Tensor:
     return torch.from_numpy(bits.astype(np.uint32).view(np.float32))
 
 
+def spread_with_ties(shape: tuple[int, ...], random: Draws) -> Tensor:
+    """The same, of which three in four have significands of 2 to 7 bits: many lie midway between two codes,
+    where roundings differ. Zeros have either sign."""
+    bits = spread(shape, random).numpy().view(np.uint32)
+    lost = np.where(random.integers(0, 4, shape) > 0, random.integers(17, 23, shape), 0).astype(np.uint32)
+    bits = bits >> lost << lost
+    signs = random.integers(0, 2, shape).astype(np.uint32) << 31
+    return torch.from_numpy(np.where(bits == 0, signs, bits).astype(np.uint32).view(np.float32))
+
+
 def example(
     group: str,
     x: Tensor,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.draws import Draws
-from mxcheck.conformance.generator import example, spread
+from mxcheck.conformance.generator import example, spread_with_ties
 from mxcheck.conformance.side_by_side import in_two_threads
 from mxcheck.conformance.verifier import Comparison, compare, failed, judged, outcome
 from mxcheck.formats.spec import CastSpec
@@ -27,8 +27,9 @@ from mxcheck.kernels.usual_settings import usual_settings
 
 #: How often `quantize` and `fake_quantize` are called with one tiny tensor.
 CALLS = 6000
-#: A slow kernel is called for so many seconds at most in each loop, of the thread's own time.
-MOST_SECONDS = 5.0
+#: A slow kernel is called for so many seconds at most in each loop: of the thread's own time, and by the
+#: clock, for one that waits for a device or another process.
+MOST_SECONDS, MOST_WAITING = 5.0, 30.0
 #: How often two threads start a call at the same moment.
 _ROUNDS = 200
 _TINY, _LONG = (1, 64), (130, 256)
@@ -60,7 +61,7 @@ def first_cell(kernel: Kernel, level: str) -> tuple[Cell, str]:
     """
     reason = ""
     for cell in cells(level):
-        asked = example("many_calls", spread(_TINY, Draws("many calls")), cell)
+        asked = example("many_calls", spread_with_ties(_TINY, Draws("many calls")), cell)
         seen = outcome(kernel, asked.x, asked.spec)
         if seen.unsupported is None:
             return cell, seen.error
@@ -71,7 +72,7 @@ def first_cell(kernel: Kernel, level: str) -> tuple[Cell, str]:
 def many_calls(kernel: str | Kernel, cell: Cell) -> ManyCalls:
     """`CALLS` calls of `mxcheck.quantize` and of `mxcheck.fake_quantize`, each held against the first. A
     kernel that returns values has no `quantize`."""
-    asked = example("many_calls", spread(_TINY, Draws("many calls")), cell)
+    asked = example("many_calls", spread_with_ties(_TINY, Draws("many calls")), cell)
     options = _options(asked.spec)
     made, found = [], []
     before = settings()
@@ -93,7 +94,7 @@ def many_calls(kernel: str | Kernel, cell: Cell) -> ManyCalls:
 
 def at_two_threads(kernel: Kernel, cell: Cell) -> list[str]:
     """What differs where torch has two threads for a tensor that is large enough for two: a line or none."""
-    asked = example("two_threads", spread(_FOR_TWO, Draws("two threads")), cell)
+    asked = example("two_threads", spread_with_ties(_FOR_TWO, Draws("two threads")), cell)
     with usual_settings(threads=1):
         alone = outcome(kernel, asked.x, asked.spec)
     if not alone.got:
@@ -106,7 +107,7 @@ def at_two_threads(kernel: Kernel, cell: Cell) -> list[str]:
 def callers_as_they_like(kernel: Kernel, cell: Cell) -> list[str]:
     """What differs from a call alone where two threads of Python, with different numbers of one shape, begin
     `_ROUNDS` calls each at the same moment: a line for each thread that saw it first."""
-    callers = [example("callers", spread(_LONG, Draws(name)), cell) for name in ("one", "other")]
+    callers = [example("callers", spread_with_ties(_LONG, Draws(name)), cell) for name in ("one", "other")]
     alone = [outcome(kernel, one.x, one.spec) for one in callers]
     if not all(one.got for one in alone):
         return list(dict.fromkeys(one.error for one in alone if one.error))
@@ -114,6 +115,7 @@ def callers_as_they_like(kernel: Kernel, cell: Cell) -> list[str]:
 
     def call(caller: int) -> str:
         asked, end = callers[caller], time.thread_time() + MOST_SECONDS
+        late = time.monotonic() + MOST_WAITING
         for number in range(1, _ROUNDS + 1):
             x = asked.x.clone()  # one that is written over is no fault of the other thread
             try:
@@ -127,7 +129,7 @@ def callers_as_they_like(kernel: Kernel, cell: Cell) -> list[str]:
             if line := _told(seen):
                 start.abort()
                 return f"beside another thread's calls, other than alone, call {number} of {_ROUNDS} {line}"
-            if time.thread_time() > end:
+            if time.thread_time() > end or time.monotonic() > late:
                 start.abort()
                 return ""
         return ""
@@ -136,6 +138,23 @@ def callers_as_they_like(kernel: Kernel, cell: Cell) -> list[str]:
         answers = in_two_threads(call, start)
     lines = [failed(one, callers[0].x).error if isinstance(one, BaseException) else one for one in answers]
     return list(dict.fromkeys(line for line in lines if line))
+
+
+def changed_afterwards(kernel: Kernel, cell: Cell) -> list[str]:
+    """What becomes of a result while the kernel is called with other numbers: a line where it changes."""
+    one, other = (example("results", spread_with_ties(_LONG, Draws(name)), cell) for name in ("one", "other"))
+    with settings_kept(), torch.random.fork_rng(devices=[]):
+        try:
+            result = kernel(one.x.clone(), one.spec)
+            parts = (result,) if isinstance(result, Tensor) else tuple(result)
+            before = tuple(part.detach().numpy().copy() for part in parts)
+            kernel(other.x.clone(), other.spec)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises)
+            return [_told(failed(error, one.x))]
+    line = _difference(tuple(part.detach().numpy() for part in parts), before)
+    return (
+        [f"after a call with other numbers an earlier result {line}: it is the same memory"] if line else []
+    )
 
 
 def _options(spec: CastSpec) -> dict[str, Any]:
@@ -165,8 +184,8 @@ def _returns_values(kernel: Kernel, x: Tensor, spec: CastSpec) -> bool:
 def _again_and_again(call: Callable[[], Arrays], x: Tensor) -> tuple[int, str]:
     """How many calls there were, and what is wrong with the last one: "" where nothing is."""
     first: Arrays = ()
-    end, number = time.thread_time() + MOST_SECONDS, 0
-    while number < CALLS and time.thread_time() <= end:
+    end, late, number = time.thread_time() + MOST_SECONDS, time.monotonic() + MOST_WAITING, 0
+    while number < CALLS and time.thread_time() <= end and time.monotonic() <= late:
         number += 1
         try:
             got = call()

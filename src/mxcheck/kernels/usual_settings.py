@@ -55,7 +55,8 @@ def check_subnormals() -> None:
         raise ValueError(
             f"subnormal numbers become zero in this process ({' and '.join(wrong)}), which makes scales and "
             f"figures wrong: torch.set_flush_denormal(True) does that, and so does a library built with "
-            f"-ffast-math when it is loaded; call torch.set_flush_denormal(False) after it, or do without it"
+            f"-ffast-math when it is loaded; call torch.set_flush_denormal(False) after it, or do without "
+            f"that library"
         )
 
 

@@ -25,8 +25,9 @@ LARGE = 1 << 20
 LOUD = 1024
 #: Calls of a module, and of the code of a cast: something may count them.
 CALLS, MANY_CALLS = 104, 5120
-#: A slow kernel is called for so many seconds at most, of this thread's own time.
-MOST_SECONDS = 5.0
+#: A slow kernel is called for so many seconds at most: of this thread's own time, and by the clock, for one
+#: that waits for a device or another process.
+MOST_SECONDS, MOST_WAITING = 5.0, 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +78,7 @@ def questions(asked: ProbedCast, length: int, held: Container[Hashable] = ()) ->
 def _of_the_code(asked: ProbedCast) -> Iterator[Question]:
     """What takes longest, and is asked once a process: of code that serves other modules and cases too."""
     every, width = asked.every_row, asked.before.shape[-1]
+    code = asked.code, asked.before.dtype, asked.before.device.type  # a path may be of one of them
     one = asked.peak if asked.casts_values else every  # a library's rows feel each other
     rows = (LARGE // width // ROWS + 1) * ROWS
 
@@ -100,16 +102,16 @@ def _of_the_code(asked: ProbedCast) -> Iterator[Question]:
     def calls(cast: CastParts, count: int) -> Ask:
         return lambda: _called(lambda: asked.wrong(cast(asked.input(one)), one), count)
 
-    yield Question(key=("large", width, asked.code), kind=f"a tensor of {rows * width:,} elements", ask=large)
-    yield Question(key=("callers", asked.code), kind="two callers at once", ask=two_callers)
+    yield Question(key=("large", width, code), kind=f"a tensor of {rows * width:,} elements", ask=large)
+    yield Question(key=("callers", code), kind="two callers at once", ask=two_callers)
     yield Question(
-        key=("calls", asked.code),
+        key=("calls", code),
         kind=f"{CALLS} calls of one module",
         ask=calls(asked.product or asked.cast, CALLS),
     )
     if asked.kernel is not None:
         yield Question(
-            key=("many calls", asked.kernel),
+            key=("many calls", asked.kernel, *code[1:]),
             kind=f"{MANY_CALLS:,} calls of one cast",
             ask=calls(asked.cast, MANY_CALLS),
         )
@@ -122,7 +124,7 @@ def _without_gradients(cast: CastParts, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _called(ask: Ask, count: int) -> str:
-    end = time.thread_time() + MOST_SECONDS
+    end, late = time.thread_time() + MOST_SECONDS, time.monotonic() + MOST_WAITING
     for number in range(1, count + 1):
         try:
             wrong = ask()
@@ -132,7 +134,7 @@ def _called(ask: Ask, count: int) -> str:
             return f"at call {number:,} it refuses what it took before: {told(error)}"
         if wrong:
             return f"at call {number:,} it gives {wrong}"
-        if time.thread_time() > end:
+        if time.thread_time() > end or time.monotonic() > late:
             break
     return ""
 

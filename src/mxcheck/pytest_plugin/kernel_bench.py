@@ -83,6 +83,7 @@ class KernelBench:
         from mxcheck.conformance.many_calls import (
             at_two_threads,
             callers_as_they_like,
+            changed_afterwards,
             first_cell,
             many_calls,
         )
@@ -93,7 +94,12 @@ class KernelBench:
         if not wrong:
             many = many_calls(one.name if one.name == "eager" else kernel, cell)
             calls = many.calls
-            found = [*many.found, *at_two_threads(kernel, cell), *callers_as_they_like(kernel, cell)]
+            found = [
+                *many.found,
+                *at_two_threads(kernel, cell),
+                *callers_as_they_like(kernel, cell),
+                *changed_afterwards(kernel, cell),
+            ]
         return calls, [f"mxcheck: {one.name}, {cell.id}: {line}" for line in found]
 
     def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:

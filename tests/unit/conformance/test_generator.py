@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from mxcheck.conformance.cells import Cell, cells
-from mxcheck.conformance.generator import OTHER_BLOCK_SIZES, Example, examples
+from mxcheck.conformance.draws import Draws
+from mxcheck.conformance.generator import OTHER_BLOCK_SIZES, Example, examples, spread_with_ties
 from mxcheck.conformance.inputs import GROUPS
 from mxcheck.conformance.tensors import TENSOR_GROUPS
+from mxcheck.kernels.api import quantize
 
 CELLS = {cell.id: cell for cell in cells("quick")}
 SOME = ("fp8_e4m3-floor", "fp4_e2m1-floor-stochastic", "mxint8-ceil", "nvfp4-amax", "e5m2_tensor-amax")
@@ -109,3 +111,12 @@ def test_stochastic_examples_carry_integers_with_the_edges() -> None:
 
 def test_others_carry_none() -> None:
     assert all(one.spec.random is None for one in examples(CELLS["fp8_e4m3-floor-away"], "quick"))
+
+
+@pytest.mark.parametrize("name", ["fp8_e4m3", "fp6_e2m3", "fp4_e2m1", "mxint8"])
+@pytest.mark.parametrize("rounding", ["away", "zero"])
+def test_numbers_with_ties_show_which_rounding_it_is(name: str, rounding: str) -> None:
+    x = spread_with_ties((4, 64), Draws("ties"))
+    even, other = (quantize(x, name, rounding=one).codes for one in ("even", rounding))
+    assert (even != other).sum() >= 5
+    assert ((x == 0) & x.signbit()).any()

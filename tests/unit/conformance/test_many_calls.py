@@ -17,6 +17,7 @@ from mxcheck.conformance.many_calls import (
     ManyCalls,
     at_two_threads,
     callers_as_they_like,
+    changed_afterwards,
     first_cell,
     many_calls,
 )
@@ -201,3 +202,18 @@ def test_a_kernel_that_raises_has_a_cell_and_an_error() -> None:
         raise RuntimeError("broken")
 
     assert first_cell(cast, "quick") == (CELL, "RuntimeError: broken")
+
+
+def test_a_result_in_memory_of_the_kernel_s_own_is_changed_by_the_next_call() -> None:
+    memory: list[Tensor] = []
+
+    def static(x: Tensor, spec: CastSpec) -> Tensor:
+        values = fake_quantize_eager(x, spec)
+        if not memory:
+            memory.append(values)
+        return memory[0].copy_(values)
+
+    (line,) = changed_afterwards(static, CELL)
+    assert line.startswith("after a call with other numbers an earlier result has ")
+    assert line.endswith(": it is the same memory")
+    assert changed_afterwards(quantize_eager, CELL) == []
