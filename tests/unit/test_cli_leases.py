@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,26 @@ def test_a_corrupt_ledger_is_told_in_one_line(tmp_path: Path, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert error.startswith(f"mxcheck: the ledger {tmp_path}/leases.json is corrupt")
     assert len(error.splitlines()) == 1
+
+
+def test_without_a_temporary_folder_one_line_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the command that needs it: the others do without."""
+    monkeypatch.delenv("MXCHECK_LEASES", raising=False)
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert main(["formats"]) == 0
+    capsys.readouterr()
+    assert main(["leases"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mxcheck: No usable temporary directory found")
+    assert "name one with --mx-leases=DIR" in line
+
+
+def test_unknown_words_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["models", "a\x1b[1m"])
+    assert "\x1b" not in capsys.readouterr().err

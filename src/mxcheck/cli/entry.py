@@ -24,7 +24,7 @@ from mxcheck.cli import (
     sample,
     sensitivity,
 )
-from mxcheck.files.printed import told
+from mxcheck.files.printed import printable, told
 from mxcheck.reporting.screen import Screen
 from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
 
@@ -90,6 +90,6 @@ def parse(words: list[str]) -> argparse.Namespace:
         group.add_commands(commands)
     options, others = parser.parse_known_args(explain.numbers_are_no_options(words))
     if others and not options.passes_on:
-        parser.error(f"unknown arguments: {' '.join(others)}")
+        parser.error(f"unknown arguments: {printable(' '.join(others))}")
     options.pytest = others
     return options

@@ -21,7 +21,6 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--leases",
         type=Path,
-        default=Path(os.environ.get("MXCHECK_LEASES") or default_folder()),
         metavar="DIR",
         help="the ledger's directory (default: $MXCHECK_LEASES, else your own)",
     )
@@ -29,10 +28,11 @@ def add_commands(commands: Any) -> None:
 
 
 def _leases(options: argparse.Namespace) -> int:
-    if not options.leases.is_dir():
-        console().print(f"no run has leased anything yet: there is no {options.leases}")
+    folder = options.leases or Path(os.environ.get("MXCHECK_LEASES") or default_folder())
+    if not folder.is_dir():
+        console().print(f"no run has leased anything yet: there is no {folder}")
         return 0
-    ledger = Ledger(options.leases)
+    ledger = Ledger(folder)
     table = titled_table("mxcheck: leases")
     for name in ("model", "process", "device", "GiB", "slots"):
         table.add_column(name, justify="right" if name in ("GiB", "slots") else "left", no_wrap=True)
@@ -44,5 +44,5 @@ def _leases(options: argparse.Namespace) -> int:
     screen = console()
     if held:
         screen.print(table)
-    screen.print(f"{len(held)} leases, {waiting} waiting, in {options.leases}")
+    screen.print(f"{len(held)} leases, {waiting} waiting, in {folder}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mxcheck.files.printed import told
 from mxcheck.gate.baseline import baseline_paths
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
@@ -23,7 +24,7 @@ def hold_case(
     """Measure a case and `settle` its record. `baselines` is the folder of accepted records.
 
     A case that cannot run here is skipped; one that was accepted on such a device is an error. So is one that
-    raises ValueError or runs out of memory. Raises whatever else torch raises.
+    raises ValueError or NotImplementedError, or runs out of memory. Raises whatever else torch raises.
     """
     load_torch()
     from mxcheck.kernels.usual_settings import usual_settings
@@ -43,10 +44,12 @@ def hold_case(
         )
     except ValueError as error:
         return error_of(case, str(error))
+    except NotImplementedError as error:  # of a kernel, of a weight or a row of the text
+        return error_of(case, f"it needs what is not implemented: {told(error)}")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        words = " ".join(str(error).split()) or type(error).__name__
+        words = told(error)
         return error_of(
             case,
             f"out of memory on {session.device}: {words}; lower --mx-batch-size or "

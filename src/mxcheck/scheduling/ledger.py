@@ -18,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mxcheck.files.printed import told
 from mxcheck.files.write import WriteError
 from mxcheck.scheduling.devices import Device, used_bytes
 from mxcheck.scheduling.leases import Lease, Request, check, grant, others_hold
@@ -37,8 +38,14 @@ _PATIENCE = 3600.0
 
 
 def default_folder() -> Path:
-    """A user's ledger, where no option names one."""
-    return Path(tempfile.gettempdir()) / f"mxcheck-{os.getuid()}"
+    """A user's ledger, where no option names one. Raises LedgerError where there is no temporary folder."""
+    try:
+        return Path(tempfile.gettempdir()) / f"mxcheck-{os.getuid()}"
+    except OSError as error:
+        raise LedgerError(
+            f"{told(error)}: nowhere for the ledger of this host's runs; let TMPDIR name a folder that "
+            f"can be written to, or name one with --mx-leases=DIR"
+        ) from error
 
 
 class Ledger:

@@ -77,6 +77,12 @@ def test_what_the_user_can_mend_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp
     assert settled == []
 
 
+def test_what_a_kernel_refuses_of_a_case_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result, settled = held(monkeypatch, tmp_path, NotImplementedError("at most\n128 rows"))
+    assert (result.outcome, settled) == (Outcome.ERROR, [])
+    assert result.reason == "it needs what is not implemented: at most 128 rows"
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
