@@ -66,6 +66,12 @@ def settle(
         keep_inputs()
         if found is not None:
             add_bounds(record, found, target.parent)
+        try:
+            # Here, and not in syrupy: what it could not write it looks for again when the run ends, and where
+            # no folder can be that is an error of the whole run.
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(target, error) from error
         # Through syrupy, which compares texts first: an identical file is left alone.
         written = snapshot.use_extension(extension_for(target, holds=False))
         if not written == new:
