@@ -48,7 +48,9 @@ Change = Callable[[dict[str, Any]], None]
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Record]:
     """Both cases as they would have been accepted here, each with its noise: from this machine's own states,
     not from the repository's."""
-    with Session(replace(MEASURING, baselines=tmp_path_factory.mktemp("baselines"))) as session:
+    baselines = tmp_path_factory.mktemp("baselines")
+    (baselines / "ref-llama").mkdir()  # with a folder of its own a project does not take the repository's
+    with Session(replace(MEASURING, baselines=baselines)) as session:
         cases = {case.id: case for case in MEASURING.recipes}
         found = {case: measure_case(session, case) for case in cases.values()}
         return {

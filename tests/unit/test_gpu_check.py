@@ -463,12 +463,21 @@ def test_a_run_that_was_killed_has_the_rows_of_its_tests(load: Load, tmp_path: P
     project = tmp_path / "test_two.py"
     project.write_text(
         "import os\n"
-        "def test_row(record_property):\n"
-        "    record_property('mxcheck', {'id': 'one', 'outcome': 'pass'})\n"
+        "def test_row():\n"
+        "    pass\n"
         "def test_red():\n"
         "    assert 1 == 2\n"
         "def test_dies():\n"
         "    os._exit(9)\n"
+    )
+    (tmp_path / "conftest.py").write_text(  # as a case's result comes to its report
+        "import pytest\n"
+        "@pytest.hookimpl(wrapper=True)\n"
+        "def pytest_runtest_makereport(item, call):\n"
+        "    report = yield\n"
+        "    if (item.name, report.when) == ('test_row', 'call'):\n"
+        "        report.mx_result = {'id': 'one', 'outcome': 'pass'}\n"
+        "    return report\n"
     )
     words = suites.pytest_command([str(project), f"--rootdir={tmp_path}", "-c", os.devnull], tmp_path, "cpu")
     environment = {

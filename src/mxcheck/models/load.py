@@ -60,7 +60,6 @@ class LoadedModel:
     tokenizer_fingerprint: str
 
 
-@usual_settings()
 def load(
     name: str,
     *,
@@ -94,7 +93,8 @@ def load(
         device_map = "auto"
         # Half of each: the quantized weights come beside the original ones.
         max_memory = {index: size // 2 for index, size in devices.items()}
-    with _LOADING, _environment(_NO_CONVERSION_SERVICE):
+    # Settings of the process: within the lock, or threads would put back each other's.
+    with _LOADING, usual_settings(), _environment(_NO_CONVERSION_SERVICE):
         model = _from_pretrained(source, dtype, device_map, max_memory, trust_remote_code)
     check_materialised(model, source)
     if hasattr(model, "set_experts_implementation"):
