@@ -136,7 +136,6 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ("conversion", "bits"): example({"bit_equal": False}, {"changes_bits": False, "bit_equal": True}),
     ("environment", "modules, other library"): example({"replaced": {UP: "mlp"}, **RELEASE}, BY_LIBRARY),
     ("conversion", "modules"): example({"replaced": {UP: "mlp"}, **LOSSES}),
-    ("numerics", "steady casts"): example({"unsteady": {UP: "row 3 of 32"}, **LOSSES}),
     ("environment", "casts, other library"): example(
         {"digests": build_digests(up="codes"), **RELEASE}, BY_LIBRARY
     ),
@@ -152,6 +151,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ("conversion", "cast operands"): example(
         {"digests": build_digests(up="operands", q="operands"), **LOSSES}
     ),
+    ("numerics", "steady casts"): example({"unsteady": {UP: "row 3 of 32"}, **LOSSES}),
     ("numerics", "cast weight"): example({"digests": build_digests(up="codes", q="scales")}),
     ("numerics", "casts, whole roles"): example(
         {"digests": build_digests(up="codes scales operands"), **LOSSES}
