@@ -141,9 +141,8 @@ class SteadyCasts:
         called: list[Kernel] = []
 
         def see(name: str, values: Tensor, axis: int) -> str | None:
-            kernels = {
-                *called[-1:]
-            }  # of the cast that gave the values: an attention's linear modules came before
+            # of the cast that gave the values: an attention's linear modules came before
+            kernels = set(called[-1:])
             one = self._by_place[name, axis]
             expected, known = self._of_recipe(one.operand, axis, values)
             wrong = first_wrong(rows_of(values, axis), rows_of(expected, axis))

@@ -133,7 +133,9 @@ class Due:
 
     def at(self, now: float) -> str | None:
         """The line; None where none is due. The first is due a period after the first call; a run that waits
-        says so at once."""
+        says so at once, and one whose cases have all ended nothing more."""
+        if self._board.over:
+            return None
         waiting = self._board.waiting()
         if self._quiet:
             due = waiting is not None and not self._said

@@ -126,6 +126,11 @@ class Board:
             seconds += max(0.0, whole - begun.get(model or "", 0.0))
         return seconds / max(1, workers)
 
+    @property
+    def over(self) -> bool:
+        """Whether every case has ended: other tests of the run may follow."""
+        return self.expected.cases.keys() <= self.ended.keys()
+
     def waiting(self) -> str | None:
         """Who waits for what, in one line; None while nobody does."""
         waiting = [f"{worker} {line.doing}" for worker, line in self.lines.items() if line.waits]

@@ -28,6 +28,15 @@ def test_a_step_without_events_is_told_of_each_period(board: Board) -> None:
     assert set(told.values()) == {"mxcheck: 0 of 2 cases; main m: noise of 2 cases"}
 
 
+def test_nothing_is_told_once_every_case_has_ended(board: Board) -> None:
+    """Other tests may take half an hour more."""
+    due = Due(board, period=10.0, quiet=False)
+    board.case_ended("a", 1.0)
+    assert list(lines(due, range(15))) == [10]
+    board.case_ended("b", 1.0)
+    assert lines(due, range(15, 100)) == {}
+
+
 def test_a_run_that_waits_says_so_at_once_and_then_each_period(board: Board) -> None:
     due = Due(board, period=10.0, quiet=False)
     assert lines(due, range(3)) == {}
