@@ -43,6 +43,12 @@ def told(error: BaseException, most: int = WORDS) -> str:
     return one_line(str(error), most) or type(error).__name__
 
 
+def raised(error: BaseException) -> str:
+    """The type of an error and the first line of what it says: code of others may raise anything."""
+    said = str(error).strip().splitlines()[:1]
+    return ": ".join([type(error).__name__, *(one_line(line, WORDS) for line in said)])
+
+
 def some_of(names: Sequence[str], most: int = 3) -> str:
     """The first names, and how many more there are; `none` where there are none."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mxcheck.files.printed import raised
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,7 +33,7 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
     except ValueError:
         raise
     except (Exception, SystemExit) as error:
-        raise ValueError(f"kernel {name} cannot be loaded: {_one_line(error)}") from error
+        raise ValueError(f"kernel {name} cannot be loaded: {raised(error)}") from error
     for spec in specs:
         _check_cast(name, kernel, x, spec)
 
@@ -49,7 +51,7 @@ def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> N
             f"kernel {name} does not do this: {reason}; name the cases that it does with --mx-precision"
         ) from error
     except (Exception, SystemExit) as error:
-        raise ValueError(f"kernel {name} raised {_one_line(error)}") from error
+        raise ValueError(f"kernel {name} raised {raised(error)}") from error
     if isinstance(result, torch.Tensor):
         raise ValueError(
             f"kernel {name} returns values; a model run needs codes and scales, because step 4 compares them"
@@ -58,7 +60,3 @@ def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> N
         check_parts(kernel, result, x, spec)
     except TypeError as error:
         raise ValueError(str(error)) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mxcheck.conformance.findings import findings_of, judge
+from mxcheck.files.printed import raised
 from mxcheck.kernels.registry import Implementation, implementations
 from mxcheck.pytest_plugin.kernels import KernelCase
 
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
 
 #: Counterexamples in a failure message; the report has more.
 _MOST_SHOWN = 4
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 class NotLoadedError(ValueError):
@@ -56,7 +53,7 @@ class KernelBench:
                     self.loaded[one.name] = on_device(load_target(one.target), device)
                     check_subnormals()
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's module may raise anything)
-                self.loaded[one.name] = f"mxcheck: {one.name} cannot be loaded: {_one_line(error)}"
+                self.loaded[one.name] = f"mxcheck: {one.name} cannot be loaded: {raised(error)}"
         function = self.loaded[one.name]
         if isinstance(function, str):
             raise NotLoadedError(function, told=told)
