@@ -119,7 +119,7 @@ def test_a_line_now_and_then_elsewhere(project: Project) -> None:
             run.output
         )
         assert re.search(r"\d/2 batches, [\d,]+ tokens/s, [\d,]+ MiB", run.output), run.output
-        assert re.search(r"^mxcheck: 4 of 4 cases; about 0 s left", run.output, re.MULTILINE), run.output
+        assert "mxcheck: 4 of 4 cases" not in run.output, "other tests may follow"
         for step in ("ref-neo-fp32.* starting", "ref-neo loading", "ref-neo-fp32.* converting"):
             assert re.search(rf"^mxcheck: .*(main|gw0|gw1) {step}", run.output, re.MULTILINE), run.output
     run = project.gate(*FEW, "--snapshot-update")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -60,17 +61,31 @@ def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
                 return {"file": corpus.path.name}, _in_one_line(json_lines(corpus.path), corpus)
             import datasets
 
-            builder = datasets.load_dataset_builder(
-                corpus.builder,
-                # escaped: `datasets` takes a path for a pattern, and gives no document where none matches
-                data_files={"train": glob.escape(str(corpus.path))},
-                **_SETTINGS.get(corpus.builder, {}),
-            )
+            with _uncounted():
+                builder = datasets.load_dataset_builder(
+                    corpus.builder,
+                    # escaped: `datasets` takes a path for a pattern, and gives no document where none matches
+                    data_files={"train": glob.escape(str(corpus.path))},
+                    **_SETTINGS.get(corpus.builder, {}),
+                )
             return {"file": corpus.path.name}, _in_one_line(_documents(builder, "train"), corpus)
         case SelfCorpus():
             raise ValueError(
                 "corpus 'self' is sampled from the model (see sample_tokens), not read from text"
             )
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """`datasets` tells a server of each set that is loaded, of a local file too, unless it is told not to."""
+    from datasets import config
+
+    before = config.HF_UPDATE_DOWNLOAD_COUNTS
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    try:
+        yield
+    finally:
+        config.HF_UPDATE_DOWNLOAD_COUNTS = before
 
 
 def _hub_builder(corpus: HubCorpus) -> datasets.DatasetBuilder:

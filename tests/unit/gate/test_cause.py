@@ -151,6 +151,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ("conversion", "cast operands"): example(
         {"digests": build_digests(up="operands", q="operands"), **LOSSES}
     ),
+    ("numerics", "oracle"): (SAME, None, None),
     ("numerics", "steady casts"): example({"unsteady": {UP: "row 3 of 32"}, **LOSSES}),
     ("numerics", "cast weight"): example({"digests": build_digests(up="codes", q="scales")}),
     ("numerics", "casts, whole roles"): example(
@@ -193,7 +194,6 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ("weights", "zeros"): (SAME, None, None),
     ("reference", "causal"): (SAME, None, None),
     ("reference", "uniform"): (SAME, None, None),
-    ("numerics", "oracle"): (SAME, None, None),
     ("bounds", "signs"): (SAME, None, None),
     ("bounds", "reversed"): (SAME, None, None),
     ("gate", "no bounds"): (SAME, SAME, None),
