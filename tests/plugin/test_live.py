@@ -112,6 +112,9 @@ def test_what_others_print_stays_whole(project: Project) -> None:
 def test_a_line_now_and_then_elsewhere(project: Project) -> None:
     project.replace("pytest_plugin/live.py", "_PERIOD = 10.0", "_PERIOD = -1.0")
     project.replace("pytest_plugin/live.py", "_LOOK = 0.5", "_LOOK = 0.01")
+    # so that each step lasts for some looks, however fast the machine is
+    for tell in ("channel.send(event)", '_show(display, "main", event)'):
+        project.replace("pytest_plugin/live.py", tell, f"({tell}, time.sleep(0.1))")
     for workers in ("0", "2"):
         run = project.gate(*FEW, "-n", workers)
         assert re.search(r"^mxcheck: 0 of 4 cases; (main|gw0|gw1) ref-", run.output, re.MULTILINE), run.output

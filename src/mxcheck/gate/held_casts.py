@@ -14,6 +14,8 @@ _KINDS = (
     ("scales", "scales of the quantized weights", "rows"),
     ("operands", "operands of the products (fixed activation probe)", "operands"),
 )
+#: The checks that hold digests against accepted ones.
+DIGESTED = frozenset(f"cast {kind}" for kind, _, _ in _KINDS)
 
 
 def casts_steady(record: Record) -> Iterator[Check]:

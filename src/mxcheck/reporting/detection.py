@@ -42,6 +42,8 @@ class ModelSight:
 
     Attributes:
         caught: whether it was red.
+        without_digests: whether it was red for more than the accepted digests of casts: any other check,
+            test or end.
         cases: red cases and all that ran.
         steps: those of DESIGN section 5 that failed in any case (`1` to `6`); `canaries` where the gate's
             check of itself failed, `error` where a case ended without a verdict, names of other red tests,
@@ -49,6 +51,7 @@ class ModelSight:
     """
 
     caught: bool
+    without_digests: bool = False
     cases: tuple[int, int] = (0, 0)
     steps: tuple[str, ...] = ()
 
@@ -65,6 +68,7 @@ class Detection:
         drift_elsewhere: step 6 alone on a machine that multiplies otherwise: only the noise bounds hold.
         full: the full gate, which only survivors of the reduced one are taken to.
         survives: the catalogue's reason why it is not caught, if it has one.
+        unseen: whether it was written by somebody who had read no check, before any run looked for it.
     """
 
     name: str
@@ -77,6 +81,13 @@ class Detection:
     drift_elsewhere: Sight
     full: ModelSight | None = None
     survives: str = ""
+    unseen: bool = False
+
+    @property
+    def without_digests(self) -> bool:
+        """Whether it was caught by more than the accepted digests of casts."""
+        models = [one for one in (self.models, self.full) if one is not None]
+        return self.kernels.caught or any(one.without_digests for one in models)
 
     @property
     def stage(self) -> str:

@@ -27,6 +27,7 @@ _CAUGHT: Mapping[str, Callable[[Detection], bool]] = {
     "neither": lambda one: one.stage == "never",
 }
 _ALONE: Mapping[str, Callable[[Detection], bool]] = {
+    "without digests": lambda one: one.without_digests,
     "bounds alone": lambda one: one.bounds.seen,
     "drift alone": lambda one: one.drift.seen,
     "drift elsewhere": lambda one: one.drift_elsewhere.seen,
@@ -39,6 +40,7 @@ MATRIX_COLUMNS = (
 _WHAT = (
     "kernel suite: red cells of those of the fault's formats, and mismatches by element in the worst of "
     "them. model suite: the steps of docs/gate.md that failed, over all cases of the reduced gate. "
+    "without digests: caught by more than step 4's comparison with accepted digests. "
     "bounds, drift alone: whether step 5 or step 6 would have seen it without the others, drift on the "
     "accepting machine and elsewhere, on one that multiplies otherwise; in brackets the worst figure over "
     "its bound."
@@ -152,6 +154,7 @@ def markdown(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:
         "Written by `mxcheck sensitivity --summary`.",
         "",
         f"**{caught} of {len(detections)} faults caught.**",
+        *_unseen([one for one in detections if one.unseen]),
         "",
         "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".",
         "",
@@ -169,6 +172,20 @@ def markdown(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:
         lines += [f"- `{one.name}`: {one.what} {one.survives or 'Not explained yet.'}" for one in survivors]
         lines.append("")
     return "\n".join(lines)
+
+
+def _unseen(found: Sequence[Detection]) -> list[str]:
+    if not found:
+        return []
+    shares = [
+        f"{count} ({100 * count / len(found):.1f} %) {words}"
+        for count, words in (
+            (sum(one.stage != "never" for one in found), "were caught"),
+            (sum(one.without_digests for one in found), "without digests that were accepted"),
+        )
+    ]
+    who = f"Of the {len(found)} that were written by somebody who had read no check"
+    return [f"{who}, before any run looked for them, {', '.join(shares)}."]
 
 
 def _markdown_table(

@@ -13,6 +13,7 @@ from pathlib import Path
 from mxcheck.gate.baseline import read
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.drift import drift
+from mxcheck.gate.held_casts import DIGESTED
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult
 from mxcheck.gate.verdict import STEPS, judge, rise, sampling_allowance
@@ -44,6 +45,7 @@ def detection(
         group=fault.group,
         what=fault.what,
         survives=fault.survives,
+        unseen=fault.unseen,
         kernels=KernelSight(caught=False) if kernels is None else kernel_sight(kernels),
         models=model_sight(models),
         bounds=_worst([bounds_sight(record, bounds) for record, _, bounds in pairs]),
@@ -83,11 +85,18 @@ def model_sight(run: SuiteRun) -> ModelSight:
     elif run.red and not steps:
         steps.add("error")
     others = sorted(steps - set(_ORDER))
+    elsewhere = not red or bool(others) or run.ended != "finished"
     return ModelSight(
         caught=run.red,
+        without_digests=run.red and (elsewhere or any(map(_more, red))),
         cases=(len(red), len(run.results)),
         steps=(*(step for step in _ORDER if step in steps), *others),
     )
+
+
+def _more(result: CaseResult) -> bool:
+    """Whether a red case would be red if no digest had been accepted."""
+    return not result.failures or any(one.key not in DIGESTED for one in result.failures)
 
 
 def _steps(result: CaseResult) -> Sequence[str]:

@@ -17,6 +17,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Update, decide, read_accepted, stored
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, all_green
+from mxcheck.gate.shipped import adopt
 from mxcheck.measure.hold import error_of, hold_case
 from mxcheck.measure.noise import noise_of
 from mxcheck.measure.session import Session
@@ -74,6 +75,7 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     if decision.write:
         cases = {one.id: one for one in _of_model(measuring, case.model, session)}
         new = stored(decision, accepted, path, lambda: noise_of(session, record, cases, gpus=()))
+        adopt(measuring.baselines, case.model)  # else the first baseline would hide our bounds from the rest
         session.keep_states(case.model)
         write_text(target, encode(new))
     message = accepted.trouble

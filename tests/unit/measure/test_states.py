@@ -41,6 +41,7 @@ def own_states(session: Session) -> LayerStates:
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
+    (tmp_path / CASE.model).mkdir()  # a project's own folder: ours are not read beside it
     with Session(short(tmp_path)) as session:
         yield session
 

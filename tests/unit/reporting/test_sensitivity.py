@@ -39,7 +39,7 @@ SEEN = Detection(
     group="scale",
     what="The scale | is one off.",
     kernels=KernelSight(caught=True, cells=(3, 14), share=0.125, tests=(("test_product", 2, 8),)),
-    models=ModelSight(caught=True, cases=(4, 8), steps=("4", "6")),
+    models=ModelSight(caught=True, without_digests=True, cases=(4, 8), steps=("4", "6")),
     bounds=Sight(seen=False, margin=0.5),
     drift=Sight(seen=True, margin=2e6),
     drift_elsewhere=Sight(seen=True, margin=math.inf),
@@ -130,6 +130,18 @@ def test_markdown() -> None:
     tables = [line for line in text.splitlines() if line.startswith("|")]
     widths = {line.replace("\\|", "").count("|") for line in tables}
     assert widths == {len(GROUP_COLUMNS) + 1, len(MATRIX_COLUMNS) + 1}
+
+
+def test_faults_that_were_written_unseen_have_shares_of_their_own() -> None:
+    digests = ModelSight(caught=True, steps=("4",))
+    by_digests = replace(SEEN, kernels=KernelSight(caught=False), models=digests)
+    found = [replace(one, unseen=True) for one in (SEEN, by_digests, by_digests, BLIND)]
+    text = markdown([SEEN, *found], FACTS)
+    assert "Of the 4 that were written by somebody who had read no check" in text
+    assert "3 (75.0 %) were caught, 1 (25.0 %) without digests that were accepted." in text
+    assert "read no check" not in markdown([SEEN, BLIND], FACTS)
+    all_ = dict(zip(GROUP_COLUMNS, group_rows(found)[-1], strict=True))
+    assert (all_["either"], all_["without digests"]) == ("3", "1")
 
 
 def test_json() -> None:

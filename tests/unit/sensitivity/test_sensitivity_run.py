@@ -50,6 +50,11 @@ def _red(*steps: int) -> CaseResult:
     return _result(Outcome.FAILED, failures=tuple(failures))
 
 
+def _digests(*keys: str) -> CaseResult:
+    failures = [Check(step=4, key=key, passed=False, message="") for key in keys]
+    return _result(Outcome.FAILED, failures=tuple(failures))
+
+
 def _job(folder: Path, name: str, work: Callable[[], SuiteRun], limit: float = 60.0) -> Job:
     return Job(
         name=name, result=folder / "results" / name, log=folder / "logs" / name, limit=limit, work=work
@@ -294,6 +299,22 @@ def test_figures_that_are_none_are_seen() -> None:
 def test_what_the_model_suite_said(suite: SuiteRun, steps: tuple[str, ...]) -> None:
     sight = model_sight(suite)
     assert (sight.steps, sight.caught) == (steps, bool(steps))
+
+
+@pytest.mark.parametrize(
+    ("suite", "more"),
+    [
+        (SuiteRun(exit_code=1, results=[_digests("cast codes")]), False),
+        (SuiteRun(exit_code=1, results=[_digests("cast codes", "steady casts")]), True),
+        (SuiteRun(exit_code=1, results=[_digests("cast scales"), _result(Outcome.ERROR, "KeyError")]), True),
+        (SuiteRun(exit_code=1, results=[_digests("cast operands")], tests={"test_ordering": [1, 7]}), True),
+        (SuiteRun(ended="hang", exit_code=-9), True),
+        (SuiteRun(results=[_passed()]), False),
+    ],
+    ids=["digests", "another check", "an error", "a test", "hang", "green"],
+)
+def test_what_would_be_red_if_no_digest_had_been_accepted(suite: SuiteRun, more: bool) -> None:
+    assert model_sight(suite).without_digests is more
 
 
 def test_what_the_kernel_suite_said() -> None:

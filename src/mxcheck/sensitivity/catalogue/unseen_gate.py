@@ -262,7 +262,6 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: rows with a record, in the wrong sense",
         changes=rewrite(
             f"{_REPORT}.pytest_terminal_summary",
-            value("text"),
             call("dumps"),
             argument(1),
             to="[row.as_dict() for row in rows if row.outcome.green]",
