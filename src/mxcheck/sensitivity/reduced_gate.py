@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+from mxcheck.files.write import write_text
+from mxcheck.gate.bounds_tables import bounds_path, load_bounds
 from mxcheck.gate.case import Case
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS
 from mxcheck.models.ladder import TIERS as LADDER_TIERS
@@ -26,6 +28,8 @@ WHOLE_MODEL = ("fp32", "bf16")
 TIERS = ("A", "B", "C", "D")  # the last two are of `mixed` alone
 #: Nothing about a fault is measured on a GPU: the committed baselines are a CPU's, and forks share no CUDA.
 _CPU = ("--mx-device", "cpu")
+#: Options that cost more than the steps that our bounds are of: how many times as much is let in.
+_COSTLY = {("--mx-rounding", "zero"): 6.0, ("--mx-scale-rule", "ceil"): 2.0, ("--mx-datasets", "prose"): 2.0}
 _MODEL_SUITE = ("--pyargs", "mxcheck.suite.models", *_CPU)
 #: The full gate, without its baselines: every step that is installed, until something is red.
 FULL_GATE = (*_MODEL_SUITE, "--mx-models", ",".join(REFERENCE_MODELS), "--mx-tier", "A,B", "-x")
@@ -50,6 +54,21 @@ class ReducedGate:
         """Those of every run of it. With options only those that have every stage: the others have bounds of
         the few stages that they have."""
         return tuple(name for name in MODELS if not (self.options and name in FEW_STAGES))
+
+    def let_in(self, accepted: Path) -> None:
+        """Give the models bounds of their own in the folder of baselines, where the options cost more."""
+        factor = _COSTLY.get(self.options)
+        if factor is None:
+            return
+        ours = load_bounds()
+        for model in self.models:
+            lines = []
+            for name in self.precisions:
+                for tier in _tiers_of(name, TIERS):
+                    case = Case(model=model, precision=name, tier=tier)
+                    stage = replace(case, options=(self.options[-1], f"samples{SEQUENCES}")).stage
+                    lines.append(f'"{stage}" = {{ kl = {factor * ours.of(case).kl:.3g} }}\n')
+            write_text(bounds_path(accepted / model), "".join(lines))
 
     def arguments(self, accepted: Path, *, update: bool = False) -> list[str]:
         """Of pytest. `accepted` is the folder of baselines."""

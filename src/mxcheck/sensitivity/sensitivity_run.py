@@ -267,6 +267,8 @@ def _healthy(
 
     Raises ValueError where that is red: nothing could be said of a fault then.
     """
+    for gate in gates.values():
+        gate.let_in(this.accepted(gate))
     accepting = [
         this.models("accept", gate.key, gate, this.accepted(gate), update=True, limit=ACCEPTANCE_LIMIT)
         for gate in gates.values()

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mxcheck.gate.bounds_tables import load_bounds
+from mxcheck.gate.case import Case
 from mxcheck.gate.result import Outcome
 from mxcheck.pytest_plugin.settings import read_settings
 from mxcheck.sensitivity import model_run, reduced_gate
@@ -129,6 +132,17 @@ def test_the_cases_are_those_of_pytest(
 )
 def test_an_option_that_is_not_in_the_table_goes_by_pytest(tmp_path: Path, options: tuple[str, ...]) -> None:
     assert ReducedGate(options=options, precisions=("fp8_e4m3",)).measuring(tmp_path) is None
+
+
+def test_options_that_cost_more_are_let_in_and_nothing_else_is(tmp_path: Path) -> None:
+    case = Case(model="ref-moe", precision="fp8_e4m3", tier="B", options=("zero", "samples16"))
+    ours = load_bounds().of(case)
+    ReducedGate(options=("--mx-rounding", "away"), precisions=("fp8_e4m3",)).let_in(tmp_path)
+    assert not list(tmp_path.iterdir())
+    ReducedGate(options=("--mx-rounding", "zero"), precisions=("fp32", "fp8_e4m3")).let_in(tmp_path)
+    found = load_bounds(baselines=tmp_path)
+    assert found.of(case).kl == pytest.approx(6 * ours.kl, rel=0.01)
+    assert found.of(replace(case, options=("samples16",))).kl == ours.kl
 
 
 def test_what_is_accepted_is_held_and_a_fault_is_red_with_the_gate_s_words(
