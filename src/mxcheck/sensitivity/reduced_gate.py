@@ -29,7 +29,11 @@ TIERS = ("A", "B", "C", "D")  # the last two are of `mixed` alone
 #: Nothing about a fault is measured on a GPU: the committed baselines are a CPU's, and forks share no CUDA.
 _CPU = ("--mx-device", "cpu")
 #: Options that cost more than the steps that our bounds are of: how many times as much is let in.
-_COSTLY = {("--mx-rounding", "zero"): 6.0, ("--mx-scale-rule", "ceil"): 2.0, ("--mx-datasets", "prose"): 2.0}
+_COSTLY: dict[tuple[str, ...], float] = {
+    ("--mx-rounding", "zero"): 6.0,
+    ("--mx-scale-rule", "ceil"): 2.0,
+    ("--mx-datasets", "prose"): 2.0,
+}
 _MODEL_SUITE = ("--pyargs", "mxcheck.suite.models", *_CPU)
 #: The full gate, without its baselines: every step that is installed, until something is red.
 FULL_GATE = (*_MODEL_SUITE, "--mx-models", ",".join(REFERENCE_MODELS), "--mx-tier", "A,B", "-x")
