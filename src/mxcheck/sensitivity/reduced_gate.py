@@ -30,7 +30,7 @@ TIERS = ("A", "B", "C", "D")  # the last two are of `mixed` alone
 _CPU = ("--mx-device", "cpu")
 #: Options that cost more than the steps that our bounds are of: how many times as much is let in.
 _COSTLY: dict[tuple[str, ...], float] = {
-    ("--mx-rounding", "zero"): 6.0,
+    ("--mx-rounding", "zero"): 8.0,
     ("--mx-scale-rule", "ceil"): 2.0,
     ("--mx-datasets", "prose"): 2.0,
 }
