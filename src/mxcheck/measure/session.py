@@ -168,7 +168,15 @@ class Session:
 
     def checks(self) -> tuple[Check, ...]:
         """What fails of every case of this process, whichever it is; none where it measures right."""
-        return (check(2, "canaries", False, self.broken),) if self.broken else ()
+        import torch
+
+        broken = self.broken
+        if not broken and self.arithmetic(torch.float32) == self.arithmetic(torch.bfloat16):
+            broken = (
+                "products in fp32 and in bf16 have one digest, so that records would be held as if the "
+                "machine were another; undo what was changed under mxcheck, or install it anew"
+            )
+        return (check(2, "canaries", False, broken),) if broken else ()
 
     def with_resident(self, resident: Resident) -> Session:
         """This session with another bench, whose model it neither loads nor lets go of. It tells nothing."""

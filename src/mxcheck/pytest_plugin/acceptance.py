@@ -47,12 +47,7 @@ def settle(
     acceptance asserts what `measure_absolute` finds and makes its line in the model's bounds.toml.
     `of_process` are checks of the process that measured it.
     """
-    update = Update(
-        changed=snapshot.update_snapshots,
-        missing=snapshot.update_new_snapshots_only,
-        recentre=recentre,
-        measure=measure,
-    )
+    update = asked_update(snapshot, recentre=recentre, measure=measure)
     accepted = read_accepted(path)
     found = measure_absolute() if is_first(record, accepted, bounds, update) else None
     absolute = list(of_process)
@@ -83,6 +78,16 @@ def settle(
         decision.result,
         message=_message(decision, accepted.record, accepted.trouble, accept_command),
         cause=cause(decision.verdict, record, accepted.record).link if decision.result.failures else "",
+    )
+
+
+def asked_update(snapshot: SnapshotAssertion, *, recentre: bool, measure: bool) -> Update:
+    """What the command line asks to be accepted."""
+    return Update(
+        changed=snapshot.update_snapshots,
+        missing=snapshot.update_new_snapshots_only,
+        recentre=recentre,
+        measure=measure,
     )
 
 

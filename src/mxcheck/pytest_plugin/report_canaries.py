@@ -12,12 +12,20 @@ from typing import Any
 
 import pytest
 
+from mxcheck.gate.bounds_tables import Bounds
+from mxcheck.gate.canaries.expectation import Expectation, expect
 from mxcheck.gate.canaries.healthy import HEALTHY
 from mxcheck.gate.canaries.hindrance import NO_MEMORY
 from mxcheck.gate.check import check
+from mxcheck.gate.counters import OperandCounts
+from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.pytest_plugin.acceptance import asked_update
 from mxcheck.pytest_plugin.report import RunReport
 from mxcheck.pytest_plugin.wire import RESULT
+from mxcheck.reporting.failure import worst_layers
+from mxcheck.reporting.table import render, results_table
+from mxcheck.scheduling.sharding import split
 
 _CASE = HEALTHY.case
 _NODE = f"tests/models/test_accuracy.py::test_accuracy[{_CASE.id}]"
@@ -58,6 +66,63 @@ _CANARIES = (
 )
 
 
+_TOLD = replace(
+    _RED,
+    bounds=Bounds(kl=0.01, rise=0.01),
+    drift=Drift(median=1e-6, rms=2e-4, max=3e-3, median_bound=1.0, rms_bound=1.0, max_bound=1.0),
+)
+
+
+def _saturating() -> CaseResult:
+    """A red row whose activations saturate, and whose weights do not."""
+    assert HEALTHY.counters is not None
+    (name, operands), *_ = HEALTHY.counters.operands.items()
+    counts = next(one for one in operands.values() if isinstance(one, OperandCounts))
+    weights, activations = replace(counts, saturated=0), replace(counts, saturated=counts.elements // 10)
+    counters = replace(HEALTHY.counters, operands={name: {"weights": weights, "activations": activations}})
+    return replace(_TOLD, record=replace(HEALTHY, counters=counters))
+
+
+def _told(result: CaseResult) -> str:
+    """A row of the table, in one line."""
+    return " ".join(render(results_table([result]), color=False).split())
+
+
+def _worst() -> str:
+    """The layer that is named first where one of them turned."""
+    assert HEALTHY.sublayers is not None
+    last = list(HEALTHY.sublayers)[-1]
+    turned = replace(HEALTHY.sublayers[last], sketch=(800, 600, 0, 0))
+    found = worst_layers(replace(HEALTHY, sublayers={**HEALTHY.sublayers, last: turned}), HEALTHY)
+    return found[0].split(": ")[1] if found and last in found[0] else "another"
+
+
+def _settled(*, new_only: bool) -> tuple[bool, bool]:
+    snapshot: Any = SimpleNamespace(update_snapshots=not new_only, update_new_snapshots_only=new_only)
+    asked = asked_update(snapshot, recentre=False, measure=False)
+    return asked.changed, asked.missing
+
+
+_TEXTS: tuple[Expectation, ...] = (
+    expect("drift", "the drift of a row with an rms of 0.0002", lambda: " 2e-04 " in _told(_TOLD), True),
+    expect("saturation", "the share of saturated elements", lambda: " 5.00 " in _told(_saturating()), True),
+    expect("worst layer", "the layer whose error turned", _worst, list(HEALTHY.sublayers or {})[-1]),
+    expect("update", "what --snapshot-update accepts", lambda: _settled(new_only=False), (True, False)),
+    expect(
+        "update of what is new",
+        "what --snapshot-update-new-only accepts",
+        lambda: _settled(new_only=True),
+        (False, True),
+    ),
+    expect(
+        "parts",
+        "the models of a run in three parts",
+        lambda: sorted(name for part in split(dict.fromkeys("abcde", 1.0), 3) for name in part),
+        list("abcde"),
+    ),
+)
+
+
 def broken_report() -> str:
     """Why what this run reports is worth nothing, in one line; empty where it reports all canaries right.
     None needs a file."""
@@ -74,6 +139,9 @@ def broken_report() -> str:
 
 
 def _missed() -> Iterator[str]:
+    for text in _TEXTS:
+        if (found := text.found()) != text.expected:
+            yield f"is shown wrong: {text.what} is {found!r}, expected {text.expected!r}"
     for canary in _CANARIES:
         try:
             outcome, status = _ended(canary)

@@ -230,14 +230,18 @@ def _merge_under(fault: Fault) -> SuiteRun:
         return run_merge()
 
 
+#: Rooms and modules that the reduced model suite without pytest does not reach.
+_OF_PYTEST = ("mxcheck.pytest_plugin", "mxcheck.reporting", "mxcheck.scheduling", "mxcheck.gate.orderings:")
+
+
 def concerns_merge(fault: Fault) -> bool:
     """Whether a fault lies in what only `mxcheck merge` calls."""
     return all(change.target.startswith("mxcheck.reporting.merge:") for change in fault.changes)
 
 
 def concerns_pytest(fault: Fault) -> bool:
-    """Whether a fault lies in what only pytest calls."""
-    return any(change.target.startswith("mxcheck.pytest_plugin") for change in fault.changes)
+    """Whether a fault lies in what only pytest calls: its plugin, and what that shows, splits and orders."""
+    return any(change.target.startswith(_OF_PYTEST) for change in fault.changes)
 
 
 def _check_fit(this: _Run, faults: Sequence[Fault]) -> None:

@@ -95,6 +95,7 @@ SETTINGS = [
     (f"{VERDICT}:SELF_SAMPLED_Z", times(0.1), "loss-near-entropy", "sampling-tenth"),
     (f"{VERDICT}:UPPER_95", times(0), "rise-uncertain", "no-upper-bound"),
     (f"{VERDICT}:UPPER_95", times(-1), "rise-uncertain", "lower-bound"),
+    (f"{VERDICT}:UPPER_95", times(0.78), "rise-upper", "90-percent"),
     *(
         (f"{INPUTS}:_IDENTITY", without(name), f"another-{name}", f"identity-without-{name}")
         for name in ("kind", "subject", "model", "precision", "tier", "options")

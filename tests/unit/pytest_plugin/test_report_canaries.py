@@ -19,6 +19,11 @@ def test_this_report_is_sound() -> None:
         ("death_of_a_worker_not_noted", "died is reported as "),
         ("end_after_the_call_not_noted", "raised in its teardown is reported as pass, expected ERROR"),
         ("case_that_never_ran_left_out", "never ran: KeyError"),
+        ("drift_column_shows_the_median", "the drift of a row with an rms of 0.0002 is False, expected True"),
+        ("saturation_of_weights_alone", "the share of saturated elements is False, expected True"),
+        ("best_layers_named_worst", "the layer whose error turned is 'another', expected 'layers.1.mlp'"),
+        ("new_only_overwrites", "--snapshot-update-new-only accepts is (True, True), expected (False, True)"),
+        ("model_in_no_shard", "the models of a run in three parts is ['e'], expected ['a', "),
     ],
 )
 def test_a_fault_is_seen(name: str, words: str) -> None:

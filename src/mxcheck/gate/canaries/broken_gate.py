@@ -25,6 +25,7 @@ from mxcheck.gate.canaries.predicted import PREDICTION_CANARIES
 from mxcheck.gate.canaries.reference import REFERENCE_STANDS
 from mxcheck.gate.canaries.steps import STEP_CANARIES
 from mxcheck.gate.canaries.surroundings import SURROUNDINGS
+from mxcheck.gate.canaries.told import TOLD
 from mxcheck.gate.canaries.updates import ACCEPTANCE
 from mxcheck.gate.canaries.whole_lists import WHOLE_LISTS
 from mxcheck.gate.verdict import judge
@@ -36,7 +37,7 @@ RECORDS: tuple[Canary, ...] = (
     *(*STEP_CANARIES, *REFERENCE_STANDS, *DRIFT_CANARIES),
     *(*PREDICTION_CANARIES, *LAYER_CANARIES, *COUNT_CANARIES, *WHOLE_LISTS),
 )
-CALLS: tuple[Expectation, ...] = (*SURROUNDINGS, *ACCEPTANCE, *NOISES, *CONTRADICTIONS, *OUTCOMES)
+CALLS: tuple[Expectation, ...] = (*SURROUNDINGS, *ACCEPTANCE, *NOISES, *CONTRADICTIONS, *OUTCOMES, *TOLD)
 
 
 def missed(

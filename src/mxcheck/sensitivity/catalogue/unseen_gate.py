@@ -211,7 +211,7 @@ FAULTS: tuple[Fault, ...] = (
         what="An update of what is missing accepts what has changed too.",
         source="a porter's slip: two options of one library, of which one includes the other",
         changes=rewrite(
-            "mxcheck.pytest_plugin.acceptance:settle",
+            "mxcheck.pytest_plugin.acceptance:asked_update",
             call("Update"),
             argument("changed"),
             to="it or snapshot.update_new_snapshots_only",

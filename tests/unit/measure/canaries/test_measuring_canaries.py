@@ -107,6 +107,12 @@ def test_every_case_of_a_process_that_measures_wrong_fails() -> None:
         assert session.checks() == ()
 
 
+def test_one_digest_for_products_of_two_types_fails_every_case() -> None:
+    with applied(catalogue()["arithmetic_of_another_type"]), Session(SHORT) as session:
+        (failed,) = session.checks()
+    assert failed.message.startswith("products in fp32 and in bf16 have one digest")
+
+
 def kept(what: str) -> Fault:
     """A field of the record is kept by model and recipe."""
     change = Rewrite(
