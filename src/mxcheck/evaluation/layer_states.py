@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -202,10 +203,15 @@ def load_states(path: Path, *, weights: str) -> LayerStates:
         reading(
             lambda error: StatesError(f"{path}: not a readable safetensors file ({told(error)}); {mend}")
         ),
-        safe_open(path, framework="pt") as file,
+        tempfile.TemporaryDirectory(prefix="mxcheck-states-") as folder,
     ):
-        metadata: dict[str, str] = file.metadata() or {}
-        tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        # safetensors opens a file twice, for its header and for its tensors: what another process puts in its
+        # place meanwhile would be read in part
+        copy = Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        with safe_open(copy, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     version = metadata.get("format_version")
     if version != _FORMAT_VERSION:
         raise StatesError(
