@@ -7,12 +7,16 @@ import torch
 
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.tokens import load_tokens
+from mxcheck.gate.case import Case
 from mxcheck.gate.noise import Trial
 from mxcheck.measure import noise
-from mxcheck.measure.noise import ENVIRONMENTS, Job, measure_noise
+from mxcheck.measure.measure_case import measure_case
+from mxcheck.measure.noise import ENVIRONMENTS, Job, measure_noise, noise_of
+from mxcheck.measure.session import Session
 from mxcheck.models.convert import convert
 from mxcheck.models.load import LoadedModel
 from mxcheck.models.recipe import Recipe, recipe
+from mxcheck.run.measuring import Measuring
 
 #: Two precisions whose results lie far apart, so that trials given to the wrong recipe are seen.
 RECIPES = (recipe("mxint8", tier="A"), recipe("fp4_e2m1", tier="B"))
@@ -194,3 +198,25 @@ def test_a_recipe_that_fails_says_why_and_leaves_the_others_alone(
     assert failed == Trial(environment="same", failure="RuntimeError: no kernel image is available")
     assert right.failure == ""
     assert right.sequence_losses == here[1][1].sequence_losses
+
+
+def test_a_child_is_asked_for_what_the_session_measures_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another count of threads is other arithmetic: the noise would be of two causes."""
+    asked: list[Job] = []
+
+    def measured(job: Job, **_: object) -> list[list[Trial]]:
+        asked.append(job)
+        return [[Trial(environment="another", failure="a test")]]
+
+    monkeypatch.setattr(noise, "measure_noise", measured)
+    monkeypatch.setattr(Session, "threads", 3)
+    case = Case(model="ref-llama", precision="mxint8", tier="A")
+    with Session(Measuring(max_samples=1, sequence_length=16, batch_size=5), shared=tmp_path) as session:
+        record = measure_case(session, case)
+        with pytest.raises(ValueError, match="a test"):
+            noise_of(session, record, {case.id: case}, gpus=())
+    (job,) = asked
+    assert (job.threads, job.batch_size, job.max_samples, job.length) == (3, 5, 1, 16)
+    assert (job.model, job.device, len(job.recipes)) == ("ref-llama", "cpu", 1)
