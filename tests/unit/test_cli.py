@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sample_record import build_record
 
+import mxcheck
 from mxcheck.cli import main
 from mxcheck.files.write import write_text
 from mxcheck.formats.notation import parse_values, reproduction
@@ -220,7 +221,25 @@ def files() -> set[Path]:
 
 def test_prune_finds_nothing(capsys: Capture) -> None:
     assert main(["baselines", "prune"]) == 0
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "nothing to prune in baselines\n")
+
+
+def test_a_project_without_baselines_of_ours_is_not_given_any(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "theirs"
+    (project / "baselines" / "my-model").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    assert main(["baselines", "recentre"]) == 2
+    assert "name your models with --mx-models" in capsys.readouterr().err
+    assert [path.name for path in Path("baselines").iterdir()] == ["my-model"]
+
+
+def test_it_says_which_release_it_is(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"mxcheck {mxcheck.__version__}\n"
 
 
 def test_prune_names_orphans_and_deletes_nothing(capsys: Capture, kept: set[Path]) -> None:

@@ -123,6 +123,8 @@ def _prune(options: argparse.Namespace) -> int:
         if options.delete:
             (options.baselines / name).unlink()
         say(f"{'deleted' if options.delete else 'orphan'}: {options.baselines / name}")
+    if not orphans:
+        say(f"nothing to prune in {options.baselines}", error=True)
     if orphans and not options.delete:
         # With this run's own directory and models: the bare command would delete another set.
         words = ["mxcheck", "baselines", "prune", "--baselines", str(options.baselines)]
@@ -218,7 +220,18 @@ def _default_matrix(label: str) -> list[Case]:
 
 
 def _recentre(options: argparse.Namespace) -> int:
+    chosen = any(word.partition("=")[0] == "--mx-models" for word in options.pytest)
+    here = [name for name in REFERENCE_MODELS if (options.baselines / name).is_dir()]
+    if not chosen and not here:
+        # without a name pytest would measure ours, and copy their baselines into the project
+        say(
+            f"mxcheck: {options.baselines} has no baselines of ours to recentre; name your models with "
+            f"--mx-models, as where they were accepted",
+            error=True,
+        )
+        return 2
     command = [sys.executable, "-m", "pytest", "--pyargs", "mxcheck.suite.models"]
+    command += [] if chosen else [f"--mx-models={','.join(here)}"]
     command += ["--snapshot-update", "--mx-recentre", f"--mx-baselines={options.baselines.resolve()}"]
     command += options.pytest
     return subprocess.run(command, check=False).returncode  # noqa: S603  (pytest of this interpreter, no shell)

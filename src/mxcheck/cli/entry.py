@@ -9,6 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 
+from mxcheck import __version__
 from mxcheck.cli import (
     baselines,
     bounds,
@@ -84,6 +85,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         description="Formats, single casts, the ladder, models and accepted baselines. "
         "The gate runs under pytest: pytest --pyargs mxcheck.suite.models.",
     )
+    parser.add_argument("--version", action="version", version=f"mxcheck {__version__}")
     parser.set_defaults(passes_on=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in _GROUPS:

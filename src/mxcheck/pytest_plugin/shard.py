@@ -116,7 +116,8 @@ class ShardReport:
         )
         try:
             write_text(self._path, text)
-            words = f"shard {self._shard} written to {self._path}; join all with: mxcheck merge"
+            written = f"shard {self._shard} written to {self._path}"
+            words = f"{written}; join all with: mxcheck merge DIR, the folder that all of them lie below"
         except WriteError as error:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
             words = f"red: {error}"

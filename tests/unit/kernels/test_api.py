@@ -12,7 +12,7 @@ from torch import Tensor
 import mxcheck
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import CastSpec, cast_spec
-from mxcheck.kernels.api import check_parts, resolve_kernel
+from mxcheck.kernels.api import called_kernels, check_parts, resolve_kernel
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
 X = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
@@ -238,3 +238,15 @@ def test_what_a_format_has_by_default() -> None:
 def test_quantize_needs_codes() -> None:
     with pytest.raises(TypeError, match="fake_quantize_eager returned values, not"):
         mxcheck.quantize(X, "fp8_e4m3", kernel=fake_quantize_eager)
+
+
+def test_whoever_listens_hears_of_a_kernel_and_not_of_the_casts_that_it_makes() -> None:
+    def by_ours(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        found = mxcheck.quantize(x, spec.format)
+        return found.codes, found.scales
+
+    heard: list[Any] = []
+    with called_kernels(heard.append):
+        mxcheck.fake_quantize(torch.ones(1, 32), "fp8_e4m3", kernel=by_ours)
+        mxcheck.fake_quantize(torch.ones(1, 32), "fp8_e4m3")
+    assert heard == [by_ours, fake_quantize_eager]
