@@ -119,7 +119,7 @@ def test_what_changes_nothing_survives_everything(finished: Finished) -> None:
     one = finished.found["harmless"]
     assert one["stage"] == "never"
     assert not one["kernels"]["caught"]
-    assert one["models"] == {"caught": False, "cases": [0, 13], "steps": []}
+    assert one["models"] == {"caught": False, "without_digests": False, "cases": [0, 13], "steps": []}
     assert one["full"]["cases"] == [0, 1], "it was taken to the full gate"
     assert [one[alone] for alone in ("bounds", "drift")] == [
         {"seen": False, "margin": one["bounds"]["margin"]},
