@@ -31,3 +31,10 @@ def test_a_fault_is_seen(name: str, words: str) -> None:
         said = broken_report()
     assert words in said
     assert "\n" not in said
+
+
+def test_what_raises_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mxcheck.pytest_plugin.report_canaries.split", lambda *_: 1 / 0)
+    said = broken_report()
+    assert "the models of a run in three parts is 'ZeroDivisionError: division by zero'" in said
+    assert "\n" not in said
