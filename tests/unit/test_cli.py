@@ -235,6 +235,18 @@ def test_a_project_without_baselines_of_ours_is_not_given_any(
     assert [path.name for path in Path("baselines").iterdir()] == ["my-model"]
 
 
+def test_recentre_takes_the_models_that_lie_there_and_says_which_it_leaves(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ref-neo", "my-model"):
+        (tmp_path / "theirs" / "baselines" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "theirs")
+    ended = main(["baselines", "recentre", "--collect-only", "-q"])
+    assert ended == 0
+    assert "left as they are: my-model; name models of your own" in capsys.readouterr().err
+    assert {path.name for path in Path("baselines").iterdir()} == {"ref-neo", "my-model"}
+
+
 def test_it_says_which_release_it_is(capsys: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

@@ -12,6 +12,7 @@ from typing import Any
 
 from mxcheck.cli.console import console
 from mxcheck.cli.extend import extend
+from mxcheck.files.printed import some_of
 from mxcheck.files.write import PART
 from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.bounds_tables import load_bounds
@@ -230,6 +231,10 @@ def _recentre(options: argparse.Namespace) -> int:
             error=True,
         )
         return 2
+    others = sorted({path.name for path in options.baselines.glob("*/")} - {*REFERENCE_MODELS})
+    if not chosen and others:
+        names = some_of(others)
+        say(f"mxcheck: left as they are: {names}; name models of your own with --mx-models", error=True)
     command = [sys.executable, "-m", "pytest", "--pyargs", "mxcheck.suite.models"]
     command += [] if chosen else [f"--mx-models={','.join(here)}"]
     command += ["--snapshot-update", "--mx-recentre", f"--mx-baselines={options.baselines.resolve()}"]
