@@ -241,6 +241,7 @@ def test_recentre_takes_the_models_that_lie_there_and_says_which_it_leaves(
     for name in ("ref-neo", "my-model"):
         (tmp_path / "theirs" / "baselines" / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "theirs")
+    monkeypatch.delenv("CI", raising=False)  # there, nothing is accepted
     ended = main(["baselines", "recentre", "--collect-only", "-q"])
     assert ended == 0
     assert "left as they are: my-model; name models of your own" in capsys.readouterr().err

@@ -159,7 +159,9 @@ def bounds_elsewhere(
     # One sequence alone may move by the maximum; of one or two it moves the median, too.
     alone = most / math.sqrt(sequences)
     middle = most / sequences if sequences < 3 else 0.0
-    return max(NOISE_FLOOR + max(median, least[0]), middle), max(NOISE_FLOOR + root, alone), most
+    # The median of few sequences is itself uncertain, here and at acceptance, as their standard error is.
+    few = 1 + 5 / max(1, sequences - 1)
+    return max(NOISE_FLOOR + few * max(median, least[0]), middle), max(NOISE_FLOOR + root, alone), most
 
 
 def top1_held(now: float, then: float, *, same_arithmetic: bool, scored_tokens: int) -> tuple[bool, str]:

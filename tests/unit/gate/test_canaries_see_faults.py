@@ -292,6 +292,8 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ((returned(), call("max", nth=3)), "NOISE_FLOOR + root + most", "entropy-some-elsewhere"),
         ((value("alone"),), "most", "drift-rms-elsewhere"),
         ((value("middle"),), "most", "drift-share"),
+        ((value("few"),), "1.0", "drift-noise-few"),
+        ((value("few"),), "6.0", "drift-up-elsewhere"),
     ],
     f"{DRIFT}:noise_of": [
         ((constant("median"),), "'rms'", "drift-up-elsewhere"),
