@@ -190,7 +190,9 @@ def test_bounds_by_hand() -> None:
     assert (seen.loss_median_elsewhere, seen.loss_max_elsewhere) == pytest.approx(
         (2e-6 + 3.2e-4 * 8 / 3, 4.002e-3), rel=1e-9
     )
-    assert (seen.kl_median_elsewhere, seen.kl_max_elsewhere) == pytest.approx((2e-6 + 6.4e-5 * 8 / 3, 4.42e-4), rel=1e-9)
+    assert (seen.kl_median_elsewhere, seen.kl_max_elsewhere) == pytest.approx(
+        (2e-6 + 6.4e-5 * 8 / 3, 4.42e-4), rel=1e-9
+    )
 
 
 def test_one_sequence_may_move_by_the_maximum() -> None:

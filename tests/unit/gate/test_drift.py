@@ -43,9 +43,9 @@ def noise(median: float, rms: float, most: float) -> Noise:
     return Noise(environments=["x"], **named)
 
 
-#: More than the shares of the sample record. Bounds, 4 times and 2e-6: 4.002e-3 (median, and of four sequences
-#: 8/3 times that), 6.402e-3 (rms) and 1.2002e-2 (maximum). One sequence of four makes an rms of half the
-#: maximum, 6.001e-3: less than its bound.
+#: More than the shares of the sample record. Bounds, 4 times and 2e-6: 4.002e-3 (median; the 4 is
+#: 32/3 for four sequences), 6.402e-3 (rms) and 1.2002e-2 (maximum). One sequence of four makes an rms of
+#: half the maximum, 6.001e-3: less than its bound.
 NOISE = noise(3.75e-4, 1.6e-3, 3e-3)
 NO_NOISE = noise(0.0, 0.0, 0.0)
 HERE_OR_ELSEWHERE = pytest.mark.parametrize(
@@ -221,8 +221,8 @@ def test_the_median_of_few_sequences(
 # Other arithmetic, where the noise is small: shares of what quantization does
 
 #: By hand. KL 0.001 and 1e9 / 4 tokens a sequence, whose rise has the deviation sqrt(0.002 / 2.5e8), which is
-#: 2.8284e-6; the median of four has 8/3 of the share; the largest rise is 0.002, of the second sequence, and the largest KL 0.0011. The rms has half
-#: the maximum, and of the reference the floor.
+#: 2.8284e-6; the median of four has 8/3 of the share; the largest rise is 0.002, of the second sequence, and
+#: the largest KL 0.0011. The rms has half the maximum, and of the reference the floor.
 SHARES = {
     "loss": (2e-6 + 0.05 * 2.8284e-6 * 8 / 3, 2.001e-3, 2e-6 + 2 * 0.002),
     "kl": (2e-6 + 0.01 * 0.001 * 8 / 3, 2.21e-4, 2e-6 + 0.4 * 0.0011),

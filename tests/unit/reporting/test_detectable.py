@@ -22,7 +22,8 @@ def test_a_row_a_case() -> None:
     record = build_record()
     (row,) = rows(detectable_table({FP8: record}, BOUNDS))
     assert row[:8] == [FP8, "4", "1000000000", "2.2e-04", "7.2e-04", "0.0725", "22.3", "1.0e-09"]
-    # 32/3 times the noise, 8e-5 and 1.6e-5 (four sequences); twice the largest rise, 2e-3, and 0.4 of the largest KL, 1.1e-3
+    # 32/3 times the noise, 8e-5 and 1.6e-5 (four sequences); twice the largest rise, 2e-3, and 0.4 of the
+    # largest KL, 1.1e-3
     assert row[8:12] == ["8.6e-04", "4.0e-03", "1.7e-04", "4.4e-04"]
     assert row[12:] == ["3.0e-03"]
 
