@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Callable
+from functools import partial
 from traceback import walk_tb
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,8 @@ def refusal(error: BaseException, kernel: Callable[..., Any]) -> str | None:
         return None
     innermost = _innermost(error.__traceback__)
     package = innermost.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    while isinstance(kernel, partial):
+        kernel = kernel.func
     own = getattr(kernel, "__module__", None) or type(kernel).__module__
     if package != own.partition(".")[0] or not _raises(innermost):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -191,6 +192,8 @@ def domain_of(kernel: Callable[..., Any]) -> Domain | None:
     Raises:
         ValueError: the attribute is no Domain.
     """
+    while isinstance(kernel, partial):
+        kernel = kernel.func
     declared = getattr(kernel, _ATTRIBUTE, None)
     if declared is not None and not isinstance(declared, Domain):
         raise ValueError(f"{_ATTRIBUTE} must be a mxcheck.Domain, got {type(declared).__name__}")
