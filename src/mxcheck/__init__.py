@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mxcheck.gate.case import Case as Case
     from mxcheck.kernels.api import fake_quantize as fake_quantize
     from mxcheck.kernels.api import quantize as quantize
+    from mxcheck.kernels.domain import Domain as Domain
+    from mxcheck.kernels.domain import NotSupported as NotSupported
+    from mxcheck.kernels.domain import domain as domain
     from mxcheck.kernels.layouts import pad_scales as pad_scales
     from mxcheck.kernels.layouts import quantize_operand as quantize_operand
     from mxcheck.kernels.layouts import swizzle_scales as swizzle_scales
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from mxcheck.kernels.layouts import unswizzle_scales as unswizzle_scales
     from mxcheck.kernels.products import matmul as matmul
     from mxcheck.kernels.quantized import QuantizedTensor as QuantizedTensor
+    from mxcheck.kernels.rows import as_rows as as_rows
+    from mxcheck.kernels.rows import from_rows as from_rows
+    from mxcheck.kernels.rows import unpack_fp4 as unpack_fp4
     from mxcheck.measure.measure_case import measure_case as measure_case
     from mxcheck.measure.session import Session as Session
     from mxcheck.models.convert import Conversion as Conversion
@@ -42,6 +48,12 @@ _HOME = {
     "quantize": "mxcheck.kernels.api",
     "fake_quantize": "mxcheck.kernels.api",
     "QuantizedTensor": "mxcheck.kernels.quantized",
+    "Domain": "mxcheck.kernels.domain",
+    "NotSupported": "mxcheck.kernels.domain",
+    "domain": "mxcheck.kernels.domain",
+    "as_rows": "mxcheck.kernels.rows",
+    "from_rows": "mxcheck.kernels.rows",
+    "unpack_fp4": "mxcheck.kernels.rows",
     "matmul": "mxcheck.kernels.products",
     "quantize_operand": "mxcheck.kernels.layouts",
     "pad_scales": "mxcheck.kernels.layouts",

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
-from mxcheck.conformance.generator import Example, example, spread_with_ties
+from mxcheck.conformance.generator import ANYTHING, Example, placed, spread_with_ties
 from mxcheck.conformance.side_by_side import in_turn
 from mxcheck.conformance.verifier import Comparison, compare, failed, judged, outcome
 from mxcheck.formats.oracle import Parts
 from mxcheck.formats.spec import scales_shape
 from mxcheck.kernels.api import Kernel
+from mxcheck.kernels.domain import Domain
 from mxcheck.kernels.kept_settings import settings_kept
 from mxcheck.kernels.usual_settings import usual_settings
 
@@ -43,10 +44,10 @@ class Asked:
     words: str = ""
 
 
-def asked_again(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
+def asked_again(kernel: Kernel, cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Asked]:
     """A slice of other memory; more than 2^20 elements (`quick`: only with rounding to even); two threads of
     torch; two callers at once."""
-    base = example("surroundings", _numbers(_SHAPE, "surroundings").clone(), cell)
+    base = placed("surroundings", _numbers(_SHAPE, "surroundings"), cell, domain)
     alone = outcome(kernel, base.x, base.spec)
     if not alone.got:
         yield Asked(example=base, comparison=alone)
@@ -75,7 +76,7 @@ def asked_again(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
         comparison=comparison,
         words="with torch.set_num_threads(2); with one thread it gives other bits",
     )
-    yield from _two_callers(kernel, cell)
+    yield from _two_callers(kernel, cell, domain)
 
 
 def _at_an_offset(x: Tensor) -> Tensor:
@@ -97,10 +98,10 @@ def _repeated(base: Example, got: Parts, times: int, group: str) -> tuple[Exampl
     return Example(group=group, x=x, spec=spec), expected
 
 
-def _two_callers(kernel: Kernel, cell: Cell) -> Iterator[Asked]:
+def _two_callers(kernel: Kernel, cell: Cell, domain: Domain) -> Iterator[Asked]:
     """Two threads of Python with different numbers of one shape."""
     callers = [
-        example("two_callers", _numbers(_CALLERS_SHAPE, name).clone(), cell) for name in ("one", "other")
+        placed("two_callers", _numbers(_CALLERS_SHAPE, name), cell, domain) for name in ("one", "other")
     ]
     alone = [outcome(kernel, one.x, one.spec) for one in callers]
     if not all(one.got for one in alone):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ def carried(kernel: Kernel, device: str) -> Kernel:
         ValueError: the kernel returned a tensor on another device than its input's.
     """
 
+    @wraps(kernel)  # with the domain that it declares
     def there(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...] | Tensor:
         random = None if spec.random is None else spec.random.to(device)
         moved = lying_alike(x, device)

@@ -12,12 +12,15 @@ from torch import Tensor
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.inputs import GROUPS, Blocks, wide
-from mxcheck.conformance.mixtures import mixtures, sixteen_bit_blocks
+from mxcheck.conformance.inside import as_matrix, dtypes_of, fitted
+from mxcheck.conformance.mixtures import in_dtype, mixtures, sixteen_bit_blocks
 from mxcheck.conformance.tensors import TENSOR_GROUPS
 from mxcheck.formats.blocks import E8M0
-from mxcheck.formats.spec import CastSpec
+from mxcheck.formats.spec import CastSpec, resolve_axis
+from mxcheck.kernels.domain import Domain, named
 
 BLOCK = 32
+ANYTHING = Domain()
 OTHER_BLOCK_SIZES = (16, 64, 128)
 # No axis that 32 divides, and one that it exceeds.
 _RAGGED_SHAPE = (33, 7, 70)
@@ -33,39 +36,99 @@ class Example:
     spec: CastSpec
 
 
-def examples(cell: Cell, level: str) -> Iterator[Example]:
-    """Every example of a cell at `quick` or `full`, in a fixed order. The first one is plain: whole blocks of
-    fp32 along the last axis.
+def examples(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Example]:
+    """Every example of a cell at `quick` or `full` that lies in a domain, in a fixed order. The first one is
+    plain: whole blocks along the last axis, of fp32 if it may be.
+
+    What lies outside is laid out anew inside where it can be, in each dtype of the domain: the same blocks as
+    a matrix of the rows and columns that it wants.
 
     `quick` has each group in blocks of 32 along the last axis, and a mixture for other block sizes, axes,
     strides, ragged tails and 16-bit inputs; `full` has every group for every block size, and along the first
     axis too.
     """
+    for one in _groups(cell, level, own_block_size(cell, domain)):
+        if domain.refuses(one.x, one.spec):
+            yield from _inside(one, cell, domain)
+        else:
+            yield one
+    for one in (*_layouts(cell), *_mixtures(cell, level)):
+        if not domain.refuses(one.x, one.spec):
+            yield one
+
+
+def placed(group: str, x: Tensor, cell: Cell, domain: Domain) -> Example:
+    """An example of a matrix of numbers, of the shape, dtype and axis that the domain wants."""
+    size = own_block_size(cell, domain)
+    inside, axis = fitted(x, domain, cell.spec(block_size=size))
+    return example(group, inside, cell, axis=axis, block_size=size)
+
+
+def own_block_size(cell: Cell, domain: Domain) -> int | None:
+    """The block size that most of a cell is asked with: 32, or what else the domain allows."""
+    own = cell.spec().block_size
+    if cell.spec().block.scale != E8M0 or domain.block_sizes is None or own in domain.block_sizes:
+        return own
+    return min((size for size in domain.block_sizes if size is not None), default=own)
+
+
+def _groups(cell: Cell, level: str, size: int | None) -> Iterator[Example]:
+    """The groups of edges, whole blocks along the last axis, and those of 16 bits."""
     if cell.spec().block.scale == E8M0:
-        yield from _blocks(cell, level)
+        yield from _blocks(cell, level, size or BLOCK)
     else:
         for group, make in TENSOR_GROUPS[level].items():
             for x in make(cell, Draws(f"{cell.id} {group}")):
                 yield example(group, torch.from_numpy(x), cell)
-    yield from _layouts(cell)
-    yield from _sixteen_bits(cell)
-    for one in mixtures(cell, level):
-        yield example(one.group, one.x, cell, axis=one.axis, block_size=one.block_size, tail=one.tail)
+    yield from _sixteen_bits(cell, size)
 
 
-def _blocks(cell: Cell, level: str) -> Iterator[Example]:
+def _inside(one: Example, cell: Cell, domain: Domain) -> Iterator[Example]:
+    """The blocks of an example as matrices inside of a domain, one a dtype; none where the domain does not
+    allow the cast itself."""
+    spec = one.spec
+    if domain.refuses_cast(spec) or one.x.dim() != 2 or resolve_axis(2, spec.axis) != 1:
+        return
+    dtypes = dtypes_of(domain) if one.x.dtype == torch.float32 else [one.x.dtype]
+    for number, dtype in enumerate(dtype for dtype in dtypes if dtype in domain.dtypes):
+        blocks = one.x if dtype == one.x.dtype else _rounded(one.x, cell, dtype)
+        if not len(blocks):
+            continue
+        if cell.spec().block.scale == E8M0:
+            blocks = as_matrix(blocks, domain)
+        x, axis = fitted(blocks, domain, spec)
+        group = one.group if not number else f"{one.group}, {named(dtype)}"
+        yield example(group, x, cell, axis=axis, block_size=spec.block_size, tail=spec.tail)
+
+
+def _rounded(x: Tensor, cell: Cell, dtype: torch.dtype) -> Tensor:
+    """Blocks in a dtype of 16 bits. What is finite stays so, and where scales are E8M0 the blocks of a finite
+    input that it has no room for are left out."""
+    made = in_dtype(x.numpy(), cell, dtype)
+    fits = made.isfinite() | ~x.isfinite()
+    return made[fits.all(-1)] if cell.spec().block.scale == E8M0 else made[: len(made) * bool(fits.all())]
+
+
+def _blocks(cell: Cell, level: str, size: int) -> Iterator[Example]:
     for group, make in GROUPS[level].items():
-        yield example(group, _made(make, cell, BLOCK, group), cell)
-    for size in OTHER_BLOCK_SIZES:
+        yield example(group, _made(make, cell, size, group), cell, block_size=size)
+    for other in OTHER_BLOCK_SIZES:
         if level == "quick":
-            yield example(f"blocks_of_{size}", _made(wide, cell, size, "wide"), cell, block_size=size)
+            yield example(f"blocks_of_{other}", _made(wide, cell, other, "wide"), cell, block_size=other)
             continue
         for group, make in GROUPS[level].items():
-            yield example(f"{group}, blocks of {size}", _made(make, cell, size, group), cell, block_size=size)
+            yield example(
+                f"{group}, blocks of {other}", _made(make, cell, other, group), cell, block_size=other
+            )
     if level == "full":
         for group, make in GROUPS[level].items():
-            x = _made(make, cell, BLOCK, group).T.contiguous()
-            yield example(f"{group}, first axis", x, cell, axis=0)
+            x = _made(make, cell, size, group).T.contiguous()
+            yield example(f"{group}, first axis", x, cell, axis=0, block_size=size)
+
+
+def _mixtures(cell: Cell, level: str) -> Iterator[Example]:
+    for one in mixtures(cell, level):
+        yield example(one.group, one.x, cell, axis=one.axis, block_size=one.block_size, tail=one.tail)
 
 
 def _made(make: Callable[[Cell, int, Draws], Blocks], cell: Cell, length: int, group: str) -> Tensor:
@@ -88,7 +151,7 @@ def _layouts(cell: Cell) -> Iterator[Example]:
         yield example("dimensions", spread(shape, random), cell)
 
 
-def _sixteen_bits(cell: Cell) -> Iterator[Example]:
+def _sixteen_bits(cell: Cell, size: int | None) -> Iterator[Example]:
     """Every bf16 and every fp16 value, blocks of zeros, and blocks on the edges, in the input's own dtype.
     Where a tensor shares a scale, the finite ones of moderate size: others have a group of their own."""
     bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
@@ -102,7 +165,7 @@ def _sixteen_bits(cell: Cell) -> Iterator[Example]:
         parts = [rows, zeros]
         if cell.spec().block.scale == E8M0:
             parts.append(sixteen_bit_blocks(cell, dtype))
-        yield example(group, torch.cat(parts), cell)
+        yield example(group, torch.cat(parts), cell, block_size=size)
 
 
 def spread(shape: tuple[int, ...], random: Draws) -> Tensor:

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.draws import Draws
-from mxcheck.conformance.generator import example, spread_with_ties
+from mxcheck.conformance.generator import Example, placed, spread_with_ties
+from mxcheck.conformance.learned_domain import learned_domain
 from mxcheck.conformance.side_by_side import in_two_threads
 from mxcheck.conformance.verifier import Comparison, compare, failed, judged, outcome
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel, fake_quantize, quantize
+from mxcheck.kernels.domain import Domain, NotSupported, domain_of
 from mxcheck.kernels.kept_settings import put_settings, settings, settings_kept
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.usual_settings import usual_settings
@@ -52,33 +54,51 @@ class ManyCalls:
     found: list[str]
 
 
-def first_cell(kernel: Kernel, level: str) -> tuple[Cell, str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """The cell that an implementation is asked many times, and the domain of the inputs."""
+
+    cell: Cell
+    domain: Domain
+
+    def example(self, shape: tuple[int, int], seed: str) -> Example:
+        """Numbers of a shape, or of the next larger one that the domain wants."""
+        return placed(seed, spread_with_ties(shape, Draws(seed)), self.cell, self.domain)
+
+
+def first_cell(kernel: Kernel, level: str) -> tuple[Asking, str]:
     """The first cell that an implementation does not refuse, and what is wrong with a plain call of it
     there: "" where nothing is.
 
     Raises:
-        NotImplementedError: it refuses all; why.
+        NotSupported: it refuses all; why.
     """
     reason = ""
+    declared = domain_of(kernel)
     for cell in cells(level):
-        asked = example("many_calls", spread_with_ties(_TINY, Draws("many calls")), cell)
+        try:
+            asking = Asking(cell=cell, domain=declared or learned_domain(kernel, cell))
+        except NotSupported as error:
+            reason = reason or str(error)
+            continue
+        asked = asking.example(_TINY, "many calls")
         seen = outcome(kernel, asked.x, asked.spec)
         if seen.unsupported is None:
-            return cell, seen.error
+            return asking, seen.error
         reason = reason or seen.unsupported
-    raise NotImplementedError(reason)
+    raise NotSupported(reason)
 
 
-def many_calls(kernel: str | Kernel, cell: Cell) -> ManyCalls:
+def many_calls(kernel: str | Kernel, asking: Asking) -> ManyCalls:
     """`CALLS` calls of `mxcheck.quantize` and of `mxcheck.fake_quantize`, each held against the first. A
     kernel that returns values has no `quantize`."""
-    asked = example("many_calls", spread_with_ties(_TINY, Draws("many calls")), cell)
+    asked = asking.example(_TINY, "many calls")
     options = _options(asked.spec)
     made, found = [], []
     before = settings()
     with settings_kept(), torch.random.fork_rng(devices=[]):
         for name, cast in (("fake_quantize", fake_quantize), ("quantize", quantize)):
-            call = partial(_arrays_of, partial(cast, asked.x, cell.format, kernel=kernel, **options))
+            call = partial(_arrays_of, partial(cast, asked.x, asking.cell.format, kernel=kernel, **options))
             if name == "quantize" and callable(kernel) and _returns_values(kernel, asked.x, asked.spec):
                 continue
             number, line = _again_and_again(call, asked.x)
@@ -92,9 +112,9 @@ def many_calls(kernel: str | Kernel, cell: Cell) -> ManyCalls:
     return ManyCalls(calls=min(made), found=found)
 
 
-def at_two_threads(kernel: Kernel, cell: Cell) -> list[str]:
+def at_two_threads(kernel: Kernel, asking: Asking) -> list[str]:
     """What differs where torch has two threads for a tensor that is large enough for two: a line or none."""
-    asked = example("two_threads", spread_with_ties(_FOR_TWO, Draws("two threads")), cell)
+    asked = asking.example(_FOR_TWO, "two threads")
     with usual_settings(threads=1):
         alone = outcome(kernel, asked.x, asked.spec)
     if not alone.got:
@@ -104,10 +124,10 @@ def at_two_threads(kernel: Kernel, cell: Cell) -> list[str]:
     return [f"with two threads of torch, other than with one, it {line}"] if line else []
 
 
-def callers_as_they_like(kernel: Kernel, cell: Cell) -> list[str]:
+def callers_as_they_like(kernel: Kernel, asking: Asking) -> list[str]:
     """What differs from a call alone where two threads of Python, with different numbers of one shape, begin
     `_ROUNDS` calls each at the same moment: a line for each thread that saw it first."""
-    callers = [example("callers", spread_with_ties(_LONG, Draws(name)), cell) for name in ("one", "other")]
+    callers = [asking.example(_LONG, name) for name in ("one", "other")]
     alone = [outcome(kernel, one.x, one.spec) for one in callers]
     if not all(one.got for one in alone):
         return list(dict.fromkeys(one.error for one in alone if one.error))
@@ -124,7 +144,7 @@ def callers_as_they_like(kernel: Kernel, cell: Cell) -> list[str]:
                 return ""  # the other one has something to say, or took too long
             try:
                 seen = judged(kernel, kernel(x, asked.spec), asked.x, asked.spec, alone[caller].got)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises)
+            except BaseException as error:  # noqa: BLE001  (whatever a kernel raises; `failed` looks at it)
                 seen = failed(error, x)
             if line := _told(seen):
                 start.abort()
@@ -140,16 +160,16 @@ def callers_as_they_like(kernel: Kernel, cell: Cell) -> list[str]:
     return list(dict.fromkeys(line for line in lines if line))
 
 
-def changed_afterwards(kernel: Kernel, cell: Cell) -> list[str]:
+def changed_afterwards(kernel: Kernel, asking: Asking) -> list[str]:
     """What becomes of a result while the kernel is called with other numbers: a line where it changes."""
-    one, other = (example("results", spread_with_ties(_LONG, Draws(name)), cell) for name in ("one", "other"))
+    one, other = (asking.example(_LONG, name) for name in ("one", "other"))
     with settings_kept(), torch.random.fork_rng(devices=[]):
         try:
             result = kernel(one.x.clone(), one.spec)
             parts = (result,) if isinstance(result, Tensor) else tuple(result)
             before = tuple(part.detach().numpy().copy() for part in parts)
             kernel(other.x.clone(), other.spec)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises)
+        except BaseException as error:  # noqa: BLE001  (whatever a kernel raises; `failed` looks at it)
             return [_told(failed(error, one.x))]
     line = _difference(tuple(part.detach().numpy() for part in parts), before)
     return (
@@ -159,6 +179,8 @@ def changed_afterwards(kernel: Kernel, cell: Cell) -> list[str]:
 
 def _options(spec: CastSpec) -> dict[str, Any]:
     return {
+        "axis": spec.axis,
+        "block_size": spec.block_size,
         "scale_rule": spec.scale_rule,
         "rounding": spec.rounding,
         "nonfinite": spec.nonfinite,
@@ -177,7 +199,7 @@ def _arrays_of(call: Callable[[], Tensor | QuantizedTensor]) -> Arrays:
 def _returns_values(kernel: Kernel, x: Tensor, spec: CastSpec) -> bool:
     try:
         return isinstance(kernel(x.clone(), spec), Tensor)
-    except (Exception, SystemExit):  # noqa: BLE001  (the calls that follow tell it)
+    except BaseException:  # noqa: BLE001  (the calls that follow tell it)
         return False
 
 
@@ -189,7 +211,7 @@ def _again_and_again(call: Callable[[], Arrays], x: Tensor) -> tuple[int, str]:
         number += 1
         try:
             got = call()
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises)
+        except BaseException as error:  # noqa: BLE001  (whatever a kernel raises; `failed` looks at it)
             return number, _told(failed(error, x))
         if not first:
             first = tuple(part.copy() for part in got)

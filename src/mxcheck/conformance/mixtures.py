@@ -85,7 +85,7 @@ def sixteen_bit_blocks(cell: Cell, dtype: torch.dtype) -> Tensor:
     scales."""
     random = Draws(f"{cell.id} {dtype}")
     edges = (inputs.every_code, inputs.boundaries, inputs.wide)
-    blocks = torch.cat([_in_dtype(make(cell, 32, random), cell, dtype) for make in edges])
+    blocks = torch.cat([in_dtype(make(cell, 32, random), cell, dtype) for make in edges])
     blocks = blocks[blocks.isfinite().all(-1) & blocks.ne(0).any(-1)]
     bits = blocks.view(_INTEGERS[dtype])
     beside = [(bits + step).view(dtype) for step in (1, -1)]
@@ -120,14 +120,14 @@ def _pool(cell: Cell, length: int, dtype: torch.dtype, random: Draws) -> Tensor:
         return torch.from_numpy(values).to(dtype)
     chosen = []
     for make in _KINDS:
-        blocks = _in_dtype(make(cell, length, random), cell, dtype)
+        blocks = in_dtype(make(cell, length, random), cell, dtype)
         if make not in (inputs.not_finite, inputs.zero_and_subnormal):  # fp16 has no room for most of them
             blocks = blocks[blocks.isfinite().all(-1) & blocks.ne(0).any(-1)]
         chosen.append(blocks[torch.from_numpy(random.integers(0, len(blocks), _OF_EACH_KIND))])
     return torch.cat(chosen)
 
 
-def _in_dtype(blocks: inputs.Blocks, cell: Cell, dtype: torch.dtype) -> Tensor:
+def in_dtype(blocks: inputs.Blocks, cell: Cell, dtype: torch.dtype) -> Tensor:
     """Blocks rounded to `dtype`; for fp16 moved down by a power of two where the format's own range is too
     large."""
     reach = max(0, cell.spec().element.emax - 12) if dtype == torch.float16 else 0

@@ -12,14 +12,18 @@ from mxcheck.conformance.asked_again import Asked, asked_again
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
-from mxcheck.conformance.generator import Example, examples
+from mxcheck.conformance.generator import Example, examples, own_block_size
+from mxcheck.conformance.learned_domain import learned_domain
 from mxcheck.conformance.shrinker import Counterexample, cut_out, shrink
 from mxcheck.conformance.verifier import KINDS, Comparison, compare
 from mxcheck.formats.notation import parse_hex
 from mxcheck.formats.oracle import Parts
 from mxcheck.kernels.api import Kernel
+from mxcheck.kernels.domain import Domain, NotSupported, domain_of
 
 MOST_COUNTEREXAMPLES = 8
+# So many first examples that end in one and the same error say what all others would.
+_SAME_ERRORS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,13 +45,16 @@ class CellResult:
         elements: number of elements that were compared.
         unsupported: group -> why, for what the implementation does not do.
         counts: group -> kind -> number of mismatches.
-        mismatches: the first of each group and kind.
+        mismatches: the first of each group and kind; of equal errors the first.
+        domain: what it restricts, in words; `learned` if nothing was declared.
     """
 
     elements: int
     unsupported: dict[str, str]
     counts: dict[str, dict[str, int]]
     mismatches: list[Mismatch]
+    domain: str = ""
+    learned: bool = False
 
     @property
     def reason(self) -> str | None:
@@ -58,41 +65,60 @@ class CellResult:
 def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
     """Put every example of a cell through an implementation.
 
-    An implementation that refuses the first, plain example is asked nothing more.
+    It is asked inside of the domain that it declares, or of the one that is learned from what it refuses. One
+    that has nothing but the same error to show for the first examples is asked nothing more.
     """
+    declared = domain_of(kernel)
+    try:
+        domain = learned_domain(kernel, cell) if declared is None else declared
+    except NotSupported as error:
+        return CellResult(elements=0, unsupported={"every group": str(error)}, counts={}, mismatches=[])
+    if why := domain.refuses_cast(cell.spec(block_size=own_block_size(cell, domain))):
+        outside = {"every group": f"outside of its domain: {why}"}
+        return CellResult(elements=0, unsupported=outside, counts={}, mismatches=[])
     elements = 0
     unsupported: dict[str, str] = {}
     counts: dict[str, dict[str, int]] = {}
     mismatches: list[Mismatch] = []
-    for number, one in enumerate(_asked(kernel, cell, level)):
+    errors: list[str] = []
+    for one in _asked(kernel, cell, level, domain):
         example, comparison = one.example, one.comparison
         if comparison.unsupported is not None:
             unsupported.setdefault(example.group, comparison.unsupported)
-            if number == 0:
-                break
             continue
         elements += example.x.numel()
+        errors.append(comparison.error)
         for kind, count in comparison.counts.items():
             group = counts.setdefault(example.group, {})
-            if kind not in group:
+            told = kind == "error" and comparison.error in errors[:-1]
+            if kind not in group and not told:
                 mismatches.append(
                     Mismatch(kind=kind, example=example, seen=comparison, surroundings=one.words)
                 )
             group[kind] = group.get(kind, 0) + count
-    return CellResult(elements=elements, unsupported=unsupported, counts=counts, mismatches=mismatches)
+        if len(errors) == _SAME_ERRORS and errors[0] and len(set(errors)) == 1:
+            break
+    return CellResult(
+        elements=elements,
+        unsupported=unsupported,
+        counts=counts,
+        mismatches=mismatches,
+        domain=domain.words,
+        learned=declared is None,
+    )
 
 
-def _asked(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
+def _asked(kernel: Kernel, cell: Cell, level: str, domain: Domain) -> Iterator[Asked]:
     """Each example held against the oracle; then numbers in other surroundings and, last of all, the first
     example again, held against what it gave before."""
     first: Example | None = None
     got: Parts = ()
-    for example in examples(cell, level):
+    for example in examples(cell, level, domain):
         comparison = compare(kernel, example.x, example.spec)
         if first is None:
             first, got = example, tuple(part.copy() for part in comparison.got)
         yield Asked(example=example, comparison=comparison)
-    yield from asked_again(kernel, cell, level)
+    yield from asked_again(kernel, cell, level, domain)
     if first is not None and got:
         yield Asked(
             example=replace(first, group="asked_again"),

@@ -16,11 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mxcheck.conformance.refusals import is_interrupt, refusal
 from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.oracle import Parts, dequantize_array, quantize_array
 from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.api import Kernel, check_parts, check_values
+from mxcheck.kernels.domain import check_domain, domain_of
 from mxcheck.kernels.kept_settings import put_settings, settings
 from mxcheck.kernels.quantized import QuantizedTensor
 
@@ -55,23 +57,27 @@ def compare(kernel: Kernel, x: Tensor, spec: CastSpec, expected: Parts | None = 
     """Call an implementation and hold its result against the oracle's.
 
     Args:
-        kernel: `f(x, spec)`, which returns codes and scales, or values; NotImplementedError says that this is
-            not supported. Any other exception is a mismatch of the kind `error`, and so is a changed input,
-            changed random integers and a setting of torch that is left changed.
+        kernel: `f(x, spec)`, which returns codes and scales, or values; what lies outside of its domain it is
+            not asked, and what it refuses (see `refusal`) is not supported. Any other exception is a mismatch
+            of the kind `error`, and so is a changed input, changed random integers and a setting of torch
+            that is left changed.
         x: fp32, bf16 or fp16; the kernel sees it as it is, the oracle its exact fp32 values.
         expected: what to hold it against instead of the oracle's: what another call of it `got`.
     """
     try:
         result = _called(kernel, x, spec)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises is a mismatch)
-        return failed(error, x)
+    except BaseException as error:  # noqa: BLE001  (whatever a kernel raises is a mismatch)
+        return failed(error, x, kernel)
     return _judged(result, x, spec, expected)
 
 
-def failed(error: BaseException, x: Tensor) -> Comparison:
-    """What an exception of a kernel comes to."""
-    if isinstance(error, NotImplementedError):
-        return Comparison(unsupported=str(error) or "not supported, no reason given")
+def failed(error: BaseException, x: Tensor, kernel: Kernel | None = None) -> Comparison:
+    """What an exception comes to: a refusal of `kernel`'s, if it may refuse, or an error. Raises what is
+    nobody's word on a cast: an interrupt, and the end of a time limit."""
+    if is_interrupt(error):
+        raise error
+    if kernel is not None and (reason := refusal(error, kernel)) is not None:
+        return Comparison(unsupported=reason)
     name = "" if isinstance(error, _LeftChangedError) else f"{type(error).__name__}: "
     lines = f"{name}{error}".strip().splitlines()
     return Comparison(counts={"error": 1}, places={"error": (0,) * x.dim()}, error=lines[0])
@@ -81,8 +87,8 @@ def outcome(kernel: Kernel, x: Tensor, spec: CastSpec) -> Comparison:
     """What an implementation gives, compared with nothing: `got` is a copy of it."""
     try:
         return Comparison(got=tuple(part.copy() for part in _arrays(_called(kernel, x, spec))))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  (as in `compare`)
-        return failed(error, x)
+    except BaseException as error:  # noqa: BLE001  (as in `compare`)
+        return failed(error, x, kernel)
 
 
 def judged(kernel: Kernel, returned: object, x: Tensor, spec: CastSpec, expected: Parts) -> Comparison:
@@ -128,8 +134,12 @@ class _LeftChangedError(Exception):
 
 
 def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTensor:
-    """A kernel's result. Whatever else it changes is put back, for the oracle, the shrinker and the next
-    kernel start from it; what it draws from torch's generator is no fault, but the same in each call."""
+    """A kernel's result. Raises NotSupported for what its domain leaves out.
+
+    Whatever else it changes is put back, for the oracle, the shrinker and the next kernel start from it; what
+    it draws from torch's generator is no fault, but the same in each call.
+    """
+    check_domain(domain_of(kernel), x, spec)
     before, kept, generator = x.clone(), settings(), torch.get_rng_state()
     given = spec if spec.random is None else replace(spec, random=_copy(spec.random))
     changed = []

@@ -15,6 +15,7 @@ from mxcheck.formats.blocks import E4M3, FP32
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
 from mxcheck.kernels.blocks import check_input
+from mxcheck.kernels.domain import check_domain, domain_of
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.registry import implementation
@@ -149,6 +150,7 @@ def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
             _TELL.reset(token)
     if any(function in own for own in _OWN.values()):
         return function(x, spec)
+    check_domain(domain_of(function), x, spec)
     before = x.detach().clone()
     result = function(x, spec)
     same = (before == x) | (before.isnan() & x.isnan())

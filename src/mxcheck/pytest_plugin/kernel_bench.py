@@ -75,7 +75,7 @@ class KernelBench:
 
         Raises:
             NotLoadedError: there is no such function.
-            NotImplementedError: it does none of the cells.
+            NotSupported: it does none of the cells.
         """
         from mxcheck.conformance.many_calls import (
             at_two_threads,
@@ -86,18 +86,18 @@ class KernelBench:
         )
 
         kernel = self.kernel(one)
-        cell, wrong = first_cell(kernel, level)
+        asking, wrong = first_cell(kernel, level)
         calls, found = 1, [wrong]
         if not wrong:
-            many = many_calls(one.name if one.name == "eager" else kernel, cell)
+            many = many_calls(one.name if one.name == "eager" else kernel, asking)
             calls = many.calls
             found = [
                 *many.found,
-                *at_two_threads(kernel, cell),
-                *callers_as_they_like(kernel, cell),
-                *changed_afterwards(kernel, cell),
+                *at_two_threads(kernel, asking),
+                *callers_as_they_like(kernel, asking),
+                *changed_afterwards(kernel, asking),
             ]
-        return calls, [f"mxcheck: {one.name}, {cell.id}: {line}" for line in found]
+        return calls, [f"mxcheck: {one.name}, {asking.cell.id}: {line}" for line in found]
 
     def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:
         """(row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`, `known`,
@@ -115,6 +115,7 @@ class KernelBench:
             "elements": 0,
             "reason": None,
             "unsupported": {},
+            "domain": "",
             "mismatches": {},
             "findings": {},
             "counterexamples": [],
@@ -131,6 +132,7 @@ class KernelBench:
             "elements": result.elements,
             "reason": result.reason,
             "unsupported": result.unsupported,
+            "domain": f"{'learned: ' * result.learned}{result.domain}" if result.domain else "",
             "mismatches": result.counts,
             "findings": {finding.name: finding.cause for finding in known} if verdict != "exact" else {},
             "counterexamples": [

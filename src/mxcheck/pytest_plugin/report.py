@@ -192,6 +192,8 @@ class RunReport:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """What was to run and did not has a row too, and no such run is green."""
         option = self._config.option
+        if self._kernels_not_compared:
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
         if not self._selected or option.collectonly or option.setuponly:
             return
         self._note_unfinished(session)
@@ -237,6 +239,21 @@ class RunReport:
         if self._settings.debug:
             self._list_modules(terminalreporter)
 
+    @property
+    def _kernels_not_compared(self) -> dict[str, str]:
+        """Implementations that were named and of which no cell was compared, each with what it refused first.
+        Where nothing is named, what is installed is asked, and some of it casts on other machines only."""
+        if not self._settings.kernels:
+            return {}
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for cell in self._cells:
+            by_name.setdefault(cell["implementation"], []).append(cell)
+        return {
+            name: cells[0]["reason"]
+            for name, cells in by_name.items()
+            if all(cell["verdict"] == "unsupported" for cell in cells)
+        }
+
     def _conformance(self, terminalreporter: Any) -> None:
         from mxcheck.conformance.cells import cells
         from mxcheck.reporting.matrix import as_json, in_order, markdown, rendered
@@ -246,6 +263,16 @@ class RunReport:
         rows = in_order(found)  # whichever worker was first
         terminalreporter.ensure_newline()
         _show(terminalreporter, rendered(rows, color=terminalreporter._tw.hasmarkup))
+        for line in dict.fromkeys(
+            f"{row['implementation']} was asked inside its domain, {row['domain']}"
+            for row in rows
+            if row["domain"]
+        ):
+            terminalreporter.write_line(printable(f"mxcheck: {line}"))
+        for name, reason in self._kernels_not_compared.items():
+            terminalreporter.write_line(
+                printable(f"mxcheck: red: nothing that {name} gave was compared; its first refusal: {reason}")
+            )
         self._keep(terminalreporter, {"conformance.md": markdown(rows), "conformance.json": as_json(rows)})
 
     def _keep(self, terminalreporter: Any, texts: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mxcheck.conformance import many_calls as module
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.many_calls import (
+    Asking,
     ManyCalls,
     at_two_threads,
     callers_as_they_like,
@@ -23,9 +24,15 @@ from mxcheck.conformance.many_calls import (
 )
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels import eager
+from mxcheck.kernels.domain import Domain, NotSupported
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
-CELL = Cell(format="fp8_e4m3", scale_rule="floor")
+
+def asking(format: str, scale_rule: str) -> Asking:
+    return Asking(cell=Cell(format=format, scale_rule=scale_rule), domain=Domain())
+
+
+CELL = asking("fp8_e4m3", "floor")
 
 
 class Skipping:
@@ -68,7 +75,7 @@ def test_each_path_of_our_own_is_counted(monkeypatch: pytest.MonkeyPatch, name: 
 def test_an_honest_cast_is_the_same_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CALLS", 50)
     monkeypatch.setattr(module, "_ROUNDS", 10)
-    for cell in (CELL, Cell(format="nvfp4", scale_rule="amax"), Cell(format="e4m3_row", scale_rule="amax")):
+    for cell in (CELL, asking("nvfp4", "amax"), asking("e4m3_row", "amax")):
         for kernel in ("eager", quantize_eager, fake_quantize_eager):
             assert many_calls(kernel, cell) == ManyCalls(calls=50, found=[])
         for kernel in (quantize_eager, fake_quantize_eager):
@@ -149,7 +156,7 @@ def test_a_setting_that_is_left_changed_is_told_and_put_back(monkeypatch: pytest
 
 def test_an_input_that_is_written_over_is_blamed_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CALLS", 3)
-    assert first_cell(wrong_casts.input_overwritten, "quick") == (CELL, "it changed its input")
+    assert first_cell(wrong_casts.input_overwritten, "quick")[1] == "it changed its input"
     assert at_two_threads(wrong_casts.input_overwritten, CELL) == ["it changed its input"]
     assert callers_as_they_like(wrong_casts.input_overwritten, CELL) == ["it changed its input"]
     (line, _) = many_calls(wrong_casts.input_overwritten, CELL).found
@@ -192,8 +199,9 @@ def test_the_first_cell_that_is_not_refused() -> None:
         return quantize_eager(x, spec)
 
     cell = Cell(format="fp4_e2m1", scale_rule="floor")
-    assert first_cell(partial(cast, only="fp4_e2m1"), "quick") == (cell, "")
-    with pytest.raises(NotImplementedError, match=r"^only none$"):
+    asked, wrong = first_cell(partial(cast, only="fp4_e2m1"), "quick")
+    assert (asked.cell, wrong) == (cell, "")
+    with pytest.raises(NotSupported, match=r"^only none$"):
         first_cell(partial(cast, only="none"), "quick")
 
 
@@ -201,7 +209,8 @@ def test_a_kernel_that_raises_has_a_cell_and_an_error() -> None:
     def cast(_: Tensor, __: CastSpec) -> Tensor:
         raise RuntimeError("broken")
 
-    assert first_cell(cast, "quick") == (CELL, "RuntimeError: broken")
+    asked, wrong = first_cell(cast, "quick")
+    assert (asked.cell, wrong) == (CELL.cell, "RuntimeError: broken")
 
 
 def test_a_result_in_memory_of_the_kernel_s_own_is_changed_by_the_next_call() -> None:

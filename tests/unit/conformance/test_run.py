@@ -12,6 +12,7 @@ from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example
 from mxcheck.conformance.run import counterexamples, reproduce, run_cell
 from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.domain import Domain
 from mxcheck.kernels.eager import quantize_eager
 
 CELL = Cell(format="fp8_e4m3", scale_rule="floor")
@@ -35,23 +36,37 @@ class Counting:
 
 @pytest.fixture
 def three_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    def examples(cell: Cell, level: str) -> list[Example]:
-        assert level == "quick"
+    def examples(cell: Cell, level: str, domain: Domain) -> list[Example]:
+        assert (level, domain) == ("quick", Domain())
         x = torch.ones(2, 64)
         return [Example(group=group, x=x, spec=cell.spec()) for group in ("a", "b", "b", "c")]
 
     monkeypatch.setattr(run, "examples", examples)
     monkeypatch.setattr(run, "asked_again", lambda *_: ())
+    monkeypatch.setattr(run, "learned_domain", lambda *_: Domain())
 
 
-@pytest.mark.usefixtures("three_groups")
-def test_a_refused_first_example_ends_it() -> None:
-    kernel = Counting(refuse=(1,))
+def test_a_cell_that_is_refused_in_each_dtype_is_asked_nothing_more() -> None:
+    kernel = Counting(refuse=(1, 2, 3))
     result = run_cell(kernel, CELL, "quick")
-    assert kernel.calls == 1
-    assert (result.elements, result.unsupported, result.reason) == (0, {"a": "call 1"}, "call 1")
+    assert kernel.calls == 3
+    assert (result.elements, result.unsupported) == (0, {"every group": "call 1"})
+    assert result.reason == "call 1"
     assert (result.counts, result.mismatches) == ({}, [])
     assert counterexamples(kernel, result) == []
+
+
+def test_one_error_for_all_is_told_after_a_few() -> None:
+    calls = [0]
+
+    def kernel(_: Tensor, __: CastSpec) -> tuple[Tensor, ...]:
+        calls[0] += 1
+        raise RuntimeError("broken")
+
+    result = run_cell(kernel, CELL, "quick")
+    assert calls[0] < 30
+    assert {kind for group in result.counts.values() for kind in group} == {"error"}
+    assert [one.seen.error for one in result.mismatches] == ["RuntimeError: broken"]
 
 
 @pytest.mark.usefixtures("three_groups")

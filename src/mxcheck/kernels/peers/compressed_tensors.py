@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mxcheck.formats.blocks import E4M3, E8M0
 from mxcheck.formats.spec import CastSpec, scales_shape
-from mxcheck.kernels.peers.coverage import Coverage, as_rows, from_rows, require, unpack_fp4
+from mxcheck.kernels.domain import NotSupported, domain
+from mxcheck.kernels.rows import as_rows, from_rows, unpack_fp4
 
 # our format -> the preset scheme, whose it is, and its compressor
 _SCHEMES = MappingProxyType(
@@ -30,26 +31,27 @@ _SCHEMES = MappingProxyType(
         "e4m3_row": ("FP8_DYNAMIC", "input_activations", ""),
     }
 )
-_COVERAGE = Coverage(
-    library="compressed-tensors",
+
+
+@domain(
     formats=(*_SCHEMES, "fp8_e4m3"),
     # "Round values to the closest power of 2", by adding half a step of the element: `even`
     scale_rules=("even", "amax"),
+    roundings=("even",),
+    nonfinite=("block",),
+    ragged=False,
 )
-
-
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """Codes and scales by compressed-tensors, and for nvfp4 the tensor scale.
 
     Raises:
-        NotImplementedError: compressed-tensors does not do that.
+        NotSupported: compressed-tensors does not do that.
         ModuleNotFoundError: compressed-tensors is not installed.
     """
-    require(_COVERAGE, x, spec)
     if spec.block_size != spec.block.block_size:
-        raise NotImplementedError(f"compressed-tensors has no block size {spec.block_size} in {spec.format}")
+        raise NotSupported(f"compressed-tensors has no block size {spec.block_size} in {spec.format}")
     if spec.format == "fp8_e4m3":  # as the library's own test of MXFP8 scales has it, too: no slip
-        raise NotImplementedError(
+        raise NotSupported(
             "compressed-tensors rounds amax of MXFP8 up from 1.75 * 2^k, by FP4's step, which is no rule here"
         )
     rows = as_rows(x, spec.axis)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mxcheck.formats.spec import RANDOM_BITS, CastSpec
-from mxcheck.kernels.peers.coverage import Coverage, as_rows, from_rows, require
+from mxcheck.kernels.domain import NotSupported, domain
+from mxcheck.kernels.rows import as_rows, from_rows
 
 # our element -> gfloat's FormatInfo
 _ELEMENTS = MappingProxyType(
@@ -36,28 +37,27 @@ _ELEMENTS = MappingProxyType(
 _ROUNDINGS = MappingProxyType(
     {"even": "TiesToEven", "away": "TiesToAway", "zero": "TowardZero", "stochastic": "StochasticFastest"}
 )
-_COVERAGE = Coverage(
-    library="gfloat",
-    formats=_ELEMENTS,
+
+
+@domain(
+    formats=tuple(_ELEMENTS),
     scale_rules=("floor",),
-    roundings=_ROUNDINGS,
+    roundings=tuple(_ROUNDINGS),
     # It computes in the dtype of its input: in fp16, scales below 2^-24 would be 0. numpy has no bf16, which
     # therefore goes in as fp32.
     dtypes=(torch.float32, torch.bfloat16),
     ragged=True,  # a block is whatever array it is given
+    nonfinite=("block",),
 )
-
-
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     """Codes and scales by gfloat.
 
     Raises:
-        NotImplementedError: gfloat does not do that.
+        NotSupported: gfloat does not do that.
         ModuleNotFoundError: gfloat is not installed.
     """
-    require(_COVERAGE, x, spec)
     if not spec.element.nan_magnitudes and x.isnan().any():
-        raise NotImplementedError(f"gfloat refuses a NaN in {spec.format}, which has no NaN")
+        raise NotSupported(f"gfloat refuses a NaN in {spec.format}, which has no NaN")
     from gfloat import RoundMode, compute_scale_amax, encode_ndarray, round_ndarray
     from gfloat.formats import format_info_ocp_e8m0
 

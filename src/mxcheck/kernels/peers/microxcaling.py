@@ -13,7 +13,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec
-from mxcheck.kernels.peers.coverage import Coverage, require
+from mxcheck.kernels.domain import domain
 
 # our element -> its elem_format
 _ELEMENTS = MappingProxyType(
@@ -27,23 +27,21 @@ _ELEMENTS = MappingProxyType(
     }
 )
 _ROUNDINGS = MappingProxyType({"even": "even", "away": "nearest", "zero": "floor"})
-_COVERAGE = Coverage(
-    library="microxcaling",
-    formats=_ELEMENTS,
+
+
+@domain(
+    formats=tuple(_ELEMENTS),
     scale_rules=("floor",),
-    roundings=_ROUNDINGS,
+    roundings=tuple(_ROUNDINGS),
     ragged=True,  # it fills the last block up with zeros
+    nonfinite=("block",),
 )
-
-
 def quantize(x: Tensor, spec: CastSpec) -> Tensor:
     """Values by microxcaling, of x's shape and dtype.
 
     Raises:
-        NotImplementedError: microxcaling does not do that.
         ModuleNotFoundError: the package `mx` is not on sys.path.
     """
-    require(_COVERAGE, x, spec)
     from mx.mx_ops import _quantize_mx
 
     with warnings.catch_warnings():

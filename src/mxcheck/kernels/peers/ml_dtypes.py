@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 
 from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN
 from mxcheck.formats.spec import CastSpec
-from mxcheck.kernels.peers.coverage import Coverage, as_rows, from_rows, require
+from mxcheck.kernels.domain import domain
+from mxcheck.kernels.rows import as_rows, from_rows
 
 # our element -> the type in ml_dtypes
 _ELEMENTS = MappingProxyType(
@@ -27,17 +28,15 @@ _ELEMENTS = MappingProxyType(
         "fp4_e2m1": "float4_e2m1fn",
     }
 )
-_COVERAGE = Coverage(library="ml_dtypes", formats=_ELEMENTS, scale_rules=("floor",), ragged=True)
 
 
+@domain(formats=tuple(_ELEMENTS), scale_rules=("floor",), roundings=("even",), nonfinite=("block",))
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     """Codes by ml_dtypes, scales by the definition of `floor` (OCP MX v1.0, section 6.3).
 
     Raises:
-        NotImplementedError: ml_dtypes does not do that.
         ModuleNotFoundError: ml_dtypes is not installed.
     """
-    require(_COVERAGE, x, spec)
     import ml_dtypes
 
     rows = as_rows(x, spec.axis)

@@ -19,17 +19,17 @@ from torch import Tensor
 
 from mxcheck.formats.blocks import E4M3, E8M0, FP32
 from mxcheck.formats.spec import CastSpec, resolve_axis
+from mxcheck.kernels.domain import Domain, NotSupported, check_domain, domain_of
 from mxcheck.kernels.eager import quantize_eager
 from mxcheck.kernels.peers import microxcaling as microxcaling_casts
 from mxcheck.kernels.peers import torchao as torchao_casts
-from mxcheck.kernels.peers.coverage import Coverage, require
 
 # torch casts no blocks, so these operands are cast by the house kernel; only the product is torch's.
-_SCALED_MM = Coverage(
-    library="torch's scaled product",
+_SCALED_MM = Domain(
     formats=("e4m3_tensor", "e4m3_row", "e5m2_tensor", "e5m2_row"),
     scale_rules=("amax",),
-    ragged=True,
+    roundings=("even",),
+    nonfinite=("block",),
 )
 _FP8 = MappingProxyType({"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2})
 
@@ -38,10 +38,10 @@ def scaled_mm(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
     """`torch._scaled_mm` of fp8 codes with a scale a tensor or a row, in fp32.
 
     Raises:
-        NotImplementedError: torch does not do that.
+        NotSupported: torch does not do that.
     """
     if spec.block.scale != FP32:
-        raise NotImplementedError("torch multiplies operands with block scales on CUDA only (Blackwell)")
+        raise NotSupported("torch multiplies operands with block scales on CUDA only (Blackwell)")
     _require_product(_SCALED_MM, a, b, spec)
     dtype = _FP8[spec.element.name]
     (codes_a, scale_a, *_), (codes_b, scale_b, *_) = (quantize_eager(x, spec) for x in (a, b))
@@ -60,12 +60,12 @@ def torchao(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
     tensor or a row it is torchao's dynamic quantization, whose product is torch's.
 
     Raises:
-        NotImplementedError: torchao does not do that.
+        NotSupported: torchao does not do that.
         ModuleNotFoundError: torchao is not installed.
     """
-    _require_product(torchao_casts._COVERAGE, a, b, spec)
+    _require_product(domain_of(torchao_casts.quantize), a, b, spec)
     if a.dtype != b.dtype:
-        raise NotImplementedError(f"torchao multiplies operands of one dtype, got {a.dtype} and {b.dtype}")
+        raise NotSupported(f"torchao multiplies operands of one dtype, got {a.dtype} and {b.dtype}")
     return _TORCHAO[spec.block.scale](a.contiguous(), b.contiguous(), spec)
 
 
@@ -123,10 +123,10 @@ def microxcaling(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
     """microxcaling's `mx.matmul`, in the operands' dtype, without its element-wise roundings (bfloat, fp).
 
     Raises:
-        NotImplementedError: microxcaling does not do that.
+        NotSupported: microxcaling does not do that.
         ModuleNotFoundError: the package `mx` is not on sys.path.
     """
-    _require_product(microxcaling_casts._COVERAGE, a, b, spec)
+    _require_product(domain_of(microxcaling_casts.quantize), a, b, spec)
     import mx
 
     elements = microxcaling_casts._ELEMENTS[spec.format]
@@ -151,11 +151,11 @@ PRODUCTS: Mapping[str, Callable[[Tensor, Tensor, CastSpec], Tensor]] = MappingPr
 )
 
 
-def _require_product(coverage: Coverage, a: Tensor, b: Tensor, spec: CastSpec) -> None:
-    """As `require`, for both operands.
+def _require_product(made_for: Domain | None, a: Tensor, b: Tensor, spec: CastSpec) -> None:
+    """Refuse operands outside of what a library is made for, and what are no operands.
 
     Raises:
-        NotImplementedError: the library does not do that.
+        NotSupported: the library does not do that.
         ValueError: an operand that is no matrix; a cast along another axis than the last.
     """
     for x in (a, b):
@@ -163,7 +163,7 @@ def _require_product(coverage: Coverage, a: Tensor, b: Tensor, spec: CastSpec) -
             raise ValueError(f"a product needs operands [M, K] and [N, K], got the shape {tuple(x.shape)}")
         if not spec.block.whole_tensor and resolve_axis(2, spec.axis) != 1:
             raise ValueError(f"a product needs operands cast along their last axis, got axis {spec.axis}")
-        require(coverage, x, spec)
+        check_domain(made_for, x, spec)
 
 
 def _plain(result: object) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mxcheck.formats.blocks import E4M3, E8M0
 from mxcheck.formats.spec import CastSpec, scales_shape
-from mxcheck.kernels.peers.coverage import Coverage, as_rows, from_rows, require, unpack_fp4
+from mxcheck.kernels.domain import NotSupported, domain
+from mxcheck.kernels.rows import as_rows, from_rows, unpack_fp4
 
 # our element -> torchao's name of it
 _ELEMENTS = MappingProxyType(
@@ -27,25 +28,26 @@ _ELEMENTS = MappingProxyType(
         "fp4_e2m1": torch.float4_e2m1fn_x2,
     }
 )
-_COVERAGE = Coverage(
-    library="torchao",
+
+
+@domain(
     formats=(*_ELEMENTS, "nvfp4", "e4m3_tensor", "e4m3_row", "e5m2_tensor", "e5m2_row"),
     scale_rules=("floor", "ceil", "even", "rceil", "amax"),
     dtypes=(torch.float32, torch.bfloat16),  # to_mx and nvfp4_quantize assert that
+    roundings=("even",),
+    nonfinite=("block",),
+    ragged=False,
 )
-
-
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """Codes and scales by torchao, and for nvfp4 the tensor scale.
 
     Raises:
-        NotImplementedError: torchao does not do that.
+        NotSupported: torchao does not do that.
         ModuleNotFoundError: torchao is not installed.
     """
-    require(_COVERAGE, x, spec)
     rows = as_rows(x, spec.axis)
     if spec.format == "fp4_e2m1" and rows.shape[-1] % 2:
-        raise NotImplementedError("torchao packs two fp4 codes to a byte: it needs an even length")
+        raise NotSupported("torchao packs two fp4 codes to a byte: it needs an even length")
     if spec.block.scale == E8M0:
         parts = _mx(rows, spec)
     elif spec.block.scale == E4M3:

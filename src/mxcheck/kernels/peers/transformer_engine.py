@@ -12,38 +12,37 @@ import torch
 from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec
-from mxcheck.kernels.peers.coverage import Coverage, as_rows, from_rows, require
+from mxcheck.kernels.domain import NotSupported, domain
+from mxcheck.kernels.rows import as_rows, from_rows
 
 # our element -> the name in transformer_engine_torch.DType
 _ELEMENTS = MappingProxyType({"fp8_e4m3": "kFloat8E4M3", "fp8_e5m2": "kFloat8E5M2"})
-_COVERAGE = Coverage(
-    library="Transformer Engine",
-    formats=_ELEMENTS,
-    scale_rules=("rceil",),
-    nonfinite=("element",),
-    block_sizes=(32,),
-)
 _CAPABILITY = (10, 0)  # Blackwell
 
 
+@domain(
+    formats=tuple(_ELEMENTS),
+    scale_rules=("rceil",),
+    nonfinite=("element",),
+    block_sizes=(32,),
+    roundings=("even",),
+    ragged=False,
+)
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     """Codes and scales by Transformer Engine, computed on the GPU, given back on x's device.
 
     Raises:
-        NotImplementedError: Transformer Engine does not do that, or not on this machine.
+        NotSupported: Transformer Engine does not do that, or not on this machine.
         ModuleNotFoundError: Transformer Engine is not installed.
     """
-    require(_COVERAGE, x, spec)
     rows = as_rows(x, spec.axis)
     if rows.shape[0] % 32:
-        raise NotImplementedError(
-            f"Transformer Engine needs a number of rows that 32 divides, got {rows.shape[0]}"
-        )
+        raise NotSupported(f"Transformer Engine needs a number of rows that 32 divides, got {rows.shape[0]}")
     if not torch.cuda.is_available():
-        raise NotImplementedError("Transformer Engine casts on a GPU only, and torch sees none")
+        raise NotSupported("Transformer Engine casts on a GPU only, and torch sees none")
     capability = torch.cuda.get_device_capability()
     if capability < _CAPABILITY:
-        raise NotImplementedError(
+        raise NotSupported(
             f"Transformer Engine has MXFP8 from compute capability {_CAPABILITY} on, and this GPU has "
             f"{capability}"
         )

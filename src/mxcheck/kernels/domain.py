@@ -1,0 +1,206 @@
+"""What a cast is made for: the inputs and the casts that may be asked of it, declared beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mxcheck.formats.blocks import BLOCK_FORMATS
+from mxcheck.formats.choices import choose
+from mxcheck.formats.spec import NONFINITE, ROUNDINGS, SCALE_RULES, CastSpec, resolve_axis
+
+#: The dtypes that a cast may be asked for, by name.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_ATTRIBUTE = "mxcheck_domain"
+_CHOICES: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "formats": ("format", tuple(BLOCK_FORMATS)),
+    "scale_rules": ("scale rule", SCALE_RULES),
+    "roundings": ("rounding", ROUNDINGS),
+    "nonfinite": ("NaN/Inf policy", NONFINITE),
+    "dtypes": ("dtype", tuple(DTYPES.values())),
+}
+_COUNTS = ("least_rows", "rows_multiple", "least_columns", "columns_multiple")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class NotSupported(NotImplementedError):  # noqa: N818  (users raise it, and read it as a statement)
+    """An implementation does not do this cast. The message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """The casts and inputs that an implementation is made for. A field that is None allows whatever there is.
+
+    *Columns* is the length of the axis that blocks run along, *rows* the product of the other lengths.
+
+    Attributes:
+        formats, scale_rules, roundings, nonfinite, block_sizes: of the fields of that name in `CastSpec`.
+        dtypes: of the input.
+        axes: that blocks may run along; negative ones count from the last.
+        ranks: numbers of dimensions of the input.
+        least_rows, least_columns: 1 at least.
+        rows_multiple, columns_multiple: what must divide rows and columns.
+        ragged: whether the block size need not divide columns.
+        contiguous: whether the input must be contiguous.
+
+    Raises:
+        ValueError: a value that is not allowed, in one line with the allowed ones.
+    """
+
+    formats: Collection[str] | None = None
+    scale_rules: Collection[str] | None = None
+    roundings: Collection[str] | None = None
+    nonfinite: Collection[str] | None = None
+    block_sizes: Collection[int | None] | None = None
+    dtypes: Collection[torch.dtype] = tuple(DTYPES.values())
+    axes: Collection[int] | None = None
+    ranks: Collection[int] | None = None
+    least_rows: int = 1
+    rows_multiple: int = 1
+    least_columns: int = 1
+    columns_multiple: int = 1
+    ragged: bool = True
+    contiguous: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _COUNTS:
+                if type(value) is not int or value < 1:
+                    raise ValueError(f"{field.name} of a Domain must be an integer from 1, got {value!r}")
+            elif field.name in ("ragged", "contiguous"):
+                if type(value) is not bool:
+                    raise ValueError(f"{field.name} of a Domain must be True or False, got {value!r}")
+            elif value is not None:
+                self._check_choices(field.name, value)
+
+    def _check_choices(self, name: str, value: Any) -> None:
+        if isinstance(value, str) or not isinstance(value, Collection) or not len(value):
+            raise ValueError(f"{name} of a Domain must be a tuple or a set that is not empty, got {value!r}")
+        if name not in _CHOICES:
+            wrong = [
+                one for one in value if type(one) is not int and not (name == "block_sizes" and one is None)
+            ]
+            if wrong:
+                raise ValueError(f"{name} of a Domain are integers, got {wrong[0]!r}")
+            return
+        what, allowed = _CHOICES[name]
+        for one in value:
+            if name == "dtypes":
+                if one not in allowed:
+                    raise ValueError(f"dtypes of a Domain are {', '.join(map(str, allowed))}; got {one!r}")
+            else:
+                choose(f"{what} of a Domain", one, allowed)
+
+    def refuses_cast(self, spec: CastSpec) -> str:
+        """Why a cast lies outside, whatever the input; empty where it does not."""
+        for what, asked, allowed in (
+            ("format", spec.format, self.formats),
+            ("scale rule", spec.scale_rule, self.scale_rules),
+            ("rounding", spec.rounding, self.roundings),
+            ("NaN/Inf policy", spec.nonfinite, self.nonfinite),
+            ("block size", spec.block_size, self.block_sizes),
+        ):
+            if allowed is not None and asked not in allowed:
+                return f"no {what} {asked}"
+        return ""
+
+    def refuses(self, x: Tensor, spec: CastSpec) -> str:
+        """Why a cast of an input lies outside; empty where it does not. Raises ValueError for an axis that x
+        does not have."""
+        if why := self.refuses_cast(spec):
+            return why
+        axis = resolve_axis(x.dim(), spec.axis)
+        columns = x.shape[axis]
+        rows = x.numel() // max(columns, 1)
+        axes = (
+            None if self.axes is None else {one % x.dim() for one in self.axes if -x.dim() <= one < x.dim()}
+        )
+        divides = spec.block_size is None or columns % spec.block_size == 0
+        for right, why in (
+            (x.dtype in self.dtypes, f"no cast from {named(x.dtype)}"),
+            (axes is None or axis in axes, f"no blocks along axis {spec.axis} of {x.dim()}"),
+            (self.ranks is None or x.dim() in self.ranks, f"no input of {x.dim()} dimensions"),
+            (rows >= self.least_rows, f"at least {self.least_rows} rows, got {rows}"),
+            (rows % self.rows_multiple == 0, f"rows that {self.rows_multiple} divides, got {rows}"),
+            (columns >= self.least_columns, f"at least {self.least_columns} columns, got {columns}"),
+            (
+                columns % self.columns_multiple == 0,
+                f"columns that {self.columns_multiple} divides, got {columns}",
+            ),
+            (self.ragged or divides, f"columns that the block size {spec.block_size} divides, got {columns}"),
+            (
+                not self.contiguous or x.is_contiguous(),
+                f"a contiguous input, got strides {tuple(x.stride())}",
+            ),
+        ):
+            if not right:
+                return why
+        return ""
+
+    @property
+    def words(self) -> str:
+        """What it restricts, in one line: `dtypes bfloat16; rows_multiple 128`. Empty where nothing is."""
+        parts = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            if isinstance(value, Collection):
+                value = ", ".join(named(one) if isinstance(one, torch.dtype) else str(one) for one in value)
+            parts.append(f"{field.name} {value}")
+        return "; ".join(parts)
+
+
+def named(dtype: torch.dtype) -> str:
+    """`bfloat16` of torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def domain(**limits: Any) -> Callable[[_Function], _Function]:
+    """Declare what a cast is made for, as a decorator: `@mxcheck.domain(dtypes=[torch.bfloat16])`.
+
+    It sets the attribute `mxcheck_domain`; the function stays as it is.
+
+    Args:
+        limits: fields of `Domain`; a list for several.
+
+    Raises:
+        ValueError: as `Domain`.
+    """
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, (list, set)) else value for name, value in limits.items()
+    }
+    declared = Domain(**given)
+
+    def declare(function: _Function) -> _Function:
+        setattr(function, _ATTRIBUTE, declared)
+        return function
+
+    return declare
+
+
+def domain_of(kernel: Callable[..., Any]) -> Domain | None:
+    """What an implementation declares; None where it declares nothing.
+
+    Raises:
+        ValueError: the attribute is no Domain.
+    """
+    while isinstance(kernel, partial):
+        kernel = kernel.func
+    declared = getattr(kernel, _ATTRIBUTE, None)
+    if declared is not None and not isinstance(declared, Domain):
+        raise ValueError(f"{_ATTRIBUTE} must be a mxcheck.Domain, got {type(declared).__name__}")
+    return declared
+
+
+def check_domain(made_for: Domain | None, x: Tensor, spec: CastSpec) -> None:
+    """Raises NotSupported where a cast of an input lies outside of a domain, if there is one."""
+    if made_for is not None and (why := made_for.refuses(x, spec)):
+        raise NotSupported(f"outside of its domain: {why}")
