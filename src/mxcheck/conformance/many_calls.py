@@ -124,7 +124,9 @@ def callers_as_they_like(kernel: Kernel, cell: Cell) -> list[str]:
                 return ""  # the other one has something to say, or took too long
             try:
                 seen = judged(kernel, kernel(x, asked.spec), asked.x, asked.spec, alone[caller].got)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  (whatever a kernel raises)
                 seen = failed(error, x)
             if line := _told(seen):
                 start.abort()
@@ -149,7 +151,9 @@ def changed_afterwards(kernel: Kernel, cell: Cell) -> list[str]:
             parts = (result,) if isinstance(result, Tensor) else tuple(result)
             before = tuple(part.detach().numpy().copy() for part in parts)
             kernel(other.x.clone(), other.spec)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  (whatever a kernel raises)
             return [_told(failed(error, one.x))]
     line = _difference(tuple(part.detach().numpy() for part in parts), before)
     return (
@@ -171,13 +175,15 @@ def _arrays_of(call: Callable[[], Tensor | QuantizedTensor]) -> Arrays:
     if isinstance(result, Tensor):
         return (result.detach().numpy(),)
     parts = (result.codes, result.scales, result.tensor_scale)
-    return tuple(part.numpy() for part in parts if part is not None)
+    return tuple(part.detach().numpy() for part in parts if part is not None)
 
 
 def _returns_values(kernel: Kernel, x: Tensor, spec: CastSpec) -> bool:
     try:
         return isinstance(kernel(x.clone(), spec), Tensor)
-    except (Exception, SystemExit):  # noqa: BLE001  (the calls that follow tell it)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  (the calls that follow tell it)
         return False
 
 
@@ -189,7 +195,9 @@ def _again_and_again(call: Callable[[], Arrays], x: Tensor) -> tuple[int, str]:
         number += 1
         try:
             got = call()
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a kernel raises)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  (whatever a kernel raises)
             return number, _told(failed(error, x))
         if not first:
             first = tuple(part.copy() for part in got)

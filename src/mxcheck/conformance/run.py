@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from mxcheck.conformance.asked_again import Asked, asked_again
+from mxcheck.conformance.causes_of_mismatches import (
+    Cause,
+    Mismatch,
+    Sightings,
+    allowed_conditions,
+    causes,
+    explains,
+)
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples
-from mxcheck.conformance.shrinker import Counterexample, cut_out, shrink
-from mxcheck.conformance.verifier import KINDS, Comparison, compare
+from mxcheck.conformance.shrinker import Counterexample, Sought, cut_out, shrink
+from mxcheck.conformance.verifier import compare
 from mxcheck.formats.notation import parse_hex
 from mxcheck.formats.oracle import Parts
 from mxcheck.kernels.api import Kernel
 
 MOST_COUNTEREXAMPLES = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Mismatch:
-    """The first mismatch of a kind in a group: what the shrinker starts from. `surroundings` say what of the
-    call it takes, where the numbers alone do not show it."""
-
-    kind: str
-    example: Example
-    seen: Comparison
-    surroundings: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,7 +38,7 @@ class CellResult:
         elements: number of elements that were compared.
         unsupported: group -> why, for what the implementation does not do.
         counts: group -> kind -> number of mismatches.
-        mismatches: the first of each group and kind.
+        mismatches: each sort of them once.
     """
 
     elements: int
@@ -63,7 +60,7 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
     elements = 0
     unsupported: dict[str, str] = {}
     counts: dict[str, dict[str, int]] = {}
-    mismatches: list[Mismatch] = []
+    sightings = Sightings()
     for number, one in enumerate(_asked(kernel, cell, level)):
         example, comparison = one.example, one.comparison
         if comparison.unsupported is not None:
@@ -74,12 +71,11 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
         elements += example.x.numel()
         for kind, count in comparison.counts.items():
             group = counts.setdefault(example.group, {})
-            if kind not in group:
-                mismatches.append(
-                    Mismatch(kind=kind, example=example, seen=comparison, surroundings=one.words)
-                )
             group[kind] = group.get(kind, 0) + count
-    return CellResult(elements=elements, unsupported=unsupported, counts=counts, mismatches=mismatches)
+        sightings.add(example, comparison, one.words)
+    return CellResult(
+        elements=elements, unsupported=unsupported, counts=counts, mismatches=sightings.mismatches()
+    )
 
 
 def _asked(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
@@ -102,29 +98,51 @@ def _asked(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
 
 
 def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Counterexample]]:
-    """(group, smallest input) of a cell's mismatches, at most `MOST_COUNTEREXAMPLES`: first one for each
-    kind, then for other groups; inputs that shrank to the same only once."""
-    in_order = sorted(result.mismatches, key=lambda one: KINDS.index(one.kind))
-    leading = list({one.kind: one for one in reversed(in_order)}.values())[::-1]
-    rest = [one for one in in_order if one not in leading]
-    found: dict[str, tuple[str, Counterexample]] = {}
-    for one in [*leading, *rest][:MOST_COUNTEREXAMPLES]:
-        smallest = _smallest(kernel, one)
-        same = (
-            smallest.kind,
-            smallest.x.dtype,
-            smallest.x.shape,
-            tuple(smallest.x.double().flatten().tolist()),
-        )
-        found.setdefault(repr(same), (one.example.group, smallest))
-    return list(found.values())
+    """(group, smallest input) of each cause of a cell's mismatches, at most `MOST_COUNTEREXAMPLES`; causes whose
+    inputs shrank to the same only once, with what all of them explain."""
+    of_cell = causes(result.mismatches)
+    found: list[tuple[str, Counterexample]] = []
+    for cause in of_cell:
+        if len(found) == MOST_COUNTEREXAMPLES:
+            break
+        smallest = _smallest(kernel, cause, of_cell)
+        for at, (group, other) in enumerate(found):
+            if _alike(other, smallest):
+                found[at] = group, replace(other, count=other.count + smallest.count)
+                break
+        else:
+            found.append((cause.mismatch.example.group, smallest))
+    return found
 
 
-def _smallest(kernel: Kernel, one: Mismatch) -> Counterexample:
+def _alike(one: Counterexample, other: Counterexample) -> bool:
+    if one.surroundings or other.surroundings:
+        return False
+    assert one.sighting is not None
+    assert other.sighting is not None
+    return explains(one.sighting, replace(other.sighting, codes=one.sighting.codes))
+
+
+def _smallest(kernel: Kernel, cause: Cause, others: Sequence[Cause]) -> Counterexample:
+    one = cause.mismatch
     x, spec = one.example.x, one.example.spec
     if one.surroundings:
-        return cut_out(x, spec, one.kind, one.seen, one.surroundings)
-    return shrink(kernel, x, spec, one.kind, one.seen)
+        found = cut_out(x, spec, one.kind, one.seen, one.surroundings)
+    else:
+        found = shrink(
+            kernel,
+            x,
+            spec,
+            one.kind,
+            one.seen,
+            sought=Sought(
+                place=one.sighting.place,
+                effects=cause.effects,
+                allowed=allowed_conditions(cause, others),
+                avoided=cause.avoided,
+            ),
+        )
+    return replace(found, sighting=found.sighting or one.sighting, count=cause.count, open=cause.open)
 
 
 def reproduce(kernel: Kernel, finding: Finding) -> dict[str, Any]:

@@ -1,14 +1,17 @@
-"""The shrinker: the smallest input that still shows a mismatch."""
+"""The shrinker: the smallest input that still shows a mismatch, of the same kind and for the same cause."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mxcheck.conformance.conditions import Condition, Sighting, sightings
 from mxcheck.conformance.verifier import Comparison, compare
 from mxcheck.formats.oracle import Parts
 from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
@@ -18,6 +21,10 @@ from mxcheck.kernels.api import Kernel
 _MOST_CALLS, _MOST_ELEMENTS = 600, 1 << 24
 # Parts of an input that are tried one after the other, at most.
 _MOST_PARTS = 4096
+# As many rows, and as many blocks in a row, are tried where one block alone ends in an error.
+_ROWS, _BLOCKS = (1, 2, 8, 16, 32, 64, 128), (1, 2, 4, 8)
+# Steps from an exponent to 0, each half of what is left.
+_STEPS_TO_ZERO = 8
 # Calls on one input that tell whether an implementation always gives the same.
 _REPEATS = 5
 # Significand bits kept when values are made plainer, coarsest first.
@@ -39,6 +46,9 @@ class Counterexample:
         strided: whether it takes the strides of x to show it, which no command line gives.
         surroundings: what of the call it takes to show it, which no command line gives either. Then x is what
             lies around the first wrong element, cut out.
+        sighting: what x shows for the cause that it is an example of.
+        count: mismatches of the cell that have this cause; 0 where that is not known.
+        open: OCP MX v1.0 leaves open what is right there.
     """
 
     kind: str
@@ -48,6 +58,9 @@ class Counterexample:
     note: str = ""
     strided: bool = False
     surroundings: str = ""
+    sighting: Sighting | None = None
+    count: int = 0
+    open: bool = False
 
     @property
     def single_block(self) -> bool:
@@ -55,32 +68,76 @@ class Counterexample:
         return math.prod(scales_shape(tuple(self.x.shape), self.spec)) == 1
 
 
-def shrink(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, seen: Comparison) -> Counterexample:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """What of a kind the shrinker keeps to: one cause, as far as one can tell.
+
+    Attributes:
+        place: of a mismatch in the input that it starts from; () for the first of the kind.
+        effects: what it may be; any if there are none.
+        allowed: conditions under which it may show.
+        avoided: expected codes (bit c for the code c) that show another cause.
+    """
+
+    place: tuple[int, ...] = ()
+    effects: frozenset[str] = frozenset()
+    allowed: Condition = ~Condition(0)
+    avoided: int = 0
+
+    def is_shown_by(self, one: Sighting) -> bool:
+        """Whether a sighting is what is looked for."""
+        effect = not self.effects or one.effect in self.effects
+        return effect and one.conditions in self.allowed and not one.codes & self.avoided
+
+
+#: Any mismatch of the kind.
+ANY = Sought()
+
+
+def shrink(
+    kernel: Kernel,
+    x: Tensor,
+    spec: CastSpec,
+    kind: str,
+    seen: Comparison,
+    *,
+    sought: Sought = ANY,
+) -> Counterexample:
     """Shrink a mismatch of a kind that `compare(kernel, x, spec)` has `seen`.
 
-    First the one block that holds it, alone; where that is not enough (a scale of the whole tensor, blocks
-    that run along another axis), the whole input. Then slices go that are not needed, elements become zeros,
-    and the others plainer, as long as a mismatch of the kind remains; of another kind, where the block alone
-    shows another one. What a contiguous copy does not show is narrowed as a view, and what does not show each
-    time is left as it is, with a note.
+    First the one block that holds it, alone, or where that ends in an error among as few others as do; where
+    that is not enough (a scale of the whole tensor, blocks that run along another axis), the whole input. Then
+    slices go that are not needed, elements become zeros, the exponent comes close to 0, what is wrong moves to
+    the front, and numbers become plainer, as long as the mismatch remains and no other takes its place. What a
+    contiguous copy does not show is narrowed as a view, and what does not show each time is left as it is, with
+    a note.
+
+    Args:
+        sought: what of the kind is to remain.
     """
-    search = _Search(kernel=kernel, kind=kind)
-    block, block_spec = one_block(x, spec, seen.places[kind])
-    if not search.shows(block, block_spec):
-        if search.last.counts:
-            search.kind = next(iter(search.last.counts))
-        else:
-            block, block_spec = x.contiguous(), spec
-            if not search.shows(block, block_spec):
-                return _strided(search, x, spec, seen)
-            block, block_spec = search.smaller(block, block_spec)
+    search = _Search(kernel=kernel, kind=kind, sought=sought)
+    block, block_spec = one_block(x, spec, sought.place or seen.places[kind])
+    alone = search.alone(block, block_spec, x)
+    if alone is None:
+        block, block_spec = x.contiguous(), spec
+        if not search.shows(block, block_spec):
+            if sought.avoided:  # none shows without
+                return shrink(kernel, x, spec, kind, seen, sought=replace(sought, avoided=0))
+            return _strided(search, x, spec, seen)
+        block, block_spec = search.smaller(block, block_spec)
+    else:
+        block, block_spec = alone
     if block_spec.block_size is None:
         block, block_spec = search.smaller(block, block_spec)
-    smallest = search.plainer(search.fewer(block, block_spec), block_spec)
+    smallest = search.close_to_one(search.fewer(block, block_spec), block_spec)
+    smallest, block_spec = search.to_the_front(smallest, block_spec)
+    smallest = search.plainer(smallest, block_spec)
     for candidate in _with_fewer_integers(smallest, block_spec):
         comparison = compare(kernel, smallest, candidate)
-        if search.kind in comparison.counts:
-            return Counterexample(kind=search.kind, x=smallest, spec=candidate, comparison=comparison)
+        if (own := search.own(smallest, candidate, comparison)) is not None:
+            return Counterexample(
+                kind=kind, x=smallest, spec=candidate, comparison=comparison, sighting=own
+            )
     return _unsteady(kernel, x, spec, kind, seen)
 
 
@@ -125,12 +182,14 @@ def _with_fewer_integers(x: Tensor, spec: CastSpec) -> list[CastSpec]:
 
 def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Counterexample:
     """A mismatch that a contiguous copy of x does not show: it depends on the strides, or on chance."""
-    steady = all(search.kind in compare(search.kernel, x, spec).counts for _ in range(_REPEATS))
+    steady = all(
+        search.own(x, spec, compare(search.kernel, x, spec)) is not None for _ in range(_REPEATS)
+    )
     if x.is_contiguous() or not steady:
         return _unsteady(search.kernel, x, spec, search.kind, seen)
     view, view_spec = search.narrowed(x, spec)
     comparison = compare(search.kernel, view, view_spec)
-    if search.kind not in comparison.counts:
+    if (own := search.own(view, view_spec, comparison)) is None:
         return _unsteady(search.kernel, x, spec, search.kind, seen)
     return Counterexample(
         kind=search.kind,
@@ -139,6 +198,7 @@ def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Co
         comparison=comparison,
         note=f"a contiguous copy does not show it: strides {tuple(view.stride())}",
         strided=True,
+        sighting=own,
     )
 
 
@@ -173,6 +233,7 @@ def one_block(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[Tensor
 class _Search:
     kernel: Kernel
     kind: str
+    sought: Sought = ANY
     calls: int = 0
     elements: int = 0
     exhausted: bool = False
@@ -187,7 +248,77 @@ class _Search:
         if self.exhausted:
             return False
         self.last = compare(self.kernel, x, spec)
-        return self.kind in self.last.counts
+        return self.own(x, spec, self.last) is not None
+
+    def own(self, x: Tensor, spec: CastSpec, comparison: Comparison) -> Sighting | None:
+        """What a comparison shows for the cause that is looked for."""
+        if self.kind not in comparison.counts:
+            return None
+        for one in sightings(x, spec, comparison):
+            if one.kind == self.kind and self.sought.is_shown_by(one):
+                return one
+        return None
+
+    def alone(self, block: Tensor, spec: CastSpec, x: Tensor) -> tuple[Tensor, CastSpec] | None:
+        """The block, if it shows the mismatch without the rest of x; where it ends in an error, or is refused,
+        several times over, as a kernel may ask for. None: it does not."""
+        if self.shows(block, spec):
+            return block, spec
+        if not (self.last.error or self.last.unsupported) or spec.block.whole_tensor:
+            return None
+        axis = resolve_axis(x.dim(), spec.axis)
+        other = next((at for at in range(x.dim()) if at != axis and x.shape[at] > 1), None)
+        rows = [1, *(n for n in _ROWS[1:] if other is not None and n <= x.shape[other])]
+        whole = spec.block_size is not None and block.shape[axis] == spec.block_size
+        blocks = [1, *(n for n in _BLOCKS[1:] if whole and n * block.shape[axis] <= x.shape[axis])]
+        for down, along in sorted(product(rows, blocks), key=lambda size: size[0] * size[1])[1:]:
+            times = [1] * x.dim()
+            times[axis] = along
+            if other is not None:
+                times[other] = down
+            random = None if spec.random is None else spec.random.repeat(times)
+            several, several_spec = block.repeat(times), replace(spec, random=random)
+            if self.shows(several, several_spec):
+                return several, several_spec
+        return None
+
+    def close_to_one(self, x: Tensor, spec: CastSpec) -> Tensor:
+        """x times a power of two: its largest magnitude between 1 and 2, or as close to that as shows it."""
+        size = x.double().abs()
+        largest = float(torch.where(size.isfinite(), size, 0.0).max())
+        if not largest:
+            return x
+        best, shows, fails = x, 0, 1 - math.frexp(largest)[1]
+        by = fails
+        for _ in range(_STEPS_TO_ZERO):
+            if by == shows:
+                break
+            moved = _shifted(x, by)
+            if moved is not None and self.shows(moved, spec):
+                best, shows = moved, by
+            else:
+                fails = by
+            by = int((shows + fails) / 2)
+        return best
+
+    def to_the_front(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
+        """x with the block that is wrong before the others, and in it what is wrong first and zeros last."""
+        if self.exhausted or not self.shows(x, spec):
+            return x, spec
+        own = self.own(x, spec, self.last)
+        assert own is not None
+        place = list(own.place)
+        for axis in range(x.dim()):
+            for order in _orders(x, spec, axis, place, first_of_scale=self.kind == "scale"):
+                if order == list(range(x.shape[axis])):
+                    continue
+                index = torch.tensor(order)
+                random = None if spec.random is None else spec.random.index_select(axis, index)
+                other, other_spec = x.index_select(axis, index), replace(spec, random=random)
+                if self.shows(other, other_spec):
+                    x, spec = other, other_spec
+                    place[axis] = order.index(place[axis])
+        return x, spec
 
     def narrowed(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
         """x without halves that are not needed, as a view of it: the strides stay."""
@@ -258,6 +389,39 @@ class _Search:
                     break
                 flat[at] = kept
         return x
+
+
+def _orders(
+    x: Tensor, spec: CastSpec, axis: int, place: list[int], *, first_of_scale: bool
+) -> Iterator[list[int]]:
+    """Orders of the indices along an axis that bring the block of `place` to the front; then, along the blocks,
+    the element itself (of a scale the largest one), and what is not zero after it. `place` follows."""
+    indices = list(range(x.shape[axis]))
+    along = axis == resolve_axis(x.dim(), spec.axis)
+    if not along:
+        yield [place[axis], *(at for at in indices if at != place[axis])]
+        return
+    unit = spec.block_size or x.shape[axis]
+    start = place[axis] // unit * unit
+    if start + unit <= x.shape[axis]:
+        yield [*indices[start : start + unit], *indices[:start], *indices[start + unit :]]
+    start = place[axis] // unit * unit
+    block = indices[start : start + unit]
+    where: list[Any] = list(place)
+    where[axis] = slice(start, start + len(block))
+    numbers = x[tuple(where)].double()
+    zero = _bits(x[tuple(where)]) == 0
+    lead = int(torch.where(zero, -1.0, numbers.abs().nan_to_num(torch.inf)).argmax())
+    first = start + lead if first_of_scale else place[axis]
+    rest = sorted((at for at in block if at != first), key=lambda at: bool(zero[at - start]))
+    yield [*indices[:start], first, *rest, *indices[start + len(block) :]]
+
+
+def _shifted(x: Tensor, by: int) -> Tensor | None:
+    """x times 2^by; None where that is not exact."""
+    moved = (x.double() * 2.0**by).to(x.dtype)
+    back = moved.double() * 2.0**-by
+    return moved if torch.equal(back.nan_to_num(1.5), x.double().nan_to_num(1.5)) else None
 
 
 def _unit(x: Tensor, spec: CastSpec, axis: int) -> int:
