@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from wrong_casts import Cast, Parts, blocks_of, spread
 
+from mxcheck.formats.codes import code_values
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.eager import quantize_eager
 
@@ -38,7 +39,9 @@ def _codes_where(where: Callable[[Tensor, CastSpec, Parts], Tensor], code: Calla
     return planted
 
 
-def _scales_where(where: Callable[[Tensor, CastSpec, Tensor], Tensor], scale: Callable[[Tensor], Tensor]) -> Planted:
+def _scales_where(
+    where: Callable[[Tensor, CastSpec, Tensor], Tensor], scale: Callable[[Tensor], Tensor]
+) -> Planted:
     """`where` of amax [..., blocks, 1], cast and right scales."""
 
     def planted(x: Tensor, spec: CastSpec, parts: Parts) -> Parts:
@@ -51,10 +54,7 @@ def _scales_where(where: Callable[[Tensor, CastSpec, Tensor], Tensor], scale: Ca
 
 
 def _is_tie(x: Tensor, spec: CastSpec, right: Parts) -> Tensor:
-    two = (quantize_eager(x, replace(spec, rounding=rounding))[0] for rounding in ("away", "even"))
-    del right
-    away, even = two
-    return away != even
+    return quantize_eager(x, replace(spec, rounding="away"))[0] != right[0]
 
 
 def _size(codes: Tensor, spec: CastSpec) -> Tensor:
@@ -72,7 +72,10 @@ def _is_number(x: Tensor, spec: CastSpec, right: Parts) -> Tensor:
 ties_away = _codes_where(_is_tie, lambda _, x, spec: quantize_eager(x, replace(spec, rounding="away"))[0])
 ties_toward_zero = _codes_where(
     lambda x, spec, right: (
-        (quantize_eager(x, replace(spec, rounding="away"))[0] != quantize_eager(x, replace(spec, rounding="zero"))[0])
+        (
+            quantize_eager(x, replace(spec, rounding="away"))[0]
+            != quantize_eager(x, replace(spec, rounding="zero"))[0]
+        )
         & (_quotient(x, spec, right) * 2 == _twice_middle(x, spec))
     ),
     lambda _, x, spec: quantize_eager(x, replace(spec, rounding="zero"))[0],
@@ -81,15 +84,13 @@ ties_toward_zero = _codes_where(
 
 def _twice_middle(x: Tensor, spec: CastSpec) -> Tensor:
     """The sum of the codes' values on either side of a number, at the scale 1."""
-    from mxcheck.formats.codes import code_values
-
     values = torch.tensor(code_values(spec.element), dtype=torch.float64)
     down = _size(quantize_eager(x, replace(spec, rounding="zero"))[0], spec).long()
     return values[down] + values[(down + 1).clamp(max=spec.element.max_magnitude)]
 
 
 truncates = _codes_where(
-    lambda x, spec, _: torch.ones(x.shape, dtype=torch.bool),
+    lambda x, _spec, _right: torch.ones(x.shape, dtype=torch.bool),
     lambda _, x, spec: quantize_eager(x, replace(spec, rounding="zero"))[0],
 )
 zero_signs_lost = _codes_where(
@@ -104,7 +105,7 @@ saturates_to_nan = _codes_where(
     lambda codes, _x, spec: codes & spec.element.sign_bit | 0x7F,
 )
 subnormal_elements_flushed = _codes_where(
-    lambda x, spec, right: (_size(right[0], spec) >> spec.element.mantissa_bits) == 0,
+    lambda _x, spec, right: (_size(right[0], spec) >> spec.element.mantissa_bits) == 0,
     lambda codes, _x, spec: codes & spec.element.sign_bit,
 )
 subnormal_inputs_flushed = _codes_where(
@@ -133,15 +134,17 @@ zero_block_has_scale_1 = _scales_where(
     lambda amax, _spec, _right: amax == 0, lambda right: torch.full_like(right, 127)
 )
 clamp_wraps = _scales_where(
-    lambda amax, spec, right: (amax > 0) & (amax < 2.0 ** (spec.element.emax - 127)), lambda right: right + 200
+    lambda amax, spec, _right: (amax > 0) & (amax < 2.0 ** (spec.element.emax - 127)),
+    lambda right: right + 200,
 )
 powers_of_two_one_up = _scales_where(
-    lambda amax, _spec, right: (torch.frexp(amax)[0] == 0.5) & (right > 0) & (right < 0xFE), lambda right: right + 1
+    lambda amax, _spec, right: (torch.frexp(amax)[0] == 0.5) & (right > 0) & (right < 0xFE),
+    lambda right: right + 1,
 )
 one_row_zeroed = _scales_where(
-    lambda amax, spec, right: (amax > 0)
-    & (right != 0xFF)
-    & torch.tensor(right.numel() == right.shape[spec.axis]),
+    lambda amax, spec, right: (
+        (amax > 0) & (right != 0xFF) & torch.tensor(right.numel() == right.shape[spec.axis])
+    ),
     lambda right: right * 0,
 )
 

@@ -1,7 +1,7 @@
 """The causes behind the mismatches of a cell.
 
-What shows under few conditions explains what looks the same under these and others: where plain elements round
-the wrong way, ties and subnormal ones do too. What nothing else explains is a cause.
+What shows under few conditions explains what looks the same under these and others: where plain elements
+round the wrong way, ties and subnormal ones do too. What nothing else explains is a cause.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from mxcheck.conformance.conditions import Condition, Sighting, is_open, sightings
+from mxcheck.conformance.conditions import NOT_FINITE, Condition, Sighting, is_open
 from mxcheck.conformance.generator import Example
 from mxcheck.conformance.kinds_of_mismatch import KINDS
+from mxcheck.conformance.sightings import sightings
 from mxcheck.conformance.verifier import Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mismatch:
-    """All mismatches of a cell that look alike, and the first comparison that has one: what the shrinker starts
-    from. `surroundings` say what of the call it takes, where the numbers alone do not show it."""
+    """All mismatches of a cell that look alike, and the first comparison that has one: what the shrinker
+    starts from. `surroundings` say what of the call it takes, where the numbers alone do not show it."""
 
     sighting: Sighting
     example: Example
@@ -95,8 +96,10 @@ def _by_kind(comparison: Comparison, group: str) -> Iterable[Sighting]:
 
 
 def explains(one: Sighting, other: Sighting) -> bool:
-    """Whether two sightings have one cause, as far as one can tell: the same effect, under no more conditions.
-    What happens to a single code is no reason for what happens to others."""
+    """Whether two sightings have one cause, as far as one can tell: the same effect, under no more
+    conditions. What happens to a single code is no reason for what happens to others."""
+    if one.kind == other.kind == "error":
+        return one.effect == other.effect  # the kernel itself says what it is
     # The least code is one above zero.
     zeroed = (one.effect, other.effect, other.codes) == ("to zero", "one down", 1 << 1)
     alike = one.kind == other.kind and (one.effect == other.effect or zeroed)
@@ -105,8 +108,8 @@ def explains(one: Sighting, other: Sighting) -> bool:
 
 
 def causes(mismatches: Sequence[Mismatch]) -> list[Cause]:
-    """The causes of a cell's mismatches: what OCP fixes before what it leaves open, in the order of kinds, under
-    few conditions first."""
+    """The causes of a cell's mismatches: what OCP fixes before what it leaves open, what is finite before the
+    rest, in the order of kinds, few conditions first."""
     by_conditions = sorted(
         mismatches,
         key=lambda one: (
@@ -144,9 +147,9 @@ def _explains(one: Mismatch, other: Mismatch) -> bool:
 
 
 def _merged(found: Sequence[list[Mismatch]]) -> list[list[Mismatch]]:
-    """Bits that are just anything are one code up or down now and then, and a flipped bit is both in turn: under
-    the same conditions these are one cause. What is rare beside such bits, and shows where they do, is one of
-    them by chance."""
+    """Bits that are just anything are one code up or down now and then, and a flipped bit is both in turn:
+    under the same conditions these are one cause. What is rare beside such bits, and shows where they do, is
+    one of them by chance."""
     kept: list[list[Mismatch]] = []
     for cause in sorted(found, key=lambda cause: _GENERAL.get(cause[0].sighting.effect, len(_GENERAL))):
         into = next((other for other in kept if _is_part_of(cause, other)), None)
@@ -197,10 +200,11 @@ def _avoided(one: Mismatch, others: Iterable[Mismatch]) -> int:
     return codes
 
 
-def _order(cause: Cause) -> tuple[bool, bool, int, int]:
+def _order(cause: Cause) -> tuple[bool, bool, bool, int, int]:
     one = cause.mismatch
     return (
         cause.open,
+        bool(one.sighting.conditions & NOT_FINITE),
         bool(one.surroundings),
         KINDS.index(one.kind),
         int(one.sighting.conditions).bit_count(),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mxcheck.conformance.conditions import Condition, in_words
+from mxcheck.conformance.conditions import in_words
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.conformance.shrinker import Counterexample
 from mxcheck.conformance.verifier import Comparison
@@ -137,17 +137,18 @@ def summary(found: Sequence[Counterexample]) -> str:
 
 
 def _title(counterexample: Counterexample) -> str:
-    """`code (tie)`; `scale (zero block; OCP is silent)`."""
+    """`code (tie), 19,185 times`; `scale (zero block; OCP is silent)`."""
     told = [_condition(counterexample), "OCP is silent" if counterexample.open else ""]
     words = "; ".join(one for one in told if one)
-    return f"{counterexample.kind} ({words})" if words else counterexample.kind
+    title = f"{counterexample.kind} ({words})" if words else counterexample.kind
+    return f"{title}, {counterexample.count:,} times" if counterexample.count > 1 else title
 
 
 def _condition(counterexample: Counterexample) -> str:
     sighting = counterexample.sighting
     if sighting is None or counterexample.surroundings:
         return ""
-    return in_words(sighting.conditions & ~Condition.ONE_ROW)
+    return in_words(sighting.conditions)
 
 
 def _listed(places: list[tuple[int, ...]], show: Any) -> str:

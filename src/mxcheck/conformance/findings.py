@@ -151,8 +151,8 @@ def known_counts(implementation: str, cell: str, level: str) -> Counts:
 
 
 def judge(implementation: str, cell: str, level: str, found: Counts) -> tuple[str, list[str]]:
-    """("exact" | "last bit" | "known" | "red", what differs from what is known) of a cell's mismatches. Values
-    in the last bit are not wrong: they are held against what is known only where that has some."""
+    """("exact" | "last bit" | "known" | "red", what differs from what is known) of a cell's mismatches.
+    Values in the last bit are not wrong: they are held against what is known only where that has some."""
     expected = known_counts(implementation, cell, level)
     only_last_bits = {kind for kinds in found.values() for kind in kinds} == {LAST_BIT}
     if only_last_bits and not expected:

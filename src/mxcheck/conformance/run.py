@@ -98,8 +98,8 @@ def _asked(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
 
 
 def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Counterexample]]:
-    """(group, smallest input) of each cause of a cell's mismatches, at most `MOST_COUNTEREXAMPLES`; causes whose
-    inputs shrank to the same only once, with what all of them explain."""
+    """(group, smallest input) of each cause of a cell's mismatches, at most `MOST_COUNTEREXAMPLES`; causes
+    whose inputs shrank to the same only once, with what all of them explain."""
     of_cell = causes(result.mismatches)
     found: list[tuple[str, Counterexample]] = []
     for cause in of_cell:
@@ -142,7 +142,10 @@ def _smallest(kernel: Kernel, cause: Cause, others: Sequence[Cause]) -> Countere
                 avoided=cause.avoided,
             ),
         )
-    return replace(found, sighting=found.sighting or one.sighting, count=cause.count, open=cause.open)
+    # A single row is told where it is a condition, and not where it is all that is left.
+    shown = found.sighting or one.sighting
+    shown = replace(shown, conditions=shown.conditions & one.sighting.conditions)
+    return replace(found, sighting=shown, count=cause.count, open=cause.open)
 
 
 def reproduce(kernel: Kernel, finding: Finding) -> dict[str, Any]:

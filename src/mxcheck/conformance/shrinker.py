@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mxcheck.conformance.conditions import Condition, Sighting, sightings
+from mxcheck.conformance.conditions import Condition, Sighting
+from mxcheck.conformance.sightings import sightings
+from mxcheck.conformance.simpler_inputs import bits, orders, plainer_values, shifted, unit_along, without
 from mxcheck.conformance.verifier import Comparison, compare
 from mxcheck.formats.oracle import Parts
 from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
@@ -27,10 +27,6 @@ _ROWS, _BLOCKS = (1, 2, 8, 16, 32, 64, 128), (1, 2, 4, 8)
 _STEPS_TO_ZERO = 8
 # Calls on one input that tell whether an implementation always gives the same.
 _REPEATS = 5
-# Significand bits kept when values are made plainer, coarsest first.
-_KEPT_BITS = (0, 1, 2, 3, 4, 7, 10, 15, 20)
-_FRACTION_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
-_SAME_SIZE_INT = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -106,11 +102,11 @@ def shrink(
     """Shrink a mismatch of a kind that `compare(kernel, x, spec)` has `seen`.
 
     First the one block that holds it, alone, or where that ends in an error among as few others as do; where
-    that is not enough (a scale of the whole tensor, blocks that run along another axis), the whole input. Then
-    slices go that are not needed, elements become zeros, the exponent comes close to 0, what is wrong moves to
-    the front, and numbers become plainer, as long as the mismatch remains and no other takes its place. What a
-    contiguous copy does not show is narrowed as a view, and what does not show each time is left as it is, with
-    a note.
+    that is not enough (a scale of the whole tensor, blocks that run along another axis), the whole input.
+    Then slices go that are not needed, elements become zeros, the exponent comes close to 0, what is wrong
+    moves to the front, and numbers become plainer, as long as the mismatch remains and no other takes its
+    place. What a contiguous copy does not show is narrowed as a view, and what does not show each time is
+    left as it is, with a note.
 
     Args:
         sought: what of the kind is to remain.
@@ -135,9 +131,8 @@ def shrink(
     for candidate in _with_fewer_integers(smallest, block_spec):
         comparison = compare(kernel, smallest, candidate)
         if (own := search.own(smallest, candidate, comparison)) is not None:
-            return Counterexample(
-                kind=kind, x=smallest, spec=candidate, comparison=comparison, sighting=own
-            )
+            own = replace(own, conditions=own.conditions & ~Condition.ONE_ROW) if sought is ANY else own
+            return Counterexample(kind=kind, x=smallest, spec=candidate, comparison=comparison, sighting=own)
     return _unsteady(kernel, x, spec, kind, seen)
 
 
@@ -182,9 +177,7 @@ def _with_fewer_integers(x: Tensor, spec: CastSpec) -> list[CastSpec]:
 
 def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Counterexample:
     """A mismatch that a contiguous copy of x does not show: it depends on the strides, or on chance."""
-    steady = all(
-        search.own(x, spec, compare(search.kernel, x, spec)) is not None for _ in range(_REPEATS)
-    )
+    steady = all(search.own(x, spec, compare(search.kernel, x, spec)) is not None for _ in range(_REPEATS))
     if x.is_contiguous() or not steady:
         return _unsteady(search.kernel, x, spec, search.kind, seen)
     view, view_spec = search.narrowed(x, spec)
@@ -260,8 +253,8 @@ class _Search:
         return None
 
     def alone(self, block: Tensor, spec: CastSpec, x: Tensor) -> tuple[Tensor, CastSpec] | None:
-        """The block, if it shows the mismatch without the rest of x; where it ends in an error, or is refused,
-        several times over, as a kernel may ask for. None: it does not."""
+        """The block, if it shows the mismatch without the rest of x; where it ends in an error, or is
+        refused, several times over, as a kernel may ask for. None: it does not."""
         if self.shows(block, spec):
             return block, spec
         if not (self.last.error or self.last.unsupported) or spec.block.whole_tensor:
@@ -293,7 +286,7 @@ class _Search:
         for _ in range(_STEPS_TO_ZERO):
             if by == shows:
                 break
-            moved = _shifted(x, by)
+            moved = shifted(x, by)
             if moved is not None and self.shows(moved, spec):
                 best, shows = moved, by
             else:
@@ -309,7 +302,7 @@ class _Search:
         assert own is not None
         place = list(own.place)
         for axis in range(x.dim()):
-            for order in _orders(x, spec, axis, place, first_of_scale=self.kind == "scale"):
+            for order in orders(x, spec, axis, place, first_of_scale=self.kind == "scale"):
                 if order == list(range(x.shape[axis])):
                     continue
                 index = torch.tensor(order)
@@ -323,7 +316,7 @@ class _Search:
     def narrowed(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
         """x without halves that are not needed, as a view of it: the strides stay."""
         for axis in range(x.dim()):
-            unit = _unit(x, spec, axis)
+            unit = unit_along(x, spec, axis)
             while x.shape[axis] > unit and not self.exhausted:
                 half = -(-x.shape[axis] // unit // 2) * unit
                 for start, length in ((0, half), (half, x.shape[axis] - half)):
@@ -339,13 +332,13 @@ class _Search:
     def smaller(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
         """x without slices that are not needed: along each axis, whole blocks of it along the cast's."""
         for axis in range(x.dim()):
-            unit = _unit(x, spec, axis)
+            unit = unit_along(x, spec, axis)
             stretch = -(-x.shape[axis] // unit // 2) * unit
             while stretch >= unit and not self.exhausted:
                 start = 0
                 while start < x.shape[axis] and x.shape[axis] > stretch and not self.exhausted:
-                    shorter, shorter_spec = _without(x, spec, axis, start, stretch)
-                    if (_bits(shorter).any() or not _bits(x).any()) and self.shows(shorter, shorter_spec):
+                    shorter, shorter_spec = without(x, spec, axis, start, stretch)
+                    if (bits(shorter).any() or not bits(x).any()) and self.shows(shorter, shorter_spec):
                         x, spec = shorter, shorter_spec
                     else:
                         start += stretch
@@ -361,7 +354,7 @@ class _Search:
         flat = x.view(-1)
         stretch = flat.numel()
         while stretch:
-            parts = (_bits(flat).nonzero().flatten() // stretch).unique()
+            parts = (bits(flat).nonzero().flatten() // stretch).unique()
             if len(parts) > _MOST_PARTS:
                 break
             for start in (parts * stretch).tolist():
@@ -369,18 +362,18 @@ class _Search:
                     return x
                 kept = flat[start : start + stretch].clone()
                 flat[start : start + stretch] = 0
-                if not _bits(flat).any() or not self.shows(x, spec):
+                if not bits(flat).any() or not self.shows(x, spec):
                     flat[start : start + stretch] = kept
             stretch //= 2
         return x
 
     def plainer(self, x: Tensor, spec: CastSpec) -> Tensor:
         """x with fewer signs and fewer significand bits. A NaN is no plainer Inf: it stays."""
-        flat = _bits(x.view(-1))  # shares x's memory
+        flat = bits(x.view(-1))  # shares x's memory
         numbers = (flat.ne(0) & x.view(-1).isfinite()).nonzero().flatten()
         for at in numbers[:_MOST_PARTS].tolist():
             kept = int(flat[at])
-            for candidate in _plainer_values(kept, x.dtype):
+            for candidate in plainer_values(kept, x.dtype):
                 if self.exhausted:
                     return x
                 flat[at] = candidate
@@ -389,66 +382,3 @@ class _Search:
                     break
                 flat[at] = kept
         return x
-
-
-def _orders(
-    x: Tensor, spec: CastSpec, axis: int, place: list[int], *, first_of_scale: bool
-) -> Iterator[list[int]]:
-    """Orders of the indices along an axis that bring the block of `place` to the front; then, along the blocks,
-    the element itself (of a scale the largest one), and what is not zero after it. `place` follows."""
-    indices = list(range(x.shape[axis]))
-    along = axis == resolve_axis(x.dim(), spec.axis)
-    if not along:
-        yield [place[axis], *(at for at in indices if at != place[axis])]
-        return
-    unit = spec.block_size or x.shape[axis]
-    start = place[axis] // unit * unit
-    if start + unit <= x.shape[axis]:
-        yield [*indices[start : start + unit], *indices[:start], *indices[start + unit :]]
-    start = place[axis] // unit * unit
-    block = indices[start : start + unit]
-    where: list[Any] = list(place)
-    where[axis] = slice(start, start + len(block))
-    numbers = x[tuple(where)].double()
-    zero = _bits(x[tuple(where)]) == 0
-    lead = int(torch.where(zero, -1.0, numbers.abs().nan_to_num(torch.inf)).argmax())
-    first = start + lead if first_of_scale else place[axis]
-    rest = sorted((at for at in block if at != first), key=lambda at: bool(zero[at - start]))
-    yield [*indices[:start], first, *rest, *indices[start + len(block) :]]
-
-
-def _shifted(x: Tensor, by: int) -> Tensor | None:
-    """x times 2^by; None where that is not exact."""
-    moved = (x.double() * 2.0**by).to(x.dtype)
-    back = moved.double() * 2.0**-by
-    return moved if torch.equal(back.nan_to_num(1.5), x.double().nan_to_num(1.5)) else None
-
-
-def _unit(x: Tensor, spec: CastSpec, axis: int) -> int:
-    """The length that x may be cut in along an axis: a block along the cast's."""
-    return (spec.block_size or 1) if axis == resolve_axis(x.dim(), spec.axis) else 1
-
-
-def _without(x: Tensor, spec: CastSpec, axis: int, start: int, length: int) -> tuple[Tensor, CastSpec]:
-    index = torch.cat([torch.arange(start), torch.arange(min(start + length, x.shape[axis]), x.shape[axis])])
-    random = None if spec.random is None else spec.random.index_select(axis, index)
-    return x.index_select(axis, index), replace(spec, random=random)
-
-
-def _plainer_values(bits: int, dtype: torch.dtype) -> list[int]:
-    width = _FRACTION_BITS[dtype]
-    size = torch.iinfo(_SAME_SIZE_INT[dtype]).bits
-    unsigned = bits & ((1 << (size - 1)) - 1)
-    found = []
-    for magnitude in [unsigned >> (width - keep) << (width - keep) for keep in _KEPT_BITS if keep < width]:
-        if magnitude:
-            found += [magnitude, _signed(magnitude | 1 << (size - 1), size) if bits < 0 else magnitude]
-    return [value for value in dict.fromkeys([*found, unsigned]) if value != bits]
-
-
-def _signed(bits: int, size: int) -> int:
-    return bits - (1 << size) if bits >> (size - 1) else bits
-
-
-def _bits(values: Tensor) -> Any:
-    return values.view(_SAME_SIZE_INT[values.dtype])

@@ -147,8 +147,8 @@ def _plain(kernel: Kernel, part: Any, x: Tensor) -> Any:
         plain.numpy() if plain.dtype != torch.bfloat16 else plain.view(torch.int16).numpy()
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise TypeError(
-            f"kernel {kernel_name(kernel)} returned a {type(part).__name__} ({part.layout}) that holds no plain "
-            f"numbers; return a torch.Tensor: its own numbers, or what it stands for"
+            f"kernel {kernel_name(kernel)} returned a {type(part).__name__} ({part.layout}) that holds no "
+            f"plain numbers; return a torch.Tensor: its own numbers, or what it stands for"
         ) from error
     return plain
 
@@ -229,16 +229,17 @@ def _compare_parts(quantized: QuantizedTensor, expected: Parts, spec: CastSpec) 
 
 
 def _in_fp32(oracle: Parts, x: Tensor, spec: CastSpec) -> Tensor | None:
-    """The values if the product of an NVFP4 block scale and the tensor's scale is rounded to fp32 before it is
-    multiplied by the element; of a scale a row or a tensor, whose values are rounded once, what is expected;
-    None for E8M0, where every product is exact."""
+    """The values if the product of an NVFP4 block scale and the tensor's scale is rounded to fp32 before it
+    is multiplied by the element; of a scale a row or a tensor, whose values are rounded once, what is
+    expected; None for E8M0, where every product is exact."""
     if spec.block.scale == E8M0:
         return None
     if spec.block.scale != E4M3:
         return expected_values(oracle, x.dtype, spec)
     one = np.full_like(oracle[0], 2)  # E2M1's code of 1
     scales = expected_values((one, *oracle[1:]), torch.float32, spec)
-    elements = expected_values((oracle[0], np.full_like(oracle[1], 0x38), np.float32(1)), torch.float32, spec)
+    of_one = np.full_like(oracle[1], 0x38), np.ones((), np.float32)  # E4M3's code of 1
+    elements = expected_values((oracle[0], *of_one), torch.float32, spec)
     return (elements * scales).to(x.dtype)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mxcheck.conformance.run import CellResult
     from mxcheck.conformance.shrinker import Counterexample
 
+
 class NotLoadedError(ValueError):
     """An implementation that cannot be loaded, in one line; `told` if a test of this worker said so."""
 
@@ -99,7 +100,8 @@ class KernelBench:
 
     def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:
         """(row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`, `known`,
-        `exact`, `last bit` (nothing but values in the last place of formats whose scale has a significand), or `told`: an error that another case failed with already."""
+        `exact`, `last bit` (nothing but values in the last place of formats whose scale has a significand),
+        or `told`: an error that another case failed with already."""
         from mxcheck.conformance.describe import as_data
         from mxcheck.conformance.run import counterexamples, run_cell
 
@@ -130,7 +132,9 @@ class KernelBench:
             "reason": result.reason,
             "unsupported": result.unsupported,
             "mismatches": result.counts,
-            "findings": {finding.name: finding.cause for finding in known} if verdict in ("known", "red") else {},
+            "findings": {finding.name: finding.cause for finding in known}
+            if verdict in ("known", "red")
+            else {},
             "counterexamples": [
                 {"group": group, **as_data(one, _argument(case.implementation))} for group, one in smallest
             ],
@@ -159,7 +163,7 @@ def _message(
         if known:
             lines.append(f"known findings: {', '.join(finding.name for finding in known)}; what is new:")
         lines += changes
-        lines += [summary([one for _, one in smallest])] if smallest else []
+        lines += [f"causes: {summary([one for _, one in smallest])}"] if smallest else []
     told: dict[str, tuple[str, Counterexample]] = {}  # an error is the same one whatever the group
     for number, (group, one) in enumerate(smallest):
         told.setdefault(one.comparison.error or str(number), (group, one))

@@ -1,8 +1,9 @@
 """The conformance matrix: implementation x format x rule, as a table, as Markdown and as JSON.
 
 Reads rows, nothing else. A row is plain data: `implementation`, `version`, `format`, `rule`, `level`,
-`elements`, `verdict` (`exact`, `last bit`, `known`, `red`, `unsupported`, `error`), `reason` (why all of the cell is not
-supported, or None), `unsupported` (group of inputs -> why), `mismatches`, `findings`, `counterexamples`.
+`elements`, `verdict` (`exact`, `last bit`, `known`, `red`, `unsupported`, `error`), `reason` (why all of the
+cell is not supported, or None), `unsupported` (group of inputs -> why), `mismatches`, `findings`,
+`counterexamples`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from mxcheck.reporting.titled import titled_table
 
 Row = Mapping[str, Any]
 
-_STYLES = {"exact": "green", LAST_BIT: "green", "known": "yellow", "red": "bold red", "unsupported": "dim", "error": "bold red"}
+_STYLES = {
+    "exact": "green",
+    LAST_BIT: "green",
+    "known": "yellow",
+    "red": "bold red",
+    "unsupported": "dim",
+    "error": "bold red",
+}
 
 
 def cell_text(row: Row | None) -> str:

@@ -171,9 +171,9 @@ def test_a_wrong_code_in_words() -> None:
 
 
 def test_a_wrong_scale_in_words() -> None:
+    size = "smallest input, a single block of 3 float32"
     assert told("scale_one_up", torch.tensor([-1.75, 1.0, 0.3]), format="mxint8") == [
-        "scale (threshold of the scale, ragged tail): smallest input, a single block of 3 float32, from "
-        "somewhere:",
+        f"scale (threshold of the scale, ragged tail): {size}, from somewhere:",
         "  input: [0] 3f800000 (1); the other 2 are 0",
         "  scale: [0] got 80 (2^1), expected 7f (2^0)",
         "  code: [0] got 20, expected 40",
@@ -182,10 +182,9 @@ def test_a_wrong_scale_in_words() -> None:
 
 
 def test_codes_under_a_poisoned_scale_are_not_told() -> None:
-    x = torch.tensor([[1.0, torch.inf]])
+    x, size = torch.tensor([[1.0, torch.inf]]), "smallest input, a single block of 2 float32"
     assert told("scale_never_255", x, format="fp8_e4m3", axis=1)[:-1] == [
-        "scale (Inf in the block, ragged tail): smallest input, a single block of 2 float32, shape 1x2, axis 1, "
-        "from somewhere:",
+        f"scale (Inf in the block, ragged tail): {size}, shape 1x2, axis 1, from somewhere:",
         "  input: [0, 0] 7f800000 (inf); the other 1 are 0",
         "  scale: [0, 0] got fe (2^127), expected ff (NaN)",
     ]
