@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mxcheck.conformance.kinds_of_mismatch import KINDS, LAST_BIT
+from mxcheck.conformance.plain_results import plain_result
 from mxcheck.formats.blocks import E4M3, E8M0
 from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.oracle import Parts, dequantize_array, quantize_array
 from mxcheck.formats.spec import CastSpec, resolve_axis
-from mxcheck.kernels.api import Kernel, check_parts, check_values, kernel_name
+from mxcheck.kernels.api import Kernel, check_parts, check_values
 from mxcheck.kernels.kept_settings import put_settings, settings
 from mxcheck.kernels.quantized import QuantizedTensor
 
@@ -128,29 +129,11 @@ def _arrays(result: Tensor | QuantizedTensor) -> tuple[NDArray[Any], ...]:
 
 def _checked(kernel: Kernel, returned: Any, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTensor:
     """Raises TypeError, ValueError: it is not what a kernel may return."""
+    returned = plain_result(kernel, returned, x)
     if not isinstance(returned, Tensor):
-        if isinstance(returned, tuple):
-            returned = tuple(_plain(kernel, part, x) for part in returned)
         return check_parts(kernel, returned, x, spec)
-    returned = _plain(kernel, returned, x)
     check_values(kernel, returned, x)
-    return returned  # type: ignore[no-any-return]
-
-
-def _plain(kernel: Kernel, part: Any, x: Tensor) -> Any:
-    """The numbers of a tensor that requires a gradient, or is of a subclass, as a plain one; what lies on
-    another device, or is no tensor, is refused later. Raises TypeError: it holds no numbers of its own."""
-    if not isinstance(part, Tensor) or part.device != x.device:
-        return part
-    try:
-        plain = part.detach().as_subclass(Tensor).resolve_conj().resolve_neg()
-        plain.numpy() if plain.dtype != torch.bfloat16 else plain.view(torch.int16).numpy()
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise TypeError(
-            f"kernel {kernel_name(kernel)} returned a {type(part).__name__} ({part.layout}) that holds no "
-            f"plain numbers; return a torch.Tensor: its own numbers, or what it stands for"
-        ) from error
-    return plain
+    return returned
 
 
 class _LeftChangedError(Exception):
