@@ -117,13 +117,7 @@ def causes(mismatches: Sequence[Mismatch]) -> list[Cause]:
             _GENERAL.get(one.sighting.effect, len(_GENERAL)),
         ),
     )
-    found: list[list[Mismatch]] = []  # of a cause its own first, then what it explains
-    for one in by_conditions:
-        known = next((cause for cause in found if _explains(cause[0], one)), None)
-        if known is None:
-            found.append([one])
-        else:
-            known.append(one)
+    found = _clustered(by_conditions)
     leading = [cause[0] for cause in found]
     made = [
         Cause(
@@ -142,6 +136,18 @@ def causes(mismatches: Sequence[Mismatch]) -> list[Cause]:
     return sorted(made, key=_order)
 
 
+def _clustered(by_conditions: Iterable[Mismatch]) -> list[list[Mismatch]]:
+    """Of each cause its own mismatch first, then what that explains."""
+    found: list[list[Mismatch]] = []
+    for one in by_conditions:
+        known = next((cause for cause in found if _explains(cause[0], one)), None)
+        if known is None:
+            found.append([one])
+        else:
+            known.append(one)
+    return found
+
+
 def _explains(one: Mismatch, other: Mismatch) -> bool:
     return one.surroundings == other.surroundings and explains(one.sighting, other.sighting)
 
@@ -149,15 +155,22 @@ def _explains(one: Mismatch, other: Mismatch) -> bool:
 def _merged(found: Sequence[list[Mismatch]]) -> list[list[Mismatch]]:
     """Bits that are just anything are one code up or down now and then, and a flipped bit is both in turn:
     under the same conditions these are one cause. What is rare beside such bits, and shows where they do, is
-    one of them by chance."""
+    one of them by chance; so it explains nothing that is frequent."""
     kept: list[list[Mismatch]] = []
     for cause in sorted(found, key=lambda cause: _GENERAL.get(cause[0].sighting.effect, len(_GENERAL))):
         into = next((other for other in kept if _is_part_of(cause, other)), None)
         if into is None:
             kept.append(list(cause))
-        else:
-            into.extend(cause)
+            continue
+        by_chance = into[0].sighting.effect == "other"
+        frequent = [one for one in cause[1:] if by_chance and _is_frequent(one, cause[0])]
+        into.extend(one for one in cause if one not in frequent)
+        kept += _clustered(frequent)
     return kept
+
+
+def _is_frequent(one: Mismatch, beside: Mismatch) -> bool:
+    return _RARE * 10 * one.sighting.count > beside.sighting.count
 
 
 #: Effects that others may be a part of, the most general first.

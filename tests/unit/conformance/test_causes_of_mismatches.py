@@ -200,6 +200,15 @@ def test_a_flipped_bit_is_one_cause_and_so_is_garbage() -> None:
     assert len(found_causes(sighting("other", count=10), rare)) == 2
 
 
+def test_what_is_so_by_chance_explains_nothing_that_is_frequent() -> None:
+    garbage, by_chance = sighting("other"), sighting("to zero", count=3)
+    often = sighting("to zero", C.ONE_ROW, count=60), sighting("to zero", C.ONE_ROW | C.TIE, count=60)
+    assert found_causes(garbage, by_chance, *often) == [
+        ({"other", "to zero"}, NONE, 103),
+        ({"to zero"}, C.ONE_ROW, 120),
+    ]
+
+
 def test_the_least_code_is_flushed_to_zero_and_one_down() -> None:
     flushed = sighting("to zero", C.SUBNORMAL), sighting("one down", C.SUBNORMAL, codes=0b10)
     assert len(found_causes(*flushed)) == 1
