@@ -209,6 +209,7 @@ BAD = {
     "dtype": "ValueError: kernel bad_casts:dtype returned scales of shape (1, 1), torch.int32 on cpu; exp",
     "device": "ValueError: kernel bad_casts:device returned codes of shape (1, 32), torch.uint8 on meta; exp",
     "raises": "RuntimeError: no kernel image is available",
+    "skips": "Skipped: no fp4_e2m1 on this machine",
     "nothing": "TypeError: kernel bad_casts:nothing must return (codes, scales) or a tensor, got NoneType",
 }
 
@@ -234,7 +235,7 @@ def test_bad_kernels(kernels: Project) -> None:
         assert_one_error(run, name, error)
     (line,) = message(run, "bad_casts.no_function-fp4_e2m1-floor")
     assert line.startswith("mxcheck: bad_casts.no_function cannot be loaded: ValueError: unknown function of")
-    assert "'no_function'; allowed: shape, dtype, device, raises, changes, nothing, prints, values, r" in line
+    assert "'no_function'; allowed: shape, dtype, device, raises, changes, skips, nothing, prints, v" in line
     (line,) = message(run, "my_casts.sub.f-fp4_e2m1-floor")
     assert line.startswith("mxcheck: my_casts.sub.f cannot be loaded: ")
     assert line.endswith("there is no module 'my_casts.sub' on sys.path")
@@ -371,3 +372,12 @@ def test_rule_and_rounding_are_part_of_the_name(project: Project) -> None:
 )
 def test_options_of_a_model_run(project: Project, arguments: tuple[str, ...], line: str) -> None:
     assert line in usage_error(project.gate(*arguments))
+
+
+def test_values_in_the_last_bit_are_green_and_counted(kernels: Project) -> None:
+    """NVFP4 by values, whose codes are right."""
+    run = kernels.pytest(*SUITE, "--mx-kernel", "my_casts:nvfp4_values", "-k", "test_conformance and nvfp4")
+    assert run.code == 0, run.output
+    assert re.search(r" my_casts.nvfp4_values +nvfp4 +last bit\n", run.output), run.output
+    told = " ".join(run.output.split())
+    assert re.search(r"in the last bit, my_casts.nvfp4_values: nvfp4 3\d,\d{3} of [\d,]+ values", told), told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from torch import Tensor
 
 from mxcheck import CastSpec
@@ -33,6 +34,10 @@ def changes(x: Tensor, spec: CastSpec) -> Any:
     parts = quantize_eager(x, spec)
     x.zero_()
     return parts
+
+
+def skips(x: Tensor, spec: CastSpec) -> Any:  # noqa: ARG001
+    pytest.skip(f"no {spec.format} on this machine")
 
 
 def nothing(x: Tensor, spec: CastSpec) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+import mxcheck
 from mxcheck import CastSpec
 
 
@@ -18,6 +19,17 @@ def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
 def wrong(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     """Ties away from zero where they should go to even."""
     return _cast(x, spec, lambda steps: torch.floor(steps + 0.5))
+
+
+def nvfp4_values(x: Tensor, spec: CastSpec) -> Tensor:
+    """NVFP4 by values, with the product of both scales rounded to fp32 before it is multiplied."""
+    if spec.format != "nvfp4":
+        raise NotImplementedError("only nvfp4")
+    q = mxcheck.quantize(x, "nvfp4", axis=spec.axis)
+    blocks = q.scales.view(torch.float8_e4m3fn).float() * q.tensor_scale
+    each = blocks.repeat_interleave(16, spec.axis).narrow(spec.axis, 0, x.shape[spec.axis])
+    magnitudes = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    return (torch.cat([magnitudes, -magnitudes])[q.codes.long()] * each).to(x.dtype)
 
 
 def _cast(x: Tensor, spec: CastSpec, nearest: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

@@ -533,7 +533,7 @@ def _faults() -> Iterator[Fault]:
     yield fault(ties_away, ("fp8_e4m3", "fp6_e3m2", "mxint8"), "floor", "code")
     yield fault(truncation, (*_SOME, "fp4_e3m0"), "floor", "code")
     yield fault(ties_to_even_for_away, ("fp8_e5m2", "fp6_e2m3"), "floor-away", "code")
-    yield fault(rounded_to_bf16_first, _SOME, "floor", "code", "scale")
+    yield fault(rounded_to_bf16_first, _SOME, "floor", "code", "scale", across_too=True)
     yield fault(stochastic_without_its_integers, _SOME, "floor-stochastic", "code")
     yield fault(stochastic_with_greater, (*_SOME, "fp4_e3m0"), "floor-stochastic", "code")
     yield fault(scale_one_up, _SOME, "floor", "scale")

@@ -407,6 +407,17 @@ def unable(x, spec):
 def leaves(x, spec):
     raise SystemExit(0)
 
+def skips(x, spec):
+    import pytest
+    pytest.skip("not here")
+
+def requires_gradients(x, spec):
+    codes, scales, *rest = right(x, spec)
+    return codes, scales.requires_grad_() if scales.is_floating_point() else scales, *rest
+
+def sparse(x, spec):
+    return values(x, spec).to_sparse()
+
 def in_place(x, spec):
     result = right(x, spec)
     x.zero_()
@@ -455,7 +466,7 @@ def test_options_of_explain(capsys: Capture, arguments: list[str], expected: str
     assert expected in "\n".join(lines(capsys.readouterr().out))
 
 
-@pytest.mark.parametrize("function", ["right", "values"])
+@pytest.mark.parametrize("function", ["right", "values", "requires_gradients"])
 @pytest.mark.parametrize("format", ["fp8_e4m3", "nvfp4", "e5m2_row", "e4m3_tensor", "mxint8"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_right_kernel(capsys: Capture, kernels: str, function: str, format: str, dtype: str) -> None:
@@ -490,6 +501,8 @@ def test_what_a_failure_prints_shows_the_failure(capsys: Capture, kernels: str) 
         ("one_too_few", "got 1 tensors"),
         ("fails", "raised ValueError"),
         ("leaves", "raised SystemExit"),
+        ("skips", "raised Skipped"),
+        ("sparse", "return a torch.Tensor: its own numbers, or what it stands for"),
         ("in_place", "it changed its input"),
     ],
 )

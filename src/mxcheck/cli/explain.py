@@ -165,6 +165,7 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
     import torch
 
     from mxcheck.conformance.devices import on_device, resolve_device
+    from mxcheck.conformance.plain_results import plain_result
     from mxcheck.kernels.api import check_parts, check_values, resolve_kernel
     from mxcheck.kernels.registry import implementations
     from mxcheck.kernels.usual_settings import check_subnormals
@@ -176,7 +177,9 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
         function = resolve_kernel(name)[0]
     except ValueError:
         raise
-    except (Exception, SystemExit) as error:  # (whatever its module raises is told as its own)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # (whatever its module raises is told as its own)
         raise _KernelError(f"cannot be loaded: its module raised {type(error).__name__}") from error
     check_subnormals()
     kernel = on_device(function, "cpu" if name in cpu_only else resolve_device("auto"))
@@ -188,9 +191,12 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
         result = kernel(tensor, spec)
     except NotImplementedError as error:
         raise ValueError(f"kernel {name} does not do this: {error or 'it gives no reason'}") from error
-    except (Exception, SystemExit) as error:  # (whatever a kernel raises is told as its own)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # (whatever a kernel raises is told as its own)
         raise _KernelError(f"raised {type(error).__name__}") from error
     try:
+        result = plain_result(kernel, result, tensor)
         if isinstance(result, torch.Tensor):
             check_values(kernel, result, tensor)
         else:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mxcheck.conformance.conditions import in_words
+from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.conformance.shrinker import Counterexample
 from mxcheck.conformance.verifier import Comparison
 from mxcheck.formats.blocks import E8M0
@@ -25,6 +28,9 @@ def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
     x, spec, found = counterexample.x, counterexample.spec, counterexample.comparison
     data: dict[str, Any] = {
         "kind": counterexample.kind,
+        "condition": _condition(counterexample),
+        "open": counterexample.open,
+        "mismatches": counterexample.count,
         "single_block": counterexample.single_block,
         "note": counterexample.note,
         "dtype": str(x.dtype).removeprefix("torch."),
@@ -57,15 +63,18 @@ def describe(group: str, counterexample: Counterexample, kernel: str) -> list[st
     length = x.shape[resolve_axis(x.dim(), spec.axis)]
     dtype = str(x.dtype).removeprefix("torch.")
     which = "cut out of the input" if counterexample.surroundings else "smallest input"
-    lines = [f"{counterexample.kind}: {which}, {size} of {length} {dtype}{shaped}, from {group}:"]
+    lines = [f"{_title(counterexample)}: {which}, {size} of {length} {dtype}{shaped}, from {group}:"]
     places = [tuple(int(i) for i in at) for at in np.argwhere(values.view(np.uint32))]
     lines.append(
         "  input: " + (_listed(places, lambda at: _number(values[at])) or "zeros") + _rest(values, places)
     )
+    # Elements under a wrong scale go with it; of elements those of the kind are told, and the others counted.
+    own = None if counterexample.surroundings else found.found.get(counterexample.kind)
+    own = None if counterexample.kind == "scale" else own
     if found.error:
         lines.append(f"  {found.error}")
     elif len(found.got) == 1:
-        lines += _differing("value", found.got[0], found.expected[0], _number)
+        lines += _differing("value", found.got[0], found.expected[0], _number, own)
     else:
         show = _scale if spec.block.scale == E8M0 else _number
         lines += _differing("scale", found.got[1], found.expected[1], show)
@@ -74,7 +83,7 @@ def describe(group: str, counterexample: Counterexample, kernel: str) -> list[st
         if not (
             spec.block.scale == E8M0 and (found.expected[1] == E8M0_NAN).all()
         ):  # else codes mean nothing
-            lines += _differing("code", found.got[0], found.expected[0], lambda code: f"{int(code):02x}")
+            lines += _differing("code", found.got[0], found.expected[0], lambda code: f"{int(code):02x}", own)
     if counterexample.note:
         lines.append(f"  {counterexample.note}")
     if counterexample.strided or counterexample.surroundings:
@@ -96,13 +105,50 @@ def _command(counterexample: Counterexample, kernel: str) -> str:
     return reproduction(x.detach().float().numpy(), counterexample.spec, dtype=dtype, kernel=kernel)
 
 
-def _differing(name: str, got: NDArray[Any], expected: NDArray[Any], show: Any) -> list[str]:
+def _differing(
+    name: str,
+    got: NDArray[Any],
+    expected: NDArray[Any],
+    show: Any,
+    own: NDArray[np.bool_] | None = None,
+) -> list[str]:
     bits = [part.view(np.uint32) if part.dtype == np.float32 else part for part in (got, expected)]
-    places = [tuple(int(i) for i in at) for at in np.argwhere(np.asarray(bits[0] != bits[1]))]
+    differ = np.asarray(bits[0] != bits[1])
+    told = differ if own is None else differ & own
+    places = [tuple(int(i) for i in at) for at in np.argwhere(told)]
     if not places:
         return [f"  {name}s: as expected"] if name != "tensor scale" else []
-    told = _listed(places, lambda at: f"got {show(got[at])}, expected {show(expected[at])}")
-    return [f"  {name}: {told}"]
+    line = _listed(places, lambda at: f"got {show(got[at])}, expected {show(expected[at])}")
+    others = int(differ.sum()) - len(places)
+    return [f"  {name}: {line}" + (f"; {others} of another kind" if others else "")]
+
+
+def summary(found: Sequence[Counterexample]) -> str:
+    """`2 wrong, 3 differ where OCP is silent`: causes, by what they are an example of."""
+    last = sum(one.kind == LAST_BIT for one in found)
+    silent = sum(one.open for one in found)
+    wrong = len(found) - last - silent
+    parts = [
+        f"{wrong} wrong" if wrong else "",
+        f"{silent} differ{'s' if silent == 1 else ''} where OCP is silent" if silent else "",
+        f"{last} in the last bit, which is not wrong" if last else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _title(counterexample: Counterexample) -> str:
+    """`code (tie), 19,185 times`; `scale (zero block; OCP is silent)`."""
+    told = [_condition(counterexample), "OCP is silent" if counterexample.open else ""]
+    words = "; ".join(one for one in told if one)
+    title = f"{counterexample.kind} ({words})" if words else counterexample.kind
+    return f"{title}, {counterexample.count:,} times" if counterexample.count > 1 else title
+
+
+def _condition(counterexample: Counterexample) -> str:
+    sighting = counterexample.sighting
+    if sighting is None or counterexample.surroundings:
+        return ""
+    return in_words(sighting.conditions)
 
 
 def _listed(places: list[tuple[int, ...]], show: Any) -> str:

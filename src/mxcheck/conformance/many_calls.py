@@ -193,7 +193,7 @@ def _arrays_of(call: Callable[[], Tensor | QuantizedTensor]) -> Arrays:
     if isinstance(result, Tensor):
         return (result.detach().numpy(),)
     parts = (result.codes, result.scales, result.tensor_scale)
-    return tuple(part.numpy() for part in parts if part is not None)
+    return tuple(part.detach().numpy() for part in parts if part is not None)
 
 
 def _returns_values(kernel: Kernel, x: Tensor, spec: CastSpec) -> bool:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from mxcheck.conformance.asked_again import Asked, asked_again
+from mxcheck.conformance.causes_of_mismatches import (
+    Cause,
+    Mismatch,
+    Sightings,
+    allowed_conditions,
+    causes,
+    explains,
+)
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples, own_block_size
 from mxcheck.conformance.learned_domain import learned_domain
-from mxcheck.conformance.shrinker import Counterexample, cut_out, shrink
-from mxcheck.conformance.verifier import KINDS, Comparison, compare
+from mxcheck.conformance.shrinker import Counterexample, Sought, cut_out, shrink
+from mxcheck.conformance.verifier import compare
 from mxcheck.formats.notation import parse_hex
 from mxcheck.formats.oracle import Parts
 from mxcheck.kernels.api import Kernel
@@ -27,17 +35,6 @@ _SAME_ERRORS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Mismatch:
-    """The first mismatch of a kind in a group: what the shrinker starts from. `surroundings` say what of the
-    call it takes, where the numbers alone do not show it."""
-
-    kind: str
-    example: Example
-    seen: Comparison
-    surroundings: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CellResult:
     """What came of a cell.
 
@@ -45,7 +42,7 @@ class CellResult:
         elements: number of elements that were compared.
         unsupported: group -> why, for what the implementation does not do.
         counts: group -> kind -> number of mismatches.
-        mismatches: the first of each group and kind; of equal errors the first.
+        mismatches: each sort of them once; of equal errors the first.
         domain: what it restricts, in words; `learned` if nothing was declared.
     """
 
@@ -79,7 +76,7 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
     elements = 0
     unsupported: dict[str, str] = {}
     counts: dict[str, dict[str, int]] = {}
-    mismatches: list[Mismatch] = []
+    sightings = Sightings()
     errors: list[str] = []
     for one in _asked(kernel, cell, level, domain):
         example, comparison = one.example, one.comparison
@@ -90,19 +87,15 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
         errors.append(comparison.error)
         for kind, count in comparison.counts.items():
             group = counts.setdefault(example.group, {})
-            told = kind == "error" and comparison.error in errors[:-1]
-            if kind not in group and not told:
-                mismatches.append(
-                    Mismatch(kind=kind, example=example, seen=comparison, surroundings=one.words)
-                )
             group[kind] = group.get(kind, 0) + count
+        sightings.add(example, comparison, one.words)
         if len(errors) == _SAME_ERRORS and errors[0] and len(set(errors)) == 1:
             break
     return CellResult(
         elements=elements,
         unsupported=unsupported,
         counts=counts,
-        mismatches=mismatches,
+        mismatches=sightings.mismatches(),
         domain=domain.words,
         learned=declared is None,
     )
@@ -128,29 +121,54 @@ def _asked(kernel: Kernel, cell: Cell, level: str, domain: Domain) -> Iterator[A
 
 
 def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Counterexample]]:
-    """(group, smallest input) of a cell's mismatches, at most `MOST_COUNTEREXAMPLES`: first one for each
-    kind, then for other groups; inputs that shrank to the same only once."""
-    in_order = sorted(result.mismatches, key=lambda one: KINDS.index(one.kind))
-    leading = list({one.kind: one for one in reversed(in_order)}.values())[::-1]
-    rest = [one for one in in_order if one not in leading]
-    found: dict[str, tuple[str, Counterexample]] = {}
-    for one in [*leading, *rest][:MOST_COUNTEREXAMPLES]:
-        smallest = _smallest(kernel, one)
-        same = (
-            smallest.kind,
-            smallest.x.dtype,
-            smallest.x.shape,
-            tuple(smallest.x.double().flatten().tolist()),
-        )
-        found.setdefault(repr(same), (one.example.group, smallest))
-    return list(found.values())
+    """(group, smallest input) of each cause of a cell's mismatches, at most `MOST_COUNTEREXAMPLES`; causes
+    whose inputs shrank to the same only once, with what all of them explain."""
+    of_cell = causes(result.mismatches)
+    found: list[tuple[str, Counterexample]] = []
+    for cause in of_cell:
+        if len(found) == MOST_COUNTEREXAMPLES:
+            break
+        smallest = _smallest(kernel, cause, of_cell)
+        for at, (group, other) in enumerate(found):
+            if _alike(other, smallest):
+                found[at] = group, replace(other, count=other.count + smallest.count)
+                break
+        else:
+            found.append((cause.mismatch.example.group, smallest))
+    return found
 
 
-def _smallest(kernel: Kernel, one: Mismatch) -> Counterexample:
+def _alike(one: Counterexample, other: Counterexample) -> bool:
+    if one.surroundings or other.surroundings:
+        return False
+    assert one.sighting is not None
+    assert other.sighting is not None
+    return explains(one.sighting, replace(other.sighting, codes=one.sighting.codes))
+
+
+def _smallest(kernel: Kernel, cause: Cause, others: Sequence[Cause]) -> Counterexample:
+    one = cause.mismatch
     x, spec = one.example.x, one.example.spec
     if one.surroundings:
-        return cut_out(x, spec, one.kind, one.seen, one.surroundings)
-    return shrink(kernel, x, spec, one.kind, one.seen)
+        found = cut_out(x, spec, one.kind, one.seen, one.surroundings)
+    else:
+        found = shrink(
+            kernel,
+            x,
+            spec,
+            one.kind,
+            one.seen,
+            sought=Sought(
+                place=one.sighting.place,
+                effects=cause.effects,
+                allowed=allowed_conditions(cause, others),
+                avoided=cause.avoided,
+            ),
+        )
+    # A single row is told where it is a condition, and not where it is all that is left.
+    shown = found.sighting or one.sighting
+    shown = replace(shown, conditions=shown.conditions & one.sighting.conditions)
+    return replace(found, sighting=shown, count=cause.count, open=cause.open)
 
 
 def reproduce(kernel: Kernel, finding: Finding) -> dict[str, Any]:

@@ -1,14 +1,17 @@
-"""The shrinker: the smallest input that still shows a mismatch."""
+"""The shrinker: the smallest input that still shows a mismatch, of the same kind and for the same cause."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import product
 
 import torch
 from torch import Tensor
 
+from mxcheck.conformance.conditions import Condition, Sighting
+from mxcheck.conformance.sightings import sightings
+from mxcheck.conformance.simpler_inputs import bits, orders, plainer_values, shifted, unit_along, without
 from mxcheck.conformance.verifier import Comparison, compare
 from mxcheck.formats.oracle import Parts
 from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
@@ -18,12 +21,12 @@ from mxcheck.kernels.api import Kernel
 _MOST_CALLS, _MOST_ELEMENTS = 600, 1 << 24
 # Parts of an input that are tried one after the other, at most.
 _MOST_PARTS = 4096
+# As many rows, and as many blocks in a row, are tried where one block alone ends in an error.
+_ROWS, _BLOCKS = (1, 2, 8, 16, 32, 64, 128), (1, 2, 4, 8)
+# Steps from an exponent to 0, each half of what is left.
+_STEPS_TO_ZERO = 8
 # Calls on one input that tell whether an implementation always gives the same.
 _REPEATS = 5
-# Significand bits kept when values are made plainer, coarsest first.
-_KEPT_BITS = (0, 1, 2, 3, 4, 7, 10, 15, 20)
-_FRACTION_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
-_SAME_SIZE_INT = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,6 +42,9 @@ class Counterexample:
         strided: whether it takes the strides of x to show it, which no command line gives.
         surroundings: what of the call it takes to show it, which no command line gives either. Then x is what
             lies around the first wrong element, cut out.
+        sighting: what x shows for the cause that it is an example of.
+        count: mismatches of the cell that have this cause; 0 where that is not known.
+        open: OCP MX v1.0 leaves open what is right there.
     """
 
     kind: str
@@ -48,6 +54,9 @@ class Counterexample:
     note: str = ""
     strided: bool = False
     surroundings: str = ""
+    sighting: Sighting | None = None
+    count: int = 0
+    open: bool = False
 
     @property
     def single_block(self) -> bool:
@@ -55,32 +64,75 @@ class Counterexample:
         return math.prod(scales_shape(tuple(self.x.shape), self.spec)) == 1
 
 
-def shrink(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, seen: Comparison) -> Counterexample:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """What of a kind the shrinker keeps to: one cause, as far as one can tell.
+
+    Attributes:
+        place: of a mismatch in the input that it starts from; () for the first of the kind.
+        effects: what it may be; any if there are none.
+        allowed: conditions under which it may show.
+        avoided: expected codes (bit c for the code c) that show another cause.
+    """
+
+    place: tuple[int, ...] = ()
+    effects: frozenset[str] = frozenset()
+    allowed: Condition = ~Condition(0)
+    avoided: int = 0
+
+    def is_shown_by(self, one: Sighting) -> bool:
+        """Whether a sighting is what is looked for."""
+        effect = not self.effects or one.effect in self.effects
+        return effect and one.conditions in self.allowed and not one.codes & self.avoided
+
+
+#: Any mismatch of the kind.
+ANY = Sought()
+
+
+def shrink(
+    kernel: Kernel,
+    x: Tensor,
+    spec: CastSpec,
+    kind: str,
+    seen: Comparison,
+    *,
+    sought: Sought = ANY,
+) -> Counterexample:
     """Shrink a mismatch of a kind that `compare(kernel, x, spec)` has `seen`.
 
-    First the one block that holds it, alone; where that is not enough (a scale of the whole tensor, blocks
-    that run along another axis), the whole input. Then slices go that are not needed, elements become zeros,
-    and the others plainer, as long as a mismatch of the kind remains; of another kind, where the block alone
-    shows another one. What a contiguous copy does not show is narrowed as a view, and what does not show each
-    time is left as it is, with a note.
+    First the one block that holds it, alone, or where that ends in an error among as few others as do; where
+    that is not enough (a scale of the whole tensor, blocks that run along another axis), the whole input.
+    Then slices go that are not needed, elements become zeros, the exponent comes close to 0, what is wrong
+    moves to the front, and numbers become plainer, as long as the mismatch remains and no other takes its
+    place. What a contiguous copy does not show is narrowed as a view, and what does not show each time is
+    left as it is, with a note.
+
+    Args:
+        sought: what of the kind is to remain.
     """
-    search = _Search(kernel=kernel, kind=kind)
-    block, block_spec = one_block(x, spec, seen.places[kind])
-    if not search.shows(block, block_spec):
-        if search.last.counts:
-            search.kind = next(iter(search.last.counts))
-        else:
-            block, block_spec = x.contiguous(), spec
-            if not search.shows(block, block_spec):
-                return _strided(search, x, spec, seen)
-            block, block_spec = search.smaller(block, block_spec)
+    search = _Search(kernel=kernel, kind=kind, sought=sought)
+    block, block_spec = one_block(x, spec, sought.place or seen.places[kind])
+    alone = search.alone(block, block_spec, x)
+    if alone is None:
+        block, block_spec = x.contiguous(), spec
+        if not search.shows(block, block_spec):
+            if sought.avoided:  # none shows without
+                return shrink(kernel, x, spec, kind, seen, sought=replace(sought, avoided=0))
+            return _strided(search, x, spec, seen)
+        block, block_spec = search.smaller(block, block_spec)
+    else:
+        block, block_spec = alone
     if block_spec.block_size is None:
         block, block_spec = search.smaller(block, block_spec)
-    smallest = search.plainer(search.fewer(block, block_spec), block_spec)
+    smallest = search.close_to_one(search.fewer(block, block_spec), block_spec)
+    smallest, block_spec = search.to_the_front(smallest, block_spec)
+    smallest = search.plainer(smallest, block_spec)
     for candidate in _with_fewer_integers(smallest, block_spec):
         comparison = compare(kernel, smallest, candidate)
-        if search.kind in comparison.counts:
-            return Counterexample(kind=search.kind, x=smallest, spec=candidate, comparison=comparison)
+        if (own := search.own(smallest, candidate, comparison)) is not None:
+            own = replace(own, conditions=own.conditions & ~Condition.ONE_ROW) if sought is ANY else own
+            return Counterexample(kind=kind, x=smallest, spec=candidate, comparison=comparison, sighting=own)
     return _unsteady(kernel, x, spec, kind, seen)
 
 
@@ -125,12 +177,12 @@ def _with_fewer_integers(x: Tensor, spec: CastSpec) -> list[CastSpec]:
 
 def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Counterexample:
     """A mismatch that a contiguous copy of x does not show: it depends on the strides, or on chance."""
-    steady = all(search.kind in compare(search.kernel, x, spec).counts for _ in range(_REPEATS))
+    steady = all(search.own(x, spec, compare(search.kernel, x, spec)) is not None for _ in range(_REPEATS))
     if x.is_contiguous() or not steady:
         return _unsteady(search.kernel, x, spec, search.kind, seen)
     view, view_spec = search.narrowed(x, spec)
     comparison = compare(search.kernel, view, view_spec)
-    if search.kind not in comparison.counts:
+    if (own := search.own(view, view_spec, comparison)) is None:
         return _unsteady(search.kernel, x, spec, search.kind, seen)
     return Counterexample(
         kind=search.kind,
@@ -139,6 +191,7 @@ def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Co
         comparison=comparison,
         note=f"a contiguous copy does not show it: strides {tuple(view.stride())}",
         strided=True,
+        sighting=own,
     )
 
 
@@ -173,6 +226,7 @@ def one_block(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[Tensor
 class _Search:
     kernel: Kernel
     kind: str
+    sought: Sought = ANY
     calls: int = 0
     elements: int = 0
     exhausted: bool = False
@@ -187,12 +241,82 @@ class _Search:
         if self.exhausted:
             return False
         self.last = compare(self.kernel, x, spec)
-        return self.kind in self.last.counts
+        return self.own(x, spec, self.last) is not None
+
+    def own(self, x: Tensor, spec: CastSpec, comparison: Comparison) -> Sighting | None:
+        """What a comparison shows for the cause that is looked for."""
+        if self.kind not in comparison.counts:
+            return None
+        for one in sightings(x, spec, comparison):
+            if one.kind == self.kind and self.sought.is_shown_by(one):
+                return one
+        return None
+
+    def alone(self, block: Tensor, spec: CastSpec, x: Tensor) -> tuple[Tensor, CastSpec] | None:
+        """The block, if it shows the mismatch without the rest of x; where it ends in an error, or is
+        refused, several times over, as a kernel may ask for. None: it does not."""
+        if self.shows(block, spec):
+            return block, spec
+        if not (self.last.error or self.last.unsupported) or spec.block.whole_tensor:
+            return None
+        axis = resolve_axis(x.dim(), spec.axis)
+        other = next((at for at in range(x.dim()) if at != axis and x.shape[at] > 1), None)
+        rows = [1, *(n for n in _ROWS[1:] if other is not None and n <= x.shape[other])]
+        whole = spec.block_size is not None and block.shape[axis] == spec.block_size
+        blocks = [1, *(n for n in _BLOCKS[1:] if whole and n * block.shape[axis] <= x.shape[axis])]
+        for down, along in sorted(product(rows, blocks), key=lambda size: size[0] * size[1])[1:]:
+            times = [1] * x.dim()
+            times[axis] = along
+            if other is not None:
+                times[other] = down
+            random = None if spec.random is None else spec.random.repeat(times)
+            several, several_spec = block.repeat(times), replace(spec, random=random)
+            if self.shows(several, several_spec):
+                return several, several_spec
+        return None
+
+    def close_to_one(self, x: Tensor, spec: CastSpec) -> Tensor:
+        """x times a power of two: its largest magnitude between 1 and 2, or as close to that as shows it."""
+        size = x.double().abs()
+        largest = float(torch.where(size.isfinite(), size, 0.0).max())
+        if not largest:
+            return x
+        best, shows, fails = x, 0, 1 - math.frexp(largest)[1]
+        by = fails
+        for _ in range(_STEPS_TO_ZERO):
+            if by == shows:
+                break
+            moved = shifted(x, by)
+            if moved is not None and self.shows(moved, spec):
+                best, shows = moved, by
+            else:
+                fails = by
+            by = int((shows + fails) / 2)
+        return best
+
+    def to_the_front(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
+        """x with the block that is wrong before the others, and in it what is wrong first and zeros last."""
+        if self.exhausted or not self.shows(x, spec):
+            return x, spec
+        own = self.own(x, spec, self.last)
+        assert own is not None
+        place = list(own.place)
+        for axis in range(x.dim()):
+            for order in orders(x, spec, axis, place, first_of_scale=self.kind == "scale"):
+                if order == list(range(x.shape[axis])):
+                    continue
+                index = torch.tensor(order)
+                random = None if spec.random is None else spec.random.index_select(axis, index)
+                other, other_spec = x.index_select(axis, index), replace(spec, random=random)
+                if self.shows(other, other_spec):
+                    x, spec = other, other_spec
+                    place[axis] = order.index(place[axis])
+        return x, spec
 
     def narrowed(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
         """x without halves that are not needed, as a view of it: the strides stay."""
         for axis in range(x.dim()):
-            unit = _unit(x, spec, axis)
+            unit = unit_along(x, spec, axis)
             while x.shape[axis] > unit and not self.exhausted:
                 half = -(-x.shape[axis] // unit // 2) * unit
                 for start, length in ((0, half), (half, x.shape[axis] - half)):
@@ -208,13 +332,13 @@ class _Search:
     def smaller(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
         """x without slices that are not needed: along each axis, whole blocks of it along the cast's."""
         for axis in range(x.dim()):
-            unit = _unit(x, spec, axis)
+            unit = unit_along(x, spec, axis)
             stretch = -(-x.shape[axis] // unit // 2) * unit
             while stretch >= unit and not self.exhausted:
                 start = 0
                 while start < x.shape[axis] and x.shape[axis] > stretch and not self.exhausted:
-                    shorter, shorter_spec = _without(x, spec, axis, start, stretch)
-                    if (_bits(shorter).any() or not _bits(x).any()) and self.shows(shorter, shorter_spec):
+                    shorter, shorter_spec = without(x, spec, axis, start, stretch)
+                    if (bits(shorter).any() or not bits(x).any()) and self.shows(shorter, shorter_spec):
                         x, spec = shorter, shorter_spec
                     else:
                         start += stretch
@@ -230,7 +354,7 @@ class _Search:
         flat = x.view(-1)
         stretch = flat.numel()
         while stretch:
-            parts = (_bits(flat).nonzero().flatten() // stretch).unique()
+            parts = (bits(flat).nonzero().flatten() // stretch).unique()
             if len(parts) > _MOST_PARTS:
                 break
             for start in (parts * stretch).tolist():
@@ -238,18 +362,18 @@ class _Search:
                     return x
                 kept = flat[start : start + stretch].clone()
                 flat[start : start + stretch] = 0
-                if not _bits(flat).any() or not self.shows(x, spec):
+                if not bits(flat).any() or not self.shows(x, spec):
                     flat[start : start + stretch] = kept
             stretch //= 2
         return x
 
     def plainer(self, x: Tensor, spec: CastSpec) -> Tensor:
         """x with fewer signs and fewer significand bits. A NaN is no plainer Inf: it stays."""
-        flat = _bits(x.view(-1))  # shares x's memory
+        flat = bits(x.view(-1))  # shares x's memory
         numbers = (flat.ne(0) & x.view(-1).isfinite()).nonzero().flatten()
         for at in numbers[:_MOST_PARTS].tolist():
             kept = int(flat[at])
-            for candidate in _plainer_values(kept, x.dtype):
+            for candidate in plainer_values(kept, x.dtype):
                 if self.exhausted:
                     return x
                 flat[at] = candidate
@@ -258,33 +382,3 @@ class _Search:
                     break
                 flat[at] = kept
         return x
-
-
-def _unit(x: Tensor, spec: CastSpec, axis: int) -> int:
-    """The length that x may be cut in along an axis: a block along the cast's."""
-    return (spec.block_size or 1) if axis == resolve_axis(x.dim(), spec.axis) else 1
-
-
-def _without(x: Tensor, spec: CastSpec, axis: int, start: int, length: int) -> tuple[Tensor, CastSpec]:
-    index = torch.cat([torch.arange(start), torch.arange(min(start + length, x.shape[axis]), x.shape[axis])])
-    random = None if spec.random is None else spec.random.index_select(axis, index)
-    return x.index_select(axis, index), replace(spec, random=random)
-
-
-def _plainer_values(bits: int, dtype: torch.dtype) -> list[int]:
-    width = _FRACTION_BITS[dtype]
-    size = torch.iinfo(_SAME_SIZE_INT[dtype]).bits
-    unsigned = bits & ((1 << (size - 1)) - 1)
-    found = []
-    for magnitude in [unsigned >> (width - keep) << (width - keep) for keep in _KEPT_BITS if keep < width]:
-        if magnitude:
-            found += [magnitude, _signed(magnitude | 1 << (size - 1), size) if bits < 0 else magnitude]
-    return [value for value in dict.fromkeys([*found, unsigned]) if value != bits]
-
-
-def _signed(bits: int, size: int) -> int:
-    return bits - (1 << size) if bits >> (size - 1) else bits
-
-
-def _bits(values: Tensor) -> Any:
-    return values.view(_SAME_SIZE_INT[values.dtype])

@@ -2,7 +2,8 @@
 
 Scales are compared exactly, and so are codes; the NaN codes of a format are equal to each other; a wrong sign
 of zero is a kind of its own. Where the expected scale is NaN, element codes mean nothing and are not
-compared. An implementation that only fake-quantizes is compared by the bits of its values.
+compared. An implementation that only fake-quantizes is compared by the bits of its values; those of a scale
+with a significand may be off by one unit in the last place, which is a kind of its own and not wrong.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mxcheck.conformance.kinds_of_mismatch import KINDS, LAST_BIT
+from mxcheck.conformance.plain_results import plain_result
 from mxcheck.conformance.refusals import is_interrupt, refusal
-from mxcheck.formats.blocks import E8M0
+from mxcheck.formats.blocks import E4M3, E8M0
 from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.oracle import Parts, dequantize_array, quantize_array
 from mxcheck.formats.spec import CastSpec, resolve_axis
@@ -26,8 +29,6 @@ from mxcheck.kernels.domain import check_domain, domain_of
 from mxcheck.kernels.kept_settings import put_settings, settings
 from mxcheck.kernels.quantized import QuantizedTensor
 
-#: Kinds of mismatch, in the order in which they are told.
-KINDS = ("error", "scale", "code", "value", "nan", "zero sign")
 _SAME_SIZE_INT = {4: torch.int32, 2: torch.int16}
 
 Index = tuple[int, ...]
@@ -43,6 +44,8 @@ class Comparison:
         places: kind -> index in x of the first mismatch; a scale's is that of its first element.
         error: what was wrong with the call or the shape of its result; empty unless `error` is a kind.
         got, expected: codes, scales (and tensor scale), or the values; None where there are none.
+        found: kind -> where the mismatches are, of x's shape; a scale's is at its first element.
+        oracle: the oracle's codes and scales, where it was held against them and differs.
     """
 
     unsupported: str | None = None
@@ -51,6 +54,8 @@ class Comparison:
     error: str = ""
     got: tuple[NDArray[Any], ...] = ()
     expected: tuple[NDArray[Any], ...] = ()
+    found: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    oracle: Parts = ()
 
 
 def compare(kernel: Kernel, x: Tensor, spec: CastSpec, expected: Parts | None = None) -> Comparison:
@@ -105,13 +110,16 @@ def _judged(
 ) -> Comparison:
     if expected is not None and (len(expected) == 1) != isinstance(result, Tensor):
         return failed(TypeError("it returns values in one call, codes and scales in another"), x)
+    oracle: Parts = ()
     if expected is None:
-        expected = expected_parts(x, spec)
-        if isinstance(result, Tensor):
-            return _compare_values(result, expected_values(expected, x.dtype, spec))
-    if isinstance(result, Tensor):
-        return _compare_values(result, torch.from_numpy(expected[0]).to(x.dtype))
-    return _compare_parts(result, expected, spec)
+        expected = oracle = expected_parts(x, spec)
+    if not isinstance(result, Tensor):
+        found = _compare_parts(result, expected, spec)
+    elif oracle:
+        found = _compare_values(result, expected_values(oracle, x.dtype, spec), _in_fp32(oracle, x, spec))
+    else:
+        found = _compare_values(result, torch.from_numpy(expected[0]).to(x.dtype), None)
+    return replace(found, oracle=oracle) if found.counts else found
 
 
 def _arrays(result: Tensor | QuantizedTensor) -> tuple[NDArray[Any], ...]:
@@ -123,6 +131,7 @@ def _arrays(result: Tensor | QuantizedTensor) -> tuple[NDArray[Any], ...]:
 
 def _checked(kernel: Kernel, returned: Any, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTensor:
     """Raises TypeError, ValueError: it is not what a kernel may return."""
+    returned = plain_result(kernel, returned, x)
     if not isinstance(returned, Tensor):
         return check_parts(kernel, returned, x, spec)
     check_values(kernel, returned, x)
@@ -208,7 +217,22 @@ def _compare_parts(quantized: QuantizedTensor, expected: Parts, spec: CastSpec) 
     return _comparison(found, counts, got, expected)
 
 
-def _compare_values(got: Tensor, expected: Tensor) -> Comparison:
+def _in_fp32(oracle: Parts, x: Tensor, spec: CastSpec) -> Tensor | None:
+    """The values if the product of an NVFP4 block scale and the tensor's scale is rounded to fp32 before it
+    is multiplied by the element; of a scale a row or a tensor, whose values are rounded once, what is
+    expected; None for E8M0, where every product is exact."""
+    if spec.block.scale == E8M0:
+        return None
+    if spec.block.scale != E4M3:
+        return expected_values(oracle, x.dtype, spec)
+    one = np.full_like(oracle[0], 2)  # E2M1's code of 1
+    scales = expected_values((one, *oracle[1:]), torch.float32, spec)
+    of_one = np.full_like(oracle[1], 0x38), np.ones((), np.float32)  # E4M3's code of 1
+    elements = expected_values((oracle[0], *of_one), torch.float32, spec)
+    return (elements * scales).to(x.dtype)
+
+
+def _compare_values(got: Tensor, expected: Tensor, in_fp32: Tensor | None) -> Comparison:
     arrays = ((got.float().numpy(),), (expected.float().numpy(),))
     if torch.equal(_bits(got), _bits(expected)):
         return Comparison(got=arrays[0], expected=arrays[1])
@@ -216,7 +240,14 @@ def _compare_values(got: Tensor, expected: Tensor) -> Comparison:
     nan = differ & (got.isnan() ^ expected.isnan())
     differ &= ~(got.isnan() | expected.isnan())
     zero = differ & (got == 0) & (expected == 0)
-    found = {"value": differ & ~zero, "nan": nan, "zero sign": zero}
+    differ &= ~zero
+    last = torch.zeros_like(differ)
+    if in_fp32 is not None and bool(differ.any()):
+        # Bits of one sign are ordered as their values are.
+        beside = (_bits(got).int() - _bits(expected).int()).abs() <= 1
+        beside &= got.signbit() == expected.signbit()
+        last = differ & got.isfinite() & expected.isfinite() & (beside | (_bits(got) == _bits(in_fp32)))
+    found = {"value": differ & ~last, "nan": nan, "zero sign": zero, LAST_BIT: last}
     where = {kind: mask.numpy() for kind, mask in found.items()}
     counts = {kind: int(mask.sum()) for kind, mask in where.items()}
     return _comparison(where, counts, *arrays)
@@ -233,7 +264,11 @@ def _comparison(
         got = tuple(part.copy() for part in got)  # a kernel may use its buffers again
     places = {kind: tuple(int(i) for i in np.argwhere(found[kind])[0]) for kind in kinds}
     return Comparison(
-        counts={kind: counts[kind] for kind in kinds}, places=places, got=got, expected=expected
+        counts={kind: counts[kind] for kind in kinds},
+        places=places,
+        got=got,
+        expected=expected,
+        found={kind: found[kind] for kind in kinds},
     )
 
 

@@ -32,7 +32,9 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
         kernel = resolve_kernel(name)[0]
     except ValueError:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ValueError(f"kernel {name} cannot be loaded: {raised(error)}") from error
     for spec in specs:
         _check_cast(name, kernel, x, spec)
@@ -50,7 +52,9 @@ def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> N
         raise ValueError(
             f"kernel {name} does not do this: {reason}; name the cases that it does with --mx-precision"
         ) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ValueError(f"kernel {name} raised {raised(error)}") from error
     if isinstance(result, torch.Tensor):
         raise ValueError(

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from mxcheck.conformance.run import CellResult
     from mxcheck.conformance.shrinker import Counterexample
 
-#: Counterexamples in a failure message; the report has more.
-_MOST_SHOWN = 4
-
 
 class NotLoadedError(ValueError):
     """An implementation that cannot be loaded, in one line; `told` if a test of this worker said so."""
@@ -52,7 +49,9 @@ class KernelBench:
                 with usual_settings():  # what its module sets as it is imported is none of the next one's
                     self.loaded[one.name] = on_device(load_target(one.target), device)
                     check_subnormals()
-            except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's module may raise anything)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  (a user's module may raise anything: a skip, too)
                 self.loaded[one.name] = f"mxcheck: {one.name} cannot be loaded: {raised(error)}"
         function = self.loaded[one.name]
         if isinstance(function, str):
@@ -101,7 +100,8 @@ class KernelBench:
 
     def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:
         """(row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`, `known`,
-        `exact`, or `told`: an error that another case failed with already."""
+        `exact`, `last bit` (nothing but values in the last place of formats whose scale has a significand),
+        or `told`: an error that another case failed with already."""
         from mxcheck.conformance.describe import as_data
         from mxcheck.conformance.run import counterexamples, run_cell
 
@@ -134,7 +134,9 @@ class KernelBench:
             "unsupported": result.unsupported,
             "domain": f"{'learned: ' * result.learned}{result.domain}" if result.domain else "",
             "mismatches": result.counts,
-            "findings": {finding.name: finding.cause for finding in known} if verdict != "exact" else {},
+            "findings": {finding.name: finding.cause for finding in known}
+            if verdict in ("known", "red")
+            else {},
             "counterexamples": [
                 {"group": group, **as_data(one, _argument(case.implementation))} for group, one in smallest
             ],
@@ -153,7 +155,7 @@ def _message(
     case: KernelCase, result: CellResult, changes: list[str], smallest: list[tuple[str, Counterexample]]
 ) -> list[str]:
     """Lines of a red case."""
-    from mxcheck.conformance.describe import describe
+    from mxcheck.conformance.describe import describe, summary
 
     known = findings_of(case.implementation.name, case.cell.id)
     if _only_errors(result) and not any("error" in finding.kinds for finding in known):
@@ -163,10 +165,11 @@ def _message(
         if known:
             lines.append(f"known findings: {', '.join(finding.name for finding in known)}; what is new:")
         lines += changes
+        lines += [f"causes: {summary([one for _, one in smallest])}"] if smallest else []
     told: dict[str, tuple[str, Counterexample]] = {}  # an error is the same one whatever the group
     for number, (group, one) in enumerate(smallest):
         told.setdefault(one.comparison.error or str(number), (group, one))
-    for group, one in list(told.values())[:_MOST_SHOWN]:
+    for group, one in told.values():
         lines += describe(group, one, _argument(case.implementation))
     return lines
 

@@ -1,8 +1,9 @@
 """The conformance matrix: implementation x format x rule, as a table, as Markdown and as JSON.
 
 Reads rows, nothing else. A row is plain data: `implementation`, `version`, `format`, `rule`, `level`,
-`elements`, `verdict` (`exact`, `known`, `red`, `unsupported`, `error`), `reason` (why all of the cell is not
-supported, or None), `unsupported` (group of inputs -> why), `mismatches`, `findings`, `counterexamples`.
+`elements`, `verdict` (`exact`, `last bit`, `known`, `red`, `unsupported`, `error`), `reason` (why all of the
+cell is not supported, or None), `unsupported` (group of inputs -> why), `mismatches`, `findings`,
+`counterexamples`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.files.printed import printable
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import SCALE_RULES
@@ -24,7 +26,14 @@ from mxcheck.reporting.titled import titled_table
 
 Row = Mapping[str, Any]
 
-_STYLES = {"exact": "green", "known": "yellow", "red": "bold red", "unsupported": "dim", "error": "bold red"}
+_STYLES = {
+    "exact": "green",
+    LAST_BIT: "green",
+    "known": "yellow",
+    "red": "bold red",
+    "unsupported": "dim",
+    "error": "bold red",
+}
 
 
 def cell_text(row: Row | None) -> str:
@@ -35,6 +44,8 @@ def cell_text(row: Row | None) -> str:
     match row["verdict"]:
         case "exact":
             return f"exact{star}"
+        case verdict if verdict == LAST_BIT:
+            return f"{LAST_BIT}{star}"
         case "known":
             count = len(row["findings"])
             return f"{count} finding{'s' if count > 1 else ''}{star}"
@@ -109,7 +120,8 @@ def as_json(rows: Sequence[Row]) -> str:
 
 
 _CAPTION = (
-    "exact: every scale and code as the oracle has it; finding: a known difference, named below; "
+    "exact: every scale and code as the oracle has it; last bit: so it is, and values of a scale that is no "
+    "power of two are one unit in the last place off, see below; finding: a known difference, named below; "
     "DIFFERS: one that is not known; -: not supported; *: some inputs are not supported, see below"
 )
 
@@ -152,9 +164,22 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
         whole = dict.fromkeys(row["reason"] for row in its_rows if row["reason"])
         if whole:
             yield f"not supported, {title}: {'; '.join(_grouped(list(whole)))}"
+        yield from _last_bits(title, its_rows)
         parts = _refused_inputs([row for row in its_rows if row["verdict"] != "unsupported"])
         if parts:
             yield f"some inputs not supported (*), {title}: {'; '.join(parts)}"
+
+
+def _last_bits(title: str, rows: Sequence[Row]) -> Iterator[str]:
+    """How many values of each format are off in the last bit."""
+    counts = {
+        row["format"]: (sum(kinds.get(LAST_BIT, 0) for kinds in row["mismatches"].values()), row["elements"])
+        for row in rows
+        if row["verdict"] == LAST_BIT
+    }
+    if counts:
+        parts = (f"{name} {number:,} of {of:,} values" for name, (number, of) in counts.items())
+        yield f"in the last bit, {title}: {', '.join(parts)}"
 
 
 def _refused_inputs(rows: Sequence[Row]) -> list[str]:

@@ -214,6 +214,14 @@ def test_nothing_where_nothing_is_known_is_exact() -> None:
 
 
 @pytest.mark.usefixtures("one_known")
+def test_values_in_the_last_bit_are_not_red() -> None:
+    last = {"wide": {"last bit": 5}}
+    assert verdict(last, "fp8_e5m2-floor") == ("last bit", [])
+    assert verdict({"wide": {"last bit": 5, "value": 1}}, "fp8_e5m2-floor")[0] == "red"
+    assert verdict(last)[0] == "red"  # and what was known is gone
+
+
+@pytest.mark.usefixtures("one_known")
 @pytest.mark.parametrize(
     ("counts", "line"),
     [

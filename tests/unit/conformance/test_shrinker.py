@@ -129,7 +129,7 @@ def test_what_one_block_does_not_show_is_shown_by_few() -> None:
     assert one.x.count_nonzero() == 1
 
 
-def test_a_block_alone_may_show_another_kind() -> None:
+def test_what_a_block_alone_shows_takes_the_place_of_nothing() -> None:
     def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
         codes, scales = quantize_eager(x, spec)
         if x.shape[0] > 1:
@@ -138,7 +138,7 @@ def test_a_block_alone_may_show_another_kind() -> None:
 
     x, spec = torch.ones(3, 64), CastSpec(format="fp8_e4m3")
     one = shrink(kernel, x, spec, "code", compare(kernel, x, spec))
-    assert (one.kind, one.single_block, one.x.shape) == ("scale", True, (1, 32))
+    assert (one.kind, one.single_block, one.x.shape) == ("code", False, (2, 32))
 
 
 def test_random_integers_come_along() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import timeit
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ import wrong_casts
 from torch import Tensor
 
 from mxcheck.conformance.verifier import KINDS, compare, expected_parts, expected_values
+from mxcheck.formats.codes import code_values
+from mxcheck.formats.elements import ELEMENT_FORMATS
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
@@ -374,3 +377,132 @@ def test_a_kernel_that_leaves_the_process_is_an_error_like_another() -> None:
 
     found = compare(leaves, torch.ones(32), CastSpec(format="fp8_e4m3"))
     assert (found.counts, found.error) == ({"error": 1}, "SystemExit: 3")
+
+
+@pytest.mark.parametrize("outcome", [pytest.skip, pytest.fail, pytest.xfail])
+def test_an_outcome_of_pytest_is_an_error_like_another(outcome: Callable[[str], Any]) -> None:
+    """A skip inside a kernel would hide what is wrong elsewhere."""
+    found = compare(lambda *_: outcome("not here"), X, SPEC)
+    assert dict(found.counts) == {"error": 1}
+    assert found.error.endswith(": not here")
+    assert found.unsupported is None
+
+
+def test_an_interrupt_is_none_of_the_kernels() -> None:
+    def interrupted(*_: object) -> Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(interrupted, X, SPEC)
+
+
+# Results that are more than plain tensors
+
+
+class Labelled(Tensor):
+    """A subclass with numbers of its own."""
+
+
+class Wrapped(Tensor):
+    """A subclass that only stands for others, and knows no operation."""
+
+    @staticmethod
+    def __new__(cls, like: Tensor) -> Wrapped:
+        found: Wrapped = Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype, device=like.device)
+        return found
+
+    def __init__(self, like: Tensor) -> None:
+        del like
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.detach.default:
+            return args[0]
+        raise NotImplementedError(f"no {function}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(lambda values: values.as_subclass(Labelled), id="subclass"),
+        pytest.param(torch.nn.Parameter, id="parameter"),
+        pytest.param(lambda values: values.requires_grad_() * 1, id="gradient"),
+        pytest.param(lambda values: torch._neg_view(-values), id="negated view"),
+    ],
+)
+def test_numbers_are_taken_from_whatever_holds_them(
+    made: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    def right(x: Tensor, spec: CastSpec) -> Tensor:
+        return made(fake_quantize_eager(x, spec))
+
+    assert not compare(right, X.to(dtype), SPEC).counts
+    wrong = compare(lambda x, spec: made(fake_quantize_eager(x, spec) * 2), X.to(dtype), SPEC)
+    assert list(wrong.counts) == ["value"]
+
+
+def test_a_scale_that_requires_a_gradient_is_a_scale() -> None:
+    def kernel(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        codes, scales = quantize_eager(x, spec)
+        return codes.as_subclass(Labelled), scales.requires_grad_()
+
+    assert not compare(kernel, X, cast_spec("e4m3_row")).counts
+
+
+@pytest.mark.parametrize(
+    ("made", "name"), [(Wrapped, "a Wrapped "), (Tensor.to_sparse, "a Tensor (torch.sparse_coo)")]
+)
+def test_what_holds_no_numbers_is_refused_in_one_line(made: Callable[[Tensor], Tensor], name: str) -> None:
+    found = compare(lambda x, spec: made(fake_quantize_eager(x, spec)), X, SPEC)
+    assert name in found.error
+    assert found.error.endswith("return a torch.Tensor: its own numbers, or what it stands for")
+
+
+# The last bit
+
+
+def product_in_fp32(x: Tensor, spec: CastSpec) -> Tensor:
+    """NVFP4's values as many make them: the product of both scales is rounded first."""
+    codes, scales, tensor_scale = quantize_eager(x, spec)
+    blocks = torch.tensor(code_values(ELEMENT_FORMATS["fp8_e4m3"]))[scales.long()] * tensor_scale
+    each = blocks.repeat_interleave(16, spec.axis).narrow(spec.axis, 0, x.shape[spec.axis])
+    return (torch.tensor(code_values(spec.element))[codes.long()] * each).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("size", [1.0, 2.0**-12, 2.0**-130])
+def test_values_of_right_codes_are_not_wrong(size: float, dtype: torch.dtype) -> None:
+    x = (X * size).to(dtype)
+    assert {*compare(product_in_fp32, x, cast_spec("nvfp4")).counts} <= {"last bit"}
+
+
+def test_they_are_counted() -> None:
+    found = compare(product_in_fp32, X, cast_spec("nvfp4"))
+    assert found.counts["last bit"] > 5
+    place = found.places["last bit"]
+    assert abs(found.got[0][place] - found.expected[0][place]) == np.spacing(abs(found.expected[0][place]))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "kind"),
+    [
+        ("e4m3_row", lambda values: torch.nextafter(values, torch.tensor(torch.inf)), "last bit"),
+        ("e5m2_tensor", lambda values: values * (1 - 2.0**-24), "last bit"),
+        ("e4m3_tensor", lambda values: values * (1 + 2.0**-21), "value"),
+        ("nvfp4", lambda values: -values, "value"),
+        ("fp8_e4m3", lambda values: torch.nextafter(values, torch.tensor(torch.inf)), "value"),
+    ],
+)
+def test_one_unit_in_the_last_place_and_no_more(
+    name: str, change: Callable[[Tensor], Tensor], kind: str
+) -> None:
+    """Nor in a format whose products are exact."""
+    found = compare(lambda x, spec: change(fake_quantize_eager(x, spec)), X.abs() + 1, cast_spec(name))
+    assert set(found.counts) == {kind}
+
+
+def test_an_overflow_is_no_last_bit() -> None:
+    x = torch.full((2, 16), torch.finfo(torch.float16).max, dtype=torch.float16)
+    found = compare(lambda x, _: torch.full_like(x, torch.inf), x, cast_spec("e4m3_row"))
+    assert "last bit" not in found.counts

@@ -57,6 +57,8 @@ ROWS = [
     [
         (None, ""),
         (row(), "exact"),
+        (row(verdict="last bit"), "last bit"),
+        (row(verdict="last bit", unsupported={"axes": "why"}), "last bit*"),
         (row(verdict="known", findings={"a": "why"}), "1 finding"),
         (row(verdict="known", findings={"a": "why", "b": "why"}), "2 findings"),
         (row(verdict="red"), "DIFFERS"),
@@ -103,6 +105,15 @@ def test_the_notes() -> None:
         "finding b: why b",
         "not supported, torchao 0.18.0: torchao has no rule rceil; torchao has no format mxint8, fp6_e2m3",
     ]
+
+
+def test_values_in_the_last_bit_are_counted() -> None:
+    kinds = {"plain": {"last bit": 1200}, "any_scale": {"last bit": 34}}
+    rows = [
+        row("mine", "last bit", format="nvfp4", rule="amax", mismatches=kinds, elements=50000),
+        row("mine", "red", format="e4m3_row", rule="amax", mismatches={"plain": {"last bit": 3, "value": 1}}),
+    ]
+    assert "in the last bit, mine: nvfp4 1,234 of 50,000 values" in rendered(rows, color=False).splitlines()
 
 
 def test_what_an_implementation_refuses_in_part_is_noted() -> None:

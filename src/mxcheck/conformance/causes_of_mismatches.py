@@ -1,0 +1,240 @@
+"""The causes behind the mismatches of a cell.
+
+What shows under few conditions explains what looks the same under these and others: where plain elements
+round the wrong way, ties and subnormal ones do too. What nothing else explains is a cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from mxcheck.conformance.conditions import NOT_FINITE, Condition, Sighting, is_open
+from mxcheck.conformance.generator import Example
+from mxcheck.conformance.kinds_of_mismatch import KINDS
+from mxcheck.conformance.sightings import sightings
+from mxcheck.conformance.verifier import Comparison
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mismatch:
+    """All mismatches of a cell that look alike, and the first comparison that has one: what the shrinker
+    starts from. `surroundings` say what of the call it takes, where the numbers alone do not show it."""
+
+    sighting: Sighting
+    example: Example
+    seen: Comparison
+    surroundings: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Of `KINDS`."""
+        return self.sighting.kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cause:
+    """One way in which a cell goes wrong.
+
+    Attributes:
+        mismatch: what shows it under the fewest conditions.
+        effects: of the mismatches that show it under these conditions.
+        count: how many mismatches it explains.
+        open: OCP MX v1.0 leaves open what is right there.
+        avoided: codes under which the same effect has a cause of its own.
+    """
+
+    mismatch: Mismatch
+    effects: frozenset[str]
+    count: int
+    open: bool
+    avoided: int = 0
+
+
+@dataclass(slots=True)
+class Sightings:
+    """What the comparisons of a cell have shown so far."""
+
+    _seen: dict[tuple[str, str, int, str], Mismatch] = field(default_factory=dict)
+
+    def add(self, example: Example, comparison: Comparison, surroundings: str = "") -> None:
+        """Take in what a comparison shows."""
+        if not comparison.counts:
+            return
+        found = (
+            _by_kind(comparison, example.group)
+            if surroundings
+            else sightings(example.x, example.spec, comparison)
+        )
+        for one in found:
+            key = (one.kind, one.effect, int(one.conditions), surroundings)
+            if key in self._seen:
+                first = self._seen[key].sighting
+                both = replace(first, count=first.count + one.count, codes=first.codes | one.codes)
+                self._seen[key] = replace(self._seen[key], sighting=both)
+            else:
+                self._seen[key] = Mismatch(
+                    sighting=one, example=example, seen=comparison, surroundings=surroundings
+                )
+
+    def mismatches(self) -> list[Mismatch]:
+        """Each sort of mismatch once, in the order of their appearance."""
+        return list(self._seen.values())
+
+
+def _by_kind(comparison: Comparison, group: str) -> Iterable[Sighting]:
+    """What takes other surroundings was right without them: no number is the cause."""
+    for kind, count in comparison.counts.items():
+        yield Sighting(
+            kind=kind,
+            effect=group,
+            conditions=Condition(0),
+            codes=0,
+            count=count,
+            place=comparison.places[kind],
+        )
+
+
+def explains(one: Sighting, other: Sighting) -> bool:
+    """Whether two sightings have one cause, as far as one can tell: the same effect, under no more
+    conditions. What happens to a single code is no reason for what happens to others."""
+    if one.kind == other.kind == "error":
+        return one.effect == other.effect  # the kernel itself says what it is
+    # The least code is one above zero.
+    zeroed = (one.effect, other.effect, other.codes) == ("to zero", "one down", 1 << 1)
+    alike = one.kind == other.kind and (one.effect == other.effect or zeroed)
+    of_its_code = not _single(one.codes) or one.codes == other.codes
+    return alike and one.conditions in other.conditions and of_its_code
+
+
+def causes(mismatches: Sequence[Mismatch]) -> list[Cause]:
+    """The causes of a cell's mismatches: what OCP fixes before what it leaves open, what is finite before the
+    rest, in the order of kinds, few conditions first."""
+    by_conditions = sorted(
+        mismatches,
+        key=lambda one: (
+            int(one.sighting.conditions).bit_count(),
+            _GENERAL.get(one.sighting.effect, len(_GENERAL)),
+        ),
+    )
+    found = _clustered(by_conditions)
+    leading = [cause[0] for cause in found]
+    made = [
+        Cause(
+            mismatch=cause[0],
+            effects=frozenset(
+                one.sighting.effect
+                for one in cause
+                if one.sighting.conditions == cause[0].sighting.conditions
+            ),
+            count=_count(cause),
+            open=not cause[0].surroundings and is_open(cause[0].sighting, cause[0].example.spec),
+            avoided=_avoided(cause[0], leading),
+        )
+        for cause in _merged(found)
+    ]
+    return sorted(made, key=_order)
+
+
+def _clustered(by_conditions: Iterable[Mismatch]) -> list[list[Mismatch]]:
+    """Of each cause its own mismatch first, then what that explains."""
+    found: list[list[Mismatch]] = []
+    for one in by_conditions:
+        known = next((cause for cause in found if _explains(cause[0], one)), None)
+        if known is None:
+            found.append([one])
+        else:
+            known.append(one)
+    return found
+
+
+def _explains(one: Mismatch, other: Mismatch) -> bool:
+    return one.surroundings == other.surroundings and explains(one.sighting, other.sighting)
+
+
+def _merged(found: Sequence[list[Mismatch]]) -> list[list[Mismatch]]:
+    """Bits that are just anything are one code up or down now and then, and a flipped bit is both in turn:
+    under the same conditions these are one cause. What is rare beside such bits, and shows where they do, is
+    one of them by chance; so it explains nothing that is frequent."""
+    kept: list[list[Mismatch]] = []
+    for cause in sorted(found, key=lambda cause: _GENERAL.get(cause[0].sighting.effect, len(_GENERAL))):
+        into = next((other for other in kept if _is_part_of(cause, other)), None)
+        if into is None:
+            kept.append(list(cause))
+            continue
+        by_chance = into[0].sighting.effect == "other"
+        frequent = [one for one in cause[1:] if by_chance and _is_frequent(one, cause[0])]
+        into.extend(one for one in cause if one not in frequent)
+        kept += _clustered(frequent)
+    return kept
+
+
+def _is_frequent(one: Mismatch, beside: Mismatch) -> bool:
+    return _RARE * 10 * one.sighting.count > beside.sighting.count
+
+
+#: Effects that others may be a part of, the most general first.
+_GENERAL = {"other": 0, "to zero": 1, "one up": 2, "one down": 3}
+_RARE = 0.01
+
+
+def _is_part_of(cause: list[Mismatch], whole: list[Mismatch]) -> bool:
+    one, other = whole[0].sighting, cause[0].sighting
+    if (
+        one.kind != other.kind
+        or one.kind == "error"
+        or whole[0].surroundings
+        or cause[0].surroundings
+        or one.conditions not in other.conditions
+        or (_single(one.codes) and one.codes != other.codes)
+    ):
+        return False
+    same = one.conditions == other.conditions
+    if one.effect == "other":
+        return same or _count(cause) < _RARE * _count(whole)
+    both = {one.effect, other.effect} == {"one up", "one down"} and one.kind != "scale"
+    return same and both and (one.codes == other.codes or not _single(other.codes))
+
+
+def _count(cause: Iterable[Mismatch]) -> int:
+    return sum(one.sighting.count for one in cause)
+
+
+def _single(codes: int) -> bool:
+    return codes.bit_count() == 1
+
+
+def _avoided(one: Mismatch, others: Iterable[Mismatch]) -> int:
+    codes = 0
+    for other in others:
+        same = (other.kind, other.sighting.effect) == (one.kind, one.sighting.effect)
+        if other is not one and same and other.sighting.conditions in one.sighting.conditions:
+            codes |= other.sighting.codes
+    return codes
+
+
+def _order(cause: Cause) -> tuple[bool, bool, bool, int, int]:
+    one = cause.mismatch
+    return (
+        cause.open,
+        bool(one.sighting.conditions & NOT_FINITE),
+        bool(one.surroundings),
+        KINDS.index(one.kind),
+        int(one.sighting.conditions).bit_count(),
+    )
+
+
+def allowed_conditions(cause: Cause, others: Iterable[Cause]) -> Condition:
+    """Conditions under which an example of a cause may be shown: its own, and that it is a single row, unless
+    another cause is at work then."""
+    own = cause.mismatch.sighting.conditions
+    in_one_row = own | Condition.ONE_ROW
+    drawn_in = any(
+        other is not cause
+        and other.mismatch.kind == cause.mismatch.kind
+        and other.effects & cause.effects
+        and Condition.ONE_ROW in other.mismatch.sighting.conditions
+        and other.mismatch.sighting.conditions in in_one_row
+        for other in others
+    )
+    return own if drawn_in else in_one_row

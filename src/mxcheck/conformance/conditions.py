@@ -1,0 +1,145 @@
+"""What may have to hold for a mismatch to show, and what of it OCP MX v1.0 leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntFlag, auto
+from types import MappingProxyType
+
+from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
+from mxcheck.formats.blocks import E8M0
+from mxcheck.formats.spec import CastSpec
+
+Index = tuple[int, ...]
+
+
+class Condition(IntFlag):
+    """What may have to hold for a mismatch to show."""
+
+    # Of the call
+    BFLOAT16 = auto()
+    FLOAT16 = auto()
+    BLOCK_SIZE = auto()
+    AXIS = auto()
+    STRIDES = auto()
+    ONE_ROW = auto()
+    SEVERAL_BLOCKS = auto()
+    WHOLE_TILES = auto()
+    # Of what shares a scale
+    TAIL = auto()
+    NAN_IN_BLOCK = auto()
+    INF_IN_BLOCK = auto()
+    ZERO_BLOCK = auto()
+    CLAMPED_BELOW = auto()
+    CLAMPED_ABOVE = auto()
+    LOWEST_SCALE = auto()
+    THRESHOLD = auto()
+    SCALE_UNDERFLOW = auto()
+    SCALE_TIE = auto()
+    # Of the element
+    NAN = auto()
+    INF = auto()
+    ZERO = auto()
+    NEGATIVE = auto()
+    TIE = auto()
+    NEAR_TIE = auto()
+    CARRY = auto()
+    SATURATED = auto()
+    SUBNORMAL = auto()
+    TO_ZERO = auto()
+    SUBNORMAL_INPUT = auto()
+
+
+C = Condition
+#: In the words of a message.
+WORDS: Mapping[Condition, str] = MappingProxyType(
+    {
+        C.NAN: "NaN",
+        C.INF: "Inf",
+        C.NAN_IN_BLOCK: "NaN in the block",
+        C.INF_IN_BLOCK: "Inf in the block",
+        C.ZERO_BLOCK: "zero block",
+        C.CLAMPED_BELOW: "scale clamped below",
+        C.CLAMPED_ABOVE: "scale clamped above",
+        C.LOWEST_SCALE: "lowest scale",
+        C.SCALE_UNDERFLOW: "scale underflows",
+        C.THRESHOLD: "threshold of the scale",
+        C.SCALE_TIE: "tie of the block scale",
+        C.TIE: "tie",
+        C.NEAR_TIE: "close to a tie",
+        C.CARRY: "carry to the next binade",
+        C.SATURATED: "saturation",
+        C.SUBNORMAL: "subnormal element",
+        C.TO_ZERO: "rounds to zero",
+        C.SUBNORMAL_INPUT: "subnormal input",
+        C.ZERO: "zero",
+        C.NEGATIVE: "negative",
+        C.BFLOAT16: "bfloat16 input",
+        C.FLOAT16: "float16 input",
+        C.BLOCK_SIZE: "other block size",
+        C.AXIS: "not the last axis",
+        C.TAIL: "ragged tail",
+        C.STRIDES: "strides",
+        C.ONE_ROW: "a single row",
+        C.SEVERAL_BLOCKS: "several blocks",
+        C.WHOLE_TILES: "whole tiles of 128",
+    }
+)
+NOT_FINITE = C.NAN | C.INF | C.NAN_IN_BLOCK | C.INF_IN_BLOCK
+#: What OCP MX v1.0 leaves open.
+OPEN = NOT_FINITE | C.ZERO_BLOCK | C.CLAMPED_BELOW | C.CLAMPED_ABOVE | C.SCALE_UNDERFLOW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """Mismatches of one comparison that look alike.
+
+    Attributes:
+        kind: of `KINDS`.
+        effect: of `EFFECTS`; of an error what it says, without its numbers.
+        conditions: under which they show, all of them.
+        codes: bit c is set where the code c was expected, of an element without its sign, or of a scale; 0
+            where that is no code.
+        count: how many they are.
+        place: of the one whose block has the exponent that is nearest to 0; of a scale its first element.
+    """
+
+    kind: str
+    effect: str
+    conditions: Condition
+    codes: int
+    count: int
+    place: Index
+
+
+def is_open(sighting: Sighting, spec: CastSpec) -> bool:
+    """Whether OCP MX v1.0 leaves open what is right: zero blocks, the clamps of the scale, NaN and Inf, and
+    whether mxint8 uses -128. An error is none of these. Of a format whose scale has a significand the last
+    bit of scales is open too, and so is an element whose quotient lies so close to a tie that fp32 does not
+    tell the two apart.
+    """
+    if sighting.kind in ("error", LAST_BIT):
+        return False
+    inexact = sighting.effect == "last place" or C.NEAR_TIE in sighting.conditions
+    silent = bool(sighting.conditions & OPEN) or sighting.effect == "-128"
+    return silent or (spec.block.scale != E8M0 and inexact)
+
+
+def in_words(conditions: Condition) -> str:
+    """`tie, negative`; "" for none. What implies another stands alone."""
+    told = conditions
+    for one, implied in _IMPLIED.items():
+        if one in conditions:
+            told &= ~implied
+    return ", ".join(words for one, words in WORDS.items() if one in told)
+
+
+_IMPLIED: Mapping[Condition, Condition] = MappingProxyType(
+    {
+        C.NAN: C.NAN_IN_BLOCK,
+        C.INF: C.INF_IN_BLOCK,
+        C.ZERO_BLOCK: C.ZERO,
+        C.CLAMPED_BELOW: C.LOWEST_SCALE,
+    }
+)

@@ -1,0 +1,37 @@
+"""What a kernel returned as plain numbers: it may require a gradient, or be of a subclass of torch.Tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mxcheck.kernels.api import Kernel, kernel_name
+
+
+def plain_result(kernel: Kernel, returned: Any, x: Tensor) -> Any:
+    """A result of tensors as plain ones, without a gradient. What lies on another device than x, or is no
+    tensor, is left as it is, for whoever checks results.
+
+    Raises:
+        TypeError: a tensor that holds no numbers of its own; in one line.
+    """
+    if isinstance(returned, tuple):
+        return tuple(_plain(kernel, part, x) for part in returned)
+    return _plain(kernel, returned, x)
+
+
+def _plain(kernel: Kernel, part: Any, x: Tensor) -> Any:
+    if not isinstance(part, Tensor) or part.device != x.device:
+        return part
+    try:
+        plain = part.detach().as_subclass(Tensor).resolve_conj().resolve_neg()
+        # numpy has no bf16.
+        plain.numpy() if plain.dtype != torch.bfloat16 else plain.view(torch.int16).numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise TypeError(
+            f"kernel {kernel_name(kernel)} returned a {type(part).__name__} ({part.layout}) that holds no "
+            f"plain numbers; return a torch.Tensor: its own numbers, or what it stands for"
+        ) from error
+    return plain
