@@ -46,7 +46,7 @@ class Asked:
 def asked_again(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
     """A slice of other memory; more than 2^20 elements (`quick`: only with rounding to even); two threads of
     torch; two callers at once."""
-    base = example("surroundings", _numbers(_SHAPE, "surroundings").clone(), cell)
+    base = surrounded(cell)
     alone = outcome(kernel, base.x, base.spec)
     if not alone.got:
         yield Asked(example=base, comparison=alone)
@@ -76,6 +76,11 @@ def asked_again(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
         words="with torch.set_num_threads(2); with one thread it gives other bits",
     )
     yield from _two_callers(kernel, cell)
+
+
+def surrounded(cell: Cell) -> Example:
+    """What is asked for in other surroundings."""
+    return example("surroundings", _numbers(_SHAPE, "surroundings").clone(), cell)
 
 
 def _at_an_offset(x: Tensor) -> Tensor:

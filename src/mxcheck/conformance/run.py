@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from mxcheck.conformance.asked_again import Asked, asked_again
+from mxcheck.conformance.asked_again import Asked, asked_again, surrounded
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples
+from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.shrinker import Counterexample, cut_out, shrink
 from mxcheck.conformance.verifier import KINDS, Comparison, compare
 from mxcheck.formats.notation import parse_hex
@@ -52,11 +53,11 @@ class CellResult:
     @property
     def reason(self) -> str | None:
         """Why nothing was compared; None where something was."""
-        return None if self.elements else next(iter(self.unsupported.values()))
+        return None if self.elements else next(iter(self.unsupported.values()), "no example is asked for")
 
 
-def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
-    """Put every example of a cell through an implementation.
+def run_cell(kernel: Kernel, cell: Cell, level: str, narrowing: Narrowing = EVERYTHING) -> CellResult:
+    """Put every example of a cell, of those that are asked for, through an implementation.
 
     An implementation that refuses the first, plain example is asked nothing more.
     """
@@ -64,7 +65,7 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
     unsupported: dict[str, str] = {}
     counts: dict[str, dict[str, int]] = {}
     mismatches: list[Mismatch] = []
-    for number, one in enumerate(_asked(kernel, cell, level)):
+    for number, one in enumerate(_asked(kernel, cell, level, narrowing)):
         example, comparison = one.example, one.comparison
         if comparison.unsupported is not None:
             unsupported.setdefault(example.group, comparison.unsupported)
@@ -82,17 +83,21 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
     return CellResult(elements=elements, unsupported=unsupported, counts=counts, mismatches=mismatches)
 
 
-def _asked(kernel: Kernel, cell: Cell, level: str) -> Iterator[Asked]:
+def _asked(kernel: Kernel, cell: Cell, level: str, narrowing: Narrowing) -> Iterator[Asked]:
     """Each example held against the oracle; then numbers in other surroundings and, last of all, the first
     example again, held against what it gave before."""
     first: Example | None = None
     got: Parts = ()
     for example in examples(cell, level):
+        if not narrowing.takes(example.x, example.spec):
+            continue
         comparison = compare(kernel, example.x, example.spec)
         if first is None:
             first, got = example, tuple(part.copy() for part in comparison.got)
         yield Asked(example=example, comparison=comparison)
-    yield from asked_again(kernel, cell, level)
+    plain = surrounded(cell)
+    if narrowing.takes(plain.x, plain.spec):
+        yield from asked_again(kernel, cell, level)
     if first is not None and got:
         yield Asked(
             example=replace(first, group="asked_again"),

@@ -123,8 +123,9 @@ class KernelBench:
             kernel = self.kernel(case.implementation)
         except NotLoadedError as error:
             return {**row, "verdict": "error"}, "told" if error.told else "red", str(error)
-        result = run_cell(kernel, case.cell, case.level)
-        verdict, changes = judge(name, case.cell.id, case.level, result.counts)
+        result = run_cell(kernel, case.cell, case.level, case.narrowing)
+        every = case.narrowing.every_example
+        verdict, changes = judge(name, case.cell.id, case.level, result.counts, every_example=every)
         smallest = counterexamples(kernel, result) if verdict == "red" else []
         known = findings_of(name, case.cell.id)
         row |= {
