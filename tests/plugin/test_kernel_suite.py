@@ -149,6 +149,18 @@ def test_a_cast_of_one_dtype_block_size_and_axis(kernels: Project) -> None:
     assert "1 passed" in run.output
 
 
+def test_a_red_cell_says_what_it_looks_like(kernels: Project) -> None:
+    shutil.copy(ROOT / "tests" / "support" / "unnamed_casts.py", kernels.directory)
+    words = ("--mx-kernel=unnamed_casts:ties_toward_zero", "--mx-format=mxfp8", "--mx-scale-rule=rceil")
+    run = kernels.pytest(*SUITE, *words, "--mx-rounding=even", "-k", "test_conformance and not nan_stays")
+    assert run.code == 1, run.output
+    first, second, *_ = message(run, "unnamed_casts.ties_toward_zero-fp8_e4m3-rceil")
+    assert first == (
+        "mxcheck: unnamed_casts.ties_toward_zero-fp8_e4m3-rceil looks like `floor` with ties toward zero"
+    )
+    assert second.startswith("mxcheck: unnamed_casts.ties_toward_zero-fp8_e4m3-rceil differs from the oracle")
+
+
 def test_every_installed_implementation_by_default(project: Project) -> None:
     """Those that are not are one skip each, which says how to get them."""
     run = project.pytest(*SUITE, "-k", "microxcaling-missing or eager-mxint8-floor-zero", "-rs")

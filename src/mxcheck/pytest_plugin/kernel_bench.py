@@ -103,6 +103,7 @@ class KernelBench:
         """(row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`, `known`,
         `exact`, or `told`: an error that another case failed with already."""
         from mxcheck.conformance.describe import as_data
+        from mxcheck.conformance.identify import looks_like
         from mxcheck.conformance.run import counterexamples, run_cell
 
         name = case.implementation.name
@@ -127,6 +128,7 @@ class KernelBench:
         every = case.narrowing.every_example
         verdict, changes = judge(name, case.cell.id, case.level, result.counts, every_example=every)
         smallest = counterexamples(kernel, result) if verdict == "red" else []
+        likeness = looks_like(kernel, case.cell) if verdict == "red" and result.elements else ""
         known = findings_of(name, case.cell.id)
         row |= {
             "elements": result.elements,
@@ -141,7 +143,8 @@ class KernelBench:
         if result.reason is not None:
             return {**row, "verdict": "unsupported"}, "unsupported", result.reason
         row["verdict"] = "error" if verdict == "red" and _only_errors(result) else verdict
-        return row, verdict, "\n".join(_message(case, result, changes, smallest))
+        told = [f"mxcheck: {case.id} {likeness}"] if likeness else []
+        return row, verdict, "\n".join([*told, *_message(case, result, changes, smallest)])
 
 
 def _only_errors(result: CellResult) -> bool:
