@@ -69,7 +69,8 @@ def _reciprocal(amax: Int64, element: ElementFormat) -> Int64:
     product = _bits(_floats(amax) * (np.float32(1) / np.float32(element.max_value)))
     field, fraction = product >> 23, product & _FRACTION
     up = np.where(field > 0, fraction > 0, fraction > _HALF)
-    return np.minimum(field + up, E8M0_NAN - 1)
+    codes: Int64 = np.minimum(field + up, E8M0_NAN - 1)
+    return codes
 
 
 def _floor_log2(amax: Int64, element: ElementFormat) -> Int64:
