@@ -75,12 +75,90 @@ def test_cells_of_one_format(kernels: Project) -> None:
     named = ("--mx-kernel", "eager,eager_values", "--mx-kernel", "my_casts:quantize")
     by_name = selected(kernels, *named, "-k", "fp8_e4m3")
     assert by_name == selected(kernels, *named, "-m", "fp8_e4m3")
-    rules = ["floor", "floor-away", "floor-zero", "floor-stochastic", "ceil", "even", "rceil", "rceil-te"]
+    rules = [
+        "floor",
+        "floor-away",
+        "floor-zero",
+        "floor-stochastic",
+        "ceil",
+        "even",
+        "rceil",
+        "rceil-nan_stays",
+    ]
     assert by_name == [
         f"{kernel}-fp8_e4m3-{rule}"
         for kernel in ("eager", "eager_values", "my_casts.quantize")
         for rule in rules
     ]
+
+
+def test_the_names_of_the_field_select(kernels: Project) -> None:
+    """By marker one format; `-k` takes parts of names, so that `mxfp8` there is both of its formats."""
+    words = ("--mx-kernel", "eager")
+    e4m3 = selected(kernels, *words, "-m", "fp8_e4m3")
+    assert selected(kernels, *words, "-m", "mxfp8") == e4m3
+    assert selected(kernels, *words, "-k", "mxfp8_e4m3") == e4m3
+    assert selected(kernels, *words, "-k", "mxfp8") == e4m3 + selected(kernels, *words, "-m", "mxfp8_e5m2")
+    assert selected(kernels, *words, "--mx-format", "mxfp8") == e4m3
+    stays = [name for name in e4m3 if name.endswith("nan_stays")]
+    assert selected(kernels, *words, "-m", "mxfp8", "-k", "rceil-te") == stays  # what it was called before
+    without = selected(kernels, *words, "-m", "mxfp8", "-k", "not nan_stays")
+    assert without == [name for name in e4m3 if name not in stays] != []
+
+
+def test_options_of_a_cast_narrow_it(kernels: Project) -> None:
+    """Also by a rule that one format has not, and by random rounding: the model suite refuses both."""
+    words = ("--mx-kernel", "eager")
+    even = selected(kernels, *words, "--mx-scale-rule=even")
+    assert even == [
+        f"eager-{name}-even"
+        for name in ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", "fp4_e3m0")
+    ]
+    assert selected(kernels, *words, "--mx-rounding=stochastic", "--mx-format=mxfp4") == [
+        "eager-fp4_e2m1-floor-stochastic"
+    ]
+    assert selected(kernels, *words, "--mx-scale-rule=ceil", "--mx-rounding=zero", "--mx-format=mxfp4") == [
+        "eager-fp4_e2m1-ceil-zero"
+    ]
+    run = kernels.pytest(*SUITE, *words, "--mx-format=mxint8", "--mx-scale-rule=even")
+    assert "no cell of the kernel suite is left: --mx-format=mxint8 --mx-scale-rule=even" in collection_error(
+        run
+    )
+    assert "unknown --mx-axis '4'; allowed: -4, -3" in usage_error(kernels.pytest(*SUITE, "--mx-axis=4"))
+
+
+def test_a_cast_of_one_dtype_block_size_and_axis(kernels: Project) -> None:
+    """Is asked for nothing else, and is green."""
+    (kernels.directory / "narrow.py").write_text(
+        "import torch\n"
+        "from mxcheck.kernels.eager import quantize_eager\n"
+        "def quantize(x, spec):\n"
+        "    assert x.dtype == torch.bfloat16 and spec.block_size == 64 and spec.axis in (-1, x.dim() - 1)\n"
+        "    assert (spec.scale_rule, spec.rounding) == ('rceil', 'even')\n"
+        "    return quantize_eager(x, spec)\n"
+    )
+    words = (
+        "--mx-kernel=narrow:quantize",
+        "--mx-format=mxfp4",
+        "--mx-scale-rule=rceil",
+        "--mx-rounding=even",
+    )
+    words = (*words, "--mx-dtype=bf16", "--mx-block-size=64", "--mx-axis=-1", "-k", "test_conformance")
+    run = kernels.pytest(*SUITE, *words)
+    assert run.code == 0, run.output
+    assert "1 passed" in run.output
+
+
+def test_a_red_cell_says_what_it_looks_like(kernels: Project) -> None:
+    shutil.copy(ROOT / "tests" / "support" / "unnamed_casts.py", kernels.directory)
+    words = ("--mx-kernel=unnamed_casts:ties_toward_zero", "--mx-format=mxfp8", "--mx-scale-rule=rceil")
+    run = kernels.pytest(*SUITE, *words, "--mx-rounding=even", "-k", "test_conformance and not nan_stays")
+    assert run.code == 1, run.output
+    first, second, *_ = message(run, "unnamed_casts.ties_toward_zero-fp8_e4m3-rceil")
+    assert first == (
+        "mxcheck: unnamed_casts.ties_toward_zero-fp8_e4m3-rceil looks like `floor` with ties toward zero"
+    )
+    assert second.startswith("mxcheck: unnamed_casts.ties_toward_zero-fp8_e4m3-rceil differs from the oracle")
 
 
 def test_every_installed_implementation_by_default(project: Project) -> None:

@@ -17,6 +17,7 @@ from mxcheck.cli import (
     explain,
     false_alarms,
     formats,
+    identify,
     ladder,
     leases,
     merge,
@@ -30,7 +31,19 @@ from mxcheck.reporting.screen import Screen
 from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
 
 _GROUPS = (
-    *(formats, explain, exhaustive, sensitivity, false_alarms, ladder, models, baselines, bounds, sample),
+    *(
+        formats,
+        explain,
+        identify,
+        exhaustive,
+        sensitivity,
+        false_alarms,
+        ladder,
+        models,
+        baselines,
+        bounds,
+        sample,
+    ),
     *(run, merge, leases),
 )
 
@@ -40,8 +53,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0; 1 where `baselines diff`, `baselines prune`, `bounds`,
-    `explain`, `merge` or `run` found something; 2 for bad input, and where the system refuses a file; 141, as
-    the shell says of other programs, where whoever reads the output has closed it."""
+    `explain`, `identify`, `merge` or `run` found something; 2 for bad input, and where the system refuses a
+    file; 141, as the shell says of other programs, where whoever reads the output has closed it."""
     leave_out_logged()
     leave_out_warned()
     options = parse(sys.argv[1:] if arguments is None else arguments)

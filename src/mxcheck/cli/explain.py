@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxcheck.cli.console import console
+from mxcheck.cli.named_kernel import KernelError, named_kernel
 from mxcheck.formats.spec import CastSpec, cast_spec, dialect
 from mxcheck.reporting.screen import say
 
@@ -131,12 +130,9 @@ def _explain(options: argparse.Namespace) -> int:
     if options.kernel is None:
         print_explanation(console(), done, dtype=options.dtype)
         return 0
-    # As `python -m` has it: the installed command would not see the modules of the directory it runs in.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     try:
         got = _run_kernel(options.kernel, x, spec, options.dtype)
-    except _KernelError as error:
+    except KernelError as error:
         print_explanation(console(), done, dtype=options.dtype)
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
@@ -149,40 +145,23 @@ def _explain(options: argparse.Namespace) -> int:
     return 1 if comparison.differences.any else 0
 
 
-class _KernelError(Exception):
-    """A kernel that gave no result to compare."""
-
-
 def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -> Got:
     """What a kernel makes of x in `dtype`.
 
     Raises:
         ValueError: no such kernel, or one that says that it does not do this.
-        _KernelError: it failed, returned something else than a cast does, or changed its input.
+        KernelError: it failed, returned something else than a cast does, or changed its input.
     """
     from dataclasses import replace
 
     import torch
 
-    from mxcheck.conformance.devices import on_device, resolve_device
     from mxcheck.conformance.plain_results import plain_result
-    from mxcheck.kernels.api import check_parts, check_values, resolve_kernel
-    from mxcheck.kernels.registry import implementations
-    from mxcheck.kernels.usual_settings import check_subnormals
+    from mxcheck.kernels.api import check_parts, check_values
     from mxcheck.reporting.differences import Got
     from mxcheck.reporting.steps import in_block_order
 
-    cpu_only = {one.name for one in implementations().values() if one.cpu_only}
-    try:
-        function = resolve_kernel(name)[0]
-    except ValueError:
-        raise
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # (whatever its module raises is told as its own)
-        raise _KernelError(f"cannot be loaded: its module raised {type(error).__name__}") from error
-    check_subnormals()
-    kernel = on_device(function, "cpu" if name in cpu_only else resolve_device("auto"))
+    kernel = named_kernel(name)
     tensor = torch.from_numpy(x.copy()).to(getattr(torch, dtype))
     before = tensor.clone()
     if spec.random is not None:
@@ -194,7 +173,7 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # (whatever a kernel raises is told as its own)
-        raise _KernelError(f"raised {type(error).__name__}") from error
+        raise KernelError(f"raised {type(error).__name__}") from error
     try:
         result = plain_result(kernel, result, tensor)
         if isinstance(result, torch.Tensor):
@@ -202,9 +181,9 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
         else:
             quantized = check_parts(kernel, result, tensor, spec)
     except (TypeError, ValueError) as error:
-        raise _KernelError(str(error)) from None
+        raise KernelError(str(error)) from None
     if not torch.equal(before.view(torch.uint8), tensor.view(torch.uint8)):  # NaN equals NaN
-        raise _KernelError("it changed its input")
+        raise KernelError("it changed its input")
     if isinstance(result, torch.Tensor):
         return Got(spec=spec, values=result.detach().float().contiguous().numpy())
     tensor_scale = quantized.tensor_scale

@@ -47,7 +47,7 @@ class Asked:
 def asked_again(kernel: Kernel, cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Asked]:
     """A slice of other memory; more than 2^20 elements (`quick`: only with rounding to even); two threads of
     torch; two callers at once."""
-    base = placed("surroundings", _numbers(_SHAPE, "surroundings"), cell, domain)
+    base = surrounded(cell, domain)
     alone = outcome(kernel, base.x, base.spec)
     if not alone.got:
         yield Asked(example=base, comparison=alone)
@@ -77,6 +77,11 @@ def asked_again(kernel: Kernel, cell: Cell, level: str, domain: Domain = ANYTHIN
         words="with torch.set_num_threads(2); with one thread it gives other bits",
     )
     yield from _two_callers(kernel, cell, domain)
+
+
+def surrounded(cell: Cell, domain: Domain) -> Example:
+    """What is asked for in other surroundings."""
+    return placed("surroundings", _numbers(_SHAPE, "surroundings"), cell, domain)
 
 
 def _at_an_offset(x: Tensor) -> Tensor:

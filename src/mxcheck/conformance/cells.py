@@ -8,6 +8,9 @@ from typing import Any
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.spec import ROUNDINGS, CastSpec, cast_spec
 
+#: The part of a cell's id for the NaN/Inf policy `element`. No part of an id occurs in the name of a test,
+#: module or folder: `-k "not te"` would deselect everything, for `test` has a `te`.
+NAN_STAYS = "nan_stays"
 LEVELS = ("quick", "full", "exhaustive")
 
 
@@ -22,16 +25,22 @@ class Cell:
 
     @property
     def rule(self) -> str:
-        """Scale rule, rounding unless to even, and `te` for its NaN/Inf policy: `rceil-te`, `floor-away`."""
+        """Scale rule, rounding unless to even, and whether a NaN stays in its element: `rceil-nan_stays`,
+        `floor-away`."""
         parts = [self.scale_rule]
         parts += [self.rounding] if self.rounding != "even" else []
-        parts += ["te"] if self.nonfinite == "element" else []
+        parts += [NAN_STAYS] if self.nonfinite == "element" else []
         return "-".join(parts)
 
     @property
     def id(self) -> str:
         """`fp8_e4m3-floor`; what `-k` selects."""
         return f"{self.format}-{self.rule}"
+
+    @property
+    def former_id(self) -> str:
+        """What it was called before, which `-k` still takes; empty where its id is the only one."""
+        return f"{self.id.removesuffix(NAN_STAYS)}te" if self.nonfinite == "element" else ""
 
     def spec(self, **others: Any) -> CastSpec:
         """The cast with an axis, a block size, random integers."""

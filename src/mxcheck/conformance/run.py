@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mxcheck.conformance.asked_again import Asked, asked_again
+from mxcheck.conformance.asked_again import Asked, asked_again, surrounded
 from mxcheck.conformance.causes_of_mismatches import (
     Cause,
     Mismatch,
@@ -22,6 +22,7 @@ from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples, own_block_size
 from mxcheck.conformance.learned_domain import learned_domain
+from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.shrinker import Counterexample, Sought, cut_out, shrink
 from mxcheck.conformance.verifier import compare
 from mxcheck.formats.notation import parse_hex
@@ -56,11 +57,11 @@ class CellResult:
     @property
     def reason(self) -> str | None:
         """Why nothing was compared; None where something was."""
-        return None if self.elements else next(iter(self.unsupported.values()))
+        return None if self.elements else next(iter(self.unsupported.values()), "no example is asked for")
 
 
-def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
-    """Put every example of a cell through an implementation.
+def run_cell(kernel: Kernel, cell: Cell, level: str, narrowing: Narrowing = EVERYTHING) -> CellResult:
+    """Put every example of a cell, of those that are asked for, through an implementation.
 
     It is asked inside of the domain that it declares, or of the one that is learned from what it refuses. One
     that has nothing but the same error to show for the first examples is asked nothing more.
@@ -78,7 +79,7 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
     counts: dict[str, dict[str, int]] = {}
     sightings = Sightings()
     errors: list[str] = []
-    for one in _asked(kernel, cell, level, domain):
+    for one in _asked(kernel, cell, level, domain, narrowing):
         example, comparison = one.example, one.comparison
         if comparison.unsupported is not None:
             unsupported.setdefault(example.group, comparison.unsupported)
@@ -101,17 +102,21 @@ def run_cell(kernel: Kernel, cell: Cell, level: str) -> CellResult:
     )
 
 
-def _asked(kernel: Kernel, cell: Cell, level: str, domain: Domain) -> Iterator[Asked]:
+def _asked(kernel: Kernel, cell: Cell, level: str, domain: Domain, narrowing: Narrowing) -> Iterator[Asked]:
     """Each example held against the oracle; then numbers in other surroundings and, last of all, the first
     example again, held against what it gave before."""
     first: Example | None = None
     got: Parts = ()
     for example in examples(cell, level, domain):
+        if not narrowing.takes(example.x, example.spec):
+            continue
         comparison = compare(kernel, example.x, example.spec)
         if first is None:
             first, got = example, tuple(part.copy() for part in comparison.got)
         yield Asked(example=example, comparison=comparison)
-    yield from asked_again(kernel, cell, level, domain)
+    plain = surrounded(cell, domain)
+    if narrowing.takes(plain.x, plain.spec):
+        yield from asked_again(kernel, cell, level, domain)
     if first is not None and got:
         yield Asked(
             example=replace(first, group="asked_again"),

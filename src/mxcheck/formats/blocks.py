@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from mxcheck.formats.choices import choose
+from mxcheck.formats.aliases import choose_format
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 
 E8M0 = "e8m0"
@@ -76,9 +76,9 @@ BLOCK_FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
 
 
 def block_format(name: str) -> BlockFormat:
-    """The format called `name`.
+    """The format called `name`, by us or by the field.
 
     Raises:
         ValueError: no such format; names the allowed ones and the nearest match.
     """
-    return BLOCK_FORMATS[choose("format", name, BLOCK_FORMATS)]
+    return BLOCK_FORMATS[choose_format("format", name, BLOCK_FORMATS)]

@@ -20,10 +20,11 @@ def choose(kind: str, value: str, allowed: Iterable[str]) -> str:
     raise unknown(kind, value, names)
 
 
-def unknown(kind: str, value: object, allowed: Iterable[str]) -> ValueError:
-    """The error for a name that is not allowed, in one line with the nearest match, capitals aside."""
+def unknown(kind: str, value: object, allowed: Iterable[str], also: Iterable[str] = ()) -> ValueError:
+    """The error for a name that is not allowed, in one line with the nearest match, capitals aside. `also`
+    are other names of what is allowed: matched, and not listed."""
     names = list(allowed)
-    folded = {name.casefold(): name for name in reversed(names)}
+    folded = {name.casefold(): name for name in reversed([*names, *also])}
     near = difflib.get_close_matches(str(value)[:_LONGEST].casefold(), folded, n=1, cutoff=0.5)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
     return ValueError(f"unknown {kind} {got(value, _LONGEST)}; allowed: {', '.join(names)}{hint}")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from mxcheck.formats.choices import choose
+from mxcheck.formats.aliases import choose_format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +105,9 @@ ELEMENT_FORMATS: Mapping[str, ElementFormat] = _by_name(
 
 
 def element_format(name: str) -> ElementFormat:
-    """The format called `name`.
+    """The format called `name`, by us or by the field.
 
     Raises:
         ValueError: no such format; names the allowed ones and the nearest match.
     """
-    return ELEMENT_FORMATS[choose("format", name, ELEMENT_FORMATS)]
+    return ELEMENT_FORMATS[choose_format("format", name, ELEMENT_FORMATS)]

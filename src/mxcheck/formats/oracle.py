@@ -126,6 +126,7 @@ _ARRAY_ROUNDINGS: Mapping[str, Callable[[Int64, Int64, Int64, Int64], Bool]] = M
         ),
         "away": lambda _steps, rest, right, _: 2 * rest >= _step(right),
         "zero": lambda _steps, rest, _right, _: np.zeros_like(rest, dtype=np.bool_),
+        "half_zero": lambda _steps, rest, right, _: 2 * rest > _step(right),
         # rest / 2^right + random / 2^32 >= 1, in whole numbers; rest has 24 bits, so nothing overflows
         "stochastic": lambda _steps, rest, right, random: (
             ((rest << RANDOM_BITS) >> right) + random >= (1 << RANDOM_BITS)
@@ -207,22 +208,13 @@ def _quantize_blocks(
     magnitude = bits & 0x7FFF_FFFF
     is_nan, is_inf = magnitude > 0x7F80_0000, magnitude == 0x7F80_0000
     amax = np.where(is_nan | is_inf, 0, magnitude).max(-1, keepdims=True)
-    scale = _scale_exponents(amax, element, spec.scale_rule)
+    scale = scale_exponents(amax, element, spec.scale_rule)
     scale = np.where(is_inf.any(-1, keepdims=True), E8M0_BIAS, scale)
 
-    # Steps of 2^(binade - mantissa bits), where the binade is the element's own or the lowest one.
-    significand, exponent = _split(magnitude)
-    binade = np.maximum(_bit_length(significand) - 1 + exponent - scale, element.emin)
-    shift = np.minimum(binade - element.mantissa_bits - (exponent - scale), 62)  # 62: all bits are gone
-    right, left = np.maximum(shift, 0), np.maximum(-shift, 0)
-    steps = (significand << left) >> right
-    rest = np.where(shift > 0, significand - (steps << right), 0)
-    up = _ARRAY_ROUNDINGS[spec.rounding](steps, rest, right, random) & (shift > 0)
-    codes = np.minimum(((binade - element.emin) << element.mantissa_bits) + steps + up, element.max_magnitude)
+    codes = magnitude_codes(magnitude, scale, element, spec.rounding, random)
     if spec.nonfinite == "element":
         codes = np.where(is_nan, max(element.nan_magnitudes), np.where(is_inf, element.max_magnitude, codes))
-    signed = -codes % (2 * element.sign_bit) if element.twos_complement else codes | element.sign_bit
-    codes = np.where((bits >> 31) == 1, signed, codes)
+    codes = signed_codes(codes, (bits >> 31) == 1, element)
     scale = scale + E8M0_BIAS
     if spec.nonfinite == "block":
         poisoned = (is_nan | is_inf).any(-1, keepdims=True)
@@ -230,8 +222,38 @@ def _quantize_blocks(
     return codes.astype(np.uint8), scale[..., 0].astype(np.uint8)
 
 
-def _scale_exponents(amax: Int64, element: ElementFormat, rule: str) -> Int64:
-    """`scale_exponent` of fp32 magnitudes."""
+def magnitude_codes(
+    magnitude: Int64, scale: Int64, element: ElementFormat, rounding: str, random: Int64 | int = 0
+) -> Int64:
+    """Magnitude codes of fp32 magnitudes (their bits, finite), divided by 2^scale, rounded once, saturating.
+
+    Args:
+        rounding: one of `CastSpec`'s, or `half_zero`: to nearest, ties toward zero.
+        random: for stochastic rounding.
+    """
+    # Steps of 2^(binade - mantissa bits), where the binade is the element's own or the lowest one.
+    significand, exponent = _split(magnitude)
+    binade = np.maximum(_bit_length(significand) - 1 + exponent - scale, element.emin)
+    shift = np.minimum(binade - element.mantissa_bits - (exponent - scale), 62)  # 62: all bits are gone
+    right, left = np.maximum(shift, 0), np.maximum(-shift, 0)
+    steps = (significand << left) >> right
+    rest = np.where(shift > 0, significand - (steps << right), 0)
+    up = _ARRAY_ROUNDINGS[rounding](steps, rest, right, np.asarray(random, np.int64)) & (shift > 0)
+    codes = ((binade - element.emin) << element.mantissa_bits) + steps + up
+    saturated: Int64 = np.minimum(codes, element.max_magnitude)
+    return saturated
+
+
+def signed_codes(magnitudes: Int64, negative: Bool, element: ElementFormat) -> Int64:
+    """Codes of magnitude codes with signs; a negative zero is zero where the format has no other."""
+    signed = (
+        -magnitudes % (2 * element.sign_bit) if element.twos_complement else magnitudes | element.sign_bit
+    )
+    return np.where(negative, signed, magnitudes)
+
+
+def scale_exponents(amax: Int64, element: ElementFormat, rule: str) -> Int64:
+    """`scale_exponent` of fp32 magnitudes (their bits, finite)."""
     significand, exponent = _split(amax)
     length = _bit_length(significand)
     floor = np.int64(1) << np.maximum(length - 1, 0)

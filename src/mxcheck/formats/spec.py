@@ -26,7 +26,8 @@ class CastSpec:
     """One cast. A kernel under test gets it as its second argument.
 
     Attributes:
-        format: a name of `mxcheck.formats.blocks.BLOCK_FORMATS`.
+        format: a name of `mxcheck.formats.blocks.BLOCK_FORMATS`; the field's name of one (`mxfp8`) becomes
+            ours.
         axis: the axis that blocks run along; negative counts from the last one. (One scale a tensor: no
             matter.)
         block_size: elements that share one scale (OCP MX v1.0, section 5.2: 32; NVFP4: 16). None for the
@@ -62,6 +63,7 @@ class CastSpec:
 
     def __post_init__(self) -> None:
         block = block_format(self.format)
+        object.__setattr__(self, "format", block.name)
         choose(f"scale rule of {self.format}", self.scale_rule, block.scale_rules)
         choose("rounding", self.rounding, ROUNDINGS)
         choose("tail", self.tail, TAILS)

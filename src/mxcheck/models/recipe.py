@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mxcheck.formats.aliases import choose_format
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import CastSpec, cast_spec
@@ -28,7 +29,8 @@ class Operand:
     rounding: str = "even"
 
     def __post_init__(self) -> None:
-        choose("format", self.format, (BF16, *BLOCK_FORMATS))
+        own = choose_format("format", self.format, (BF16, *BLOCK_FORMATS))
+        object.__setattr__(self, "format", own)
         if self.format != BF16:
             self.spec(axis=-1)
         elif (self.block_size, self.scale_rule, self.rounding) != (None, None, "even"):
@@ -254,7 +256,8 @@ def recipe(
 
     Raises ValueError for a name that is not known, and where a tier is missing or out of place.
     """
-    step = LADDER[choose("precision", precision, LADDER)]
+    precision = choose_format("precision", precision, LADDER)
+    step = LADDER[precision]
     ours = precision not in WHOLE_MODEL and step.library is None
     if not ours and (attention or outputs or weights_only or elementwise):
         how = "converts the whole model" if precision in WHOLE_MODEL else "is cast by its library"
@@ -271,7 +274,7 @@ def recipe(
 
     def operand(format: str) -> Operand:
         own = Operand(format=format)
-        if format == BF16 or BLOCK_FORMATS[format].scale != E8M0:
+        if own.format == BF16 or BLOCK_FORMATS[own.format].scale != E8M0:
             return own
         return Operand(format=format, block_size=block_size, scale_rule=scale_rule, rounding=rounding)
 

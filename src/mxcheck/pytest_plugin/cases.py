@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from mxcheck.formats.aliases import choose_format
 from mxcheck.formats.choices import choose
 from mxcheck.gate.case import Case
 from mxcheck.models.ladder import (
@@ -30,10 +31,10 @@ def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
     own = tuple(recipes)
     named = options.names("precision")
     for name in named:
-        choose("--mx-precision", name, [*LADDER, *own, "all"])
+        choose_format("--mx-precision", name, [*LADDER, *own, "all"])
     formats = options.names("format")
     for name in formats:
-        choose("--mx-format", name, MX)
+        choose_format("--mx-format", name, MX)
     skipped = options.names("skip") + (["mx"] if options.no_mx else [])
     for name in skipped:
         choose("--mx-skip", name, GROUPS)
@@ -120,7 +121,7 @@ def lay_out(
     ValueError, in one line, for what no step or recipe can do.
     """
     tiers = chosen_tiers(options)
-    globally = [choose("--mx-global", name, ELEMENTWISE) for name in options.names("global")]
+    globally = [choose_format("--mx-global", name, ELEMENTWISE) for name in options.names("global")]
     chosen = chosen_steps(options, own)
     _check_meaning(chosen, changes, globally)
     plain = _is_whole_ladder(options) and changes == Changes() and not globally

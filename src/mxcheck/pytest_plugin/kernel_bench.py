@@ -103,6 +103,7 @@ class KernelBench:
         `exact`, `last bit` (nothing but values in the last place of formats whose scale has a significand),
         or `told`: an error that another case failed with already."""
         from mxcheck.conformance.describe import as_data
+        from mxcheck.conformance.identify import looks_like
         from mxcheck.conformance.run import counterexamples, run_cell
 
         name = case.implementation.name
@@ -124,9 +125,11 @@ class KernelBench:
             kernel = self.kernel(case.implementation)
         except NotLoadedError as error:
             return {**row, "verdict": "error"}, "told" if error.told else "red", str(error)
-        result = run_cell(kernel, case.cell, case.level)
-        verdict, changes = judge(name, case.cell.id, case.level, result.counts)
+        result = run_cell(kernel, case.cell, case.level, case.narrowing)
+        every = case.narrowing.every_example
+        verdict, changes = judge(name, case.cell.id, case.level, result.counts, every_example=every)
         smallest = counterexamples(kernel, result) if verdict == "red" else []
+        likeness = looks_like(kernel, case.cell) if verdict == "red" and result.elements else ""
         known = findings_of(name, case.cell.id)
         row |= {
             "elements": result.elements,
@@ -144,7 +147,8 @@ class KernelBench:
         if result.reason is not None:
             return {**row, "verdict": "unsupported"}, "unsupported", result.reason
         row["verdict"] = "error" if verdict == "red" and _only_errors(result) else verdict
-        return row, verdict, "\n".join(_message(case, result, changes, smallest))
+        told = [f"mxcheck: {case.id} {likeness}"] if likeness else []
+        return row, verdict, "\n".join([*told, *_message(case, result, changes, smallest)])
 
 
 def _only_errors(result: CellResult) -> bool:

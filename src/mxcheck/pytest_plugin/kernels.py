@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from mxcheck.conformance.cells import Cell, cells
+from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.findings import Finding
+from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
+from mxcheck.formats.aliases import aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.elements import ELEMENT_FORMATS
 from mxcheck.kernels.registry import Implementation, implementation, implementations
@@ -29,6 +31,7 @@ class KernelCase:
     implementation: Implementation
     cell: Cell
     level: str
+    narrowing: Narrowing = EVERYTHING
 
     @property
     def id(self) -> str:
@@ -105,15 +108,20 @@ def check_findable(named: list[Implementation], *, collected: list[Path]) -> Non
             )
 
 
+def format_marks(name: str) -> list[pytest.MarkDecorator]:
+    """Of a case of this format: by our name and by the field's, for `-m` and `-k`."""
+    return [getattr(pytest.mark, one) for one in (name, *aliases_of(name))]
+
+
 def kernel_cases(settings: Settings) -> list[Any]:
     """Parameters of the conformance test, an implementation that is missing among them as one skip."""
     present, missing = chosen(settings)
     level = "full" if settings.level == "exhaustive" else settings.level
     found = [
-        pytest.param(case, id=case.id, marks=[getattr(pytest.mark, cell.format)])
+        pytest.param(case, id=case.id, marks=format_marks(cell.format))
         for one in present
-        for cell in cells(level)
-        for case in [KernelCase(implementation=one, cell=cell, level=level)]
+        for cell in settings.narrowing.cells(level)
+        for case in [KernelCase(implementation=one, cell=cell, level=level, narrowing=settings.narrowing)]
     ]
     return found + [
         pytest.param(None, id=f"{one.name}-missing", marks=[pytest.mark.skip(reason=reason)])
@@ -153,7 +161,7 @@ def layout_cases(settings: Settings) -> list[Any]:
         skip = pytest.mark.skip(reason="the tests of layouts are of mxcheck's own code: --mx-kernel=eager")
         return [pytest.param(None, id="all-formats", marks=[skip])]
     names = [name for name, block in BLOCK_FORMATS.items() if block.block_size is not None]
-    return [pytest.param(name, id=name, marks=[getattr(pytest.mark, name)]) for name in names]
+    return [pytest.param(name, id=name, marks=format_marks(name)) for name in names]
 
 
 def exhaustive_cases(settings: Settings) -> list[Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from mxcheck.conformance.cells import LEVELS
 from mxcheck.evaluation.corpus_names import CORPORA
+from mxcheck.formats.aliases import own_name
 from mxcheck.formats.choices import choose, unknown
 from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
 from mxcheck.models.ladder import GROUPS, LADDER, MIXED_TIERS, MX, TIERS
@@ -19,6 +20,7 @@ from mxcheck.run.measuring import DEFAULT_LENGTH, DEFAULT_SAMPLES
 MODEL_SCALE_RULES = tuple(rule for rule in SCALE_RULES if rule != "amax")
 # Stochastic rounding wants a random integer for each element of each activation; the kernel suite has them.
 MODEL_ROUNDINGS = tuple(rounding for rounding in ROUNDINGS if rounding != "stochastic")
+AXES = tuple(map(str, range(-4, 4)))
 BLOCK_SIZES = ("16", "32", "64", "128")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -40,6 +42,8 @@ _ASIDE = frozenset(
     }
 )
 
+_KERNELS_ALL = "kernel suite: all"
+
 LISTS = {
     "models": (
         "the reference models",
@@ -49,7 +53,7 @@ LISTS = {
         "all that are installed",
         f"model suite: steps of the ladder: {', '.join(LADDER)}, names of your recipes, all",
     ),
-    "format": ("all", f"model suite: narrow the MX formats of the ladder: {', '.join(MX)}"),
+    "format": ("all", f"narrow the MX formats of the ladder, and the kernel suite, to: {', '.join(MX)}"),
     "tier": ("B", f"model suite: tiers: {', '.join((*TIERS, *MIXED_TIERS))}, all"),
     "skip": ("nothing", f"model suite: groups to leave out: {', '.join(GROUPS)} (mx: mixed too)"),
     "global": (
@@ -75,10 +79,23 @@ LISTS = {
 }
 VALUES = {
     "preset": ("none", "a named set of these options; the command line goes before it: {presets}"),
-    "scale-rule": ("floor", f"model suite: scale rule: {', '.join(MODEL_SCALE_RULES)}"),
-    "rounding": ("even", f"model suite: rounding of elements: {', '.join(MODEL_ROUNDINGS)}"),
-    "block-size": ("32", f"model suite: elements that share a scale: {', '.join(BLOCK_SIZES)}"),
-    "dtype": ("the model card's, else fp32", f"model suite: load models in: {', '.join(DTYPES)}"),
+    "scale-rule": (
+        f"floor; {_KERNELS_ALL}",
+        f"scale rule: {', '.join(MODEL_SCALE_RULES)}; kernel suite: this alone (amax too)",
+    ),
+    "rounding": (
+        f"even; {_KERNELS_ALL}",
+        f"rounding of elements: {', '.join(MODEL_ROUNDINGS)}; kernel suite: this alone (stochastic too)",
+    ),
+    "block-size": (
+        f"32; {_KERNELS_ALL}",
+        f"elements that share a scale: {', '.join(BLOCK_SIZES)}; kernel suite: this alone",
+    ),
+    "dtype": (
+        f"the model card's, else fp32; {_KERNELS_ALL}",
+        f"load models in: {', '.join(DTYPES)}; kernel suite: inputs of it alone",
+    ),
+    "axis": ("all", "kernel suite: blocks along this axis alone: -4 to 3, -1 the last"),
     "max-samples": (str(DEFAULT_SAMPLES), "model suite: sequences to measure at most"),
     "sequence-length": (
         f"{DEFAULT_LENGTH} or what the model has; its own tokens: as sampled",
@@ -117,6 +134,9 @@ FLAGS = {
     "layers": "model suite: after the table, each case's layers by what its casts cost in them",
     "debug": "model suite: list every replaced module after the run, and those left as they are",
 }
+
+#: Lists in which a format may have the field's name.
+_OF_FORMATS = ("precision", "format", "global")
 
 #: The largest whole number that an option takes: more than any model, text or host has.
 MOST = {
@@ -222,7 +242,8 @@ class Options:
         """A list: repeated, with commas, or both."""
         key = _key(name)
         chosen = self._config.getoption(key) or self._preset.get(name) or self._config.getini(key) or []
-        return list(dict.fromkeys(part.strip() for text in chosen for part in text.split(",")))
+        names = [part.strip() for text in chosen for part in text.split(",")]
+        return list(dict.fromkeys(map(own_name, names) if name in _OF_FORMATS else names))
 
     def flag(self, name: str) -> bool:
         return bool(self._config.getoption(_key(name))) or name in self._preset

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mxcheck.formats.aliases import ALIASES, aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.pytest_plugin.fixtures import (
     GATE,
@@ -73,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, TIERS
     from mxcheck.models.zoo import REFERENCE_MODELS
 
-    for name in dict.fromkeys((*REFERENCE_MODELS, *LADDER, *BLOCK_FORMATS)):
+    for name in dict.fromkeys((*REFERENCE_MODELS, *LADDER, *BLOCK_FORMATS, *ALIASES)):
         config.addinivalue_line("markers", f"{name}: cases of this name (added by mxcheck)")
     for tier in (*TIERS, *MIXED_TIERS, ALL_LINEARS):
         config.addinivalue_line("markers", f"tier_{tier}: cases of tier {tier} (added by mxcheck)")
@@ -191,6 +192,13 @@ _KERNEL_PARAMETERS = _ORDERINGS | {
 }
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What a cell was called before still selects it."""
+    case = item.callspec.params.get("mx_kernel_case") if hasattr(item, "callspec") else None
+    if case is not None and case.cell.former_id:
+        item.extra_keyword_matches.add(case.cell.former_id)
+
+
 @pytest.hookimpl(optionalhook=True, wrapper=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Generator[None, Any, Any]:
     """Ours in place of xdist's `load`, unless `--dist` asked for that by name; it is `load` itself where a
@@ -300,7 +308,8 @@ def _marks(case: Any) -> list[pytest.MarkDecorator]:
     from mxcheck.models.ladder import LADDER
     from mxcheck.models.zoo import REFERENCE_MODELS
 
-    names = [case.precision] if case.precision in LADDER else []  # a recipe of the user's is no marker
+    # A recipe of the user's is no marker.
+    names = [case.precision, *aliases_of(case.precision)] if case.precision in LADDER else []
     names += [] if case.tier is None else [f"tier_{case.tier}"]
     if case.model in REFERENCE_MODELS:
         names.append(case.model)

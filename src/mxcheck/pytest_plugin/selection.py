@@ -39,3 +39,16 @@ def _from_root(config: pytest.Config, word: str) -> str:
     if not path.exists():  # a module, after --pyargs
         return word
     return os.path.relpath(path, config.rootpath) + colons + rest
+
+
+def kernels_alone(config: pytest.Config) -> bool:
+    """Whether a run names the kernel suite and nothing else: then options that both suites have need mean
+    nothing to a model."""
+    return bool(config.args) and all(_names_kernels(config, word) for word in config.args)
+
+
+def _names_kernels(config: pytest.Config, word: str) -> bool:
+    path = config.invocation_params.dir / word.partition("::")[0]
+    folder = path if path.is_dir() else path.parent
+    there = path.exists() and (folder / "test_casts.py").is_file()
+    return "mxcheck.suite.kernels" in word or there

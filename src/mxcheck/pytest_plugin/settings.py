@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from mxcheck.conformance.cells import LEVELS
+from mxcheck.conformance.narrowing import Narrowing
 from mxcheck.evaluation.corpus_names import CorpusChoice, corpus_choice
 from mxcheck.evaluation.metrics import check_metrics
 from mxcheck.formats.choices import choose
+from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
 from mxcheck.models.recipe import Recipe
 from mxcheck.models.zoo import REFERENCE_MODELS, known_labels, model_source
 from mxcheck.pytest_plugin.cases import lay_out, left_out
 from mxcheck.pytest_plugin.options import (
+    AXES,
     BLOCK_SIZES,
     DEFAULT_MIN_FREE_RATIO,
     DEVICES,
@@ -29,6 +32,7 @@ from mxcheck.pytest_plugin.options import (
     Options,
 )
 from mxcheck.pytest_plugin.own_recipes import own_recipes
+from mxcheck.pytest_plugin.selection import kernels_alone
 from mxcheck.pytest_plugin.work import estimate, model_seconds
 from mxcheck.run.cases import Changes
 from mxcheck.run.default_gate import FEW_STAGES
@@ -57,6 +61,7 @@ class Settings:
     metrics: tuple[str, ...]
     kernels: tuple[str, ...]  # as named; none: each suite's default
     level: str
+    narrowing: Narrowing  # of the kernel suite
     microxcaling: str
     report: Path | None
     device: str
@@ -112,7 +117,8 @@ def read_settings(config: pytest.Config) -> Settings:
 def _read(config: pytest.Config) -> Settings:
     options = Options(config)
     models = _labels(options.names("models") or list(REFERENCE_MODELS))
-    changes = _changes(options)
+    narrowing = _narrowing(options)
+    changes = Changes() if kernels_alone(config) else _changes(options)
     corpus = corpus_choice(options.names("datasets") or ["self"], config.rootpath)
     max_samples = options.integer("max-samples", DEFAULT_SAMPLES)
     length = options.integer("sequence-length", None)
@@ -164,6 +170,7 @@ def _read(config: pytest.Config) -> Settings:
         batch_size=batch_size,
         metrics=metrics,
         kernels=kernels,
+        narrowing=narrowing,
         level=choose("--mx-level", options.value("level") or "quick", LEVELS),
         microxcaling=options.value("microxcaling"),
         report=_report_folder(config, options),
@@ -198,6 +205,28 @@ def _with_cases(
                 f"name such a step, or leave the model out"
             )
     return {label: name for label, name in models.items() if label in there}
+
+
+def _narrowing(options: Options) -> Narrowing:
+    named = {
+        name: choose(f"--mx-{name}", value, allowed) if (value := options.value(name)) else None
+        for name, allowed in (
+            ("scale-rule", SCALE_RULES),
+            ("rounding", ROUNDINGS),
+            ("block-size", BLOCK_SIZES),
+            ("dtype", DTYPES),
+            ("axis", AXES),
+        )
+    }
+    size, dtype, axis = (named[name] for name in ("block-size", "dtype", "axis"))
+    return Narrowing(
+        formats=tuple(options.names("format")),
+        scale_rule=named["scale-rule"],
+        rounding=named["rounding"],
+        block_size=None if size is None else int(size),
+        dtype=None if dtype is None else DTYPES[dtype],
+        axis=None if axis is None else int(axis),
+    )
 
 
 def _changes(options: Options) -> Changes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import mxcheck
 from mxcheck.conformance.cells import LEVELS, Cell, cells
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import DIALECTS, ROUNDINGS, CastSpec
@@ -22,7 +25,7 @@ def test_quick_has_each_rule_each_rounding_and_each_format() -> None:
         "fp8_e5m2-ceil",
         "fp8_e5m2-even",
         "fp8_e5m2-rceil",
-        "fp8_e5m2-rceil-te",
+        "fp8_e5m2-rceil-nan_stays",
     ]
     assert [name for name in ids if name.startswith("mxint8")] == [
         "mxint8-floor",
@@ -69,11 +72,47 @@ def test_ids_are_unique_and_name_one_format(level: str) -> None:
 
 def test_a_cell_makes_its_cast() -> None:
     cell = Cell(format="fp8_e4m3", scale_rule="rceil", rounding="away", nonfinite="element")
-    assert cell.rule == "rceil-away-te"
+    assert cell.rule == "rceil-away-nan_stays"
     assert cell.spec(axis=0, block_size=None) == CastSpec(
         format="fp8_e4m3", scale_rule="rceil", rounding="away", nonfinite="element", axis=0
     )
     assert Cell(format="nvfp4", scale_rule="amax").spec().block_size == 16
+
+
+def _names_of_the_suites() -> set[str]:
+    """Of their folders, modules and tests: what `-k` matches besides a case's own id."""
+    root = Path(mxcheck.__file__).parents[2]
+    files = [*(root / "src/mxcheck/suite").rglob("*.py"), *(root / "tests/kernels").glob("*.py")]
+    paths = [
+        file.relative_to(root).with_suffix("") for file in [*files, *(root / "tests/models").glob("*.py")]
+    ]
+    tests = [
+        name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    ]
+    assert {"test_casts", "test_conformance", "kernels", "suite"} < {
+        part for path in paths for part in path.parts
+    } | set(tests)
+    return {part for path in paths for part in path.parts} | set(tests)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_part_of_an_id_is_in_the_name_of_a_test_module_or_folder(level: str) -> None:
+    """`-k "not te"` deselected everything: `test` has a `te`."""
+    names = _names_of_the_suites()
+    found = {
+        (part, name)
+        for cell in cells(level)
+        for part in cell.id.split("-")
+        for name in names
+        if part.casefold() in name.casefold()
+    }
+    assert not found
+    assert any("te" in name for name in names)
+
+
+def test_a_former_id_tells_its_cell() -> None:
+    former = [cell.former_id for cell in cells("quick") if cell.former_id]
+    assert former == ["fp8_e4m3-rceil-te", "fp8_e5m2-rceil-te"]
 
 
 def test_cells_need_neither_torch_nor_numpy() -> None:

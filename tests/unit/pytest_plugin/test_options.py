@@ -366,3 +366,19 @@ def test_options_beside_the_ladder_are_gone_where_the_run_has_options_of_its_own
     assert whole == {"fp32", "fp8_e4m3-B", "fp8_e4m3-B+attention"}
     ceil = {case.stage for case in lay("--mx-models", "wide-gpt2", "--mx-scale-rule", "ceil").cases}
     assert ceil == {"fp32", "fp8_e4m3-B+ceil"}
+
+
+# The field's names of formats
+
+
+def test_lists_of_formats_take_the_names_of_the_field(configure: Configure, lay: Lay) -> None:
+    """On the command line, in a preset and in the ini file; a name and its alias are one."""
+    assert stages(lay(*LLAMA, "--mx-precision", "mxfp8,fp8_e4m3,mxfp4")) == ["fp8_e4m3-B", "fp4_e2m1-B"]
+    ini = "mx_presets =\n    p: --mx-precision=mxfp6_e2m3\n"
+    assert stages(lay(*LLAMA, "--mx-preset", "p", ini=ini)) == ["fp6_e2m3-B"]
+    assert Options(configure(ini="mx_format = mxfp8_e5m2\n")).names("format") == ["fp8_e5m2"]
+    named = ("--mx-precision=fp8_e4m3", "--mx-global=mxfp4")
+    assert [case.options for case in lay(*LLAMA, *named).cases] == [(), ("global-fp4_e2m1",)]
+    assert Options(configure("--mx-kernel", "mxfp8")).names("kernel") == ["mxfp8"]  # no list of formats
+    with pytest.raises(pytest.UsageError, match="--mx-precision 'mxfp6' may be mxfp6_e3m2 or mxfp6_e2m3"):
+        lay(*LLAMA, "--mx-precision=mxfp6")

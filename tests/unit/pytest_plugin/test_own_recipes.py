@@ -82,7 +82,7 @@ OPERAND = "an operand is a format, or a table of format, block_size, scale_rule,
                 f"a recipe cannot be called {name!r}; allowed: letters, digits, '_' and '.', and no name",
                 id=f"called-{name}",
             )
-            for name in ("fp8_e4m3", "mixed", "all", "w4-a8", "w4+a8", "w 4", "_x", "w4/a8", "")
+            for name in ("fp8_e4m3", "mxfp8", "mixed", "all", "w4-a8", "w4+a8", "w 4", "_x", "w4/a8", "")
         ),
         pytest.param(
             '[tool.mxcheck.recipes."engine.x"]\nmlp = { weights = "mxint8" }',

@@ -198,7 +198,7 @@ def test_rules_with_rounding_to_even_come_first_and_amax_last() -> None:
     rows = in_order(row(format=cell.format, rule=cell.rule) for cell in cells("quick"))
     header = [column.header for column in matrix_table(rows).columns]
     assert header[2:6] == ["floor", "ceil", "even", "rceil"]
-    assert set(header[6:-1]) == {"floor-away", "floor-zero", "floor-stoch.", "rceil-te"}
+    assert set(header[6:-1]) == {"floor-away", "floor-zero", "floor-stoch.", "rceil-nan_stays"}
     assert header[-1] == "amax"
 
 

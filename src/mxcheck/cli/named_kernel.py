@@ -1,0 +1,42 @@
+"""A kernel that a command line names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mxcheck.kernels.api import Kernel
+
+
+class KernelError(Exception):
+    """A kernel that gives no result to compare."""
+
+
+def named_kernel(name: str) -> Kernel:
+    """The kernel of that name, or `package.module:function`, on the device that it runs on.
+
+    Raises:
+        ValueError: there is no such kernel.
+        KernelError: its module raised something, which is the cause.
+    """
+    from mxcheck.conformance.devices import on_device, resolve_device
+    from mxcheck.kernels.api import resolve_kernel
+    from mxcheck.kernels.registry import implementations
+    from mxcheck.kernels.usual_settings import check_subnormals
+
+    # As `python -m` has it: the installed command would not see the modules of the directory it runs in.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    cpu_only = {one.name for one in implementations().values() if one.cpu_only}
+    try:
+        function = resolve_kernel(name)[0]
+    except ValueError:
+        raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # (whatever its module raises is told as its own)
+        raise KernelError(f"cannot be loaded: its module raised {type(error).__name__}") from error
+    check_subnormals()
+    return on_device(function, "cpu" if name in cpu_only else resolve_device("auto"))

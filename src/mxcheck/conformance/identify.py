@@ -1,0 +1,357 @@
+"""Which scale rule, rounding and NaN/Inf policy an implementation follows: that with the fewest mismatches.
+
+It is asked for a few thousand blocks on which the rules of `mxcheck.formats.field_rules` differ, in the first
+dtype and block size that it takes, and its answer is held against each rule with each rounding. Blocks at the
+ends of the scale's range are counted apart: implementations fall short there, whatever their rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mxcheck.conformance import inputs
+from mxcheck.conformance.cells import Cell, cells
+from mxcheck.conformance.draws import Draws
+from mxcheck.conformance.generator import spread_with_ties
+from mxcheck.conformance.mixtures import sixteen_bit_blocks
+from mxcheck.conformance.verifier import expected_values, outcome
+from mxcheck.formats.blocks import E8M0
+from mxcheck.formats.codes import E8M0_NAN
+from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
+from mxcheck.formats.field_rules import (
+    FIELD_ROUNDINGS,
+    FIELD_RULES,
+    policies_of,
+    quantize_blocks,
+    rules_of,
+)
+from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.api import Kernel
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BLOCK_SIZES = (32, 16, 64, 128)
+#: Whole tiles: rows and columns of what is asked are multiples of it.
+_TILE = 128
+#: Such a part of the blocks within the range may differ from a rule that an implementation is said to follow.
+#: Roundings differ from each other in more, and so do rules, but for those that differ at single amax.
+_MOST_DIFFERENT = 0.02
+
+#: So many of the nearest are held against NaN and Inf too.
+_MOST_HELD = 8
+
+Codes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """How far an answer is from one rule and rounding.
+
+    Attributes:
+        policy: what NaN and Inf do, by fewest mismatches; None where an implementation refuses them.
+        scales: blocks within the range whose scale differs; None of an implementation that returns values.
+        codes: codes (or values) that differ, within the range and under equal scales.
+        blocks: blocks within the range in which either differs.
+        at_the_ends: blocks that differ where the scale is 00 or FE, or amax is subnormal or 0.
+        zero_signs: zeros of the wrong sign; counted nowhere else.
+        not_finite: blocks with NaN or Inf that differ.
+    """
+
+    rule: str
+    rounding: str
+    policy: str | None
+    scales: int | None
+    codes: int
+    blocks: int
+    at_the_ends: int
+    zero_signs: int
+    not_finite: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether no bit differs."""
+        return not (self.blocks or self.at_the_ends or self.zero_signs or self.not_finite)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What an implementation was asked for, and what its answer looks like, the nearest first.
+
+    Attributes:
+        matches: the nearest, and what it was asked for.
+        blocks: how many within the range were compared; `at_the_ends`, `not_finite`: how many others.
+    """
+
+    cell: Cell
+    dtype: str
+    block_size: int
+    blocks: int
+    at_the_ends: int
+    not_finite: int
+    matches: tuple[Match, ...]
+
+    @property
+    def best(self) -> Match:
+        return self.matches[0]
+
+    @property
+    def words(self) -> str:
+        """`floor` with ties toward zero. Rules that nothing tells apart are all named: in `fp4_e3m0`
+        `ceil` and `rceil` are one, and other scales may make equal values."""
+        best = self.best
+        alike = [
+            f"`{one.rule}`"
+            for one in self.matches
+            if (one.rounding, one.blocks, one.at_the_ends, one.not_finite)
+            == (best.rounding, best.blocks, best.at_the_ends, best.not_finite)
+        ]
+        return f"{' or '.join(alike)} with {FIELD_ROUNDINGS[best.rounding]}"
+
+    @property
+    def fits(self) -> bool:
+        """Whether the nearest is near enough to be named."""
+        return self.best.blocks <= _MOST_DIFFERENT * self.blocks
+
+
+def identify(kernel: Kernel, cell: Cell) -> Identity | str:
+    """What an implementation makes of a cell looks like; or why it gives nothing, in its own words.
+
+    Raises:
+        ValueError: the cell's format has no E8M0 scales, or its rounding is stochastic.
+    """
+    if cell.spec().block.scale != E8M0 or cell.rounding == "stochastic":
+        raise ValueError(f"no rules to try for {cell.id}: they are of E8M0 scales, without random integers")
+    refused = ""
+    for block_size, dtype in product(BLOCK_SIZES, DTYPES):
+        asked = _asked(cell.format, block_size, dtype)
+        answer = _answer(kernel, asked.finite, cell.spec(block_size=block_size))
+        if isinstance(answer, str):
+            refused = refused or answer
+            continue
+        not_finite: list[tuple[Tensor, Any]] = []
+        for blocks in asked.not_finite:
+            got = _answer(kernel, blocks, cell.spec(block_size=block_size))
+            if not isinstance(got, str):
+                not_finite.append((blocks, got))
+        return _held(cell, asked, answer, not_finite)
+    return refused
+
+
+def identities(
+    kernel: Kernel, name: str, *, scale_rule: str | None = None, rounding: str | None = None
+) -> Iterator[Identity | str]:
+    """`identify` for the cells of the format `name`, of `quick`, with this rule and this rounding if any."""
+    for cell in cells("quick"):
+        if cell.format != name or cell.rounding == "stochastic":
+            continue
+        if scale_rule in (None, cell.scale_rule) and rounding in (None, cell.rounding):
+            yield identify(kernel, cell)
+
+
+def looks_like(kernel: Kernel, cell: Cell) -> str:
+    """`looks like ...`, of a cell that is red; empty where nothing fits well, or nothing better than its own
+    rule and rounding."""
+    if cell.spec().block.scale != E8M0 or cell.rounding == "stochastic":
+        return ""
+    found = identify(kernel, cell)
+    if isinstance(found, str) or not found.fits:
+        return ""
+    asked = next(one for one in found.matches if (one.rule, one.rounding) == (cell.scale_rule, cell.rounding))
+    if asked.blocks == found.best.blocks:  # it may differ at the ends alone: no other rule
+        return ""
+    return f"looks like {found.words}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Asked:
+    """Blocks [n, block size]: finite ones, and one tensor for each kind of others."""
+
+    block_size: int
+    finite: Tensor
+    not_finite: tuple[Tensor, ...]
+    ends: NDArray[np.bool_]  # of `finite`, by block
+
+
+@lru_cache(maxsize=len(DTYPES) * len(BLOCK_SIZES))
+def _asked(name: str, block_size: int, dtype: torch.dtype) -> _Asked:
+    cell = Cell(format=name, scale_rule="floor")
+    element = cell.spec().element
+    made = [
+        make(cell, block_size, Draws(f"identify {name} {make.__name__}"))
+        for make in (inputs.every_code, inputs.boundaries, inputs.zero_and_subnormal, inputs.amax_boundaries)
+    ]
+    made += [_thresholds(cell, block_size), inputs.wide(cell, block_size, Draws("identify wide"))]
+    made.append(spread_with_ties((1024, block_size), Draws("identify ties")).numpy())
+    with np.errstate(over="ignore", under="ignore"):
+        blocks = torch.from_numpy(np.concatenate(made)).to(dtype)
+    if dtype != torch.float32 and block_size == 32:
+        blocks = torch.cat([blocks, sixteen_bit_blocks(cell, dtype)])
+    finite = _in_tiles(blocks[blocks.isfinite().all(-1)])
+    others = [
+        _in_tiles(torch.from_numpy(make(cell, block_size, Draws("identify not finite"))).to(dtype))
+        for make in (inputs.infinite, inputs.not_finite)
+    ]
+    amax = finite.abs().amax(-1).float().numpy()
+    middle = [
+        FIELD_RULES[rule].codes(amax.view(np.uint32).astype(np.int64), element) for rule in ("floor", "ceil")
+    ]
+    ends = (middle[0] < 2) | (middle[1] >= E8M0_NAN - 1) | (amax < np.finfo(np.float32).tiny)
+    return _Asked(block_size=block_size, finite=finite, not_finite=tuple(others), ends=ends)
+
+
+def _thresholds(cell: Cell, length: int) -> inputs.Blocks:
+    """amax where rules of the field turn: at 1.5 times the largest code, at every power of two, and one fp32
+    value to each side."""
+    exponents = np.arange(-140, 118)
+    points = np.ldexp(1.5 * cell.spec().element.max_value, exponents - cell.spec().element.emax)
+    bits = points.astype(np.float32).view(np.uint32)
+    amax = np.concatenate([bits - 1, bits, bits + 1]).view(np.float32)
+    random = Draws("identify thresholds")
+    rest = (
+        random.integers(-(1 << 12), 1 << 12, (amax.size, length)) / 4096.0 * amax[:, None].astype(np.float64)
+    )
+    blocks: inputs.Blocks = rest.astype(np.float32)
+    blocks[np.arange(amax.size), random.integers(0, length, amax.size)] = amax
+    return blocks
+
+
+def _in_tiles(blocks: Tensor) -> Tensor:
+    """The first blocks once more behind the last, until they fill whole tiles."""
+    a_tile = _TILE * _TILE // blocks.shape[1]
+    count = -(-len(blocks) // a_tile) * a_tile
+    return blocks[torch.arange(count) % len(blocks)]
+
+
+def _answer(kernel: Kernel, blocks: Tensor, spec: CastSpec) -> tuple[NDArray[Any], ...] | str:
+    """(codes, scales) or (values,), by blocks; or why there are none."""
+    seen = outcome(kernel, blocks.reshape(-1, _TILE).clone(), spec)
+    if not seen.got:
+        return seen.unsupported or seen.error
+    return (seen.got[0].reshape(blocks.shape), *(part.reshape(-1) for part in seen.got[1:]))
+
+
+def _held(
+    cell: Cell,
+    asked: _Asked,
+    answer: tuple[NDArray[Any], ...],
+    not_finite: list[tuple[Tensor, tuple[NDArray[Any], ...]]],
+) -> Identity:
+    element, dtype, inside = cell.spec().element, asked.finite.dtype, ~asked.ends
+    seen = {
+        (rule.name, rounding): _differences(
+            answer, _expected(cell.format, asked.block_size, dtype, rule.name, rounding), element, dtype
+        )
+        for rule, rounding in product(rules_of(element), FIELD_ROUNDINGS)
+    }
+
+    def order(one: tuple[str, str]) -> tuple[int, int, bool]:
+        blocks = seen[one].blocks
+        return (
+            int(blocks[inside].sum()),
+            int(blocks[asked.ends].sum()),
+            one != (cell.scale_rule, cell.rounding),
+        )
+
+    nearest = sorted(seen, key=order)
+    own = (cell.scale_rule, cell.rounding)
+    found = []
+    for rule, rounding in dict.fromkeys([*nearest[:_MOST_HELD], own]):
+        differences = seen[rule, rounding]
+        policies = {
+            policy: sum(
+                int(
+                    _differences(
+                        got, _blocks_of(blocks, element, rule, rounding, policy), element, dtype
+                    ).blocks.sum()
+                )
+                for blocks, got in not_finite
+            )
+            for policy in (policies_of(element) if not_finite else ())
+        }
+        policy = min(policies, key=policies.__getitem__, default=None)
+        scales = differences.scales
+        found.append(
+            Match(
+                rule=rule,
+                rounding=rounding,
+                policy=policy,
+                scales=None if scales is None else int(scales[inside].sum()),
+                codes=int(differences.codes[inside].sum()),
+                blocks=order((rule, rounding))[0],
+                at_the_ends=order((rule, rounding))[1],
+                zero_signs=int(differences.zero_signs.sum()),
+                not_finite=0 if policy is None else policies[policy],
+            )
+        )
+    return Identity(
+        cell=cell,
+        dtype=str(dtype).removeprefix("torch."),
+        block_size=asked.block_size,
+        blocks=int((~asked.ends).sum()),
+        at_the_ends=int(asked.ends.sum()),
+        not_finite=sum(len(blocks) for blocks, _ in not_finite),
+        matches=tuple(found),
+    )
+
+
+@lru_cache(maxsize=64)
+def _expected(
+    name: str, block_size: int, dtype: torch.dtype, rule: str, rounding: str
+) -> tuple[Codes, Codes]:
+    """Codes and scales of the finite blocks."""
+    return _blocks_of(_asked(name, block_size, dtype).finite, ELEMENT_FORMATS[name], rule, rounding)
+
+
+def _blocks_of(
+    blocks: Tensor, element: ElementFormat, rule: str, rounding: str, policy: str = "block"
+) -> tuple[Codes, Codes]:
+    return quantize_blocks(blocks.float().numpy(), element, FIELD_RULES[rule], rounding, policy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Differences:
+    """By block: whether its scale differs, and how many codes or values and zeros' signs."""
+
+    scales: NDArray[np.bool_] | None
+    codes: NDArray[np.int64]
+    zero_signs: NDArray[np.int64]
+
+    @property
+    def blocks(self) -> NDArray[np.bool_]:
+        return (self.codes > 0) if self.scales is None else (self.codes > 0) | self.scales
+
+
+def _differences(
+    got: tuple[NDArray[Any], ...], expected: tuple[Codes, Codes], element: ElementFormat, dtype: torch.dtype
+) -> _Differences:
+    codes, scales = expected
+    if len(got) == 1:
+        spec = CastSpec(format=element.name, block_size=codes.shape[1])
+        values = expected_values((codes, scales[:, None]), dtype, spec).float().numpy()
+        differ = (got[0] != values) & ~(np.isnan(got[0]) & np.isnan(values))
+        zero_signs = (got[0] == 0) & (values == 0) & (np.signbit(got[0]) != np.signbit(values))
+        return _Differences(scales=None, codes=differ.sum(-1), zero_signs=zero_signs.sum(-1))
+    wrong = got[1] != scales
+    compared = ~(wrong | (scales == E8M0_NAN))[:, None]
+    magnitudes = [_magnitudes(part, element) for part in (got[0], codes)]
+    both_nan = np.isin(magnitudes[0], list(element.nan_magnitudes)) & np.isin(
+        magnitudes[1], list(element.nan_magnitudes)
+    )
+    unequal = (got[0] != codes) & compared & ~both_nan
+    zero_signs = unequal & (magnitudes[0] == 0) & (magnitudes[1] == 0)
+    return _Differences(scales=wrong, codes=(unequal & ~zero_signs).sum(-1), zero_signs=zero_signs.sum(-1))
+
+
+def _magnitudes(codes: NDArray[Any], element: ElementFormat) -> NDArray[Any]:
+    if element.twos_complement:
+        return codes
+    # A byte that is no code has a magnitude that nothing else has.
+    return np.where(codes >= 2 * element.sign_bit, 0xFF, codes & (element.sign_bit - 1))

@@ -1,0 +1,70 @@
+"""What an implementation's cast looks like: a line, and the rules that were tried, the nearest first."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from mxcheck.conformance.identify import Identity, Match
+from mxcheck.formats.field_rules import FIELD_DIALECTS, FIELD_POLICIES, FIELD_ROUNDINGS
+from mxcheck.reporting.titled import titled_table
+
+#: Rows of the table: what is further off says nothing.
+_MOST_SHOWN = 6
+
+
+def conclusion(found: Identity) -> str:
+    """looks like `floor` with ties toward zero."""
+    best = found.best
+    if not found.fits:
+        return f"like none; nearest is {found.words}: {best.blocks:,} of {found.blocks:,} blocks differ"
+    if best.exact:
+        return f"looks like {found.words}"
+    beyond = [
+        (best.blocks, found.blocks, "blocks"),
+        (best.at_the_ends, found.at_the_ends, "blocks at the ends of the range"),
+        (best.not_finite, found.not_finite, "blocks with NaN or Inf"),
+    ]
+    told = [f"{count:,} of {of:,} {what}" for count, of, what in beyond if count]
+    told += [f"the signs of {best.zero_signs:,} zeros"] if best.zero_signs else []
+    return f"looks like {found.words}; differs in {', '.join(told)}"
+
+
+def asked_for(found: Identity) -> str:
+    """What it was asked for, and how."""
+    return f"asked for {found.cell.id}, {found.dtype}, blocks of {found.block_size}"
+
+
+def identity_table(found: Identity) -> Table:
+    """A row a rule and rounding: how much of an answer differs from it."""
+    table = titled_table(
+        asked_for(found),
+        f"within: of {found.blocks:,} blocks within the range; codes: (or values) under equal scales\n"
+        f"ends: of {found.at_the_ends:,} blocks with scale 00 or FE, or a subnormal or zero amax\n"
+        f"NaN, Inf: of {found.not_finite:,} blocks with either, by the nearest policy: "
+        + "; ".join(f"{name}: {says}" for name, says in FIELD_POLICIES.items()),
+        title_style="bold",
+        padding=2,
+    )
+    for name in ("rule", "rounding", "policy", "dialect"):
+        table.add_column(name, no_wrap=True)
+    for name in ("scales", "codes", "within", "ends", "NaN, Inf", "zeros' signs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for match in found.matches[:_MOST_SHOWN]:
+        table.add_row(*_row(match))
+    return table
+
+
+def _row(match: Match) -> list[str]:
+    dialect = FIELD_DIALECTS.get((match.rule, match.rounding, match.policy or ""), "-")
+    return [
+        match.rule,
+        FIELD_ROUNDINGS[match.rounding],
+        match.policy or "refused",
+        dialect,
+        "-" if match.scales is None else f"{match.scales:,}",
+        f"{match.codes:,}",
+        f"{match.blocks:,}",
+        f"{match.at_the_ends:,}",
+        f"{match.not_finite:,}" if match.policy else "-",
+        f"{match.zero_signs:,}",
+    ]
