@@ -305,11 +305,7 @@ def test_an_input_that_is_changed_is_shrunk(cell: str) -> None:
     for _, one in found:
         assert one.x.numel() <= 128
         assert one.strided or nonzeros(one) == 1
-    # Where elements share memory its `copy_` itself is refused.
-    assert [one.comparison.error.partition(":")[0] for _, one in found] == [
-        "it changed its input",
-        "RuntimeError",
-    ]
+    assert [one.comparison.error for _, one in found] == ["it changed its input"]
 
 
 def test_an_error_that_one_block_shows_is_told_as_one() -> None:
