@@ -258,9 +258,9 @@ def test_a_fault_is_judged_again_whatever_its_own_gate_said(tmp_path: Path) -> N
     assert found.bounds.margin == pytest.approx(5)
     assert found.drift.seen
     assert found.drift.margin == pytest.approx(0.002 / 1e-9)
-    # 4 times the stored noise and the floor: 3.22e-4 for the median
+    # 4 times the stored noise, 8/3 of that for four sequences, and the floor: 8.553e-4 for the median
     assert found.drift_elsewhere.seen
-    assert found.drift_elsewhere.margin == pytest.approx(0.002 / 3.22e-4)
+    assert found.drift_elsewhere.margin == pytest.approx(0.002 / (3.2e-4 * 8 / 3 + 2e-6))
     assert found.stage == "full"
     assert "but the catalogue explains why it is not: known" in found.trouble
 
@@ -270,7 +270,7 @@ def test_drift_elsewhere_has_the_noise_bounds_only() -> None:
     here = drift_sight(record, build_record())
     elsewhere = drift_sight(replace(record, arithmetic="another"), build_record())
     assert (here.seen, elsewhere.seen) == (True, False)
-    assert elsewhere.margin == pytest.approx(1e-4 / (4 * NOISE.loss_median + 2e-6))
+    assert elsewhere.margin == pytest.approx(1e-4 / (4 * NOISE.loss_median * 8 / 3 + 2e-6))
 
 
 def test_figures_that_are_none_are_seen() -> None:
