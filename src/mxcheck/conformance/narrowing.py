@@ -14,6 +14,8 @@ from mxcheck.formats.spec import CastSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mxcheck.kernels.domain import Domain
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Narrowing:
@@ -63,6 +65,16 @@ class Narrowing:
             and self.scale_rule in (None, cell.scale_rule)
             and self.rounding in (None, cell.rounding)
             and (self.block_size is None or block.scale == E8M0 or block.block_size == self.block_size)
+        )
+
+    def domain(self) -> Domain:
+        """What of an example it leaves, as a domain. Imports torch."""
+        from mxcheck.kernels.domain import DTYPES, Domain
+
+        return Domain(
+            block_sizes=None if self.block_size is None else (self.block_size,),
+            dtypes=tuple(DTYPES.values()) if self.dtype is None else (DTYPES[self.dtype],),
+            axes=None if self.axis is None else (self.axis,),
         )
 
     def takes(self, x: Tensor, spec: CastSpec) -> bool:

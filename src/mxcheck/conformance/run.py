@@ -68,7 +68,7 @@ def run_cell(kernel: Kernel, cell: Cell, level: str, narrowing: Narrowing = EVER
     """
     declared = domain_of(kernel)
     try:
-        domain = learned_domain(kernel, cell) if declared is None else declared
+        domain = learned_domain(kernel, cell, narrowing.domain()) if declared is None else declared
     except NotSupported as error:
         return CellResult(elements=0, unsupported={"every group": str(error)}, counts={}, mismatches=[])
     if why := domain.refuses_cast(cell.spec(block_size=own_block_size(cell, domain))):
