@@ -1,72 +1,192 @@
-"""What an implementation is made for, where it declares nothing: learned from what it refuses."""
+"""What an implementation is made for, where it declares nothing: learned from what it gives no result for,
+and from what it does not look at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import wraps
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.disregarded import disregarded, in_words, with_values
 from mxcheck.conformance.draws import Draws
-from mxcheck.conformance.generator import ANYTHING, own_block_size, placed, spread_with_ties
-from mxcheck.conformance.inside import dtypes_of
+from mxcheck.conformance.generator import ANYTHING, own_block_size, spread_with_ties
+from mxcheck.conformance.inside import axis_of, dtypes_of
+from mxcheck.conformance.mixtures import BLOCK_SIZES
 from mxcheck.conformance.verifier import outcome
+from mxcheck.formats.blocks import E8M0
 from mxcheck.kernels.api import Kernel
-from mxcheck.kernels.domain import Domain, NotSupported
+from mxcheck.kernels.domain import Domain, NotSupported, named
 
 # Rows and columns that whatever tiles and blocks there are divide.
 _ALIGNED = (256, 512)
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Domain:
-    """Dtypes, rows and columns that an implementation does not refuse for a cell, of those `within` which it
-    is asked. An error is no refusal.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """A domain, and of each restriction what the implementation said: `float32: AssertionError: no`."""
+
+    domain: Domain
+    because: tuple[str, ...] = ()
+
+
+def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Learned:
+    """What an implementation does of a cell, of what is `within`: dtypes, rows, columns, axes, block sizes
+    and layouts for which it neither refuses nor raises where it does an aligned matrix; and of what it does
+    not look at the value that it has (see `disregarded`). One that does no aligned matrix is left to its
+    cells. A result that is wrong teaches nothing.
 
     Raises:
-        NotSupported: it refuses aligned matrices of each dtype; its own reason.
+        NotSupported: it refuses aligned matrices of each dtype, its own reason; or it does not look at what
+            makes the cell, and does another one.
     """
-    asked = {dtype: _Asking(kernel, cell, replace(within, dtypes=(dtype,))) for dtype in dtypes_of(within)}
-    refused = {dtype: one.refuses(*_ALIGNED) for dtype, one in asked.items()}
-    dtypes = tuple(dtype for dtype, why in refused.items() if not why)
+    values = disregarded(kernel, cell, within)
+    domain = with_values(within, values)
+    if domain.refuses_cast(cell.spec(block_size=own_block_size(cell, domain))):
+        raise NotSupported(in_words(values))
+    probe = _Probe(kernel, cell, domain)
+    seen = {dtype: probe.ask(dtype=dtype) for dtype in dtypes_of(domain)}
+    if all(one.refused for one in seen.values()):
+        raise NotSupported(next(iter(seen.values())).why)
+    dtypes = tuple(dtype for dtype, one in seen.items() if not one.why)
     if not dtypes:
-        raise NotSupported(next(iter(refused.values())))
-    asking = asked[dtypes[0]]
-    rows, columns = _ALIGNED
-    least_rows, rows_multiple = _least(lambda count: not asking.refuses(count, columns), _MULTIPLES)
-    length = own_block_size(cell, within) or 1
-    in_blocks, blocks_multiple = _least(lambda count: not asking.refuses(rows, count * length), _MULTIPLES)
-    whole = blocks_multiple * length
-    ragged = (
-        not asking.refuses(rows, max(in_blocks * length, whole) + 1) if length > 1 else blocks_multiple == 1
-    )
-    return replace(
-        within,
-        dtypes=dtypes,
-        least_rows=least_rows,
-        rows_multiple=rows_multiple,
-        least_columns=in_blocks * length if in_blocks > 1 else 1,
-        columns_multiple=whole if blocks_multiple > 1 else 1,
-        ragged=ragged,
-    )
+        return Learned(domain=domain)
+    because = [f"{named(dtype)}: {one.why}" for dtype, one in seen.items() if one.why]
+    domain = replace(domain, dtypes=dtypes)
+    for learn in (_rows, _columns, _block_sizes, _axes, _ranks, _contiguous):
+        found, reasons = learn(_Probe(kernel, cell, domain))
+        domain, because = replace(domain, **found), [*because, *reasons]
+    return Learned(domain=domain, because=tuple(because))
+
+
+_Lesson = tuple[dict[str, Any], list[str]]
+
+
+class _Answer(NamedTuple):
+    """Why there is no result; empty where there is one, right or wrong."""
+
+    why: str
+    refused: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
+class _Probe:
     kernel: Kernel
     cell: Cell
-    within: Domain
+    domain: Domain
 
-    def refuses(self, rows: int, columns: int) -> str:
-        """Why a matrix of this shape is refused; empty where it is not."""
-        x = spread_with_ties((rows, columns), Draws("learned domain"))
-        asked = placed("learned", x, self.cell, self.within)
-        return outcome(self.kernel, asked.x, asked.spec).unsupported or ""
+    def ask(
+        self,
+        rows: int = _ALIGNED[0],
+        columns: int = _ALIGNED[1],
+        *,
+        lead: tuple[int, ...] | None = None,
+        **others: Any,
+    ) -> _Answer:
+        """What comes of a matrix [rows, columns] along its last axis, of other leading lengths, or of another
+        dtype, axis, block size or layout."""
+        axis = others.get("axis", axis_of(self.domain))
+        dtype = others.get("dtype", dtypes_of(self.domain)[0])
+        x = spread_with_ties((rows, columns), Draws("learned domain")).to(dtype)
+        x = x.reshape(*((rows,) if lead is None else lead), columns)
+        x = x if axis in (-1, x.dim() - 1) else x.movedim(-1, axis).contiguous()
+        x = others.get("laid_out", lambda same: same)(x)
+        size = others.get("block_size", own_block_size(self.cell, self.domain))
+        random = torch.zeros(x.shape, dtype=torch.int64) if self.cell.rounding == "stochastic" else None
+        raised: list[BaseException] = []
+
+        @wraps(self.kernel)
+        def noting(*given: Any) -> Any:
+            try:
+                return self.kernel(*given)
+            except BaseException as error:
+                raised.append(error)
+                raise
+
+        seen = outcome(noting, x, self.cell.spec(axis=axis, block_size=size, random=random))
+        return _Answer(seen.unsupported or (seen.error if raised else ""), seen.unsupported is not None)
+
+    @property
+    def length(self) -> int:
+        return own_block_size(self.cell, self.domain) or 1
 
 
-def _least(allowed: Callable[[int], bool], multiples: tuple[int, ...]) -> tuple[int, int]:
-    """(least, multiple) of a count: the first of the multiples that is allowed once and threefold; where one
-    more than it is allowed too, it is the least one only."""
-    for count in multiples:
-        if allowed(count) and allowed(3 * count):
-            return (count, 1) if count == 1 or allowed(count + 1) else (count, count)
-    return multiples[-1], multiples[-1]
+def _rows(probe: _Probe) -> _Lesson:
+    least, multiple, why = _least(lambda count: probe.ask(rows=count))
+    return {"least_rows": least, "rows_multiple": multiple}, [f"rows {one}" for one in why]
+
+
+def _columns(probe: _Probe) -> _Lesson:
+    length = probe.length
+    blocks, multiple, why = _least(lambda count: probe.ask(columns=count * length))
+    whole = multiple * length
+    beside = max(blocks * length, whole) + 1
+    tail = probe.ask(columns=beside).why if length > 1 else ""
+    reasons = [f"blocks a row {one}" for one in why] + [f"{beside} columns: {tail}"] * bool(tail)
+    return {
+        "least_columns": blocks * length if blocks > 1 else 1,
+        "columns_multiple": whole if multiple > 1 else 1,
+        "ragged": not tail and (length > 1 or multiple == 1),
+    }, reasons
+
+
+def _block_sizes(probe: _Probe) -> _Lesson:
+    if probe.cell.spec().block.scale != E8M0 or probe.domain.block_sizes is not None:
+        return {}, []
+    return _those("block_sizes", BLOCK_SIZES, lambda size: probe.ask(block_size=size), "blocks of ")
+
+
+def _axes(probe: _Probe) -> _Lesson:
+    if probe.domain.axes is not None:
+        return {}, []
+    return _those("axes", (-1, 0), lambda axis: probe.ask(axis=axis), "axis ")
+
+
+def _ranks(probe: _Probe) -> _Lesson:
+    rows = _ALIGNED[0]
+    leads = {2: (rows,), 3: (2, rows // 2), 4: (2, 2, rows // 4)}
+    if probe.domain.least_rows == probe.domain.rows_multiple == 1:
+        leads[1] = ()
+
+    def asked(rank: int) -> _Answer:
+        return probe.ask(rows=prod(leads[rank]), lead=leads[rank])
+
+    return _those("ranks", sorted(leads), asked, "dimensions ")
+
+
+def _contiguous(probe: _Probe) -> _Lesson:
+    why = probe.ask(laid_out=_apart).why
+    return ({"contiguous": True}, [f"not contiguous: {why}"]) if why else ({}, [])
+
+
+def _apart(x: Tensor) -> Tensor:
+    """The same values, transposed in memory."""
+    return x.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def _those(field: str, values: Iterable[Any], ask: Callable[[Any], _Answer], what: str) -> _Lesson:
+    """Those of the values that give a result; no restriction where all do."""
+    seen = {value: ask(value).why for value in values}
+    failed = [f"{what}{value}: {why}" for value, why in seen.items() if why]
+    return ({field: tuple(value for value, why in seen.items() if not why)} if failed else {}), failed
+
+
+def _least(ask: Callable[[int], _Answer]) -> tuple[int, int, list[str]]:
+    """(least, multiple, why) of a count: the first of the multiples that gives a result once and threefold;
+    where one more than it gives one too, it is the least one only."""
+    reasons: list[str] = []
+    for count in _MULTIPLES:
+        why = ask(count).why or ask(3 * count).why
+        if why:
+            reasons.append(f"{count}: {why}")
+            continue
+        if count == 1 or not (beside := ask(count + 1).why):
+            return count, 1, reasons[:1]
+        return count, count, [f"{count + 1}: {beside}"]
+    return _MULTIPLES[-1], _MULTIPLES[-1], reasons[:1]

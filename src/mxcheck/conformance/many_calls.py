@@ -77,7 +77,7 @@ def first_cell(kernel: Kernel, level: str) -> tuple[Asking, str]:
     declared = domain_of(kernel)
     for cell in cells(level):
         try:
-            asking = Asking(cell=cell, domain=declared or learned_domain(kernel, cell))
+            asking = Asking(cell=cell, domain=declared or learned_domain(kernel, cell).domain)
         except NotSupported as error:
             reason = reason or str(error)
             continue

@@ -44,7 +44,7 @@ class CellResult:
         unsupported: group -> why, for what the implementation does not do.
         counts: group -> kind -> number of mismatches.
         mismatches: each sort of them once; of equal errors the first.
-        domain: what it restricts, in words; `learned` if nothing was declared.
+        domain: what it restricts, in words; `learned` says why, where nothing was declared.
     """
 
     elements: int
@@ -52,7 +52,7 @@ class CellResult:
     counts: dict[str, dict[str, int]]
     mismatches: list[Mismatch]
     domain: str = ""
-    learned: bool = False
+    learned: tuple[str, ...] | None = None
 
     @property
     def reason(self) -> str | None:
@@ -68,9 +68,10 @@ def run_cell(kernel: Kernel, cell: Cell, level: str, narrowing: Narrowing = EVER
     """
     declared = domain_of(kernel)
     try:
-        domain = learned_domain(kernel, cell, narrowing.domain()) if declared is None else declared
+        learned = learned_domain(kernel, cell, narrowing.domain()) if declared is None else None
     except NotSupported as error:
         return CellResult(elements=0, unsupported={"every group": str(error)}, counts={}, mismatches=[])
+    domain = declared or (learned.domain if learned else narrowing.domain())
     if why := domain.refuses_cast(cell.spec(block_size=own_block_size(cell, domain))):
         outside = {"every group": f"outside of its domain: {why}"}
         return CellResult(elements=0, unsupported=outside, counts={}, mismatches=[])
@@ -98,7 +99,7 @@ def run_cell(kernel: Kernel, cell: Cell, level: str, narrowing: Narrowing = EVER
         counts=counts,
         mismatches=sightings.mismatches(),
         domain=domain.words,
-        learned=declared is None,
+        learned=None if learned is None else learned.because,
     )
 
 

@@ -20,6 +20,7 @@ from mxcheck.formats.codes import E8M0_NAN, scale_values
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.spec import CastSpec, scales_shape
 from mxcheck.kernels.blocks import check_input, chunks, rows, sections
+from mxcheck.kernels.domain import domain
 from mxcheck.kernels.elements import clear, encode, round_elements
 from mxcheck.kernels.real_scaled import fake_quantize_real_scaled, quantize_real_scaled
 from mxcheck.kernels.rules import EXPONENT, MAGNITUDE, SCALE_RULES
@@ -27,6 +28,7 @@ from mxcheck.kernels.rules import EXPONENT, MAGNITUDE, SCALE_RULES
 Parts = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 
 
+@domain()
 def quantize_eager(x: Tensor, spec: CastSpec) -> Parts:
     """Codes and scales of a cast.
 
@@ -63,6 +65,7 @@ def quantize_eager(x: Tensor, spec: CastSpec) -> Parts:
     return codes, scales
 
 
+@domain()
 def fake_quantize_eager(x: Tensor, spec: CastSpec) -> Tensor:
     """The values of `quantize_eager`'s codes and scales: x's shape and dtype, contiguous, no gradient.
 

@@ -135,7 +135,7 @@ class KernelBench:
             "elements": result.elements,
             "reason": result.reason,
             "unsupported": result.unsupported,
-            "domain": f"{'learned: ' * result.learned}{result.domain}" if result.domain else "",
+            "domain": _domain_in_words(result),
             "mismatches": result.counts,
             "findings": {finding.name: finding.cause for finding in known}
             if verdict in ("known", "red")
@@ -149,6 +149,13 @@ class KernelBench:
         row["verdict"] = "error" if verdict == "red" and _only_errors(result) else verdict
         told = [f"mxcheck: {case.id} {likeness}"] if likeness else []
         return row, verdict, "\n".join([*told, *_message(case, result, changes, smallest)])
+
+
+def _domain_in_words(result: CellResult) -> str:
+    if not result.domain or result.learned is None:
+        return result.domain
+    because = f" ({'; '.join(result.learned)})" if result.learned else ""
+    return f"learned: {result.domain}{because}"
 
 
 def _only_errors(result: CellResult) -> bool:

@@ -48,7 +48,7 @@ def of(made_for: Domain, wrong: bool = False) -> Cast:
 )
 def test_a_right_kernel_is_exact_and_a_wrong_one_red(made_for: Domain, cell: str) -> None:
     right = run_cell(of(made_for), CELLS[cell], "quick")
-    assert (right.counts, right.unsupported, right.learned) == ({}, {}, False)
+    assert (right.counts, right.unsupported, right.learned) == ({}, {}, None)
     assert right.elements > 1 << 18
     assert run_cell(of(made_for, wrong=True), CELLS[cell], "quick").counts
 
@@ -114,7 +114,7 @@ def refusing(made_for: Domain) -> Cast:
 )
 def test_what_is_refused_is_learned(made_for: Domain) -> None:
     cell = CELLS["fp8_e4m3-floor"]
-    learned = learned_domain(refusing(made_for), cell)
+    learned = learned_domain(refusing(made_for), cell).domain
     for rows in (1, 2, 15, 16, 17, 128, 200, 256):
         for columns in (1, 32, 33, 64, 96, 128, 160, 256):
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -123,7 +123,8 @@ def test_what_is_refused_is_learned(made_for: Domain) -> None:
                     x.shape
                 )
     result = run_cell(refusing(made_for), cell, "quick")
-    assert (result.counts, result.learned) == ({}, True)
+    assert result.counts == {}
+    assert result.learned is not None
     assert result.elements > 1 << 18
 
 

@@ -10,6 +10,7 @@ from mxcheck.conformance import run
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example
+from mxcheck.conformance.learned_domain import Learned
 from mxcheck.conformance.run import counterexamples, reproduce, run_cell
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.domain import Domain
@@ -43,15 +44,15 @@ def three_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run, "examples", examples)
     monkeypatch.setattr(run, "asked_again", lambda *_: ())
-    monkeypatch.setattr(run, "learned_domain", lambda *_: Domain())
+    monkeypatch.setattr(run, "learned_domain", lambda *_: Learned(domain=Domain()))
 
 
 def test_a_cell_that_is_refused_in_each_dtype_is_asked_nothing_more() -> None:
-    kernel = Counting(refuse=(1, 2, 3))
+    kernel = Counting(refuse=tuple(range(1, 100)))
     result = run_cell(kernel, CELL, "quick")
-    assert kernel.calls == 3
-    assert (result.elements, result.unsupported) == (0, {"every group": "call 1"})
-    assert result.reason == "call 1"
+    assert kernel.calls == 6 + 3  # what it looks at, of two shapes; then each dtype
+    assert (result.elements, result.unsupported) == (0, {"every group": "call 7"})
+    assert result.reason == "call 7"
     assert (result.counts, result.mismatches) == ({}, [])
     assert counterexamples(kernel, result) == []
 

@@ -1,0 +1,196 @@
+"""What of a cast an implementation does not look at: a kernel of one rule gives the same bits for every rule.
+
+Such a kernel says nothing of what it is made for. It is asked what it does: of each choice that changes
+nothing, the value whose bits it gives, or those that are nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.draws import Draws
+from mxcheck.conformance.generator import spread_with_ties
+from mxcheck.conformance.inside import columns_of, dtypes_of, rows_of
+from mxcheck.conformance.mixtures import BLOCK_SIZES
+from mxcheck.conformance.plain_results import plain_result
+from mxcheck.conformance.refusals import is_interrupt
+from mxcheck.conformance.verifier import expected_parts, expected_values
+from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
+from mxcheck.formats.spec import NONFINITE, CastSpec
+from mxcheck.kernels.api import Kernel
+from mxcheck.kernels.domain import Domain
+from mxcheck.kernels.kept_settings import settings_kept
+
+_E8M0_FORMATS = tuple(name for name, block in BLOCK_FORMATS.items() if block.scale == E8M0)
+#: Fields of a cast, and what is asked of each. Stochastic rounding takes random integers, and is left out.
+#: A kernel that gives the same for every rounding is asked for rounding to even, whatever it gives: of all
+#: faults ties away from zero is the most common one.
+_CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "axis": (-1, 0),
+    "block_size": BLOCK_SIZES,
+    "format": _E8M0_FORMATS,
+    "scale_rule": BLOCK_FORMATS["fp8_e4m3"].scale_rules,
+    "rounding": ("even", "away", "zero"),
+    "nonfinite": NONFINITE,
+}
+#: The fields of a domain that say the same.
+_OF_A_DOMAIN = {
+    "axis": "axes",
+    "block_size": "block_sizes",
+    "format": "formats",
+    "scale_rule": "scale_rules",
+    "rounding": "roundings",
+    "nonfinite": "nonfinite",
+}
+# Rows and columns: every block size divides the columns, and an axis is told by the numbers of scales.
+_ASKED = ((64, 128), (256, 512))
+# What is told first: the numbers of scales, then scales and most codes; then NaN.
+_IN_TURN = (("axis", "block_size", "format", "scale_rule"), ("nonfinite",))
+
+Result = tuple[Tensor, ...]
+
+
+def disregarded(kernel: Kernel, cell: Cell, domain: Domain) -> dict[str, Any]:
+    """Field -> the value that an implementation has for it, of those that it does not look at and that
+    `domain` leaves open; nothing of one that gives no result."""
+    base = _base(cell, domain)
+    asked = next((one for one in _shapes(domain) if _result(kernel, _numbers(one), base) is not None), None)
+    if asked is None:
+        return {}
+    ignored = [
+        field
+        for field in _CHOICES
+        if getattr(domain, _OF_A_DOMAIN[field]) is None and _gives_one(kernel, asked, base, field)
+    ]
+    found: dict[str, Any] = {"rounding": "even"} if "rounding" in ignored else {}
+    for fields in _IN_TURN:
+        x = _numbers(asked, not_finite="nonfinite" in fields)
+        open_fields = [field for field in fields if field in ignored]
+        got = _result(kernel, x, base)
+        if not open_fields or got is None:
+            continue
+        specs = _with_each(_with(base, found) or base, open_fields)
+        misses = {spec: count for spec in specs if (count := _misses(got, x, spec)) is not None}
+        if not misses:
+            return {}  # of no shape that a result may have: each cell tells it
+        nearest = min(misses, key=misses.__getitem__)
+        if "nonfinite" in fields and misses[nearest]:
+            nearest = specs[0]  # it does neither; codes under a NaN scale say nothing
+        found |= {field: getattr(nearest, field) for field in open_fields}
+    return found
+
+
+def with_values(domain: Domain, values: Mapping[str, Any]) -> Domain:
+    """A domain of one value for each of these fields."""
+    chosen: dict[str, Any] = {_OF_A_DOMAIN[field]: (value,) for field, value in values.items()}
+    return replace(domain, **chosen)
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """`it gives the same bits whatever is asked for: scale rule floor, rounding even`."""
+    told = [f"{field.replace('_', ' ')} {value}" for field, value in values.items() if field != "nonfinite"]
+    return f"it gives the same bits whatever is asked for: {', '.join(told)}"
+
+
+def _base(cell: Cell, domain: Domain) -> CastSpec:
+    spec = cell.spec() if cell.spec().block.scale == E8M0 else CastSpec(format="fp8_e4m3")
+    sizes = [size for size in domain.block_sizes or () if size is not None]
+    return replace(
+        spec,
+        rounding="even" if spec.rounding == "stochastic" else spec.rounding,
+        block_size=min(sizes) if sizes else spec.block_size,
+        axis=next(iter(domain.axes)) if domain.axes else -1,
+    )
+
+
+def _shapes(domain: Domain) -> Iterator[_Shape]:
+    """What is asked, the first that gives a result: few numbers, or tiles; of each dtype."""
+    for (rows, columns), dtype in product(_ASKED, dtypes_of(domain)):
+        yield _Shape(rows_of(rows, domain), columns_of(columns, domain, max(BLOCK_SIZES)), dtype)
+
+
+class _Shape(NamedTuple):
+    rows: int
+    columns: int
+    dtype: torch.dtype
+
+
+def _numbers(asked: _Shape, *, not_finite: bool = False) -> Tensor:
+    random = Draws("disregarded")
+    x = spread_with_ties(asked[:2], random)
+    # Values show their scale where they are subnormal or too large for their block.
+    x *= torch.from_numpy(np.ldexp(np.float32(1), random.integers(-16, 1, asked[:2])))
+    if not_finite:
+        x[0, 0], x[1, 1] = torch.nan, torch.inf
+    return x.to(asked.dtype)
+
+
+def _result(kernel: Kernel, x: Tensor, spec: CastSpec) -> Result | None:
+    """What a kernel gives, of whatever shape; None where it gives no tensors."""
+    try:
+        with settings_kept(), torch.random.fork_rng(devices=[]):
+            returned = plain_result(kernel, kernel(x.clone(), spec), x)
+    except BaseException as error:  # (whatever a kernel raises: each cell tells it)
+        if is_interrupt(error):
+            raise
+        return None
+    parts = returned if isinstance(returned, tuple) else (returned,)
+    return parts if all(isinstance(part, Tensor) for part in parts) else None
+
+
+def _gives_one(kernel: Kernel, asked: _Shape, base: CastSpec, field: str) -> bool:
+    """Whether every value of a field, of two at least, gives the same bits."""
+    x = _numbers(asked, not_finite=field == "nonfinite")
+    specs = _with_each(base, [field])
+    results = (_result(kernel, x, spec) for spec in specs)
+    first = next(results)
+    return len(specs) > 1 and first is not None and all(_alike(first, other) for other in results)
+
+
+def _alike(one: Result, other: Result | None) -> bool:
+    return (
+        other is not None
+        and len(one) == len(other)
+        and all(
+            (a.dtype, a.shape) == (b.dtype, b.shape)
+            and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+            for a, b in zip(one, other, strict=True)
+        )
+    )
+
+
+def _with(base: CastSpec, values: Mapping[str, Any]) -> CastSpec | None:
+    """None where a format does not know such a value."""
+    try:
+        return replace(base, **values)
+    except ValueError:
+        return None
+
+
+def _with_each(base: CastSpec, fields: list[str]) -> list[CastSpec]:
+    """Every combination of the values of fields, that of `base` first."""
+    values = ([getattr(base, field), *_CHOICES[field]] for field in fields)
+    specs = (_with(base, dict(zip(fields, some, strict=True))) for some in product(*values))
+    return list(dict.fromkeys(spec for spec in specs if spec is not None))
+
+
+def _misses(got: Result, x: Tensor, spec: CastSpec) -> int | None:
+    """How many elements differ from the oracle's, or lie under another scale; None of other shapes."""
+    parts = expected_parts(x, spec)
+    if len(got) == 1:
+        wanted = expected_values(parts, x.dtype, spec)
+        if got[0].shape != wanted.shape:
+            return None
+        return int((~torch.isclose(got[0].to(wanted.dtype), wanted, rtol=0, atol=0, equal_nan=True)).sum())
+    codes, scales = (torch.from_numpy(part) for part in parts[:2])
+    if got[0].shape != codes.shape or got[1].shape != scales.shape:
+        return None
+    return int((got[0] != codes).sum()) + int((got[1] != scales).sum()) * (codes.numel() // scales.numel())
