@@ -64,7 +64,7 @@ def mixtures(cell: Cell, level: str) -> Iterator[Mixture]:
     sizes = BLOCK_SIZES if cell.spec().block.scale == E8M0 else (own,)
     for (d, dtype), (s, size) in product(enumerate(DTYPES), enumerate(sizes)):
         random = Draws(f"{cell.id} mixed {dtype} {size}")
-        pool = _pool(cell, size or 32, dtype, random)
+        pool = pool_of(cell, size or 32, dtype, random)
         everything = level != "quick" or (dtype == torch.float32 and size == own)
         for (p, (others, axis)), (at, layout), ragged in product(
             enumerate(SHAPES), enumerate(LAYOUTS), (False, True)
@@ -102,13 +102,13 @@ def _group(dtype: torch.dtype) -> str:
 def _long(cell: Cell, size: int | None) -> Iterator[Mixture]:
     """Rows longer than a kernel's own tile, along the last axis and the first."""
     random = Draws(f"{cell.id} long")
-    pool = _pool(cell, size or 32, torch.float32, random)
+    pool = pool_of(cell, size or 32, torch.float32, random)
     for axis, length in ((-1, _LONG), (-1, _LONG + 17), (0, _LONG)):
         x = _tensor(pool, (2,), axis, length, random)
         yield Mixture(group="long", x=x, axis=axis, block_size=size)
 
 
-def _pool(cell: Cell, length: int, dtype: torch.dtype, random: Draws) -> Tensor:
+def pool_of(cell: Cell, length: int, dtype: torch.dtype, random: Draws) -> Tensor:
     """Blocks [count, length] of every kind, in `dtype`."""
     if cell.spec().block.scale != E8M0:
         # One scale for all of a tensor: not finite values have groups of their own.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mxcheck.conformance.asked_again import Asked, asked_again, surrounded
+from mxcheck.conformance.batches import in_batches
 from mxcheck.conformance.causes_of_mismatches import (
     Cause,
     Mismatch,
@@ -22,6 +23,7 @@ from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples, own_block_size
 from mxcheck.conformance.learned_domain import learned_domain
+from mxcheck.conformance.matrices import matrices
 from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.shrinker import Counterexample, Sought, cut_out, shrink
 from mxcheck.conformance.verifier import compare
@@ -115,9 +117,14 @@ def _asked(kernel: Kernel, cell: Cell, level: str, domain: Domain, narrowing: Na
         if first is None:
             first, got = example, tuple(part.copy() for part in comparison.got)
         yield Asked(example=example, comparison=comparison)
+    for one in matrices(cell, level, domain):
+        if narrowing.takes(one.example.x, one.example.spec):
+            comparison = compare(kernel, one.example.x, one.example.spec, oracle=one.expected)
+            yield Asked(example=one.example, comparison=comparison)
     plain = surrounded(cell, domain)
     if narrowing.takes(plain.x, plain.spec):
         yield from asked_again(kernel, cell, level, domain)
+        yield from in_batches(kernel, cell, domain)
     if first is not None and got:
         yield Asked(
             example=replace(first, group="asked_again"),

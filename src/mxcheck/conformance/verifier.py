@@ -58,7 +58,9 @@ class Comparison:
     oracle: Parts = ()
 
 
-def compare(kernel: Kernel, x: Tensor, spec: CastSpec, expected: Parts | None = None) -> Comparison:
+def compare(
+    kernel: Kernel, x: Tensor, spec: CastSpec, expected: Parts | None = None, *, oracle: Parts = ()
+) -> Comparison:
     """Call an implementation and hold its result against the oracle's.
 
     Args:
@@ -68,12 +70,13 @@ def compare(kernel: Kernel, x: Tensor, spec: CastSpec, expected: Parts | None = 
             that is left changed.
         x: fp32, bf16 or fp16; the kernel sees it as it is, the oracle its exact fp32 values.
         expected: what to hold it against instead of the oracle's: what another call of it `got`.
+        oracle: the oracle's result, where it is known.
     """
     try:
         result = _called(kernel, x, spec)
     except BaseException as error:  # noqa: BLE001  (whatever a kernel raises is a mismatch)
         return failed(error, x, kernel)
-    return _judged(result, x, spec, expected)
+    return _judged(result, x, spec, expected, oracle)
 
 
 def failed(error: BaseException, x: Tensor, kernel: Kernel | None = None) -> Comparison:
@@ -106,13 +109,16 @@ def judged(kernel: Kernel, returned: object, x: Tensor, spec: CastSpec, expected
 
 
 def _judged(
-    result: Tensor | QuantizedTensor, x: Tensor, spec: CastSpec, expected: Parts | None
+    result: Tensor | QuantizedTensor,
+    x: Tensor,
+    spec: CastSpec,
+    expected: Parts | None,
+    oracle: Parts = (),
 ) -> Comparison:
     if expected is not None and (len(expected) == 1) != isinstance(result, Tensor):
         return failed(TypeError("it returns values in one call, codes and scales in another"), x)
-    oracle: Parts = ()
     if expected is None:
-        expected = oracle = expected_parts(x, spec)
+        expected = oracle = oracle or expected_parts(x, spec)
     if not isinstance(result, Tensor):
         found = _compare_parts(result, expected, spec)
     elif oracle:

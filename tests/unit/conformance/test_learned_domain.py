@@ -159,6 +159,4 @@ def test_what_is_named_is_asked_for() -> None:
     """`--mx-block-size`, `--mx-axis`: a kernel of another one is wrong there."""
     cast = of_one(**ONE)
     within = Domain(block_sizes=(64,), axes=(0,))
-    assert {"block_size", "axis"}.isdisjoint(
-        disregarded(cast, CELLS["fp8_e4m3-ceil"], within)
-    )
+    assert {"block_size", "axis"}.isdisjoint(disregarded(cast, CELLS["fp8_e4m3-ceil"], within))

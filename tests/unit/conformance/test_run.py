@@ -43,7 +43,8 @@ def three_groups(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Example(group=group, x=x, spec=cell.spec()) for group in ("a", "b", "b", "c")]
 
     monkeypatch.setattr(run, "examples", examples)
-    monkeypatch.setattr(run, "asked_again", lambda *_: ())
+    for others in ("asked_again", "in_batches", "matrices"):
+        monkeypatch.setattr(run, others, lambda *_: ())
     monkeypatch.setattr(run, "learned_domain", lambda *_: Learned(domain=Domain()))
 
 

@@ -1,0 +1,204 @@
+"""Whole matrices and single rows: a fast path is chosen by rows and columns together.
+
+Their blocks are gathered from a pool that the oracle casts once, and so is what is expected: what a
+block becomes does not depend on what lies around it. Where a scale is shared by a row, rows are gathered;
+where a whole tensor shares one, the largest number of the pool is in each matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.draws import Draws
+from mxcheck.conformance.generator import ANYTHING, Example, own_block_size
+from mxcheck.conformance.inside import columns_of, dtypes_of, rows_of
+from mxcheck.conformance.mixtures import pool_of
+from mxcheck.conformance.verifier import expected_parts
+from mxcheck.formats.blocks import E8M0
+from mxcheck.formats.oracle import Parts
+from mxcheck.kernels.domain import Domain
+
+ROWS = (1, 2, 31, 32, 33, 127, 128, 129, 256, 384, 4096, 65_537)
+#: Whole blocks of a row; and what is left of one behind two.
+BLOCKS = (1, 2, 3, 8, 129)
+_BEHIND = 2
+#: Of a matrix; only the most rows, of one block each, have more at `quick`.
+MOST_ELEMENTS = {"quick": 1 << 20, "full": 1 << 23, "exhaustive": 1 << 23}
+#: Up to so many elements a matrix is asked in each dtype, and in two layouts; a larger one in one dtype.
+_SMALL = 1 << 16
+#: Of formats with a scale a row: so many rows are gathered from.
+_POOL_ROWS = 24
+LAYOUTS = ("contiguous", "transposed", "sliced", "rows apart", "at an offset")
+# No multiple of 16 bytes.
+_GAP = 3
+_BITS = {4: torch.int32, 2: torch.int16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Matrix:
+    """An input, and the oracle's codes and scales of it."""
+
+    example: Example
+    expected: Parts
+
+
+def matrices(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Matrix]:
+    """Every pair of rows and columns that lies in a domain: contiguous, and in other layouts and along the
+    first axis in turn; in each dtype, of large ones in one of them in turn."""
+    size = own_block_size(cell, domain) or 32
+    axes = [axis for axis in (-1, 0) if domain.axes is None or axis % 2 in {one % 2 for one in domain.axes}]
+    layouts = LAYOUTS[:1] if domain.contiguous else LAYOUTS
+    pools = [_Pool(cell, size, dtype) for dtype in dtypes_of(domain)]
+    for (i, rows), (j, columns) in product(enumerate(_rows(domain)), enumerate(_columns(size, domain))):
+        single_blocks = columns <= size and rows > ROWS[-2]
+        if rows * columns > MOST_ELEMENTS[level] and not single_blocks:
+            continue
+        small = rows * columns <= _SMALL or (level != "quick" and not single_blocks)
+        for number, pool in enumerate(pools):
+            if not small and number != (i + j) % len(pools):
+                continue
+            ways = [(layouts[0], axes[0])]
+            if small:  # a Latin square: no two columns of a row have both alike
+                ways.append((layouts[(2 * i + j + number) % len(layouts)], axes[(i + j) % len(axes)]))
+            for layout, axis in dict.fromkeys(ways):
+                made = pool.matrix(rows, columns, axis, layout)
+                if not domain.refuses(made.example.x, made.example.spec):
+                    yield made
+
+
+def _rows(domain: Domain) -> list[int]:
+    return list(dict.fromkeys(rows_of(count, domain) for count in ROWS))
+
+
+def _columns(size: int, domain: Domain) -> list[int]:
+    wanted = [*(blocks * size for blocks in BLOCKS), _BEHIND * size + size // 2 + 1]
+    return list(dict.fromkeys(columns_of(count, domain, size) for count in wanted))
+
+
+class _Pool:
+    """Blocks of a cell in a dtype, and what the oracle makes of them, whole and cut short."""
+
+    def __init__(self, cell: Cell, size: int, dtype: torch.dtype) -> None:
+        self.cell, self.size, self.dtype = cell, size, dtype
+        self.blocks = pool_of(cell, size, dtype, Draws(f"{cell.id} matrices {dtype} {size}"))
+        self.cast: dict[int, _Cast] = {}
+
+    def matrix(self, rows: int, columns: int, axis: int, layout: str) -> Matrix:
+        draws = Draws(f"{self.cell.id} {self.dtype} {rows} {columns} {axis} {layout}")
+        block = self.cell.spec().block
+        a_scale_a_row = block.block_size is None and not block.whole_tensor
+        made = (self._of_rows if a_scale_a_row else self._of_blocks)(rows, columns, draws)
+        x, random, (codes, scales, *tensor_scale) = made.x, made.random, made.parts
+        if axis == 0:
+            x, codes, scales = x.T.contiguous(), codes.T, scales.T
+            random = None if random is None else random.T.contiguous()
+        spec = self.cell.spec(axis=axis, block_size=self._block_size, random=random)
+        group = "single_rows" if rows == 1 else "matrices"
+        return Matrix(
+            example=Example(group=group, x=_laid_out(x, layout), spec=spec),
+            expected=(codes, scales, *tensor_scale),
+        )
+
+    def _of_blocks(self, rows: int, columns: int, draws: Draws) -> _Cast:
+        """Any blocks side by side; behind them a part of one, where columns are no multiple."""
+        whole, tail = divmod(columns, self.size)
+        source = self._cast(tail, lambda: torch.cat([self.blocks, self.blocks[:, :tail]], 1))
+        chosen = draws.integers(0, len(self.blocks), (rows, whole))
+        if self.cell.spec().block.scale != E8M0:
+            largest = int(self.blocks.abs().amax(1).argmax())
+            chosen.flat[int(draws.integers(0, chosen.size, 1)[0])] = largest
+        ends = draws.integers(0, len(self.blocks), (rows, 1))
+
+        def side_by_side(every: NDArray[Any], width: int) -> NDArray[Any]:
+            parts = [every[:, :width][chosen].reshape(rows, -1)]
+            parts += [every[:, width:][ends[:, 0]]] if tail else []
+            return np.concatenate(parts, 1)
+
+        codes, scales, *tensor_scale = source.parts
+        if not self.cell.spec().block.whole_tensor:
+            scales = side_by_side(scales, 1)
+        x = side_by_side(_as_array(source.x), self.size)
+        random = None if source.random is None else side_by_side(source.random.numpy(), self.size)
+        return _Cast(
+            x=_as_tensor(x, self.dtype),
+            random=None if random is None else torch.from_numpy(random),
+            parts=(side_by_side(codes, self.size), scales, *tensor_scale),
+        )
+
+    def _of_rows(self, rows: int, columns: int, draws: Draws) -> _Cast:
+        """Any rows of so many columns one below the other."""
+
+        def long_rows() -> Tensor:
+            count = -(-columns // self.size)
+            chosen = draws.integers(0, len(self.blocks), (_POOL_ROWS, count))
+            return self.blocks[torch.from_numpy(chosen)].reshape(_POOL_ROWS, -1)[:, :columns].contiguous()
+
+        source = self._cast(columns, long_rows)
+        chosen = draws.integers(0, _POOL_ROWS, rows)
+        return _Cast(
+            x=source.x[torch.from_numpy(chosen)],
+            random=None,
+            parts=tuple(part[chosen] for part in source.parts),
+        )
+
+    @property
+    def _block_size(self) -> int | None:
+        return None if self.cell.spec().block_size is None else self.size
+
+    def _cast(self, key: int, make: Callable[[], Tensor]) -> _Cast:
+        if key not in self.cast:
+            x, random = make(), None
+            if self.cell.rounding == "stochastic":
+                draws = Draws(f"{self.cell.id} {self.dtype} matrices, random {key}")
+                random = torch.from_numpy(draws.integers(0, 1 << 32, tuple(x.shape)))
+            spec = self.cell.spec(block_size=self._block_size, random=random)
+            self.cast[key] = _Cast(x=x, random=random, parts=expected_parts(x, spec))
+        return self.cast[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Cast:
+    """An input along its last axis, its random integers if any, and the oracle's codes and scales."""
+
+    x: Tensor
+    random: Tensor | None
+    parts: Parts
+
+
+def _as_array(x: Tensor) -> NDArray[Any]:
+    """The bits of x: numpy has no bf16."""
+    return x.contiguous().view(_BITS[x.element_size()]).numpy()
+
+
+def _as_tensor(bits: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(bits).view(dtype)
+
+
+def _laid_out(x: Tensor, layout: str) -> Tensor:
+    """The same values in other memory, of which gaps hold a large number."""
+    rows, columns = x.shape
+    match layout:
+        case "transposed":
+            return x.T.contiguous().T
+        case "sliced":
+            return _filled(x, (rows, 2 * columns + 1))[:, 1::2].copy_(x)
+        case "rows apart":
+            return _filled(x, (rows, columns + _GAP))[:, :columns].copy_(x)
+        case "at an offset":
+            flat = _filled(x, (x.numel() + 2 * _GAP,))
+            return flat[_GAP : _GAP + x.numel()].view(x.shape).copy_(x)
+        case _:
+            return x
+
+
+def _filled(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.full(shape, 2.0**15, dtype=x.dtype)
