@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mxcheck.kernels.api import Kernel
 
+#: Before a command line that is given as a kernel's name.
+PREFIX = "command:"
+
 
 class KernelError(Exception):
     """A kernel that gives no result to compare."""
 
 
 def named_kernel(name: str) -> Kernel:
-    """The kernel of that name, or `package.module:function`, on the device that it runs on.
+    """The kernel of that name, `package.module:function` on the device that it runs on, or the program of
+    `command:./my_cast --fast`.
 
     Raises:
         ValueError: there is no such kernel.
@@ -26,6 +30,11 @@ def named_kernel(name: str) -> Kernel:
     from mxcheck.kernels.registry import implementations
     from mxcheck.kernels.usual_settings import check_subnormals
 
+    if name.startswith(PREFIX):
+        from mxcheck.conformance.program import program
+
+        check_subnormals()
+        return program(name.removeprefix(PREFIX))
     # As `python -m` has it: the installed command would not see the modules of the directory it runs in.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
