@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.formats.aliases import choose_format
-from mxcheck.formats.blocks import BLOCK_FORMATS
+from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.choices import choose
 from mxcheck.formats.notation import DTYPES
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from mxcheck.kernels.domain import Domain
 
 _LEVELS = ("quick", "full")
+# The last axis, the first, and one between two others.
+_AXES = (-1, 0, 1)
+_BLOCK_SIZES = (16, 32, 64, 128)
 _COUNTS = ("least_rows", "rows_multiple", "least_columns", "columns_multiple")
 
 
@@ -45,11 +49,11 @@ def add_domain_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--level", help=f"{' or '.join(_LEVELS)} (default: quick)")
     lists = (
         ("--dtype", "NAMES", f"of the input: {', '.join(DTYPES)} (repeat or use commas; default: all)"),
-        ("--block-size", "SIZES", "elements that share a scale (default: all that the format is asked with)"),
+        ("--block-size", "SIZES", "elements that share a scale (default: 16, 32, 64, 128)"),
         (
             "--axis",
             "AXES",
-            "that blocks run along; another than the last has its own place in the format (default: -1)",
+            "that blocks run along: -1, 0, 1 (default: -1, the last)",
         ),
     )
     for name, metavar, words in lists:
@@ -83,8 +87,8 @@ def asked_cell(format_name: str, rule: str | None) -> Cell:
     return found[choose(f"rule of {name}", rule, found)] if rule is not None else next(iter(found.values()))
 
 
-def asked_examples(options: argparse.Namespace, cell: Cell) -> tuple[str, partial[Iterator[Example]]]:
-    """The level, and what gives its examples in the domain that the options say.
+def asked_examples(options: argparse.Namespace, cell: Cell) -> tuple[str, Iterator[Example]]:
+    """The level, and its examples in the domain that the options say.
 
     Raises:
         ValueError: an option that is not allowed.
@@ -93,7 +97,7 @@ def asked_examples(options: argparse.Namespace, cell: Cell) -> tuple[str, partia
 
     from mxcheck.conformance.generator import examples
 
-    return level, partial(examples, cell, level, _domain(options, cell))
+    return level, examples(cell, level, _domain(options, cell))
 
 
 def _domain(options: argparse.Namespace, cell: Cell) -> Domain:
@@ -103,15 +107,20 @@ def _domain(options: argparse.Namespace, cell: Cell) -> Domain:
 
     dtypes = [TORCH[choose("--dtype", name, TORCH)] for name in _words(options.dtype)]
     sizes = _whole("--block-size", options.block_size)
-    if sizes and cell.spec().block_size is None:
-        raise ValueError(f"{cell.format} has no block size; leave --block-size out")
+    if sizes and cell.spec().block.scale != E8M0:
+        raise ValueError(f"{cell.format} has one block size; leave --block-size out")
+    if len(sizes) > 1 and not set(sizes) <= set(_BLOCK_SIZES):
+        raise ValueError(f"--block-size is one size, or several of {', '.join(map(str, _BLOCK_SIZES))}")
+    axes = _whole("--axis", options.axis) or [-1]
+    for axis in axes:
+        choose("--axis", str(axis), map(str, _AXES))
     given: dict[str, Any] = {name: value for name in _COUNTS if (value := getattr(options, name)) is not None}
     if dtypes:
         given["dtypes"] = tuple(dtypes)
     return Domain(
         **given,
         block_sizes=tuple(sizes) or None,
-        axes=tuple(_whole("--axis", options.axis)) or (-1,),
+        axes=tuple(axes),
         ragged=not options.whole_blocks,
     )
 
@@ -136,9 +145,11 @@ def _cases(options: argparse.Namespace) -> int:
     if sys.stdout.isatty():
         raise ValueError("cases are bytes, which a terminal cannot show; add > cases.bin, or | a program")
 
-    from mxcheck.conformance.case_files import cases_of
+    from mxcheck.conformance.case_files import write_cases
 
-    for part in cases_of(cell, level, examples):
-        sys.stdout.buffer.write(part)
+    with tempfile.TemporaryFile() as file:
+        write_cases(file, cell, level, examples)
+        file.seek(0)
+        shutil.copyfileobj(file, sys.stdout.buffer)
     sys.stdout.buffer.flush()
     return 0

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mxcheck.kernels.api import Kernel
 
-#: Before a command line that is given as a kernel's name.
-PREFIX = "command:"
-
 
 class KernelError(Exception):
     """A kernel that gives no result to compare."""
@@ -27,14 +24,14 @@ def named_kernel(name: str) -> Kernel:
     """
     from mxcheck.conformance.devices import on_device, resolve_device
     from mxcheck.kernels.api import resolve_kernel
-    from mxcheck.kernels.registry import implementations
+    from mxcheck.kernels.registry import PROGRAM, implementations
     from mxcheck.kernels.usual_settings import check_subnormals
 
-    if name.startswith(PREFIX):
+    if name.startswith(PROGRAM):
         from mxcheck.conformance.program import program
 
         check_subnormals()
-        return program(name.removeprefix(PREFIX))
+        return program(name.removeprefix(PROGRAM))
     # As `python -m` has it: the installed command would not see the modules of the directory it runs in.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxcheck.cli.cases import RULE_HELP, add_domain_options, asked_cell, asked_examples, domain_options
-from mxcheck.cli.named_kernel import PREFIX
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
+from mxcheck.kernels.registry import PROGRAM
 from mxcheck.reporting.screen import say
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def _verify(options: argparse.Namespace) -> int:
     check_subnormals()
     with usual_settings(), tempfile.TemporaryDirectory(prefix="mxcheck-") as folder:
         path = Path(folder) / "cases"
-        write_cases(path, cell, level, examples)
+        with path.open("wb") as file:
+            write_cases(file, cell, level, examples)
         cases = open_cases(path)
         held = hold_program(asked, cases, Path(folder))
         wrong = held.elements > 0 and not _right(held)
@@ -81,7 +82,7 @@ def _verify(options: argparse.Namespace) -> int:
         likeness = looks_like(asked, cell) if wrong and not held.failure else ""
     if likeness:
         say(f"mxcheck: {options.command} {likeness}")
-    return _told(options.command, cases, held, _examples(found, f"{PREFIX}{options.command}"))
+    return _told(options.command, cases, held, _examples(found, f"{PROGRAM}{options.command}"))
 
 
 def _verify_files(options: argparse.Namespace) -> int:
@@ -134,12 +135,13 @@ def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
     if not held.elements:
         say(f"mxcheck: {name}, {header.cell.id}: nothing was compared ({header.level})")
         return 1
-    compared = f"{header.level}, {held.elements:,} elements of {held.cases:,} cases"
+    whole = "" if held.cases == header.cases else f" of {header.cases:,}"
+    compared = f"{header.level}, {held.elements:,} elements of {held.cases:,}{whole} cases"
     if _right(held):
         last = sum(kinds.get(LAST_BIT, 0) for kinds in held.counts.values())
-        told = f"{last:,} values differ in the last bit, which is not wrong" if last else "exact"
-        whole = "" if held.cases == header.cases else f" of {header.cases:,}"
-        say(f"mxcheck: {name}, {header.cell.id}: {told} ({compared}{whole})")
+        exact = "no bit differs in what it gave" if held.failure else "exact"
+        told = f"{last:,} values differ in the last bit, which is not wrong" if last else exact
+        say(f"mxcheck: {name}, {header.cell.id}: {told} ({compared})")
         return 1 if held.failure else 0
     say(f"mxcheck: {name}, {header.cell.id}: differs from the oracle ({compared})")
     for group, kinds in held.counts.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -145,37 +145,32 @@ class Header:
 # --- writing cases
 
 
-def cases_of(cell: Cell, level: str, examples: Callable[[], Iterable[Example]]) -> Iterator[bytes]:
-    """A file of cases, in parts: a header, then the cases one by one. `examples` is called twice, and gives
-    the same each time, so that no more than one case is in memory.
+def write_cases(file: BinaryIO, cell: Cell, level: str, examples: Iterable[Example]) -> None:
+    """Write a file of cases, one by one, and at last its header, which says what they are.
+
+    Args:
+        file: an empty one that can be written anywhere.
 
     Raises:
         ValueError: there is no example, or block sizes of more than four kinds.
     """
-    layouts, digest, total = [], hashlib.sha256(), 0
-    for number, one in enumerate(examples()):
+    file.write(bytes(_HEADER.size))
+    layouts, digest, length = [], hashlib.sha256(), 0
+    for number, one in enumerate(examples):
         layouts.append(_layout_of(one))
-        part = packed_case(number, one)
-        digest.update(part)
-        total += len(part)
+        case = packed_case(number, one)
+        digest.update(case)
+        length += file.write(case)
     if not layouts:
         raise ValueError(f"no input of {cell.id} is left; ask for less that is special")
     if len({one.block_size for one in layouts}) > _BLOCK_SIZES:
         raise ValueError(f"a file has cases of {_BLOCK_SIZES} block sizes at most; name fewer")
     header = Header(
-        cell=cell, level=level, digest=b"", cases=len(layouts), length=total, extent=Extent.of(layouts)
+        cell=cell, level=level, digest=b"", cases=len(layouts), length=length, extent=Extent.of(layouts)
     )
     digest.update(header.packed()[_DIGESTED:])
-    yield replace(header, digest=digest.digest()).packed()
-    for number, one in enumerate(examples()):
-        yield packed_case(number, one)
-
-
-def write_cases(path: Path, cell: Cell, level: str, examples: Callable[[], Iterable[Example]]) -> None:
-    """Write them to a file that nobody else reads yet. Raises as `cases_of`."""
-    with path.open("wb") as file:
-        for part in cases_of(cell, level, examples):
-            file.write(part)
+    file.seek(0)
+    file.write(replace(header, digest=digest.digest()).packed())
 
 
 def _layout_of(one: Example) -> Layout:

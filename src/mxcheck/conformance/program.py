@@ -123,8 +123,8 @@ class Program:
         )
         with tempfile.TemporaryDirectory(prefix="mxcheck-") as name:
             cases, results = Path(name) / "cases", Path(name) / "results"
-            asked = [Example(group="alone", x=x, spec=spec)]
-            write_cases(cases, cell, "quick", lambda: asked)
+            with cases.open("wb") as written:
+                write_cases(written, cell, "quick", [Example(group="alone", x=x, spec=spec)])
             opened = open_cases(cases)
             ended = self.run(cases, results, opened.header.most_of_results)
             with results.open("rb") as file:

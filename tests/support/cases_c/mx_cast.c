@@ -9,12 +9,12 @@
 #ifdef TIES_AWAY
 #define UP(rest, half, steps) ((rest) >= (half))
 #elif defined TOWARD_ZERO
-#define UP(rest, half, steps) 0
+#define UP(rest, half, steps) (0 * (rest) * (half))
 #else
 #define UP(rest, half, steps) ((rest) > (half) || ((rest) == (half) && ((steps) & 1)))
 #endif
 
-static int mantissa_bits, emax, bias, top_code, sign_bit; /* of the element */
+static int mantissa_bits = 3, emax = 8, bias = 7, top_code = 0x7e, sign_bit = 0x80; /* of E4M3 */
 
 /* The bits of an input as fp32; exact. */
 static uint32_t fp32_bits(const uint8_t *x, uint64_t dtype, uint64_t at)
@@ -124,8 +124,8 @@ int main(void)
     int e4m3 = !strcmp(h.format, "fp8_e4m3"), e2m1 = !strcmp(h.format, "fp4_e2m1");
     int mine = (e4m3 || e2m1) && !strcmp(h.scale_rule, "floor") && !strcmp(h.rounding, "even")
                && !strcmp(h.nonfinite, "block");
-    mantissa_bits = e4m3 ? 3 : 1, emax = e4m3 ? 8 : 2, bias = e4m3 ? 7 : 1;
-    top_code = e4m3 ? 0x7e : 7, sign_bit = e4m3 ? 0x80 : 8;
+    if (e2m1)
+        mantissa_bits = 1, emax = 2, bias = 1, top_code = 7, sign_bit = 8;
 
     fwrite("MXRESULT", 8, 1, stdout);       /* then version, digest and number of cases: */
     fwrite((char *)&h + 8, 48, 1, stdout); /* as they stand in the header of the cases */
