@@ -9,17 +9,16 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mxcheck.conformance.cells import Cell, cells
+from mxcheck.conformance.cells import LEVELS, Cell, cells
 from mxcheck.formats.aliases import choose_format
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.choices import choose
-from mxcheck.formats.notation import DTYPES
 
 if TYPE_CHECKING:
     from mxcheck.conformance.generator import Example
     from mxcheck.kernels.domain import Domain
 
-_LEVELS = ("quick", "full")
+_LEVELS = LEVELS[:-1]
 # The last axis, the first, and one between two others.
 _AXES = (-1, 0, 1)
 _BLOCK_SIZES = (16, 32, 64, 128)
@@ -48,7 +47,7 @@ def add_domain_options(command: argparse.ArgumentParser) -> None:
     """The level, and what narrows the cases to those that a program is made for."""
     command.add_argument("--level", help=f"{' or '.join(_LEVELS)} (default: quick)")
     lists = (
-        ("--dtype", "NAMES", f"of the input: {', '.join(DTYPES)} (repeat or use commas; default: all)"),
+        ("--dtype", "NAMES", "of the input: float32, bfloat16, float16 (repeat or use commas; default: all)"),
         ("--block-size", "SIZES", "elements that share a scale (default: 16, 32, 64, 128)"),
         (
             "--axis",
@@ -102,10 +101,9 @@ def asked_examples(options: argparse.Namespace, cell: Cell) -> tuple[str, Iterat
 
 def _domain(options: argparse.Namespace, cell: Cell) -> Domain:
     """Inputs of any strides are in it: a file has contiguous copies of them, whose shapes it would lack."""
-    from mxcheck.kernels.domain import DTYPES as TORCH
-    from mxcheck.kernels.domain import Domain
+    from mxcheck.kernels.domain import DTYPES, Domain
 
-    dtypes = [TORCH[choose("--dtype", name, TORCH)] for name in _words(options.dtype)]
+    dtypes = [DTYPES[choose("--dtype", name, DTYPES)] for name in _words(options.dtype)]
     sizes = _whole("--block-size", options.block_size)
     if sizes and cell.spec().block.scale != E8M0:
         raise ValueError(f"{cell.format} has one block size; leave --block-size out")

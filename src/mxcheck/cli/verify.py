@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mxcheck.conformance.case_files import CasesFile
     from mxcheck.conformance.shrinker import Counterexample
 
+# Reasons for which a program refuses cases that are told.
+_MOST_REASONS = 8
+
 
 def add_commands(commands: Any) -> None:
     """Add it to the parser's commands."""
@@ -130,8 +133,12 @@ def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
         say(f"mxcheck: {name} wrote on stderr: {held.stderr}", error=True)
     if held.failure:
         say(f"mxcheck: {name} failed: {held.failure}", error=True)
-    for reason, (number, elements) in held.refused.items():
+    refused = list(held.refused.items())
+    for reason, (number, elements) in refused[:_MOST_REASONS]:
         say(f"mxcheck: {name} does not do {number:,} cases ({elements:,} elements): {reason}")
+    if others := [counted for _, counted in refused[_MOST_REASONS:]]:
+        number, elements = (sum(counts) for counts in zip(*others, strict=True))
+        say(f"mxcheck: {name} does not do {number:,} cases ({elements:,} elements), for other reasons")
     if not held.elements:
         say(f"mxcheck: {name}, {header.cell.id}: nothing was compared ({header.level})")
         return 1

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,7 +164,7 @@ def _boxes(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[tuple[sli
 
 
 def _as_result(got: Parts, x: Tensor) -> tuple[Tensor, ...] | Tensor:
-    parts = tuple(torch.from_numpy(part.copy()) for part in got)
+    parts = tuple(torch.from_numpy(np.array(part)) for part in got)
     return parts[0].to(x.dtype) if len(parts) == 1 else parts
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.cells import LEVELS, Cell
 from mxcheck.conformance.generator import Example
 from mxcheck.files.printed import got, one_line, told
 from mxcheck.formats.blocks import E4M3, E8M0, FP32, block_format
@@ -30,8 +30,6 @@ VERSION = 1
 CASES, RESULTS = b"MXCASES\n", b"MXRESULT"
 #: What an answer of a program may be.
 REFUSED, PARTS, VALUES = range(3)
-#: Levels that cases are made of.
-LEVELS = ("quick", "full")
 # Of a dtype, in cases and, joined by |, in a header.
 _DTYPE_BITS = {dtype: 1 << at for at, dtype in enumerate(DTYPES.values())}
 _INTEGERS = {4: (torch.int32, "<u4"), 2: (torch.int16, "<u2")}
@@ -316,7 +314,7 @@ def _header(digest: bytes, cases: int, length: int, rest: Sequence[bytes | int])
     name, rule, rounding, nonfinite, level = names
     cell = Cell(format=name, scale_rule=rule, rounding=rounding, nonfinite=nonfinite)
     cell.spec()
-    choose("level", level, LEVELS)
+    choose("level", level, LEVELS[:-1])
     if not cases or cases * _CASE.size > length:
         raise ValueError(f"it has {cases:,} cases in {length:,} bytes")
     extent = Extent._make([*counts[:-_BLOCK_SIZES], tuple(counts[-_BLOCK_SIZES:])])
