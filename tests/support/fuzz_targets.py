@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -324,6 +324,78 @@ def _parquets() -> tuple[bytes, ...]:
     return tuple(made)
 
 
+# --- cases for a program, and its results
+
+
+@cache
+def _case_file() -> bytes:
+    import torch
+
+    from mxcheck.conformance.case_files import write_cases
+    from mxcheck.conformance.cells import Cell
+    from mxcheck.conformance.generator import example
+
+    cell, file = Cell(format="fp8_e4m3", scale_rule="floor"), io.BytesIO()
+    x = torch.arange(80.0).view(2, 40) - 40
+    cases = [example("a", x, cell), example("b", x.bfloat16().view(2, 20, 2), cell, axis=1, block_size=16)]
+    write_cases(file, cell, "quick", cases)
+    return file.getvalue()
+
+
+def _whole_numbers(data: bytes, heads: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """A file as its bytes, as latin-1, and the whole numbers of some stretches of it, by their places."""
+    places = [at for start, end in heads for at in range(start, end, 8)]
+    numbers = {str(at): int.from_bytes(data[at : at + 8], "little") for at in places}
+    return {"bytes": data.decode("latin-1"), "numbers": numbers}
+
+
+def _with_numbers(data: Any) -> bytes:
+    """The bytes of it, with these numbers."""
+    if not isinstance(data, dict) or not isinstance(text := data.get("bytes"), str):
+        return json_bytes(data)
+    made = bytearray(text.encode("latin-1", "replace"))
+    numbers = data.get("numbers")
+    for at, number in numbers.items() if isinstance(numbers, dict) else ():
+        if at.isascii() and at.isdigit() and type(number) is int:
+            made[int(at) % 4096 : int(at) % 4096 + 8] = (number % 2**64).to_bytes(8, "little")
+    return bytes(made)
+
+
+def _sealed_cases(data: Any) -> bytes:
+    """As somebody would who knows how the digest is made."""
+    from case_programs import sealed
+
+    return sealed(_with_numbers(data))
+
+
+def _cases(data: bytes, folder: Path) -> None:
+    from mxcheck.conformance.case_files import open_cases
+
+    (folder / "cases.bin").write_bytes(data)
+    for one in open_cases(folder / "cases.bin").examples():
+        one.group.encode()
+
+
+def _results(data: bytes, folder: Path) -> None:
+    from mxcheck.conformance.answers import cut_examples, hold_results
+    from mxcheck.conformance.case_files import ResultsReader, open_cases
+    from mxcheck.conformance.describe import describe
+
+    (folder / "cases.bin").write_bytes(_case_file())
+    cases = open_cases(folder / "cases.bin")
+    held = hold_results(cases, ResultsReader(file=io.BytesIO(data), name="r", header=cases.header))
+    said = [*held.refused, *(line for one in cut_examples(held) for line in describe(*one, None))]
+    if not all(line.isprintable() for line in said):
+        raise WrongRefusalError(f"the terminal would obey {said!r}")
+
+
+def _results_data() -> Any:
+    from case_programs import answered
+
+    results = answered(_case_file())
+    return _whole_numbers(results, [(8, 16), (48, 80), (164, 188)])
+
+
 # --- a project's and our own
 
 
@@ -532,6 +604,13 @@ TARGETS: Mapping[str, Target] = {
         _target("corpus, JSON lines", lambda: _ROWS, _json_lines, _corpus("a.jsonl")),
         _target("corpus, compressed", lambda: _ROWS, _compressed, _corpus("a.jsonl.zst")),
         _target("corpus, Parquet", str, None, _corpus("a.parquet"), examples=_parquets),
+        _target(
+            "cases",
+            lambda: _whole_numbers(_case_file(), [(8, 16), (48, 312)]),
+            _sealed_cases,
+            _cases,
+        ),
+        _target("results of a program", _results_data, _with_numbers, _results),
         _target("recipes", lambda: _RECIPES, toml_bytes, _recipes),
         _target("findings", lambda: {"finding": [_FINDING]}, toml_bytes, _findings),
         _target("known findings", lambda: _KNOWN, json_bytes, _known),

@@ -13,6 +13,7 @@ from mxcheck import __version__
 from mxcheck.cli import (
     baselines,
     bounds,
+    cases,
     exhaustive,
     explain,
     false_alarms,
@@ -25,6 +26,7 @@ from mxcheck.cli import (
     run,
     sample,
     sensitivity,
+    verify,
 )
 from mxcheck.files.printed import printable, told
 from mxcheck.reporting.screen import Screen
@@ -35,6 +37,8 @@ _GROUPS = (
         formats,
         explain,
         identify,
+        cases,
+        verify,
         exhaustive,
         sensitivity,
         false_alarms,
@@ -53,8 +57,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0; 1 where `baselines diff`, `baselines prune`, `bounds`,
-    `explain`, `identify`, `merge` or `run` found something; 2 for bad input, and where the system refuses a
-    file; 141, as the shell says of other programs, where whoever reads the output has closed it."""
+    `explain`, `identify`, `merge`, `run` or `verify` found something; 2 for bad input, and where the system
+    refuses a file; 141, as the shell says of other programs, where whoever reads the output has closed it."""
     leave_out_logged()
     leave_out_warned()
     options = parse(sys.argv[1:] if arguments is None else arguments)

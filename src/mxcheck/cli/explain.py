@@ -74,7 +74,8 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--kernel",
         metavar="NAME",
-        help="an implementation by name (eager, torchao, …), or package.module:function",
+        help="an implementation by name (eager, torchao, …), package.module:function, or a program: "
+        "'command:./my_cast --fast' (docs/cases.md)",
     )
     command.set_defaults(run=_explain)
 
@@ -157,6 +158,7 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
     import torch
 
     from mxcheck.conformance.plain_results import plain_result
+    from mxcheck.conformance.program import ProgramError
     from mxcheck.kernels.api import check_parts, check_values
     from mxcheck.reporting.differences import Got
     from mxcheck.reporting.steps import in_block_order
@@ -170,6 +172,8 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
         result = kernel(tensor, spec)
     except NotImplementedError as error:
         raise ValueError(f"kernel {name} does not do this: {error or 'it gives no reason'}") from error
+    except ProgramError as error:
+        raise KernelError(str(error)) from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # (whatever a kernel raises is told as its own)

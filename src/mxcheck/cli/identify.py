@@ -33,7 +33,10 @@ def add_commands(commands: Any) -> None:
         "bad input.",
     )
     command.add_argument(
-        "kernel", metavar="KERNEL", help="a name (eager, torchao, ...), or package.module:function"
+        "kernel",
+        metavar="KERNEL",
+        help="a name (eager, torchao, ...), package.module:function, or a program: "
+        "'command:./my_cast --fast' (docs/cases.md)",
     )
     command.add_argument(
         "--format",

@@ -15,7 +15,8 @@ class KernelError(Exception):
 
 
 def named_kernel(name: str) -> Kernel:
-    """The kernel of that name, or `package.module:function`, on the device that it runs on.
+    """The kernel of that name, `package.module:function` on the device that it runs on, or the program of
+    `command:./my_cast --fast`.
 
     Raises:
         ValueError: there is no such kernel.
@@ -23,9 +24,14 @@ def named_kernel(name: str) -> Kernel:
     """
     from mxcheck.conformance.devices import on_device, resolve_device
     from mxcheck.kernels.api import resolve_kernel
-    from mxcheck.kernels.registry import implementations
+    from mxcheck.kernels.registry import PROGRAM, implementations
     from mxcheck.kernels.usual_settings import check_subnormals
 
+    if name.startswith(PROGRAM):
+        from mxcheck.conformance.program import program
+
+        check_subnormals()
+        return program(name.removeprefix(PROGRAM))
     # As `python -m` has it: the installed command would not see the modules of the directory it runs in.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

@@ -19,6 +19,7 @@ from mxcheck.formats.spec import resolve_axis
 
 _MOST_SHOWN = 8
 _LONGEST_COMMAND = 4000
+_IN_REPORT = ": --mx-report=DIR writes it into conformance.json"
 
 
 def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
@@ -54,15 +55,20 @@ def results(found: Comparison) -> dict[str, str]:
     return data
 
 
-def describe(group: str, counterexample: Counterexample, kernel: str) -> list[str]:
-    """Lines for a failure: where it comes from, the input, what differs, a command to paste."""
+def describe(
+    group: str, counterexample: Counterexample, kernel: str | None, *, too_long: str = _IN_REPORT
+) -> list[str]:
+    """Lines for a failure: where it comes from, the input, what differs, a command to paste. Without a kernel
+    the input was not shrunk, and the command shows the expected bits alone. `too_long` says what becomes of a
+    command that is."""
     x, spec, found = counterexample.x, counterexample.spec, counterexample.comparison
     values = x.detach().float().numpy()
     size = "a single block" if counterexample.single_block else f"a tensor of shape {tuple(x.shape)}"
     shaped = f", shape {'x'.join(map(str, x.shape))}, axis {spec.axis}" if x.dim() > 1 else ""
     length = x.shape[resolve_axis(x.dim(), spec.axis)]
     dtype = str(x.dtype).removeprefix("torch.")
-    which = "cut out of the input" if counterexample.surroundings else "smallest input"
+    cut = counterexample.surroundings or kernel is None
+    which = "cut out of the input" if cut else "smallest input"
     lines = [f"{_title(counterexample)}: {which}, {size} of {length} {dtype}{shaped}, from {group}:"]
     places = [tuple(int(i) for i in at) for at in np.argwhere(values.view(np.uint32))]
     lines.append(
@@ -91,13 +97,11 @@ def describe(group: str, counterexample: Counterexample, kernel: str) -> list[st
         return [*lines, f"  no one-line reproduction: it depends on {of}"]
     command = _command(counterexample, kernel)
     if len(command) > _LONGEST_COMMAND:
-        command = (
-            f"the command has {len(command)} characters: --mx-report=DIR writes it into conformance.json"
-        )
+        command = f"the command has {len(command)} characters{too_long}"
     return [*lines, f"  reproduce: {command}"]
 
 
-def _command(counterexample: Counterexample, kernel: str) -> str:
+def _command(counterexample: Counterexample, kernel: str | None) -> str:
     if counterexample.strided or counterexample.surroundings:
         return ""
     x = counterexample.x

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 ENTRY_POINTS = "mxcheck.kernels"
+#: Before a command line that is given as a kernel's name, where a program in any language may be one.
+PROGRAM = "command:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +138,11 @@ def implementation(name: str) -> Implementation:
     known = implementations()
     if name in known:
         return known[name]
+    if name.startswith(PROGRAM):
+        raise ValueError(
+            f"{name!r} is a program, which `mxcheck verify --command` holds against the oracle, and "
+            f"`mxcheck explain` and `identify` take as a kernel; here give package.module:function"
+        )
     module, colon, function = name.partition(":")
     if not (module and colon and function):
         choose("kernel", name, [*known, "<package.module:function>"])

@@ -1,0 +1,167 @@
+"""`mxcheck verify`: the results of a program in any language, held against the oracle bit by bit."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mxcheck.cli.cases import RULE_HELP, add_domain_options, asked_cell, asked_examples, domain_options
+from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
+from mxcheck.kernels.registry import PROGRAM
+from mxcheck.reporting.screen import say
+
+if TYPE_CHECKING:
+    from mxcheck.conformance.answers import Held
+    from mxcheck.conformance.case_files import CasesFile
+    from mxcheck.conformance.shrinker import Counterexample
+
+# Reasons for which a program refuses cases that are told.
+_MOST_REASONS = 8
+
+
+def add_commands(commands: Any) -> None:
+    """Add it to the parser's commands."""
+    command = commands.add_parser(
+        "verify",
+        usage="mxcheck verify CASES RESULTS\n       mxcheck verify --command COMMAND FORMAT [RULE] [options]",
+        help="hold the results of a program in any language against the oracle",
+        description="Hold the results of a program that read the cases of `mxcheck cases` against the exact "
+        "oracle. With --command the program is run: it reads cases on its standard input and writes results "
+        "on its standard output, and is asked again for the smallest input of each cause. Exit code 0 if "
+        "every bit is right, 1 if one is not, if nothing was compared or if the program failed, 2 for bad "
+        "input.",
+    )
+    command.add_argument("first", metavar="CASES | FORMAT", help="a file of cases; with --command a format")
+    command.add_argument(
+        "second",
+        nargs="?",
+        metavar="RESULTS | RULE",
+        help=f"a file of results, - for the standard input; with --command a rule, {RULE_HELP}",
+    )
+    command.add_argument(
+        "--command",
+        help="the program and its arguments, in one word: './my_cast --fast'. It is run without a shell",
+    )
+    command.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="after which a program that has written nothing more is ended (default: 60)",
+    )
+    add_domain_options(command)
+    command.set_defaults(run=_verify)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    if options.command is None:
+        return _verify_files(options)
+
+    from mxcheck.conformance.program import TIME_LIMIT, program
+
+    limit = TIME_LIMIT if options.time_limit is None else options.time_limit
+    if not 0 < limit < float("inf"):
+        raise ValueError(f"--time-limit is a number of seconds above 0, got {limit:g}")
+    asked = program(options.command, limit)
+    cell = asked_cell(options.first, options.second)
+    level, examples = asked_examples(options, cell)
+
+    from mxcheck.conformance.answers import hold_program, shrunk_examples
+    from mxcheck.conformance.case_files import open_cases, write_cases
+    from mxcheck.conformance.identify import looks_like
+    from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
+
+    check_subnormals()
+    with usual_settings(), tempfile.TemporaryDirectory(prefix="mxcheck-") as folder:
+        path = Path(folder) / "cases"
+        with path.open("wb") as file:
+            write_cases(file, cell, level, examples)
+        cases = open_cases(path)
+        held = hold_program(asked, cases, Path(folder))
+        wrong = held.elements > 0 and not _right(held)
+        found = shrunk_examples(asked, held) if wrong else []
+        likeness = looks_like(asked, cell) if wrong and not held.failure else ""
+    if likeness:
+        say(f"mxcheck: {options.command} {likeness}")
+    return _told(options.command, cases, held, _examples(found, f"{PROGRAM}{options.command}"))
+
+
+def _verify_files(options: argparse.Namespace) -> int:
+    given = domain_options(options) + (["--time-limit"] if options.time_limit is not None else [])
+    if given:
+        raise ValueError(f"{', '.join(given)} goes with --command; a file of cases has its own")
+    if options.second is None:
+        raise ValueError(
+            "verify takes a file of cases and a file of results, or --command with a format and a rule; "
+            f"got {options.first!r} alone"
+        )
+
+    from mxcheck.conformance.answers import cut_examples, hold_results
+    from mxcheck.conformance.case_files import CaseFileError, ResultsReader, open_cases
+    from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
+
+    check_subnormals()
+    cases = open_cases(Path(options.first))
+    piped, path = options.second == "-", Path(options.second)
+    if not piped and path.exists() and not path.is_file():
+        raise CaseFileError(str(path), "it is no regular file; - reads results from the standard input")
+    name = "the standard input" if piped else str(path)
+    with usual_settings(), sys.stdin.buffer if piped else path.open("rb") as file:
+        held = hold_results(cases, ResultsReader(file=file, name=name, header=cases.header))
+        found = [] if _right(held) else cut_examples(held)
+    lines = _examples(found, None)
+    if found:
+        cell = cases.header.cell
+        lines.append(
+            f"cut out of the cases as they are; mxcheck verify --command './my_cast' {cell.format} "
+            f"{cell.rule} asks again for smaller ones"
+        )
+    return _told(name, cases, held, lines)
+
+
+def _right(held: Held) -> bool:
+    """Whether no bit is wrong; the last one of values whose scale has a significand is not."""
+    return {kind for kinds in held.counts.values() for kind in kinds} <= {LAST_BIT}
+
+
+def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
+    """Print what came of it. Returns the exit code."""
+    header = cases.header
+    if held.stderr:
+        say(f"mxcheck: {name} wrote on stderr: {held.stderr}", error=True)
+    if held.failure:
+        say(f"mxcheck: {name} failed: {held.failure}", error=True)
+    refused = list(held.refused.items())
+    for reason, (number, elements) in refused[:_MOST_REASONS]:
+        say(f"mxcheck: {name} does not do {number:,} cases ({elements:,} elements): {reason}")
+    if others := [counted for _, counted in refused[_MOST_REASONS:]]:
+        number, elements = (sum(counts) for counts in zip(*others, strict=True))
+        say(f"mxcheck: {name} does not do {number:,} cases ({elements:,} elements), for other reasons")
+    if not held.elements:
+        say(f"mxcheck: {name}, {header.cell.id}: nothing was compared ({header.level})")
+        return 1
+    whole = "" if held.cases == header.cases else f" of {header.cases:,}"
+    compared = f"{header.level}, {held.elements:,} elements of {held.cases:,}{whole} cases"
+    if _right(held):
+        last = sum(kinds.get(LAST_BIT, 0) for kinds in held.counts.values())
+        exact = "no bit differs in what it gave" if held.failure else "exact"
+        told = f"{last:,} values differ in the last bit, which is not wrong" if last else exact
+        say(f"mxcheck: {name}, {header.cell.id}: {told} ({compared})")
+        return 1 if held.failure else 0
+    say(f"mxcheck: {name}, {header.cell.id}: differs from the oracle ({compared})")
+    for group, kinds in held.counts.items():
+        say(f"{group}: {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}")
+    for line in lines:
+        say(line)
+    return 1
+
+
+def _examples(found: list[tuple[str, Counterexample]], kernel: str | None) -> list[str]:
+    from mxcheck.conformance.describe import describe, summary
+
+    lines = [f"causes: {summary([one for _, one in found])}"] if found else []
+    for group, one in found:
+        lines += describe(group, one, kernel, too_long=", which are not shown")
+    return lines

@@ -1,0 +1,268 @@
+"""The answers of a program to a file of cases, held against the oracle: what `mxcheck verify` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxcheck.conformance.case_files import (
+    Answer,
+    CaseFileError,
+    CasesFile,
+    ResultsReader,
+    packed_case,
+    returned,
+)
+from mxcheck.conformance.causes_of_mismatches import Mismatch, Sightings, causes
+from mxcheck.conformance.generator import Example
+from mxcheck.conformance.program import RESULTS_NAME, Program, ProgramError, failure_of
+from mxcheck.conformance.run import MOST_COUNTEREXAMPLES, CellResult, counterexamples
+from mxcheck.conformance.shrinker import Counterexample, cut_out
+from mxcheck.conformance.verifier import Comparison, compare
+from mxcheck.formats.blocks import E4M3
+from mxcheck.formats.oracle import Parts
+from mxcheck.formats.spec import CastSpec, resolve_axis
+from mxcheck.kernels.domain import NotSupported
+
+#: A tensor whose scale is one of all its elements is shown whole if it has no more than these.
+_SHOWN_WHOLE = 256
+# Errors of single cases after which no others are asked.
+_MOST_ERRORS = 3
+# Seconds that examples of a program are shrunk for, all together.
+_SHRINKING = 120.0
+
+
+@dataclass(slots=True)
+class Held:
+    """What came of the answers to a file of cases.
+
+    Attributes:
+        cases, elements: that were compared.
+        refused: reason -> (cases, elements) that the program does not do.
+        counts: group -> kind -> number of mismatches.
+        failure: how the program failed; empty where it did not.
+        stderr: what it wrote there, where it did not fail.
+    """
+
+    cases: int = 0
+    elements: int = 0
+    refused: dict[str, tuple[int, int]] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    failure: str = ""
+    stderr: str = ""
+    errors: int = 0
+    sightings: Sightings = field(default_factory=Sightings)
+
+    def add(self, case: Example, comparison: Comparison) -> None:
+        """Take in the answer to a case."""
+        size = case.x.numel()
+        if comparison.unsupported is not None:
+            cases, elements = self.refused.get(comparison.unsupported, (0, 0))
+            self.refused[comparison.unsupported] = cases + 1, elements + size
+            return
+        if comparison.error:
+            self.errors += 1
+        else:
+            self.cases, self.elements = self.cases + 1, self.elements + size
+        for kind, count in comparison.counts.items():
+            group = self.counts.setdefault(case.group, {})
+            group[kind] = group.get(kind, 0) + count
+        self.sightings.add(case, comparison)
+
+    @property
+    def result(self) -> CellResult:
+        """The same as of a kernel."""
+        return CellResult(
+            elements=self.elements, unsupported={}, counts=self.counts, mismatches=self.sightings.mismatches()
+        )
+
+
+# --- results in a file
+
+
+def hold_results(cases: CasesFile, reader: ResultsReader) -> Held:
+    """The results that a reader gives.
+
+    Raises:
+        CaseFileError: they are of others, or too few or too many.
+    """
+    held = Held()
+    for case, answer in zip(cases.examples(), _answers(cases, reader), strict=True):
+        held.add(case, _compared(answer, case))
+    reader.end()
+    return held
+
+
+def _answers(cases: CasesFile, reader: ResultsReader) -> Iterator[Answer]:
+    reader.start()
+    yield from map(reader.answer, cases.examples())
+
+
+def _compared(answer: Answer, case: Example) -> Comparison:
+    return compare(partial(_given, answer), case.x, case.spec)
+
+
+def _given(answer: Answer, _: Tensor, __: CastSpec) -> tuple[Tensor, ...] | Tensor:
+    """A kernel that has answered already."""
+    return returned(answer)
+
+
+def cut_examples(held: Held) -> list[tuple[str, Counterexample]]:
+    """(group, example) of each cause: the block that shows it, cut out of its case as it is."""
+    return [
+        (one.mismatch.example.group, _cut(one.mismatch, count=one.count, is_open=one.open))
+        for one in causes(held.sightings.mismatches())[:MOST_COUNTEREXAMPLES]
+    ]
+
+
+def _cut(one: Mismatch, *, count: int, is_open: bool) -> Counterexample:
+    x, spec, place = one.example.x, one.example.spec, one.sighting.place
+    if _scaled_together(spec) and x.numel() > _SHOWN_WHOLE:
+        seen = replace(one.seen, places={**one.seen.places, one.kind: place})
+        found = cut_out(x, spec, one.kind, seen, "all of which share a scale")
+    else:
+        box, of_scale = _boxes(x, spec, place)
+        random = None if spec.random is None else spec.random[box].contiguous()
+        block, block_spec = x[box].contiguous(), replace(spec, random=random)
+        got = tuple(part[where] for part, where in zip(one.seen.got, (box, of_scale, ()), strict=False))
+        cut_off = f"at {list(place)} of a tensor of shape {tuple(x.shape)}"
+        found = Counterexample(
+            kind=one.kind,
+            x=block,
+            spec=block_spec,
+            comparison=compare(partial(_given, _as_result(got, x)), block, block_spec),
+            note=cut_off if block.shape != x.shape else "",
+        )
+    return replace(found, sighting=one.sighting, count=count, open=is_open)
+
+
+def _scaled_together(spec: CastSpec) -> bool:
+    return spec.block.scale == E4M3 or spec.block.whole_tensor
+
+
+def _boxes(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The elements that share the scale of `place`, and that scale."""
+    if _scaled_together(spec):
+        return (slice(None),) * x.dim(), (slice(None),) * x.dim()
+    axis = resolve_axis(x.dim(), spec.axis)
+    box = [slice(index, index + 1) for index in place]
+    of_scale = list(box)
+    block = 0 if spec.block_size is None else place[axis] // spec.block_size
+    of_scale[axis] = slice(block, block + 1)
+    start = block * (spec.block_size or 0)
+    box[axis] = slice(start, start + (spec.block_size or x.shape[axis]))
+    return tuple(box), tuple(of_scale)
+
+
+def _as_result(got: Parts, x: Tensor) -> tuple[Tensor, ...] | Tensor:
+    parts = tuple(torch.from_numpy(np.array(part)) for part in got)
+    return parts[0].to(x.dtype) if len(parts) == 1 else parts
+
+
+# --- a program that is asked
+
+
+def hold_program(asked: Program, cases: CasesFile, folder: Path) -> Held:
+    """Let a program answer all cases at once. From where it fails the others are asked one by one, as long as
+    few end in an error; none after a program that wrote nothing for too long. What it writes lies in
+    `folder`.
+
+    Raises:
+        ValueError: it cannot be started.
+    """
+    results = folder / "results"
+    ended = asked.run(cases.path, results, cases.header.most_of_results)
+    held, reason = Held(), ""
+    with results.open("rb") as file:
+        reader = ResultsReader(file=file, name=RESULTS_NAME, header=cases.header)
+        answers = _answers(cases, reader)
+        for case in cases.examples():
+            if not reason:
+                try:
+                    held.add(case, _compared(next(answers), case))
+                    continue
+                except CaseFileError as error:
+                    reason = failure_of(ended, reader, error)
+            if ended.hung or held.errors == _MOST_ERRORS:
+                break
+            held.add(case, compare(asked, case.x, case.spec))
+        if not reason:
+            try:
+                reader.end()
+            except CaseFileError as error:
+                reason = failure_of(ended, reader, error)
+    held.failure = reason or (ended.words if ended.failure else "")
+    held.stderr = "" if held.failure else ended.stderr
+    return held
+
+
+def shrunk_examples(asked: Program, held: Held) -> list[tuple[str, Counterexample]]:
+    """(group, smallest input) of each cause, by asking again; what the program does only among other cases is
+    cut out of them."""
+    patient = _Patient(asked=asked, until=time.monotonic() + _SHRINKING)
+    mismatches = held.sightings.mismatches()
+    found = []
+    for group, one in counterexamples(patient, held.result):
+        # What did not show again is told by the call that showed it.
+        first = next(
+            (
+                other
+                for other in mismatches
+                if other.seen is one.comparison and other.sighting == one.sighting
+            ),
+            None,
+        )
+        if first is None or first.kind == "error":
+            shown = one
+        elif patient.over:
+            shown = _cut(first, count=one.count, is_open=one.open)
+        else:
+            cut = cut_out(
+                first.example.x,
+                first.example.spec,
+                first.kind,
+                first.seen,
+                "answered together with others; asked alone it gives the expected bits",
+            )
+            shown = replace(cut, sighting=first.sighting, count=one.count)
+        if patient.over:
+            stopped = f"not shrunk for longer than {_SHRINKING:g} s"
+            shown = replace(shown, note="; ".join(filter(None, (shown.note, stopped))))
+        found.append((group, shown))
+    return found
+
+
+@dataclass(slots=True)
+class _Patient:
+    """A program that is asked until the time for it is over. Then what it has answered stands, and no more is
+    supported, so that a search ends where it is."""
+
+    asked: Program
+    until: float
+    answered: dict[bytes, Any] = field(default_factory=dict)
+    over: bool = False
+
+    def __call__(self, x: Tensor, spec: CastSpec) -> Any:
+        key = sha256(packed_case(0, Example(group="", x=x, spec=spec))).digest()
+        if time.monotonic() < self.until:
+            try:
+                self.answered[key] = self.asked(x, spec)
+            except ProgramError as error:
+                self.answered[key] = error
+        else:
+            self.over = True
+        answer = self.answered.get(key)
+        if answer is None:
+            raise NotSupported("the time for shrinking is over")
+        if isinstance(answer, ProgramError):
+            raise answer
+        return answer

@@ -1,0 +1,185 @@
+"""A program in any language as an implementation: it reads cases on its standard input and writes results on
+its standard output (docs/cases.md).
+
+It is started once a question. So it needs no protocol and flushes nothing, and keeps nothing between two.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from mxcheck.conformance.case_files import CaseFileError, ResultsReader, open_cases, returned, write_cases
+from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.generator import Example
+from mxcheck.files.printed import WORDS, one_line, told
+from mxcheck.formats.spec import CastSpec
+
+#: Seconds in which a program has to write something, or to end.
+TIME_LIMIT = 60.0
+# How often it is looked at, in seconds.
+_LOOK = 0.2
+_MOST_STDERR = 4096
+
+
+class ProgramError(Exception):
+    """A program that gives no results. The message is one printable line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a run of a program ended.
+
+    Attributes:
+        failure: in words; empty where its exit status is 0.
+        stderr: the first line that it wrote there; empty where there is none.
+        hung: it was ended since it wrote nothing for too long.
+    """
+
+    failure: str
+    stderr: str
+    hung: bool = False
+
+    @property
+    def words(self) -> str:
+        """`it was ended by SIGSEGV; on stderr: …`."""
+        return "; ".join(part for part in (self.failure, self.said) if part)
+
+    @property
+    def said(self) -> str:
+        return f"on stderr: {self.stderr}" if self.stderr else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A command line, and how long it may write nothing. As a kernel it is called with one case."""
+
+    words: tuple[str, ...]
+    time_limit: float = TIME_LIMIT
+
+    def run(self, cases: Path, results: Path, most: int) -> Ended:
+        """Let it answer a file of cases. It is ended where it writes nothing for too long, or more than
+        `most` bytes, and all that it has started with it.
+
+        Raises:
+            ValueError: it cannot be started.
+        """
+        with cases.open("rb") as given, results.open("wb") as output, tempfile.TemporaryFile() as said:
+            try:
+                child = subprocess.Popen(  # noqa: S603  (the user's own command, without a shell)
+                    self.words, stdin=given, stdout=output, stderr=said, start_new_session=True
+                )
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"the command {self.words[0]!r} cannot be started: {told(error)}; give a program that is "
+                    f"there and its arguments (for what a shell does: sh -c '…')"
+                ) from error
+            try:
+                failure, hung = self._waited(child, results, most)
+            except BaseException:
+                _end(child)
+                raise
+            said.seek(0)
+            lines = said.read(_MOST_STDERR).decode("utf-8", "replace").strip().splitlines()
+        return Ended(failure=failure, stderr=one_line(lines[0], WORDS) if lines else "", hung=hung)
+
+    def _waited(self, child: subprocess.Popen[bytes], results: Path, most: int) -> tuple[str, bool]:
+        """How it failed, and whether it hung."""
+        written, since = 0, time.monotonic()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return _failure(child.wait(_LOOK)), False
+            size = results.stat().st_size
+            if size > most:
+                _end(child)
+                return f"it was ended: it wrote more than {most:,} bytes, which no results have", False
+            if size > written:
+                written, since = size, time.monotonic()
+            if time.monotonic() - since > self.time_limit:
+                _end(child)
+                return f"it was ended: it wrote nothing for {self.time_limit:g} s (see --time-limit)", True
+
+    def __call__(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, ...] | Tensor:
+        """What it makes of x.
+
+        Raises:
+            NotSupported: it says so.
+            ProgramError: it gives no results, in one line.
+        """
+        cell = Cell(
+            format=spec.format,
+            scale_rule=spec.scale_rule,
+            rounding=spec.rounding,
+            nonfinite=spec.nonfinite,
+        )
+        with tempfile.TemporaryDirectory(prefix="mxcheck-") as name:
+            cases, results = Path(name) / "cases", Path(name) / "results"
+            with cases.open("wb") as written:
+                write_cases(written, cell, "quick", [Example(group="alone", x=x, spec=spec)])
+            opened = open_cases(cases)
+            ended = self.run(cases, results, opened.header.most_of_results)
+            with results.open("rb") as file:
+                reader = ResultsReader(file=file, name=RESULTS_NAME, header=opened.header)
+                try:
+                    reader.start()
+                    answer = reader.answer(next(opened.examples()))
+                    reader.end()
+                except CaseFileError as error:
+                    raise ProgramError(failure_of(ended, reader, error)) from error
+        if ended.failure:
+            raise ProgramError(ended.words)
+        return returned(answer)
+
+
+#: What a program's standard output is called in messages.
+RESULTS_NAME = "what it wrote"
+
+
+def program(command: str, time_limit: float = TIME_LIMIT) -> Program:
+    """The program of a command line, as a shell would split it.
+
+    Raises:
+        ValueError: there is no word, or a quote that is not closed.
+    """
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise ValueError(f"the command {command!r} cannot be read: {told(error)}") from error
+    if not words:
+        raise ValueError("the command is empty; give a program and its arguments")
+    return Program(words=words, time_limit=time_limit)
+
+
+def failure_of(ended: Ended, reader: ResultsReader, error: CaseFileError) -> str:
+    """Why there are no results, or not all."""
+    failure = ended.failure
+    if failure and error.too_short:
+        answers = f" after {reader.answered:,} of {reader.header.cases:,} answers"
+        failure += answers if reader.header.cases > 1 else ""
+        return "; ".join(part for part in (failure, ended.said) if part)
+    return "; ".join(part for part in (failure, f"{RESULTS_NAME}: {error.what}", ended.said) if part)
+
+
+def _failure(status: int) -> str:
+    if status >= 0:
+        return f"it ended with exit status {status}" if status else ""
+    try:
+        return f"it was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"it was ended by signal {-status}"
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End it and what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
