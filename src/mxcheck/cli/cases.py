@@ -7,6 +7,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mxcheck.conformance.cells import LEVELS, Cell, cells
@@ -95,8 +97,12 @@ def asked_examples(options: argparse.Namespace, cell: Cell) -> tuple[str, Iterat
     level = choose("--level", options.level or "quick", _LEVELS)
 
     from mxcheck.conformance.generator import examples
+    from mxcheck.conformance.matrices import matrices
 
-    return level, examples(cell, level, _domain(options, cell))
+    domain = _domain(options, cell)
+    # A file has contiguous copies: one of a matrix is enough.
+    whole = (one.example for one in matrices(cell, level, replace(domain, contiguous=True)))
+    return level, chain(examples(cell, level, domain), whole)
 
 
 def _domain(options: argparse.Namespace, cell: Cell) -> Domain:
