@@ -23,11 +23,13 @@ REAL_ARGS ?=
 GGUF := gguf==0.19.0 accelerate==1.15.0
 # The Python of a GPU machine, with its torch: no .venv is made there. Options of tools/gpu_check.py in GPU_ARGS.
 GPU_PYTHON ?= python3
+# flashinfer and the toolkit that compiles its CPU reference: 1.8 GB
+FLASHINFER := build/flashinfer/site
 # pip must not look at anything but the pinned versions, and the run itself must not look at the network.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder nightly merge models kernels test lint benchmark casts scheduling exhaustive real-model gate-real sensitivity fuzz false-alarms surroundings gpu-wheels gpu-check baselines bounds clean
+.PHONY: help install gate ladder nightly merge models kernels test lint te flashinfer benchmark casts scheduling exhaustive real-model gate-real sensitivity fuzz false-alarms surroundings gpu-wheels gpu-check baselines bounds clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +71,17 @@ lint: $(STAMP) ## formatting, lint, types and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+te: $(STAMP) ## hold the rule reciprocal on every fp32 amax against Transformer Engine's public formula
+	OMP_NUM_THREADS=1 $(BIN)/python tools/hold_te.py amax
+
+$(FLASHINFER)/flashinfer: tools/flashinfer-requirements.txt
+	PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(FLASHINFER) -r $<
+	@touch $@
+
+flashinfer: $(STAMP) $(FLASHINFER)/flashinfer ## the same against flashinfer's CPU reference, compiled in an environment of its own
+	OMP_NUM_THREADS=1 $(BIN)/python tools/hold_te.py flashinfer $(FLASHINFER)
 
 benchmark: $(STAMP) ## time a quantized evaluation against the unquantized one, as ratios within one run
 	$(OFFLINE) $(BIN)/python tools/benchmark_evaluation.py

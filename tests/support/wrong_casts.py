@@ -549,7 +549,7 @@ def _faults() -> Iterator[Fault]:
     yield fault(subnormal_inputs_flushed, ("fp8_e5m2", "mxint8"), "floor", "code")
     yield fault(nan_swallowed, _SOME, "floor", "scale")
     yield fault(inf_saturated, _SOME, "floor", "scale")
-    yield fault(nan_poisons_its_block, _EIGHT, "rceil-nan_stays", "scale")
+    yield fault(nan_poisons_its_block, _EIGHT, "reciprocal-nan_stays", "scale")
     yield fault(nan_spared, _EIGHT, "rceil", "scale")
     yield fault(negative_zero_lost, ("fp8_e4m3", "fp4_e2m1"), "floor", "zero sign")
     yield fault(negative_by_sign_bit, ("mxint8",), "floor", "code")

@@ -375,7 +375,7 @@ def test_formats(capsys: Capture) -> None:
     text = lines(captured.out)
     assert "fp8_e4m3 8: 1/4/3 7 8 448 2^-6 2^-9 … 7·2^-9 7F, FF - 254 107.2" in text
     assert "nvfp4 fp4_e2m1 e4m3 · fp32 16 elements 4.5 7.11 amax" in text
-    assert "te rceil even element" in text
+    assert "te reciprocal even element" in text
 
 
 # explain
@@ -454,7 +454,7 @@ def test_explain(capsys: Capture) -> None:
         (["--values", "500", "--scale-rule", "rceil"], "rceil s = least with amax ≤ max · 2^s = 1 "),
         (
             ["--values", "500", "--dialect", "te"],
-            "fp8_e4m3; blocks of 32 with E8M0 scales; scale rule rceil; ",
+            "fp8_e4m3; blocks of 32 with E8M0 scales; scale rule reciprocal; ",
         ),
         (["--values", "1", "--nonfinite", "element"], "NaN/Inf policy element"),
         (["--values", "272", "--rounding", "away"], "tie, away from zero"),

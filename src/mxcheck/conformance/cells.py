@@ -40,7 +40,10 @@ class Cell:
     @property
     def former_id(self) -> str:
         """What it was called before, which `-k` still takes; empty where its id is the only one."""
-        return f"{self.id.removesuffix(NAN_STAYS)}te" if self.nonfinite == "element" else ""
+        if self.nonfinite != "element":
+            return ""
+        # The dialect `te` had the rule `rceil`.
+        return f"{self.id.removesuffix(NAN_STAYS)}te".replace("-reciprocal-", "-rceil-")
 
     def spec(self, **others: Any) -> CastSpec:
         """The cast with an axis, a block size, random integers."""
@@ -67,6 +70,6 @@ def cells(level: str) -> tuple[Cell, ...]:
                 common = rounding == "even" or rule == block.scale_rules[0]
                 if common or level != "quick":
                     found.append(Cell(format=name, scale_rule=rule, rounding=rounding))
-                if te and ((rule, rounding) == ("rceil", "even") or level != "quick"):
+                if te and ((rule, rounding) == ("reciprocal", "even") or level != "quick"):
                     found.append(Cell(format=name, scale_rule=rule, rounding=rounding, nonfinite="element"))
     return tuple(found)

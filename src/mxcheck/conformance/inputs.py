@@ -34,7 +34,7 @@ def largest_of_unit_scale(element: ElementFormat, rule: str) -> np.float32:
     too_large = {"floor": 2 * power, "even": (2 - 2.0 ** -(element.mantissa_bits + 1)) * power}
     if rule in too_large:
         return np.float32(np.nextafter(np.float32(too_large[rule]), np.float32(0)))
-    return np.float32({"ceil": power, "rceil": element.max_value}[rule])
+    return np.float32({"ceil": power, "rceil": element.max_value, "reciprocal": element.max_value}[rule])
 
 
 def every_code(cell: Cell, length: int, random: Draws) -> Blocks:

@@ -25,6 +25,7 @@ from mxcheck.formats.search import (
     nearest_index,
     scale_bounds,
 )
+from mxcheck.formats.spec import E8M0_RULES
 
 _Array = TypeVar("_Array", bound=NDArray[np.generic])
 UInt32 = NDArray[np.uint32]
@@ -70,7 +71,7 @@ def scale_thresholds(element: ElementFormat, rule: str) -> UInt32:
     Raises:
         ValueError: not a rule of E8M0 scales.
     """
-    choose("scale rule", rule, ("floor", "ceil", "even", "rceil"))
+    choose("scale rule", rule, E8M0_RULES)
     bounds = scale_bounds(element, rule)
     if rule in GREATEST_REACHED:
         found = [bisect_left(_FINITE, bound, key=fp32_value) for bound in bounds[1:]]

@@ -48,7 +48,9 @@ class BlockFormat:
         # `even` rounds amax as the element would be rounded; mxint8's uniform step has no such thing.
         if self.element.twos_complement:
             return ("floor", "ceil", "rceil")
-        return ("floor", "ceil", "even", "rceil")
+        # Transformer Engine's rule, which casts to FP8. (Rounding makes of mxint8's largest something else.)
+        own = ("reciprocal",) if self.element.name.startswith("fp8_") else ()
+        return ("floor", "ceil", "even", "rceil", *own)
 
 
 def _fp32_scaled(element: str) -> tuple[BlockFormat, BlockFormat]:

@@ -17,6 +17,11 @@ from mxcheck.formats.spec import RANDOM_BITS
 E8M0_BIAS = 127
 E8M0_NAN = 0xFF
 
+# fp32 as a format like the others: one generic encode rounds to it, too.
+_FP32 = ElementFormat(
+    name="fp32", exponent_bits=8, mantissa_bits=23, bias=127, inf_magnitudes=frozenset({0x7F80_0000})
+)
+
 # (number of steps, random integer) -> whole number of steps
 ROUNDINGS: Mapping[str, Callable[[Fraction, int], int]] = MappingProxyType(
     {
@@ -96,6 +101,11 @@ def encode(
     # A carry into the next binade needs no case of its own: magnitude codes are consecutive there.
     magnitude = ((exponent - element.emin) << element.mantissa_bits) + steps
     return join_sign(element, min(magnitude, element.max_magnitude), negative=negative)
+
+
+def rounded_to_fp32(value: Fraction) -> Fraction:
+    """A rational, not negative, rounded once to fp32, ties to even; saturating."""
+    return decode(_FP32, encode(_FP32, value, negative=False))
 
 
 @cache

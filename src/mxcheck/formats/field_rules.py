@@ -5,11 +5,10 @@ Our own rules are here by the oracle. The others:
 
 - `floor_max`: floor(log2(amax / max)), exactly: the largest power of two that does not exceed amax / max.
 - `nearest`: fp32(amax / max) as torch casts it to float8_e8m0fnu: the nearer power of two, from 1.5 on up.
-- `reciprocal`: fp32(amax * fp32(1 / max)), rounded up to a power of two by its bits; up to 2^-127: code 00.
-- `te`: the same, where the reciprocal of the scale code 00 is 1, so that such a block's elements are zeros.
-  As Transformer Engine publishes it (common/util/ptx.cuh: float_to_e8m0, exp2f_rcp).
+- `reciprocal_one`: `reciprocal`; elements under the scale code 00 are divided by 1, and so are zeros. As
+  Transformer Engine published it up to 2.12 (common/util/ptx.cuh: exp2f_rcp); flashinfer's CPU reference.
 - `floor_log2`: floor(log2(amax)) - emax, the logarithm rounded to fp32: too large just below a power of two.
-- `rceil_log2`: ceil(log2(fp32(amax / max))), likewise, and the code 00 as `te` has it; so torchao's `rceil`.
+- `rceil_log2`: ceil(log2(fp32(amax / max))), likewise; under 00 as `reciprocal_one`. torchao's `rceil`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.oracle import Bool, Int64, magnitude_codes, scale_exponents, signed_codes
-from mxcheck.formats.spec import DIALECTS
+from mxcheck.formats.spec import DIALECTS, E8M0_RULES
 
 _MAGNITUDE, _INF = 0x7FFF_FFFF, 0x7F80_0000
 _FRACTION, _HALF = 0x7F_FFFF, 0x40_0000
@@ -65,14 +64,6 @@ def _nearest(amax: Int64, element: ElementFormat) -> Int64:
     return codes
 
 
-def _reciprocal(amax: Int64, element: ElementFormat) -> Int64:
-    product = _bits(_floats(amax) * (np.float32(1) / np.float32(element.max_value)))
-    field, fraction = product >> 23, product & _FRACTION
-    up = np.where(field > 0, fraction > 0, fraction > _HALF)
-    codes: Int64 = np.minimum(field + up, E8M0_NAN - 1)
-    return codes
-
-
 def _floor_log2(amax: Int64, element: ElementFormat) -> Int64:
     return _clamped(np.floor(_log2(_floats(amax))) - element.emax)
 
@@ -102,13 +93,12 @@ FIELD_RULES: Mapping[str, FieldRule] = MappingProxyType(
     {
         rule.name: rule
         for rule in (
-            *map(_ours, ("floor", "ceil", "even", "rceil")),
+            *map(_ours, E8M0_RULES),
             FieldRule(name="floor_max", codes=_floor_max),
             FieldRule(name="nearest", codes=_nearest),
             FieldRule(name="floor_log2", codes=_floor_log2),
             FieldRule(name="rceil_log2", codes=_rceil_log2, one_at_zero=True),
-            FieldRule(name="reciprocal", codes=_reciprocal),
-            FieldRule(name="te", codes=_reciprocal, one_at_zero=True),
+            FieldRule(name="reciprocal_one", codes=_ours("reciprocal").codes, one_at_zero=True),
         )
     }
 )
@@ -123,8 +113,8 @@ FIELD_ROUNDINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: name -> what NaN and Inf do. `element` is what Transformer Engine 2.0 does, where the reciprocal of FE is
-#: 2^-127; in 2.9 it is 0 (its issue 2408).
+#: name -> what NaN and Inf do. `element` is what Transformer Engine does up to 2.5 and since 2.13, where the
+#: reciprocal of FE is 2^-127; in between it was 0 (its issue 2408).
 FIELD_POLICIES: Mapping[str, str] = MappingProxyType(
     {
         "block": "a NaN or Inf makes its block NaN",
@@ -137,8 +127,9 @@ FIELD_POLICIES: Mapping[str, str] = MappingProxyType(
 FIELD_DIALECTS: Mapping[tuple[str, str, str], str] = MappingProxyType(
     {
         **{(one["scale_rule"], one["rounding"], one["nonfinite"]): name for name, one in DIALECTS.items()},
-        ("te", "even", "element"): "Transformer Engine 2.0",
-        ("te", "even", "element_fe_zero"): "Transformer Engine 2.9",
+        ("reciprocal", "even", "element"): "te (Transformer Engine since 2.13)",
+        ("reciprocal_one", "even", "element"): "Transformer Engine 2.0 to 2.5",
+        ("reciprocal_one", "even", "element_fe_zero"): "Transformer Engine 2.6 to 2.12",
     }
 )
 

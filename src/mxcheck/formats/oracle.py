@@ -30,6 +30,7 @@ from mxcheck.formats.codes import (
     encode,
     floor_log2,
     join_sign,
+    rounded_to_fp32,
     scale_values,
 )
 from mxcheck.formats.elements import ElementFormat
@@ -66,11 +67,19 @@ _ONE_MORE: Mapping[str, Callable[[Fraction, ElementFormat], bool]] = MappingProx
 )
 
 
+def _reciprocal(element: ElementFormat) -> Fraction:
+    return rounded_to_fp32(1 / Fraction(element.max_value))
+
+
 def scale_exponent(amax: Fraction, element: ElementFormat, rule: str) -> int:
     """Exponent of the E8M0 scale of a block whose largest magnitude is `amax`, clamped to [-127, 127]."""
     if not amax:
         return -E8M0_BIAS
-    exponent = floor_log2(amax) - element.emax + _ONE_MORE[rule](_significand(amax), element)
+    if rule == "reciprocal":  # the one rule that rounds on its way, so that amax's significand does not do
+        product = rounded_to_fp32(amax * _reciprocal(element))
+        exponent = -floor_log2(1 / product) if product else -E8M0_BIAS  # the first is ceil(log2 product)
+    else:
+        exponent = floor_log2(amax) - element.emax + _ONE_MORE[rule](_significand(amax), element)
     return min(max(exponent, -E8M0_BIAS), E8M0_BIAS)
 
 
@@ -255,10 +264,31 @@ def signed_codes(magnitudes: Int64, negative: Bool, element: ElementFormat) -> I
 def scale_exponents(amax: Int64, element: ElementFormat, rule: str) -> Int64:
     """`scale_exponent` of fp32 magnitudes (their bits, finite)."""
     significand, exponent = _split(amax)
-    length = _bit_length(significand)
-    floor = np.int64(1) << np.maximum(length - 1, 0)
-    scale = length - 1 + exponent - element.emax + _ARRAY_ONE_MORE[rule](significand, floor, element)
+    if rule == "reciprocal":
+        scale = _ceil_log2_of_product(significand, exponent, _reciprocal(element))
+    else:
+        length = _bit_length(significand)
+        floor = np.int64(1) << np.maximum(length - 1, 0)
+        scale = length - 1 + exponent - element.emax + _ARRAY_ONE_MORE[rule](significand, floor, element)
     return np.where(amax == 0, -E8M0_BIAS, np.clip(scale, -E8M0_BIAS, E8M0_BIAS))
+
+
+def _ceil_log2_of_product(significand: Int64, exponent: Int64, factor: Fraction) -> Int64:
+    """ceil(log2) of significand * 2^exponent * factor, rounded to fp32; of 0 something very low.
+
+    Args:
+        factor: an fp32 number.
+    """
+    lowest = floor_log2(factor) - 23
+    product = significand * int(factor / Fraction(2) ** lowest)  # below 2^48, and exact
+    exponent = exponent + lowest
+    # The bits that fp32 has no room for: of more than 24, and below 2^-149.
+    dropped = np.maximum(_bit_length(product) - 24, -149 - exponent).clip(0, 62)
+    steps = product >> dropped
+    rest = product - (steps << dropped)
+    steps = steps + ((2 * rest > _step(dropped)) | ((2 * rest == _step(dropped)) & (steps % 2 == 1)))
+    scale: Int64 = _bit_length(steps - 1) + dropped + exponent
+    return scale
 
 
 def dequantize_array(
@@ -292,5 +322,5 @@ def _split(magnitude: Int64) -> tuple[Int64, Int64]:
 
 
 def _bit_length(whole: Int64) -> Int64:
-    """int.bit_length, elementwise, of whole numbers below 2^24."""
-    return np.searchsorted(np.int64(1) << np.arange(24), whole, side="right").astype(np.int64)
+    """int.bit_length, elementwise, of whole numbers below 2^48; of negative ones 0."""
+    return np.searchsorted(np.int64(1) << np.arange(48), whole, side="right").astype(np.int64)

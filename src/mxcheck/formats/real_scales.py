@@ -24,16 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxcheck.formats.blocks import E4M3
-from mxcheck.formats.codes import code_values, decode, encode
+from mxcheck.formats.codes import code_values, decode, rounded_to_fp32
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.spec import CastSpec, block_count, resolve_axis
 
 Float64 = NDArray[np.float64]
 
-#: fp32 as a format like the others: one generic encode rounds to it, too.
-_FP32 = ElementFormat(
-    name="fp32", exponent_bits=8, mantissa_bits=23, bias=127, inf_magnitudes=frozenset({0x7F80_0000})
-)
 NVFP4_BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]
 
 
@@ -41,8 +37,7 @@ def fp32_quotient(amax: float, divisor: Fraction) -> float:
     """fp32(amax / divisor), rounded once; 1 where that is 0, NaN where amax is not finite."""
     if not math.isfinite(amax):
         return math.nan
-    rounded = decode(_FP32, encode(_FP32, Fraction(amax) / divisor, negative=False))
-    return float(rounded) or 1.0
+    return float(rounded_to_fp32(Fraction(amax) / divisor)) or 1.0
 
 
 def quantize_real_scaled(

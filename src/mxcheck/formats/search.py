@@ -109,9 +109,17 @@ _BOUND: Mapping[str, Callable[[ElementFormat], Fraction]] = MappingProxyType(
 GREATEST_REACHED = frozenset({"floor", "even"})
 
 
+def _largest_rounded_to(exponent: int) -> Fraction:
+    """The largest number that becomes 2^exponent in fp32: half a step above it, a tie, which goes to it."""
+    return Fraction(2) ** exponent + Fraction(2) ** (max(exponent, -126) - 24)
+
+
 @cache
 def scale_bounds(element: ElementFormat, rule: str) -> tuple[Fraction, ...]:
     """The bound of the rule at each of the 255 scales."""
+    if rule == "reciprocal":
+        factor = Fraction(nearest_fp32(1 / element_table(element).sizes[-1]))
+        return tuple(_largest_rounded_to(exponent) / factor for exponent in SCALE_EXPONENTS)
     at_one = _BOUND[rule](element)
     return tuple(at_one * Fraction(2) ** exponent for exponent in SCALE_EXPONENTS)
 

@@ -11,8 +11,10 @@ from mxcheck.formats.blocks import E8M0, BlockFormat, block_format
 from mxcheck.formats.choices import choose
 from mxcheck.formats.elements import ElementFormat
 
-#: How amax gives an E8M0 scale. (`amax`: the one rule of formats whose scale is no power of two.)
-SCALE_RULES: tuple[str, ...] = ("floor", "ceil", "even", "rceil", "amax")
+#: How amax gives an E8M0 scale.
+E8M0_RULES: tuple[str, ...] = ("floor", "ceil", "even", "rceil", "reciprocal")
+#: With the one rule of formats whose scale is no power of two.
+SCALE_RULES: tuple[str, ...] = (*E8M0_RULES, "amax")
 ROUNDINGS: tuple[str, ...] = ("even", "away", "zero", "stochastic")
 TAILS: tuple[str, ...] = ("pad", "error")
 NONFINITE: tuple[str, ...] = ("block", "element")
@@ -36,7 +38,9 @@ class CastSpec:
             [-127, 127]. With emax and max the exponent and the value of the largest element:
             `floor`: floor(log2 amax) - emax (OCP MX v1.0, section 6.3); `ceil`: ceil(log2 amax) - emax;
             `even`: `floor` of amax rounded to the element's precision, ties up; `rceil`: the least s with
-            amax <= max * 2^s. `amax`: amax / max, for the formats whose scale is no power of two.
+            amax <= max * 2^s; `reciprocal` (FP8 elements; Transformer Engine): the least s with
+            fp32(amax * fp32(1 / max)) <= 2^s, which is one less than `rceil` at the one amax just above
+            max * 2^-127. `amax`: amax / max, for the formats whose scale is no power of two.
         rounding: of an element between two codes: `even` to nearest, ties to even; `away` to nearest, ties
             away from zero; `zero` towards zero; `stochastic` up in magnitude with the probability of the
             remainder: where remainder / step + r / 2^32 >= 1, r being the element's random integer.
@@ -121,7 +125,7 @@ def cast_spec(format: str, **given: Any) -> CastSpec:
 
 
 #: name -> what it bundles. OCP MX v1.0 leaves zero blocks, the clamps of the scale, NaN and Inf open: for
-#: these the dialect is the reference, not the specification.
+#: these the dialect is the reference, not the specification. `te` is what Transformer Engine does since 2.13.
 DIALECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         name: MappingProxyType({"scale_rule": rule, "rounding": rounding, "nonfinite": nonfinite})
@@ -129,7 +133,7 @@ DIALECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             ("ocp", "floor", "even", "block"),
             ("ocp_away", "floor", "away", "block"),
             ("rceil", "rceil", "even", "block"),
-            ("te", "rceil", "even", "element"),
+            ("te", "reciprocal", "even", "element"),
             ("ceil", "ceil", "even", "block"),
             ("even", "even", "even", "block"),
         )

@@ -1,6 +1,7 @@
 """The arithmetic of the house kernel, by name: scale rules and roundings, in place on torch tensors.
 
-Nothing here rounds but the rounding itself: scales come from the bits of amax, and steps are powers of two.
+Nothing here rounds but the rounding itself, and the product that the rule `reciprocal` is defined by: scales
+come from bits, and steps are powers of two.
 """
 
 from __future__ import annotations
@@ -50,12 +51,20 @@ def _rceil(amax: Tensor, element: ElementFormat) -> Tensor:
     return _floor(amax, element) + _above(element.max_value / 2.0**element.emax)(amax)
 
 
+def _reciprocal(amax: Tensor, element: ElementFormat) -> Tensor:
+    # Rounded to fp32 here: what a device makes of a number that is not one is its own affair.
+    factor = torch.tensor(1 / element.max_value, dtype=torch.float32).item()
+    product = (amax.view(torch.float32) * factor).view(torch.int32)
+    return (product >> FRACTION_BITS) + _above(1.0)(product)
+
+
 # amax's bits (int32) -> E8M0 code, not yet clamped
 SCALE_RULES: Mapping[str, Callable[[Tensor, ElementFormat], Tensor]] = {
     "floor": _floor,
     "ceil": _ceil,
     "even": _even,
     "rceil": _rceil,
+    "reciprocal": _reciprocal,
 }
 
 

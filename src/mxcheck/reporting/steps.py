@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxcheck.formats.blocks import E4M3, E8M0, FP32
-from mxcheck.formats.codes import E8M0_BIAS, ROUNDINGS, code_values, floor_log2, scale_values
+from mxcheck.formats.codes import E8M0_BIAS, ROUNDINGS, code_values, floor_log2, rounded_to_fp32, scale_values
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.oracle import dequantize_array, quantize_array
 from mxcheck.formats.real_scales import NVFP4_BLOCK_SCALE
@@ -201,6 +201,14 @@ def _exponent(amax: Fraction, element: ElementFormat, rule: str) -> tuple[int, s
             f"s = floor(log2 amax) - emax + {more} = {binade} - {element.emax} + {more} = {floor + more}   "
             f"(significand {told} {'≥' if more else '<'} 2 - 2^-(m+1) = {decimal(float(threshold))})"
         )
+    if rule == "reciprocal":
+        factor = rounded_to_fp32(1 / Fraction(element.max_value))
+        product = rounded_to_fp32(amax * factor)
+        least = -floor_log2(1 / product) if product else -E8M0_BIAS
+        numbers = f"fp32({decimal(float(amax))} · {decimal(float(factor))}) = {decimal(float(product))}"
+        if product:
+            numbers = f"{power(least - 1)} < {numbers} ≤ {power(least)}"
+        return least, f"s = least with fp32(amax · fp32(1 / max)) ≤ 2^s = {least}   ({numbers})"
     assert rule == "rceil", f"no story of the scale rule {rule}"
     least = floor + (amax > Fraction(element.max_value) * Fraction(2) ** floor)
     largest = decimal(element.max_value)

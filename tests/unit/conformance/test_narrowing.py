@@ -24,8 +24,8 @@ def test_all_of_a_level_where_nothing_is_said(level: str) -> None:
 
 
 def test_a_rule_and_a_rounding_choose_cells() -> None:
-    of_rule = Narrowing(scale_rule="rceil").cells("quick")
-    assert {cell.rule for cell in of_rule} == {"rceil", "rceil-nan_stays"}
+    of_rule = Narrowing(scale_rule="reciprocal").cells("quick")
+    assert {cell.rule for cell in of_rule} == {"reciprocal", "reciprocal-nan_stays"}
     away = Narrowing(rounding="away").cells("quick")
     assert {cell.rule for cell in away} == {"floor-away"}
     assert Narrowing(scale_rule="rceil").every_example

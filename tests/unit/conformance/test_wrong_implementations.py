@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -137,8 +138,14 @@ def honest_by_another_way(x: Tensor, spec: CastSpec) -> Parts:
         *((honest_by_another_way, f"{name}-floor") for name in ("fp8_e4m3", "fp4_e2m1", "mxint8")),
         (honest_by_another_way, "fp6_e3m2-rceil"),
         (honest_by_another_way, "fp8_e5m2-floor-zero"),
-        *((quantize_eager, cell) for cell in ("fp8_e5m2-rceil-nan_stays", "mxint8-ceil", "e5m2_row-amax")),
-        *((fake_quantize_eager, cell) for cell in ("fp8_e4m3-rceil-nan_stays", "fp4_e3m0-floor-stochastic")),
+        *(
+            (quantize_eager, cell)
+            for cell in ("fp8_e5m2-reciprocal-nan_stays", "mxint8-ceil", "e5m2_row-amax")
+        ),
+        *(
+            (fake_quantize_eager, cell)
+            for cell in ("fp8_e4m3-reciprocal-nan_stays", "fp4_e3m0-floor-stochastic")
+        ),
         (fake_quantize_eager, "nvfp4-amax"),
     ],
     ids=lambda part: getattr(part, "__name__", part),
@@ -148,6 +155,22 @@ def test_honest_casts_show_nothing(kernel: Cast, cell: str) -> None:
     result, found = caught(kernel, CELLS[cell])
     assert (result.counts, result.unsupported, found) == ({}, {}, [])
     assert result.elements > 300_000
+
+
+@pytest.mark.parametrize(
+    ("cell", "other"), [("fp8_e4m3-reciprocal", "rceil"), ("fp8_e4m3-rceil", "reciprocal")]
+)
+def test_a_scale_rule_that_differs_at_one_amax_of_all(cell: str, other: str) -> None:
+    """The exact rule and Transformer Engine's, each in the place of the other."""
+
+    def kernel(x: Tensor, spec: CastSpec) -> Parts:
+        return quantize_eager(x, replace(spec, scale_rule=other))
+
+    result, found = caught(kernel, CELLS[cell])
+    assert kinds_of(result) <= {"scale", "code"}
+    assert found
+    for _, one in found:
+        assert one.x.float().abs().max().view(torch.int32).item() == 0x0460_0001
 
 
 def told(name: str, x: Tensor, **cast: Any) -> list[str]:
@@ -208,7 +231,7 @@ def test_three_scales_in_words() -> None:
     [
         ("ties_away", "fp8_e4m3-floor"),
         ("stochastic_with_greater", "fp4_e2m1-floor-stochastic"),
-        ("nan_poisons_its_block", "fp8_e5m2-rceil-nan_stays"),
+        ("nan_poisons_its_block", "fp8_e5m2-reciprocal-nan_stays"),
         ("always_along_the_last_axis", "mxint8-floor"),
         ("in_the_inputs_own_dtype", "fp8_e4m3-floor"),
     ],

@@ -137,7 +137,7 @@ def test_what_no_table_holds_is_refused() -> None:
         ValueError, match="unknown rounding of a table 'stochastic'; allowed: even, away, zero"
     ):
         element_thresholds(element, "stochastic")
-    with pytest.raises(ValueError, match="unknown scale rule 'amax'; allowed: floor, ceil, even, rceil"):
+    with pytest.raises(ValueError, match="unknown scale rule 'amax'; allowed: floor, ceil, even, rceil, rec"):
         scale_thresholds(element, "amax")
     for start, stop in ((-1, 3), (3, 2), (0, 2**32 + 1)):
         with pytest.raises(ValueError, match=f"bits {start} to {stop} are no range within 0 to 2"):

@@ -11,8 +11,8 @@ from mxcheck.formats.spec import SCALE_RULES
 POWERS_OF_TWO = ("floor", "ceil", "even", "rceil")
 # name: element, scale, block size, one scale a tensor, scale rules
 TABLE = {
-    "fp8_e4m3": ("fp8_e4m3", E8M0, 32, False, POWERS_OF_TWO),
-    "fp8_e5m2": ("fp8_e5m2", E8M0, 32, False, POWERS_OF_TWO),
+    "fp8_e4m3": ("fp8_e4m3", E8M0, 32, False, (*POWERS_OF_TWO, "reciprocal")),
+    "fp8_e5m2": ("fp8_e5m2", E8M0, 32, False, (*POWERS_OF_TWO, "reciprocal")),
     "fp6_e3m2": ("fp6_e3m2", E8M0, 32, False, POWERS_OF_TWO),
     "fp6_e2m3": ("fp6_e2m3", E8M0, 32, False, POWERS_OF_TWO),
     "fp4_e2m1": ("fp4_e2m1", E8M0, 32, False, POWERS_OF_TWO),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.codes import code_values, floor_log2
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.field_rules import (
@@ -26,7 +27,6 @@ from mxcheck.formats.oracle import quantize_array
 from mxcheck.formats.spec import cast_spec
 
 E4M3, E5M2 = ELEMENT_FORMATS["fp8_e4m3"], ELEMENT_FORMATS["fp8_e5m2"]
-OURS = ("floor", "ceil", "even", "rceil")
 
 
 def floats(*words: int) -> NDArray[np.float32]:
@@ -99,9 +99,9 @@ def te_code(value: float, scale: int, element: ElementFormat, *, fe_is_zero: boo
 def test_scales_of_te_bit_for_bit(element: ElementFormat) -> None:
     amax = magnitudes(element)
     expected = [te_scale(float(one), element.max_value) for one in amax]
-    assert scales("te", amax, element).tolist() == expected
+    assert scales("reciprocal_one", amax, element).tolist() == expected
     assert scales("reciprocal", amax, element).tolist() == expected
-    assert scales("te", floats(0), element).tolist() == [0]
+    assert scales("reciprocal_one", floats(0), element).tolist() == [0]
     assert not FIELD_RULES["reciprocal"].one_at_zero
 
 
@@ -117,7 +117,7 @@ def test_blocks_of_te_bit_for_bit(element: ElementFormat, policy: str) -> None:
     blocks[:60, 3] = np.float32(2.0**-120)
     blocks[100:140, 1], blocks[120:160, 2], blocks[150:180, 5] = np.nan, np.inf, -np.inf
     blocks[180, :], blocks[181, :] = np.nan, -0.0
-    codes, got = quantize_blocks(blocks, element, FIELD_RULES["te"], "even", policy)
+    codes, got = quantize_blocks(blocks, element, FIELD_RULES["reciprocal_one"], "even", policy)
     for row, block in enumerate(blocks.astype(float)):
         finite = [abs(one) for one in block if math.isfinite(one)]
         scale = 0xFE if np.isinf(block).any() else te_scale(max(finite, default=0.0), element.max_value)
@@ -134,9 +134,9 @@ def test_blocks_of_te_bit_for_bit(element: ElementFormat, policy: str) -> None:
 def test_te_is_not_the_exact_rule() -> None:
     """At single amax; and a block under the scale 00 has no elements left."""
     amax = floats(0x0460_0001)
-    assert scales("rceil", amax, E4M3) - scales("te", amax, E4M3) == 1
+    assert scales("rceil", amax, E4M3) - scales("reciprocal_one", amax, E4M3) == 1
     block = np.full((1, 4), 2.0**-130, np.float32)
-    codes, scale = quantize_blocks(block, E4M3, FIELD_RULES["te"], "even", "element")
+    codes, scale = quantize_blocks(block, E4M3, FIELD_RULES["reciprocal_one"], "even", "element")
     assert (codes.tolist(), scale.tolist()) == ([[0] * 4], [0])
     assert quantize_blocks(block, E4M3, FIELD_RULES["reciprocal"], "even")[0].all()
 
@@ -174,7 +174,7 @@ def test_ours_are_the_oracles(element: ElementFormat, rounding: str) -> None:
     bits[:48] = (bits[:48] & 0x80FF_FFFF) | 0x3D00_0000
     blocks = bits.view(np.float32)
     for rule in rules_of(element):
-        if rule.name not in OURS:
+        if rule.name not in BLOCK_FORMATS[element.name].scale_rules:
             continue
         for policy in policies_of(element)[:2]:
             spec = cast_spec(element.name, scale_rule=rule.name, rounding=rounding, nonfinite=policy)

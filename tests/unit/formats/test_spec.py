@@ -40,12 +40,13 @@ def test_defaults_are_ocp() -> None:
         pytest.param({"format": None}, "unknown format None; allowed: fp8_e4m3, ", id="no format"),
         pytest.param(
             {"scale_rule": "flor"},
-            "unknown scale rule of fp8_e4m3 'flor'; allowed: floor, ceil, even, rceil; did you mean 'floor'",
+            "unknown scale rule of fp8_e4m3 'flor'; allowed: floor, ceil, even, rceil, reciprocal; did you "
+            "mean 'floor'",
             id="rule",
         ),
         pytest.param(
             {"scale_rule": "amax"},
-            "unknown scale rule of fp8_e4m3 'amax'; allowed: floor, ceil, even, rceil",
+            "unknown scale rule of fp8_e4m3 'amax'; allowed: floor, ceil, even, rceil, reciprocal",
             id="rule of another scale",
         ),
         pytest.param(
@@ -150,7 +151,7 @@ BUNDLES = {
     "ocp": ("floor", "even", "block"),
     "ocp_away": ("floor", "away", "block"),
     "rceil": ("rceil", "even", "block"),
-    "te": ("rceil", "even", "element"),
+    "te": ("reciprocal", "even", "element"),
     "ceil": ("ceil", "even", "block"),
     "even": ("even", "even", "block"),
 }
@@ -168,7 +169,9 @@ def test_dialects_are_refused_where_they_are_not_defined() -> None:
     assert list(DIALECTS) == list(BUNDLES)
     with pytest.raises(ValueError, match=r"unknown dialect 'tee'; allowed: ocp, .*did you mean 'te'"):
         dialect("tee")
-    with pytest.raises(ValueError, match=r"'element' \(dialect te\) .* got mxint8"):
+    with pytest.raises(
+        ValueError, match="unknown scale rule of mxint8 'reciprocal'; allowed: floor, ceil, rceil"
+    ):
         CastSpec(format="mxint8", **dialect("te"))
 
 
@@ -213,13 +216,13 @@ def test_axis_out_of_range() -> None:
 
 
 def test_the_oracles_know_every_rule_and_rounding() -> None:
-    rules = set(SCALE_RULES) - {"amax"}
+    rules = set(SCALE_RULES) - {
+        "amax",
+        "reciprocal",
+    }  # that is none of amax's significand: test_reciprocal.py
     assert set(oracle._ONE_MORE) == set(oracle._ARRAY_ONE_MORE) == set(search._BOUND) == rules
     assert set(codes.ROUNDINGS) == set(search._GOES_UP) == set(ROUNDINGS)
-    assert set(oracle._ARRAY_ROUNDINGS) == {
-        *ROUNDINGS,
-        "half_zero",
-    }  # of no cast of ours: it is met in the field
+    assert set(oracle._ARRAY_ROUNDINGS) == {*ROUNDINGS, "half_zero"}  # which identify alone asks for
 
 
 def test_the_policy_element_is_for_fp8_with_power_of_two_scales() -> None:

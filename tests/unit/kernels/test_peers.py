@@ -184,7 +184,7 @@ REFUSED = (
     ("microxcaling", {"rounding": "stochastic"}, 64, "float32", "no rounding stochastic"),
     ("microxcaling", {"scale_rule": "ceil"}, 64, "float32", "no scale rule ceil"),
     ("transformer_engine", {}, 64, "float32", "no scale rule floor"),
-    ("transformer_engine", {"scale_rule": "rceil"}, 64, "float32", "no NaN/Inf policy block"),
+    ("transformer_engine", {"scale_rule": "reciprocal"}, 64, "float32", "no NaN/Inf policy block"),
 )
 
 
@@ -218,7 +218,7 @@ def test_transformer_engine_needs_a_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    spec = cast_spec("fp8_e4m3", scale_rule="rceil", nonfinite="element")
+    spec = cast_spec("fp8_e4m3", scale_rule="reciprocal", nonfinite="element")
     with pytest.raises(NotImplementedError, match=reason):
         adapter("transformer_engine").quantize(gaussian(rows, 64), spec)
 

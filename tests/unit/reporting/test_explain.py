@@ -24,6 +24,7 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 PLAIN = "rounding even; NaN/Inf policy block; float32 input [3]"
+RECIPROCAL = "reciprocal s = least with fp32(amax · fp32(1 / max)) ≤ 2^s = "
 EVEN = "(significand {} 2 - 2^-(m+1) = 1.9375)"
 
 
@@ -143,6 +144,22 @@ def test_a_block() -> None:
             [
                 "rceil s = least with amax ≤ max · 2^s = 0 (448 · 2^-1 < 448 ≤ 448 · 1)",
                 "scale 1, code 0 + 127 = 127 = 7F",
+            ],
+        ),
+        (
+            "448.0001",
+            "reciprocal",
+            [
+                RECIPROCAL + "1 (1 < fp32(448.0001 · 0.002232143) = 1.0000002 ≤ 2)",
+                "scale 2, code 1 + 127 = 128 = 80",
+            ],
+        ),
+        (
+            "1e-45",
+            "reciprocal",
+            [
+                RECIPROCAL + "-127 (fp32(1e-45 · 0.002232143) = 0)",
+                "scale 2^-127, code -127 + 127 = 0 = 00",
             ],
         ),
         (

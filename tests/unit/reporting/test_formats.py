@@ -31,8 +31,8 @@ ELEMENTS = {
 
 RULES = "floor ceil even rceil"
 BLOCKS = {
-    "fp8_e4m3": ("fp8_e4m3", "e8m0", "32 elements", "8.25", "3.88", RULES),
-    "fp8_e5m2": ("fp8_e5m2", "e8m0", "32 elements", "8.25", "3.88", RULES),
+    "fp8_e4m3": ("fp8_e4m3", "e8m0", "32 elements", "8.25", "3.88", f"{RULES} reciprocal"),
+    "fp8_e5m2": ("fp8_e5m2", "e8m0", "32 elements", "8.25", "3.88", f"{RULES} reciprocal"),
     "fp6_e3m2": ("fp6_e3m2", "e8m0", "32 elements", "6.25", "5.12", RULES),
     "fp6_e2m3": ("fp6_e2m3", "e8m0", "32 elements", "6.25", "5.12", RULES),
     "fp4_e2m1": ("fp4_e2m1", "e8m0", "32 elements", "4.25", "7.53", RULES),
@@ -73,7 +73,7 @@ def test_dialects() -> None:
     table = rows(dialects_table())
     assert list(table) == list(DIALECTS)
     assert table["ocp"] == ("floor", "even", "block")
-    assert table["te"] == ("rceil", "even", "element")
+    assert table["te"] == ("reciprocal", "even", "element")
 
 
 @pytest.mark.parametrize("width", [WIDTH, 119, 120, 160])

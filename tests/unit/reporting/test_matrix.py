@@ -197,8 +197,8 @@ def test_rows_in_order_whichever_came_first() -> None:
 def test_rules_with_rounding_to_even_come_first_and_amax_last() -> None:
     rows = in_order(row(format=cell.format, rule=cell.rule) for cell in cells("quick"))
     header = [column.header for column in matrix_table(rows).columns]
-    assert header[2:6] == ["floor", "ceil", "even", "rceil"]
-    assert set(header[6:-1]) == {"floor-away", "floor-zero", "floor-stoch.", "rceil-nan_stays"}
+    assert header[2:7] == ["floor", "ceil", "even", "rceil", "reciprocal"]
+    assert set(header[7:-1]) == {"floor-away", "floor-zero", "floor-stoch.", "reciprocal-nan_stays"}
     assert header[-1] == "amax"
 
 

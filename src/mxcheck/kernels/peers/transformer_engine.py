@@ -22,7 +22,7 @@ _CAPABILITY = (10, 0)  # Blackwell
 
 @domain(
     formats=tuple(_ELEMENTS),
-    scale_rules=("rceil",),
+    scale_rules=("reciprocal",),
     nonfinite=("element",),
     block_sizes=(32,),
     roundings=("even",),

@@ -4,7 +4,7 @@ Source: Transformer Engine 2.20, transformer_engine.pytorch (`Linear`, `autocast
 transformer_engine.common.recipe, each recipe with its own defaults; in the forward pass that is E4M3. What
 follows from the library:
 
-- MXFP8 scales round up (`rceil`). For an fp32 model the bias is rounded to bfloat16.
+- MXFP8 scales round up (`reciprocal`). For an fp32 model the bias is rounded to bfloat16.
 - Rows come in multiples of 8 (FP8) or 32 (MXFP8). Missing ones are filled with zeros, which change no scale,
   and cut off the result.
 - *Delayed scaling* casts by the amax of earlier batches. The library's history moves in training only:
