@@ -128,6 +128,8 @@ def _numbers(asked: _Shape, *, not_finite: bool = False) -> Tensor:
     x = spread_with_ties(asked[:2], random)
     # Values show their scale where they are subnormal or too large for their block.
     x *= torch.from_numpy(np.ldexp(np.float32(1), random.integers(-16, 1, asked[:2])))
+    # An amax of which `reciprocal` makes another scale than `rceil`, in fp32, and what is subnormal under it.
+    x[2], x[2, 0], x[2, 1] = 0, (1.75 + 2.0**-23) * 2.0**-119, 2.0**-136
     if not_finite:
         x[0, 0], x[1, 1] = torch.nan, torch.inf
     return x.to(asked.dtype)
@@ -176,10 +178,10 @@ def _with(base: CastSpec, values: Mapping[str, Any]) -> CastSpec | None:
 
 
 def _with_each(base: CastSpec, fields: list[str]) -> list[CastSpec]:
-    """Every combination of the values of fields, that of `base` first."""
-    values = ([getattr(base, field), *_CHOICES[field]] for field in fields)
+    """Every combination of the values of fields, in the order of `_CHOICES`."""
+    values = (_CHOICES[field] for field in fields)
     specs = (_with(base, dict(zip(fields, some, strict=True))) for some in product(*values))
-    return list(dict.fromkeys(spec for spec in specs if spec is not None))
+    return [spec for spec in specs if spec is not None]
 
 
 def _misses(got: Result, x: Tensor, spec: CastSpec) -> int | None:

@@ -160,3 +160,12 @@ def test_what_is_named_is_asked_for() -> None:
     cast = of_one(**ONE)
     within = Domain(block_sizes=(64,), axes=(0,))
     assert {"block_size", "axis"}.isdisjoint(disregarded(cast, CELLS["fp8_e4m3-ceil"], within))
+
+
+@pytest.mark.parametrize("values", [False, True], ids=["codes", "values"])
+@pytest.mark.parametrize("rule", ["rceil", "reciprocal"])
+def test_rules_that_differ_at_single_amax_are_told_apart(rule: str, values: bool) -> None:
+    """Whichever is asked for."""
+    cast = of_one(values=values, scale_rule=rule)
+    for asked in ("fp8_e4m3-rceil", "fp8_e4m3-reciprocal"):
+        assert disregarded(cast, CELLS[asked], Domain()) == {"scale_rule": rule}
