@@ -32,9 +32,9 @@ ROWS = (1, 2, 31, 32, 33, 127, 128, 129, 256, 384, 4096, 65_537)
 BLOCKS = (1, 2, 3, 8, 129)
 _BEHIND = 2
 #: Of a matrix; only the most rows, of one block each, have more at `quick`.
-MOST_ELEMENTS = {"quick": 1 << 20, "full": 1 << 23, "exhaustive": 1 << 23}
+MOST_ELEMENTS = {"quick": 1 << 20, "full": 1 << 22, "exhaustive": 1 << 22}
 #: Up to so many elements a matrix is asked in each dtype, and in two layouts; a larger one in one dtype.
-_SMALL = 1 << 16
+_SMALL = {"quick": 1 << 16, "full": 1 << 19, "exhaustive": 1 << 19}
 #: Of formats with a scale a row: so many rows are gathered from.
 _POOL_ROWS = 24
 LAYOUTS = ("contiguous", "transposed", "sliced", "rows apart", "at an offset")
@@ -62,7 +62,7 @@ def matrices(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Matr
         single_blocks = columns <= size and rows > ROWS[-2]
         if rows * columns > MOST_ELEMENTS[level] and not single_blocks:
             continue
-        small = rows * columns <= _SMALL or (level != "quick" and not single_blocks)
+        small = rows * columns <= _SMALL[level]
         for number, pool in enumerate(pools):
             if not small and number != (i + j) % len(pools):
                 continue
