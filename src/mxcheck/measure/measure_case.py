@@ -86,6 +86,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
     if recipe.operands:
         check_model_kernel(recipe, like=next(model.parameters()))
         check_subnormals()  # loading the kernel may have loaded what flushes them
+    cells = session.kernel_cells(recipe)
     together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
     session.tell({"do": "step", "what": f"{case.id} converting"})
     found = emulate(
@@ -132,6 +133,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         original_bytes=found.original_bytes,
         digests=found.digests,
         unsteady=found.unsteady,
+        kernel_cells=cells,
         corpus=bench.text.facts,
         scored_tokens=tokens.shape[0] * (tokens.shape[1] - 1),
         reference_cross_entropy=reference.cross_entropy,
