@@ -398,10 +398,6 @@ MODEL = ("--mx-models", "ref-llama", "--mx-tier", "A", "--mx-max-samples", "2")
     ("name", "line"),
     [
         (
-            "values",
-            "returns values; a model run needs codes and scales, because step 4 compares them",
-        ),
-        (
             "refuses",
             "does not do this: no fp8_e4m3 here; name the cases that it does with --mx-precision",
         ),

@@ -71,15 +71,14 @@ def quantize(
         nonfinite=nonfinite,
         random=random,
     )
-    check_input(x, spec)
     function = resolve_kernel(kernel)[0]
-    result = _called(function, x, spec)
+    result = cast_with(x, spec, function)
     if isinstance(result, Tensor):
         raise TypeError(
             f"kernel {kernel_name(function)} returned values, not (codes, scales): quantize needs codes; "
             f"fake_quantize takes either"
         )
-    return check_parts(function, result, x, spec)
+    return result
 
 
 def fake_quantize(
@@ -164,14 +163,20 @@ def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
     return result
 
 
-def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel) -> Tensor:
-    """`fake_quantize` by a resolved kernel: what a converted model calls at each forward."""
+def cast_with(x: Tensor, spec: CastSpec, function: Kernel) -> QuantizedTensor | Tensor:
+    """What a resolved kernel makes of x: codes and scales, or values."""
     check_input(x, spec)
     result = _called(function, x, spec)
     if not isinstance(result, Tensor):
-        return check_parts(function, result, x, spec).dequantize(x.dtype)
+        return check_parts(function, result, x, spec)
     check_values(function, result, x)
     return result
+
+
+def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel) -> Tensor:
+    """`fake_quantize` by a resolved kernel: what a converted model calls at each forward."""
+    result = cast_with(x, spec, function)
+    return result if isinstance(result, Tensor) else result.dequantize(x.dtype)
 
 
 def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:

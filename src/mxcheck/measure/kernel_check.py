@@ -18,7 +18,7 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
     """Call each cast of a model run once, on a small tensor of the dtype and device of `like`.
 
     Raises:
-        ValueError: it does not do this, raises, or returns something else than codes and scales; in one line.
+        ValueError: it does not do this, raises, or returns neither codes and scales nor values; in one line.
     """
     from mxcheck.kernels.api import resolve_kernel
     from mxcheck.models.probe import probe
@@ -43,7 +43,7 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
 def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> None:
     import torch
 
-    from mxcheck.kernels.api import check_parts
+    from mxcheck.kernels.api import check_parts, check_values
 
     try:
         result = kernel(x, spec)
@@ -56,11 +56,10 @@ def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> N
         raise
     except BaseException as error:
         raise ValueError(f"kernel {name} raised {raised(error)}") from error
-    if isinstance(result, torch.Tensor):
-        raise ValueError(
-            f"kernel {name} returns values; a model run needs codes and scales, because step 4 compares them"
-        )
     try:
-        check_parts(kernel, result, x, spec)
+        if isinstance(result, torch.Tensor):
+            check_values(kernel, result, x)
+        else:
+            check_parts(kernel, result, x, spec)
     except TypeError as error:
         raise ValueError(str(error)) from error

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxcheck.kernels.api import fake_quantize_with, quantize, resolve_kernel
+from mxcheck.kernels.api import cast_with, fake_quantize_with, resolve_kernel
 from mxcheck.kernels.counts import CastCounts, count_cast
 from mxcheck.kernels.digest import WeightDigest, digest
+from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
 
@@ -57,7 +58,10 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> 
 class CastWeight:
     """A weight after its cast: its values, what would be stored of it (codes, then scales), and the bytes
     that this takes when packed: none where there is no cast, and the weight stays. `counts`: what the cast
-    did; None where there are no codes."""
+    did; None where there are no codes.
+
+    Of a kernel that gives values `stored` and `counts` are those of the codes that stand for exactly these
+    values; where there are none, nothing is stored, and the bytes are those of the format."""
 
     values: Tensor
     stored: tuple[Tensor, ...]
@@ -72,29 +76,30 @@ def cast_weight(weight: Tensor, operand: Operand | None, kernel: str, *, axis: i
         values = weight if operand is None else round_to_bf16(weight)
         stored = weight if operand is None else values.to(torch.bfloat16)
         return CastWeight(values=values, stored=(stored,), nbytes=0 if operand is None else stored.nbytes)
-    spec = operand.spec(axis=axis)
-    quantized = quantize(
-        weight,
-        spec.format,
-        axis=spec.axis,
-        block_size=spec.block_size,
-        scale_rule=spec.scale_rule,
-        rounding=spec.rounding,
-        tail=spec.tail,
-        kernel=kernel,
-    )
+    spec, function = operand.spec(axis=axis), resolve_kernel(kernel)[0]
+    quantized = cast_with(weight, spec, function)
+    dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
+    if isinstance(quantized, Tensor):
+        values = quantized if dtype == weight.dtype else fake_quantize_with(weight.to(dtype), spec, function)
+        quantized = house_cast(weight, spec)
+        if not stand_for(quantized, values):
+            return CastWeight(values=values, stored=(), nbytes=quantized.nbytes)
+    else:
+        values = quantized.dequantize(dtype)
     scales = [scale for scale in (quantized.scales, quantized.tensor_scale) if scale is not None]
     return CastWeight(
-        values=quantized.dequantize(weight.dtype if operand.is_exact_in_16_bits else torch.float32),
+        values=values,
         stored=(quantized.codes, *scales),
         nbytes=quantized.nbytes,
         counts=count_cast(weight, quantized),
     )
 
 
-def digest_weights(casts: Sequence[CastWeight]) -> WeightDigest:
-    """The digest of a module's weights. Codes are read as they are, one a byte: packing changes nothing that
-    a digest would see."""
+def digest_weights(casts: Sequence[CastWeight]) -> WeightDigest | None:
+    """The digest of a module's weights; None where no codes stand for the values of one. Codes are read as
+    they are, one a byte: packing changes nothing that a digest would see."""
+    if not all(cast.stored for cast in casts):
+        return None
     scales = [scale for cast in casts for scale in cast.stored[1:]]
     return WeightDigest(
         codes=digest(*(cast.stored[0] for cast in casts)), scales=digest(*scales) if scales else None

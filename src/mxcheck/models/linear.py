@@ -27,8 +27,8 @@ class Converted(Protocol):
     """A module that a recipe changed."""
 
     module: nn.Module
-    #: Of the weights' codes and scales.
-    weight_digest: WeightDigest
+    #: Of the weights' codes and scales; None where they have none.
+    weight_digest: WeightDigest | None
     #: Bytes of the weights' packed codes and scales.
     weight_bytes: int
     #: How often its forward ran while it was converted.
@@ -90,9 +90,9 @@ class ConvertedLinear:
             casts_of_weights.append(cast)
         self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
         self.weight_digest = digest_weights(casts_of_weights)
-        #: What the casts of its weights did, together; None where the weights have no codes.
+        #: What the casts of its weights did, together; None where one of the weights has no codes.
         counts = [cast.counts for cast in casts_of_weights if cast.counts is not None]
-        self.weight_counts = total(counts) if counts else None
+        self.weight_counts = total(counts) if len(counts) == len(casts_of_weights) else None
         #: Of experts: rows of activations that entered the first product of each, while it was converted.
         self.expert_rows: list[int] = []
         if names := expert_parameters(module):
@@ -190,7 +190,7 @@ class LibraryLinear:
         replacement = backend.replace(module)
         self._replacement = replacement
         self._forward = Method(module)
-        self.weight_digest = replacement.weight_digest
+        self.weight_digest: WeightDigest | None = replacement.weight_digest
         self.weight_bytes = replacement.weight_bytes
 
     def operand(self, x: Tensor) -> tuple[Tensor, ...]:

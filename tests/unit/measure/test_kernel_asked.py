@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import own_casts
@@ -10,11 +11,15 @@ import torch
 
 from mxcheck.conformance import run
 from mxcheck.formats.spec import CastSpec
+from mxcheck.gate.case import Case
 from mxcheck.gate.kernel_cells import EXACT, KNOWN, LAST_BIT, NOT_COMPARED, RED, SILENT
 from mxcheck.kernels.domain import NotSupported, domain
-from mxcheck.kernels.eager import quantize_eager
+from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.measure.kernel_asked import KernelCells, cells_of
+from mxcheck.measure.measure_case import measure_case
+from mxcheck.measure.session import Session
 from mxcheck.models.recipe import Recipe, recipe
+from mxcheck.run.measuring import Measuring
 
 E4M3 = "fp8_e4m3-floor"
 
@@ -116,3 +121,23 @@ def test_the_recipe_of_a_user_is_asked_too() -> None:
     own = Recipe(precision="mine", roles=plain.roles, kernel="own_casts:quantize")
     assert [cell.id for cell, _ in cells_of(own)] == [E4M3]
     assert own_casts.quantize.__module__ == "own_casts"
+
+
+def values(x: torch.Tensor, spec: CastSpec) -> Any:
+    return fake_quantize_eager(x, spec)
+
+
+def test_a_case_cast_by_values_is_the_case_cast_by_codes() -> None:
+    """Weights, activations, attention and results: digests, bytes and counts."""
+    case = Case(model="ref-llama", precision="fp4_e2m1", tier="B", options=("attention", "outputs"))
+    found = []
+    for kernel in ("eager", here(values)):
+        made = recipe("fp4_e2m1", tier="B", attention=True, outputs=True, kernel=kernel)
+        with Session(Measuring(max_samples=2, sequence_length=32, recipes={case: made})) as session:
+            session.live = True  # or a check would measure once more
+            found.append(measure_case(session, case))
+    codes, by_values = found
+    assert (codes.kernel_cells, [*by_values.kernel_cells]) == ({}, ["fp4_e2m1-floor"])
+    assert by_values.kernel_cells["fp4_e2m1-floor"].verdict == EXACT
+    assert by_values.unsteady == {}
+    assert replace(by_values, kernel_cells={}, environment=codes.environment) == codes
