@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec
 from mxcheck.gate.counters import Absent, Counters, OperandCounts, Operands
-from mxcheck.kernels.api import Kernel, check_parts, resolve_kernel
+from mxcheck.kernels.api import Kernel, cast_with, resolve_kernel
 from mxcheck.kernels.counts import CastCounts, count_cast, total
 from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.convert import Conversion
@@ -134,9 +134,8 @@ def _counted(cast: Cast, spec: CastSpec, kernel: str, lists: list[_Seen]) -> Cas
 
 
 def _count(x: Tensor, values: Tensor, spec: CastSpec, function: Kernel) -> CastCounts | Absent:
-    result = function(x, spec)
-    by_values = isinstance(result, Tensor)
-    quantized = house_cast(x, spec) if by_values else check_parts(function, result, x, spec)
+    result = cast_with(x, spec, function)
+    quantized = house_cast(x, spec) if isinstance(result, Tensor) else result
     return count_cast(x, quantized) if stand_for(quantized, values) else _OTHER_VALUES
 
 

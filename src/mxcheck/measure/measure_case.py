@@ -39,11 +39,13 @@ def measure_case(session: Session, case: Case) -> Record:
 
 
 def _measured_whole(session: Session, case: Case) -> Record:
+    from mxcheck.measure.kernel_domain import check_kernel_domain
     from mxcheck.models.convert import UnavailableError
 
     recipe = session.measuring.recipe_of(case)
     if (reason := session.unavailable(recipe)) is not None:
         raise UnavailableError(reason)
+    check_kernel_domain(session.measuring, case, recipe)
     try:
         return _checked(session, case, recipe)
     except (MemoryError, RuntimeError) as error:

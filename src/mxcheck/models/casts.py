@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxcheck.kernels.api import cast_with, fake_quantize_with, resolve_kernel
+from mxcheck.files.printed import told
+from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.api import Kernel, cast_with, fake_quantize_with, kernel_name, resolve_kernel
 from mxcheck.kernels.counts import CastCounts, count_cast
 from mxcheck.kernels.digest import WeightDigest, digest
+from mxcheck.kernels.domain import NotSupported, named
+from mxcheck.kernels.grown import is_growing
 from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
@@ -38,8 +42,29 @@ def refuse_gradient(what: str, tensors: Iterable[object]) -> None:
         )
 
 
-def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> Cast:
-    """The cast of an operand at each call; its result has the input's shape and dtype."""
+class CastRefusedError(NotSupported):
+    """A kernel that does not cast an operand of a model; in one line.
+
+    Attributes:
+        reason: the kernel's own.
+    """
+
+    def __init__(
+        self, kernel: str | Kernel, of: str, x: Tensor, spec: CastSpec, error: NotImplementedError
+    ) -> None:
+        self.reason = told(error)
+        called = kernel if isinstance(kernel, str) else kernel_name(kernel)
+        own = " (a probe of mxcheck's own, which has the rows that a kernel declares with mxcheck.domain)"
+        hint = own if is_growing() else ""
+        super().__init__(
+            f"kernel {called} does not cast {of}, {named(x.dtype)} {[*x.shape]} along axis {spec.axis}: "
+            f"{self.reason}{hint}"
+        )
+
+
+def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1, of: str = "a tensor") -> Cast:
+    """The cast of an operand at each call; its result has the input's shape and dtype. `of` says what it
+    casts, and where, where its kernel refuses it."""
     if operand is None:
         return identity
     if operand.format == BF16:
@@ -49,7 +74,10 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> 
 
     def cast(x: Tensor) -> Tensor:
         with undisturbed("cast"):
-            return fake_quantize_with(x, spec, function)
+            try:
+                return fake_quantize_with(x, spec, function)
+            except NotImplementedError as error:
+                raise CastRefusedError(kernel, of, x, spec, error) from error
 
     return cast
 
@@ -69,7 +97,9 @@ class CastWeight:
     counts: CastCounts | None = None
 
 
-def cast_weight(weight: Tensor, operand: Operand | None, kernel: str, *, axis: int) -> CastWeight:
+def cast_weight(
+    weight: Tensor, operand: Operand | None, kernel: str, *, axis: int, of: str = "a weight"
+) -> CastWeight:
     """Cast a weight once along `axis`. Values are in the weight's dtype, or in fp32 where that one does not
     hold them (see `Operand.is_exact_in_16_bits`)."""
     if operand is None or operand.format == BF16:
@@ -77,7 +107,10 @@ def cast_weight(weight: Tensor, operand: Operand | None, kernel: str, *, axis: i
         stored = weight if operand is None else values.to(torch.bfloat16)
         return CastWeight(values=values, stored=(stored,), nbytes=0 if operand is None else stored.nbytes)
     spec, function = operand.spec(axis=axis), resolve_kernel(kernel)[0]
-    quantized = cast_with(weight, spec, function)
+    try:
+        quantized = cast_with(weight, spec, function)
+    except NotImplementedError as error:
+        raise CastRefusedError(kernel, of, weight, spec, error) from error
     dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
     if isinstance(quantized, Tensor):
         values = quantized if dtype == weight.dtype else fake_quantize_with(weight.to(dtype), spec, function)

@@ -70,9 +70,10 @@ class ConvertedLinear:
         #: How often its forward ran while it was converted.
         self.calls = 0
         _check_experts(name, module)
-        self.cast: Cast = activation_cast(casts.activations, recipe.kernel)
+        self.cast: Cast = activation_cast(casts.activations, recipe.kernel, of=f"activations of {name}")
+        results = activation_cast(casts.activations, recipe.kernel, of=f"results of {name}")
         #: The cast of its results, where the recipe casts them.
-        self.result = activation_cast(casts.activations, recipe.kernel) if recipe.outputs else None
+        self.result = results if recipe.outputs else None
         self._wide = any(
             operand is not None and not operand.is_exact_in_16_bits
             for operand in (casts.weights, casts.activations)
@@ -84,7 +85,9 @@ class ConvertedLinear:
         self.axis = reduction_axis(module)
         axis, casts_of_weights = self.axis, list[CastWeight]()
         for key, original in self._originals.items():
-            cast = cast_weight(original.detach(), casts.weights, recipe.kernel, axis=axis)
+            cast = cast_weight(
+                original.detach(), casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}"
+            )
             # the original's own flag: `requires_grad_(False)` on the converted model shall reach it
             self._quantized[key] = nn.Parameter(cast.values, requires_grad=original.requires_grad)
             casts_of_weights.append(cast)
