@@ -38,24 +38,31 @@ def model_kernel(recipe: Recipe) -> Kernel:
     """The kernel of a recipe.
 
     Raises:
-        ValueError: it has no name, or cannot be loaded; in one line.
+        ValueError: it cannot be loaded; in one line.
     """
     from mxcheck.kernels.api import resolve_kernel
 
-    name: object = recipe.kernel
-    if not isinstance(name, str):
-        raise ValueError(
-            f"a case that is measured names its kernel, for its record: give package.module:function, got "
-            f"{got(name)}"
-        )
     try:
-        return resolve_kernel(name)[0]
+        return resolve_kernel(recipe.kernel)[0]
     except ValueError:
         raise
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise ValueError(f"kernel {name} cannot be loaded: {raised(error)}") from error
+        raise ValueError(f"kernel {recipe.kernel} cannot be loaded: {raised(error)}") from error
+
+
+def check_named(recipe: Recipe) -> None:
+    """Refuse a function in place of its name: a record says whose code cast, and another process finds it.
+
+    Raises:
+        ValueError: in one line.
+    """
+    name: object = recipe.kernel
+    if not isinstance(name, str):
+        raise ValueError(
+            f"a case that is measured names its kernel: give package.module:function, got {got(name)}"
+        )
 
 
 def _inside(made_for: Domain, block_size: int | None) -> torch.Tensor:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mxcheck.gate.case import Case
 from mxcheck.measure.kernel_asked import OWN
-from mxcheck.measure.kernel_check import model_kernel
+from mxcheck.measure.kernel_check import check_named, model_kernel
 from mxcheck.measure.text import has_own_tokens, own_tokens_path
 from mxcheck.models.footprint import text_shape
 from mxcheck.models.zoo import model_source
@@ -51,6 +51,7 @@ def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe) -> Non
     from mxcheck.models.recipe import BF16
 
     operands = [one for one in recipe.operands if one.format != BF16]
+    check_named(recipe)
     if not operands or recipe.kernel in OWN:
         return
     made_for = domain_of(model_kernel(recipe))

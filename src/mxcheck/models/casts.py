@@ -15,6 +15,7 @@ from mxcheck.kernels.counts import CastCounts, count_cast
 from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.kernels.domain import NotSupported, named
 from mxcheck.kernels.grown import is_growing
+from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
@@ -106,26 +107,37 @@ def cast_weight(
         values = weight if operand is None else round_to_bf16(weight)
         stored = weight if operand is None else values.to(torch.bfloat16)
         return CastWeight(values=values, stored=(stored,), nbytes=0 if operand is None else stored.nbytes)
-    spec, function = operand.spec(axis=axis), resolve_kernel(kernel)[0]
+    spec = operand.spec(axis=axis)
+    dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
     try:
-        quantized = cast_with(weight, spec, function)
+        quantized = cast_with(weight, spec, resolve_kernel(kernel)[0])
+        if isinstance(quantized, Tensor):
+            in_dtype = activation_cast(operand, kernel, axis=axis)
+            values = quantized if dtype == weight.dtype else in_dtype(weight.to(dtype))
+            return _of_values(weight, values, house_cast(weight, spec))
     except NotImplementedError as error:
         raise CastRefusedError(kernel, of, weight, spec, error) from error
-    dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
-    if isinstance(quantized, Tensor):
-        values = quantized if dtype == weight.dtype else fake_quantize_with(weight.to(dtype), spec, function)
-        quantized = house_cast(weight, spec)
-        if not stand_for(quantized, values):
-            return CastWeight(values=values, stored=(), nbytes=quantized.nbytes)
-    else:
-        values = quantized.dequantize(dtype)
-    scales = [scale for scale in (quantized.scales, quantized.tensor_scale) if scale is not None]
     return CastWeight(
-        values=values,
-        stored=(quantized.codes, *scales),
+        values=quantized.dequantize(dtype),
+        stored=_parts(quantized),
         nbytes=quantized.nbytes,
         counts=count_cast(weight, quantized),
     )
+
+
+def _of_values(weight: Tensor, values: Tensor, house: QuantizedTensor) -> CastWeight:
+    """A weight by a kernel that gives values, beside our own cast of it."""
+    if not stand_for(house, values):
+        return CastWeight(values=values, stored=(), nbytes=house.nbytes)
+    return CastWeight(
+        values=values, stored=_parts(house), nbytes=house.nbytes, counts=count_cast(weight, house)
+    )
+
+
+def _parts(quantized: QuantizedTensor) -> tuple[Tensor, ...]:
+    """What would be stored of it."""
+    found = (quantized.codes, quantized.scales, quantized.tensor_scale)
+    return tuple(part for part in found if part is not None)
 
 
 def digest_weights(casts: Sequence[CastWeight]) -> WeightDigest | None:

@@ -71,9 +71,9 @@ class ConvertedLinear:
         self.calls = 0
         _check_experts(name, module)
         self.cast: Cast = activation_cast(casts.activations, recipe.kernel, of=f"activations of {name}")
-        results = activation_cast(casts.activations, recipe.kernel, of=f"results of {name}")
+        of = f"results of {name}"
         #: The cast of its results, where the recipe casts them.
-        self.result = results if recipe.outputs else None
+        self.result = activation_cast(casts.activations, recipe.kernel, of=of) if recipe.outputs else None
         self._wide = any(
             operand is not None and not operand.is_exact_in_16_bits
             for operand in (casts.weights, casts.activations)
