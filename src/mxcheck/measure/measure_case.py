@@ -126,6 +126,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         arithmetic=session.arithmetic(found.dtype),
         environment=session.environment
         | {"batch_size": str(together)}
+        | ({"kernel": recipe.kernel} if cells else {})  # `Measuring.recipes` may name others than it does
         | _dtype(next(model.parameters()).dtype)
         | _version(recipe.library)
         | _refused(found.refused),

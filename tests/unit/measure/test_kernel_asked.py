@@ -139,5 +139,6 @@ def test_a_case_cast_by_values_is_the_case_cast_by_codes() -> None:
     codes, by_values = found
     assert (codes.kernel_cells, [*by_values.kernel_cells]) == ({}, ["fp4_e2m1-floor"])
     assert by_values.kernel_cells["fp4_e2m1-floor"].verdict == EXACT
+    assert by_values.environment["kernel"] == here(values)
     assert by_values.unsteady == {}
     assert replace(by_values, kernel_cells={}, environment=codes.environment) == codes
