@@ -21,6 +21,11 @@ def wrong(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     return _cast(x, spec, lambda steps: torch.floor(steps + 0.5))
 
 
+def by_logarithm(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
+    """The scale by a rounded logarithm in fp32: one too large for amax just below a power of two."""
+    return _cast(x, spec, torch.round, lambda amax: amax.float().log2().floor().int())
+
+
 def nvfp4_values(x: Tensor, spec: CastSpec) -> Tensor:
     """NVFP4 by values, with the product of both scales rounded to fp32 before it is multiplied."""
     if spec.format != "nvfp4":
@@ -32,7 +37,16 @@ def nvfp4_values(x: Tensor, spec: CastSpec) -> Tensor:
     return (torch.cat([magnitudes, -magnitudes])[q.codes.long()] * each).to(x.dtype)
 
 
-def _cast(x: Tensor, spec: CastSpec, nearest: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _exponent(amax: Tensor) -> Tensor:
+    return torch.frexp(amax)[1] - 1
+
+
+def _cast(
+    x: Tensor,
+    spec: CastSpec,
+    nearest: Callable[[Tensor], Tensor],
+    floor_log2: Callable[[Tensor], Tensor] = _exponent,
+) -> tuple[Tensor, Tensor]:
     asked = (spec.format, spec.scale_rule, spec.rounding, spec.nonfinite)
     if asked != ("fp8_e4m3", "floor", "even", "block"):
         raise NotImplementedError(f"my_casts has only fp8_e4m3-floor, not {spec.format}")
@@ -42,7 +56,7 @@ def _cast(x: Tensor, spec: CastSpec, nearest: Callable[[Tensor], Tensor]) -> tup
     blocks = padded.unflatten(-1, (-1, spec.block_size)).double()
     amax = blocks.abs().amax(-1)
     poisoned = ~amax.isfinite()
-    exponent = torch.frexp(amax)[1] - 1 - 8  # emax of E4M3
+    exponent = floor_log2(amax) - 8  # emax of E4M3
     exponent = torch.where(amax == 0, -127, exponent).clamp(-127, 127)
     scaled = blocks.abs() * torch.exp2(-exponent.double()).unsqueeze(-1)  # exact: in float64
     step = torch.exp2((torch.frexp(scaled)[1] - 1).clamp(min=-6).double() - 3)

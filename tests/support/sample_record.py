@@ -84,6 +84,7 @@ def build_record(**changes: Any) -> Record:
         "absent": dict.fromkeys(missing, "a sample has none"),
         "metrics": {},
         "unsteady": {},
+        "kernel_cells": {},
         "noise": NOISE,
     }
     assert changes.keys() <= figures.keys(), "a field that a record has not"

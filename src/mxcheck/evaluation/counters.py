@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec
 from mxcheck.gate.counters import Absent, Counters, OperandCounts, Operands
-from mxcheck.kernels.api import Kernel, check_parts, kernel_name, resolve_kernel
+from mxcheck.kernels.api import Kernel, cast_with, resolve_kernel
 from mxcheck.kernels.counts import CastCounts, count_cast, total
+from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.convert import Conversion
 from mxcheck.models.linear import Converted, ConvertedLinear
 from mxcheck.models.products import Cast, undisturbed
@@ -89,8 +90,8 @@ def weight_counters(conversion: Conversion) -> _Found:
         absent = _uncounted(conversion, module, None if casts is None else casts.weights)
         if absent is None:
             assert isinstance(module, ConvertedLinear)
-            assert module.weight_counts is not None
-            absent_or_counts = _plain(module.weight_counts)
+            counts = module.weight_counts
+            absent_or_counts = _OTHER_VALUES if counts is None else _plain(counts)
         found[name] = {"weights": absent_or_counts if absent is None else absent}
     return found
 
@@ -133,14 +134,9 @@ def _counted(cast: Cast, spec: CastSpec, kernel: str, lists: list[_Seen]) -> Cas
 
 
 def _count(x: Tensor, values: Tensor, spec: CastSpec, function: Kernel) -> CastCounts | Absent:
-    result = function(x, spec)
-    if isinstance(result, Tensor):
-        return Absent(reason=f"kernel {kernel_name(function)} returns values, no codes")
-    quantized = check_parts(function, result, x, spec)
-    of_codes = quantized.dequantize(x.dtype)
-    if not ((values == of_codes) | (values.isnan() & of_codes.isnan())).all():
-        return _OTHER_VALUES
-    return count_cast(x, quantized)
+    result = cast_with(x, spec, function)
+    quantized = house_cast(x, spec) if isinstance(result, Tensor) else result
+    return count_cast(x, quantized) if stand_for(quantized, values) else _OTHER_VALUES
 
 
 def _uncounted(conversion: Conversion, module: Converted, operand: Operand | None) -> Absent | None:

@@ -145,6 +145,7 @@ def stored(decision: Decision, accepted: Accepted, path: Path, measure: Callable
     with what the file at `path` knows of another machine, or the one that was accepted."""
     record = decision.result.record
     assert record is not None, "what is written was measured"
+    record = replace(record, kernel_cells={})  # of whose code made the bits a baseline says nothing
     if decision.write == "measured":
         return replace(record, noise=with_earlier_noise(measure(), record, path))
     return replace(record, noise=None if accepted.record is None else accepted.record.noise)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mxcheck.gate.case import KINDS, Case, Kind
 from mxcheck.gate.counters import Counters, counters_from_dict
+from mxcheck.gate.kernel_cells import KernelCell, kernel_cells_as_dict, kernel_cells_from_dict
 from mxcheck.gate.predictions import Predictions, predictions_from_dict
 from mxcheck.gate.row_groups import Digests, digests_as_dict, digests_from_dict
 from mxcheck.gate.sublayers import (
@@ -78,6 +79,9 @@ class Record:
     `unsteady` names the modules whose casts did not stay the same in the case, and what is wrong of them. It
     is left out of JSON where it is empty, as it is of whatever was accepted.
 
+    `kernel_cells` is what a named kernel gave for the cells of the kernel suite that the case casts with. No
+    baseline has it, and neither has a case that is cast by our own kernel.
+
     `absent` says why a figure is None (its name) or why a part of one is missing (`sublayers` and `counters`,
     by `<figure>: <part>`).
     """
@@ -118,6 +122,7 @@ class Record:
     metrics: dict[str, list[float]]
     absent: dict[str, str]
     unsteady: dict[str, str] = field(default_factory=dict)
+    kernel_cells: dict[str, KernelCell] = field(default_factory=dict)
     noise: Noise | None = None
 
     @property
@@ -154,6 +159,10 @@ class Record:
         data = {one.name: getattr(self, one.name) for one in fields(self)}
         if not self.unsteady:
             del data["unsteady"]
+        if not self.kernel_cells:
+            del data["kernel_cells"]
+        else:
+            data["kernel_cells"] = kernel_cells_as_dict(self.kernel_cells)
         for name in ("predictions", "counters"):
             data[name] = None if data[name] is None else data[name].as_dict()
         data["digests"] = digests_as_dict(self.digests)
@@ -173,7 +182,7 @@ def record_from_dict(data: dict[str, Any]) -> Record:
     """
     if not isinstance(data, dict):
         raise ValueError(f"a record must be a dict, got {data!r:.40}")
-    data = {"unsteady": {}, **data}
+    data = {"unsteady": {}, "kernel_cells": {}, **data}
     _check_fields(data, Record)
     if data["kind"] not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {data['kind']!r:.40}")
@@ -233,6 +242,7 @@ def _unless_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 _NESTED: Mapping[str, Callable[[Any], Any]] = {
     "digests": digests_from_dict,
+    "kernel_cells": kernel_cells_from_dict,
     "predictions": _unless_none(predictions_from_dict),
     "sublayers": _unless_none(sublayers_from_dict),
     "counters": _unless_none(counters_from_dict),

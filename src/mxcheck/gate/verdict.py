@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check, changes, check, count_check, drift_check, some
 from mxcheck.gate.drift import drift, moved, same_arithmetic
-from mxcheck.gate.held_casts import casts_held, casts_steady
+from mxcheck.gate.held_casts import casts_held, casts_steady, kernel_held
 from mxcheck.gate.held_figures import figures_held
 from mxcheck.gate.inputs import comparable, fingerprints, same_corpus
 from mxcheck.gate.predictions import check_estimates
@@ -72,7 +72,7 @@ def judge(
     if bounds is None and baseline is not None:
         words = f"no bounds for {record.case.stage}: restore bounds.toml beside its baseline, or add its line"
         costs = (check(5, "no bounds", False, words),)
-    steady = tuple(casts_steady(record))
+    steady = (*kernel_held(record), *casts_steady(record))
     alone = (*own_samples, *bits, *steady, *costs, *absolute)
     if baseline is None:
         return Verdict(checks=alone, alone=alone)

@@ -15,8 +15,9 @@ from mxcheck.formats.blocks import E4M3, FP32
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
 from mxcheck.kernels.blocks import check_input
-from mxcheck.kernels.domain import check_domain, domain_of
+from mxcheck.kernels.domain import NotSupported, domain_of
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
+from mxcheck.kernels.grown import along_the_last, cut, grown
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.registry import implementation
 
@@ -71,15 +72,14 @@ def quantize(
         nonfinite=nonfinite,
         random=random,
     )
-    check_input(x, spec)
     function = resolve_kernel(kernel)[0]
-    result = _called(function, x, spec)
+    result = cast_with(x, spec, function)
     if isinstance(result, Tensor):
         raise TypeError(
             f"kernel {kernel_name(function)} returned values, not (codes, scales): quantize needs codes; "
             f"fake_quantize takes either"
         )
-    return check_parts(function, result, x, spec)
+    return result
 
 
 def fake_quantize(
@@ -139,8 +139,9 @@ def called_kernels(tell: Callable[[Kernel], object]) -> Iterator[None]:
 
 
 def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
-    """What a kernel returns. Raises ValueError for one that writes over its input, which is put back: the
-    weights of a model and what later layers read are such inputs."""
+    """What a kernel returns of an input in its domain. Raises NotSupported for another one, and ValueError
+    for a kernel that writes over its input, which is put back: the weights of a model and what later layers
+    read are such inputs."""
     if (tell := _TELL.get()) is not None:
         tell(function)
         token = _TELL.set(None)  # the casts that a kernel makes itself are its own affair
@@ -150,7 +151,26 @@ def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
             _TELL.reset(token)
     if any(function in own for own in _OWN.values()):
         return function(x, spec)
-    check_domain(domain_of(function), x, spec)
+    made_for = domain_of(function)
+    if made_for is not None and (why := made_for.refuses(x, spec)):
+        larger = grown(x, spec, made_for)
+        if larger is None:
+            raise NotSupported(f"outside of its domain: {why}")
+        result = _checked_call(function, larger, along_the_last(spec))
+        return cut(_parts_of(function, result, larger, spec), x, spec)
+    return _checked_call(function, x, spec)
+
+
+def _parts_of(function: Kernel, result: Any, x: Tensor, spec: CastSpec) -> Any:
+    """What a kernel made of a grown input, if it is what it has to be."""
+    if isinstance(result, Tensor):
+        check_values(function, result, x)
+    else:
+        check_parts(function, result, x, along_the_last(spec))
+    return result
+
+
+def _checked_call(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
     before = x.detach().clone()
     result = function(x, spec)
     same = (before == x) | (before.isnan() & x.isnan())
@@ -164,14 +184,20 @@ def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
     return result
 
 
-def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel) -> Tensor:
-    """`fake_quantize` by a resolved kernel: what a converted model calls at each forward."""
+def cast_with(x: Tensor, spec: CastSpec, function: Kernel) -> QuantizedTensor | Tensor:
+    """What a resolved kernel makes of x: codes and scales, or values."""
     check_input(x, spec)
     result = _called(function, x, spec)
     if not isinstance(result, Tensor):
-        return check_parts(function, result, x, spec).dequantize(x.dtype)
+        return check_parts(function, result, x, spec)
     check_values(function, result, x)
     return result
+
+
+def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel) -> Tensor:
+    """`fake_quantize` by a resolved kernel: what a converted model calls at each forward."""
+    result = cast_with(x, spec, function)
+    return result if isinstance(result, Tensor) else result.dequantize(x.dtype)
 
 
 def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:

@@ -177,13 +177,14 @@ def domain(**limits: Any) -> Callable[[_Function], _Function]:
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, (list, set)) else value for name, value in limits.items()
     }
-    declared = Domain(**given)
+    made_for = Domain(**given)
+    return lambda function: declared(function, made_for)
 
-    def declare(function: _Function) -> _Function:
-        setattr(function, _ATTRIBUTE, declared)
-        return function
 
-    return declare
+def declared(function: _Function, made_for: Domain) -> _Function:
+    """The function, which now declares what it is made for."""
+    setattr(function, _ATTRIBUTE, made_for)
+    return function
 
 
 def domain_of(kernel: Callable[..., Any]) -> Domain | None:
@@ -194,10 +195,10 @@ def domain_of(kernel: Callable[..., Any]) -> Domain | None:
     """
     while isinstance(kernel, partial):
         kernel = kernel.func
-    declared = getattr(kernel, _ATTRIBUTE, None)
-    if declared is not None and not isinstance(declared, Domain):
-        raise ValueError(f"{_ATTRIBUTE} must be a mxcheck.Domain, got {type(declared).__name__}")
-    return declared
+    found = getattr(kernel, _ATTRIBUTE, None)
+    if found is not None and not isinstance(found, Domain):
+        raise ValueError(f"{_ATTRIBUTE} must be a mxcheck.Domain, got {type(found).__name__}")
+    return found
 
 
 def check_domain(made_for: Domain | None, x: Tensor, spec: CastSpec) -> None:

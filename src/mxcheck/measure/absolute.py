@@ -40,6 +40,7 @@ def absolute(session: Session, case: Case) -> Absolute:
     """
     from mxcheck.evaluation.logits import vocabulary_of
     from mxcheck.evaluation.measure import evaluate
+    from mxcheck.kernels.grown import growing
     from mxcheck.models.convert import convert
 
     recipe = session.measuring.recipe_of(case)
@@ -58,7 +59,8 @@ def absolute(session: Session, case: Case) -> Absolute:
     together = recipe.sequences_a_pass or session.measuring.batch_size_of(case.model)
     conversion = convert(bench.loaded.model, recipe)
     try:
-        compared, wrong = compared_with_the_oracle(conversion, tokens[:together])
+        with growing():  # the pass has few positions
+            compared, wrong = compared_with_the_oracle(conversion, tokens[:together])
         signed = []
         for seed in () if wrong else SEEDS:
             progress = session.progress(f"{case.id} signs {seed}", tokens, together)

@@ -12,6 +12,7 @@ from mxcheck.evaluation.counters import counters, counting, expert_rows
 from mxcheck.evaluation.layer_states import TOKENS, LayerStates, run, started_from
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.sublayers import SublayerErrors, sublayer_errors
+from mxcheck.kernels.grown import as_it_is, growing
 from mxcheck.measure.steady_casts import SteadyCasts
 from mxcheck.models.convert import Conversion
 
@@ -68,18 +69,24 @@ def emulate(
     casts = SteadyCasts(model, recipe, held)
     conversion = casts.conversion
     try:
-        digests = casts.first()
-        # before any other forward pass: a library may fix its scales by what it sees first
-        with casts.measuring():
-            result = evaluate(
-                model, tokens, reference=reference, batch_size=batch_size, metrics=metrics, progress=begin()
-            )
-        conversion.note_what_ran()
-        rows = expert_rows(conversion)  # of the tokens: what follows has rows of its own
-        layers = None if states is None else sublayer_errors(conversion, states)
-        activations = _activations(conversion, tokens, states)
-        dtype = next(model.parameters()).dtype
-        casts.last(tokens.shape[1])
+        with growing():  # but for the text, what follows are probes and passes of few tokens
+            digests = casts.first()
+            # before any other forward pass: a library may fix its scales by what it sees first
+            with casts.measuring(), as_it_is():
+                result = evaluate(
+                    model,
+                    tokens,
+                    reference=reference,
+                    batch_size=batch_size,
+                    metrics=metrics,
+                    progress=begin(),
+                )
+            conversion.note_what_ran()
+            rows = expert_rows(conversion)  # of the tokens: what follows has rows of its own
+            layers = None if states is None else sublayer_errors(conversion, states)
+            activations = _activations(conversion, tokens, states)
+            dtype = next(model.parameters()).dtype
+            casts.last(tokens.shape[1])
     finally:
         conversion.undo()
     return Emulated(

@@ -28,6 +28,7 @@ def hold_case(
     """
     load_torch()
     from mxcheck.kernels.usual_settings import usual_settings
+    from mxcheck.models.casts import CastRefusedError
     from mxcheck.models.convert import UnavailableError
 
     try:
@@ -44,7 +45,9 @@ def hold_case(
         )
     except ValueError as error:
         return error_of(case, str(error))
-    except NotImplementedError as error:  # of a kernel, of a weight or a row of the text
+    except CastRefusedError as error:
+        return error_of(case, str(error))
+    except NotImplementedError as error:  # of torch, of a library
         return error_of(case, f"it needs what is not implemented: {told(error)}")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

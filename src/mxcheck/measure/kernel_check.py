@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from math import lcm
 from typing import TYPE_CHECKING
 
-from mxcheck.files.printed import raised
+from mxcheck.files.printed import got, raised
 
 if TYPE_CHECKING:
     import torch
 
     from mxcheck.formats.spec import CastSpec
     from mxcheck.kernels.api import Kernel
+    from mxcheck.kernels.domain import Domain
     from mxcheck.models.recipe import Recipe
 
 
@@ -18,49 +20,81 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
     """Call each cast of a model run once, on a small tensor of the dtype and device of `like`.
 
     Raises:
-        ValueError: it does not do this, raises, or returns something else than codes and scales; in one line.
+        ValueError: it raises, or returns neither codes and scales nor values; in one line.
     """
-    from mxcheck.kernels.api import resolve_kernel
-    from mxcheck.models.probe import probe
+    from mxcheck.kernels.domain import Domain, domain_of
     from mxcheck.models.recipe import BF16
 
     specs = [operand.spec(axis=-1) for operand in recipe.operands if operand.format != BF16]
     if not specs:
         return
-    name, x = recipe.kernel, probe(2, 64).to(like.device, like.dtype)
+    kernel = model_kernel(recipe)
+    for spec in specs:
+        x = _inside(domain_of(kernel) or Domain(), spec.block_size).to(like.device, like.dtype)
+        _check_cast(recipe.kernel, kernel, x, spec)
+
+
+def model_kernel(recipe: Recipe) -> Kernel:
+    """The kernel of a recipe.
+
+    Raises:
+        ValueError: it cannot be loaded; in one line.
+    """
+    from mxcheck.kernels.api import resolve_kernel
+
     try:
-        kernel = resolve_kernel(name)[0]
+        return resolve_kernel(recipe.kernel)[0]
     except ValueError:
         raise
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise ValueError(f"kernel {name} cannot be loaded: {raised(error)}") from error
-    for spec in specs:
-        _check_cast(name, kernel, x, spec)
+        raise ValueError(f"kernel {recipe.kernel} cannot be loaded: {raised(error)}") from error
+
+
+def check_named(recipe: Recipe) -> None:
+    """Refuse a function in place of its name: a record says whose code cast, and another process finds it.
+
+    Raises:
+        ValueError: in one line.
+    """
+    name: object = recipe.kernel
+    if not isinstance(name, str):
+        raise ValueError(
+            f"a case that is measured names its kernel: give package.module:function, got {got(name)}"
+        )
+
+
+def _inside(made_for: Domain, block_size: int | None) -> torch.Tensor:
+    """A matrix of two rows and 64 columns, or of as many more as a domain wants."""
+    from mxcheck.models.probe import probe
+
+    rows = _up(max(2, made_for.least_rows), made_for.rows_multiple)
+    whole = lcm(made_for.columns_multiple, block_size or 1)
+    return probe(rows, _up(max(64, made_for.least_columns), whole))
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> None:
     import torch
 
-    from mxcheck.kernels.api import check_parts
+    from mxcheck.kernels.api import check_parts, check_values
 
     try:
         result = kernel(x, spec)
-    except NotImplementedError as error:
-        reason = str(error) or "no reason given"
-        raise ValueError(
-            f"kernel {name} does not do this: {reason}; name the cases that it does with --mx-precision"
-        ) from error
+    except NotImplementedError:
+        return  # of this matrix: whether it casts the model's own operands these will tell
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         raise ValueError(f"kernel {name} raised {raised(error)}") from error
-    if isinstance(result, torch.Tensor):
-        raise ValueError(
-            f"kernel {name} returns values; a model run needs codes and scales, because step 4 compares them"
-        )
     try:
-        check_parts(kernel, result, x, spec)
+        if isinstance(result, torch.Tensor):
+            check_values(kernel, result, x)
+        else:
+            check_parts(kernel, result, x, spec)
     except TypeError as error:
         raise ValueError(str(error)) from error

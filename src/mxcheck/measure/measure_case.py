@@ -39,11 +39,13 @@ def measure_case(session: Session, case: Case) -> Record:
 
 
 def _measured_whole(session: Session, case: Case) -> Record:
+    from mxcheck.measure.kernel_domain import check_kernel_domain
     from mxcheck.models.convert import UnavailableError
 
     recipe = session.measuring.recipe_of(case)
     if (reason := session.unavailable(recipe)) is not None:
         raise UnavailableError(reason)
+    check_kernel_domain(session.measuring, case, recipe)
     try:
         return _checked(session, case, recipe)
     except (MemoryError, RuntimeError) as error:
@@ -86,6 +88,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
     if recipe.operands:
         check_model_kernel(recipe, like=next(model.parameters()))
         check_subnormals()  # loading the kernel may have loaded what flushes them
+    cells = session.kernel_cells(recipe)
     together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
     session.tell({"do": "step", "what": f"{case.id} converting"})
     found = emulate(
@@ -123,6 +126,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         arithmetic=session.arithmetic(found.dtype),
         environment=session.environment
         | {"batch_size": str(together)}
+        | ({"kernel": recipe.kernel} if cells else {})  # `Measuring.recipes` may name others than it does
         | _dtype(next(model.parameters()).dtype)
         | _version(recipe.library)
         | _refused(found.refused),
@@ -132,6 +136,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         original_bytes=found.original_bytes,
         digests=found.digests,
         unsteady=found.unsteady,
+        kernel_cells=cells,
         corpus=bench.text.facts,
         scored_tokens=tokens.shape[0] * (tokens.shape[1] - 1),
         reference_cross_entropy=reference.cross_entropy,

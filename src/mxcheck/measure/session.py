@@ -19,6 +19,7 @@ from mxcheck.gate.check import Check, check
 from mxcheck.gate.shipped import in_force
 from mxcheck.measure import on_device
 from mxcheck.measure.environment import environment
+from mxcheck.measure.kernel_asked import KernelCells
 from mxcheck.measure.passive_threads import load_torch
 from mxcheck.measure.text import evaluation_text, has_own_tokens, own_tokens_path
 from mxcheck.models.zoo import model_source
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from mxcheck.evaluation.layer_states import LayerStates
     from mxcheck.evaluation.measure import Measurement
+    from mxcheck.gate.kernel_cells import KernelCell
     from mxcheck.measure.text import EvaluationText
     from mxcheck.models.load import LoadedModel
     from mxcheck.models.recipe import Recipe
@@ -92,8 +94,9 @@ class Session:
         self.live = False
         #: What of the casts' code this process has asked, and found right (`SteadyCasts`).
         self.held = set[Hashable]()
-        #: Seconds spent loading so far, references measured included.
+        #: Seconds spent loading so far, references measured and kernels asked included.
         self.loading = 0.0
+        self._kernels = KernelCells()
         self._host = host
         self._resident: Resident | None = None
         self._failed: dict[str, str] = {}
@@ -199,6 +202,17 @@ class Session:
         from mxcheck.models.backends.backend import backend
 
         return backend(recipe.precision).missing(self.device)
+
+    def kernel_cells(self, recipe: Recipe) -> dict[str, KernelCell]:
+        """What a recipe's kernel gives for the cells that it casts with, asked once a process."""
+
+        def tell(cell: str) -> None:
+            self.tell({"do": "step", "what": f"kernel {recipe.kernel} on {cell}"})
+
+        began = time.monotonic()
+        found = self._kernels.of(recipe, self.device, tell)
+        self.loading += time.monotonic() - began
+        return found
 
     def resident(self, label: str) -> Resident:
         """Load a model and measure its reference, unless it is resident already. Raises ValueError, in one

@@ -37,7 +37,7 @@ from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.probe_inputs import questions
 from mxcheck.measure.probed_cast import CastParts, ProbedCast, first_wrong, rows_of, uneven_probe
 from mxcheck.models.call_casts import CallCast, call_casts
-from mxcheck.models.casts import activation_cast
+from mxcheck.models.casts import CastRefusedError, activation_cast
 from mxcheck.models.classify import reduction_axis, weight_parameters
 from mxcheck.models.convert import convert
 from mxcheck.models.linear import ConvertedLinear, LibraryLinear
@@ -246,7 +246,8 @@ class SteadyCasts:
                 if is_out_of_memory(error):
                     raise
                 if asked.may_refuse and isinstance(error, NotImplementedError):
-                    self.refused.setdefault(question.kind, f"{told(error)} ({asked.what} of {asked.name})")
+                    reason = error.reason if isinstance(error, CastRefusedError) else told(error)
+                    self.refused.setdefault(question.kind, f"{reason} ({asked.what} of {asked.name})")
                     continue
                 wrong = f"the cast of its {asked.what} raised {type(error).__name__}: {told(error)}"
             if wrong:

@@ -60,8 +60,9 @@ class ConvertedAttention:
     def __init__(self, name: str, module: nn.Module, operand: Operand, kernel: str) -> None:
         self.name = name
         self.module = module
-        self.first: Cast = activation_cast(operand, kernel, axis=-1)
-        self.second: Cast = activation_cast(operand, kernel, axis=-2)
+        first, second = f"queries and probabilities of {name}", f"keys and values of {name}"
+        self.first: Cast = activation_cast(operand, kernel, axis=-1, of=first)
+        self.second: Cast = activation_cast(operand, kernel, axis=-2, of=second)
         self._wide = not operand.is_exact_in_16_bits
         self._forward = Method(module)
 

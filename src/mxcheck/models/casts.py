@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxcheck.kernels.api import fake_quantize_with, quantize, resolve_kernel
+from mxcheck.files.printed import told
+from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.api import Kernel, cast_with, fake_quantize_with, kernel_name, resolve_kernel
 from mxcheck.kernels.counts import CastCounts, count_cast
 from mxcheck.kernels.digest import WeightDigest, digest
+from mxcheck.kernels.domain import NotSupported, named
+from mxcheck.kernels.grown import is_growing
+from mxcheck.kernels.quantized import QuantizedTensor
+from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
 
@@ -37,8 +43,29 @@ def refuse_gradient(what: str, tensors: Iterable[object]) -> None:
         )
 
 
-def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> Cast:
-    """The cast of an operand at each call; its result has the input's shape and dtype."""
+class CastRefusedError(NotSupported):
+    """A kernel that does not cast an operand of a model; in one line.
+
+    Attributes:
+        reason: the kernel's own.
+    """
+
+    def __init__(
+        self, kernel: str | Kernel, of: str, x: Tensor, spec: CastSpec, error: NotImplementedError
+    ) -> None:
+        self.reason = told(error)
+        called = kernel if isinstance(kernel, str) else kernel_name(kernel)
+        own = " (a probe of mxcheck's own, which has the rows that a kernel declares with mxcheck.domain)"
+        hint = own if is_growing() else ""
+        super().__init__(
+            f"kernel {called} does not cast {of}, {named(x.dtype)} {[*x.shape]} along axis {spec.axis}: "
+            f"{self.reason}{hint}"
+        )
+
+
+def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1, of: str = "a tensor") -> Cast:
+    """The cast of an operand at each call; its result has the input's shape and dtype. `of` says what it
+    casts, and where, where its kernel refuses it."""
     if operand is None:
         return identity
     if operand.format == BF16:
@@ -48,7 +75,10 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> 
 
     def cast(x: Tensor) -> Tensor:
         with undisturbed("cast"):
-            return fake_quantize_with(x, spec, function)
+            try:
+                return fake_quantize_with(x, spec, function)
+            except NotImplementedError as error:
+                raise CastRefusedError(kernel, of, x, spec, error) from error
 
     return cast
 
@@ -57,7 +87,10 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1) -> 
 class CastWeight:
     """A weight after its cast: its values, what would be stored of it (codes, then scales), and the bytes
     that this takes when packed: none where there is no cast, and the weight stays. `counts`: what the cast
-    did; None where there are no codes."""
+    did; None where there are no codes.
+
+    Of a kernel that gives values `stored` and `counts` are those of the codes that stand for exactly these
+    values; where there are none, nothing is stored, and the bytes are those of the format."""
 
     values: Tensor
     stored: tuple[Tensor, ...]
@@ -65,7 +98,9 @@ class CastWeight:
     counts: CastCounts | None = None
 
 
-def cast_weight(weight: Tensor, operand: Operand | None, kernel: str, *, axis: int) -> CastWeight:
+def cast_weight(
+    weight: Tensor, operand: Operand | None, kernel: str, *, axis: int, of: str = "a weight"
+) -> CastWeight:
     """Cast a weight once along `axis`. Values are in the weight's dtype, or in fp32 where that one does not
     hold them (see `Operand.is_exact_in_16_bits`)."""
     if operand is None or operand.format == BF16:
@@ -73,28 +108,43 @@ def cast_weight(weight: Tensor, operand: Operand | None, kernel: str, *, axis: i
         stored = weight if operand is None else values.to(torch.bfloat16)
         return CastWeight(values=values, stored=(stored,), nbytes=0 if operand is None else stored.nbytes)
     spec = operand.spec(axis=axis)
-    quantized = quantize(
-        weight,
-        spec.format,
-        axis=spec.axis,
-        block_size=spec.block_size,
-        scale_rule=spec.scale_rule,
-        rounding=spec.rounding,
-        tail=spec.tail,
-        kernel=kernel,
-    )
-    scales = [scale for scale in (quantized.scales, quantized.tensor_scale) if scale is not None]
+    dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
+    try:
+        quantized = cast_with(weight, spec, resolve_kernel(kernel)[0])
+        if isinstance(quantized, Tensor):
+            in_dtype = activation_cast(operand, kernel, axis=axis)
+            values = quantized if dtype == weight.dtype else in_dtype(weight.to(dtype))
+            return _of_values(weight, values, house_cast(weight, spec))
+    except NotImplementedError as error:
+        raise CastRefusedError(kernel, of, weight, spec, error) from error
     return CastWeight(
-        values=quantized.dequantize(weight.dtype if operand.is_exact_in_16_bits else torch.float32),
-        stored=(quantized.codes, *scales),
+        values=quantized.dequantize(dtype),
+        stored=_parts(quantized),
         nbytes=quantized.nbytes,
         counts=count_cast(weight, quantized),
     )
 
 
-def digest_weights(casts: Sequence[CastWeight]) -> WeightDigest:
-    """The digest of a module's weights. Codes are read as they are, one a byte: packing changes nothing that
-    a digest would see."""
+def _of_values(weight: Tensor, values: Tensor, house: QuantizedTensor) -> CastWeight:
+    """A weight by a kernel that gives values, beside our own cast of it."""
+    if not stand_for(house, values):
+        return CastWeight(values=values, stored=(), nbytes=house.nbytes)
+    return CastWeight(
+        values=values, stored=_parts(house), nbytes=house.nbytes, counts=count_cast(weight, house)
+    )
+
+
+def _parts(quantized: QuantizedTensor) -> tuple[Tensor, ...]:
+    """What would be stored of it."""
+    found = (quantized.codes, quantized.scales, quantized.tensor_scale)
+    return tuple(part for part in found if part is not None)
+
+
+def digest_weights(casts: Sequence[CastWeight]) -> WeightDigest | None:
+    """The digest of a module's weights; None where no codes stand for the values of one. Codes are read as
+    they are, one a byte: packing changes nothing that a digest would see."""
+    if not all(cast.stored for cast in casts):
+        return None
     scales = [scale for cast in casts for scale in cast.stored[1:]]
     return WeightDigest(
         codes=digest(*(cast.stored[0] for cast in casts)), scales=digest(*scales) if scales else None

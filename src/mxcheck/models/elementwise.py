@@ -88,7 +88,7 @@ class GlobalQuantization:
     that are no modules."""
 
     def __init__(self, model: PreTrainedModel, operand: Operand, kernel: str) -> None:
-        self.cast: Cast = activation_cast(operand, kernel)
+        self.cast: Cast = activation_cast(operand, kernel, of="results of element-wise operations")
         self.modules = elementwise_modules(model)
         self.counts: Counter[str] = Counter()
         self._width = int(model.config.get_text_config().hidden_size)

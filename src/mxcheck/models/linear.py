@@ -27,8 +27,8 @@ class Converted(Protocol):
     """A module that a recipe changed."""
 
     module: nn.Module
-    #: Of the weights' codes and scales.
-    weight_digest: WeightDigest
+    #: Of the weights' codes and scales; None where they have none.
+    weight_digest: WeightDigest | None
     #: Bytes of the weights' packed codes and scales.
     weight_bytes: int
     #: How often its forward ran while it was converted.
@@ -70,9 +70,10 @@ class ConvertedLinear:
         #: How often its forward ran while it was converted.
         self.calls = 0
         _check_experts(name, module)
-        self.cast: Cast = activation_cast(casts.activations, recipe.kernel)
+        self.cast: Cast = activation_cast(casts.activations, recipe.kernel, of=f"activations of {name}")
+        of = f"results of {name}"
         #: The cast of its results, where the recipe casts them.
-        self.result = activation_cast(casts.activations, recipe.kernel) if recipe.outputs else None
+        self.result = activation_cast(casts.activations, recipe.kernel, of=of) if recipe.outputs else None
         self._wide = any(
             operand is not None and not operand.is_exact_in_16_bits
             for operand in (casts.weights, casts.activations)
@@ -84,15 +85,17 @@ class ConvertedLinear:
         self.axis = reduction_axis(module)
         axis, casts_of_weights = self.axis, list[CastWeight]()
         for key, original in self._originals.items():
-            cast = cast_weight(original.detach(), casts.weights, recipe.kernel, axis=axis)
+            cast = cast_weight(
+                original.detach(), casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}"
+            )
             # the original's own flag: `requires_grad_(False)` on the converted model shall reach it
             self._quantized[key] = nn.Parameter(cast.values, requires_grad=original.requires_grad)
             casts_of_weights.append(cast)
         self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
         self.weight_digest = digest_weights(casts_of_weights)
-        #: What the casts of its weights did, together; None where the weights have no codes.
+        #: What the casts of its weights did, together; None where one of the weights has no codes.
         counts = [cast.counts for cast in casts_of_weights if cast.counts is not None]
-        self.weight_counts = total(counts) if counts else None
+        self.weight_counts = total(counts) if len(counts) == len(casts_of_weights) else None
         #: Of experts: rows of activations that entered the first product of each, while it was converted.
         self.expert_rows: list[int] = []
         if names := expert_parameters(module):
@@ -190,7 +193,7 @@ class LibraryLinear:
         replacement = backend.replace(module)
         self._replacement = replacement
         self._forward = Method(module)
-        self.weight_digest = replacement.weight_digest
+        self.weight_digest: WeightDigest | None = replacement.weight_digest
         self.weight_bytes = replacement.weight_bytes
 
     def operand(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -192,6 +192,30 @@ def _check_size(source: ModelSource, stored: Sequence[Stored], trust_remote_code
         )
 
 
+def unloaded(name: str, *, dtype: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model that a configuration describes: its modules, with names and shapes and without storage.
+
+    Raises ValueError, in one line, for whatever `load` has against the configuration.
+    """
+    source = model_source(name)
+    with _LOADING, usual_settings(), _environment(_NO_CONVERSION_SERVICE):
+        stored = inspect_before(source)
+        with reading(lambda error: unloadable(source, error)):
+            if stored is not None:
+                _check_size(source, stored, trust_remote_code)
+            config = AutoConfig.from_pretrained(
+                source.location,
+                revision=source.revision,
+                trust_remote_code=trust_remote_code,
+                **_extension(source),
+            )
+            with torch.device("meta"):
+                model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=trust_remote_code, dtype=getattr(torch, dtype)
+                )
+    return model
+
+
 @contextmanager
 def _without_load_report() -> Iterator[None]:
     """Without transformers' table of names that do not fit, which `check_taken` and what is above say in one

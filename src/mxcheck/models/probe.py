@@ -229,5 +229,9 @@ def digests(conversion: Conversion, see: See = _unseen) -> dict[str, dict[str, D
 
 
 def _of_weights(module: Converted) -> dict[str, Digest]:
+    """None of a module whose kernel gave values that no codes stand for: what it multiplies is digested at
+    the product."""
     made = module.weight_digest
+    if made is None:
+        return {}
     return {"codes": made.codes} if made.scales is None else {"codes": made.codes, "scales": made.scales}

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mxcheck.conformance.findings import findings_of, judge
 from mxcheck.files.printed import raised
-from mxcheck.kernels.registry import Implementation, implementations
+from mxcheck.kernels.registry import Implementation
 from mxcheck.pytest_plugin.kernels import KernelCase
-
-if TYPE_CHECKING:
-    from mxcheck.conformance.run import CellResult
-    from mxcheck.conformance.shrinker import Counterexample
 
 
 class NotLoadedError(ValueError):
@@ -103,8 +98,7 @@ class KernelBench:
         `exact`, `last bit` (nothing but values in the last place of formats whose scale has a significand),
         or `told`: an error that another case failed with already."""
         from mxcheck.conformance.describe import as_data
-        from mxcheck.conformance.identify import looks_like
-        from mxcheck.conformance.run import counterexamples, run_cell
+        from mxcheck.conformance.held_cell import argument, hold_cell
 
         name = case.implementation.name
         row: dict[str, Any] = {
@@ -125,30 +119,28 @@ class KernelBench:
             kernel = self.kernel(case.implementation)
         except NotLoadedError as error:
             return {**row, "verdict": "error"}, "told" if error.told else "red", str(error)
-        result = run_cell(kernel, case.cell, case.level, case.narrowing)
-        every = case.narrowing.every_example
-        verdict, changes = judge(name, case.cell.id, case.level, result.counts, every_example=every)
-        smallest = counterexamples(kernel, result) if verdict == "red" else []
-        likeness = looks_like(kernel, case.cell) if verdict == "red" and result.elements else ""
-        known = findings_of(name, case.cell.id)
+        held = hold_cell(kernel, case.implementation, case.cell, case.level, case.narrowing)
+        result, verdict = held.result, held.verdict
         row |= {
             "elements": result.elements,
             "reason": result.reason,
             "unsupported": result.unsupported,
             "domain": _domain_in_words(result),
             "mismatches": result.counts,
-            "findings": {finding.name: finding.cause for finding in known}
+            "findings": {finding.name: finding.cause for finding in held.known}
             if verdict in ("known", "red")
             else {},
             "counterexamples": [
-                {"group": group, **as_data(one, _argument(case.implementation))} for group, one in smallest
+                {"group": group, **as_data(one, argument(case.implementation))}
+                for group, one in held.smallest
             ],
         }
         if result.reason is not None:
             return {**row, "verdict": "unsupported"}, "unsupported", result.reason
-        row["verdict"] = "error" if verdict == "red" and _only_errors(result) else verdict
-        told = [f"mxcheck: {case.id} {likeness}"] if likeness else []
-        return row, verdict, "\n".join([*told, *_message(case, result, changes, smallest)])
+        row["verdict"] = "error" if verdict == "red" and held.only_errors else verdict
+        lines = held.lines(case.implementation, f"mxcheck: {case.id}", case.level) if verdict == "red" else []
+        told = [f"mxcheck: {case.id} {held.likeness}"] if held.likeness else []
+        return row, verdict, "\n".join([*told, *lines])
 
 
 def _domain_in_words(result: CellResult) -> str:
@@ -156,34 +148,3 @@ def _domain_in_words(result: CellResult) -> str:
         return result.domain
     because = f" ({'; '.join(result.learned)})" if result.learned else ""
     return f"learned: {result.domain}{because}"
-
-
-def _only_errors(result: CellResult) -> bool:
-    return {kind for kinds in result.counts.values() for kind in kinds} == {"error"}
-
-
-def _message(
-    case: KernelCase, result: CellResult, changes: list[str], smallest: list[tuple[str, Counterexample]]
-) -> list[str]:
-    """Lines of a red case."""
-    from mxcheck.conformance.describe import describe, summary
-
-    known = findings_of(case.implementation.name, case.cell.id)
-    if _only_errors(result) and not any("error" in finding.kinds for finding in known):
-        lines = [f"mxcheck: {case.id} ({case.level}) has no result to compare for {', '.join(result.counts)}"]
-    else:
-        lines = [f"mxcheck: {case.id} differs from the oracle ({case.level}, {result.elements:,} elements)"]
-        if known:
-            lines.append(f"known findings: {', '.join(finding.name for finding in known)}; what is new:")
-        lines += changes
-        lines += [f"causes: {summary([one for _, one in smallest])}"] if smallest else []
-    told: dict[str, tuple[str, Counterexample]] = {}  # an error is the same one whatever the group
-    for number, (group, one) in enumerate(smallest):
-        told.setdefault(one.comparison.error or str(number), (group, one))
-    for group, one in told.values():
-        lines += describe(group, one, _argument(case.implementation))
-    return lines
-
-
-def _argument(one: Implementation) -> str:
-    return one.name if one.name in implementations() else one.target

@@ -13,8 +13,10 @@ from mxcheck.files.printed import printable, some_of
 from mxcheck.files.write import WriteError, write_text
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
+from mxcheck.gate.kernel_cells import NOT_COMPARED
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.gate.shipped import taken_from_ours
+from mxcheck.measure.kernel_asked import OWN
 from mxcheck.models.cards import GIB
 from mxcheck.models.zoo import known_labels
 from mxcheck.pytest_plugin.live import PLUGIN
@@ -197,7 +199,7 @@ class RunReport:
         if not self._selected or option.collectonly or option.setuponly:
             return
         self._note_unfinished(session)
-        if self._compared_nothing:
+        if self._compared_nothing or self._kernel_not_asked:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
         remember(self._config, self._settings, self._results)
 
@@ -206,6 +208,20 @@ class RunReport:
             if case.id not in self._results:
                 self._results[case.id] = CaseResult(case=case, outcome=Outcome.NOT_RUN)
                 session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+    @property
+    def _kernel_not_asked(self) -> str:
+        """Why no bit of the kernel that was named was held against the oracle, by any case of the run; empty
+        where one was. Of a shard, the other shards may."""
+        name = self._settings.kernel
+        if name in OWN or self._settings.shard is not None:
+            return ""
+        records = [one.record for one in self._results.values() if one.record is not None]
+        cells = [one for record in records for one in record.kernel_cells.values()]
+        if not records or any(one.verdict != NOT_COMPARED for one in cells):
+            return ""
+        why = f"its first refusal: {cells[0].words}" if cells else "no case of this run casts by it"
+        return f"nothing that {name} gave was held against the oracle; {why}"
 
     @property
     def _compared_nothing(self) -> bool:
@@ -233,6 +249,8 @@ class RunReport:
             self._list_layers(terminalreporter, rows, color=color)
         for line in what_next(rows):
             terminalreporter.write_line(printable(line))
+        if why := self._kernel_not_asked:
+            terminalreporter.write_line(printable(f"mxcheck: red: {why}"))
         if self._compared_nothing:
             terminalreporter.write_line("mxcheck: red: every case was skipped, so that nothing was compared")
         self._keep(terminalreporter, {"accuracy.json": json.dumps([row.as_dict() for row in rows])})

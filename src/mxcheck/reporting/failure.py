@@ -6,6 +6,7 @@ from __future__ import annotations
 from mxcheck.gate.cause import cause
 from mxcheck.gate.counter_changes import changes
 from mxcheck.gate.drift import same_arithmetic
+from mxcheck.gate.kernel_cells import examples
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import FIGURES
 from mxcheck.gate.verdict import STEPS, Verdict
@@ -19,6 +20,7 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
     first = failures[0]
     lines = [f"{record.id}: step {first.step} ({STEPS[first.step]}): {first.message}"]
     lines += [f"  also step {check.step} ({STEPS[check.step]}): {check.message}" for check in failures[1:]]
+    lines += [f"  {line}" for line in examples(record.kernel_cells)]
     broken = cause(verdict, record, baseline)
     lines.append(f"  cause: {broken.link}: {broken.means}")
     lines.append(f"  look first at: {broken.look}")

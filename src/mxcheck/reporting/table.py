@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from rich.table import Table
 
 from mxcheck.gate.check import some
 from mxcheck.gate.counters import OperandCounts
+from mxcheck.gate.kernel_cells import VERDICTS as KERNEL_VERDICTS
+from mxcheck.gate.kernel_cells import KernelCell
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.statistics import exponential
@@ -215,9 +217,33 @@ def _looks_ahead(record: Record) -> bool:
     return any(Operand(format=one["format"]).shares_a_scale_per_tensor for one in operands)
 
 
+def kernel_lines(rows: Sequence[CaseResult]) -> list[str]:
+    """What each named kernel gave for the cells that the cases cast with: one line a kernel."""
+    by_kernel: dict[str, dict[str, KernelCell]] = {}
+    for row in rows:
+        if row.record is not None and row.record.kernel_cells:
+            name = row.record.environment.get("kernel", "of the case")
+            by_kernel.setdefault(name, {}).update(row.record.kernel_cells)
+    return [
+        f"kernel {name}, held against the oracle: {_by_verdict(cells)}" for name, cells in by_kernel.items()
+    ]
+
+
+def _by_verdict(cells: Mapping[str, KernelCell]) -> str:
+    found = []
+    for verdict in KERNEL_VERDICTS:
+        named = [
+            f"{name} ({one.words})" if one.words else name
+            for name, one in cells.items()
+            if one.verdict == verdict
+        ]
+        found += [f"{verdict}: {', '.join(named)}"] if named else []
+    return "; ".join(found)
+
+
 def lines_below(rows: Sequence[CaseResult]) -> list[str]:
     """What stands below the table."""
-    return [*skipped_lines(rows), *looking_ahead_lines(rows), *unverified_lines(rows)]
+    return [*kernel_lines(rows), *skipped_lines(rows), *looking_ahead_lines(rows), *unverified_lines(rows)]
 
 
 def render(table: Table, *, color: bool) -> str:

@@ -207,13 +207,26 @@ def only_values(x: Tensor, spec: CastSpec) -> Tensor:
     return q.dequantize(x.dtype)
 
 
-def test_a_kernel_of_values_alone_is_not_counted(tiny_llama: LlamaForCausalLM, converted: Convert) -> None:
-    casts = Casts(activations=Operand(format="fp8_e4m3"))
-    own = Recipe(precision="own", roles={"mlp": casts}, kernel=f"{__name__}:only_values")
-    assert reasons(converted(tiny_llama, own), tiny_llama) == {
-        ("weights", "the recipe leaves it as it is"),
-        ("activations", f"kernel {__name__}:only_values returns values, no codes"),
-    }
+def thirds_of_values(x: Tensor, spec: CastSpec) -> Tensor:
+    return only_values(x, spec) / 3
+
+
+def test_values_are_counted_by_the_codes_that_stand_for_them(
+    tiny_llama: LlamaForCausalLM, converted: Convert
+) -> None:
+    counted = []
+    for kernel in ("eager", f"{__name__}:only_values"):
+        conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="A", attention=True, kernel=kernel))
+        with counting(conversion) as found:
+            logits(tiny_llama, torch.arange(32).reshape(1, 32))
+        counted.append((found, weight_counters(conversion)))
+        conversion.undo()
+    assert counted[0] == counted[1]
+    operand = Operand(format="fp8_e4m3")
+    casts = Casts(weights=operand, activations=operand)
+    own = Recipe(precision="own", roles={"mlp": casts}, kernel=f"{__name__}:thirds_of_values")
+    reason = "the cast gave other values than the recipe's codes stand for"
+    assert reasons(converted(tiny_llama, own), tiny_llama) == {("weights", reason), ("activations", reason)}
 
 
 @pytest.mark.parametrize("wrong", [identity, lambda x: only_values(x, CastSpec(format="fp8_e5m2"))])

@@ -14,6 +14,7 @@ from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.cause import LINKS, Row, cause, symptoms, table
 from mxcheck.gate.check import check
+from mxcheck.gate.kernel_cells import KernelCell
 from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import FIGURES
@@ -27,6 +28,7 @@ FULL = build_full_record(
     metrics={"own": [1.0] * 4}, fingerprints={**SAME.fingerprints, "documents": "d", "states": "s"}
 )
 
+WRONG_KERNEL = {"fp8_e4m3-floor": KernelCell(verdict="red", words="causes: 1 wrong", example=("code: ...",))}
 LIBRARY = {"precision": "bnb_int8", "tier": "B", "library": {"name": "bitsandbytes"}}
 
 
@@ -140,6 +142,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
         {"digests": build_digests(up="codes"), **RELEASE}, BY_LIBRARY
     ),
     ("numerics", "casts, library"): example({"digests": build_digests(up="operands")}, BY_LIBRARY),
+    ("numerics", "kernel"): example({"kernel_cells": WRONG_KERNEL, "digests": build_digests(up="codes")}),
     ("numerics", "casts, other kernel"): example(
         {
             "digests": build_digests(up="codes scales operands"),
@@ -268,6 +271,7 @@ FAILING: dict[str, tuple[Record, Record | None, Bounds]] = {
     "modules": full(replaced={UP: "mlp"}),
     "bytes": full(weight_bytes=1),
     "figures": full(counters=None),
+    "kernel": full(kernel_cells=WRONG_KERNEL),
     "steady casts": full(unsteady={UP: "row 3 of 32"}),
     **{f"cast {kind}": full(digests=build_digests(q=kind)) for kind in ("codes", "scales", "operands")},
     "KL bound": (FULL, FULL, TIGHT),
@@ -289,7 +293,8 @@ FAILING: dict[str, tuple[Record, Record | None, Bounds]] = {
 
 
 def test_every_check_is_made_to_fail() -> None:
-    assert {check.key for check in judge(FULL, FULL, WIDE).checks} == FAILING.keys()
+    right = replace(FULL, kernel_cells={"fp8_e4m3-floor": KernelCell(verdict="exact")})
+    assert {check.key for check in judge(right, FULL, WIDE).checks} == FAILING.keys()
     for name, one in FAILING.items():
         assert name in {check.key for check in judge(*one).failures}
 

@@ -287,10 +287,10 @@ def test_the_kernel_that_is_called_is_the_recipe_s(ignored: str, monkeypatch: py
     made = recipe("fp8_e4m3", tier="B", attention=True, kernel=f"{__name__}:alike")
     cast, weight = linear.activation_cast, linear.cast_weight
     if ignored == "activations":
-        monkeypatch.setattr(linear, "activation_cast", lambda operand, _: cast(operand, "eager"))
+        monkeypatch.setattr(linear, "activation_cast", lambda operand, _, of: cast(operand, "eager", of=of))
     if ignored == "weights":
         monkeypatch.setattr(
-            linear, "cast_weight", lambda w, operand, _, axis: weight(w, operand, "eager", axis=axis)
+            linear, "cast_weight", lambda w, operand, _, **how: weight(w, operand, "eager", **how)
         )
     with steady(tiny("llama-3.1-8b"), made) as casts:
         casts.first()

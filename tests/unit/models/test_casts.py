@@ -6,7 +6,8 @@ from torch import Tensor
 
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.kernels.api import fake_quantize, quantize
-from mxcheck.models.casts import activation_cast, cast_weight, identity, round_to_bf16
+from mxcheck.kernels.standing_for import house_cast, stand_for
+from mxcheck.models.casts import activation_cast, cast_weight, digest_weights, identity, round_to_bf16
 from mxcheck.models.recipe import BF16, Operand
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -103,5 +104,37 @@ def thirds(x: Tensor, _spec: object) -> Tensor:
 def test_the_kernel_that_was_asked_for_casts() -> None:
     x = some(4, 64)
     assert torch.equal(activation_cast(Operand(format="mxint8"), f"{__name__}:thirds")(x), x / 3)
-    with pytest.raises(TypeError, match="returned values, not"):
-        cast_weight(x, Operand(format="mxint8"), f"{__name__}:thirds", axis=-1)
+    weight = cast_weight(x, Operand(format="mxint8"), f"{__name__}:thirds", axis=-1)
+    assert torch.equal(weight.values, x / 3)
+    # no codes of the format stand for thirds; its bytes are those of its shape
+    assert (weight.stored, weight.counts) == ((), None)
+    assert weight.nbytes == quantize(x, "mxint8").nbytes
+    assert digest_weights([weight, cast_weight(x, Operand(format="mxint8"), "eager", axis=-1)]) is None
+
+
+@every_format
+@every_dtype
+@every_axis
+def test_values_of_weights_are_stored_as_the_codes_that_stand_for_them(
+    format: str, dtype: torch.dtype, axis: int
+) -> None:
+    weight = some(5, 48, 96, dtype=dtype)
+    weight[0, :32], weight[1, 3] = -0.0, 0.0
+    of_values, of_codes = (
+        cast_weight(weight, Operand(format=format), kernel, axis=axis) for kernel in ("eager_values", "eager")
+    )
+    assert of_values.values.dtype == of_codes.values.dtype
+    assert torch.equal(of_values.values, of_codes.values)
+    assert (of_values.nbytes, of_values.counts) == (of_codes.nbytes, of_codes.counts)
+    assert digest_weights([of_values]) == digest_weights([of_codes])
+
+
+def test_codes_do_not_stand_for_zeros_of_another_sign() -> None:
+    x = some(4, 64)
+    x[0, 0] = -0.0
+    cast = house_cast(x, Operand(format="fp8_e4m3").spec(axis=-1))
+    values = cast.dequantize()
+    assert stand_for(cast, values)
+    assert not stand_for(cast, torch.where(values == 0, 0.0, values))
+    values[1, 1] = torch.nan
+    assert not stand_for(cast, values)

@@ -32,6 +32,7 @@ def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]
         measure: measures the same case on a bench.
     """
     from mxcheck.evaluation.measure import evaluate
+    from mxcheck.kernels.grown import growing
 
     if (name := _chosen(record, bench.loaded.model)) is None:
         return None
@@ -44,7 +45,8 @@ def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]
         other = replace(
             bench, text=replace(bench.text, tokens=tokens), reference=reference, states="a check needs none"
         )
-        found = measure(other)
+        with growing(whatever_comes=True):
+            found = measure(other)
     changed = {one for one in record.digests if record.digests[one] != found.digests.get(one)}
     parts = {
         "digests": changed != {name},

@@ -228,7 +228,12 @@ FAULTS: tuple[Fault, ...] = (
             name=f"{option}_ignored",
             what=f"Weights are cast by the format's own {words}, whatever the recipe says.",
             source="a porter's slip: an option that reaches the activations and not the weights",
-            changes=rewrite(f"{_CASTS}:cast_weight", call("quantize"), argument(option), to=repr(own)),
+            changes=rewrite(
+                f"{_CASTS}:cast_weight",
+                assignment("spec"),
+                to="from dataclasses import replace\n\n"
+                f"spec = replace(operand, {option}={own!r}).spec(axis=axis)",
+            ),
             options=(f"--mx-{option.replace('_', '-')}", given),
         )
         for option, given, own, words in (

@@ -25,7 +25,7 @@ FAULTS: tuple[Fault, ...] = (
         source="neuronx-distributed-inference pull request 35: one scale for stacked experts",
         changes=rewrite(
             "mxcheck.models.casts:cast_weight",
-            assignment("scales"),
+            assignment("quantized"),
             to="it\n"
             "if weight.dim() == 3:\n"
             "    quantized.scales.copy_(quantized.scales[:1].expand_as(quantized.scales).clone())",

@@ -27,7 +27,11 @@ FAULTS: tuple[Fault, ...] = (
         name="rounding_of_weights_ignored",
         what="The rounding that was asked for holds for activations; weights are rounded to even.",
         source="weights are quantized offline, by another tool with options of its own",
-        changes=rewrite(_WEIGHT, call("quantize"), argument("rounding"), to="'even'"),
+        changes=rewrite(
+            _WEIGHT,
+            assignment("spec"),
+            to="from dataclasses import replace\n\nit\nspec = replace(spec, rounding='even')",
+        ),
         options=("--mx-rounding", "away"),
     ),
     _fault(

@@ -1,0 +1,93 @@
+"""What a cell says of a named implementation: the verdict, and the lines of one that is red."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.describe import describe, summary
+from mxcheck.conformance.findings import Finding, findings_of, judge
+from mxcheck.conformance.identify import looks_like
+from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
+from mxcheck.conformance.run import CellResult, counterexamples, run_cell
+from mxcheck.conformance.shrinker import Counterexample
+from mxcheck.files.printed import printable
+from mxcheck.kernels.api import Kernel
+from mxcheck.kernels.registry import Implementation, implementations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeldCell:
+    """A cell of one implementation, held against the oracle and against what is known of it.
+
+    Attributes:
+        verdict: `unsupported`, `exact`, `last bit`, `known` or `red`, as `findings.judge` has them.
+        changes: what differs from what is known.
+        smallest: (group, counterexample) of each cause, where it is red.
+        likeness: `looks like ...`, where it is red and another rule explains it.
+        known: the findings of the cell.
+    """
+
+    result: CellResult
+    verdict: str
+    changes: tuple[str, ...]
+    smallest: tuple[tuple[str, Counterexample], ...]
+    likeness: str
+    known: tuple[Finding, ...]
+
+    @property
+    def only_errors(self) -> bool:
+        """Whether there is no result to compare."""
+        return {kind for kinds in self.result.counts.values() for kind in kinds} == {"error"}
+
+    def first_example(self, of: Implementation) -> tuple[str, ...]:
+        """The lines of the first counterexample of a red cell."""
+        group, first = self.smallest[0]
+        return tuple(map(printable, describe(group, first, argument(of))))
+
+    def lines(self, of: Implementation, name: str, level: str) -> list[str]:
+        """What a red cell says. `name` is what it is called."""
+        if self.only_errors and not any("error" in finding.kinds for finding in self.known):
+            lines = [f"{name} ({level}) has no result to compare for {', '.join(self.result.counts)}"]
+        else:
+            lines = [f"{name} differs from the oracle ({level}, {self.result.elements:,} elements)"]
+            if self.known:
+                lines.append(
+                    f"known findings: {', '.join(finding.name for finding in self.known)}; what is new:"
+                )
+            lines += self.changes
+            lines += [f"causes: {summary([one for _, one in self.smallest])}"] if self.smallest else []
+        # An error is the same one whatever the group.
+        told: dict[str, tuple[str, Counterexample]] = {}
+        for number, (group, one) in enumerate(self.smallest):
+            told.setdefault(one.comparison.error or str(number), (group, one))
+        for group, one in told.values():
+            lines += describe(group, one, argument(of))
+        return lines
+
+
+def hold_cell(
+    kernel: Kernel, of: Implementation, cell: Cell, level: str, narrowing: Narrowing = EVERYTHING
+) -> HeldCell:
+    """Put a cell through the kernel of an implementation, and judge what comes of it."""
+    result = run_cell(kernel, cell, level, narrowing)
+    known = findings_of(of.name, cell.id)
+    if result.reason is not None:
+        return HeldCell(
+            result=result, verdict="unsupported", changes=(), smallest=(), likeness="", known=known
+        )
+    verdict, changes = judge(of.name, cell.id, level, result.counts, every_example=narrowing.every_example)
+    red = verdict == "red"
+    return HeldCell(
+        result=result,
+        verdict=verdict,
+        changes=tuple(changes),
+        smallest=tuple(counterexamples(kernel, result)) if red else (),
+        likeness=looks_like(kernel, cell) if red else "",
+        known=known,
+    )
+
+
+def argument(one: Implementation) -> str:
+    """How a command line names an implementation."""
+    return one.name if one.name in implementations() else one.target

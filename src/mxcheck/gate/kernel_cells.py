@@ -1,0 +1,65 @@
+"""What the kernel of a case gave for the cells of the kernel suite that its casts are of, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mxcheck.files.printed import got
+
+EXACT, LAST_BIT, KNOWN, SILENT, NOT_COMPARED, RED = (
+    "exact",
+    "in the last bit",
+    "known",
+    "where OCP is silent",
+    "not compared",
+    "red",
+)
+VERDICTS = (EXACT, LAST_BIT, KNOWN, SILENT, NOT_COMPARED, RED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelCell:
+    """A format with a rule and a rounding, asked of a kernel and held against the oracle.
+
+    Attributes:
+        verdict: `exact`; `in the last bit`: values of a format whose scale has a significand; `known`: no
+            other differences than the findings of a published implementation; `where OCP is silent`: no
+            other ones than those; `not compared`: the kernel refuses what it was asked; `red`: bits are
+            wrong.
+        words: of `exact` nothing; of all others the findings, the differences or the reason, in one line.
+        example: the lines of the first counterexample of what is red.
+    """
+
+    verdict: str
+    words: str = ""
+    example: tuple[str, ...] = ()
+
+
+def kernel_cells_as_dict(cells: Mapping[str, KernelCell]) -> dict[str, Any]:
+    """Plain JSON types."""
+    return {name: {**asdict(one), "example": list(one.example)} for name, one in cells.items()}
+
+
+def kernel_cells_from_dict(data: Mapping[str, Any]) -> dict[str, KernelCell]:
+    """The inverse. Raises ValueError for what is none."""
+    return {name: _cell(name, one) for name, one in data.items()}
+
+
+def _cell(name: str, data: Any) -> KernelCell:
+    if not isinstance(data, dict) or data.keys() != {"verdict", "words", "example"}:
+        raise ValueError(
+            f"a cell of a kernel must be a table of its verdict, words and example, got {got(data)}"
+        )
+    words, example = data["words"], data["example"]
+    if data["verdict"] not in VERDICTS:
+        raise ValueError(f"the verdict of {got(name)} must be one of {', '.join(VERDICTS)}")
+    if not isinstance(example, list) or not all(isinstance(one, str) for one in (words, *example)):
+        raise ValueError(f"words and example of {got(name)} must be texts, got {got(data)}")
+    return KernelCell(verdict=data["verdict"], words=words, example=tuple(example))
+
+
+def examples(cells: Mapping[str, KernelCell]) -> list[str]:
+    """Lines of the counterexamples of what is red."""
+    return [line for one in cells.values() if one.verdict == RED for line in one.example]

@@ -1,0 +1,137 @@
+"""The kernel of a model run, held against the oracle: the cells of the kernel suite that its cases cast with.
+
+A model forgives: a scale that is wrong only for amax just below a power of two moves no figure of a small
+text. So each format, rule, rounding and block size that a recipe casts with is first asked of the kernel at
+`quick`, once a process. Our own kernel is not asked: the kernel suite is there for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from mxcheck.files.printed import one_line, printable
+from mxcheck.gate.kernel_cells import EXACT, KNOWN, LAST_BIT, NOT_COMPARED, RED, SILENT, KernelCell
+
+if TYPE_CHECKING:
+    from mxcheck.conformance.cells import Cell
+    from mxcheck.conformance.held_cell import HeldCell
+    from mxcheck.kernels.api import Kernel
+    from mxcheck.kernels.registry import Implementation
+    from mxcheck.models.recipe import Recipe
+
+LEVEL = "quick"
+#: The kernels of ours that a recipe may name for its default.
+OWN = ("auto", "eager")
+
+
+class KernelCells:
+    """What a process knows of its kernels."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, Cell, int | None], KernelCell] = {}
+
+    def of(self, recipe: Recipe, device: str, tell: Callable[[str], object]) -> dict[str, KernelCell]:
+        """By name: each cell that a recipe casts with, asked of its kernel on `device` unless it was asked
+        before. None of our own kernel. `tell` hears of each that is asked now."""
+        if recipe.kernel in OWN:
+            return {}
+        found = {}
+        for cell, block_size in cells_of(recipe):
+            key = recipe.kernel, cell, block_size
+            own = block_size == cell.spec().block_size
+            name = cell.id if own else f"{cell.id} in blocks of {block_size}"
+            if key not in self._known:
+                tell(name)
+                self._known[key] = _held(recipe.kernel, cell, block_size, device)
+            found[name] = self._known[key]
+        return found
+
+
+def cells_of(recipe: Recipe) -> Iterator[tuple[Cell, int | None]]:
+    """Each cell that a recipe casts with, and the size of its blocks."""
+    from mxcheck.conformance.cells import Cell
+    from mxcheck.models.recipe import BF16
+
+    for operand in recipe.operands:
+        if operand.format != BF16:
+            spec = operand.spec(axis=-1)
+            yield (
+                Cell(
+                    format=spec.format,
+                    scale_rule=spec.scale_rule,
+                    rounding=spec.rounding,
+                    nonfinite=spec.nonfinite,
+                ),
+                spec.block_size,
+            )
+
+
+def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelCell:
+    from mxcheck.conformance.devices import on_device
+    from mxcheck.conformance.held_cell import hold_cell
+    from mxcheck.conformance.narrowing import Narrowing
+    from mxcheck.kernels.api import resolve_kernel
+    from mxcheck.kernels.domain import NotSupported
+    from mxcheck.kernels.registry import implementation
+
+    kernel = on_device(resolve_kernel(name)[0], device)
+    of = implementation(name)
+    usual = block_size == cell.spec().block_size
+    try:
+        asked = kernel if usual else _in_blocks_of(block_size, kernel, cell)
+    except NotSupported as error:
+        return KernelCell(verdict=NOT_COMPARED, words=one_line(str(error)))
+    held = hold_cell(asked, of, cell, LEVEL, Narrowing(block_size=block_size))
+    if not usual and held.verdict == "red" and _explained(held):
+        held = replace(held, verdict="known")  # what is counted of it is counted for the usual blocks
+    return _told(held, of)
+
+
+def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell) -> Kernel:
+    """The kernel, made for blocks of one size, in which all of a cell is then asked.
+
+    Raises:
+        NotSupported: it declares no domain, and refuses whatever it is asked.
+    """
+    from mxcheck.conformance.learned_domain import learned_domain
+    from mxcheck.kernels.domain import declared, domain_of
+
+    @wraps(kernel)
+    def in_blocks(x: Any, spec: Any) -> Any:
+        return kernel(x, replace(spec, block_size=block_size))
+
+    made_for = domain_of(kernel) or learned_domain(in_blocks, cell)
+    return declared(in_blocks, replace(made_for, block_sizes=(block_size,)))
+
+
+def _told(held: HeldCell, of: Implementation) -> KernelCell:
+    """A cell in words."""
+    from mxcheck.conformance.describe import summary
+    from mxcheck.conformance.run import MOST_COUNTEREXAMPLES
+
+    if held.result.reason is not None:
+        return KernelCell(verdict=NOT_COMPARED, words=one_line(held.result.reason))
+    if not held.result.counts:  # if a known finding is gone, the kernel suite says so
+        return KernelCell(verdict=EXACT)
+    if held.verdict == "last bit":
+        return KernelCell(verdict=LAST_BIT)
+    if held.verdict == "known":
+        kinds = {kind for found in held.result.counts.values() for kind in found}
+        return KernelCell(
+            verdict=KNOWN, words=", ".join(one.name for one in held.known if kinds.intersection(one.kinds))
+        )
+    causes = [one for _, one in held.smallest]
+    words = f"causes: {summary(causes)}"
+    if not held.known and len(causes) < MOST_COUNTEREXAMPLES and all(one.open for one in causes):
+        return KernelCell(verdict=SILENT, words=words)
+    words = f"{held.likeness}; {words}" if held.likeness else words
+    return KernelCell(verdict=RED, words=printable(words), example=held.first_example(of))
+
+
+def _explained(held: HeldCell) -> bool:
+    """Whether findings that are known of a cell show as all that it shows."""
+    kinds = {kind for found in held.result.counts.values() for kind in found}
+    return kinds <= {kind for finding in held.known for kind in finding.kinds}

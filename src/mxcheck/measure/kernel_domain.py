@@ -1,0 +1,185 @@
+"""Whether a model stays inside of what its kernel is made for, as far as that is known before it is loaded.
+
+Formats, rules, roundings and block sizes are the recipe's; the dtype is that the model is loaded in; the
+shapes of weights are those of its configuration, and so are those of activations with the sequences and the
+length of the text. What only a pass can tell (how many rows an expert gets, of a head that is multiplied
+piece by piece; the shapes within attention) the kernel is asked with, and may refuse then. So may one that
+declares nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from mxcheck.gate.case import Case
+from mxcheck.measure.kernel_asked import OWN
+from mxcheck.measure.kernel_check import check_named, model_kernel
+from mxcheck.measure.text import has_own_tokens, own_tokens_path
+from mxcheck.models.footprint import text_shape
+from mxcheck.models.zoo import model_source
+from mxcheck.run.measuring import DEFAULT_LENGTH, Measuring
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from mxcheck.kernels.domain import Domain
+    from mxcheck.models.recipe import Operand, Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """An input that a kernel will be asked with. `rows_known`: whether its leading sizes are the case's."""
+
+    what: str
+    shape: tuple[int, ...]
+    dtype: str
+    operand: Operand
+    axis: int = -1
+    rows_known: bool = True
+
+
+def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe) -> None:
+    """Refuse a case whose casts or shapes its kernel declares that it is not made for.
+
+    Raises:
+        ValueError: so it is; with the kernel, the case, the module, what it is asked and what it wants.
+    """
+    from mxcheck.kernels.domain import domain_of
+    from mxcheck.models.recipe import BF16
+
+    operands = [one for one in recipe.operands if one.format != BF16]
+    check_named(recipe)
+    if not operands or recipe.kernel in OWN:
+        return
+    made_for = domain_of(model_kernel(recipe))
+    if made_for is None:
+        return
+    for operand in operands:
+        if why := made_for.refuses_cast(operand.spec(axis=-1)):
+            raise ValueError(
+                f"kernel {recipe.kernel} is not made for {case.precision}: it has {why}; it is made for "
+                f"{made_for.words}; name the cases that it does with --mx-precision"
+            )
+    source = model_source(measuring.name_of(case.model))
+    dtype = measuring.dtype or source.dtype
+    if _takes_any_shape(made_for, {dtype, *(_dtype_at_a_call(one, dtype) for one in operands)}):
+        return
+    model = _unloaded(source.name, dtype, case.model in measuring.trusted)
+    for one in _asked(measuring, case, recipe, model, dtype):
+        if one.operand.format != BF16 and (why := _refusal(made_for, one)):
+            verb = "has" if why.startswith("no ") else "needs"
+            raise ValueError(
+                f"kernel {recipe.kernel} is not made for {case.model}: {one.what} are {one.dtype} "
+                f"{[*one.shape]}, cast along axis {one.axis}; it {verb} {why}"
+            )
+
+
+@lru_cache(maxsize=1)
+def _unloaded(name: str, dtype: str, trusted: bool) -> PreTrainedModel:
+    from mxcheck.models.load import unloaded
+
+    return unloaded(name, dtype=dtype, trust_remote_code=trusted)
+
+
+def _dtype_at_a_call(operand: Operand, dtype: str) -> str:
+    """Of what is cast at a call in a model of `dtype`: fp32 where 16 bits do not hold what comes of it."""
+    return dtype if operand.is_exact_in_16_bits else "float32"
+
+
+def _takes_any_shape(made_for: Domain, dtypes: set[str]) -> bool:
+    """Whether nothing is left to ask of a model whose operands have these dtypes."""
+    from mxcheck.kernels.domain import DTYPES, Domain
+
+    casts = replace(
+        made_for, formats=None, scale_rules=None, roundings=None, nonfinite=None, block_sizes=None
+    )
+    of_all = all(DTYPES[dtype] in made_for.dtypes for dtype in dtypes)
+    return of_all and replace(casts, dtypes=Domain().dtypes) == Domain()
+
+
+def _refusal(made_for: Domain, one: _Asked) -> str:
+    import torch
+
+    from mxcheck.kernels.domain import DTYPES
+
+    x = torch.empty(one.shape, dtype=DTYPES[one.dtype], device="meta")
+    limits = made_for if one.rows_known else replace(made_for, least_rows=1, rows_multiple=1, ranks=None)
+    return limits.refuses(x, one.operand.spec(axis=one.axis))
+
+
+def _asked(
+    measuring: Measuring, case: Case, recipe: Recipe, model: PreTrainedModel, dtype: str
+) -> Iterator[_Asked]:
+    """Module by module: its weights, and its activations in each batch."""
+    from mxcheck.models.classify import classify, expert_parameters, reduction_axis, weight_parameters
+
+    batches = list(_batches(measuring, case, recipe, model))
+    modules = dict(model.named_modules())
+    for name, role in classify(model).items():
+        if role not in recipe.roles:
+            continue
+        module, casts = modules[name], recipe.roles[role]
+        axis = reduction_axis(module)
+        shapes = [tuple(module.get_parameter(key).shape) for key in weight_parameters(module)]
+        for shape in shapes:
+            if casts.weights is not None:
+                yield _Asked(
+                    what=f"weights of {name}", shape=shape, dtype=dtype, operand=casts.weights, axis=axis
+                )
+        if casts.activations is None:
+            continue
+        # an expert gets what is sent to it; a head may be multiplied with a part of the text at a time
+        known = role in ("mlp", "attention", "other") and not expert_parameters(module)
+        for batch in batches:
+            for shape in shapes:
+                widths = {"activations": shape[axis]}
+                if recipe.outputs:
+                    widths["results"] = shape[-3 - axis]
+                for what, width in widths.items():
+                    yield _Asked(
+                        what=f"{what} of {name}",
+                        shape=(*batch, width),
+                        dtype=_dtype_at_a_call(casts.activations, dtype),
+                        operand=casts.activations,
+                        rows_known=known,
+                    )
+    if recipe.elementwise is not None:
+        width = int(model.config.get_text_config().hidden_size)
+        for batch in batches:
+            yield _Asked(
+                what="results of norms", shape=(*batch, width), dtype=dtype, operand=recipe.elementwise
+            )
+
+
+def _batches(
+    measuring: Measuring, case: Case, recipe: Recipe, model: PreTrainedModel
+) -> Iterator[tuple[int, int]]:
+    """[sequences, length] of the passes over the text, the last one too where it is known."""
+    together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
+    sequences, length = _text_of(measuring, case.model, model)
+    if sequences is None:
+        yield together, length
+        return
+    yield min(together, sequences), length
+    if sequences > together and sequences % together:
+        yield sequences % together, length
+
+
+def _text_of(measuring: Measuring, label: str, model: PreTrainedModel) -> tuple[int | None, int]:
+    """How many sequences the text has, where that is known, and how many tokens each."""
+    from mxcheck.models.load import positions
+
+    source = model_source(measuring.name_of(label))
+    if has_own_tokens(measuring, label):
+        there = text_shape(own_tokens_path(measuring, label))
+        if there is not None:
+            return min(there[0], measuring.max_samples), measuring.sequence_length or there[1]
+    limit, usual, sequences = positions(model.config.get_text_config()), DEFAULT_LENGTH, None
+    if measuring.corpus.is_self and source.text is not None:
+        usual, sequences = source.text.length, min(source.text.sequences, measuring.max_samples)
+    elif source.card is not None:
+        usual = source.card.sequence_length
+    return sequences, measuring.sequence_length or min(limit or usual, usual)
