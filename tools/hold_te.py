@@ -1,4 +1,4 @@
-"""The rule `reciprocal` and the dialect `te` against two others who wrote Transformer Engine's formula down.
+"""The rule `reciprocal` and the dialect `te` against others who wrote Transformer Engine's formula down.
 
     python tools/hold_te.py amax             all 2^31 amax: the transcription, tests/support/published_te.py
     python tools/hold_te.py flashinfer SITE  flashinfer's CPU reference of MXFP8 E4M3, installed in SITE

@@ -1,4 +1,4 @@
-"""The rule `reciprocal` against Transformer Engine's public formula, which another hand transcribed."""
+"""The rule `reciprocal` against an older transcription of Transformer Engine's public formula."""
 
 from __future__ import annotations
 
