@@ -128,8 +128,10 @@ def _numbers(asked: _Shape, *, not_finite: bool = False) -> Tensor:
     x = spread_with_ties(asked[:2], random)
     # Values show their scale where they are subnormal or too large for their block.
     x *= torch.from_numpy(np.ldexp(np.float32(1), random.integers(-16, 1, asked[:2])))
-    # An amax of which `reciprocal` makes another scale than `rceil`, in fp32, and what is subnormal under it.
-    x[2], x[2, 0], x[2, 1] = 0, (1.75 + 2.0**-23) * 2.0**-119, 2.0**-136
+    # The amax of E4M3, and of E5M2, of which `reciprocal` makes another scale than `rceil`, in fp32; and what
+    # is subnormal under it.
+    for row, (amax, small) in enumerate([(-119, -136), (-112, -143)], 2):
+        x[row], x[row, 0], x[row, 1] = 0, (1.75 + 2.0**-23) * 2.0**amax, 2.0**small
     if not_finite:
         x[0, 0], x[1, 1] = torch.nan, torch.inf
     return x.to(asked.dtype)

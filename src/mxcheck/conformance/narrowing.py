@@ -68,10 +68,13 @@ class Narrowing:
         )
 
     def domain(self) -> Domain:
-        """What of an example it leaves, as a domain. Imports torch."""
+        """What it leaves, as a domain. Imports torch."""
         from mxcheck.kernels.domain import DTYPES, Domain
 
         return Domain(
+            formats=self.formats or None,
+            scale_rules=None if self.scale_rule is None else (self.scale_rule,),
+            roundings=None if self.rounding is None else (self.rounding,),
             block_sizes=None if self.block_size is None else (self.block_size,),
             dtypes=tuple(DTYPES.values()) if self.dtype is None else (DTYPES[self.dtype],),
             axes=None if self.axis is None else (self.axis,),

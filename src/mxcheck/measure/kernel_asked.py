@@ -18,6 +18,7 @@ from mxcheck.gate.kernel_cells import EXACT, KNOWN, LAST_BIT, NOT_COMPARED, RED,
 if TYPE_CHECKING:
     from mxcheck.conformance.cells import Cell
     from mxcheck.conformance.held_cell import HeldCell
+    from mxcheck.conformance.narrowing import Narrowing
     from mxcheck.kernels.api import Kernel
     from mxcheck.kernels.registry import Implementation
     from mxcheck.models.recipe import Recipe
@@ -79,18 +80,22 @@ def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelC
 
     kernel = on_device(resolve_kernel(name)[0], device)
     of = implementation(name)
+    # Named, so that a kernel which does not look at its rule is held to the one of the case.
+    named = Narrowing(
+        formats=(cell.format,), scale_rule=cell.scale_rule, rounding=cell.rounding, block_size=block_size
+    )
     usual = block_size == cell.spec().block_size
     try:
-        asked = kernel if usual else _in_blocks_of(block_size, kernel, cell)
+        asked = kernel if usual else _in_blocks_of(block_size, kernel, cell, named)
     except NotSupported as error:
         return KernelCell(verdict=NOT_COMPARED, words=one_line(str(error)))
-    held = hold_cell(asked, of, cell, LEVEL, Narrowing(block_size=block_size))
+    held = hold_cell(asked, of, cell, LEVEL, named)
     if not usual and held.verdict == "red" and _explained(held):
         held = replace(held, verdict="known")  # what is counted of it is counted for the usual blocks
     return _told(held, of)
 
 
-def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell) -> Kernel:
+def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell, named: Narrowing) -> Kernel:
     """The kernel, made for blocks of one size, in which all of a cell is then asked.
 
     Raises:
@@ -103,7 +108,7 @@ def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell) -> Kernel:
     def in_blocks(x: Any, spec: Any) -> Any:
         return kernel(x, replace(spec, block_size=block_size))
 
-    made_for = domain_of(kernel) or learned_domain(in_blocks, cell)
+    made_for = domain_of(kernel) or learned_domain(in_blocks, cell, named.domain()).domain
     return declared(in_blocks, replace(made_for, block_sizes=(block_size,)))
 
 

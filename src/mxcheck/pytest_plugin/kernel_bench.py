@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mxcheck.files.printed import raised
 from mxcheck.kernels.registry import Implementation
 from mxcheck.pytest_plugin.kernels import KernelCase
+
+if TYPE_CHECKING:
+    from mxcheck.conformance.run import CellResult
 
 
 class NotLoadedError(ValueError):
