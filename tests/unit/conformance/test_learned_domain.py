@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mxcheck.conformance.cells import cells
+from mxcheck.conformance.conditions import Condition
 from mxcheck.conformance.disregarded import disregarded
 from mxcheck.conformance.learned_domain import learned_domain
 from mxcheck.conformance.run import run_cell
@@ -18,6 +22,7 @@ from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.domain import Domain, NotSupported
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
+ROOT = Path(__file__).parents[3]
 Cast = Callable[[Tensor, CastSpec], Any]
 CELLS = {cell.id: cell for cell in cells("full")}
 FLOOR = CELLS["fp8_e4m3-floor"]
@@ -169,3 +174,31 @@ def test_rules_that_differ_at_single_amax_are_told_apart(rule: str, values: bool
     cast = of_one(values=values, scale_rule=rule)
     for asked in ("fp8_e4m3-rceil", "fp8_e4m3-reciprocal"):
         assert disregarded(cast, CELLS[asked], Domain()) == {"scale_rule": rule}
+
+
+def of_the_docs(page: str, function: str) -> Cast:
+    """A function of the block of Python that defines it on a page."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if f"def {function}(x, spec)" in block)
+    module = ModuleType("my_casts")
+    exec(code, module.__dict__)  # noqa: S102  (our own page)
+    cast: Cast = getattr(module, function)
+    return cast
+
+
+def test_the_kernel_of_the_readme_is_exact() -> None:
+    cast = of_the_docs("README.md", "mxfp8")
+    result = run_cell(cast, FLOOR, "quick")
+    assert (result.counts, result.unsupported) == ({}, {})
+    assert result.elements > 1 << 22
+    with pytest.raises(NotSupported, match="scale rule floor"):
+        learned_domain(cast, CELLS["fp8_e4m3-rceil"])
+
+
+def test_the_adapter_of_the_docs_shows_torchao_s_findings_alone() -> None:
+    """It says nothing of Inf, and divides by 2^-126 under the scale 00: docs/findings.md."""
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    result = run_cell(of_the_docs("docs/conformance.md", "quantize"), FLOOR, "quick")
+    assert {kind for kinds in result.counts.values() for kind in kinds} == {"code", "scale"}
+    conditions = [one.sighting.conditions for one in result.mismatches]
+    assert all(Condition.LOWEST_SCALE in one or Condition.INF_IN_BLOCK in one for one in conditions)
