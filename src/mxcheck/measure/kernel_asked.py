@@ -95,10 +95,12 @@ def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelC
 
 
 def _noting(no_memory: list[Exception], kernel: Kernel) -> Kernel:
-    """The kernel; what it raises where memory runs out is noted."""
+    """The kernel until memory runs out: that is noted, and it is called no more."""
 
     @wraps(kernel)  # with the domain that it declares
     def noting(x: Any, spec: Any) -> Any:
+        if no_memory:
+            raise no_memory[0]
         try:
             return kernel(x, spec)
         except (MemoryError, RuntimeError) as error:
