@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mxcheck.files.printed import one_line, printable
 from mxcheck.gate.kernel_cells import EXACT, KNOWN, LAST_BIT, NOT_COMPARED, RED, SILENT, KernelCell
+from mxcheck.measure.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from mxcheck.conformance.cells import Cell
@@ -78,7 +79,8 @@ def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelC
     from mxcheck.kernels.domain import NotSupported
     from mxcheck.kernels.registry import implementation
 
-    kernel = on_device(resolve_kernel(name)[0], device)
+    no_memory: list[Exception] = []
+    kernel = _noting(no_memory, on_device(resolve_kernel(name)[0], device))
     of = implementation(name)
     # Named, so that a kernel which does not look at its rule is held to the one of the case.
     named = Narrowing(
@@ -90,9 +92,28 @@ def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelC
     except NotSupported as error:
         return KernelCell(verdict=NOT_COMPARED, words=one_line(str(error)))
     held = hold_cell(asked, of, cell, LEVEL, named)
+    if no_memory:  # of this machine, and not of the kernel: the case waits for more, or says so
+        raise no_memory[0].with_traceback(None)
     if not usual and held.verdict == "red" and _explained(held):
         held = replace(held, verdict="known")  # what is counted of it is counted for the usual blocks
     return _told(held, of)
+
+
+def _noting(no_memory: list[Exception], kernel: Kernel) -> Kernel:
+    """The kernel until memory runs out: that is noted, and it is called no more."""
+
+    @wraps(kernel)  # with the domain that it declares
+    def noting(x: Any, spec: Any) -> Any:
+        if no_memory:
+            raise no_memory[0]
+        try:
+            return kernel(x, spec)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                no_memory.append(error)
+            raise
+
+    return noting
 
 
 def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell, named: Narrowing) -> Kernel:

@@ -142,3 +142,14 @@ def test_a_case_cast_by_values_is_the_case_cast_by_codes() -> None:
     assert by_values.environment["kernel"] == here(values)
     assert by_values.unsteady == {}
     assert replace(by_values, kernel_cells={}, environment=codes.environment) == codes
+
+
+def short_of_memory(x: torch.Tensor, spec: CastSpec) -> Any:
+    if x.numel() > 10_000:
+        raise MemoryError("no room")
+    return quantize_eager(x, spec)
+
+
+def test_where_memory_runs_out_that_is_no_fault_of_the_kernel() -> None:
+    with pytest.raises(MemoryError, match="no room"):
+        asked(here(short_of_memory))
