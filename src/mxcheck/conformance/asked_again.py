@@ -93,8 +93,9 @@ def _at_an_offset(x: Tensor) -> Tensor:
 
 def _repeated(base: Example, got: Parts, times: int, group: str) -> tuple[Example, Parts]:
     """Rows of an example over and over, and what its codes and scales are then."""
-    random = None if base.spec.random is None else base.spec.random.repeat(times, 1)
-    x, spec = base.x.repeat(times, 1), replace(base.spec, random=random)
+    over = (times, *(1 for _ in base.x.shape[1:]))
+    random = None if base.spec.random is None else base.spec.random.repeat(over)
+    x, spec = base.x.repeat(over), replace(base.spec, random=random)
     shapes = (tuple(x.shape), scales_shape(tuple(x.shape), spec), ())
     expected = tuple(
         np.tile(part, [long // short for long, short in zip(shape, part.shape, strict=True)])

@@ -34,6 +34,8 @@ def in_batches(kernel: Kernel, cell: Cell, domain: Domain = ANYTHING) -> Iterato
     """Rows alone, or as few as the domain wants, and the same rows in matrices of `BATCHES` rows."""
     few = rows_of(1, domain)
     base = placed("batch", _numbers(cell, _ROWS * few), cell, domain)
+    if base.x.dim() != 2:
+        return
     across = 1 - resolve_axis(2, base.spec.axis)
     if base.x.shape[across] != _ROWS * few or domain.refuses(base.x, base.spec):
         return

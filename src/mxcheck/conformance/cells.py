@@ -40,9 +40,9 @@ class Cell:
     @property
     def former_id(self) -> str:
         """What it was called before, which `-k` still takes; empty where its id is the only one."""
-        if self.nonfinite != "element":
+        # The dialect `te` had the rule `rceil`; what has that rule now is another cell.
+        if self.nonfinite != "element" or self.scale_rule == "rceil":
             return ""
-        # The dialect `te` had the rule `rceil`.
         return f"{self.id.removesuffix(NAN_STAYS)}te".replace("-reciprocal-", "-rceil-")
 
     def spec(self, **others: Any) -> CastSpec:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel, kernel_name
+from mxcheck.kernels.domain import declared, domain_of, innermost
 
 
 def on_device(kernel: Kernel, device: str) -> Kernel:
@@ -25,7 +26,7 @@ def carried(kernel: Kernel, device: str) -> Kernel:
         ValueError: the kernel returned a tensor on another device than its input's.
     """
 
-    @wraps(kernel)  # with the domain that it declares
+    @wraps(innermost(kernel))
     def there(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...] | Tensor:
         random = None if spec.random is None else spec.random.to(device)
         moved = lying_alike(x, device)
@@ -41,7 +42,8 @@ def carried(kernel: Kernel, device: str) -> Kernel:
         _bring_changes(moved, x)
         return home if isinstance(result, tuple) else home[0]
 
-    return there
+    made_for = domain_of(kernel)  # of a class, or under a partial, `wraps` copies none
+    return there if made_for is None else declared(there, made_for)
 
 
 def lying_alike(x: Tensor, device: str) -> Tensor:

@@ -24,22 +24,20 @@ from mxcheck.conformance.plain_results import plain_result
 from mxcheck.conformance.refusals import is_interrupt
 from mxcheck.conformance.verifier import expected_parts, expected_values
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
-from mxcheck.formats.spec import NONFINITE, CastSpec
+from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.domain import Domain
 from mxcheck.kernels.kept_settings import settings_kept
 
 _E8M0_FORMATS = tuple(name for name, block in BLOCK_FORMATS.items() if block.scale == E8M0)
-#: Fields of a cast, and what is asked of each. Stochastic rounding takes random integers, and is left out.
-#: A kernel that gives the same for every rounding is asked for rounding to even, whatever it gives: of all
-#: faults ties away from zero is the most common one.
+#: Fields of a cast, and what is asked of each. A kernel that gives the same for every rounding is asked for
+#: rounding to even, whatever it gives: ties away from zero are the most common fault of all.
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "axis": (-1, 0),
     "block_size": BLOCK_SIZES,
     "format": _E8M0_FORMATS,
     "scale_rule": BLOCK_FORMATS["fp8_e4m3"].scale_rules,
     "rounding": ("even", "away", "zero"),
-    "nonfinite": NONFINITE,
 }
 #: The fields of a domain that say the same.
 _OF_A_DOMAIN = {
@@ -48,44 +46,55 @@ _OF_A_DOMAIN = {
     "format": "formats",
     "scale_rule": "scale_rules",
     "rounding": "roundings",
-    "nonfinite": "nonfinite",
 }
 # Rows and columns: every block size divides the columns, and an axis is told by the numbers of scales.
 _ASKED = ((64, 128), (256, 512))
-# What is told first: the numbers of scales, then scales and most codes; then NaN.
-_IN_TURN = (("axis", "block_size", "format", "scale_rule"), ("nonfinite",))
 
 Result = tuple[Tensor, ...]
 
 
 def disregarded(kernel: Kernel, cell: Cell, domain: Domain) -> dict[str, Any]:
     """Field -> the value that an implementation has for it, of those that it does not look at and that
-    `domain` leaves open; nothing of one that gives no result."""
+    `domain` leaves open; nothing of one that gives no result.
+
+    What NaN and Inf do is none of them: OCP leaves it open, and no cell is excused by it.
+    """
     base = _base(cell, domain)
     asked = next((one for one in _shapes(domain) if _result(kernel, _numbers(one), base) is not None), None)
     if asked is None:
         return {}
     ignored = [
         field
-        for field in _CHOICES
-        if getattr(domain, _OF_A_DOMAIN[field]) is None and _gives_one(kernel, asked, base, field)
+        for field in _fields(base)
+        if getattr(domain, _OF_A_DOMAIN[field]) is None and _gives_one(kernel, asked, cell, base, field)
     ]
     found: dict[str, Any] = {"rounding": "even"} if "rounding" in ignored else {}
-    for fields in _IN_TURN:
-        x = _numbers(asked, not_finite="nonfinite" in fields)
-        open_fields = [field for field in fields if field in ignored]
-        got = _result(kernel, x, base)
-        if not open_fields or got is None:
-            continue
-        specs = _with_each(_with(base, found) or base, open_fields)
-        misses = {spec: count for spec in specs if (count := _misses(got, x, spec)) is not None}
-        if not misses:
-            return {}  # of no shape that a result may have: each cell tells it
-        nearest = min(misses, key=misses.__getitem__)
-        if "nonfinite" in fields and misses[nearest]:
-            nearest = specs[0]  # it does neither; codes under a NaN scale say nothing
-        found |= {field: getattr(nearest, field) for field in open_fields}
-    return found
+    told = [field for field in ignored if field != "rounding"]
+    x = _numbers(asked)
+    got = _result(kernel, x, base)
+    if not told or got is None:
+        return found
+    misses = {
+        spec: count
+        for spec in _candidates(_with(base, found) or base, told)
+        if (count := _misses(got, x, spec)) is not None
+    }
+    if not misses:
+        return {}  # of no shape that a result may have: each cell tells it
+    nearest = min(misses, key=misses.__getitem__)
+    return found | {field: getattr(nearest, field) for field in told}
+
+
+def _candidates(base: CastSpec, told: list[str]) -> list[CastSpec]:
+    """What a result may be of; of a format whose scale is no power of two that is none of its own."""
+    if base.block.scale == E8M0:
+        return _with_each(base, told)
+    return [CastSpec(format=name) for name in _E8M0_FORMATS]
+
+
+def _fields(base: CastSpec) -> tuple[str, ...]:
+    """What may be asked otherwise: of a format whose scale is no power of two, other formats alone."""
+    return tuple(_CHOICES) if base.block.scale == E8M0 else ("format",)
 
 
 def with_values(domain: Domain, values: Mapping[str, Any]) -> Domain:
@@ -96,12 +105,14 @@ def with_values(domain: Domain, values: Mapping[str, Any]) -> Domain:
 
 def in_words(values: Mapping[str, Any]) -> str:
     """`it gives the same bits whatever is asked for: scale rule floor, rounding even`."""
-    told = [f"{field.replace('_', ' ')} {value}" for field, value in values.items() if field != "nonfinite"]
+    told = [f"{field.replace('_', ' ')} {value}" for field, value in values.items()]
     return f"it gives the same bits whatever is asked for: {', '.join(told)}"
 
 
 def _base(cell: Cell, domain: Domain) -> CastSpec:
-    spec = cell.spec() if cell.spec().block.scale == E8M0 else CastSpec(format="fp8_e4m3")
+    spec = cell.spec()
+    if spec.block.scale != E8M0:
+        return spec
     sizes = [size for size in domain.block_sizes or () if size is not None]
     return replace(
         spec,
@@ -123,7 +134,7 @@ class _Shape(NamedTuple):
     dtype: torch.dtype
 
 
-def _numbers(asked: _Shape, *, not_finite: bool = False) -> Tensor:
+def _numbers(asked: _Shape) -> Tensor:
     random = Draws("disregarded")
     x = spread_with_ties(asked[:2], random)
     # Values show their scale where they are subnormal or too large for their block.
@@ -132,13 +143,14 @@ def _numbers(asked: _Shape, *, not_finite: bool = False) -> Tensor:
     # is subnormal under it.
     for row, (amax, small) in enumerate([(-119, -136), (-112, -143)], 2):
         x[row], x[row, 0], x[row, 1] = 0, (1.75 + 2.0**-23) * 2.0**amax, 2.0**small
-    if not_finite:
-        x[0, 0], x[1, 1] = torch.nan, torch.inf
     return x.to(asked.dtype)
 
 
 def _result(kernel: Kernel, x: Tensor, spec: CastSpec) -> Result | None:
     """What a kernel gives, of whatever shape; None where it gives no tensors."""
+    if spec.rounding == "stochastic":
+        random = Draws("disregarded, random").integers(0, 1 << 32, tuple(x.shape))
+        spec = replace(spec, random=torch.from_numpy(random))
     try:
         with settings_kept(), torch.random.fork_rng(devices=[]):
             returned = plain_result(kernel, kernel(x.clone(), spec), x)
@@ -150,11 +162,15 @@ def _result(kernel: Kernel, x: Tensor, spec: CastSpec) -> Result | None:
     return parts if all(isinstance(part, Tensor) for part in parts) else None
 
 
-def _gives_one(kernel: Kernel, asked: _Shape, base: CastSpec, field: str) -> bool:
-    """Whether every value of a field, of two at least, gives the same bits."""
-    x = _numbers(asked, not_finite=field == "nonfinite")
+def _gives_one(kernel: Kernel, asked: _Shape, cell: Cell, base: CastSpec, field: str) -> bool:
+    """Whether every value of a field, of two at least, gives the same bits. What is asked for counts, too:
+    stochastic rounding where the cell has it, and the cell's own format."""
     specs = _with_each(base, [field])
-    results = (_result(kernel, x, spec) for spec in specs)
+    if field == "rounding" and cell.rounding == "stochastic":
+        specs.append(replace(base, rounding="stochastic"))
+    if base.block.scale != E8M0:
+        specs = [base, *_candidates(base, [field])]
+    results = (_result(kernel, _numbers(asked), spec) for spec in specs)
     first = next(results)
     return len(specs) > 1 and first is not None and all(_alike(first, other) for other in results)
 

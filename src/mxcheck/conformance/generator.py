@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,9 +49,11 @@ def examples(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Exam
     """
     for one in _groups(cell, level, own_block_size(cell, domain)):
         if domain.refuses(one.x, one.spec):
-            yield from _inside(one, cell, domain)
-        else:
-            yield one
+            yield from _inside(one, cell, domain, dtypes_of(domain))
+            continue
+        yield one
+        if one.x.dtype == torch.float32 and one.spec.block_size == own_block_size(cell, domain):
+            yield from _inside(one, cell, domain, [some for some in dtypes_of(domain) if some != one.x.dtype])
     for one in (*_layouts(cell), *_mixtures(cell, level)):
         if not domain.refuses(one.x, one.spec):
             yield one
@@ -83,22 +85,27 @@ def _groups(cell: Cell, level: str, size: int | None) -> Iterator[Example]:
     yield from _sixteen_bits(cell, size)
 
 
-def _inside(one: Example, cell: Cell, domain: Domain) -> Iterator[Example]:
-    """The blocks of an example as matrices inside of a domain, one a dtype; none where the domain does not
-    allow the cast itself."""
+def _inside(one: Example, cell: Cell, domain: Domain, dtypes: Sequence[torch.dtype]) -> Iterator[Example]:
+    """The blocks of an example as matrices inside of a domain, one of each of these dtypes; none where the
+    domain does not allow the cast itself. The first dtype's group has no name of its own, if it is the first
+    of the domain."""
     spec = one.spec
     if domain.refuses_cast(spec) or one.x.dim() != 2 or resolve_axis(2, spec.axis) != 1:
         return
-    dtypes = dtypes_of(domain) if one.x.dtype == torch.float32 else [one.x.dtype]
-    for number, dtype in enumerate(dtype for dtype in dtypes if dtype in domain.dtypes):
+    plain = dtypes_of(domain)[0] if one.x.dtype == torch.float32 else one.x.dtype
+    for dtype in dtypes if one.x.dtype == torch.float32 else [one.x.dtype]:
+        if dtype not in domain.dtypes:
+            continue
         blocks = one.x if dtype == one.x.dtype else _rounded(one.x, cell, dtype)
         if not len(blocks):
             continue
         if cell.spec().block.scale == E8M0:
             blocks = as_matrix(blocks, domain)
         x, axis = fitted(blocks, domain, spec)
-        group = one.group if not number else f"{one.group}, {named(dtype)}"
-        yield example(group, x, cell, axis=axis, block_size=spec.block_size, tail=spec.tail)
+        group = one.group if dtype == plain else f"{one.group}, {named(dtype)}"
+        made = example(group, x, cell, axis=axis, block_size=spec.block_size, tail=spec.tail)
+        if not domain.refuses(made.x, made.spec):
+            yield made
 
 
 def _rounded(x: Tensor, cell: Cell, dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.describe import describe, summary
-from mxcheck.conformance.findings import Finding, findings_of, judge
+from mxcheck.conformance.findings import Finding, findings_of, judge, known_counts
 from mxcheck.conformance.identify import looks_like
 from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.run import CellResult, counterexamples, run_cell
@@ -63,6 +63,11 @@ class HeldCell:
             told.setdefault(one.comparison.error or str(number), (group, one))
         for group, one in told.values():
             lines += describe(group, one, argument(of))
+        if any(one.kind == "error" for _, one in self.smallest) and self.result.learned is not None:
+            lines.append(
+                "what a kernel is not made for it declares (@mxcheck.domain) or refuses (raise "
+                "mxcheck.NotSupported)"
+            )
         return lines
 
 
@@ -70,7 +75,8 @@ def hold_cell(
     kernel: Kernel, of: Implementation, cell: Cell, level: str, narrowing: Narrowing = EVERYTHING
 ) -> HeldCell:
     """Put a cell through the kernel of an implementation, and judge what comes of it."""
-    result = run_cell(kernel, cell, level, narrowing)
+    recorded = bool(known_counts(of.name, cell.id, level))
+    result = run_cell(kernel, cell, level, narrowing, as_recorded=recorded)
     known = findings_of(of.name, cell.id)
     if result.reason is not None:
         return HeldCell(

@@ -49,10 +49,21 @@ def as_matrix(blocks: Tensor, domain: Domain) -> Tensor:
 
 def fitted(x: Tensor, domain: Domain, spec: CastSpec) -> tuple[Tensor, int]:
     """A matrix that is cast along its last axis, in a dtype, with rows and columns and along an axis that the
-    domain allows; its rows and columns are repeated where it must grow. And that axis."""
+    domain allows, in a rank of its; its rows and columns are repeated where it must grow. And that axis."""
     rows, columns = rows_of(x.shape[0], domain), columns_of(x.shape[1], domain, spec.block_size)
     grown = x.repeat(-(-rows // x.shape[0]), -(-columns // x.shape[1]))[:rows, :columns]
     axis = axis_of(domain)
     moved = grown if axis % 2 else grown.T
     dtype = x.dtype if x.dtype in domain.dtypes else dtypes_of(domain)[0]
-    return moved.to(dtype).contiguous(), axis
+    return in_rank(moved.to(dtype).contiguous(), axis, domain), axis
+
+
+def in_rank(x: Tensor, axis: int, domain: Domain) -> Tensor:
+    """A matrix with as many dimensions as the domain wants, a matrix if it may be: with leading ones (behind
+    the block axis where that is the first), or flat."""
+    if domain.ranks is None or 2 in domain.ranks:
+        return x
+    more = max(domain.ranks) - 2
+    if more < 0:
+        return x.reshape(-1)
+    return x.reshape((1,) * more + x.shape if axis % 2 else x.shape + (1,) * more)

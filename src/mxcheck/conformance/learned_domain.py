@@ -18,10 +18,11 @@ from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import ANYTHING, own_block_size, spread_with_ties
 from mxcheck.conformance.inside import axis_of, dtypes_of
 from mxcheck.conformance.mixtures import BLOCK_SIZES
+from mxcheck.conformance.refusals import own_word
 from mxcheck.conformance.verifier import outcome
 from mxcheck.formats.blocks import E8M0
 from mxcheck.kernels.api import Kernel
-from mxcheck.kernels.domain import Domain, NotSupported, named
+from mxcheck.kernels.domain import Domain, NotSupported, innermost, named
 
 # Rows and columns that whatever tiles and blocks there are divide.
 _ALIGNED = (256, 512)
@@ -38,9 +39,9 @@ class Learned:
 
 def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Learned:
     """What an implementation does of a cell, of what is `within`: dtypes, rows, columns, axes, block sizes
-    and layouts for which it neither refuses nor raises where it does an aligned matrix; and of what it does
-    not look at the value that it has (see `disregarded`). One that does no aligned matrix is left to its
-    cells. A result that is wrong teaches nothing.
+    and layouts to which it does not say no (see `own_word`) where it does an aligned matrix; and of what it
+    does not look at the value that it has (see `disregarded`). One that does no aligned matrix is left to its
+    cells. Neither a result that is wrong nor any other error teaches anything.
 
     Raises:
         NotSupported: it refuses aligned matrices of each dtype, its own reason; or it does not look at what
@@ -50,8 +51,11 @@ def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Lea
     domain = with_values(within, values)
     if domain.refuses_cast(cell.spec(block_size=own_block_size(cell, domain))):
         raise NotSupported(in_words(values))
-    probe = _Probe(kernel, cell, domain)
-    seen = {dtype: probe.ask(dtype=dtype) for dtype in dtypes_of(domain)}
+    for rank in (2, 3, 1, 2):  # once more, where none will do
+        probe = _Probe(kernel, cell, domain, rank)
+        seen = {dtype: probe.ask(dtype=dtype, unlike=_no_lengths) for dtype in dtypes_of(domain)}
+        if not all(one.why for one in seen.values()):
+            break
     if all(one.refused for one in seen.values()):
         raise NotSupported(next(iter(seen.values())).why)
     dtypes = tuple(dtype for dtype, one in seen.items() if not one.why)
@@ -59,8 +63,9 @@ def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Lea
         return Learned(domain=domain)
     because = [f"{named(dtype)}: {one.why}" for dtype, one in seen.items() if one.why]
     domain = replace(domain, dtypes=dtypes)
-    for learn in (_rows, _columns, _block_sizes, _axes, _ranks, _contiguous):
-        found, reasons = learn(_Probe(kernel, cell, domain))
+    lessons = (_rows, _columns, _block_sizes, _axes, _ranks, _contiguous)
+    for learn in lessons if rank > 1 else (_columns, _block_sizes, _ranks):
+        found, reasons = learn(_Probe(kernel, cell, domain, rank))
         domain, because = replace(domain, **found), [*because, *reasons]
     return Learned(domain=domain, because=tuple(because))
 
@@ -80,6 +85,7 @@ class _Probe:
     kernel: Kernel
     cell: Cell
     domain: Domain
+    rank: int
 
     def ask(
         self,
@@ -87,21 +93,23 @@ class _Probe:
         columns: int = _ALIGNED[1],
         *,
         lead: tuple[int, ...] | None = None,
+        unlike: Callable[[BaseException], bool] = lambda _: False,
         **others: Any,
     ) -> _Answer:
         """What comes of a matrix [rows, columns] along its last axis, of other leading lengths, or of another
-        dtype, axis, block size or layout."""
+        dtype, axis, block size or layout. `unlike` tells what else than its own word is a no."""
         axis = others.get("axis", axis_of(self.domain))
         dtype = others.get("dtype", dtypes_of(self.domain)[0])
-        x = spread_with_ties((rows, columns), Draws("learned domain")).to(dtype)
-        x = x.reshape(*((rows,) if lead is None else lead), columns)
+        lead = {1: (), 2: (rows,), 3: (1, rows)}[self.rank] if lead is None else lead
+        x = spread_with_ties((prod(lead), columns), Draws("learned domain")).to(dtype)
+        x = x.reshape(*lead, columns)
         x = x if axis in (-1, x.dim() - 1) else x.movedim(-1, axis).contiguous()
         x = others.get("laid_out", lambda same: same)(x)
         size = others.get("block_size", own_block_size(self.cell, self.domain))
         random = torch.zeros(x.shape, dtype=torch.int64) if self.cell.rounding == "stochastic" else None
         raised: list[BaseException] = []
 
-        @wraps(self.kernel)
+        @wraps(innermost(self.kernel))
         def noting(*given: Any) -> Any:
             try:
                 return self.kernel(*given)
@@ -110,11 +118,29 @@ class _Probe:
                 raise
 
         seen = outcome(noting, x, self.cell.spec(axis=axis, block_size=size, random=random))
-        return _Answer(seen.unsupported or (seen.error if raised else ""), seen.unsupported is not None)
+        says_no = any(own_word(error, self.kernel) or unlike(error) for error in raised)
+        return _Answer(seen.unsupported or (seen.error if says_no else ""), seen.unsupported is not None)
 
     @property
     def length(self) -> int:
         return own_block_size(self.cell, self.domain) or 1
+
+
+def _no_blocks(error: BaseException) -> bool:
+    """Whether torch could not make whole blocks of a row that has none: a kernel of whole blocks says so
+    seldom, and its first line is a `view`, `reshape` or `unflatten`."""
+    words = ("is invalid for input of size", "don't multiply up to the size of dim", "is not divisible by")
+    return isinstance(error, RuntimeError) and any(one in str(error) for one in words)
+
+
+def _no_lengths(error: BaseException) -> bool:
+    """Whether `rows, columns = x.shape` failed."""
+    return isinstance(error, ValueError) and "values to unpack" in str(error)
+
+
+def _no_view(error: BaseException) -> bool:
+    """Whether `x.view(…)` failed for what lies apart in memory."""
+    return isinstance(error, RuntimeError) and "view size is not compatible" in str(error)
 
 
 def _rows(probe: _Probe) -> _Lesson:
@@ -127,7 +153,7 @@ def _columns(probe: _Probe) -> _Lesson:
     blocks, multiple, why = _least(lambda count: probe.ask(columns=count * length))
     whole = multiple * length
     beside = max(blocks * length, whole) + 1
-    tail = probe.ask(columns=beside).why if length > 1 else ""
+    tail = probe.ask(columns=beside, unlike=_no_blocks).why if length > 1 else ""
     reasons = [f"blocks a row {one}" for one in why] + [f"{beside} columns: {tail}"] * bool(tail)
     return {
         "least_columns": blocks * length if blocks > 1 else 1,
@@ -150,18 +176,18 @@ def _axes(probe: _Probe) -> _Lesson:
 
 def _ranks(probe: _Probe) -> _Lesson:
     rows = _ALIGNED[0]
-    leads = {2: (rows,), 3: (2, rows // 2), 4: (2, 2, rows // 4)}
+    leads: dict[int, tuple[int, ...]] = {2: (rows,), 3: (2, rows // 2), 4: (2, 2, rows // 4)}
     if probe.domain.least_rows == probe.domain.rows_multiple == 1:
         leads[1] = ()
 
     def asked(rank: int) -> _Answer:
-        return probe.ask(rows=prod(leads[rank]), lead=leads[rank])
+        return probe.ask(lead=leads[rank], unlike=_no_lengths)
 
     return _those("ranks", sorted(leads), asked, "dimensions ")
 
 
 def _contiguous(probe: _Probe) -> _Lesson:
-    why = probe.ask(laid_out=_apart).why
+    why = probe.ask(laid_out=_apart, unlike=_no_view).why
     return ({"contiguous": True}, [f"not contiguous: {why}"]) if why else ({}, [])
 
 

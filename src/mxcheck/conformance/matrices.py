@@ -8,7 +8,7 @@ where a whole tensor shares one, the largest number of the pool is in each matri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import ANYTHING, Example, own_block_size
-from mxcheck.conformance.inside import columns_of, dtypes_of, rows_of
+from mxcheck.conformance.inside import columns_of, dtypes_of, in_rank, rows_of
 from mxcheck.conformance.mixtures import pool_of
 from mxcheck.conformance.verifier import expected_parts
 from mxcheck.formats.blocks import E8M0
@@ -31,8 +31,11 @@ ROWS = (1, 2, 31, 32, 33, 127, 128, 129, 256, 384, 4096, 65_537)
 #: Whole blocks of a row; and what is left of one behind two.
 BLOCKS = (1, 2, 3, 8, 129)
 _BEHIND = 2
-#: Of a matrix; only the most rows, of one block each, have more at `quick`.
-MOST_ELEMENTS = {"quick": 1 << 20, "full": 1 << 22, "exhaustive": 1 << 22}
+#: Of a matrix; the most rows have at least one block each, whatever that comes to. At the other levels each
+#: pair occurs, but for that of the most rows and the most blocks, a gigabyte; with other roundings than to
+#: even no more than 2^22.
+MOST_ELEMENTS = {"quick": 1 << 20, "full": 1 << 25, "exhaustive": 1 << 25}
+_MOST_OF_OTHER_ROUNDINGS = 1 << 22
 #: Up to so many elements a matrix is asked in each dtype, and in two layouts; a larger one in one dtype.
 _SMALL = {"quick": 1 << 16, "full": 1 << 19, "exhaustive": 1 << 19}
 #: Of formats with a scale a row: so many rows are gathered from.
@@ -56,11 +59,14 @@ def matrices(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Matr
     first axis in turn; in each dtype, of large ones in one of them in turn."""
     size = own_block_size(cell, domain) or 32
     axes = [axis for axis in (-1, 0) if domain.axes is None or axis % 2 in {one % 2 for one in domain.axes}]
-    layouts = LAYOUTS[:1] if domain.contiguous else LAYOUTS
+    most = MOST_ELEMENTS[level]
+    if cell.rounding != "even":
+        most = min(most, _MOST_OF_OTHER_ROUNDINGS)
+    layouts = LAYOUTS[:1] if domain.contiguous or (domain.ranks and 2 not in domain.ranks) else LAYOUTS
     pools = [_Pool(cell, size, dtype) for dtype in dtypes_of(domain)]
     for (i, rows), (j, columns) in product(enumerate(_rows(domain)), enumerate(_columns(size, domain))):
         single_blocks = columns <= size and rows > ROWS[-2]
-        if rows * columns > MOST_ELEMENTS[level] and not single_blocks:
+        if rows * columns > most and not single_blocks:
             continue
         small = rows * columns <= _SMALL[level]
         for number, pool in enumerate(pools):
@@ -70,12 +76,31 @@ def matrices(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Matr
             if small:  # a Latin square: no two columns of a row have both alike
                 ways.append((layouts[(2 * i + j + number) % len(layouts)], axes[(i + j) % len(axes)]))
             for layout, axis in dict.fromkeys(ways):
-                made = pool.matrix(rows, columns, axis, layout)
+                made = _in_rank(pool.matrix(rows, columns, axis, layout), domain)
                 if not domain.refuses(made.example.x, made.example.spec):
                     yield made
 
 
+def _in_rank(one: Matrix, domain: Domain) -> Matrix:
+    """The same in a rank of a domain."""
+    x, spec = one.example.x, one.example.spec
+    if in_rank(x, spec.axis, domain) is x:
+        return one
+    random = None if spec.random is None else in_rank(spec.random, spec.axis, domain)
+    codes, scales, *tensor_scale = one.expected
+    shaped = [
+        in_rank(torch.from_numpy(np.ascontiguousarray(part)), spec.axis, domain).numpy()
+        for part in (codes, scales)
+    ]
+    return Matrix(
+        example=replace(one.example, x=in_rank(x, spec.axis, domain), spec=replace(spec, random=random)),
+        expected=(*shaped, *tensor_scale),
+    )
+
+
 def _rows(domain: Domain) -> list[int]:
+    if domain.ranks is not None and max(domain.ranks) < 2:
+        return [1]
     return list(dict.fromkeys(rows_of(count, domain) for count in ROWS))
 
 

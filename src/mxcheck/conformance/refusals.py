@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Callable
-from functools import partial
 from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
-from mxcheck.kernels.domain import NotSupported
+from mxcheck.kernels.domain import NotSupported, innermost
 
 
 def refusal(error: BaseException, kernel: Callable[..., Any]) -> str | None:
@@ -23,14 +22,19 @@ def refusal(error: BaseException, kernel: Callable[..., Any]) -> str | None:
         return str(error) or "not supported, no reason given"
     if not isinstance(error, NotImplementedError) or error.__traceback__ is None:
         return None
-    innermost = _innermost(error.__traceback__)
-    package = innermost.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-    while isinstance(kernel, partial):
-        kernel = kernel.func
-    own = getattr(kernel, "__module__", None) or type(kernel).__module__
-    if package != own.partition(".")[0] or not _raises(innermost):
+    if not _is_its_own(_last_frame(error.__traceback__), kernel):
         return None
     return str(error) or "not supported, no reason given"
+
+
+def own_word(error: BaseException, kernel: Callable[..., Any]) -> bool:
+    """Whether an implementation itself says no: a `raise` or an `assert` in its own package. What it calls
+    says no for other reasons, from a slip in an index to an illegal access of memory."""
+    return (
+        isinstance(error, (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError))
+        and error.__traceback__ is not None
+        and _is_its_own(_last_frame(error.__traceback__), kernel)
+    )
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -43,7 +47,15 @@ def is_interrupt(error: BaseException) -> bool:
     return "pytest_timeout" in frames
 
 
-def _innermost(traceback: TracebackType) -> TracebackType:
+def _is_its_own(last: TracebackType, kernel: Callable[..., Any]) -> bool:
+    """Whether a `raise` of the package of a kernel was carried out there."""
+    package = last.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    kernel = innermost(kernel)
+    own = getattr(kernel, "__module__", None) or type(kernel).__module__
+    return package == own.partition(".")[0] and _raises(last)
+
+
+def _last_frame(traceback: TracebackType) -> TracebackType:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback

@@ -22,10 +22,11 @@ from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples, own_block_size
-from mxcheck.conformance.learned_domain import learned_domain
+from mxcheck.conformance.learned_domain import Learned, learned_domain
 from mxcheck.conformance.matrices import matrices
 from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.shrinker import Counterexample, Sought, cut_out, shrink
+from mxcheck.conformance.sightings import without_numbers
 from mxcheck.conformance.verifier import compare
 from mxcheck.formats.notation import parse_hex
 from mxcheck.formats.oracle import Parts
@@ -62,18 +63,33 @@ class CellResult:
         return None if self.elements else next(iter(self.unsupported.values()), "no example is asked for")
 
 
-def run_cell(kernel: Kernel, cell: Cell, level: str, narrowing: Narrowing = EVERYTHING) -> CellResult:
+def run_cell(
+    kernel: Kernel,
+    cell: Cell,
+    level: str,
+    narrowing: Narrowing = EVERYTHING,
+    *,
+    as_recorded: bool = False,
+) -> CellResult:
     """Put every example of a cell, of those that are asked for, through an implementation.
 
     It is asked inside of the domain that it declares, or of the one that is learned from what it refuses. One
     that has nothing but the same error to show for the first examples is asked nothing more.
+
+    Args:
+        as_recorded: of what a narrowing asks for, only what an implementation is asked without it: its known
+            mismatches are counted in that, and nothing is laid out anew.
     """
     declared = domain_of(kernel)
+    learned: Learned | None = None
     try:
-        learned = learned_domain(kernel, cell, narrowing.domain()) if declared is None else None
+        if declared is None:
+            learned = learned_domain(kernel, cell, narrowing.domain())
+            domain = learned.domain
+        else:
+            domain = declared if as_recorded else declared.within(narrowing.domain())
     except NotSupported as error:
         return CellResult(elements=0, unsupported={"every group": str(error)}, counts={}, mismatches=[])
-    domain = declared or (learned.domain if learned else narrowing.domain())
     if why := domain.refuses_cast(cell.spec(block_size=own_block_size(cell, domain))):
         outside = {"every group": f"outside of its domain: {why}"}
         return CellResult(elements=0, unsupported=outside, counts={}, mismatches=[])
@@ -88,7 +104,7 @@ def run_cell(kernel: Kernel, cell: Cell, level: str, narrowing: Narrowing = EVER
             unsupported.setdefault(example.group, comparison.unsupported)
             continue
         elements += example.x.numel()
-        errors.append(comparison.error)
+        errors.append(without_numbers(comparison.error))
         for kind, count in comparison.counts.items():
             group = counts.setdefault(example.group, {})
             group[kind] = group.get(kind, 0) + count

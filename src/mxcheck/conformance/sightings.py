@@ -66,7 +66,7 @@ def sightings(x: Tensor, spec: CastSpec, comparison: Comparison) -> list[Sightin
         return [
             Sighting(
                 kind="error",
-                effect=_NUMBERS.sub("…", comparison.error),
+                effect=without_numbers(comparison.error),
                 conditions=of_call | _all(has),
                 codes=0,
                 count=1,
@@ -83,6 +83,11 @@ def sightings(x: Tensor, spec: CastSpec, comparison: Comparison) -> list[Sightin
             if kind in comparison.found
             for one in (told.of_scales() if kind == "scale" else told.of_elements(kind))
         ]
+
+
+def without_numbers(error: str) -> str:
+    """What an error says whatever the shape."""
+    return _NUMBERS.sub("…", error)
 
 
 def _of_call(x: Tensor, spec: CastSpec) -> Condition:

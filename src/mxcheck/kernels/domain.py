@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -144,6 +144,26 @@ class Domain:
                 return why
         return ""
 
+    def within(self, other: Domain) -> Domain:
+        """What lies in both, as far as formats, rules, roundings, policies, block sizes, dtypes and axes say
+        it; `other` has one value of each, or all.
+
+        Raises:
+            NotSupported: nothing does; why.
+        """
+        both: dict[str, Any] = {}
+        for name in (*_CHOICES, "block_sizes", "axes"):
+            own, asked = getattr(self, name), getattr(other, name)
+            if asked is None or (name == "dtypes" and len(asked) == len(DTYPES)):
+                continue
+            of_axes = name == "axes" and own is not None
+            left = tuple(one for one in asked if own is None or one in own or (of_axes and _same(one, own)))
+            if not left:
+                shown = ", ".join(named(one) if isinstance(one, torch.dtype) else str(one) for one in asked)
+                raise NotSupported(f"outside of its domain: no {name.replace('_', ' ')} {shown}")
+            both[name] = left
+        return replace(self, **both)
+
     @property
     def words(self) -> str:
         """What it restricts, in one line: `dtypes bfloat16; rows_multiple 128`. Empty where nothing is."""
@@ -156,6 +176,11 @@ class Domain:
                 value = ", ".join(named(one) if isinstance(one, torch.dtype) else str(one) for one in value)
             parts.append(f"{field.name} {value}")
         return "; ".join(parts)
+
+
+def _same(axis: int, axes: Collection[int]) -> bool:
+    """Whether an axis of a matrix is one of these, counted from either end."""
+    return any((axis - one) % 2 == 0 for one in axes if -2 <= one < 2)
 
 
 def named(dtype: torch.dtype) -> str:
@@ -193,12 +218,18 @@ def domain_of(kernel: Callable[..., Any]) -> Domain | None:
     Raises:
         ValueError: the attribute is no Domain.
     """
-    while isinstance(kernel, partial):
-        kernel = kernel.func
+    kernel = innermost(kernel)
     found = getattr(kernel, _ATTRIBUTE, None)
     if found is not None and not isinstance(found, Domain):
         raise ValueError(f"{_ATTRIBUTE} must be a mxcheck.Domain, got {type(found).__name__}")
     return found
+
+
+def innermost(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a kernel with bound arguments: it has the module and the domain."""
+    while isinstance(kernel, partial):
+        kernel = kernel.func
+    return kernel
 
 
 def check_domain(made_for: Domain | None, x: Tensor, spec: CastSpec) -> None:

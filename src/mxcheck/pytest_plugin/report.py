@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -282,7 +283,7 @@ class RunReport:
         terminalreporter.ensure_newline()
         _show(terminalreporter, rendered(rows, color=terminalreporter._tw.hasmarkup))
         for line in dict.fromkeys(
-            f"{row['implementation']} was asked inside its domain, {row['domain']}"
+            f"{row['implementation']} was asked inside its domain, {row['domain']}{_compared(row, rows)}"
             for row in rows
             if row["domain"]
         ):
@@ -336,3 +337,12 @@ def _show(terminalreporter: Any, table: str) -> None:
 
 def _relative(path: Any, config: pytest.Config) -> str:
     return str(path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path)
+
+
+def _compared(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many cells were compared of an implementation whose domain was learned."""
+    if not row["domain"].startswith("learned"):
+        return ""
+    own = [one for one in rows if one["implementation"] == row["implementation"]]
+    held = sum(one["verdict"] != "unsupported" for one in own)
+    return f"; {held} of {len(own)} cells were compared"

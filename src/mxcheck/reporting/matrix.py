@@ -37,10 +37,11 @@ _STYLES = {
 
 
 def cell_text(row: Row | None) -> str:
-    """What stands in the matrix for a cell; `*` behind it where some of its inputs were refused."""
+    """What stands in the matrix for a cell; `*` behind it where some of its inputs were refused, or not asked
+    by what was learned."""
     if row is None:
         return ""
-    star = "*" if row["unsupported"] else ""
+    star = "*" if row["unsupported"] or row["domain"].startswith("learned") else ""
     match row["verdict"]:
         case "exact":
             return f"exact{star}"
@@ -122,7 +123,8 @@ def as_json(rows: Sequence[Row]) -> str:
 _CAPTION = (
     "exact: every scale and code as the oracle has it; last bit: so it is, and values of a scale that is no "
     "power of two are one unit in the last place off, see below; finding: a known difference, named below; "
-    "DIFFERS: one that is not known; -: not supported; *: some inputs are not supported, see below"
+    "DIFFERS: one that is not known; -: not supported; *: some inputs are not supported, or were "
+    "not asked by what was learned of the kernel, see below"
 )
 
 

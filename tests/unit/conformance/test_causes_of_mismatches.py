@@ -31,6 +31,7 @@ from mxcheck.conformance.run import counterexamples, run_cell
 from mxcheck.conformance.shrinker import Counterexample, shrink
 from mxcheck.conformance.verifier import Comparison, compare
 from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.domain import domain
 
 C, NONE = Condition, Condition(0)
 CELLS = {cell.id: cell for cell in cells("full")}
@@ -39,7 +40,7 @@ CELLS = {cell.id: cell for cell in cells("full")}
 @pytest.mark.parametrize("pair", [pytest.param(pair, id=name) for name, pair in PAIRS.items()])
 def test_two_causes_are_both_shown_and_each_by_an_input_of_its_own(pair: Pair) -> None:
     """Where its own cause is mended an example is right; where the other one is, it is as wrong as before."""
-    kernel = cast_with(pair.causes)
+    kernel = domain()(cast_with(pair.causes))
     found = counterexamples(kernel, run_cell(kernel, CELLS[pair.cell], "quick"))
     shown = []
     for group, one in found:
@@ -53,7 +54,7 @@ def test_two_causes_are_both_shown_and_each_by_an_input_of_its_own(pair: Pair) -
 
 
 def told(cell: str, *planted: Planted) -> list[tuple[str, Counterexample]]:
-    kernel = cast_with(planted)
+    kernel = domain()(cast_with(planted))
     return counterexamples(kernel, run_cell(kernel, CELLS[cell], "quick"))
 
 

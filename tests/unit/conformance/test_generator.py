@@ -58,7 +58,11 @@ def test_quick_has_every_group_layout_and_dtype(cell: Cell) -> None:
     groups = {one.group for one in found}
     e8m0 = cell.format not in ("nvfp4", "e5m2_tensor")
     own = {*GROUPS["quick"], *(f"blocks_of_{size}" for size in OTHER_BLOCK_SIZES)} if e8m0 else set()
-    assert groups == (own or set(TENSOR_GROUPS["quick"])) | LAYOUTS | INPUTS
+    plain = own or set(TENSOR_GROUPS["quick"])
+    halves = {f"{group}, {dtype}" for group in plain for dtype in ("bfloat16", "float16")}
+    assert groups - halves == plain | LAYOUTS | INPUTS
+    for group in GROUPS["quick"] if e8m0 else ():
+        assert f"{group}, bfloat16" in groups
     assert {one.x.dim() for one in found} == {1, 2, 3, 4, 5}
     for group in ("axes", "transposed", "strided"):
         here = [one for one in found if one.group == group]

@@ -56,10 +56,10 @@ def test_a_right_kernel_is_exact_and_a_wrong_one_red(made_for: Domain, cell: str
 @pytest.mark.parametrize("cell", SOME)
 @pytest.mark.parametrize("made_for", [BF16, TILES, SMALL], ids=lambda one: one.words)
 def test_every_group_of_edges_is_laid_out_inside(made_for: Domain, cell: str) -> None:
-    anywhere = {one.group for one in examples(CELLS[cell], "quick")}
+    anywhere = {one.group.partition(",")[0] for one in examples(CELLS[cell], "quick")}
     inside = list(examples(CELLS[cell], "quick", made_for))
     assert not any(made_for.refuses(one.x, one.spec) for one in inside)
-    left_out = anywhere - {one.group for one in inside}
+    left_out = anywhere - {one.group.partition(",")[0] for one in inside}
     only = (
         "float16_input",
         "mixed_",

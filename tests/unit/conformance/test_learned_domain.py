@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from wrong_casts import FAULTS
 
 from mxcheck.conformance.cells import cells
 from mxcheck.conformance.conditions import Condition
@@ -56,6 +57,86 @@ def test_a_right_kernel_is_exact_with_no_refusal_written(made_for: Domain) -> No
     assert right.learned
     assert all("AssertionError: no such tile" in why for why in right.learned)
     assert run_cell(dying(made_for, wrong=True), FLOOR, "quick").counts
+
+
+def skips_fp32(x: Tensor, spec: CastSpec) -> Any:
+    if x.dtype == torch.float32:
+        pytest.skip("hidden")
+    return quantize_eager(x, spec)
+
+
+def lacks_an_operation(x: Tensor, spec: CastSpec) -> Any:
+    if x.dtype == torch.float32:
+        x.to(torch.float8_e4m3fn).max()  # torch's NotImplementedError
+    return quantize_eager(x, spec)
+
+
+def slips_at_one_row(x: Tensor, spec: CastSpec) -> Any:
+    codes, scales = quantize_eager(x, spec)
+    if x.shape[0] == 1 and x.dim() == 2:
+        scales[1]
+    return codes, scales
+
+
+def fails_at_first() -> Cast:
+    calls = [0]
+
+    def cast(x: Tensor, spec: CastSpec) -> Any:
+        calls[0] += 1
+        if calls[0] < 40:
+            torch.zeros(1).view(7)  # whatever happens in a library
+        return quantize_eager(x, spec)
+
+    return cast
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [skips_fp32, lacks_an_operation, slips_at_one_row, fails_at_first()],
+    ids=["skip", "operation", "index", "at first"],
+)
+def test_an_error_that_is_not_its_own_word_is_an_error(kernel: Cast) -> None:
+    result = run_cell(kernel, FLOOR, "quick")
+    assert "error" in {kind for kinds in result.counts.values() for kind in kinds}
+
+
+def of_three_dimensions(x: Tensor, spec: CastSpec) -> Any:
+    batch, tokens, _ = x.shape
+    assert batch * tokens
+    return quantize_eager(x, spec)
+
+
+def of_two_dimensions(x: Tensor, spec: CastSpec) -> Any:
+    rows, _ = x.shape
+    assert rows
+    return quantize_eager(x, spec)
+
+
+def of_one_dimension(x: Tensor, spec: CastSpec) -> Any:
+    if x.dim() > 1:
+        raise ValueError("one row at a time")
+    return quantize_eager(x, spec)
+
+
+def of_memory_in_one_piece(x: Tensor, spec: CastSpec) -> Any:
+    return quantize_eager(x.view(-1).view(x.shape), spec)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "limit"),
+    [
+        (of_three_dimensions, "ranks 3"),
+        (of_two_dimensions, "ranks 2"),
+        (of_one_dimension, "ranks 1"),
+        (of_memory_in_one_piece, "contiguous True"),
+    ],
+)
+@pytest.mark.parametrize("cell", ["fp8_e4m3-floor", "nvfp4-amax", "e4m3_row-amax", "mxint8-floor-stochastic"])
+def test_what_only_a_call_tells_is_learned(kernel: Cast, limit: str, cell: str) -> None:
+    result = run_cell(kernel, CELLS[cell], "quick")
+    assert (result.counts, result.unsupported) == ({}, {})
+    assert limit in result.domain
+    assert result.elements > 1 << 14
 
 
 def test_one_that_raises_everywhere_learns_nothing() -> None:
@@ -107,7 +188,6 @@ ONE: dict[str, Any] = {
     "format": "fp8_e4m3",
     "scale_rule": "ceil",
     "rounding": "even",
-    "nonfinite": "block",
     "tail": "pad",
 }
 
@@ -121,10 +201,9 @@ def test_a_kernel_of_one_cast_is_asked_for_that(values: bool) -> None:
     for other in ("fp8_e4m3-floor", "fp8_e5m2-ceil", "fp8_e4m3-ceil-away", "mxint8-ceil", "nvfp4-amax"):
         result = run_cell(cast, CELLS[other], "quick")
         assert result.elements == 0
-        assert result.reason == (
-            "it gives the same bits whatever is asked for: rounding even, axis -1, block size 32, "
-            "format fp8_e4m3, scale rule ceil"
-        )
+        told = "rounding even, axis -1, block size 32, format fp8_e4m3, scale rule ceil"
+        told = "format fp8_e4m3" if other == "nvfp4-amax" else told
+        assert result.reason == f"it gives the same bits whatever is asked for: {told}"
 
 
 @pytest.mark.parametrize("values", [False, True], ids=["codes", "values"])
@@ -135,7 +214,6 @@ def test_a_kernel_of_one_cast_is_asked_for_that(values: bool) -> None:
         ("block_size", 64),
         ("format", "fp6_e2m3"),
         ("scale_rule", "rceil"),
-        ("nonfinite", "element"),
     ],
 )
 def test_each_is_told_alone(field: str, value: Any, values: bool) -> None:
@@ -153,6 +231,56 @@ def test_a_kernel_of_one_rounding_is_asked_for_even_whatever_it_does() -> None:
     assert run_cell(away, FLOOR, "quick").counts
     with pytest.raises(NotSupported, match="rounding even"):
         learned_domain(away, CELLS["fp8_e4m3-floor-away"])
+
+
+def of_mx_by_floor_and_wrong_nvfp4(x: Tensor, spec: CastSpec) -> Any:
+    if spec.format == "nvfp4":
+        codes, *scales = quantize_eager(x, spec)
+        return (codes ^ 1, *scales)
+    return quantize_eager(x, replace(spec, scale_rule="floor"))
+
+
+def of_even_and_wrong_stochastic(x: Tensor, spec: CastSpec) -> Any:
+    rounding = "zero" if spec.rounding == "stochastic" else "even"
+    return quantize_eager(x, replace(spec, rounding=rounding, random=None))
+
+
+def of_nan_that_stays(x: Tensor, spec: CastSpec) -> Any:
+    fp8 = spec.format.startswith("fp8") and spec.scale_rule != "amax"
+    return quantize_eager(x, replace(spec, nonfinite="element") if fp8 else spec)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "cell"),
+    [
+        (of_mx_by_floor_and_wrong_nvfp4, "nvfp4-amax"),
+        (of_even_and_wrong_stochastic, "fp8_e4m3-floor-stochastic"),
+        (of_nan_that_stays, "fp8_e4m3-floor"),
+        (of_nan_that_stays, "fp8_e5m2-rceil"),
+    ],
+)
+def test_what_is_done_in_its_own_way_is_compared(kernel: Cast, cell: str) -> None:
+    """One thing that a kernel does not look at excuses no other."""
+    assert run_cell(kernel, CELLS[cell], "quick").counts
+
+
+def test_a_kernel_of_one_format_is_asked_for_no_other_kind_of_scale() -> None:
+    with pytest.raises(NotSupported, match=r"format fp8_e4m3$"):
+        learned_domain(of_one(format="fp8_e4m3", scale_rule="floor", block_size=32), CELLS["e4m3_row-amax"])
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"), [(name, cell) for name, fault in FAULTS.items() for cell in fault.cells[:1]]
+)
+def test_the_wrong_casts_are_red_undeclared_too(name: str, cell: str) -> None:
+    """But for a kernel that does right what it does, which is another cast than it is asked for."""
+    other_casts = {"ties_to_even_for_away", "rceil_by_float_log2"}
+    counts = run_cell(undeclared(FAULTS[name].kernel), CELLS[cell], "quick").counts
+    assert counts or name in other_casts
+
+
+def undeclared(kernel: Cast) -> Cast:
+    return lambda x, spec: kernel(x, spec)
 
 
 def test_a_wrong_kernel_of_one_rule_is_red_there() -> None:

@@ -76,7 +76,8 @@ def of_bf16(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
 
 def test_the_public_casts_refuse_what_lies_outside() -> None:
     assert domain_of(of_bf16) == domain_of(partial(of_bf16)) == Domain(dtypes=(torch.bfloat16,))
-    assert domain_of(quantize_eager) is None
+    assert domain_of(quantize_eager) == Domain()
+    assert domain_of(lambda x, spec: quantize_eager(x, spec)) is None
     with pytest.raises(NotSupported, match=r"^outside of its domain: no cast from float32$"):
         mxcheck.quantize(X, "fp8_e4m3", kernel=of_bf16)
     assert mxcheck.quantize(X.bfloat16(), "fp8_e4m3", kernel=of_bf16).codes.shape == X.shape
