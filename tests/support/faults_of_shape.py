@@ -65,6 +65,10 @@ def scales_zeroed(_: Tensor, scales: Tensor) -> None:
     scales.zero_()
 
 
+def codes_zeroed(codes: Tensor, _: Tensor) -> None:
+    codes.zero_()
+
+
 def second_scale_is_the_first(_: Tensor, scales: Tensor) -> None:
     scales[:, 1:2] = scales[:, :1]
 
@@ -151,5 +155,16 @@ FAULTS: dict[str, Cast] = {
         lambda x, s: _columns(x, s) == 64 and _rows(x, s) in (256, 384), last_code
     ),
     "rows_by_columns": _where(lambda x, s: _rows(x, s) == 256 and _columns(x, s) == 256, last_row),
+    "weights_without_codes": _where(lambda x, s: _rows(x, s) >= 256 and _columns(x, s) >= 512, codes_zeroed),
+    "bf16_rows_of_512": _where(lambda x, s: x.dtype == BF16 and _columns(x, s) % 512 == 0, first_scale),
+    "rows_of_4096": _where(lambda x, s: _columns(x, s) == 4096 and _rows(x, s) == 128, last_row),
+    "sixty_four_rows": _where(lambda x, s: _rows(x, s) == 64, last_row),
+    "aligned_rows_of_a_wider_matrix": _where(
+        lambda x, _: x.stride(-1) == 1 and x.stride(0) > x.shape[1] and x.stride(0) % 16 == 0, last_code
+    ),
+    "blocks_of_16_beyond_three": _where(lambda x, s: s.block_size == 16 and _columns(x, s) > 48, last_code),
+    "blocks_of_64_in_bf16_matrices": _where(
+        lambda x, s: s.block_size == 64 and x.dtype == BF16 and _rows(x, s) >= 32, last_code
+    ),
     "batches_of_128": _where(lambda x, s: _rows(x, s) == 128 and x.dtype == torch.float32, first_scale),
 }

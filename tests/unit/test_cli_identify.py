@@ -83,7 +83,10 @@ def test_what_is_only_near_is_1(capsys: Capture) -> None:
         (["eager", "--scale-rule", "amax"], "unknown --scale-rule 'amax'; allowed: floor, ceil, even, rceil"),
         (["eager", "--rounding", "stochastic"], "unknown --rounding 'stochastic'; allowed: even, away, zero"),
         (["eager", "--format", "mxint8", "--scale-rule", "even"], "no cell of mxint8 has scale rule even"),
-        (["gfloat", "--scale-rule", "ceil"], "gives no result to compare: outside of its domain: no scale rule ceil"),
+        (
+            ["gfloat", "--scale-rule", "ceil"],
+            "gives no result to compare: outside of its domain: no scale rule ceil",
+        ),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )

@@ -47,8 +47,9 @@ _OF_A_DOMAIN = {
     "scale_rule": "scale_rules",
     "rounding": "roundings",
 }
-# Rows and columns: every block size divides the columns, and an axis is told by the numbers of scales.
-_ASKED = ((64, 128), (256, 512))
+# Rows and columns: every block size divides the columns, and an axis is told by the numbers of scales. In all
+# of them a kernel must look away: what only a fast path overlooks is a fault.
+_ASKED = ((64, 128), (33, 128), (256, 512))
 
 Result = tuple[Tensor, ...]
 
@@ -60,13 +61,15 @@ def disregarded(kernel: Kernel, cell: Cell, domain: Domain) -> dict[str, Any]:
     What NaN and Inf do is none of them: OCP leaves it open, and no cell is excused by it.
     """
     base = _base(cell, domain)
-    asked = next((one for one in _shapes(domain) if _result(kernel, _numbers(one), base) is not None), None)
-    if asked is None:
+    shapes = [one for one in _shapes(domain) if _result(kernel, _numbers(one), base) is not None]
+    if not shapes:
         return {}
+    asked = shapes[0]
     ignored = [
         field
         for field in _fields(base)
-        if getattr(domain, _OF_A_DOMAIN[field]) is None and _gives_one(kernel, asked, cell, base, field)
+        if getattr(domain, _OF_A_DOMAIN[field]) is None
+        and all(_gives_one(kernel, shape, cell, base, field) for shape in shapes)
     ]
     found: dict[str, Any] = {"rounding": "even"} if "rounding" in ignored else {}
     told = [field for field in ignored if field != "rounding"]
@@ -123,7 +126,7 @@ def _base(cell: Cell, domain: Domain) -> CastSpec:
 
 
 def _shapes(domain: Domain) -> Iterator[_Shape]:
-    """What is asked, the first that gives a result: few numbers, or tiles; of each dtype."""
+    """What may be asked: few numbers, an odd number of rows, tiles; of each dtype."""
     for (rows, columns), dtype in product(_ASKED, dtypes_of(domain)):
         yield _Shape(rows_of(rows, domain), columns_of(columns, domain, max(BLOCK_SIZES)), dtype)
 
@@ -159,7 +162,9 @@ def _result(kernel: Kernel, x: Tensor, spec: CastSpec) -> Result | None:
             raise
         return None
     parts = returned if isinstance(returned, tuple) else (returned,)
-    return parts if all(isinstance(part, Tensor) for part in parts) else None
+    if not all(isinstance(part, Tensor) for part in parts):
+        return None
+    return tuple(part.clone() for part in parts)  # a kernel may use its memory again
 
 
 def _gives_one(kernel: Kernel, asked: _Shape, cell: Cell, base: CastSpec, field: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,10 @@ def examples(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Exam
     strides, ragged tails and 16-bit inputs; `full` has every group for every block size, and along the first
     axis too.
     """
+    yield from (_along_its_axis(one, domain) for one in _in_domain(cell, level, domain))
+
+
+def _in_domain(cell: Cell, level: str, domain: Domain) -> Iterator[Example]:
     for one in _groups(cell, level, own_block_size(cell, domain)):
         if domain.refuses(one.x, one.spec):
             yield from _inside(one, cell, domain, dtypes_of(domain))
@@ -57,6 +61,15 @@ def examples(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Exam
     for one in (*_layouts(cell), *_mixtures(cell, level)):
         if not domain.refuses(one.x, one.spec):
             yield one
+
+
+def _along_its_axis(one: Example, domain: Domain) -> Example:
+    """The same axis, counted as the domain does: a kernel of the axis -1 may know no other name of it."""
+    if domain.axes is None or one.spec.axis in domain.axes:
+        return one
+    dims = one.x.dim()
+    same = (axis for axis in domain.axes if -dims <= axis < dims and (axis - one.spec.axis) % dims == 0)
+    return replace(one, spec=replace(one.spec, axis=next(same, one.spec.axis)))
 
 
 def placed(group: str, x: Tensor, cell: Cell, domain: Domain) -> Example:

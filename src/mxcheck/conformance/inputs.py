@@ -146,6 +146,18 @@ def large(cell: Cell, length: int, random: Draws) -> Blocks:
     return _wide((1 << 18) // length + 9, length, random)
 
 
+def constant(cell: Cell, length: int, random: Draws) -> Blocks:
+    """Blocks of one magnitude, or of two: all alike, of either sign, in turn, beside zeros, beside halves."""
+    exponents = random.integers(-24, 12, 48)
+    significands = 1 + random.integers(0, 1 << 6, 48) / 64
+    values = np.ldexp(significands, exponents)
+    values = np.concatenate([values, np.ldexp(cell.spec().element.max_value, np.arange(-6, 6)), [1.0]])
+    turn = np.where(np.arange(length) % 2 == 0, 1.0, -1.0)
+    patterns = [np.ones(length), -np.ones(length), turn, (turn + 1) / 2, (3 + turn) / 4]
+    made: Blocks = np.concatenate([values[:, None] * pattern for pattern in patterns]).astype(np.float32)
+    return made
+
+
 def wide_at_length(cell: Cell, length: int, random: Draws) -> Blocks:
     """`wide`, sixteen times as many."""
     del cell
@@ -160,6 +172,7 @@ _QUICK = (
     zero_and_subnormal,
     not_finite,
     infinite,
+    constant,
     amax_boundaries,
     wide,
     large,

@@ -31,10 +31,12 @@ _MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """A domain, and of each restriction what the implementation said: `float32: AssertionError: no`."""
+    """A domain, and of each restriction what the implementation said: `float32: AssertionError: no`.
+    `single_rows`: a single row is cast, though the domain has more."""
 
     domain: Domain
     because: tuple[str, ...] = ()
+    single_rows: bool = False
 
 
 def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Learned:
@@ -67,7 +69,9 @@ def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Lea
     for learn in lessons if rank > 1 else (_columns, _block_sizes, _ranks):
         found, reasons = learn(_Probe(kernel, cell, domain, rank))
         domain, because = replace(domain, **found), [*because, *reasons]
-    return Learned(domain=domain, because=tuple(because))
+    more_rows = domain.least_rows > 1 or domain.rows_multiple > 1
+    single = more_rows and not _Probe(kernel, cell, domain, rank).ask(rows=1).why
+    return Learned(domain=domain, because=tuple(because), single_rows=single)
 
 
 _Lesson = tuple[dict[str, Any], list[str]]
@@ -153,13 +157,20 @@ def _columns(probe: _Probe) -> _Lesson:
     blocks, multiple, why = _least(lambda count: probe.ask(columns=count * length))
     whole = multiple * length
     beside = max(blocks * length, whole) + 1
-    tail = probe.ask(columns=beside, unlike=_no_blocks).why if length > 1 else ""
-    reasons = [f"blocks a row {one}" for one in why] + [f"{beside} columns: {tail}"] * bool(tail)
-    return {
+    reasons = [f"blocks a row {one}" for one in why]
+    found: dict[str, Any] = {
         "least_columns": blocks * length if blocks > 1 else 1,
         "columns_multiple": whole if multiple > 1 else 1,
-        "ragged": not tail and (length > 1 or multiple == 1),
-    }, reasons
+        "ragged": length > 1 or multiple == 1,
+    }
+    if length > 1 and (tail := probe.ask(columns=beside, unlike=_no_blocks).why):
+        reasons.append(f"{beside} columns: {tail}")
+        # Rows that are whole words of memory may have a tail though others may not.
+        steps = [step for step in (2, 4, 8, 16) if multiple == 1 and length % step == 0 and step < length]
+        taken = (one for one in steps if not probe.ask(columns=beside - 1 + one, unlike=_no_blocks).why)
+        step = next(taken, 0)
+        found |= {"columns_multiple": step} if step else {"ragged": False}
+    return found, reasons
 
 
 def _block_sizes(probe: _Probe) -> _Lesson:

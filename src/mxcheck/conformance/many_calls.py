@@ -167,11 +167,11 @@ def changed_afterwards(kernel: Kernel, asking: Asking) -> list[str]:
         try:
             result = kernel(one.x.clone(), one.spec)
             parts = (result,) if isinstance(result, Tensor) else tuple(result)
-            before = tuple(part.detach().numpy().copy() for part in parts)
+            before = tuple(_numbers(part).copy() for part in parts)
             kernel(other.x.clone(), other.spec)
         except BaseException as error:  # noqa: BLE001  (whatever a kernel raises; `failed` looks at it)
             return [_told(failed(error, one.x))]
-    line = _difference(tuple(part.detach().numpy() for part in parts), before)
+    line = _difference(tuple(_numbers(part) for part in parts), before)
     return (
         [f"after a call with other numbers an earlier result {line}: it is the same memory"] if line else []
     )
@@ -191,9 +191,15 @@ def _options(spec: CastSpec) -> dict[str, Any]:
 def _arrays_of(call: Callable[[], Tensor | QuantizedTensor]) -> Arrays:
     result = call()
     if isinstance(result, Tensor):
-        return (result.detach().numpy(),)
+        return (_numbers(result),)
     parts = (result.codes, result.scales, result.tensor_scale)
-    return tuple(part.detach().numpy() for part in parts if part is not None)
+    return tuple(_numbers(part) for part in parts if part is not None)
+
+
+def _numbers(part: Tensor) -> NDArray[Any]:
+    """numpy has no bf16: all its values are fp32's, too."""
+    part = part.detach()
+    return (part.float() if part.dtype.is_floating_point else part).numpy()
 
 
 def _returns_values(kernel: Kernel, x: Tensor, spec: CastSpec) -> bool:

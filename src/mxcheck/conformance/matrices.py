@@ -7,7 +7,7 @@ where a whole tensor shares one, the largest number of the pool is in each matri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
-from mxcheck.conformance.generator import ANYTHING, Example, own_block_size
+from mxcheck.conformance.generator import ANYTHING, OTHER_BLOCK_SIZES, Example, own_block_size
 from mxcheck.conformance.inside import columns_of, dtypes_of, in_rank, rows_of
 from mxcheck.conformance.mixtures import pool_of
 from mxcheck.conformance.verifier import expected_parts
@@ -27,22 +27,24 @@ from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.oracle import Parts
 from mxcheck.kernels.domain import Domain
 
-ROWS = (1, 2, 31, 32, 33, 127, 128, 129, 256, 384, 4096, 65_537)
+ROWS = (1, 2, 3, 17, 31, 32, 33, 64, 127, 128, 129, 256, 384, 512, 1024, 4096, 65_537)
 #: Whole blocks of a row; and what is left of one behind two.
-BLOCKS = (1, 2, 3, 8, 129)
+BLOCKS = (1, 2, 3, 8, 16, 128, 129)
 _BEHIND = 2
+#: Of other block sizes.
+_FEW_ROWS, _FEW_BLOCKS = (1, 33, 128), (2, 8)
 #: Of a matrix; the most rows have at least one block each, whatever that comes to. At the other levels each
-#: pair occurs, but for that of the most rows and the most blocks, a gigabyte; with other roundings than to
-#: even no more than 2^22.
+#: pair occurs, but for that of the most rows and the most blocks, a gigabyte; of other roundings than
+#: to even, in which kernels differ little, there are smaller ones.
 MOST_ELEMENTS = {"quick": 1 << 20, "full": 1 << 25, "exhaustive": 1 << 25}
-_MOST_OF_OTHER_ROUNDINGS = 1 << 22
+_MOST_OF_OTHER_ROUNDINGS = {"quick": 1 << 18, "full": 1 << 22, "exhaustive": 1 << 22}
 #: Up to so many elements a matrix is asked in each dtype, and in two layouts; a larger one in one dtype.
 _SMALL = {"quick": 1 << 16, "full": 1 << 19, "exhaustive": 1 << 19}
 #: Of formats with a scale a row: so many rows are gathered from.
 _POOL_ROWS = 24
-LAYOUTS = ("contiguous", "transposed", "sliced", "rows apart", "at an offset")
-# No multiple of 16 bytes.
-_GAP = 3
+LAYOUTS = ("contiguous", "transposed", "sliced", "rows apart", "columns of a wider one", "at an offset")
+# No multiple of 16 bytes; and one of 64.
+_GAP, _WIDER = 3, 64
 _BITS = {4: torch.int32, 2: torch.int16}
 
 
@@ -54,17 +56,31 @@ class Matrix:
     expected: Parts
 
 
-def matrices(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Matrix]:
+def matrices(
+    cell: Cell, level: str, domain: Domain = ANYTHING, rows: Sequence[int] = ROWS
+) -> Iterator[Matrix]:
     """Every pair of rows and columns that lies in a domain: contiguous, and in other layouts and along the
-    first axis in turn; in each dtype, of large ones in one of them in turn."""
-    size = own_block_size(cell, domain) or 32
+    first axis in turn; in each dtype, of large ones in one of them in turn. Some in other block sizes."""
+    yield from _of_size(cell, level, domain, own_block_size(cell, domain) or 32, rows, BLOCKS)
+    if cell.spec().block.scale == E8M0 and domain.block_sizes is None:
+        for size in OTHER_BLOCK_SIZES:
+            yield from _of_size(
+                cell, level, domain, size, [one for one in _FEW_ROWS if one in rows], _FEW_BLOCKS
+            )
+
+
+def _of_size(
+    cell: Cell, level: str, domain: Domain, size: int, every: Sequence[int], blocks: Sequence[int]
+) -> Iterator[Matrix]:
     axes = [axis for axis in (-1, 0) if domain.axes is None or axis % 2 in {one % 2 for one in domain.axes}]
     most = MOST_ELEMENTS[level]
     if cell.rounding != "even":
-        most = min(most, _MOST_OF_OTHER_ROUNDINGS)
+        most = _MOST_OF_OTHER_ROUNDINGS[level]
     layouts = LAYOUTS[:1] if domain.contiguous or (domain.ranks and 2 not in domain.ranks) else LAYOUTS
     pools = [_Pool(cell, size, dtype) for dtype in dtypes_of(domain)]
-    for (i, rows), (j, columns) in product(enumerate(_rows(domain)), enumerate(_columns(size, domain))):
+    for (i, rows), (j, columns) in product(
+        enumerate(_rows(every, domain)), enumerate(_columns(size, blocks, domain))
+    ):
         single_blocks = columns <= size and rows > ROWS[-2]
         if rows * columns > most and not single_blocks:
             continue
@@ -73,6 +89,8 @@ def matrices(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Matr
             if not small and number != (i + j) % len(pools):
                 continue
             ways = [(layouts[0], axes[0])]
+            if not small and (i + j) % 4 == 0:
+                ways.append((layouts[0], axes[-1]))
             if small:  # a Latin square: no two columns of a row have both alike
                 ways.append((layouts[(2 * i + j + number) % len(layouts)], axes[(i + j) % len(axes)]))
             for layout, axis in dict.fromkeys(ways):
@@ -98,14 +116,14 @@ def _in_rank(one: Matrix, domain: Domain) -> Matrix:
     )
 
 
-def _rows(domain: Domain) -> list[int]:
+def _rows(every: Sequence[int], domain: Domain) -> list[int]:
     if domain.ranks is not None and max(domain.ranks) < 2:
         return [1]
-    return list(dict.fromkeys(rows_of(count, domain) for count in ROWS))
+    return list(dict.fromkeys(rows_of(count, domain) for count in every))
 
 
-def _columns(size: int, domain: Domain) -> list[int]:
-    wanted = [*(blocks * size for blocks in BLOCKS), _BEHIND * size + size // 2 + 1]
+def _columns(size: int, every: Sequence[int], domain: Domain) -> list[int]:
+    wanted = [*(blocks * size for blocks in every), _BEHIND * size + size // 2 + 1]
     return list(dict.fromkeys(columns_of(count, domain, size) for count in wanted))
 
 
@@ -218,6 +236,8 @@ def _laid_out(x: Tensor, layout: str) -> Tensor:
             return _filled(x, (rows, 2 * columns + 1))[:, 1::2].copy_(x)
         case "rows apart":
             return _filled(x, (rows, columns + _GAP))[:, :columns].copy_(x)
+        case "columns of a wider one":
+            return _filled(x, (rows, columns + _WIDER))[:, :columns].copy_(x)
         case "at an offset":
             flat = _filled(x, (x.numel() + 2 * _GAP,))
             return flat[_GAP : _GAP + x.numel()].view(x.shape).copy_(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -98,7 +99,8 @@ def run_cell(
     counts: dict[str, dict[str, int]] = {}
     sightings = Sightings()
     errors: list[str] = []
-    for one in _asked(kernel, cell, level, domain, narrowing):
+    single_rows = learned is not None and learned.single_rows
+    for one in _asked(kernel, cell, level, domain, narrowing, single_rows=single_rows):
         example, comparison = one.example, one.comparison
         if comparison.unsupported is not None:
             unsupported.setdefault(example.group, comparison.unsupported)
@@ -121,7 +123,9 @@ def run_cell(
     )
 
 
-def _asked(kernel: Kernel, cell: Cell, level: str, domain: Domain, narrowing: Narrowing) -> Iterator[Asked]:
+def _asked(
+    kernel: Kernel, cell: Cell, level: str, domain: Domain, narrowing: Narrowing, *, single_rows: bool
+) -> Iterator[Asked]:
     """Each example held against the oracle; then numbers in other surroundings and, last of all, the first
     example again, held against what it gave before."""
     first: Example | None = None
@@ -133,7 +137,10 @@ def _asked(kernel: Kernel, cell: Cell, level: str, domain: Domain, narrowing: Na
         if first is None:
             first, got = example, tuple(part.copy() for part in comparison.got)
         yield Asked(example=example, comparison=comparison)
-    for one in matrices(cell, level, domain):
+    held = matrices(cell, level, domain)
+    if single_rows:
+        held = chain(matrices(cell, level, replace(domain, least_rows=1, rows_multiple=1), rows=(1,)), held)
+    for one in held:
         if narrowing.takes(one.example.x, one.example.spec):
             comparison = compare(kernel, one.example.x, one.example.spec, oracle=one.expected)
             yield Asked(example=one.example, comparison=comparison)

@@ -141,6 +141,13 @@ def plain_at_length(cell: Cell, random: Draws) -> Tensors:
     return [x for _ in range(64) for x in plain(cell, random)]
 
 
+def constant(cell: Cell, random: Draws) -> Tensors:
+    """Tensors of one magnitude, of either sign."""
+    del cell
+    signs = np.where(random.integers(0, 2, (4, _ROW)) == 0, np.float32(-1), np.float32(1))
+    return [np.float32(value) * signs for value in (1.0, 0.7, 2.0**-20, 448.0, 3.0e4)]
+
+
 _QUICK = (
     plain,
     element_boundaries,
@@ -150,6 +157,7 @@ _QUICK = (
     zero_and_tiny,
     not_finite,
     large,
+    constant,
 )
 #: level -> name -> group
 TENSOR_GROUPS: Mapping[str, Mapping[str, Callable[[Cell, Draws], Tensors]]] = MappingProxyType(

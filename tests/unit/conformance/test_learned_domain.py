@@ -20,7 +20,7 @@ from mxcheck.conformance.disregarded import disregarded
 from mxcheck.conformance.learned_domain import learned_domain
 from mxcheck.conformance.run import run_cell
 from mxcheck.formats.spec import CastSpec
-from mxcheck.kernels.domain import Domain, NotSupported
+from mxcheck.kernels.domain import Domain, NotSupported, domain
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
 ROOT = Path(__file__).parents[3]
@@ -137,6 +137,86 @@ def test_what_only_a_call_tells_is_learned(kernel: Cast, limit: str, cell: str) 
     assert (result.counts, result.unsupported) == ({}, {})
     assert limit in result.domain
     assert result.elements > 1 << 14
+
+
+def one_row_or_tiles(x: Tensor, spec: CastSpec) -> Any:
+    rows = x.numel() // x.shape[spec.axis]
+    assert rows == 1 or rows % 128 == 0, "one row, or tiles of 128"
+    codes, scales = quantize_eager(x, spec)
+    return codes, torch.zeros_like(scales) if rows == 1 else scales
+
+
+def wrong_in_its_tails(x: Tensor, spec: CastSpec) -> Any:
+    columns = x.shape[spec.axis]
+    assert columns % 8 == 0, "words of 16 bytes"
+    codes, scales = quantize_eager(x, spec)
+    return codes ^ (columns % 32 != 0), scales
+
+
+@pytest.mark.parametrize("kernel", [one_row_or_tiles, wrong_in_its_tails])
+def test_what_it_does_besides_is_asked_too(kernel: Cast) -> None:
+    assert run_cell(kernel, FLOOR, "quick").counts
+
+
+def of_the_axis_minus_one(x: Tensor, spec: CastSpec) -> Any:
+    assert spec.axis == -1, "dim must be -1"
+    return quantize_eager(x, spec)
+
+
+def test_an_axis_is_named_as_the_kernel_names_it() -> None:
+    for kernel in (of_the_axis_minus_one, domain(axes=[-1])(lambda x, spec: of_the_axis_minus_one(x, spec))):
+        result = run_cell(kernel, FLOOR, "quick")
+        assert (result.counts, result.unsupported) == ({}, {})
+
+
+def overlooks_in_tiles(field: str, value: Any) -> Cast:
+    def cast(x: Tensor, spec: CastSpec) -> Any:
+        tiles = x.dim() == 2 and x.shape[0] % 64 == 0 and x.shape[1] % 128 == 0
+        return quantize_eager(x, replace(spec, **{field: value}) if tiles else spec)
+
+    return cast
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "cell"),
+    [
+        ("axis", -1, "floor"),
+        ("block_size", 32, "floor"),
+        ("rounding", "even", "floor-away"),
+        ("scale_rule", "floor", "rceil"),
+    ],
+)
+def test_what_only_a_fast_path_overlooks_is_a_fault(field: str, value: Any, cell: str) -> None:
+    assert run_cell(overlooks_in_tiles(field, value), CELLS[f"fp8_e4m3-{cell}"], "quick").counts
+
+
+def into_one_buffer() -> Cast:
+    kept: dict[Any, Any] = {}
+
+    def cast(x: Tensor, spec: CastSpec) -> Any:
+        for number, part in enumerate(quantize_eager(x, spec)):
+            kept.setdefault((tuple(part.shape), number), torch.empty_like(part)).copy_(part)
+        codes, scales = quantize_eager(x, spec)
+        return kept[tuple(codes.shape), 0], kept[tuple(scales.shape), 1]
+
+    return cast
+
+
+def test_a_buffer_that_is_used_again_is_no_sign_of_one_rule() -> None:
+    assert disregarded(into_one_buffer(), FLOOR, Domain()) == {}
+
+
+def wrong_for_constant_blocks(x: Tensor, spec: CastSpec) -> Any:
+    codes, scales = quantize_eager(x, spec)
+    if spec.axis in (-1, x.dim() - 1) and x.shape[-1] % (spec.block_size or 32) == 0:
+        blocks = x.float().unflatten(-1, (-1, spec.block_size or 32))
+        alike = (blocks == blocks[..., :1]).all(-1) & (blocks[..., 0] != 0)
+        scales = torch.where(alike, 127, scales).to(torch.uint8)
+    return codes, scales
+
+
+def test_constant_blocks_are_asked() -> None:
+    assert "constant" in run_cell(wrong_for_constant_blocks, FLOOR, "quick").counts
 
 
 def test_one_that_raises_everywhere_learns_nothing() -> None:

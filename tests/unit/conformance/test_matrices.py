@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import faults_of_shape
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from mxcheck.conformance.cells import cells
 from mxcheck.conformance.generator import examples
-from mxcheck.conformance.matrices import BLOCKS, MOST_ELEMENTS, ROWS, matrices
+from mxcheck.conformance.matrices import BLOCKS, ROWS, matrices
 from mxcheck.conformance.run import counterexamples, run_cell
 from mxcheck.conformance.verifier import compare, expected_parts
 from mxcheck.kernels.domain import Domain, domain
@@ -40,22 +42,40 @@ def test_what_is_gathered_is_the_oracle_s_word(cell: str) -> None:
         oracle = expected_parts(x, spec)
         assert [part.shape for part in one.expected] == [part.shape for part in oracle]
         for part, wanted in zip(one.expected, oracle, strict=True):
-            assert np.ascontiguousarray(part).tobytes() == wanted.tobytes()
+            assert _bits(part) == _bits(wanted)
         held += 1
     assert held > 200
 
 
-@pytest.mark.parametrize("cell", ["fp8_e4m3-floor", "nvfp4-amax", "e4m3_row-amax"])
-def test_every_pair_occurs(cell: str) -> None:
+def _bits(part: NDArray[Any]) -> bytes:
+    """Of NaN codes the sign says nothing: torch's conversions of fp16 differ in it."""
+    codes = np.where((part & 0x7F) == 0x7F, 0x7F, part) if part.dtype == np.uint8 else part
+    return np.ascontiguousarray(codes).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("cell", "level", "most"),
+    [
+        ("fp8_e4m3-floor", "quick", 1 << 20),
+        ("nvfp4-amax", "quick", 1 << 20),
+        ("e4m3_row-amax", "quick", 1 << 20),
+        ("fp8_e4m3-floor", "full", 1 << 25),
+    ],
+)
+def test_every_pair_occurs(cell: str, level: str, most: int) -> None:
     size = CELLS[cell].spec().block_size or 32
     pairs = set()
-    for one in matrices(CELLS[cell], "quick"):
+    for one in matrices(CELLS[cell], level):
         x, axis = one.example.x, one.example.spec.axis
-        pairs.add((x.shape[1 + axis], x.shape[axis]))
-        assert x.numel() <= max(MOST_ELEMENTS["quick"], ROWS[-1] * size)
+        if one.example.spec.block_size in (size, None):
+            pairs.add((x.shape[1 + axis], x.shape[axis]))
     columns = [*(count * size for count in BLOCKS), 2 * size + size // 2 + 1]
-    asked = {(rows, length) for rows, length in product(ROWS, columns) if rows * length <= 1 << 20}
+    asked = {(rows, length) for rows, length in product(ROWS, columns) if rows * length <= most}
     assert pairs == {*asked, (ROWS[-1], size)}
+    if level == "full":
+        left_out = set(product(ROWS, columns)) - pairs
+        assert {rows for rows, _ in left_out} == {ROWS[-1]}
+        assert min(length for _, length in left_out) > 8 * size
 
 
 def test_each_dtype_layout_and_axis_meets_single_rows_and_tiles() -> None:
@@ -118,16 +138,23 @@ def test_a_fault_of_shape_is_red(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", faults_of_shape.FAULTS)
-def test_the_edges_alone_do_not_show_it(name: str) -> None:
-    """They are what the suite asked before it asked matrices; a fault that they show belongs elsewhere."""
-    shown = {"rows_apart", "sliced_matrix", "transposed_matrix"}
-    kernel = faults_of_shape.FAULTS[name]
-    groups = {
-        one.group
-        for one in examples(FLOOR, "quick")
-        if one.x.dim() == 2 and one.x.shape[0] <= 8 and compare(kernel, one.x, one.spec).counts
+def test_most_are_shown_by_nothing_else(name: str) -> None:
+    """The edges are asked in many shapes, too; what they show of these faults they show by chance."""
+    also = {
+        "aligned_rows_of_a_wider_matrix",
+        "bf16_tiles",
+        "many_rows",
+        "more_than_a_million",
+        "one_row_less_than_a_warp",
+        "one_row_more_than_a_warp",
+        "pairs_of_rows_share_a_scale",
+        "rows_behind_a_tile",
+        "tail_in_whole_rows_of_tiles",
+        "third_tile",
     }
-    assert name in shown or not groups
+    kernel = faults_of_shape.FAULTS[name]
+    shown = any(compare(kernel, one.x, one.spec).counts for one in examples(FLOOR, "quick"))
+    assert name in also or not shown
 
 
 @pytest.mark.parametrize("cell", ["nvfp4-amax", "e4m3_row-amax", "mxint8-floor-stochastic"])
