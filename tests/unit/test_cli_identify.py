@@ -85,7 +85,7 @@ def test_what_is_only_near_is_1(capsys: Capture) -> None:
         (["eager", "--format", "mxint8", "--scale-rule", "even"], "no cell of mxint8 has scale rule even"),
         (
             ["gfloat", "--scale-rule", "ceil"],
-            "gives no result to compare: outside of its domain: no scale rule ceil",
+            "no result to compare: outside of its domain: no scale rule ceil",
         ),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",

@@ -155,8 +155,14 @@ def judge(
 ) -> tuple[str, list[str]]:
     """("exact" | "last bit" | "known" | "red", what differs from what is known) of a cell's mismatches.
     Values in the last bit are not wrong: they are held against what is known only where that has some.
-    Where not every example was asked, the known numbers are the most that may be found."""
+    Where not every example was asked, the known numbers are the most that may be found. At a level at which
+    nothing was counted, though it was at another, the kinds must be those of a finding."""
     expected = known_counts(implementation, cell, level)
+    explained = {kind for finding in findings_of(implementation, cell) for kind in finding.kinds}
+    counted = known().get(implementation, {}).get("cells", {}).get(cell, {})
+    if found and counted and level not in counted:
+        new = {kind for kinds in found.values() for kind in kinds} - explained
+        return ("red" if new else "known"), [f"no finding explains: {', '.join(sorted(new))}"] if new else []
     only_last_bits = {kind for kinds in found.values() for kind in kinds} == {LAST_BIT}
     if only_last_bits and not expected:
         return LAST_BIT, []
@@ -168,7 +174,6 @@ def judge(
     if found == expected:
         if not found:
             return "exact", []
-        explained = {kind for finding in findings_of(implementation, cell) for kind in finding.kinds}
         unexplained = {kind for kinds in found.values() for kind in kinds} - explained
         return ("red" if unexplained else "known"), [f"no finding explains: {', '.join(sorted(unexplained))}"]
     lines = []

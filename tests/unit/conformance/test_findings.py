@@ -252,10 +252,12 @@ def test_a_change_is_red(counts: dict[str, dict[str, int]], line: str) -> None:
 
 
 @pytest.mark.usefixtures("one_known")
-def test_a_new_cell_level_or_implementation_is_red() -> None:
+def test_a_new_cell_or_implementation_is_red_and_a_kind_at_a_level_that_was_not_counted() -> None:
     counts = {"wide": {"code": 2}, "boundaries": {"code": 1}}
     assert verdict(counts, "fp8_e5m2-floor")[0] == "red"
-    assert judge("torchao", "fp8_e4m3-floor", "full", counts)[0] == "red"
+    assert judge("torchao", "fp8_e4m3-floor", "full", counts) == ("known", [])
+    new = {"wide": {"code": 2, "scale": 1}}
+    assert judge("torchao", "fp8_e4m3-floor", "full", new) == ("red", ["no finding explains: scale"])
     assert judge("another", "fp8_e4m3-floor", "quick", counts)[0] == "red"
 
 
