@@ -63,7 +63,8 @@ class HeldCell:
             told.setdefault(one.comparison.error or str(number), (group, one))
         for group, one in told.values():
             lines += describe(group, one, argument(of))
-        if any(one.kind == "error" for _, one in self.smallest) and self.result.learned is not None:
+        some_errors = any(one.kind == "error" for _, one in self.smallest) and not self.only_errors
+        if some_errors and self.result.learned is not None:
             lines.append(
                 "what a kernel is not made for it declares (@mxcheck.domain) or refuses (raise "
                 "mxcheck.NotSupported)"
