@@ -77,7 +77,7 @@ def test_a_right_c_program_is_exact(
     """Asked, and by files; along other axes too."""
     program = c_program()
     told, error = verified(capsys, "--command", str(program), name, "--axis=-1,0,1", code=0)
-    assert told.startswith(f"mxcheck: {program}, {name}-floor: exact (quick, 9,")
+    assert told.startswith(f"mxcheck: {program}, {name}-floor: exact (quick, 24,")
     assert told.count("\n") == 1
     assert not error
     cases, results = cases_file(tmp_path, name, "floor"), tmp_path / "results.bin"
@@ -195,7 +195,7 @@ def test_a_wrong_rust_program_is_red(rust_program: Path, capsys: Capture) -> Non
         ("sys.exit(3)", "it ended with exit status 3"),
         (
             "sys.exit('no \x1b[2J card')",
-            "it ended with exit status 1 after 0 of 77 answers; on stderr: no \\x1b[2J card",
+            "it ended with exit status 1 after 0 of 133 answers; on stderr: no \\x1b[2J card",
         ),
         ("sys.stdin.close()", "what it wrote: it is empty, and is no results"),
         ("sys.stdout.buffer.write(sys.stdin.buffer.read())", "what it wrote: it begins with b'MXCASES\\n"),

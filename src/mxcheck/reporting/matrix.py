@@ -41,7 +41,7 @@ def cell_text(row: Row | None) -> str:
     by what was learned."""
     if row is None:
         return ""
-    star = "*" if row["unsupported"] or row["domain"].startswith("learned") else ""
+    star = "*" if row["unsupported"] or row.get("domain", "").startswith("learned") else ""
     match row["verdict"]:
         case "exact":
             return f"exact{star}"

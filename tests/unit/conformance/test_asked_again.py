@@ -176,6 +176,7 @@ def red(cast: Cast, cell: str = "fp8_e4m3-floor") -> tuple[CellResult, list[str]
 
 
 @pytest.mark.usefixtures("one_example")
+@pytest.mark.usefixtures("edges_alone")
 def test_the_first_wrong_element_is_told_where_it_is() -> None:
     result, lines = red(above_a_million)
     assert result.counts == {"huge": {"code": 1}}

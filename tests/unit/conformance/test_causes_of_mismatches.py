@@ -33,6 +33,7 @@ from mxcheck.conformance.verifier import Comparison, compare
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.domain import domain
 
+pytestmark = pytest.mark.usefixtures("edges_alone")
 C, NONE = Condition, Condition(0)
 CELLS = {cell.id: cell for cell in cells("full")}
 

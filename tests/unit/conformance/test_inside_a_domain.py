@@ -42,6 +42,7 @@ def of(made_for: Domain, wrong: bool = False) -> Cast:
     return cast
 
 
+@pytest.mark.usefixtures("edges_alone")
 @pytest.mark.parametrize("cell", SOME)
 @pytest.mark.parametrize(
     "made_for", [BF16, TILES, SIXTEEN_ROWS, FIRST_AXIS, SMALL], ids=lambda one: one.words

@@ -349,6 +349,7 @@ def test_a_kernel_of_one_format_is_asked_for_no_other_kind_of_scale() -> None:
         learned_domain(of_one(format="fp8_e4m3", scale_rule="floor", block_size=32), CELLS["e4m3_row-amax"])
 
 
+@pytest.mark.usefixtures("edges_alone")
 @pytest.mark.parametrize(
     ("name", "cell"), [(name, cell) for name, fault in FAULTS.items() for cell in fault.cells[:1]]
 )

@@ -30,6 +30,7 @@ DIGESTS = {
     "zero_and_tiny": "d07824443d9f",
     "not_finite": "e6fb3f0e8ee9",
     "large": "445109bb0682",
+    "constant": "6664b3e660db",
 }
 POWERS = [2.0**-20, 1.0, 2.0**30]
 

@@ -26,6 +26,7 @@ from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels.domain import domain
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
+pytestmark = pytest.mark.usefixtures("edges_alone")
 CELLS = {cell.id: cell for cell in cells("full")}
 
 
