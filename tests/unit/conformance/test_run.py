@@ -51,9 +51,7 @@ def three_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cell_that_is_refused_in_each_dtype_is_asked_nothing_more() -> None:
     kernel = Counting(refuse=tuple(range(1, 100)))
     result = run_cell(kernel, CELL, "quick")
-    assert (
-        kernel.calls == 3 * 3 + 4 * 3
-    )  # what it looks at, of three shapes; matrices, other ranks; each dtype
+    assert kernel.calls == 3 * 3 + 4 * 3  # what it looks at, of three shapes; then ranks; each dtype
     assert (result.elements, result.unsupported) == (0, {"every group": "call 19"})
     assert result.reason == "call 19"
     assert (result.counts, result.mismatches) == ({}, [])

@@ -124,7 +124,7 @@ def test_so_are_the_faults_of_fake_quantizers(name: str, cell: str, kinds: set[s
 def test_and_those_of_fake_quantizers_with_real_scales(cell: str) -> None:
     kernel = values_of(wrong_casts.multiplied_by_the_reciprocal)
     result, found = caught(kernel, CELLS[cell])
-    assert kinds_of(result) == {"value"}
+    assert kinds_of(result) - {"last bit"} == {"value"}
     assert all(one.kind in one.comparison.counts for _, one in found)
 
 
