@@ -162,8 +162,8 @@ def _result(kernel: Kernel, x: Tensor, spec: CastSpec) -> Result | None:
             raise
         return None
     parts = returned if isinstance(returned, tuple) else (returned,)
-    if not all(isinstance(part, Tensor) for part in parts):
-        return None
+    if not all(isinstance(part, Tensor) and part.device == x.device for part in parts):
+        return None  # each cell tells it
     return tuple(part.clone() for part in parts)  # a kernel may use its memory again
 
 
