@@ -76,8 +76,8 @@ def test_a_broken_conversion_is_not_accepted(own: Project) -> None:
     """Nothing says what is right but the oracle: activations are not cast."""
     own.replace(
         "models/linear.py",
-        "self.cast: Cast = activation_cast(casts.activations, recipe.kernel)",
-        "self.cast: Cast = activation_cast(None, recipe.kernel)",
+        "self.cast: Cast = activation_cast(casts.activations, recipe.kernel, of=",
+        "self.cast: Cast = activation_cast(None, recipe.kernel, of=",
     )
     run = own.gate(*WORDS, "--snapshot-update")
     assert run.code == 1
