@@ -21,7 +21,7 @@ from mxcheck.conformance.generator import spread_with_ties
 from mxcheck.conformance.inside import columns_of, dtypes_of, rows_of
 from mxcheck.conformance.mixtures import BLOCK_SIZES
 from mxcheck.conformance.plain_results import plain_result
-from mxcheck.conformance.refusals import is_interrupt
+from mxcheck.kernels.refusals import is_interrupt
 from mxcheck.conformance.verifier import expected_parts, expected_values
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.spec import CastSpec

@@ -18,7 +18,7 @@ from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import ANYTHING, own_block_size, spread_with_ties
 from mxcheck.conformance.inside import axis_of, dtypes_of
 from mxcheck.conformance.mixtures import BLOCK_SIZES
-from mxcheck.conformance.refusals import own_word
+from mxcheck.kernels.refusals import own_word
 from mxcheck.conformance.verifier import outcome
 from mxcheck.formats.blocks import E8M0
 from mxcheck.kernels.api import Kernel
@@ -131,8 +131,8 @@ class _Probe:
 
 
 def _no_blocks(error: BaseException) -> bool:
-    """Whether torch could not make whole blocks of a row that has none: a kernel of whole blocks says so
-    seldom, and its first line is a `view`, `reshape` or `unflatten`."""
+    """Whether torch found no whole blocks in a row. A kernel of whole blocks seldom checks for them: it fails
+    in its first `view`, `reshape` or `unflatten`."""
     words = ("is invalid for input of size", "don't multiply up to the size of dim", "is not divisible by")
     return isinstance(error, RuntimeError) and any(one in str(error) for one in words)
 

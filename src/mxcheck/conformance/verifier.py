@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mxcheck.conformance.kinds_of_mismatch import KINDS, LAST_BIT
 from mxcheck.conformance.plain_results import plain_result
-from mxcheck.conformance.refusals import is_interrupt, refusal
+from mxcheck.kernels.refusals import is_interrupt, refusal
 from mxcheck.formats.blocks import E4M3, E8M0
 from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.oracle import Parts, dequantize_array, quantize_array
