@@ -21,13 +21,13 @@ from mxcheck.conformance.generator import spread_with_ties
 from mxcheck.conformance.inside import columns_of, dtypes_of, rows_of
 from mxcheck.conformance.mixtures import BLOCK_SIZES
 from mxcheck.conformance.plain_results import plain_result
-from mxcheck.kernels.refusals import is_interrupt
 from mxcheck.conformance.verifier import expected_parts, expected_values
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.domain import Domain
 from mxcheck.kernels.kept_settings import settings_kept
+from mxcheck.kernels.refusals import is_interrupt
 
 _E8M0_FORMATS = tuple(name for name, block in BLOCK_FORMATS.items() if block.scale == E8M0)
 #: Fields of a cast, and what is asked of each. A kernel that gives the same for every rounding is asked for

@@ -18,11 +18,11 @@ from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import ANYTHING, own_block_size, spread_with_ties
 from mxcheck.conformance.inside import axis_of, dtypes_of
 from mxcheck.conformance.mixtures import BLOCK_SIZES
-from mxcheck.kernels.refusals import own_word
 from mxcheck.conformance.verifier import outcome
 from mxcheck.formats.blocks import E8M0
 from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.domain import Domain, NotSupported, innermost, named
+from mxcheck.kernels.refusals import own_word
 
 # Rows and columns that whatever tiles and blocks there are divide.
 _ALIGNED = (256, 512)

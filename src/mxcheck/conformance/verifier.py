@@ -19,7 +19,6 @@ from torch import Tensor
 
 from mxcheck.conformance.kinds_of_mismatch import KINDS, LAST_BIT
 from mxcheck.conformance.plain_results import plain_result
-from mxcheck.kernels.refusals import is_interrupt, refusal
 from mxcheck.formats.blocks import E4M3, E8M0
 from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.oracle import Parts, dequantize_array, quantize_array
@@ -28,6 +27,7 @@ from mxcheck.kernels.api import Kernel, check_parts, check_values
 from mxcheck.kernels.domain import check_domain, domain_of
 from mxcheck.kernels.kept_settings import put_settings, settings
 from mxcheck.kernels.quantized import QuantizedTensor
+from mxcheck.kernels.refusals import is_interrupt, refusal
 
 _SAME_SIZE_INT = {4: torch.int32, 2: torch.int16}
 

@@ -16,6 +16,7 @@ from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.kernels.domain import NotSupported, named
 from mxcheck.kernels.grown import is_growing
 from mxcheck.kernels.quantized import QuantizedTensor
+from mxcheck.kernels.refusals import refusal
 from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
@@ -71,13 +72,15 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1, of:
     if operand.format == BF16:
         return round_to_bf16
     spec = operand.spec(axis=axis)
-    function = resolve_kernel(kernel)[1]
+    own, function = resolve_kernel(kernel)
 
     def cast(x: Tensor) -> Tensor:
         with undisturbed("cast"):
             try:
                 return fake_quantize_with(x, spec, function)
             except NotImplementedError as error:
+                if refusal(error, own) is None:
+                    raise  # torch's, of an operation that a dtype lacks
                 raise CastRefusedError(kernel, of, x, spec, error) from error
 
     return cast
@@ -109,13 +112,16 @@ def cast_weight(
         return CastWeight(values=values, stored=(stored,), nbytes=0 if operand is None else stored.nbytes)
     spec = operand.spec(axis=axis)
     dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
+    own = resolve_kernel(kernel)[0]
     try:
-        quantized = cast_with(weight, spec, resolve_kernel(kernel)[0])
+        quantized = cast_with(weight, spec, own)
         if isinstance(quantized, Tensor):
             in_dtype = activation_cast(operand, kernel, axis=axis)
             values = quantized if dtype == weight.dtype else in_dtype(weight.to(dtype))
             return _of_values(weight, values, house_cast(weight, spec))
     except NotImplementedError as error:
+        if refusal(error, own) is None:
+            raise
         raise CastRefusedError(kernel, of, weight, spec, error) from error
     return CastWeight(
         values=quantized.dequantize(dtype),

@@ -5,9 +5,18 @@ import torch
 from torch import Tensor
 
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
+from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import fake_quantize, quantize
+from mxcheck.kernels.eager import quantize_eager
 from mxcheck.kernels.standing_for import house_cast, stand_for
-from mxcheck.models.casts import activation_cast, cast_weight, digest_weights, identity, round_to_bf16
+from mxcheck.models.casts import (
+    CastRefusedError,
+    activation_cast,
+    cast_weight,
+    digest_weights,
+    identity,
+    round_to_bf16,
+)
 from mxcheck.models.recipe import BF16, Operand
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -138,3 +147,20 @@ def test_codes_do_not_stand_for_zeros_of_another_sign() -> None:
     assert not stand_for(cast, torch.where(values == 0, 0.0, values))
     values[1, 1] = torch.nan
     assert not stand_for(cast, values)
+
+
+def lacks_an_operation(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+    x.to(torch.float8_e4m3fn).max()
+    return quantize_eager(x, spec)
+
+
+def test_an_operation_that_torch_lacks_is_no_refusal() -> None:
+    """torch raises NotImplementedError of its own; that is an error of the kernel."""
+    operand, kernel = Operand(format="fp8_e4m3"), f"{__name__}:lacks_an_operation"
+    for call in (
+        lambda: activation_cast(operand, kernel)(torch.ones(2, 32)),
+        lambda: cast_weight(torch.ones(2, 32), operand, kernel, axis=-1),
+    ):
+        with pytest.raises(NotImplementedError, match="not implemented for") as raised:
+            call()
+        assert not isinstance(raised.value, CastRefusedError)
