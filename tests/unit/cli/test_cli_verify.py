@@ -90,7 +90,7 @@ def test_a_right_c_program_is_exact(
 
 def test_the_program_of_the_docs(capsys: Capture, tmp_path: Path) -> None:
     """With a cast to go with it, it is exact; what it does not do it refuses."""
-    page = (Path(__file__).parents[2] / "docs" / "cases.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "cases.md").read_text("utf-8")
     loop = page.partition("```c\n")[2].partition("```")[0]
     cast = (SOURCES / "mx_cast.c").read_text().partition("static void take")[0]
     (tmp_path / "mine.c").write_text(
