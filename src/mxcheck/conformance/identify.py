@@ -22,8 +22,9 @@ from mxcheck.conformance import inputs
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import spread_with_ties
+from mxcheck.conformance.kinds_of_mismatch import KINDS
 from mxcheck.conformance.mixtures import sixteen_bit_blocks
-from mxcheck.conformance.verifier import expected_values, outcome
+from mxcheck.conformance.verifier import differences, outcome
 from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
@@ -333,25 +334,14 @@ def _differences(
     got: tuple[NDArray[Any], ...], expected: tuple[Codes, Codes], element: ElementFormat, dtype: torch.dtype
 ) -> _Differences:
     codes, scales = expected
-    if len(got) == 1:
-        spec = CastSpec(format=element.name, block_size=codes.shape[1])
-        values = expected_values((codes, scales[:, None]), dtype, spec).float().numpy()
-        differ = (got[0] != values) & ~(np.isnan(got[0]) & np.isnan(values))
-        zero_signs = (got[0] == 0) & (values == 0) & (np.signbit(got[0]) != np.signbit(values))
-        return _Differences(scales=None, codes=differ.sum(-1), zero_signs=zero_signs.sum(-1))
-    wrong = got[1] != scales
-    compared = ~(wrong | (scales == E8M0_NAN))[:, None]
-    magnitudes = [_magnitudes(part, element) for part in (got[0], codes)]
-    both_nan = np.isin(magnitudes[0], list(element.nan_magnitudes)) & np.isin(
-        magnitudes[1], list(element.nan_magnitudes)
+    spec = CastSpec(format=element.name, block_size=codes.shape[1])
+    parts = got if len(got) == 1 else (got[0], got[1][:, None])
+    seen = differences(parts, (codes, scales[:, None]), spec, dtype)
+    nowhere = np.zeros(codes.shape, np.bool_)
+    found = {kind: seen.found.get(kind, nowhere) for kind in KINDS}
+    wrong = found["code"] | found["value"] | found["nan"]
+    return _Differences(
+        scales=None if len(got) == 1 else found["scale"][:, 0],
+        codes=wrong.sum(-1),
+        zero_signs=found["zero sign"].sum(-1),
     )
-    unequal = (got[0] != codes) & compared & ~both_nan
-    zero_signs = unequal & (magnitudes[0] == 0) & (magnitudes[1] == 0)
-    return _Differences(scales=wrong, codes=(unequal & ~zero_signs).sum(-1), zero_signs=zero_signs.sum(-1))
-
-
-def _magnitudes(codes: NDArray[Any], element: ElementFormat) -> NDArray[Any]:
-    if element.twos_complement:
-        return codes
-    # A byte that is no code has a magnitude that nothing else has.
-    return np.where(codes >= 2 * element.sign_bit, 0xFF, codes & (element.sign_bit - 1))

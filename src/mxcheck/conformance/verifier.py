@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from mxcheck.conformance.kinds_of_mismatch import KINDS, LAST_BIT
 from mxcheck.conformance.plain_results import plain_result
 from mxcheck.formats.blocks import E4M3, E8M0
 from mxcheck.formats.codes import E8M0_NAN
+from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.oracle import Parts, dequantize_array, quantize_array
 from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.api import Kernel, check_parts, check_values
@@ -120,7 +122,7 @@ def _judged(
     if expected is None:
         expected = oracle = oracle or expected_parts(x, spec)
     if not isinstance(result, Tensor):
-        found = _compare_parts(result, expected, spec)
+        found = _compare_parts(_arrays(result), expected, spec)
     elif oracle:
         found = _compare_values(result, expected_values(oracle, x.dtype, spec), _in_fp32(oracle, x, spec))
     else:
@@ -194,8 +196,16 @@ def expected_values(parts: Parts, dtype: torch.dtype, spec: CastSpec) -> Tensor:
     return torch.from_numpy(exact).float().to(dtype)
 
 
-def _compare_parts(quantized: QuantizedTensor, expected: Parts, spec: CastSpec) -> Comparison:
-    codes, *scales = got = _arrays(quantized)
+def differences(got: Parts, expected: Parts, spec: CastSpec, dtype: torch.dtype) -> Comparison:
+    """What a call `got` (see `outcome`), values of it in this dtype, held against other codes and scales than
+    the oracle's."""
+    if len(got) > 1:
+        return _compare_parts(got, expected, spec)
+    return _compare_values(torch.from_numpy(got[0]).to(dtype), expected_values(expected, dtype, spec), None)
+
+
+def _compare_parts(got: Parts, expected: Parts, spec: CastSpec) -> Comparison:
+    codes, *scales = got
     wrong = [_differ(part, want) for part, want in zip(scales, expected[1:], strict=True)]
     if np.array_equal(codes, expected[0]) and not any(part.any() for part in wrong):
         return Comparison(got=got, expected=expected)
@@ -203,11 +213,9 @@ def _compare_parts(quantized: QuantizedTensor, expected: Parts, spec: CastSpec) 
         wrong[0] = np.zeros_like(wrong[0])  # under a tensor scale that is NaN block scales mean nothing
     # An element under a wrong scale is wrong too, or right by chance: it is told as a scale.
     told = _to_elements(wrong[0], spec, codes.shape) | (len(wrong) > 1 and bool(wrong[1].any()))
-    element = spec.element
-    magnitudes = [
-        np.array([_magnitude(element, code) for code in range(256)])[part] for part in (codes, expected[0])
-    ]
-    is_nan = [np.isin(part, list(element.nan_magnitudes)) for part in magnitudes]
+    of_codes, of_nan = _magnitudes(spec.element)
+    magnitudes = [of_codes[part] for part in (codes, expected[0])]
+    is_nan = [of_nan[part] for part in (codes, expected[0])]
     compared = ~(_meaningless(expected, spec, codes.shape) | told)
     differ = (codes != expected[0]) & ~(is_nan[0] & is_nan[1]) & compared
     nan = differ & (is_nan[0] | is_nan[1])
@@ -268,7 +276,9 @@ def _comparison(
     kinds = [kind for kind in KINDS if counts.get(kind)]
     if kinds:
         got = tuple(part.copy() for part in got)  # a kernel may use its buffers again
-    places = {kind: tuple(int(i) for i in np.argwhere(found[kind])[0]) for kind in kinds}
+    places = {
+        kind: tuple(map(int, np.unravel_index(found[kind].argmax(), found[kind].shape))) for kind in kinds
+    }
     return Comparison(
         counts={kind: counts[kind] for kind in kinds},
         places=places,
@@ -313,13 +323,14 @@ def _to_elements(
     return np.moveaxis(spread, -1, axis)
 
 
-def _magnitude(element: Any, code: int) -> int:
-    """The magnitude of a code for the comparison; a byte that is no code has one that nothing else has."""
-    if code >= 2 * element.sign_bit:
-        return -1 - code
-    if element.twos_complement:
-        return code
-    return int(code & (element.sign_bit - 1))
+@cache
+def _magnitudes(element: ElementFormat) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """Of each byte: its magnitude for the comparison, and whether it is a NaN. A byte that is no code has a
+    magnitude that nothing else has."""
+    codes = np.arange(256, dtype=np.int16)
+    own = codes if element.twos_complement else codes & (element.sign_bit - 1)
+    found = np.where(codes >= 2 * element.sign_bit, -1 - codes, own)
+    return found, np.isin(found, list(element.nan_magnitudes))
 
 
 def _bits(values: Tensor) -> Tensor:
