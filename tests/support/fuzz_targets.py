@@ -378,7 +378,8 @@ def _cases(data: bytes, folder: Path) -> None:
 
 def _results(data: bytes, folder: Path) -> None:
     from mxcheck.conformance.answers import cut_examples, hold_results
-    from mxcheck.conformance.case_files import ResultsReader, open_cases
+    from mxcheck.conformance.case_files import open_cases
+    from mxcheck.conformance.case_results import ResultsReader
     from mxcheck.conformance.describe import describe
 
     (folder / "cases.bin").write_bytes(_case_file())

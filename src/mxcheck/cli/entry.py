@@ -28,6 +28,7 @@ from mxcheck.cli import (
     sensitivity,
     verify,
 )
+from mxcheck.cli.signals import EndedFromOutside, ended_in_order
 from mxcheck.files.printed import printable, told
 from mxcheck.reporting.screen import Screen
 from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
@@ -58,14 +59,18 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0; 1 where `baselines diff`, `baselines prune`, `bounds`,
     `explain`, `identify`, `merge`, `run` or `verify` found something; 2 for bad input, and where the system
-    refuses a file; 141, as the shell says of other programs, where whoever reads the output has closed it."""
+    refuses a file; 141, as the shell says of other programs, where whoever reads the output has closed it,
+    and 143 (129) where SIGTERM (SIGHUP) ends it."""
     leave_out_logged()
     leave_out_warned()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = int(options.run(options))
+        with ended_in_order():
+            code = int(options.run(options))
         sys.stdout.flush()  # a full disk is told here, and not when the interpreter ends
         return code
+    except EndedFromOutside as ended:
+        return ended.code
     except BrokenPipeError:  # who reads has seen enough
         _forget_output()
         return 128 + signal.SIGPIPE

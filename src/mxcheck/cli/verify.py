@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mxcheck.cli.cases import RULE_HELP, add_domain_options, asked_cell, asked_examples, domain_options
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.kernels.registry import PROGRAM
+from mxcheck.reporting.matrix import cell_text, nothing_compared
 from mxcheck.reporting.screen import say
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ def add_commands(commands: Any) -> None:
         "--time-limit",
         type=float,
         metavar="SECONDS",
-        help="after which a program that has written nothing more is ended (default: 60)",
+        help="after which a program that has written nothing more is ended, and one that is asked for a "
+        "single case (default: 60)",
+    )
+    command.add_argument(
+        "--run-limit",
+        type=float,
+        metavar="SECONDS",
+        help="after which a program that is asked for all cases is ended, whatever it writes (default: 3600)",
     )
     add_domain_options(command)
     command.set_defaults(run=_verify)
@@ -59,12 +67,9 @@ def _verify(options: argparse.Namespace) -> int:
     if options.command is None:
         return _verify_files(options)
 
-    from mxcheck.conformance.program import TIME_LIMIT, program
+    from mxcheck.conformance.program import program
 
-    limit = TIME_LIMIT if options.time_limit is None else options.time_limit
-    if not 0 < limit < float("inf"):
-        raise ValueError(f"--time-limit is a number of seconds above 0, got {limit:g}")
-    asked = program(options.command, limit)
+    asked = program(options.command, **_limits(options))
     cell = asked_cell(options.first, options.second)
     level, examples = asked_examples(options, cell)
 
@@ -88,8 +93,20 @@ def _verify(options: argparse.Namespace) -> int:
     return _told(options.command, cases, held, _examples(found, f"{PROGRAM}{options.command}"))
 
 
+_LIMITS = ("time_limit", "run_limit")
+
+
+def _limits(options: argparse.Namespace) -> dict[str, float]:
+    """Those that are given. Raises ValueError for one that is none."""
+    given = {name: value for name in _LIMITS if (value := getattr(options, name)) is not None}
+    for name, value in given.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} is a number of seconds above 0, got {value:g}")
+    return given
+
+
 def _verify_files(options: argparse.Namespace) -> int:
-    given = domain_options(options) + (["--time-limit"] if options.time_limit is not None else [])
+    given = [*domain_options(options), *(f"--{name.replace('_', '-')}" for name in _limits(options))]
     if given:
         raise ValueError(f"{', '.join(given)} goes with --command; a file of cases has its own")
     if options.second is None:
@@ -99,7 +116,9 @@ def _verify_files(options: argparse.Namespace) -> int:
         )
 
     from mxcheck.conformance.answers import cut_examples, hold_results
-    from mxcheck.conformance.case_files import CaseFileError, ResultsReader, open_cases
+    from mxcheck.conformance.case_files import open_cases
+    from mxcheck.conformance.case_header import CaseFileError
+    from mxcheck.conformance.case_results import ResultsReader
     from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 
     check_subnormals()
@@ -140,14 +159,19 @@ def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
         number, elements = (sum(counts) for counts in zip(*others, strict=True))
         say(f"mxcheck: {name} does not do {number:,} cases ({elements:,} elements), for other reasons")
     if not held.elements:
-        say(f"mxcheck: {name}, {header.cell.id}: nothing was compared ({header.level})")
+        red = nothing_compared(name, next(iter(held.refused), ""))
+        say(f"mxcheck: {red} ({header.cell.id}, {header.level})")
         return 1
     whole = "" if held.cases == header.cases else f" of {header.cases:,}"
     compared = f"{header.level}, {held.elements:,} elements of {held.cases:,}{whole} cases"
+    if refused:
+        not_asked = sum(elements for _, (_, elements) in refused)
+        compared += f"; *: {not_asked:,} elements were refused and not compared"
     if _right(held):
         last = sum(kinds.get(LAST_BIT, 0) for kinds in held.counts.values())
-        exact = "no bit differs in what it gave" if held.failure else "exact"
-        told = f"{last:,} values differ in the last bit, which is not wrong" if last else exact
+        verdict = cell_text({"verdict": LAST_BIT if last else "exact", "unsupported": held.refused})
+        told = f"{verdict}: {last:,} values differ in it, which is not wrong" if last else verdict
+        told = "no bit differs in what it gave" if held.failure and not last else told
         say(f"mxcheck: {name}, {header.cell.id}: {told} ({compared})")
         return 1 if held.failure else 0
     say(f"mxcheck: {name}, {header.cell.id}: differs from the oracle ({compared})")

@@ -14,14 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxcheck.conformance.case_files import (
-    Answer,
-    CaseFileError,
-    CasesFile,
-    ResultsReader,
-    packed_case,
-    returned,
-)
+from mxcheck.conformance.case_files import CasesFile, packed_case
+from mxcheck.conformance.case_header import CaseFileError
+from mxcheck.conformance.case_results import Answer, ResultsReader, returned
 from mxcheck.conformance.causes_of_mismatches import Mismatch, Sightings, causes
 from mxcheck.conformance.generator import Example
 from mxcheck.conformance.program import RESULTS_NAME, Program, ProgramError, failure_of
@@ -173,14 +168,15 @@ def _as_result(got: Parts, x: Tensor) -> tuple[Tensor, ...] | Tensor:
 
 def hold_program(asked: Program, cases: CasesFile, folder: Path) -> Held:
     """Let a program answer all cases at once. From where it fails the others are asked one by one, as long as
-    few end in an error; none after a program that wrote nothing for too long. What it writes lies in
+    few end in an error and there is time; none after a program that took too long. What it writes lies in
     `folder`.
 
     Raises:
         ValueError: it cannot be started.
     """
     results = folder / "results"
-    ended = asked.run(cases.path, results, cases.header.most_of_results)
+    until = time.monotonic() + asked.run_limit
+    ended = asked.run(cases, results, asked.run_limit)
     held, reason = Held(), ""
     with results.open("rb") as file:
         reader = ResultsReader(file=file, name=RESULTS_NAME, header=cases.header)
@@ -193,6 +189,9 @@ def hold_program(asked: Program, cases: CasesFile, folder: Path) -> Held:
                 except CaseFileError as error:
                     reason = failure_of(ended, reader, error)
             if ended.hung or held.errors == _MOST_ERRORS:
+                break
+            if time.monotonic() > until:
+                reason += f"; the cases that are left were asked until {asked.run_limit:g} s were over"
                 break
             held.add(case, compare(asked, case.x, case.spec))
         if not reason:

@@ -11,24 +11,33 @@ import shlex
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from torch import Tensor
 
-from mxcheck.conformance.case_files import CaseFileError, ResultsReader, open_cases, returned, write_cases
+from mxcheck.conformance.case_files import CasesFile, open_cases, write_cases
+from mxcheck.conformance.case_header import CaseFileError
+from mxcheck.conformance.case_results import ResultsReader, most_of_results, returned
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.generator import Example
 from mxcheck.files.printed import WORDS, one_line, told
 from mxcheck.formats.spec import CastSpec
 
-#: Seconds in which a program has to write something, or to end.
+#: Seconds in which a program has to write something, or to end; asked for a single case, to end.
 TIME_LIMIT = 60.0
+#: Seconds that a program has for all cases, however much it writes.
+RUN_LIMIT = 3600.0
 # How often it is looked at, in seconds.
 _LOOK = 0.2
-_MOST_STDERR = 4096
+# Bytes of its standard error that are kept, and that are read at once.
+_MOST_STDERR, _CHUNK = 4096, 1 << 16
+# Seconds to wait for the end of its standard error, which a process that has left its group may hold open.
+_LAST_WORDS = 1.0
 
 
 class ProgramError(Exception):
@@ -42,7 +51,7 @@ class Ended:
     Attributes:
         failure: in words; empty where its exit status is 0.
         stderr: the first line that it wrote there; empty where there is none.
-        hung: it was ended since it wrote nothing for too long.
+        hung: it was ended since it took too long.
     """
 
     failure: str
@@ -61,22 +70,25 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A command line, and how long it may write nothing. As a kernel it is called with one case."""
+    """A command line; how long it may write nothing, and how long answer all cases. As a kernel it is called
+    with one case."""
 
     words: tuple[str, ...]
     time_limit: float = TIME_LIMIT
+    run_limit: float = RUN_LIMIT
 
-    def run(self, cases: Path, results: Path, most: int) -> Ended:
+    def run(self, cases: CasesFile, results: Path, limit: float) -> Ended:
         """Let it answer a file of cases. It is ended where it writes nothing for too long, or more than
-        `most` bytes, and all that it has started with it.
+        results can be, or takes longer than `limit`. Whatever it has started ends with it.
 
         Raises:
             ValueError: it cannot be started.
         """
-        with cases.open("rb") as given, results.open("wb") as output, tempfile.TemporaryFile() as said:
+        said = bytearray()
+        with cases.path.open("rb") as given, results.open("wb") as output:
             try:
                 child = subprocess.Popen(  # noqa: S603  (the user's own command, without a shell)
-                    self.words, stdin=given, stdout=output, stderr=said, start_new_session=True
+                    self.words, stdin=given, stdout=output, stderr=subprocess.PIPE, start_new_session=True
                 )
             except (OSError, ValueError) as error:
                 raise ValueError(
@@ -84,29 +96,35 @@ class Program:
                     f"there and its arguments (for what a shell does: sh -c '…')"
                 ) from error
             try:
-                failure, hung = self._waited(child, results, most)
-            except BaseException:
+                listener = threading.Thread(target=_listen, args=(child.stderr, said), daemon=True)
+                listener.start()
+                failure, hung = self._waited(child, results, most_of_results(cases.header), limit)
+            finally:
                 _end(child)
-                raise
-            said.seek(0)
-            lines = said.read(_MOST_STDERR).decode("utf-8", "replace").strip().splitlines()
+            listener.join(_LAST_WORDS)
+        lines = bytes(said).decode("utf-8", "replace").strip().splitlines()
         return Ended(failure=failure, stderr=one_line(lines[0], WORDS) if lines else "", hung=hung)
 
-    def _waited(self, child: subprocess.Popen[bytes], results: Path, most: int) -> tuple[str, bool]:
-        """How it failed, and whether it hung."""
-        written, since = 0, time.monotonic()
+    def _waited(
+        self, child: subprocess.Popen[bytes], results: Path, most: int, limit: float
+    ) -> tuple[str, bool]:
+        """How it failed, and whether it takes too long."""
+        began = last = time.monotonic()
+        written = 0
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return _failure(child.wait(_LOOK)), False
-            size = results.stat().st_size
+            size, now = results.stat().st_size, time.monotonic()
             if size > most:
-                _end(child)
                 return f"it was ended: it wrote more than {most:,} bytes, which no results have", False
             if size > written:
-                written, since = size, time.monotonic()
-            if time.monotonic() - since > self.time_limit:
-                _end(child)
-                return f"it was ended: it wrote nothing for {self.time_limit:g} s (see --time-limit)", True
+                written, last = size, now
+            if now - last > self.time_limit:
+                nothing = f"it wrote nothing for {self.time_limit:g} s"
+                return f"it was ended: {nothing} (`verify` has --time-limit)", True
+            if now - began > limit:
+                option = "--time-limit for a case" if limit == self.time_limit else "--run-limit"
+                return f"it was ended: it had not finished after {limit:g} s (`verify` has {option})", True
 
     def __call__(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, ...] | Tensor:
         """What it makes of x.
@@ -126,7 +144,7 @@ class Program:
             with cases.open("wb") as written:
                 write_cases(written, cell, "quick", [Example(group="alone", x=x, spec=spec)])
             opened = open_cases(cases)
-            ended = self.run(cases, results, opened.header.most_of_results)
+            ended = self.run(opened, results, self.time_limit)
             with results.open("rb") as file:
                 reader = ResultsReader(file=file, name=RESULTS_NAME, header=opened.header)
                 try:
@@ -144,7 +162,7 @@ class Program:
 RESULTS_NAME = "what it wrote"
 
 
-def program(command: str, time_limit: float = TIME_LIMIT) -> Program:
+def program(command: str, time_limit: float = TIME_LIMIT, run_limit: float = RUN_LIMIT) -> Program:
     """The program of a command line, as a shell would split it.
 
     Raises:
@@ -156,7 +174,7 @@ def program(command: str, time_limit: float = TIME_LIMIT) -> Program:
         raise ValueError(f"the command {command!r} cannot be read: {told(error)}") from error
     if not words:
         raise ValueError("the command is empty; give a program and its arguments")
-    return Program(words=words, time_limit=time_limit)
+    return Program(words=words, time_limit=time_limit, run_limit=run_limit)
 
 
 def failure_of(ended: Ended, reader: ResultsReader, error: CaseFileError) -> str:
@@ -178,8 +196,15 @@ def _failure(status: int) -> str:
         return f"it was ended by signal {-status}"
 
 
+def _listen(said: IO[bytes], kept: bytearray) -> None:
+    """Read all that a program says, so that it need not wait, and keep the beginning."""
+    with said:
+        while more := said.read1(_CHUNK):  # type: ignore[attr-defined]
+            kept += more[: _MOST_STDERR - len(kept)]
+
+
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End it and what it has started."""
-    with suppress(ProcessLookupError):
+    """End it and what it has started, which may go on when it has ended itself."""
+    with suppress(ProcessLookupError, PermissionError):  # none of them is left
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -275,7 +275,7 @@ class RunReport:
 
     def _conformance(self, terminalreporter: Any) -> None:
         from mxcheck.conformance.cells import cells
-        from mxcheck.reporting.matrix import as_json, in_order, markdown, rendered
+        from mxcheck.reporting.matrix import as_json, in_order, markdown, nothing_compared, rendered
 
         order = [cell.id for cell in cells("full")]
         found = sorted(self._cells, key=lambda row: order.index(f"{row['format']}-{row['rule']}"))
@@ -289,9 +289,7 @@ class RunReport:
         ):
             terminalreporter.write_line(printable(f"mxcheck: {line}"))
         for name, reason in self._kernels_not_compared.items():
-            terminalreporter.write_line(
-                printable(f"mxcheck: red: nothing that {name} gave was compared; its first refusal: {reason}")
-            )
+            terminalreporter.write_line(printable(f"mxcheck: {nothing_compared(name, reason)}"))
         self._keep(terminalreporter, {"conformance.md": markdown(rows), "conformance.json": as_json(rows)})
 
     def _keep(self, terminalreporter: Any, texts: dict[str, str]) -> None:

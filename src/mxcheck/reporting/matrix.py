@@ -56,6 +56,12 @@ def cell_text(row: Row | None) -> str:
             return f"{'DIFFERS' if verdict == 'red' else 'ERROR'}{star}"
 
 
+def nothing_compared(name: str, refusal: str) -> str:
+    """That an implementation is red since it gave nothing to compare; `refusal` is its first, if any."""
+    why = f"; its first refusal: {refusal}" if refusal else ""
+    return f"red: nothing that {name} gave was compared{why}"
+
+
 def matrix_table(rows: Sequence[Row]) -> Table:
     """One line an implementation and format, one column a rule; lines with nothing supported are left out."""
     table = titled_table(

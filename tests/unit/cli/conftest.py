@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from baselines_project import BF16, FP8, put
+from case_programs import compiled_c, compiled_rust
 from sample_record import build_record
+
+from mxcheck.conformance import matrices
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +24,22 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     put("baselines", FP8, build_record())
     put("baselines", BF16, build_record(precision="bf16", tier=None))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def c_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """mx_cast.c with these faults, each compiled once."""
+    folder = tmp_path_factory.mktemp("c")
+    return cache(lambda *defines: compiled_c(folder, *defines))
+
+
+@pytest.fixture(scope="session")
+def rust_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled_rust(tmp_path_factory.mktemp("rust"))
+
+
+@pytest.fixture
+def without_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the cases, without the whole matrices, which are nine tenths of the numbers: what comes of an answer
+    does not depend on them."""
+    monkeypatch.setattr(matrices, "matrices", lambda *_: iter(()))

@@ -12,7 +12,8 @@ from case_programs import answered
 from torch import Tensor
 
 from mxcheck.conformance.answers import Held, cut_examples, hold_results
-from mxcheck.conformance.case_files import ResultsReader, open_cases, write_cases
+from mxcheck.conformance.case_files import open_cases, write_cases
+from mxcheck.conformance.case_results import ResultsReader
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.describe import describe
 from mxcheck.conformance.draws import Draws

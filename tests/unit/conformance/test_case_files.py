@@ -15,13 +15,9 @@ from case_programs import CASE, HEADER, answered, rewritten, sealed
 from torch import Tensor
 
 from mxcheck.conformance.answers import hold_results
-from mxcheck.conformance.case_files import (
-    CaseFileError,
-    ResultsReader,
-    open_cases,
-    packed_case,
-    write_cases,
-)
+from mxcheck.conformance.case_files import open_cases, packed_case, write_cases
+from mxcheck.conformance.case_header import CaseFileError
+from mxcheck.conformance.case_results import ResultsReader
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.generator import Example, example, examples
 from mxcheck.formats.spec import CastSpec
