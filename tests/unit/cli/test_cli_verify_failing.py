@@ -195,6 +195,23 @@ def test_what_only_other_cases_show(c_program: Callable[..., Path], capsys: Capt
     assert not error
 
 
+def test_asking_one_by_one_ends(c_program: Callable[..., Path], capsys: Capture, tmp_path: Path) -> None:
+    """After a crash, when the time for all cases is over; what was answered by then is told."""
+    command = script(
+        tmp_path,
+        "import subprocess",
+        "given = sys.stdin.buffer.read()",
+        "if given[48] > 1: sys.exit(3)",
+        "time.sleep(0.4)",
+        f"subprocess.run([{str(c_program())!r}], input=given, check=True)",
+    )
+    words = ["--command", command, "fp8_e4m3", *FEW, "--run-limit=1"]
+    told, error = verified(capsys, *words, code=1)
+    assert " after 0 of 14 answers; the cases that are left were asked until 1 s were over\n" in error
+    assert ": no bit differs in what it gave (quick, " in told
+    assert " of 14 cases)\n" in told
+
+
 def test_shrinking_ends(
     c_program: Callable[..., Path], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

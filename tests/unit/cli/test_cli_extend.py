@@ -110,7 +110,7 @@ def test_this_format_has_every_field_of_the_earlier_one() -> None:
 
 def committed() -> dict[str, Any]:
     done = subprocess.run(
-        ["git", "-C", str(Path(__file__).parents[2]), "show", COMMITTED],
+        ["git", "-C", str(Path(__file__).parents[3]), "show", COMMITTED],
         capture_output=True,
         text=True,
         check=False,
