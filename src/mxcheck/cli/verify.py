@@ -165,8 +165,8 @@ def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
     whole = "" if held.cases == header.cases else f" of {header.cases:,}"
     compared = f"{header.level}, {held.elements:,} elements of {held.cases:,}{whole} cases"
     if refused:
-        not_asked = sum(elements for _, (_, elements) in refused)
-        compared += f"; *: {not_asked:,} elements were refused and not compared"
+        left_out = sum(elements for _, (_, elements) in refused)
+        compared += f"; {left_out:,} elements were refused and not compared"
     if _right(held):
         last = sum(kinds.get(LAST_BIT, 0) for kinds in held.counts.values())
         verdict = cell_text({"verdict": LAST_BIT if last else "exact", "unsupported": held.refused})
