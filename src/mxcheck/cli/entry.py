@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0; 1 where `baselines diff`, `baselines prune`, `bounds`,
     `explain`, `identify`, `merge`, `run` or `verify` found something; 2 for bad input, and where the system
     refuses a file; 141, as the shell says of other programs, where whoever reads the output has closed it,
-    and 143 (129) where SIGTERM (SIGHUP) ends it."""
+    143 (129) where SIGTERM (SIGHUP) ends it; 130 of a command that the same words go on with."""
     leave_out_logged()
     leave_out_warned()
     options = parse(sys.argv[1:] if arguments is None else arguments)
