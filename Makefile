@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 EVERYTHING := --mx-precision=all --mx-tier=all
-TESTS := tests/kernels tests/models tests/unit tests/plugin
+TESTS := tests/kernels tests/models tests/unit tests/validation tests/plugin
 # The nightly gate, whole or one shard of it. Each can be given on the command line or in the environment.
 SHARD ?= 1/1
 REPORT ?= build/nightly
@@ -110,13 +110,13 @@ gate-real: $(STAMP) $(REAL_MODEL)/model.safetensors ## the gate on that model: t
 	  --mx-datasets=prose --mx-sequence-length=256
 
 sensitivity: $(STAMP) ## put every fault of the catalogue into the running code; stop it at will, it goes on
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck sensitivity --jobs 2 --state build/sensitivity --summary docs/sensitivity.md
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m validation sensitivity --jobs 2 --state build/sensitivity --summary docs/sensitivity.md
 
 fuzz: $(STAMP) ## hand 1,000 hostile files of each kind to their readers; FUZZ_ARGS="--kind shard --seed 1"
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/fuzz.py --summary docs/results/fuzz.md $(FUZZ_ARGS)
 
-false-alarms: $(STAMP) ## the gate in honest environments; OTHER_PYTHON=FILE adds another torch; stop it at will, it goes on
-	$(OFFLINE) $(BIN)/mxcheck false-alarms --jobs 2 --state build/false-alarms --summary docs/false-alarms.md $(if $(OTHER_PYTHON),--other-python $(OTHER_PYTHON))
+false-alarms: $(STAMP) ## the gate in control environments; OTHER_PYTHON=FILE adds another torch; stop it at will, it goes on
+	$(OFFLINE) $(BIN)/python -m validation false-alarms --jobs 2 --state build/false-alarms --summary docs/false-alarms.md $(if $(OTHER_PYTHON),--other-python $(OTHER_PYTHON))
 
 surroundings: $(STAMP) ## the model suite beside other plugins and under pytest's options; stop it at will, it goes on
 	$(OFFLINE) $(BIN)/python tools/surroundings.py

@@ -4,7 +4,7 @@ multiply by other instructions. Casts' digests, losses and KL are not looked at.
 Prints Markdown: what other arithmetic moved, which faults were seen in it, and which faults cannot be seen by
 value at all. Takes some minutes on a model of 135M parameters.
 
-    python tools/try_sublayers.py MODEL TOKENS [--precision fp8_e4m3 …] [--environments 10]
+    PYTHONPATH=. python tools/try_sublayers.py MODEL TOKENS [--precision fp8_e4m3 …] [--environments 10]
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from mxcheck.models.elementwise import elementwise_modules
 from mxcheck.models.ladder import WHOLE_MODEL
 from mxcheck.models.load import load
 from mxcheck.models.recipe import Recipe, recipe
-from mxcheck.sensitivity.environments import ENVIRONMENTS, intel_shim
+from validation.control_environments.environments import ENVIRONMENTS, intel_shim
 
 Errors = dict[str, SublayerError]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from gate_project import ROOT
+from gate_project import ROOT, WITH_VALIDATION
 
 #: Faults, and of each whether the kernel suite must see it (None: it concerns no format), and steps of the
 #: model suite that must fail (None: it must see nothing).
@@ -40,10 +40,10 @@ _RUN = """
 import json, sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from mxcheck.sensitivity.catalogued import catalogue
-from mxcheck.sensitivity.fault import Fault, rewrite
-from mxcheck.sensitivity.fault_place import returned
-from mxcheck.sensitivity.sensitivity_run import run
+from validation.faults.catalogued import catalogue
+from validation.faults.fault import Fault, rewrite
+from validation.faults.fault_place import returned
+from validation.sensitivity.sensitivity_run import run
 
 state, baselines, *names = sys.argv[1:]
 harmless = Fault(
@@ -82,7 +82,12 @@ def _run(state: Path) -> Finished:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-c", _RUN, str(state), str(ROOT / "baselines"), *CAUGHT],
-        env={**inherited, "OMP_NUM_THREADS": "1", "CI": "1"},  # a run of ours may accept under CI too
+        env={
+            **inherited,
+            "PYTHONPATH": WITH_VALIDATION,
+            "OMP_NUM_THREADS": "1",
+            "CI": "1",
+        },  # a run of ours may accept under CI too
         capture_output=True,
         text=True,
         check=False,

@@ -497,7 +497,7 @@ def _sweep_state(data: bytes, folder: Path) -> None:
 
 
 def _sensitivity_identity(data: bytes, folder: Path) -> None:
-    from mxcheck.sensitivity.sensitivity_state import locked_state
+    from validation.sensitivity.sensitivity_state import locked_state
 
     (folder / "identity.json").write_bytes(data)
     with locked_state(folder, {"sources": "a", "torch": "2"}):
@@ -505,14 +505,14 @@ def _sensitivity_identity(data: bytes, folder: Path) -> None:
 
 
 def _sensitivity_clock(data: bytes, folder: Path) -> None:
-    from mxcheck.sensitivity.sensitivity_state import seconds_spent
+    from validation.sensitivity.sensitivity_state import seconds_spent
 
     (folder / "seconds").write_bytes(data)
     seconds_spent(folder)
 
 
 def _suite_run_data() -> Any:
-    from mxcheck.sensitivity.suite_run import SuiteRun
+    from validation.sensitivity.suite_run import SuiteRun
 
     run = SuiteRun(
         results=[build_result(case) for case in CASES[:2]], cells=[{"cell": "a"}], tests={"t": [0, 1]},
@@ -522,7 +522,7 @@ def _suite_run_data() -> Any:
 
 
 def _suite_run(data: bytes, folder: Path) -> None:
-    from mxcheck.sensitivity.children import read_result
+    from validation.sensitivity.children import read_result
 
     (folder / "result.json").write_bytes(data)
     read_result(folder / "result.json").as_dict()
@@ -534,7 +534,7 @@ def _gate_run_data() -> Any:
 
 
 def _gate_run(data: bytes, folder: Path) -> None:
-    from mxcheck.sensitivity.false_alarms import summarise
+    from validation.control_environments.false_alarms import summarise
 
     (folder / "run.json").write_bytes(data)
     summarise(folder / "run.json", folder / "baselines")

@@ -12,6 +12,8 @@ from pathlib import Path
 from mxcheck.gate.result import result_from_dict
 
 ROOT = Path(__file__).parents[2]
+#: PYTHONPATH of a child process that imports `validation` from wherever it stands.
+WITH_VALIDATION = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 PACKAGE = ROOT / "src" / "mxcheck"
 
 #: Writes every result of the run as JSON, beside the table that people read.

@@ -16,7 +16,6 @@ from mxcheck.cli import (
     cases,
     exhaustive,
     explain,
-    false_alarms,
     formats,
     identify,
     ladder,
@@ -25,7 +24,6 @@ from mxcheck.cli import (
     models,
     run,
     sample,
-    sensitivity,
     verify,
 )
 from mxcheck.cli.signals import EndedFromOutside, ended_in_order
@@ -41,8 +39,6 @@ _GROUPS = (
         cases,
         verify,
         exhaustive,
-        sensitivity,
-        false_alarms,
         ladder,
         models,
         baselines,
@@ -63,7 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     143 (129) where SIGTERM (SIGHUP) ends it; 130 of a command that the same words go on with."""
     leave_out_logged()
     leave_out_warned()
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    return carry_out(parse(sys.argv[1:] if arguments is None else arguments))
+
+
+def carry_out(options: argparse.Namespace) -> int:
+    """Run the command of a parsed command line; bad input ends in one line and exit code 2, as in `main`."""
     try:
         with ended_in_order():
             code = int(options.run(options))

@@ -11,8 +11,8 @@ import pytest
 
 from mxcheck.gate.canaries.broken_gate import CALLS, RECORDS, broken_gate, missed
 from mxcheck.pytest_plugin.ordering_canaries import broken_orderings
-from mxcheck.sensitivity.catalogued import catalogue
-from mxcheck.sensitivity.fault import Fault, Rewrite, applied
+from validation.faults.catalogued import catalogue
+from validation.faults.fault import Fault, Rewrite, applied
 
 VERDICT = "mxcheck.gate.verdict"
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.canaries.broken_gate import broken_gate, missed
-from mxcheck.sensitivity.fault import Fault, Rewrite, Setting, applied
-from mxcheck.sensitivity.fault_place import (
+from validation.faults.fault import Fault, Rewrite, Setting, applied
+from validation.faults.fault_place import (
     Step,
     argument,
     call,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mxcheck.sensitivity.fault import Fault, Rewrite, applied
-from mxcheck.sensitivity.fault_place import (
+from mxcheck.suite.kernels import test_layouts as suite
+from validation.faults.fault import Fault, Rewrite, applied
+from validation.faults.fault_place import (
     Step,
     argument,
     assignment,
@@ -21,7 +22,6 @@ from mxcheck.sensitivity.fault_place import (
     statement,
     value,
 )
-from mxcheck.suite.kernels import test_layouts as suite
 
 CODES, LAYOUTS = "mxcheck.kernels.quantized", "mxcheck.kernels.layouts"
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gate_project import WITH_VALIDATION
 
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
@@ -34,8 +35,8 @@ from mxcheck.gate.case import Case
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
 from mxcheck.run.measuring import Measuring
-from mxcheck.sensitivity.catalogued import catalogue
-from mxcheck.sensitivity.fault import applied
+from validation.faults.catalogued import catalogue
+from validation.faults.fault import applied
 
 folder, sequences, length = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 case = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
@@ -71,7 +72,12 @@ def elsewhere(accepted: tuple[Record, Path]) -> tuple[Record, Record]:
     arguments = [str(accepted[1]), str(SEQUENCES), str(LENGTH)]
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, *arguments],
-        env={**os.environ, **ENVIRONMENTS["cpu"]["default"], "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            **ENVIRONMENTS["cpu"]["default"],
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": WITH_VALIDATION,
+        },
         capture_output=True,
         text=True,
         check=False,

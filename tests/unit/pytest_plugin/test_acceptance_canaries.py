@@ -11,7 +11,7 @@ from syrupy.assertion import SnapshotAssertion
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.session import GateSession
 from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.sensitivity.fault import Fault, Setting, applied
+from validation.faults.fault import Fault, Setting, applied
 
 Lay = Callable[..., Settings]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mxcheck.pytest_plugin.ordering_canaries import broken_orderings
-from mxcheck.sensitivity.catalogued import catalogue
-from mxcheck.sensitivity.fault import applied
+from validation.faults.catalogued import catalogue
+from validation.faults.fault import applied
 
 
 def test_these_orderings_are_sound() -> None:

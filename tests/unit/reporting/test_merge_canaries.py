@@ -10,10 +10,10 @@ from sample_shards import build_shard, put
 from mxcheck.cli import main
 from mxcheck.reporting.merge import Merged, merge_folder
 from mxcheck.reporting.merge_canaries import broken_merge, green_shards, write_shards
-from mxcheck.sensitivity.catalogued import catalogue
-from mxcheck.sensitivity.fault import applied
-from mxcheck.sensitivity.merge_run import run_merge
-from mxcheck.sensitivity.sensitivity_run import concerns_merge
+from validation.faults.catalogued import catalogue
+from validation.faults.fault import applied
+from validation.sensitivity.merge_run import run_merge
+from validation.sensitivity.sensitivity_run import concerns_merge
 
 FAULTS = [fault for fault in catalogue().values() if concerns_merge(fault)]
 

@@ -20,9 +20,9 @@ from mxcheck.measure.session import Session
 from mxcheck.models.convert import convert
 from mxcheck.models.recipe import recipe
 from mxcheck.run.measuring import Measuring
-from mxcheck.sensitivity.catalogued import catalogue
-from mxcheck.sensitivity.fault import Fault, Rewrite, applied
-from mxcheck.sensitivity.fault_place import argument, call
+from validation.faults.catalogued import catalogue
+from validation.faults.fault import Fault, Rewrite, applied
+from validation.faults.fault_place import argument, call
 
 CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="A")
 WIDE = Bounds(kl=1.0, rise=1.0)

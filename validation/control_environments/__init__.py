@@ -1,0 +1,1 @@
+"""Run the gate in environments in which nothing is wrong, and count what is red."""

@@ -1,0 +1,144 @@
+"""The gate in control environments: what moved in each, as a table, as Markdown, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from rich.table import Table
+
+from mxcheck.files.printed import one_line
+from mxcheck.reporting.markdown import cell, code, fenced
+from mxcheck.reporting.markdown import table as markdown_table
+from mxcheck.reporting.titled import titled_table
+
+_COLUMNS = (
+    "environment",
+    "cases",
+    "skipped",
+    "alike",
+    "reference",
+    "losses",
+    "KL",
+    "rms of losses",
+    "true alarms",
+    "red",
+)
+_WHAT = (
+    "alike: cases for which the machine multiplied as the accepting one did, so that nothing may move by "
+    "1e-9. reference, losses, KL: the largest share of what drift is allowed (median, rms or maximum), "
+    "over the other cases. rms of losses: the largest of a case, in nats per token."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentRow:
+    """One environment's gate.
+
+    Attributes:
+        cases: how many were run; `skipped` of them said why they cannot run.
+        red: case -> what the gate said: none of them should be here.
+        true_alarms: case -> what is really broken there, and the gate said so.
+        alike: cases for which the machine multiplied as the accepting one did: nothing may move by 1e-9.
+        arithmetics: digests of how it multiplied, by model and the type that a stage computes in.
+        shares: `reference`, `loss`, `kl` -> the largest share of its bound (median, rms or maximum) over the
+            cases that are not alike, and the case; nothing where there are none.
+        worst_rms: the largest rms of a case's changes of its sequences' losses, in nats per token.
+        seconds: of the run.
+    """
+
+    environment: str
+    cases: int
+    skipped: int
+    red: Mapping[str, str]
+    true_alarms: Mapping[str, str]
+    alike: int
+    arithmetics: Mapping[str, str]
+    shares: Mapping[str, tuple[float, str]]
+    worst_rms: float
+    seconds: float
+
+
+def headline(rows: Sequence[EnvironmentRow]) -> str:
+    """The one sentence that matters."""
+    judged = sum(row.cases - row.skipped - len(row.true_alarms) for row in rows)
+    distinct = len({tuple(sorted(row.arithmetics.items())) for row in rows})
+    red = sum(len(row.red) for row in rows)
+    return (
+        f"{red} red for nothing of {judged:,} cases in {len(rows)} control environments, which multiply in "
+        f"{distinct} different ways"
+    )
+
+
+def false_alarms_table(rows: Sequence[EnvironmentRow]) -> Table:
+    """One line an environment."""
+    table = titled_table("mxcheck: the gate in control environments", _WHAT)
+    for number, name in enumerate(_COLUMNS):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row), style="bold red" if row.red else None)
+    return table
+
+
+def _cells(row: EnvironmentRow) -> tuple[str, ...]:
+    shares = [row.shares.get(name) for name in ("reference", "loss", "kl")]
+    return (
+        row.environment,
+        str(row.cases),
+        str(row.skipped),
+        str(row.alike),
+        *("" if share is None else f"{share[0]:.2f}" for share in shares),
+        "0" if row.worst_rms == 0 else f"{row.worst_rms:.1e}",
+        str(len(row.true_alarms)),
+        str(len(row.red)),
+    )
+
+
+def describe(rows: Sequence[EnvironmentRow]) -> list[str]:
+    """Each red case, in a line, then each reason of true alarms."""
+    red = [f"{row.environment}: {name}: {words}" for row in rows for name, words in sorted(row.red.items())]
+    reasons = Counter(reason for row in rows for reason in row.true_alarms.values())
+    return red + [f"true alarms, {count}: {reason}" for reason, count in reasons.items()]
+
+
+def nearest(rows: Sequence[EnvironmentRow]) -> list[str]:
+    """Which case came nearest to its bound, by quantity."""
+    lines = []
+    for quantity in ("reference", "loss", "kl"):
+        found = [(*row.shares[quantity], row.environment) for row in rows if quantity in row.shares]
+        if found:
+            share, name, environment = max(found)
+            lines.append(f"nearest to its bound, {quantity}: {name}, {share:.2f}, in `{environment}`")
+    return lines
+
+
+def markdown(rows: Sequence[EnvironmentRow], facts: Mapping[str, str]) -> str:
+    """The summary for people. `facts`: what the run rests on, by name: date, processor, versions."""
+    cells = [[code(row.environment), *map(cell, _cells(row)[1:])] for row in rows]
+    lines = [
+        "# Control environments",
+        "",
+        "Written by `python -m validation false-alarms --summary`: the gate on the reference models, in",
+        "environments in which nothing is wrong. What is not named is as it is by default.",
+        "",
+        f"**{headline(rows)}.**",
+        "",
+        "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".",
+        "",
+        _WHAT,
+        "",
+        *markdown_table(_COLUMNS, cells, right=[False, *[True] * (len(_COLUMNS) - 1)]),
+        "",
+        *(f"- {line}" for line in nearest(rows)),
+        "",
+    ]
+    if found := describe(rows):
+        lines += [*fenced("\n".join(map(one_line, found))), ""]
+    return "\n".join(lines)
+
+
+def as_json(rows: Sequence[EnvironmentRow], facts: Mapping[str, str]) -> str:
+    """The summary for programs."""
+    return json.dumps({**facts, "environments": [asdict(row) for row in rows]}, indent=1) + "\n"

@@ -1,0 +1,1 @@
+"""Run the suites under each fault of the catalogue, and say what saw it."""

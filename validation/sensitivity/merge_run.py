@@ -1,0 +1,24 @@
+"""A merge of a run whose shards are all green, with a fault in what merges."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from mxcheck.reporting.merge_canaries import green_shards, tried_merge, write_shards
+from validation.sensitivity.suite_run import SuiteRun
+
+
+def run_merge() -> SuiteRun:
+    """What `mxcheck merge` does, as a suite of its own."""
+    began = time.monotonic()
+    messages: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="mxcheck-merge-") as folder:
+        write_shards(Path(folder), green_shards())
+        try:
+            code = tried_merge(Path(folder)).exit_status
+        except ValueError as error:
+            code = 2
+            messages.append(str(error))
+    return SuiteRun(exit_code=code, messages=messages, seconds=time.monotonic() - began)

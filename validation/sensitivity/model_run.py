@@ -1,0 +1,97 @@
+"""The reduced model suite in this process, without pytest: measured, and decided by the gate."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mxcheck.files.write import write_text
+from mxcheck.gate.baseline import baseline_paths, encode
+from mxcheck.gate.bounds_tables import Bounds, load_bounds
+from mxcheck.gate.canaries.broken_gate import broken_gate
+from mxcheck.gate.case import Case
+from mxcheck.gate.decision import Update, decide, read_accepted, stored
+from mxcheck.gate.record import Record
+from mxcheck.gate.result import CaseResult, all_green
+from mxcheck.gate.shipped import adopt
+from mxcheck.measure.hold import error_of, hold_case
+from mxcheck.measure.noise import noise_of
+from mxcheck.measure.session import Session
+from mxcheck.reporting.failure import failure_message
+from mxcheck.run.measuring import Measuring
+from validation.sensitivity.suite_run import SuiteRun
+
+
+def run_models(measuring: Measuring, *, update: bool = False) -> SuiteRun:
+    """Hold every case that `measuring` has a recipe for against its baselines, or accept it (`update`)."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mxcheck-models-") as folder:
+        results = _results(measuring, Path(folder), update=update)
+    return SuiteRun(
+        exit_code=0 if all_green(results) else 1,
+        results=results,
+        messages=[result.message for result in results if result.outcome.red],
+        seconds=time.monotonic() - began,
+    )
+
+
+def _results(measuring: Measuring, shared: Path, *, update: bool) -> list[CaseResult]:
+    cases = list(measuring.recipes)
+    if broken := broken_gate():
+        return [error_of(case, broken) for case in cases]
+    results: list[CaseResult] = []
+    with Session(measuring, shared=shared) as session:
+        for case in cases:
+            try:
+                result = hold_case(
+                    session,
+                    case,
+                    lambda record: _settled(record, session, update=update),
+                    baselines=measuring.baselines,
+                )
+            except Exception:  # noqa: BLE001  (a fault may raise anything: the case is red, the others go on)
+                result = error_of(case, traceback.format_exc())
+            results.append(result)
+    return results
+
+
+def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
+    case, measuring = record.case, session.measuring
+    path, target = baseline_paths(measuring.baselines, case, session.device_class)
+    accepted = read_accepted(path)
+    bounds = _bounds(case, measuring.baselines)
+    decision = decide(
+        record,
+        accepted,
+        bounds,
+        Update(changed=update),
+        replaces=target.exists(),
+        absolute=session.checks(),
+    )
+    if decision.write:
+        cases = {one.id: one for one in _of_model(measuring, case.model, session)}
+        new = stored(decision, accepted, path, lambda: noise_of(session, record, cases, gpus=()))
+        adopt(measuring.baselines, case.model)  # else the first baseline would hide our bounds from the rest
+        session.keep_states(case.model)
+        write_text(target, encode(new))
+    message = accepted.trouble
+    if decision.result.failures:
+        message = failure_message(record, accepted.record, decision.verdict, accept="an update")
+    return replace(decision.result, message=message if decision.result.outcome.red else "")
+
+
+def _bounds(case: Case, baselines: Path) -> Bounds:
+    """What the case may cost: fewer sequences of a text have no bounds of their own."""
+    tables = load_bounds(baselines=baselines)
+    whole = replace(case, options=tuple(one for one in case.options if not one.startswith("samples")))
+    return tables.find(case) or tables.of(whole)
+
+
+def _of_model(measuring: Measuring, model: str, session: Session) -> Sequence[Case]:
+    """The cases of a model that can run here: their noise is measured at once."""
+    recipes = measuring.recipes
+    return [case for case in recipes if case.model == model and session.unavailable(recipes[case]) is None]

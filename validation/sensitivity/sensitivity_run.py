@@ -1,0 +1,322 @@
+"""The sensitivity run: each fault under the reduced gate, survivors under the full one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from validation.faults.fault import Fault, applied
+from validation.sensitivity.children import Job, check_fork, in_children, read_result
+from validation.sensitivity.detection import Detection
+from validation.sensitivity.judging import detection
+from validation.sensitivity.merge_run import run_merge
+from validation.sensitivity.model_run import run_models
+from validation.sensitivity.reduced_gate import (
+    FULL_GATE,
+    MODELS,
+    SEQUENCES,
+    ReducedGate,
+    accepting_gates,
+    gate_of,
+    kernel_arguments,
+)
+from validation.sensitivity.sensitivity_state import Identity, check_unchanged, identity, locked_state
+from validation.sensitivity.suite_run import SuiteRun, run_suite
+
+#: Seconds until a child counts as hanging: a suite under a fault (alone on a core it takes 10 to 20), an
+#: acceptance, a full gate. A busy machine must not make a hang of what is only slow.
+LIMIT, ACCEPTANCE_LIMIT, FULL_LIMIT = 900.0, 3600.0, 5400.0
+#: (what ended, jobs that ended, jobs that are known of)
+Progress = Callable[[str, int, int], None]
+
+#: What both suites import, so that no child has to. None of it computes anything as it is imported.
+_HEAVY = (
+    *("numpy", "torch", "safetensors.torch", "transformers", "syrupy", "_pytest.logging"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.mixtral.modeling_mixtral"),
+    *("transformers.models.gpt_neo.modeling_gpt_neo", "transformers.tokenization_utils_tokenizers"),
+    *(f"mxcheck.conformance.{name}" for name in ("run", "describe", "devices", "products")),
+    *(f"mxcheck.evaluation.{name}" for name in ("arithmetic", "measure", "metrics", "sublayers", "tokens")),
+    *("mxcheck.kernels.api", "mxcheck.kernels.eager", "mxcheck.kernels.products"),
+    *(f"mxcheck.measure.{name}" for name in ("emulation", "hold", "kernel_check", "noise")),
+    *(f"mxcheck.models.{name}" for name in ("convert", "load", "probe")),
+    *(f"mxcheck.pytest_plugin.{name}" for name in ("plugin", "report", "session", "kernel_bench", "kernels")),
+    *("mxcheck.reporting.table", "mxcheck.reporting.matrix"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One run: where it keeps things, how many children, whom it tells, and what must stay as it was."""
+
+    folder: Path
+    jobs: int
+    progress: Progress
+    baselines: Path
+    identity: Identity
+
+    def job(self, kind: str, name: str, limit: float, work: Callable[[], SuiteRun]) -> Job:
+        return Job(
+            name=f"{kind} {name}",
+            result=self.folder / "results" / kind / f"{name}.json",
+            log=self.folder / "logs" / kind / f"{name}.txt",
+            limit=limit,
+            work=work,
+        )
+
+    def suite(
+        self,
+        kind: str,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        fault: Fault | None = None,
+        limit: float = LIMIT,
+    ) -> Job:
+        """pytest in a child, with a fault or healthy."""
+        scratch = self.folder / "scratch" / f"{kind}-{name}"
+        words = [*arguments, "--basetemp", str(scratch)]
+        return self.job(kind, name, limit, partial(_under, fault, words, self.folder / "project"))
+
+    def models(
+        self,
+        kind: str,
+        name: str,
+        gate: ReducedGate,
+        accepted: Path,
+        *,
+        fault: Fault | None = None,
+        update: bool = False,
+        limit: float = LIMIT,
+    ) -> Job:
+        """The reduced model suite in a child; by pytest where the fault or an option is of its plugin. In its
+        place a merge, where the fault is in what merges."""
+        if fault is not None and concerns_merge(fault):
+            return self.job(kind, name, limit, partial(_merge_under, fault))
+        if gate.measuring(accepted) is None or (fault is not None and concerns_pytest(fault)):
+            return self.suite(kind, name, gate.arguments(accepted, update=update), fault=fault, limit=limit)
+        return self.job(kind, name, limit, partial(_models_under, fault, gate, accepted, update))
+
+    def accepted(self, gate: ReducedGate) -> Path:
+        return self.folder / "accepted" / gate.key
+
+    def all(self, jobs: Iterable[Job]) -> dict[str, SuiteRun]:
+        """Carry out what has no result yet; the results by the name of the job."""
+        jobs = list(jobs)
+        results = {job.name: read_result(job.result) for job in jobs if job.result.is_file()}
+        done, total = len(results), len(jobs)
+        self.progress("finished before" if done else "starting", done, total)
+        for job, result in in_children([job for job in jobs if job.name not in results], self.jobs):
+            try:
+                check_unchanged(self.identity, identity(self.baselines))
+            except ValueError:
+                job.result.unlink()  # the edit may be taken back, and then it would count
+                raise
+            results[job.name] = result
+            done += 1
+            self.progress(job.name, done, total)
+        return results
+
+
+def run(
+    faults: Sequence[Fault],
+    *,
+    state: Path,
+    jobs: int = 1,
+    baselines: Path = Path("baselines"),
+    full_gate: Sequence[str] = FULL_GATE,
+    progress: Progress = lambda *_: None,
+) -> list[Detection]:
+    """Put each fault under the reduced gate, what survives it under the full one, and judge what was seen.
+
+    Args:
+        faults: in the order of the result.
+        state: a folder for what is finished; the same call goes on from it. Of other sources, baselines or
+            torch it is started over, with a warning in the log.
+        jobs: children at once, one thread each.
+        baselines: the committed ones, which the full gate is held against.
+        full_gate: its arguments of pytest, but for the baselines.
+        progress: called before the first job of a phase and after each.
+
+    Raises:
+        ValueError: no processes can be forked here; the state is another run's, or damaged; there are no
+            baselines; a fault does not fit the code any more; a run without any fault is red; sources or
+            baselines were edited meanwhile.
+    """
+    check_fork()
+    if not baselines.is_dir():
+        raise ValueError(
+            f"there is no directory of baselines {baselines}; run it in the repository, or name them"
+        )
+    import_all()
+    now = identity(baselines)
+    with locked_state(state.resolve(), now) as folder:
+        for name in ("project", "scratch"):
+            (folder / name).mkdir(exist_ok=True)
+        (folder / "project" / "pytest.ini").write_text("[pytest]\n", "utf-8")
+        this = _Run(folder=folder, jobs=jobs, progress=progress, baselines=baselines, identity=now)
+        _check_fit(this, faults)
+        gates = accepting_gates(faults)
+        healthy = _healthy(this, gates, faults)
+        reduced = this.all(job for fault in faults for job in _reduced(this, fault, gates[fault.options]))
+        survivors = [
+            fault
+            for fault in faults
+            if not any(
+                reduced[name].red
+                for name in (f"models {fault.name}", f"kernels {fault.name}")
+                if name in reduced
+            )
+        ]
+        full = _full(this, survivors, [*full_gate, f"--mx-baselines={baselines.resolve()}"])
+        # Only now, when no child will be forked any more: what the gate keeps must be empty in each.
+        return [
+            detection(
+                fault,
+                kernels=reduced.get(f"kernels {fault.name}"),
+                models=reduced[f"models {fault.name}"],
+                full=full.get(f"full {fault.name}"),
+                healthy=healthy[fault.options],
+                accepted=this.accepted(gates[fault.options]),
+            )
+            for fault in faults
+        ]
+
+
+def facts() -> dict[str, str]:
+    """What a run's results depend on besides the faults, by name."""
+    import torch
+
+    return {
+        "torch": str(torch.__version__),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "models": ", ".join(MODELS),
+        "sequences": str(SEQUENCES),
+    }
+
+
+def import_all() -> None:
+    """Import what the children need, on one thread: a process with more than one must not fork."""
+    for name in _HEAVY:
+        import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _under(fault: Fault | None, arguments: Sequence[str], project: Path) -> SuiteRun:
+    """In a child: a suite with a fault in it, in a project folder of its own."""
+    os.chdir(project)
+    words = ["--rootdir", str(project), "-c", str(project / "pytest.ini"), *arguments]
+    with nullcontext() if fault is None else applied(fault):
+        return run_suite(words)
+
+
+def _models_under(fault: Fault | None, gate: ReducedGate, accepted: Path, update: bool) -> SuiteRun:
+    """In a child: the reduced model suite with a fault in it, which its recipes are made under too."""
+    with nullcontext() if fault is None else applied(fault):
+        measuring = gate.measuring(accepted)
+        assert measuring is not None, "the suite goes by pytest"
+        return run_models(measuring, update=update)
+
+
+def _merge_under(fault: Fault) -> SuiteRun:
+    """In a child: a merge with a fault in it."""
+    with applied(fault):
+        return run_merge()
+
+
+#: Rooms and modules that the reduced model suite without pytest does not reach.
+_OF_PYTEST = ("mxcheck.pytest_plugin", "mxcheck.reporting", "mxcheck.scheduling", "mxcheck.gate.orderings:")
+
+
+def concerns_merge(fault: Fault) -> bool:
+    """Whether a fault lies in what only `mxcheck merge` calls."""
+    return all(change.target.startswith("mxcheck.reporting.merge:") for change in fault.changes)
+
+
+def concerns_pytest(fault: Fault) -> bool:
+    """Whether a fault lies in what only pytest calls: its plugin, and what that shows, splits and orders."""
+    return any(change.target.startswith(_OF_PYTEST) for change in fault.changes)
+
+
+def _check_fit(this: _Run, faults: Sequence[Fault]) -> None:
+    """Raises ValueError for faults that do not fit the code any more, before hours are spent."""
+    job = this.job("fit", "all", LIMIT, partial(_fit, faults))
+    job.result.unlink(missing_ok=True)
+    ((_, result),) = in_children([job], 1)
+    if result.red:
+        raise ValueError("; ".join(result.messages))
+
+
+def _fit(faults: Sequence[Fault]) -> SuiteRun:
+    misfits = []
+    for fault in faults:
+        try:
+            with applied(fault):
+                pass
+        except ValueError as error:
+            misfits.append(str(error))
+    return SuiteRun(exit_code=len(misfits), messages=misfits)
+
+
+def _healthy(
+    this: _Run, gates: dict[tuple[str, ...], ReducedGate], faults: Sequence[Fault]
+) -> dict[tuple[str, ...], SuiteRun]:
+    """Accept baselines, by options, and hold a run without a fault against them, and the kernel suite.
+
+    Raises ValueError where that is red: nothing could be said of a fault then.
+    """
+    for gate in gates.values():
+        gate.let_in(this.accepted(gate))
+    accepting = [
+        this.models("accept", gate.key, gate, this.accepted(gate), update=True, limit=ACCEPTANCE_LIMIT)
+        for gate in gates.values()
+    ]
+    accepted = this.all(accepting)
+    for job in accepting:
+        _check_green(job, accepted[job.name])
+    formats = sorted({name for fault in faults for name in fault.formats})
+    kernels = this.suite("healthy", "+".join(formats), kernel_arguments(formats), limit=ACCEPTANCE_LIMIT)
+    models = {
+        options: this.models("healthy", gate.key, gate, this.accepted(gate), limit=ACCEPTANCE_LIMIT)
+        for options, gate in gates.items()
+    }
+    jobs = [*models.values(), *([kernels] if formats else [])]
+    results = this.all(jobs)
+    for job in jobs:
+        _check_green(job, results[job.name])
+    return {options: results[job.name] for options, job in models.items()}
+
+
+def _check_green(job: Job, result: SuiteRun) -> None:
+    if result.red:
+        first = " ".join(result.messages[:1]).strip().splitlines()[-1:]
+        job.result.unlink()  # to be tried again when it has been mended
+        raise ValueError(
+            f"{job.name}: without any fault it is red ({', '.join(first) or result.ended}); see {job.log}, "
+            f"mend it, then run this again"
+        )
+
+
+def _reduced(this: _Run, fault: Fault, accepting: ReducedGate) -> list[Job]:
+    """The suites that a fault is put under: the kernel suite where it concerns a format."""
+    models = this.models("models", fault.name, gate_of(fault), this.accepted(accepting), fault=fault)
+    if not fault.formats:
+        return [models]
+    return [models, this.suite("kernels", fault.name, kernel_arguments(fault.formats), fault=fault)]
+
+
+def _full(this: _Run, survivors: Sequence[Fault], arguments: Sequence[str]) -> dict[str, SuiteRun]:
+    """Survivors under the full gate, and beside them the gate without a fault, which must be green."""
+    if not survivors:
+        return {}
+    plain = this.suite("full", "without-a-fault", arguments, limit=FULL_LIMIT)
+    jobs = [this.suite("full", fault.name, arguments, fault=fault, limit=FULL_LIMIT) for fault in survivors]
+    results = this.all([plain, *jobs])
+    _check_green(plain, results[plain.name])
+    return results
