@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,12 +78,46 @@ def scale_boundaries(cell: Cell, random: Draws) -> Tensors:
         rows = _random(random, (256, _ROW), spread=3)
         return [rows] if not cell.spec().block.whole_tensor else list(rows[:64].reshape(64, 1, _ROW))
     lead = np.abs(_boundaries(NVFP4_BLOCK_SCALE)).astype(np.float64) * element.max_value
-    blocks = _random(random, (lead.size, 16), spread=2).astype(np.float64) % 1.0 * lead[:, None]
-    blocks[np.arange(lead.size), random.integers(0, 16, lead.size)] = lead
+    blocks = _led_by(lead, random)
     top = np.zeros((1, 16))
     top[0, 5] = NVFP4_BLOCK_SCALE.max_value * element.max_value
     x = np.concatenate([top, blocks])
     return [(x * 2.0**power).astype(np.float32) for power in _POWERS]
+
+
+def scale_boundaries_of_any_tensor(cell: Cell, random: Draws) -> Tensors:
+    """NVFP4 alone: amax of blocks at the midpoints of two block scales, under tensor scales that are no power
+    of two. With both fp32 neighbours; and in bf16 those whose quotient is a midpoint but for the rounding of
+    the tensor scale. A quotient that is rounded before the block scale is goes to the other one."""
+    if cell.spec().block.scale != E4M3:
+        return []
+    largest = NVFP4_BLOCK_SCALE.max_value * cell.spec().element.max_value
+    ladder = _magnitudes(NVFP4_BLOCK_SCALE)
+    middle = (ladder[:-1] + ladder[1:]) / 2
+    tensors = []
+    for amax in np.abs(_random(random, (24,), spread=12)).astype(np.float64):
+        points = (
+            fp32_quotient(float(amax), Fraction(largest)) * cell.spec().element.max_value * middle
+        ).astype(np.float32)
+        above = np.nextafter(points, np.float32(np.inf))
+        tensors.append((amax, np.concatenate([np.nextafter(points, np.float32(0)), points, above])))
+    # amax 7t and 448 = 7 * 64: a block amax of t * (odd / 16) * 2^k has 8 bits, as has 7t.
+    for t in range(1, 16, 2):
+        tensors.append(
+            (7.0 * t, (7.0 * t / largest * cell.spec().element.max_value * middle).astype(np.float32))
+        )
+    return [
+        np.concatenate([np.full((1, 16), amax), _led_by(points, random)]).astype(np.float32)
+        for amax, points in tensors
+    ]
+
+
+def _led_by(amax: NDArray[np.floating[Any]], random: Draws) -> NDArray[np.float64]:
+    """Blocks of 16 of random numbers, each with its amax somewhere."""
+    lead = amax.astype(np.float64)
+    blocks = _random(random, (lead.size, 16), spread=2).astype(np.float64) % 1.0 * lead[:, None]
+    blocks[np.arange(lead.size), random.integers(0, 16, lead.size)] = lead
+    return blocks
 
 
 def any_scale(cell: Cell, random: Draws) -> Tensors:
@@ -153,6 +188,7 @@ _QUICK = (
     element_boundaries,
     element_boundaries_of_any_scale,
     scale_boundaries,
+    scale_boundaries_of_any_tensor,
     any_scale,
     zero_and_tiny,
     not_finite,

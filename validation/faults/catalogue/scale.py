@@ -252,6 +252,19 @@ FAULTS: tuple[Fault, ...] = (
         precisions=("nvfp4",),
     ),
     _fault(
+        name="nvfp4_block_scale_rounded_twice",
+        what="NVFP4's block scale is rounded to fp32 before it is rounded to E4M3.",
+        source="Two divisions in fp32, as the formula is written in papers; 1 block in 400 of bf16 numbers.",
+        changes=rewrite(
+            _REAL,
+            value("values"),
+            to="_round(\n(amax.double() / (tensor_scale.double() * element.max_value)).float(),\n"
+            "torch.ones((), dtype=torch.float64, device=x.device),\n_BLOCK_SCALE)",
+        ),
+        formats=("nvfp4",),
+        precisions=("nvfp4",),
+    ),
+    _fault(
         name="nvfp4_block_scale_not_subnormal",
         what="NVFP4's block scales are raised to at least 2^-6, the smallest normal E4M3 number.",
         source="torchao, nvfp4_quantize: finding torchao-nvfp4-block-scale-clamp of docs/findings.md.",
