@@ -28,6 +28,7 @@ from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.domain import Domain
 from mxcheck.kernels.kept_settings import settings_kept
 from mxcheck.kernels.refusals import is_interrupt
+from mxcheck.kernels.torch_codes import TORCH_CODES
 
 _E8M0_FORMATS = tuple(name for name, block in BLOCK_FORMATS.items() if block.scale == E8M0)
 #: Fields of a cast, and what is asked of each. A kernel that gives the same for every rounding is asked for
@@ -164,7 +165,8 @@ def _result(kernel: Kernel, x: Tensor, spec: CastSpec) -> Result | None:
     parts = returned if isinstance(returned, tuple) else (returned,)
     if not all(isinstance(part, Tensor) and part.device == x.device for part in parts):
         return None  # each cell tells it
-    return tuple(part.clone() for part in parts)  # a kernel may use its memory again
+    codes = (part.view(torch.uint8) if part.dtype in TORCH_CODES else part for part in parts)
+    return tuple(part.clone() for part in codes)  # a kernel may use its memory again
 
 
 def _gives_one(kernel: Kernel, asked: _Shape, cell: Cell, base: CastSpec, field: str) -> bool:

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from mxcheck.kernels.api import Kernel, kernel_name
+from mxcheck.kernels.torch_codes import TORCH_CODES
+
+# numpy has none of these dtypes.
+_BITS = {torch.bfloat16: torch.int16, **dict.fromkeys(TORCH_CODES, torch.uint8)}
 
 
 def plain_result(kernel: Kernel, returned: Any, x: Tensor) -> Any:
@@ -27,8 +31,8 @@ def _plain(kernel: Kernel, part: Any, x: Tensor) -> Any:
         return part
     try:
         plain = part.detach().as_subclass(Tensor).resolve_conj().resolve_neg()
-        # numpy has no bf16.
-        plain.numpy() if plain.dtype != torch.bfloat16 else plain.view(torch.int16).numpy()
+        bits = _BITS.get(plain.dtype)
+        (plain if bits is None else plain.view(bits)).numpy()
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise TypeError(
             f"kernel {kernel_name(kernel)} returned a {type(part).__name__} ({part.layout}) that holds no "

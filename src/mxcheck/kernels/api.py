@@ -20,6 +20,7 @@ from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.kernels.grown import along_the_last, cut, grown
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.registry import implementation
+from mxcheck.kernels.torch_codes import as_codes
 
 # A kernel returns (codes, scales), for NVFP4 (codes, scales, tensor scale), or the values of the cast.
 Kernel = Callable[[Tensor, CastSpec], "tuple[Tensor, ...] | Tensor"]
@@ -247,10 +248,11 @@ def load_target(target: str, kind: str = "kernel") -> Callable[..., Any]:
 
 
 def check_parts(function: Kernel, result: object, x: Tensor, spec: CastSpec) -> QuantizedTensor:
-    """A kernel's codes and scales, if they are what they have to be.
+    """A kernel's codes and scales, if they are what they have to be; those of torch's own dtype of such a
+    format (float8_e4m3fn, float8_e8m0fnu) as their bytes.
 
     Raises:
-        TypeError: not a tuple of tensors, or of the wrong length.
+        TypeError: not a tuple of tensors, or of the wrong length; a dtype of other codes.
         ValueError: the wrong shape, dtype or device.
     """
     scales_dtype = torch.float32 if spec.block.scale == FP32 else torch.uint8
@@ -267,10 +269,16 @@ def check_parts(function: Kernel, result: object, x: Tensor, spec: CastSpec) -> 
         raise TypeError(
             f"kernel {kernel_name(function)} must return {names} for {spec.format}, got {len(result)} tensors"
         )
-    for part, (name, shape, dtype) in zip(result, parts, strict=True):
+    plain = [
+        as_codes(kernel_name(function), name, part, code) if dtype == torch.uint8 else part
+        for part, (name, _, dtype), code in zip(
+            result, parts, (spec.element.name, spec.block.scale, ""), strict=False
+        )
+    ]
+    for part, (name, shape, dtype) in zip(plain, parts, strict=True):
         _check_result(function, name, part, x, shape, dtype)
     return QuantizedTensor(
-        codes=result[0], scales=result[1], spec=spec, tensor_scale=result[2] if len(parts) == 3 else None
+        codes=plain[0], scales=plain[1], spec=spec, tensor_scale=plain[2] if len(parts) == 3 else None
     )
 
 
