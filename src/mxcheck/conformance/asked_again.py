@@ -29,8 +29,8 @@ from mxcheck.kernels.usual_settings import usual_settings
 _SHAPE = (24, 256)
 # Repeated, more than 2^20 elements; and more than torch leaves to one thread (2^15).
 _HUGE, _FOR_TWO = 171, 8
-# No multiple of a row, and none of 16 bytes.
-_OFFSET = 256 + 3
+# No multiple of a row, and none of 16 bytes; one of 64 bytes, for a kernel that wants them.
+_OFFSETS = (256 + 3, 256 + 32)
 # Of a caller that shares the process with another: few elements, for a kernel that loops over them.
 _CALLERS_SHAPE = (4, 64)
 
@@ -52,22 +52,25 @@ def asked_again(kernel: Kernel, cell: Cell, level: str, domain: Domain = ANYTHIN
     if not alone.got:
         yield Asked(example=base, comparison=alone)
         return
-    offset = replace(base, group="storage_offset", x=_at_an_offset(base.x))
-    yield Asked(
-        example=offset,
-        comparison=compare(kernel, offset.x, offset.spec, alone.got),
-        words=f"in a slice of other memory, {_OFFSET} elements into it; alone it gives other bits",
-    )
-    if level != "quick" or cell.rounding == "even":
-        huge, expected = _repeated(base, alone.got, _HUGE, "huge")
+    offsets = (offset for offset in _OFFSETS if not domain.refuses(_at_an_offset(base.x, offset), base.spec))
+    if (into := next(offsets, None)) is not None:
+        offset = replace(base, group="storage_offset", x=_at_an_offset(base.x, into))
+        yield Asked(
+            example=offset,
+            comparison=compare(kernel, offset.x, offset.spec, alone.got),
+            words=f"in a slice of other memory, {into} elements into it; alone it gives other bits",
+        )
+    times = _as_often(base, _HUGE, domain)
+    if times > 1 and (level != "quick" or cell.rounding == "even"):
+        huge, expected = _repeated(base, alone.got, times, "huge")
         yield Asked(
             example=huge,
             comparison=compare(kernel, huge.x, huge.spec, expected),
-            words=f"{huge.x.numel():,} elements, the same {_HUGE} times over; once over it gives other bits",
+            words=f"{huge.x.numel():,} elements, the same {times} times over; once over it gives other bits",
         )
     # At `quick` few: torch's threads wait for each other by spinning, which takes a timeslice an operation
     # where the machine is busy. `many_calls` has one tensor for two threads an implementation.
-    times = 1 if level == "quick" else _FOR_TWO
+    times = 1 if level == "quick" else _as_often(base, _FOR_TWO, domain)
     many, expected = _repeated(base, alone.got, times, "two_threads")
     with usual_settings(threads=2):
         comparison = compare(kernel, many.x, many.spec, expected)
@@ -84,11 +87,22 @@ def surrounded(cell: Cell, domain: Domain) -> Example:
     return placed("surroundings", _numbers(_SHAPE, "surroundings"), cell, domain)
 
 
-def _at_an_offset(x: Tensor) -> Tensor:
+def _at_an_offset(x: Tensor, offset: int) -> Tensor:
     """The same values as a contiguous slice of memory that holds others too."""
-    memory = torch.full((x.numel() + 2 * _OFFSET,), 2.0**15, dtype=x.dtype)
-    view = memory[_OFFSET : _OFFSET + x.numel()].view(x.shape)
+    memory = torch.full((x.numel() + 2 * offset,), 2.0**15, dtype=x.dtype)
+    view = memory[offset : offset + x.numel()].view(x.shape)
     return view.copy_(x)
+
+
+def _as_often(base: Example, times: int, domain: Domain) -> int:
+    """How often an example may be repeated along its first axis: so many times, or fewer for a domain."""
+    dims = base.x.shape[1:]
+    fits = (
+        count
+        for count in range(times, 1, -1)
+        if not domain.refuses(base.x.new_empty((count * len(base.x), *dims), device="meta"), base.spec)
+    )
+    return next(fits, 1)
 
 
 def _repeated(base: Example, got: Parts, times: int, group: str) -> tuple[Example, Parts]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.inputs import GROUPS, Blocks, wide
-from mxcheck.conformance.inside import as_matrix, dtypes_of, fitted
+from mxcheck.conformance.inside import aligned, as_matrices, dtypes_of, fitted, in_pieces
 from mxcheck.conformance.mixtures import in_dtype, mixtures, sixteen_bit_blocks
 from mxcheck.conformance.tensors import TENSOR_GROUPS
 from mxcheck.formats.blocks import E8M0
@@ -51,14 +51,16 @@ def examples(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Exam
 
 
 def _in_domain(cell: Cell, level: str, domain: Domain) -> Iterator[Example]:
-    for one in _groups(cell, level, own_block_size(cell, domain)):
+    for plain in _groups(cell, level, own_block_size(cell, domain)):
+        one = replace(plain, x=aligned(plain.x, domain))
         if domain.refuses(one.x, one.spec):
             yield from _inside(one, cell, domain, dtypes_of(domain))
             continue
         yield one
         if one.x.dtype == torch.float32 and one.spec.block_size == own_block_size(cell, domain):
             yield from _inside(one, cell, domain, [some for some in dtypes_of(domain) if some != one.x.dtype])
-    for one in (*_layouts(cell), *_mixtures(cell, level)):
+    for plain in (*_layouts(cell), *_mixtures(cell, level)):
+        one = replace(plain, x=aligned(plain.x, domain))
         if not domain.refuses(one.x, one.spec):
             yield one
 
@@ -112,13 +114,13 @@ def _inside(one: Example, cell: Cell, domain: Domain, dtypes: Sequence[torch.dty
         blocks = one.x if dtype == one.x.dtype else _rounded(one.x, cell, dtype)
         if not len(blocks):
             continue
-        if cell.spec().block.scale == E8M0:
-            blocks = as_matrix(blocks, domain)
-        x, axis = fitted(blocks, domain, spec)
         group = one.group if dtype == plain else f"{one.group}, {named(dtype)}"
-        made = example(group, x, cell, axis=axis, block_size=spec.block_size, tail=spec.tail)
-        if not domain.refuses(made.x, made.spec):
-            yield made
+        in_parts = as_matrices if cell.spec().block.scale == E8M0 else in_pieces
+        for part in in_parts(blocks, domain):
+            x, axis = fitted(part, domain, spec)
+            made = example(group, x, cell, axis=axis, block_size=spec.block_size, tail=spec.tail)
+            if not domain.refuses(made.x, made.spec):
+                yield made
 
 
 def _rounded(x: Tensor, cell: Cell, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import cache, partial, wraps
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -16,17 +17,24 @@ from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.disregarded import disregarded, in_words, with_values
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import ANYTHING, own_block_size, spread_with_ties
-from mxcheck.conformance.inside import axis_of, dtypes_of
+from mxcheck.conformance.inside import axis_of, columns_of, dtypes_of
+from mxcheck.conformance.learned_lengths import learned_lengths
+from mxcheck.conformance.matrices import ROWS
 from mxcheck.conformance.mixtures import BLOCK_SIZES
 from mxcheck.conformance.verifier import outcome
 from mxcheck.formats.blocks import E8M0
+from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel
-from mxcheck.kernels.domain import Domain, NotSupported, innermost, named
+from mxcheck.kernels.domain import ALIGNMENTS, Domain, NotSupported, innermost, named, up
 from mxcheck.kernels.refusals import own_word
 
-# Rows and columns that whatever tiles and blocks there are divide.
-_ALIGNED = (256, 512)
-_MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Rows and columns that whatever tiles and blocks there are divide; for a kernel of long rows; for one of
+# short rows, or few.
+_ALIGNED = ((256, 512), (128, 12_288), (128, 128), (16, 128))
+# No other input has more.
+_MOST_COLUMNS = 8192
+# Of what is asked, which repeats them.
+_DIFFERENT = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +61,9 @@ def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Lea
     domain = with_values(within, values)
     if domain.refuses_cast(cell.spec(block_size=own_block_size(cell, domain))):
         raise NotSupported(in_words(values))
-    for rank in (2, 3, 1, 2):  # once more, where none will do
-        probe = _Probe(kernel, cell, domain, rank)
+    # The first once more, where none will do.
+    for shape, rank in (*product(_ALIGNED, (2, 3)), *product(_ALIGNED, (1,)), (_ALIGNED[0], 2)):
+        probe = _Probe(kernel, cell, domain, rank, shape)
         seen = {dtype: probe.ask(dtype=dtype, unlike=_no_lengths) for dtype in dtypes_of(domain)}
         if not all(one.why for one in seen.values()):
             break
@@ -65,12 +74,12 @@ def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Lea
         return Learned(domain=domain)
     because = [f"{named(dtype)}: {one.why}" for dtype, one in seen.items() if one.why]
     domain = replace(domain, dtypes=dtypes)
-    lessons = (_rows, _columns, _block_sizes, _axes, _ranks, _contiguous)
-    for learn in lessons if rank > 1 else (_columns, _block_sizes, _ranks):
-        found, reasons = learn(_Probe(kernel, cell, domain, rank))
+    lessons = (_columns, _rows, _block_sizes, _axes, _ranks, _contiguous, _alignment)
+    for learn in lessons if rank > 1 else (_columns, _block_sizes, _ranks, _alignment):
+        found, reasons = learn(_Probe(kernel, cell, domain, rank, shape))
         domain, because = replace(domain, **found), [*because, *reasons]
     more_rows = domain.least_rows > 1 or domain.rows_multiple > 1
-    single = more_rows and not _Probe(kernel, cell, domain, rank).ask(rows=1).why
+    single = more_rows and not _Probe(kernel, cell, domain, rank, shape).ask(rows=1).why
     return Learned(domain=domain, because=tuple(because), single_rows=single)
 
 
@@ -90,44 +99,65 @@ class _Probe:
     cell: Cell
     domain: Domain
     rank: int
+    shape: tuple[int, int]
 
     def ask(
         self,
-        rows: int = _ALIGNED[0],
-        columns: int = _ALIGNED[1],
+        rows: int | None = None,
+        columns: int | None = None,
         *,
         lead: tuple[int, ...] | None = None,
         unlike: Callable[[BaseException], bool] = lambda _: False,
         **others: Any,
     ) -> _Answer:
-        """What comes of a matrix [rows, columns] along its last axis, of other leading lengths, or of another
-        dtype, axis, block size or layout. `unlike` tells what else than its own word is a no."""
+        """What comes of a matrix [rows, columns] along its last axis (None: of `shape`), of other leading
+        lengths, or of another dtype, axis, block size or layout. `unlike` tells what else than its own word
+        is a no."""
+        rows = self.shape[0] if rows is None else rows
+        columns = self.shape[1] if columns is None else columns
         axis = others.get("axis", axis_of(self.domain))
         dtype = others.get("dtype", dtypes_of(self.domain)[0])
         lead = {1: (), 2: (rows,), 3: (1, rows)}[self.rank] if lead is None else lead
-        x = spread_with_ties((prod(lead), columns), Draws("learned domain")).to(dtype)
-        x = x.reshape(*lead, columns)
+        count = prod(lead) * columns
+        x = _numbers().to(dtype).repeat(-(-count // _DIFFERENT))[:count].reshape(*lead, columns)
         x = x if axis in (-1, x.dim() - 1) else x.movedim(-1, axis).contiguous()
         x = others.get("laid_out", lambda same: same)(x)
         size = others.get("block_size", own_block_size(self.cell, self.domain))
         random = torch.zeros(x.shape, dtype=torch.int64) if self.cell.rounding == "stochastic" else None
-        raised: list[BaseException] = []
-
-        @wraps(innermost(self.kernel))
-        def noting(*given: Any) -> Any:
-            try:
-                return self.kernel(*given)
-            except BaseException as error:
-                raised.append(error)
-                raise
-
-        seen = outcome(noting, x, self.cell.spec(axis=axis, block_size=size, random=random))
-        says_no = any(own_word(error, self.kernel) or unlike(error) for error in raised)
-        return _Answer(seen.unsupported or (seen.error if says_no else ""), seen.unsupported is not None)
+        return _answer(self.kernel, x, self.cell.spec(axis=axis, block_size=size, random=random), unlike)
 
     @property
     def length(self) -> int:
         return own_block_size(self.cell, self.domain) or 1
+
+
+@cache
+def _numbers() -> Tensor:
+    return spread_with_ties((_DIFFERENT,), Draws("learned domain"))
+
+
+def _answer(kernel: Kernel, x: Tensor, spec: CastSpec, unlike: Callable[[BaseException], bool]) -> _Answer:
+    raised: list[BaseException] = []
+
+    @wraps(innermost(kernel))
+    def noting(*given: Any) -> Any:
+        try:
+            return kernel(*given)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    seen = outcome(noting, x, spec)
+    says_no = any(own_word(error, kernel) or unlike(error) for error in raised)
+    return _Answer(seen.unsupported or (seen.error if says_no else ""), seen.unsupported is not None)
+
+
+def answer(kernel: Kernel, shape: tuple[int, ...], dtype: torch.dtype, spec: CastSpec) -> str:
+    """Why there is no result for an input of this shape; empty where there is one, right or wrong, or another
+    error than a no."""
+    count = prod(shape)
+    x = _numbers().to(dtype).repeat(-(-count // _DIFFERENT))[:count].reshape(shape)
+    return _answer(kernel, x, spec, lambda error: _no_blocks(error) or _no_lengths(error)).why
 
 
 def _no_blocks(error: BaseException) -> bool:
@@ -148,21 +178,33 @@ def _no_view(error: BaseException) -> bool:
 
 
 def _rows(probe: _Probe) -> _Lesson:
-    least, multiple, why = _least(lambda count: probe.ask(rows=count))
-    return {"least_rows": least, "rows_multiple": multiple}, [f"rows {one}" for one in why]
+    columns = columns_of(1, replace(probe.domain, ragged=False), probe.length)
+    # Of as few columns as may be, for there are many rows.
+    few = columns if not probe.ask(columns=columns).why else probe.shape[1]
+    most = up(ROWS[-1], probe.shape[0])
+    found = learned_lengths(lambda count: probe.ask(rows=count, columns=few).why, probe.shape[0], most)
+    limits = {"least_rows": found.least, "rows_multiple": found.multiple, "most_rows": found.most}
+    return limits, [f"rows {one}" for one in found.because]
 
 
 def _columns(probe: _Probe) -> _Lesson:
     length = probe.length
-    blocks, multiple, why = _least(lambda count: probe.ask(columns=count * length))
+    blocks, multiple, most, because = learned_lengths(
+        lambda count: probe.ask(columns=count * length).why,
+        probe.shape[1] // length,
+        max(_MOST_COLUMNS, probe.shape[1]) // length,
+    )
     whole = multiple * length
-    beside = max(blocks * length, whole) + 1
-    reasons = [f"blocks a row {one}" for one in why]
+    reasons = [f"blocks a row {one}" for one in because]
     found: dict[str, Any] = {
         "least_columns": blocks * length if blocks > 1 else 1,
+        "most_columns": None if most is None else most * length,
         "columns_multiple": whole if multiple > 1 else 1,
         "ragged": length > 1 or multiple == 1,
     }
+    beside = max(blocks * length, whole) + 1
+    if most is not None and beside > most * length:
+        return found | {"ragged": length == 1}, reasons
     if length > 1 and (tail := probe.ask(columns=beside, unlike=_no_blocks).why):
         reasons.append(f"{beside} columns: {tail}")
         # Rows that are whole words of memory may have a tail though others may not.
@@ -186,7 +228,7 @@ def _axes(probe: _Probe) -> _Lesson:
 
 
 def _ranks(probe: _Probe) -> _Lesson:
-    rows = _ALIGNED[0]
+    rows = probe.shape[0]
     leads: dict[int, tuple[int, ...]] = {2: (rows,), 3: (2, rows // 2), 4: (2, 2, rows // 4)}
     if probe.domain.least_rows == probe.domain.rows_multiple == 1:
         leads[1] = ()
@@ -202,6 +244,27 @@ def _contiguous(probe: _Probe) -> _Lesson:
     return ({"contiguous": True}, [f"not contiguous: {why}"]) if why else ({}, [])
 
 
+def _alignment(probe: _Probe) -> _Lesson:
+    """Whether the first element may lie anywhere; else the least alignment that will do."""
+    size = dtypes_of(probe.domain)[0].itemsize
+    reasons: list[str] = []
+    for alignment in ALIGNMENTS:
+        if alignment < size:
+            continue
+        why = probe.ask(laid_out=partial(_behind, alignment)).why
+        if not why:
+            return ({"alignment": alignment}, reasons[-1:]) if reasons else ({}, [])
+        reasons.append(f"{alignment} bytes into memory: {why}")
+    return {}, []  # it says no for another reason
+
+
+def _behind(alignment: int, x: Tensor) -> Tensor:
+    """The same values, so many bytes into memory: no larger alignment than that."""
+    offset = alignment // x.element_size()
+    memory = torch.zeros(x.numel() + offset, dtype=x.dtype)
+    return memory[offset:].view(x.shape).copy_(x)
+
+
 def _apart(x: Tensor) -> Tensor:
     """The same values, transposed in memory."""
     return x.transpose(0, -1).contiguous().transpose(0, -1)
@@ -212,18 +275,3 @@ def _those(field: str, values: Iterable[Any], ask: Callable[[Any], _Answer], wha
     seen = {value: ask(value).why for value in values}
     failed = [f"{what}{value}: {why}" for value, why in seen.items() if why]
     return ({field: tuple(value for value, why in seen.items() if not why)} if failed else {}), failed
-
-
-def _least(ask: Callable[[int], _Answer]) -> tuple[int, int, list[str]]:
-    """(least, multiple, why) of a count: the first of the multiples that gives a result once and threefold;
-    where one more than it gives one too, it is the least one only."""
-    reasons: list[str] = []
-    for count in _MULTIPLES:
-        why = ask(count).why or ask(3 * count).why
-        if why:
-            reasons.append(f"{count}: {why}")
-            continue
-        if count == 1 or not (beside := ask(count + 1).why):
-            return count, 1, reasons[:1]
-        return count, count, [f"{count + 1}: {beside}"]
-    return _MULTIPLES[-1], _MULTIPLES[-1], reasons[:1]

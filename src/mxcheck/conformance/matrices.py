@@ -20,7 +20,7 @@ from torch import Tensor
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import ANYTHING, OTHER_BLOCK_SIZES, Example, own_block_size
-from mxcheck.conformance.inside import columns_of, dtypes_of, in_rank, rows_of
+from mxcheck.conformance.inside import aligned, columns_of, dtypes_of, in_rank, rows_of
 from mxcheck.conformance.mixtures import pool_of
 from mxcheck.conformance.verifier import expected_parts
 from mxcheck.formats.blocks import E8M0
@@ -95,6 +95,7 @@ def _of_size(
                 ways.append((layouts[(2 * i + j + number) % len(layouts)], axes[(i + j) % len(axes)]))
             for layout, axis in dict.fromkeys(ways):
                 made = _in_rank(pool.matrix(rows, columns, axis, layout), domain)
+                made = replace(made, example=replace(made.example, x=aligned(made.example.x, domain)))
                 if not domain.refuses(made.example.x, made.example.spec):
                     yield made
 

@@ -26,6 +26,9 @@ _CHOICES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "dtypes": ("dtype", tuple(DTYPES.values())),
 }
 _COUNTS = ("least_rows", "rows_multiple", "least_columns", "columns_multiple")
+_MOST = ("most_rows", "most_columns")
+#: Bytes. Torch itself places memory on the CPU at multiples of the last.
+ALIGNMENTS = (1, 2, 4, 8, 16, 32, 64)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -45,9 +48,11 @@ class Domain:
         axes: that blocks may run along; negative ones count from the last.
         ranks: numbers of dimensions of the input.
         least_rows, least_columns: 1 at least.
+        most_rows, most_columns: None for any number.
         rows_multiple, columns_multiple: what must divide rows and columns.
         ragged: whether the block size need not divide columns.
         contiguous: whether the input must be contiguous.
+        alignment: bytes that divide the address of the first element (`x.data_ptr()`).
 
     Raises:
         ValueError: a value that is not allowed, in one line with the allowed ones.
@@ -62,11 +67,14 @@ class Domain:
     axes: Collection[int] | None = None
     ranks: Collection[int] | None = None
     least_rows: int = 1
+    most_rows: int | None = None
     rows_multiple: int = 1
     least_columns: int = 1
+    most_columns: int | None = None
     columns_multiple: int = 1
     ragged: bool = True
     contiguous: bool = False
+    alignment: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -74,11 +82,28 @@ class Domain:
             if field.name in _COUNTS:
                 if type(value) is not int or value < 1:
                     raise ValueError(f"{field.name} of a Domain must be an integer from 1, got {value!r}")
+            elif field.name == "alignment":
+                if type(value) is not int or value not in ALIGNMENTS:
+                    allowed = ", ".join(map(str, ALIGNMENTS))
+                    raise ValueError(f"alignment of a Domain must be {allowed} bytes, got {value!r}")
+            elif field.name in _MOST:
+                continue
             elif field.name in ("ragged", "contiguous"):
                 if type(value) is not bool:
                     raise ValueError(f"{field.name} of a Domain must be True or False, got {value!r}")
             elif value is not None:
                 self._check_choices(field.name, value)
+        for name in _MOST:
+            self._check_most(name, getattr(self, name))
+
+    def _check_most(self, name: str, value: Any) -> None:
+        what = name.removeprefix("most_")
+        least = up(getattr(self, f"least_{what}"), getattr(self, f"{what}_multiple"))
+        if value is not None and (type(value) is not int or value < least):
+            raise ValueError(
+                f"{name} of a Domain must be None or an integer from {least}, its least number of {what}, "
+                f"got {value!r}"
+            )
 
     def _check_choices(self, name: str, value: Any) -> None:
         if isinstance(value, str) or not isinstance(value, Collection) or not len(value):
@@ -128,8 +153,16 @@ class Domain:
             (axes is None or axis in axes, f"no blocks along axis {spec.axis} of {x.dim()}"),
             (self.ranks is None or x.dim() in self.ranks, f"no input of {x.dim()} dimensions"),
             (rows >= self.least_rows, f"at least {self.least_rows} rows, got {rows}"),
+            (
+                self.most_rows is None or rows <= self.most_rows,
+                f"at most {self.most_rows} rows, got {rows}",
+            ),
             (rows % self.rows_multiple == 0, f"rows that {self.rows_multiple} divides, got {rows}"),
             (columns >= self.least_columns, f"at least {self.least_columns} columns, got {columns}"),
+            (
+                self.most_columns is None or columns <= self.most_columns,
+                f"at most {self.most_columns} columns, got {columns}",
+            ),
             (
                 columns % self.columns_multiple == 0,
                 f"columns that {self.columns_multiple} divides, got {columns}",
@@ -138,6 +171,10 @@ class Domain:
             (
                 not self.contiguous or x.is_contiguous(),
                 f"a contiguous input, got strides {tuple(x.stride())}",
+            ),
+            (
+                self.alignment == 1 or x.data_ptr() % self.alignment == 0,
+                f"an address that {self.alignment} divides, got {x.data_ptr():#x}",
             ),
         ):
             if not right:
@@ -176,6 +213,11 @@ class Domain:
                 value = ", ".join(named(one) if isinstance(one, torch.dtype) else str(one) for one in value)
             parts.append(f"{field.name} {value}")
         return "; ".join(parts)
+
+
+def up(count: int, multiple: int) -> int:
+    """The next multiple from a count on."""
+    return -(-count // multiple) * multiple
 
 
 def _same(axis: int, axes: Collection[int]) -> bool:

@@ -28,6 +28,8 @@ FIRST_AXIS = Domain(axes=(0,), ragged=False)
 SMALL = Domain(
     dtypes=(torch.float16, torch.bfloat16), rows_multiple=8, columns_multiple=64, block_sizes=(16, 32, None)
 )
+SHORT = Domain(most_rows=64, most_columns=256, least_rows=2)
+ALIGNED = Domain(alignment=16, most_rows=65_535)
 
 
 def of(made_for: Domain, wrong: bool = False) -> Cast:
@@ -52,6 +54,13 @@ def test_a_right_kernel_is_exact_and_a_wrong_one_red(made_for: Domain, cell: str
     assert (right.counts, right.unsupported, right.learned) == ({}, {}, None)
     assert right.elements > 1 << 18
     assert run_cell(of(made_for, wrong=True), CELLS[cell], "quick").counts
+
+
+@pytest.mark.parametrize(("made_for", "cell"), [(SHORT, "fp4_e2m1-floor"), (ALIGNED, "nvfp4-amax")])
+def test_a_right_kernel_of_small_or_aligned_inputs_is_exact(made_for: Domain, cell: str) -> None:
+    right = run_cell(of(made_for), CELLS[cell], "quick")
+    assert (right.counts, right.unsupported, right.learned) == ({}, {}, None)
+    assert right.elements > 1 << 18
 
 
 @pytest.mark.parametrize("cell", SOME)
@@ -81,6 +90,22 @@ def test_of_each_dtype_there_is_every_edge() -> None:
     for group in ("every_code", "boundaries", "zero_and_subnormal", "not_finite", "amax_boundaries"):
         assert groups[group] == torch.float32
         assert groups[f"{group}, bfloat16"] == torch.bfloat16
+
+
+def test_no_block_is_lost_where_one_matrix_may_not_hold_all() -> None:
+    """Of each group there are the same blocks, in as many matrices as it takes."""
+    cell = CELLS["fp8_e4m3-floor"]
+    blocks: list[dict[str, set[bytes]]] = []
+    for made_for in (Domain(), Domain(most_rows=8, most_columns=64)):
+        found: dict[str, set[bytes]] = {}
+        for one in examples(cell, "quick", made_for):
+            if one.group in ("every_code", "boundaries", "amax_boundaries"):
+                found.setdefault(one.group, set()).update(
+                    row.numpy().tobytes() for row in one.x.reshape(-1, 32)
+                )
+        blocks.append(found)
+    assert blocks[0] == blocks[1]
+    assert len(blocks[0]) == 3
 
 
 def test_a_domain_that_restricts_nothing_changes_no_example() -> None:
@@ -115,18 +140,39 @@ def refusing(made_for: Domain) -> Cast:
 )
 def test_what_is_refused_is_learned(made_for: Domain) -> None:
     cell = CELLS["fp8_e4m3-floor"]
-    learned = learned_domain(refusing(made_for), cell).domain
-    for rows in (1, 2, 15, 16, 17, 128, 200, 256):
-        for columns in (1, 32, 33, 64, 96, 128, 160, 256):
-            for dtype in (torch.float32, torch.bfloat16, torch.float16):
-                x = torch.ones(rows, columns, dtype=dtype)
-                assert bool(learned.refuses(x, cell.spec())) == bool(made_for.refuses(x, cell.spec())), (
-                    x.shape
-                )
+    assert_learned(made_for)
     result = run_cell(refusing(made_for), cell, "quick")
     assert result.counts == {}
     assert result.learned is not None
     assert result.elements > 1 << 18
+
+
+@pytest.mark.parametrize(
+    "made_for",
+    [
+        Domain(most_rows=64),
+        Domain(most_columns=256),
+        Domain(most_columns=4096, most_rows=65_535),
+        Domain(columns_multiple=1024, ragged=False, dtypes=(torch.bfloat16,)),
+        Domain(alignment=16),
+    ],
+    ids=lambda one: one.words,
+)
+def test_limits_from_above_and_long_rows_are_learned(made_for: Domain) -> None:
+    assert_learned(made_for)
+
+
+def assert_learned(made_for: Domain) -> None:
+    cell = CELLS["fp8_e4m3-floor"]
+    learned = learned_domain(refusing(made_for), cell).domain
+    assert learned.alignment == made_for.alignment
+    for rows in (1, 2, 15, 16, 17, 64, 65, 128, 200, 256, 65_536):
+        for columns in (1, 32, 33, 64, 96, 128, 160, 256, 288, 1024, 1056, 4096, 4128):
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                x = torch.empty(rows, columns, dtype=dtype, device="meta")
+                assert bool(learned.refuses(x, cell.spec())) == bool(made_for.refuses(x, cell.spec())), (
+                    x.shape
+                )
 
 
 def test_a_kernel_of_one_dtype_that_is_wrong_is_red_though_it_refuses_fp32() -> None:

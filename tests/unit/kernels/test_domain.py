@@ -29,8 +29,10 @@ SPEC = cast_spec("fp8_e4m3")
         ({"axes": [-1]}, X, cast_spec("fp8_e4m3", axis=0), "no blocks along axis 0 of 2"),
         ({"ranks": [3]}, X, SPEC, "no input of 2 dimensions"),
         ({"least_rows": 16}, X, SPEC, "at least 16 rows, got 4"),
+        ({"most_rows": 2}, X, SPEC, "at most 2 rows, got 4"),
         ({"rows_multiple": 8}, X, SPEC, "rows that 8 divides, got 4"),
         ({"least_columns": 128}, X, SPEC, "at least 128 columns, got 64"),
+        ({"most_columns": 32}, X, SPEC, "at most 32 columns, got 64"),
         ({"columns_multiple": 128}, X, SPEC, "columns that 128 divides, got 64"),
         ({"ragged": False}, X[:, :40], SPEC, "columns that the block size 32 divides, got 40"),
         ({"contiguous": True}, X.T, SPEC, "a contiguous input, got strides (1, 64)"),
@@ -43,6 +45,14 @@ def test_each_limit_refuses_what_lies_outside_and_nothing_else(
     assert made_for.refuses(x, spec) == why
     assert Domain().refuses(x, spec) == ""
     assert next(iter(limits)) in made_for.words
+
+
+def test_an_address_is_what_an_alignment_divides() -> None:
+    memory = torch.ones(128)
+    assert Domain(alignment=16).refuses(memory[4:68].view(2, 32), SPEC) == ""
+    why = Domain(alignment=16).refuses(memory[1:65].view(2, 32), SPEC)
+    assert why == f"an address that 16 divides, got {memory.data_ptr() + 4:#x}"
+    assert Domain(alignment=16).words == "alignment 16"
 
 
 def test_rows_are_all_that_blocks_do_not_run_along() -> None:
@@ -59,6 +69,10 @@ def test_rows_are_all_that_blocks_do_not_run_along() -> None:
         ({"dtypes": []}, "dtypes of a Domain must be a tuple"),
         ({"dtypes": [torch.float64]}, r"dtypes of a Domain are torch.float32, .* got torch.float64"),
         ({"axes": ["last"]}, "axes of a Domain are integers, got 'last'"),
+        ({"most_rows": 8, "least_rows": 9}, "most_rows of a Domain must be None or an integer from 9, its"),
+        ({"most_columns": 100, "columns_multiple": 128}, r"None or an integer from 128, its .* got 100"),
+        ({"most_columns": 1.5}, r"most_columns of a Domain must be None or an integer from 1, .* got 1.5"),
+        ({"alignment": 24}, r"alignment of a Domain must be 1, 2, 4, 8, 16, 32, 64 bytes, got 24"),
         ({"rows_multiple": 0}, "rows_multiple of a Domain must be an integer from 1, got 0"),
         ({"ragged": 1}, "ragged of a Domain must be True or False, got 1"),
     ],
