@@ -23,6 +23,7 @@ from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples, own_block_size
+from mxcheck.conformance.kept_results import changed_since, kept_results
 from mxcheck.conformance.learned_domain import Learned, learned_domain
 from mxcheck.conformance.matrices import matrices
 from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
@@ -126,10 +127,13 @@ def run_cell(
 def _asked(
     kernel: Kernel, cell: Cell, level: str, domain: Domain, narrowing: Narrowing, *, single_rows: bool
 ) -> Iterator[Asked]:
-    """Each example held against the oracle; then numbers in other surroundings and, last of all, the first
-    example again, held against what it gave before."""
+    """Each example held against the oracle; then numbers in other surroundings, results that were kept since
+    before the first and, last of all, the first example again, held against what it gave before."""
     first: Example | None = None
     got: Parts = ()
+    plain = surrounded(cell, domain)
+    surroundings = narrowing.takes(plain.x, plain.spec)
+    kept = kept_results(kernel, cell, domain) if surroundings else []
     for example in examples(cell, level, domain):
         if not narrowing.takes(example.x, example.spec):
             continue
@@ -144,10 +148,10 @@ def _asked(
         if narrowing.takes(one.example.x, one.example.spec):
             comparison = compare(kernel, one.example.x, one.example.spec, oracle=one.expected)
             yield Asked(example=one.example, comparison=comparison)
-    plain = surrounded(cell, domain)
-    if narrowing.takes(plain.x, plain.spec):
+    if surroundings:
         yield from asked_again(kernel, cell, level, domain)
         yield from in_batches(kernel, cell, domain)
+        yield from changed_since(kernel, kept)
     if first is not None and got:
         yield Asked(
             example=replace(first, group="asked_again"),

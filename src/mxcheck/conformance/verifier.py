@@ -31,6 +31,8 @@ from mxcheck.kernels.kept_settings import put_settings, settings
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.refusals import is_interrupt, refusal
 
+# Bytes of a slice's surroundings that are looked at; more only where the slice is much of them.
+_MOST_AROUND = 1 << 20
 _SAME_SIZE_INT = {4: torch.int32, 2: torch.int16}
 
 Index = tuple[int, ...]
@@ -157,7 +159,8 @@ def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTens
     it draws from torch's generator is no fault, but the same in each call.
     """
     check_domain(domain_of(kernel), x, spec)
-    before, kept, generator = x.clone(), settings(), torch.get_rng_state()
+    before, around = x.clone(), _surroundings(x)
+    kept, generator = settings(), torch.get_rng_state()
     given = spec if spec.random is None else replace(spec, random=_copy(spec.random))
     changed = []
     try:
@@ -170,6 +173,13 @@ def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTens
             once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.stride())
             x[once].copy_(before[once])
             changed.append("its input")
+        if around is not None and not torch.equal(around, memory := _memory(x)):
+            outside = int((around != memory).sum())
+            memory.copy_(around)
+            if "its input" not in changed:
+                changed.append(
+                    f"memory around its input, {outside:,} bytes of the tensor that it is a slice of"
+                )
     if spec.random is not None and not torch.equal(
         torch.as_tensor(given.random), torch.as_tensor(spec.random)
     ):
@@ -177,6 +187,17 @@ def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTens
     if changed:
         raise _LeftChangedError(f"it changed {', and '.join(changed)}")
     return result
+
+
+def _memory(x: Tensor) -> Tensor:
+    """All of the bytes of which x may be a slice."""
+    return torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage())
+
+
+def _surroundings(x: Tensor) -> Tensor | None:
+    """A copy of these bytes; None where x has them all, or shares them with far more than it is itself."""
+    size, whole = x.numel() * x.element_size(), x.untyped_storage().nbytes()
+    return _memory(x).clone() if size < whole <= max(_MOST_AROUND, 4 * size) else None
 
 
 def _copy(random: Any) -> Any:

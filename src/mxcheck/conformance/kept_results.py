@@ -1,0 +1,69 @@
+"""Results that a caller keeps: they stay what they were while the kernel goes on.
+
+A kernel that returns one of a few buffers of its own, or views into its workspace, is right at each call, and
+changes what it returned before. So the results of a few calls are kept, and looked at again after all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mxcheck.conformance.asked_again import Asked
+from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.draws import Draws
+from mxcheck.conformance.generator import ANYTHING, Example, placed, spread_with_ties
+from mxcheck.conformance.verifier import Comparison, judged, outcome
+from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.api import Kernel
+from mxcheck.kernels.domain import Domain
+
+GROUP = "kept_results"
+#: Calls with other numbers of one shape: a kernel with fewer buffers than that uses one again.
+CALLS = 12
+_SHAPE = (4, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Kept:
+    """A result as it was returned, which may be memory of the kernel, and what it was `then`; of a call that
+    gave none, what it gave."""
+
+    example: Example
+    returned: Any
+    then: Comparison
+
+
+def kept_results(kernel: Kernel, cell: Cell, domain: Domain = ANYTHING) -> list[Kept]:
+    """The results of `CALLS` calls with small inputs; of a kernel that gives none there the first call."""
+    found = []
+    for number in range(CALLS):
+        one = placed(GROUP, spread_with_ties(_SHAPE, Draws(f"kept {number}")), cell, domain)
+        returned: list[Any] = []
+
+        def call(x: Tensor, spec: CastSpec, returned: list[Any] = returned) -> Any:
+            returned.append(kernel(x, spec))
+            return returned[0]
+
+        seen = outcome(call, one.x, one.spec)
+        if not seen.got:
+            return [Kept(example=one, returned=None, then=seen)]
+        found.append(Kept(example=one, returned=returned[0], then=seen))
+    return found
+
+
+def changed_since(kernel: Kernel, kept: list[Kept]) -> Iterator[Asked]:
+    """Each kept result, held against what it was."""
+    for one in kept:
+        if not one.then.got:
+            yield Asked(example=one.example, comparison=one.then)
+            continue
+        yield Asked(
+            example=one.example,
+            comparison=judged(kernel, one.returned, one.example.x, one.example.spec, one.then.got),
+            words="a result that the caller kept, after calls with other numbers: the kernel returns memory "
+            "that it uses again; when it was returned it had the expected bits",
+        )
