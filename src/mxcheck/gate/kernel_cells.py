@@ -8,15 +8,16 @@ from typing import Any
 
 from mxcheck.files.printed import got
 
-EXACT, LAST_BIT, KNOWN, SILENT, NOT_COMPARED, RED = (
+EXACT, LAST_BIT, KNOWN, NOT_COUNTED, SILENT, NOT_COMPARED, RED = (
     "exact",
     "in the last bit",
     "known",
+    "like what is known, but not counted at this block size",
     "where OCP is silent",
     "not compared",
     "red",
 )
-VERDICTS = (EXACT, LAST_BIT, KNOWN, SILENT, NOT_COMPARED, RED)
+VERDICTS = (EXACT, LAST_BIT, KNOWN, NOT_COUNTED, SILENT, NOT_COMPARED, RED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,9 @@ class KernelCell:
 
     Attributes:
         verdict: `exact`; `in the last bit`: values of a format whose scale has a significand; `known`: no
-            other differences than the findings of a published implementation; `where OCP is silent`: no
+            other differences than the findings of a published implementation, in the numbers that were
+            counted; `like what is known, but not counted at this block size`: differences of the same kinds
+            from the same groups of inputs, for which there are no numbers; `where OCP is silent`: no
             other ones than those; `not compared`: the kernel refuses what it was asked; `red`: bits are
             wrong.
         words: of `exact` nothing; of all others the findings, the differences or the reason, in one line.

@@ -17,7 +17,7 @@ from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
 from mxcheck.kernels.blocks import check_input
 from mxcheck.kernels.domain import NotSupported, domain_of
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
-from mxcheck.kernels.grown import along_the_last, cut, grown
+from mxcheck.kernels.grown import along_the_last, cut, grown, learned_limits
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.registry import implementation
 from mxcheck.kernels.torch_codes import as_codes
@@ -152,13 +152,15 @@ def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
             _TELL.reset(token)
     if any(function in own for own in _OWN.values()):
         return function(x, spec)
-    made_for = domain_of(function)
+    declared = domain_of(function)
+    made_for = learned_limits(function, spec) if declared is None else declared
     if made_for is not None and (why := made_for.refuses(x, spec)):
         larger = grown(x, spec, made_for)
-        if larger is None:
+        if larger is not None:
+            result = _checked_call(function, larger, along_the_last(spec))
+            return cut(_parts_of(function, result, larger, spec), x, spec)
+        if declared is not None:
             raise NotSupported(f"outside of its domain: {why}")
-        result = _checked_call(function, larger, along_the_last(spec))
-        return cut(_parts_of(function, result, larger, spec), x, spec)
     return _checked_call(function, x, spec)
 
 

@@ -7,11 +7,11 @@ which changes no scale, and what is repeated is cut off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -20,6 +20,20 @@ from mxcheck.kernels.domain import Domain
 from mxcheck.kernels.rows import as_rows, from_rows
 
 _GROWING: ContextVar[Literal["no", "yes", "whatever comes"]] = ContextVar("mxcheck_growing", default="no")
+
+
+# What was learned of kernels that declare nothing.
+_LEARNED: dict[tuple[Callable[..., Any], CastSpec], Domain] = {}
+
+
+def grow_as_learned(kernel: Callable[..., Any], spec: CastSpec, made_for: Domain) -> None:
+    """From now on mxcheck's own inputs to a kernel that declares nothing get these rows, in this cast."""
+    _LEARNED[kernel, along_the_last(spec)] = made_for
+
+
+def learned_limits(kernel: Callable[..., Any], spec: CastSpec) -> Domain | None:
+    """What was learned, where inputs grow by it."""
+    return _LEARNED.get((kernel, along_the_last(spec))) if _LEARNED and is_growing() else None
 
 
 @contextmanager

@@ -13,7 +13,16 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from mxcheck.files.printed import one_line, printable
-from mxcheck.gate.kernel_cells import EXACT, KNOWN, LAST_BIT, NOT_COMPARED, RED, SILENT, KernelCell
+from mxcheck.gate.kernel_cells import (
+    EXACT,
+    KNOWN,
+    LAST_BIT,
+    NOT_COMPARED,
+    NOT_COUNTED,
+    RED,
+    SILENT,
+    KernelCell,
+)
 from mxcheck.measure.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -94,8 +103,8 @@ def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelC
     held = hold_cell(asked, of, cell, LEVEL, named)
     if no_memory:  # of this machine, and not of the kernel: the case waits for more, or says so
         raise no_memory[0].with_traceback(None)
-    if not usual and held.verdict == "red" and _explained(held):
-        held = replace(held, verdict="known")  # what is counted of it is counted for the usual blocks
+    if not usual and held.verdict in ("red", "known") and _as_counted(held, of, cell):
+        return KernelCell(verdict=NOT_COUNTED, words=", ".join(one.name for one in held.known))
     return _told(held, of)
 
 
@@ -157,7 +166,13 @@ def _told(held: HeldCell, of: Implementation) -> KernelCell:
     return KernelCell(verdict=RED, words=printable(words), example=held.first_example(of))
 
 
-def _explained(held: HeldCell) -> bool:
-    """Whether findings that are known of a cell show as all that it shows."""
-    kinds = {kind for found in held.result.counts.values() for kind in found}
-    return kinds <= {kind for finding in held.known for kind in finding.kinds}
+def _as_counted(held: HeldCell, of: Implementation, cell: Cell) -> bool:
+    """Whether each group of inputs, in whatever dtype, shows no other kinds of mismatch than were counted of
+    it in the usual blocks: for others there are no numbers."""
+    from mxcheck.conformance.findings import known_counts
+
+    counted = known_counts(of.name, cell.id, LEVEL)
+    return bool(held.result.counts) and all(
+        kinds.keys() <= counted.get(group, {}).keys() | counted.get(group.partition(",")[0], {}).keys()
+        for group, kinds in held.result.counts.items()
+    )

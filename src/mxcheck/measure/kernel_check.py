@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import lcm
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mxcheck.files.printed import got, raised
@@ -12,17 +12,19 @@ if TYPE_CHECKING:
 
     from mxcheck.formats.spec import CastSpec
     from mxcheck.kernels.api import Kernel
-    from mxcheck.kernels.domain import Domain
     from mxcheck.models.recipe import Recipe
 
 
 def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
-    """Call each cast of a model run once, on a small tensor of the dtype and device of `like`.
+    """Call each cast of a model run once, on a small tensor that the kernel is made for, on the device of
+    `like` and in its dtype where it may be.
 
     Raises:
         ValueError: it raises, or returns neither codes and scales nor values; in one line.
     """
-    from mxcheck.kernels.domain import Domain, domain_of
+    from mxcheck.conformance.inside import fitted
+    from mxcheck.measure.made_for import made_for
+    from mxcheck.models.probe import probe
     from mxcheck.models.recipe import BF16
 
     specs = [operand.spec(axis=-1) for operand in recipe.operands if operand.format != BF16]
@@ -30,8 +32,9 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
         return
     kernel = model_kernel(recipe)
     for spec in specs:
-        x = _inside(domain_of(kernel) or Domain(), spec.block_size).to(like.device, like.dtype)
-        _check_cast(recipe.kernel, kernel, x, spec)
+        domain = made_for(kernel, spec, str(like.device))
+        x, axis = fitted(probe(2, 64).to(like.dtype), domain, spec)
+        _check_cast(recipe.kernel, kernel, x.to(like.device), replace(spec, axis=axis))
 
 
 def model_kernel(recipe: Recipe) -> Kernel:
@@ -63,19 +66,6 @@ def check_named(recipe: Recipe) -> None:
         raise ValueError(
             f"a case that is measured names its kernel: give package.module:function, got {got(name)}"
         )
-
-
-def _inside(made_for: Domain, block_size: int | None) -> torch.Tensor:
-    """A matrix of two rows and 64 columns, or of as many more as a domain wants."""
-    from mxcheck.models.probe import probe
-
-    rows = _up(max(2, made_for.least_rows), made_for.rows_multiple)
-    whole = lcm(made_for.columns_multiple, block_size or 1)
-    return probe(rows, _up(max(64, made_for.least_columns), whole))
-
-
-def _up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
 
 
 def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> None:

@@ -3,8 +3,8 @@
 Formats, rules, roundings and block sizes are the recipe's; the dtype is that the model is loaded in; the
 shapes of weights are those of its configuration, and so are those of activations with the sequences and the
 length of the text. What only a pass can tell (how many rows an expert gets, of a head that is multiplied
-piece by piece; the shapes within attention) the kernel is asked with, and may refuse then. So may one that
-declares nothing.
+piece by piece; the shapes within attention) the kernel is asked with, and may refuse then. What is learned of
+one that declares nothing is no more than a hint: it is asked for such an input itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mxcheck.gate.case import Case
 from mxcheck.measure.kernel_asked import OWN
 from mxcheck.measure.kernel_check import check_named, model_kernel
+from mxcheck.measure.made_for import made_for, says_no
 from mxcheck.measure.text import has_own_tokens, own_tokens_path
 from mxcheck.models.footprint import text_shape
 from mxcheck.models.zoo import model_source
@@ -25,6 +26,7 @@ from mxcheck.run.measuring import DEFAULT_LENGTH, Measuring
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from mxcheck.kernels.api import Kernel
     from mxcheck.kernels.domain import Domain
     from mxcheck.models.recipe import Operand, Recipe
 
@@ -41,8 +43,9 @@ class _Asked:
     rows_known: bool = True
 
 
-def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe) -> None:
-    """Refuse a case whose casts or shapes its kernel declares that it is not made for.
+def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe, device: str = "cpu") -> None:
+    """Refuse a case whose casts or shapes its kernel declares that it is not made for; or of which it says so
+    itself, where it declares nothing and something like it was learned to be none of its own.
 
     Raises:
         ValueError: so it is; with the kernel, the case, the module, what it is asked and what it wants.
@@ -54,23 +57,28 @@ def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe) -> Non
     check_named(recipe)
     if not operands or recipe.kernel in OWN:
         return
-    made_for = domain_of(model_kernel(recipe))
-    if made_for is None:
-        return
+    kernel = model_kernel(recipe)
+    declared = domain_of(kernel)
+    limits = {one: made_for(kernel, one.spec(axis=-1), device) for one in operands}
     for operand in operands:
-        if why := made_for.refuses_cast(operand.spec(axis=-1)):
+        if declared is not None and (why := declared.refuses_cast(operand.spec(axis=-1))):
             raise ValueError(
                 f"kernel {recipe.kernel} is not made for {case.precision}: it has {why}; it is made for "
-                f"{made_for.words}; name the cases that it does with --mx-precision"
+                f"{declared.words}; name the cases that it does with --mx-precision"
             )
     source = model_source(measuring.name_of(case.model))
     dtype = measuring.dtype or source.dtype
-    if _takes_any_shape(made_for, {dtype, *(_dtype_at_a_call(one, dtype) for one in operands)}):
+    dtypes = {dtype, *(_dtype_at_a_call(one, dtype) for one in operands)}
+    if all(_takes_any_shape(one, dtypes) for one in limits.values()):
         return
     model = _unloaded(source.name, dtype, case.model in measuring.trusted)
     for one in _asked(measuring, case, recipe, model, dtype):
-        if one.operand.format != BF16 and (why := _refusal(made_for, one)):
-            verb = "has" if why.startswith("no ") else "needs"
+        if one.operand.format == BF16 or not (why := _refusal(limits[one.operand], one)):
+            continue
+        verb = "has" if why.startswith("no ") else "needs"
+        if declared is None:
+            verb, why = "says", _own_word(kernel, limits[one.operand], one, device)
+        if why:
             raise ValueError(
                 f"kernel {recipe.kernel} is not made for {case.model}: {one.what} are {one.dtype} "
                 f"{[*one.shape]}, cast along axis {one.axis}; it {verb} {why}"
@@ -89,25 +97,36 @@ def _dtype_at_a_call(operand: Operand, dtype: str) -> str:
     return dtype if operand.is_exact_in_16_bits else "float32"
 
 
-def _takes_any_shape(made_for: Domain, dtypes: set[str]) -> bool:
+def _takes_any_shape(limits: Domain, dtypes: set[str]) -> bool:
     """Whether nothing is left to ask of a model whose operands have these dtypes."""
     from mxcheck.kernels.domain import DTYPES, Domain
 
-    casts = replace(
-        made_for, formats=None, scale_rules=None, roundings=None, nonfinite=None, block_sizes=None
-    )
-    of_all = all(DTYPES[dtype] in made_for.dtypes for dtype in dtypes)
+    casts = replace(limits, formats=None, scale_rules=None, roundings=None, nonfinite=None, block_sizes=None)
+    of_all = all(DTYPES[dtype] in limits.dtypes for dtype in dtypes)
     return of_all and replace(casts, dtypes=Domain().dtypes) == Domain()
 
 
-def _refusal(made_for: Domain, one: _Asked) -> str:
+def _own_word(kernel: Kernel, limits: Domain, one: _Asked, device: str) -> str:
+    """What a kernel that declares nothing says itself of what was learned to be none of its own."""
+    from mxcheck.conformance.inside import rows_of
+
+    shape = one.shape if one.rows_known else (rows_of(1, limits), one.shape[one.axis])
+    spec = one.operand.spec(axis=one.axis if one.rows_known else -1)
+    return says_no(kernel, shape, one.dtype, spec, device)
+
+
+def _of_any_rows(limits: Domain) -> Domain:
+    return replace(limits, least_rows=1, most_rows=None, rows_multiple=1, ranks=None)
+
+
+def _refusal(limits: Domain, one: _Asked) -> str:
     import torch
 
     from mxcheck.kernels.domain import DTYPES
 
     x = torch.empty(one.shape, dtype=DTYPES[one.dtype], device="meta")
-    limits = made_for if one.rows_known else replace(made_for, least_rows=1, rows_multiple=1, ranks=None)
-    return limits.refuses(x, one.operand.spec(axis=one.axis))
+    within = limits if one.rows_known else _of_any_rows(limits)
+    return within.refuses(x, one.operand.spec(axis=one.axis))
 
 
 def _asked(

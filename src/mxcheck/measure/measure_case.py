@@ -45,7 +45,7 @@ def _measured_whole(session: Session, case: Case) -> Record:
     recipe = session.measuring.recipe_of(case)
     if (reason := session.unavailable(recipe)) is not None:
         raise UnavailableError(reason)
-    check_kernel_domain(session.measuring, case, recipe)
+    check_kernel_domain(session.measuring, case, recipe, session.device)
     try:
         return _checked(session, case, recipe)
     except (MemoryError, RuntimeError) as error:

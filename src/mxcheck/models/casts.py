@@ -16,10 +16,17 @@ from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.kernels.domain import NotSupported, named
 from mxcheck.kernels.grown import is_growing
 from mxcheck.kernels.quantized import QuantizedTensor
-from mxcheck.kernels.refusals import refusal
+from mxcheck.kernels.refusals import own_word, refusal
 from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
+
+_NO = (NotImplementedError, AssertionError, TypeError, ValueError)
+
+
+def _says_no(error: Exception, kernel: Kernel) -> bool:
+    """Whether a kernel itself says that it does not do this, as a refusal or by a `raise` of its own."""
+    return refusal(error, kernel) is not None or own_word(error, kernel)
 
 
 def identity(x: Tensor) -> Tensor:
@@ -51,9 +58,7 @@ class CastRefusedError(NotSupported):
         reason: the kernel's own.
     """
 
-    def __init__(
-        self, kernel: str | Kernel, of: str, x: Tensor, spec: CastSpec, error: NotImplementedError
-    ) -> None:
+    def __init__(self, kernel: str | Kernel, of: str, x: Tensor, spec: CastSpec, error: Exception) -> None:
         self.reason = told(error)
         called = kernel if isinstance(kernel, str) else kernel_name(kernel)
         own = " (a probe of mxcheck's own, which has the rows that a kernel declares with mxcheck.domain)"
@@ -78,8 +83,8 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1, of:
         with undisturbed("cast"):
             try:
                 return fake_quantize_with(x, spec, function)
-            except NotImplementedError as error:
-                if refusal(error, own) is None:
+            except _NO as error:
+                if not _says_no(error, own):
                     raise  # torch's, of an operation that a dtype lacks
                 raise CastRefusedError(kernel, of, x, spec, error) from error
 
@@ -119,8 +124,8 @@ def cast_weight(
             in_dtype = activation_cast(operand, kernel, axis=axis)
             values = quantized if dtype == weight.dtype else in_dtype(weight.to(dtype))
             return _of_values(weight, values, house_cast(weight, spec))
-    except NotImplementedError as error:
-        if refusal(error, own) is None:
+    except _NO as error:
+        if not _says_no(error, own):
             raise
         raise CastRefusedError(kernel, of, weight, spec, error) from error
     return CastWeight(

@@ -12,9 +12,11 @@ import torch
 from mxcheck.conformance import run
 from mxcheck.formats.spec import CastSpec
 from mxcheck.gate.case import Case
-from mxcheck.gate.kernel_cells import EXACT, KNOWN, LAST_BIT, NOT_COMPARED, RED, SILENT
+from mxcheck.gate.kernel_cells import EXACT, KNOWN, LAST_BIT, NOT_COMPARED, NOT_COUNTED, RED, SILENT
+from mxcheck.kernels.api import resolve_kernel
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
+from mxcheck.kernels.registry import implementation
 from mxcheck.measure.kernel_asked import KernelCells, cells_of
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
@@ -104,7 +106,23 @@ def test_values_in_the_last_bit_and_findings_that_are_known() -> None:
     known = asked("torchao")[E4M3]
     assert known[0] == KNOWN
     assert "torchao-scale-00-divisor" in known[1]
-    assert asked("torchao", block_size=64)[f"{E4M3} in blocks of 64"][0] == KNOWN
+
+
+def wrong_carries_of_torchao(x: torch.Tensor, spec: CastSpec) -> Any:
+    """torchao's, and one wrong code of large numbers."""
+    codes, scales = resolve_kernel("torchao")[0](x, spec)
+    return codes ^ (codes == 0x7E).to(torch.uint8), scales
+
+
+def test_findings_at_a_block_size_at_which_nothing_was_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told as such, and excuse no group of inputs that showed nothing of the kind."""
+    name = f"{E4M3} in blocks of 64"
+    verdict, words = asked("torchao", block_size=64)[name]
+    assert verdict == NOT_COUNTED
+    assert "torchao-scale-00-divisor" in words
+    torchao = implementation("torchao")
+    monkeypatch.setattr("mxcheck.kernels.registry.implementation", lambda _: torchao)
+    assert asked(here(wrong_carries_of_torchao), block_size=64)[name][0] == RED
 
 
 def test_other_blocks_are_asked_for_as_the_recipe_has_them() -> None:

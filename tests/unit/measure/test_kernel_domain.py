@@ -54,6 +54,26 @@ def undeclared(x: torch.Tensor, spec: CastSpec) -> Any:
     return quantize_eager(x, spec)
 
 
+def undeclared_tiles(x: torch.Tensor, spec: CastSpec) -> Any:
+    if x.numel() // x.shape[spec.axis] % 128:
+        raise ValueError("whole tiles of 128 rows")
+    return quantize_eager(x, spec)
+
+
+def undeclared_bf16(x: torch.Tensor, spec: CastSpec) -> Any:
+    if x.dtype != torch.bfloat16:
+        raise TypeError("expected BFloat16")
+    return quantize_eager(x, spec)
+
+
+def of_powers_of_two(x: torch.Tensor, spec: CastSpec) -> Any:
+    """More than what is learned of it: rows of two lengths."""
+    columns = x.shape[spec.axis]
+    if columns & (columns - 1) and columns != 344:
+        raise ValueError("columns must be a power of two")
+    return quantize_eager(x, spec)
+
+
 def here(function: Any) -> str:
     return f"{__name__}:{function.__name__}"
 
@@ -74,7 +94,9 @@ def refused(kernel: Any, case: Case, *, options: dict[str, Any] | None = None, *
         (bf16, replace(LLAMA, model="bf16-llama"), {}),
         (bf16, LLAMA, {"dtype": "bfloat16"}),
         (e4m3, LLAMA, {}),
-        (undeclared, LLAMA, {}),
+        (undeclared_tiles, NEO, {}),
+        (undeclared_bf16, replace(LLAMA, model="bf16-llama"), {}),
+        (of_powers_of_two, LLAMA, {}),
         (tiles, replace(NEO, precision="bf16", tier=None), {}),
     ],
 )
@@ -139,6 +161,28 @@ _LLAMA = "model.layers.0.self_attn"
             f"ref-llama: activations of {_LLAMA}.q_proj are float32 [8, 256, 128]",
             "has no input of 3 dimensions",
         ),
+        # who declares nothing says it himself
+        (
+            undeclared,
+            LLAMA,
+            {},
+            f"ref-llama: weights of {_LLAMA}.q_proj are float32 [128, 128]",
+            "says at least 200 rows",
+        ),
+        (
+            undeclared_tiles,
+            LLAMA,
+            {},
+            f"ref-llama: weights of {_LLAMA}.k_proj are float32 [64, 128]",
+            "says ValueError: whole tiles of 128 rows",
+        ),
+        (
+            undeclared_bf16,
+            LLAMA,
+            {},
+            f"ref-llama: weights of {_LLAMA}.q_proj are float32 [128, 128]",
+            "says TypeError: expected BFloat16",
+        ),
     ],
 )
 def test_shapes_and_dtypes_are_known_before_a_model_is_loaded(
@@ -179,23 +223,32 @@ def test_nothing_is_loaded_for_what_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_kernel_of_whole_tiles_measures_what_ours_does() -> None:
-    """Its probes have 32 rows, and the check that a case is measured at all 16 tokens."""
+    """Its probes have 32 rows, and the check that a case is measured at all 16 tokens; whether it declares
+    its tiles or they are learned."""
     records = []
-    for kernel in ("eager", here(tiles)):
+    for kernel in ("eager", here(tiles), here(undeclared_tiles)):
         with Session(Measuring(kernel=kernel, max_samples=2, sequence_length=64)) as session:
             records.append(measure_case(session, NEO))
-    ours, theirs = records
-    assert theirs.kernel_cells["fp8_e4m3-floor"].verdict == "exact"
-    assert theirs.unsteady == {}
-    assert replace(theirs, kernel_cells={}, environment=ours.environment) == ours
+    ours, *others = records
+    for theirs in others:
+        assert theirs.kernel_cells["fp8_e4m3-floor"].verdict == "exact"
+        assert theirs.unsteady == {}
+        assert replace(theirs, kernel_cells={}, environment=ours.environment) == ours
+
+
+def of_first_call(x: torch.Tensor, spec: CastSpec) -> Any:
+    """Nothing of this is learned: there is no gradient, and no such numbers, where it is asked."""
+    if x.shape == (128, 128) and float(x.abs().max()) < 1:
+        raise ValueError("no weights")
+    return quantize_eager(x, spec)
 
 
 def test_what_is_not_declared_the_call_refuses_by_the_module_s_name(tmp_path: Any) -> None:
-    with Session(Measuring(kernel=here(undeclared), max_samples=1, sequence_length=16)) as session:
+    with Session(Measuring(kernel=here(of_first_call), max_samples=1, sequence_length=16)) as session:
         result = hold_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
     assert result.reason == (
-        f"kernel {here(undeclared)} does not cast weights of model.layers.0.self_attn.q_proj, float32 "
-        "[128, 128] along axis -1: at least 200 rows"
+        f"kernel {here(of_first_call)} does not cast weights of model.layers.0.self_attn.q_proj, float32 "
+        "[128, 128] along axis -1: no weights"
     )
 
 
