@@ -180,6 +180,10 @@ def ties_toward_zero(x: Tensor, spec: CastSpec) -> Pair:
     return _cast(x, _size(spec), floor, "half_zero")
 
 
+def another_rule_in_bf16(x: Tensor, spec: CastSpec) -> Pair:
+    return _cast(x, _size(spec), ceil if x.dtype == torch.bfloat16 else floor, "even")
+
+
 def without_negative_zero(x: Tensor, spec: CastSpec) -> Pair:
     codes, scales = _cast(x, _size(spec), rceil, "even")
     return torch.where(codes == 0x80, 0, codes).to(torch.uint8), scales

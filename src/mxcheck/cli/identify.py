@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mxcheck.conformance.identify import Identity
 
 #: Without `amax` and `stochastic`: there is nothing to tell them from.
+_DTYPES = ("float32", "bfloat16", "float16")
 _RULES, _ROUNDINGS = SCALE_RULES[:-1], ROUNDINGS[:-1]
 _WIDTH = 140
 
@@ -45,14 +46,22 @@ def add_commands(commands: Any) -> None:
         metavar="NAMES",
         help="formats with E8M0 scales (repeat or use commas; default: the first that it takes)",
     )
+    command.add_argument(
+        "--dtype",
+        action="append",
+        default=[],
+        metavar="NAMES",
+        help="of the inputs: float32, bfloat16, float16 (repeat or use commas; default: each that it takes)",
+    )
     command.add_argument("--scale-rule", metavar="RULE", help=f"ask for this alone: {', '.join(_RULES)}")
     command.add_argument("--rounding", help=f"ask for this alone: {', '.join(_ROUNDINGS)}")
     command.set_defaults(run=_identify)
 
 
 def _identify(options: argparse.Namespace) -> int:
-    named = [name.strip() for text in options.format for name in text.split(",") if name.strip()]
-    formats = [choose_format("--format", name, ELEMENT_FORMATS) for name in named]
+    formats = [choose_format("--format", name, ELEMENT_FORMATS) for name in _names(options.format)]
+    for name in (dtypes := _names(options.dtype)):
+        choose("--dtype", name, _DTYPES)
     if options.scale_rule is not None:
         choose("--scale-rule", options.scale_rule, _RULES)
     if options.rounding is not None:
@@ -65,12 +74,19 @@ def _identify(options: argparse.Namespace) -> int:
         raise ValueError(f"kernel {options.kernel}: {error}") from None
 
     from mxcheck.conformance.identify import identities
+    from mxcheck.kernels.domain import DTYPES
     from mxcheck.kernels.usual_settings import usual_settings
 
     with usual_settings():
         found, refused = [], ""
         for name in formats or ELEMENT_FORMATS:
-            for one in identities(kernel, name, scale_rule=options.scale_rule, rounding=options.rounding):
+            for one in identities(
+                kernel,
+                name,
+                scale_rule=options.scale_rule,
+                rounding=options.rounding,
+                dtypes=[DTYPES[dtype] for dtype in dtypes],
+            ):
                 if isinstance(one, str):
                     refused = refused or one
                 else:
@@ -85,8 +101,22 @@ def _identify(options: argparse.Namespace) -> int:
         raise ValueError(
             f"no cell of {', '.join(formats or ELEMENT_FORMATS)} has {' and '.join(wanted)}; leave one out"
         )
-    _print(found)
+    _print(_first_of_each(found))
     return 0 if all(one.best.exact for one in found) else 1
+
+
+def _names(texts: list[str]) -> list[str]:
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+
+
+def _first_of_each(found: list[Identity]) -> list[Identity]:
+    """The first dtype of each cell; and those that look like something else than it."""
+    told: list[Identity] = []
+    for one in found:
+        of_cell = [other for other in told if other.cell == one.cell]
+        if not any(other.agrees_with(one) for other in of_cell):
+            told.append(one)
+    return told
 
 
 def _print(found: list[Identity]) -> None:

@@ -1,13 +1,14 @@
 """Which scale rule, rounding and NaN/Inf policy an implementation follows: that with the fewest mismatches.
 
-It is asked for a few thousand blocks on which the rules of `mxcheck.formats.field_rules` differ, in the first
-dtype and block size that it takes, and its answer is held against each rule with each rounding. Blocks at the
-ends of the scale's range are counted apart: implementations fall short there, whatever their rule.
+It is asked for a few thousand blocks on which the rules of `mxcheck.formats.field_rules` differ, in each
+dtype and the first block size that it takes, and its answer is held against each rule with each rounding.
+Blocks at the ends of the scale's range are counted apart: implementations fall short there, whatever their
+rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -22,6 +23,7 @@ from mxcheck.conformance import inputs
 from mxcheck.conformance.cells import Cell, cells
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import spread_with_ties
+from mxcheck.conformance.inside import dtypes_of
 from mxcheck.conformance.kinds_of_mismatch import KINDS
 from mxcheck.conformance.mixtures import sixteen_bit_blocks
 from mxcheck.conformance.verifier import differences, outcome
@@ -37,6 +39,7 @@ from mxcheck.formats.field_rules import (
 )
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel
+from mxcheck.kernels.domain import Domain, domain_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK_SIZES = (32, 16, 64, 128)
@@ -104,17 +107,33 @@ class Identity:
         return self.matches[0]
 
     @property
+    def alike(self) -> set[tuple[str, str]]:
+        """The rules and roundings that nothing tells from the nearest."""
+        best = self.best
+        return {
+            (one.rule, one.rounding)
+            for one in self.matches
+            if (one.blocks, one.at_the_ends, one.not_finite)
+            == (best.blocks, best.at_the_ends, best.not_finite)
+        }
+
+    def agrees_with(self, other: Identity) -> bool:
+        """Whether one rule and rounding may be both: inputs of 16 bits tell fewer apart."""
+        if not (self.fits and other.fits):
+            return self.fits == other.fits
+        return self.best.exact == other.best.exact and bool(self.alike & other.alike)
+
+    @property
     def words(self) -> str:
         """`floor` with ties toward zero. Rules that nothing tells apart are all named: in `fp4_e3m0`
         `ceil` and `rceil` are one, and other scales may make equal values."""
-        best = self.best
+        rounding = self.best.rounding
         alike = [
             f"`{one.rule}`"
             for one in self.matches
-            if (one.rounding, one.blocks, one.at_the_ends, one.not_finite)
-            == (best.rounding, best.blocks, best.at_the_ends, best.not_finite)
+            if one.rounding == rounding and (one.rule, one.rounding) in self.alike
         ]
-        return f"{' or '.join(alike)} with {FIELD_ROUNDINGS[best.rounding]}"
+        return f"{' or '.join(alike)} with {FIELD_ROUNDINGS[rounding]}"
 
     @property
     def fits(self) -> bool:
@@ -122,8 +141,9 @@ class Identity:
         return self.best.blocks <= _MOST_DIFFERENT * self.blocks
 
 
-def identify(kernel: Kernel, cell: Cell) -> Identity | str:
-    """What an implementation makes of a cell looks like; or why it gives nothing, in its own words.
+def identify(kernel: Kernel, cell: Cell, dtypes: Sequence[torch.dtype] = ()) -> Identity | str:
+    """What an implementation makes of a cell looks like, in the first of these dtypes that it takes (of its
+    domain, where none is named); or why it gives nothing, in its own words.
 
     Raises:
         ValueError: the cell's format has no E8M0 scales, or its rounding is stochastic.
@@ -131,7 +151,7 @@ def identify(kernel: Kernel, cell: Cell) -> Identity | str:
     if cell.spec().block.scale != E8M0 or cell.rounding == "stochastic":
         raise ValueError(f"no rules to try for {cell.id}: they are of E8M0 scales, without random integers")
     refused = ""
-    for block_size, dtype in product(BLOCK_SIZES, DTYPES):
+    for block_size, dtype in product(BLOCK_SIZES, dtypes or dtypes_of(domain_of(kernel) or Domain())):
         asked = _asked(cell.format, block_size, dtype)
         answer = _answer(kernel, asked.finite, cell.spec(block_size=block_size))
         if isinstance(answer, str):
@@ -147,28 +167,51 @@ def identify(kernel: Kernel, cell: Cell) -> Identity | str:
 
 
 def identities(
-    kernel: Kernel, name: str, *, scale_rule: str | None = None, rounding: str | None = None
+    kernel: Kernel,
+    name: str,
+    *,
+    scale_rule: str | None = None,
+    rounding: str | None = None,
+    dtypes: Sequence[torch.dtype] = (),
 ) -> Iterator[Identity | str]:
-    """`identify` for the cells of the format `name`, of `quick`, with this rule and this rounding if any."""
+    """`identify` for the cells of the format `name`, of `quick`, with this rule and this rounding if any; in
+    each of these dtypes, or each of its domain."""
     for cell in cells("quick"):
         if cell.format != name or cell.rounding == "stochastic":
             continue
         if scale_rule in (None, cell.scale_rule) and rounding in (None, cell.rounding):
-            yield identify(kernel, cell)
+            for dtype in dtypes or dtypes_of(domain_of(kernel) or Domain()):
+                yield identify(kernel, cell, [dtype])
 
 
 def looks_like(kernel: Kernel, cell: Cell) -> str:
     """`looks like ...`, of a cell that is red; empty where nothing fits well, or nothing better than its own
-    rule and rounding."""
+    rule and rounding. Where that is so in some dtypes only, or not the same in all, by dtype."""
     if cell.spec().block.scale != E8M0 or cell.rounding == "stochastic":
         return ""
-    found = identify(kernel, cell)
-    if isinstance(found, str) or not found.fits:
+    answers = [identify(kernel, cell, [dtype]) for dtype in dtypes_of(domain_of(kernel) or Domain())]
+    given = [one for one in answers if not isinstance(one, str)]
+    told: list[tuple[Identity, list[str]]] = []
+    for found in filter(_is_other, given):
+        same = next((dtypes for one, dtypes in told if one.alike & found.alike), None)
+        if same is None:
+            told.append((found, [found.dtype]))
+        else:
+            same.append(found.dtype)
+    if not told:
         return ""
-    asked = next(one for one in found.matches if (one.rule, one.rounding) == (cell.scale_rule, cell.rounding))
-    if asked.blocks == found.best.blocks:  # it may differ at the ends alone: no other rule
-        return ""
-    return f"looks like {found.words}"
+    if len(told[0][1]) == len(given):
+        return f"looks like {told[0][0].words}"
+    by_dtype = [f"{one.words} of {' and '.join(dtypes)}" for one, dtypes in told]
+    return f"looks like {'; '.join(by_dtype)}"
+
+
+def _is_other(found: Identity) -> bool:
+    """Whether another rule or rounding than it was asked for fits, and better."""
+    own = (found.cell.scale_rule, found.cell.rounding)
+    asked = next(one for one in found.matches if (one.rule, one.rounding) == own)
+    # It may differ at the ends alone: no other rule.
+    return found.fits and asked.blocks != found.best.blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -303,7 +346,7 @@ def _held(
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=192)
 def _expected(
     name: str, block_size: int, dtype: torch.dtype, rule: str, rounding: str
 ) -> tuple[Codes, Codes]:

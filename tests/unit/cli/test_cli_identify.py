@@ -63,6 +63,18 @@ def test_a_cast_that_does_as_it_is_asked(capsys: Capture) -> None:
     assert lines[0] == "looks like `ceil` with ties to even"
 
 
+def test_dtypes_that_disagree_are_told(capsys: Capture) -> None:
+    words = ("unnamed_casts:another_rule_in_bf16", "--scale-rule", "floor", "--rounding", "even")
+    lines = printed(capsys, *words, code=0)
+    assert lines[:2] == [
+        "asked for fp8_e4m3-floor, float32, blocks of 32: looks like `floor` with ties to even",
+        "asked for fp8_e4m3-floor, bfloat16, blocks of 32: looks like `ceil` with ties to even",
+    ]
+    lines = printed(capsys, *words, "--dtype", "bfloat16", code=0)
+    assert lines[0] == "looks like `ceil` with ties to even"
+    assert "unknown --dtype 'int8'; allowed: float32" in refused(capsys, *words, "--dtype", "int8")
+
+
 def test_what_is_only_near_is_1(capsys: Capture) -> None:
     lines = printed(capsys, "unnamed_casts:without_negative_zero", code=1)
     assert lines[0].startswith("looks like `rceil` with ties to even; differs in the signs of ")

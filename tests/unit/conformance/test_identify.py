@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from unnamed_casts import UNNAMED, of_no_rule, ties_toward_zero, without_negative_zero
+from unnamed_casts import UNNAMED, another_rule_in_bf16, of_no_rule, ties_toward_zero, without_negative_zero
 
 from mxcheck.conformance.cells import Cell, cells
-from mxcheck.conformance.identify import Identity, identify, looks_like
+from mxcheck.conformance.identify import Identity, identify, identities, looks_like
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel, resolve_kernel
+from mxcheck.kernels.domain import domain
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.kernels.registry import implementation
 from mxcheck.reporting.identity import conclusion
@@ -36,6 +37,29 @@ def test_a_cast_that_says_nothing_of_itself(name: str) -> None:
         "j": ("float16", 32),
         "k": ("float32", 16),
     }.get(name, ("float32", 32))
+
+
+def test_dtypes_that_disagree_are_told_apart() -> None:
+    told = list(identities(another_rule_in_bf16, "fp8_e4m3", scale_rule="floor", rounding="even"))
+    assert [(one.dtype, one.words) for one in told if isinstance(one, Identity)] == [
+        ("float32", "`floor` with ties to even"),
+        ("bfloat16", "`ceil` with ties to even"),
+        ("float16", "`floor` or `floor_log2` with ties to even"),
+    ]
+    assert looks_like(another_rule_in_bf16, FLOOR) == "looks like `ceil` with ties to even of bfloat16"
+    assert looks_like(UNNAMED["a"][0], Cell(format="fp8_e4m3", scale_rule="even")).count("looks like") == 1
+
+
+def test_the_dtypes_of_a_domain_are_asked() -> None:
+    of_bf16 = domain(dtypes=[torch.bfloat16])(lambda x, spec: quantize_eager(x, spec))
+    (found,) = identities(of_bf16, "fp8_e4m3", scale_rule="floor", rounding="even")
+    assert isinstance(found, Identity)
+    assert found.dtype == "bfloat16"
+    (found,) = identities(
+        quantize_eager, "fp8_e4m3", scale_rule="floor", rounding="even", dtypes=[torch.float16]
+    )
+    assert isinstance(found, Identity)
+    assert (found.dtype, found.best.exact) == ("float16", True)
 
 
 @pytest.mark.parametrize(
