@@ -48,7 +48,6 @@ _TILE = 128
 #: Such a part of the blocks within the range may differ from a rule that an implementation is said to follow.
 #: Roundings differ from each other in more, and so do rules, but for those that differ at single amax.
 _MOST_DIFFERENT = 0.02
-
 #: So many of the nearest are held against NaN and Inf too.
 _MOST_HELD = 8
 
@@ -191,18 +190,19 @@ def looks_like(kernel: Kernel, cell: Cell) -> str:
         return ""
     answers = [identify(kernel, cell, [dtype]) for dtype in dtypes_of(domain_of(kernel) or Domain())]
     given = [one for one in answers if not isinstance(one, str)]
-    told: list[tuple[Identity, list[str]]] = []
-    for found in filter(_is_other, given):
-        same = next((dtypes for one, dtypes in told if one.alike & found.alike), None)
-        if same is None:
-            told.append((found, [found.dtype]))
-        else:
-            same.append(found.dtype)
+    others = list(filter(_is_other, given))
+    told: list[Identity] = []
+    for found in others:
+        if not any(one.alike & found.alike for one in told):
+            told.append(found)
     if not told:
         return ""
-    if len(told[0][1]) == len(given):
-        return f"looks like {told[0][0].words}"
-    by_dtype = [f"{one.words} of {' and '.join(dtypes)}" for one, dtypes in told]
+    if all(told[0].alike & one.alike for one in given):
+        return f"looks like {told[0].words}"
+    by_dtype = [
+        f"{one.words} of {' and '.join(other.dtype for other in others if one.alike & other.alike)}"
+        for one in told
+    ]
     return f"looks like {'; '.join(by_dtype)}"
 
 
