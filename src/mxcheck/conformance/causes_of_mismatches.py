@@ -19,12 +19,14 @@ from mxcheck.conformance.verifier import Comparison
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mismatch:
     """All mismatches of a cell that look alike, and the first comparison that has one: what the shrinker
-    starts from. `surroundings` say what of the call it takes, where the numbers alone do not show it."""
+    starts from. `surroundings` say what of the call it takes, where the numbers alone do not show it; `call`
+    is the number of that comparison in the cell."""
 
     sighting: Sighting
     example: Example
     seen: Comparison
     surroundings: str = ""
+    call: int = 0
 
     @property
     def kind(self) -> str:
@@ -55,10 +57,12 @@ class Cause:
 class Sightings:
     """What the comparisons of a cell have shown so far."""
 
+    calls: int = 0
     _seen: dict[tuple[str, str, int, str], Mismatch] = field(default_factory=dict)
 
     def add(self, example: Example, comparison: Comparison, surroundings: str = "") -> None:
         """Take in what a comparison shows."""
+        self.calls += 1
         if not comparison.counts:
             return
         found = (
@@ -74,7 +78,11 @@ class Sightings:
                 self._seen[key] = replace(self._seen[key], sighting=both)
             else:
                 self._seen[key] = Mismatch(
-                    sighting=one, example=example, seen=comparison, surroundings=surroundings
+                    sighting=one,
+                    example=example,
+                    seen=comparison,
+                    surroundings=surroundings,
+                    call=self.calls,
                 )
 
     def mismatches(self) -> list[Mismatch]:
@@ -213,7 +221,7 @@ def _avoided(one: Mismatch, others: Iterable[Mismatch]) -> int:
     return codes
 
 
-def _order(cause: Cause) -> tuple[bool, bool, bool, int, int]:
+def _order(cause: Cause) -> tuple[bool, bool, bool, int, int, int]:
     one = cause.mismatch
     return (
         cause.open,
@@ -221,20 +229,17 @@ def _order(cause: Cause) -> tuple[bool, bool, bool, int, int]:
         bool(one.surroundings),
         KINDS.index(one.kind),
         int(one.sighting.conditions).bit_count(),
+        int(one.sighting.conditions),
     )
 
 
-def allowed_conditions(cause: Cause, others: Iterable[Cause]) -> Condition:
-    """Conditions under which an example of a cause may be shown: its own, and that it is a single row, unless
-    another cause is at work then."""
-    own = cause.mismatch.sighting.conditions
-    in_one_row = own | Condition.ONE_ROW
-    drawn_in = any(
-        other is not cause
-        and other.mismatch.kind == cause.mismatch.kind
-        and other.effects & cause.effects
-        and Condition.ONE_ROW in other.mismatch.sighting.conditions
-        and other.mismatch.sighting.conditions in in_one_row
-        for other in others
-    )
-    return own if drawn_in else in_one_row
+def that_show_in_one_row(cause: Cause, others: Iterable[Cause]) -> Iterable[Cause]:
+    """Causes of the kind that show in a single row, of one that does not need it: an example in one row may
+    be theirs."""
+    if Condition.ONE_ROW in cause.mismatch.sighting.conditions:
+        return
+    for other in others:
+        one = other.mismatch
+        alike = one.kind == cause.mismatch.kind and other.effects & cause.effects
+        if other is not cause and alike and Condition.ONE_ROW in one.sighting.conditions:
+            yield other

@@ -23,10 +23,14 @@ class Condition(IntFlag):
     BLOCK_SIZE = auto()
     AXIS = auto()
     STRIDES = auto()
+    RANK = auto()
     ONE_ROW = auto()
+    MANY_ROWS = auto()
     SEVERAL_BLOCKS = auto()
+    MANY_BLOCKS = auto()
     WHOLE_TILES = auto()
     # Of what shares a scale
+    BEHIND = auto()
     TAIL = auto()
     NAN_IN_BLOCK = auto()
     INF_IN_BLOCK = auto()
@@ -81,12 +85,18 @@ WORDS: Mapping[Condition, str] = MappingProxyType(
         C.AXIS: "not the last axis",
         C.TAIL: "ragged tail",
         C.STRIDES: "strides",
+        C.RANK: "3 axes or more",
         C.ONE_ROW: "a single row",
+        C.MANY_ROWS: "more than 16 rows",
         C.SEVERAL_BLOCKS: "several blocks",
+        C.MANY_BLOCKS: "more than 8 blocks in a row",
+        C.BEHIND: "behind the first block",
         C.WHOLE_TILES: "whole tiles of 128",
     }
 )
 NOT_FINITE = C.NAN | C.INF | C.NAN_IN_BLOCK | C.INF_IN_BLOCK
+#: Of the call and not of its numbers.
+OF_CALL = Condition(2 * int(C.TAIL) - 1)
 #: What OCP MX v1.0 leaves open.
 OPEN = NOT_FINITE | C.ZERO_BLOCK | C.CLAMPED_BELOW | C.CLAMPED_ABOVE | C.SCALE_UNDERFLOW
 
@@ -141,5 +151,8 @@ _IMPLIED: Mapping[Condition, Condition] = MappingProxyType(
         C.INF: C.INF_IN_BLOCK,
         C.ZERO_BLOCK: C.ZERO,
         C.CLAMPED_BELOW: C.LOWEST_SCALE,
+        C.BEHIND: C.SEVERAL_BLOCKS,
+        C.MANY_BLOCKS: C.SEVERAL_BLOCKS,
+        C.WHOLE_TILES: C.MANY_ROWS | C.SEVERAL_BLOCKS,
     }
 )

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxcheck.conformance.conditions import in_words
+from mxcheck.conformance.counterexample import Counterexample
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
-from mxcheck.conformance.shrinker import Counterexample
 from mxcheck.conformance.verifier import Comparison
 from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.codes import E8M0_NAN

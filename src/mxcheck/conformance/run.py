@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -11,23 +11,17 @@ import torch
 
 from mxcheck.conformance.asked_again import Asked, asked_again, surrounded
 from mxcheck.conformance.batches import in_batches
-from mxcheck.conformance.causes_of_mismatches import (
-    Cause,
-    Mismatch,
-    Sightings,
-    allowed_conditions,
-    causes,
-    explains,
-)
+from mxcheck.conformance.causes_of_mismatches import Mismatch, Sightings, causes
 from mxcheck.conformance.cells import Cell, cells
+from mxcheck.conformance.counterexample import Counterexample
 from mxcheck.conformance.describe import results
+from mxcheck.conformance.examples_of_causes import examples_of
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.generator import Example, examples, own_block_size
 from mxcheck.conformance.kept_results import changed_since, kept_results
 from mxcheck.conformance.learned_domain import Learned, learned_domain
 from mxcheck.conformance.matrices import matrices
 from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
-from mxcheck.conformance.shrinker import Counterexample, Sought, cut_out, shrink
 from mxcheck.conformance.sightings import without_numbers
 from mxcheck.conformance.verifier import compare
 from mxcheck.formats.notation import parse_hex
@@ -49,6 +43,7 @@ class CellResult:
         unsupported: group -> why, for what the implementation does not do.
         counts: group -> kind -> number of mismatches.
         mismatches: each sort of them once; of equal errors the first.
+        calls: how many were compared.
         domain: what it restricts, in words; `learned` says why, where nothing was declared.
     """
 
@@ -56,6 +51,7 @@ class CellResult:
     unsupported: dict[str, str]
     counts: dict[str, dict[str, int]]
     mismatches: list[Mismatch]
+    calls: int = 0
     domain: str = ""
     learned: tuple[str, ...] | None = None
 
@@ -119,6 +115,7 @@ def run_cell(
         unsupported=unsupported,
         counts=counts,
         mismatches=sightings.mismatches(),
+        calls=sightings.calls,
         domain=domain.words,
         learned=None if learned is None else learned.because,
     )
@@ -161,54 +158,8 @@ def _asked(
 
 
 def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Counterexample]]:
-    """(group, smallest input) of each cause of a cell's mismatches, at most `MOST_COUNTEREXAMPLES`; causes
-    whose inputs shrank to the same only once, with what all of them explain."""
-    of_cell = causes(result.mismatches)
-    found: list[tuple[str, Counterexample]] = []
-    for cause in of_cell:
-        if len(found) == MOST_COUNTEREXAMPLES:
-            break
-        smallest = _smallest(kernel, cause, of_cell)
-        for at, (group, other) in enumerate(found):
-            if _alike(other, smallest):
-                found[at] = group, replace(other, count=other.count + smallest.count)
-                break
-        else:
-            found.append((cause.mismatch.example.group, smallest))
-    return found
-
-
-def _alike(one: Counterexample, other: Counterexample) -> bool:
-    if one.surroundings or other.surroundings:
-        return False
-    assert one.sighting is not None
-    assert other.sighting is not None
-    return explains(one.sighting, replace(other.sighting, codes=one.sighting.codes))
-
-
-def _smallest(kernel: Kernel, cause: Cause, others: Sequence[Cause]) -> Counterexample:
-    one = cause.mismatch
-    x, spec = one.example.x, one.example.spec
-    if one.surroundings:
-        found = cut_out(x, spec, one.kind, one.seen, one.surroundings)
-    else:
-        found = shrink(
-            kernel,
-            x,
-            spec,
-            one.kind,
-            one.seen,
-            sought=Sought(
-                place=one.sighting.place,
-                effects=cause.effects,
-                allowed=allowed_conditions(cause, others),
-                avoided=cause.avoided,
-            ),
-        )
-    # A single row is told where it is a condition, and not where it is all that is left.
-    shown = found.sighting or one.sighting
-    shown = replace(shown, conditions=shown.conditions & one.sighting.conditions)
-    return replace(found, sighting=shown, count=cause.count, open=cause.open)
+    """(group, smallest input) of each cause of a cell's mismatches; see `examples_of`."""
+    return examples_of(kernel, causes(result.mismatches), most=MOST_COUNTEREXAMPLES, calls=result.calls)
 
 
 def reproduce(kernel: Kernel, finding: Finding) -> dict[str, Any]:

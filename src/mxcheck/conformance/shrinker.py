@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -10,15 +11,23 @@ import torch
 from torch import Tensor
 
 from mxcheck.conformance.conditions import Condition, Sighting
+from mxcheck.conformance.counterexample import Counterexample, cut_out
+from mxcheck.conformance.fewer_conditions import OTHER_CASTS, SAME_LAYOUT, Way, a_plain_number
 from mxcheck.conformance.sightings import sightings
 from mxcheck.conformance.simpler_inputs import bits, orders, plainer_values, shifted, unit_along, without
+from mxcheck.conformance.smaller_shapes import alone_among_equals, least_shape
 from mxcheck.conformance.verifier import Comparison, compare
-from mxcheck.formats.oracle import Parts
-from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
+from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.api import Kernel
+
+#: Of a mismatch that one call showed.
+NOT_AGAIN = "not seen again when asked alone"
+__all__ = ["ANY", "NOT_AGAIN", "Counterexample", "Sought", "cut_out", "one_block", "shrink"]
 
 #: What one counterexample may cost: calls of the implementation, and elements in all of them.
 _MOST_CALLS, _MOST_ELEMENTS = 600, 1 << 24
+# Of a very large input as many calls may have so many elements.
+_CALLS_OF_ALL = 12
 # Parts of an input that are tried one after the other, at most.
 _MOST_PARTS = 4096
 # As many rows, and as many blocks in a row, are tried where one block alone ends in an error.
@@ -27,41 +36,6 @@ _ROWS, _BLOCKS = (1, 2, 8, 16, 32, 64, 128), (1, 2, 4, 8)
 _STEPS_TO_ZERO = 8
 # Calls on one input that tell whether an implementation always gives the same.
 _REPEATS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Counterexample:
-    """The smallest input found that shows a mismatch of a kind: one block, unless it takes more.
-
-    Attributes:
-        kind: of `verifier.KINDS`.
-        x: the input, in the dtype that was used.
-        spec: the cast.
-        comparison: what came of it.
-        note: what the input alone does not tell; empty mostly.
-        strided: whether it takes the strides of x to show it, which no command line gives.
-        surroundings: what of the call it takes to show it, which no command line gives either. Then x is what
-            lies around the first wrong element, cut out.
-        sighting: what x shows for the cause that it is an example of.
-        count: mismatches of the cell that have this cause; 0 where that is not known.
-        open: OCP MX v1.0 leaves open what is right there.
-    """
-
-    kind: str
-    x: Tensor
-    spec: CastSpec
-    comparison: Comparison
-    note: str = ""
-    strided: bool = False
-    surroundings: str = ""
-    sighting: Sighting | None = None
-    count: int = 0
-    open: bool = False
-
-    @property
-    def single_block(self) -> bool:
-        """Whether x has one scale."""
-        return math.prod(scales_shape(tuple(self.x.shape), self.spec)) == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +77,11 @@ def shrink(
 
     First the one block that holds it, alone, or where that ends in an error among as few others as do; where
     that is not enough (a scale of the whole tensor, blocks that run along another axis), the whole input.
-    Then slices go that are not needed, elements become zeros, the exponent comes close to 0, what is wrong
-    moves to the front, and numbers become plainer, as long as the mismatch remains and no other takes its
-    place. What a contiguous copy does not show is narrowed as a view, and what does not show each time is
-    left as it is, with a note.
+    Of that the block alone among equal numbers is tried first, with fewer rows and blocks. Then slices go
+    that are not needed, elements become zeros, the exponent comes close to 0, what is wrong moves to the
+    front, and numbers become plainer, as long as the mismatch remains and no other takes its place. What a
+    contiguous copy does not show is narrowed as a view, and what does not show each time is left as it is,
+    with a note. An example of a cause is also cast as plainly as shows it: in fp32, along the last axis, …
 
     Args:
         sought: what of the kind is to remain.
@@ -120,11 +95,13 @@ def shrink(
             if sought.avoided:  # none shows without
                 return shrink(kernel, x, spec, kind, seen, sought=replace(sought, avoided=0))
             return _strided(search, x, spec, seen)
-        block, block_spec = search.smaller(block, block_spec)
+        block, block_spec = search.of_least_shape(block, block_spec)
     else:
         block, block_spec = alone
     if block_spec.block_size is None:
         block, block_spec = search.smaller(block, block_spec)
+    if sought is not ANY:
+        block, block_spec = search.cast_plainly(block, block_spec)
     smallest = search.close_to_one(search.fewer(block, block_spec), block_spec)
     smallest, block_spec = search.to_the_front(smallest, block_spec)
     smallest = search.plainer(smallest, block_spec)
@@ -134,38 +111,6 @@ def shrink(
             own = replace(own, conditions=own.conditions & ~Condition.ONE_ROW) if sought is ANY else own
             return Counterexample(kind=kind, x=smallest, spec=candidate, comparison=comparison, sighting=own)
     return _unsteady(kernel, x, spec, kind, seen)
-
-
-def cut_out(x: Tensor, spec: CastSpec, kind: str, seen: Comparison, surroundings: str) -> Counterexample:
-    """A mismatch that takes more than its numbers: the block that it lies in (of a longer one 32 elements),
-    and what was got and expected there."""
-    place = seen.places[kind]
-    axis = resolve_axis(x.dim(), spec.axis)
-    length = spec.block_size or 32
-    start = place[axis] // length * length
-    box = [slice(index, index + 1) for index in place]
-    box[axis] = slice(start, start + length)
-    scale = scales_shape(tuple(x.shape), spec)
-    of_scale = [
-        slice(min(index, size - 1), min(index, size - 1) + 1)
-        for index, size in zip(place, scale, strict=False)
-    ]
-    if spec.block_size is not None:
-        of_scale[axis] = slice(start // length, start // length + 1)
-    boxes = (tuple(box), tuple(of_scale), ())
-
-    def cut(parts: Parts) -> Parts:
-        return tuple(part[where] for part, where in zip(parts, boxes, strict=False))
-
-    random = None if spec.random is None else spec.random[tuple(box)].contiguous()
-    return Counterexample(
-        kind=kind,
-        x=x[tuple(box)].contiguous(),
-        spec=replace(spec, random=random),
-        comparison=replace(seen, got=cut(seen.got), expected=cut(seen.expected)),
-        note=f"at {list(place)} of a tensor of shape {tuple(x.shape)}, {surroundings}",
-        surroundings=surroundings,
-    )
 
 
 def _with_fewer_integers(x: Tensor, spec: CastSpec) -> list[CastSpec]:
@@ -180,7 +125,7 @@ def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Co
     steady = all(search.own(x, spec, compare(search.kernel, x, spec)) is not None for _ in range(_REPEATS))
     if x.is_contiguous() or not steady:
         return _unsteady(search.kernel, x, spec, search.kind, seen)
-    view, view_spec = search.narrowed(x, spec)
+    view, view_spec = search.under_fewer_conditions(*search.narrowed(x, spec), SAME_LAYOUT)
     comparison = compare(search.kernel, view, view_spec)
     if (own := search.own(view, view_spec, comparison)) is None:
         return _unsteady(search.kernel, x, spec, search.kind, seen)
@@ -196,13 +141,15 @@ def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Co
 
 
 def _unsteady(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, seen: Comparison) -> Counterexample:
-    """The input that the mismatch was found with: it does not show each time. Told by a call that showed it,
-    if need be the first one."""
+    """What lies around a mismatch that does not show each time, as a call had it that showed it, if need be
+    the first one."""
     calls = [compare(kernel, x, spec) for _ in range(_REPEATS)]
     wrong = [one for one in calls if one.counts]
     comparison = next((one for one in wrong if kind in one.counts), seen)
-    note = f"it does not always give the same: {len(wrong)} of {_REPEATS} calls differ"
-    return Counterexample(kind=kind, x=x, spec=spec, comparison=comparison, note=note)
+    often = f"asked again {len(wrong)} of {_REPEATS} calls differ" if wrong else NOT_AGAIN
+    if len(wrong) == _REPEATS:
+        often = "no part of it shows the same"
+    return cut_out(x, spec, kind, comparison, often)
 
 
 def one_block(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[Tensor, CastSpec]:
@@ -222,6 +169,11 @@ def one_block(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[Tensor
     return x[where].contiguous(), replace(spec, random=random)
 
 
+def _weight(own: Sighting, x: Tensor) -> tuple[int, int, int]:
+    """How much is left to be made simpler."""
+    return int(own.conditions).bit_count(), abs(x.dim() - 2), int(x.count_nonzero())
+
+
 @dataclass(slots=True, kw_only=True)
 class _Search:
     kernel: Kernel
@@ -236,7 +188,7 @@ class _Search:
         """Whether the mismatch is there; no more after too much work."""
         self.calls += 1
         self.elements += x.numel()
-        most = max(_MOST_ELEMENTS, 4 * x.numel())
+        most = max(_MOST_ELEMENTS, _CALLS_OF_ALL * x.numel())
         self.exhausted = self.exhausted or self.calls > _MOST_CALLS or self.elements > most
         if self.exhausted:
             return False
@@ -274,6 +226,43 @@ class _Search:
             if self.shows(several, several_spec):
                 return several, several_spec
         return None
+
+    def of_least_shape(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
+        """x, which shows it, of fewer rows and blocks: as one block among equal numbers, or by slices."""
+        own = self.own(x, spec, self.last)
+        assert own is not None
+        alone = alone_among_equals(x, spec, own.place, self.shows)
+        if alone is None:
+            return self.smaller(x, spec)
+        x, spec = least_shape(alone, self.shows).cast()
+        return self.under_fewer_conditions(x, spec, (a_plain_number,))
+
+    def cast_plainly(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
+        """x in another dtype, layout or block size, or of a plain number alone, where that has fewer
+        conditions. Those that it is rid of do not come back."""
+        x, spec = self.under_fewer_conditions(x, spec, (*OTHER_CASTS, a_plain_number))
+        if self.shows(x, spec) and (own := self.own(x, spec, self.last)) is not None:
+            self.sought = replace(self.sought, allowed=own.conditions)
+        return x, spec
+
+    def under_fewer_conditions(
+        self, x: Tensor, spec: CastSpec, ways: Iterable[Way]
+    ) -> tuple[Tensor, CastSpec]:
+        """x cast in other ways, as long as conditions become fewer, or axes two."""
+        if not self.shows(x, spec):
+            return x, spec
+        own = self.own(x, spec, self.last)
+        assert own is not None
+        for way in ways:
+            for other, other_spec in way(x, spec, own.place):
+                if not self.shows(other, other_spec):
+                    continue
+                again = self.own(other, other_spec, self.last)
+                assert again is not None
+                if _weight(again, other) < _weight(own, x):
+                    x, spec, own = other, other_spec, again
+                    break
+        return x, spec
 
     def close_to_one(self, x: Tensor, spec: CastSpec) -> Tensor:
         """x times a power of two: its largest magnitude between 1 and 2, or as close to that as shows it."""

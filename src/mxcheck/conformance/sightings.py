@@ -50,7 +50,7 @@ _ANY_ZERO = C.ZERO | C.TO_ZERO | C.SUBNORMAL | C.SUBNORMAL_INPUT | C.NEAR_TIE | 
 # Relative distance to a tie, or to a threshold of the scale, that is close: a rounding to bf16 gets over the
 # first, one to fp32 over that of formats whose quotient is no exact number, an fp32 logarithm over the last.
 _CLOSE, _CLOSE_IN_FP32, _CLOSE_TO_THRESHOLD = 2.0**-8, 2.0**-22, 2.0**-12
-_TILE = 128
+_TILE, _FEW_ROWS, _FEW_BLOCKS = 128, 16, 8
 # Of what an error says: numbers, and shapes.
 _NUMBERS = re.compile(r"[\[(]?[0-9]+(?:[, ]+[0-9]+)*,?[\])]?")
 # Exponents of numbers are compared by their distance to zero; of a zero it does not matter.
@@ -95,14 +95,18 @@ def _of_call(x: Tensor, spec: CastSpec) -> Condition:
     columns = x.shape[axis]
     rows = x.numel() // columns
     own = block_format(spec.format).block_size
+    size = spec.block_size or columns
     holds = {
         C.BFLOAT16: x.dtype == torch.bfloat16,
         C.FLOAT16: x.dtype == torch.float16,
         C.BLOCK_SIZE: spec.block_size != own,
         C.AXIS: axis != x.dim() - 1,
         C.STRIDES: not x.is_contiguous(),
+        C.RANK: x.dim() > 2,
         C.ONE_ROW: rows == 1,
-        C.SEVERAL_BLOCKS: spec.block_size is not None and columns > spec.block_size,
+        C.MANY_ROWS: rows > _FEW_ROWS,
+        C.SEVERAL_BLOCKS: columns > size,
+        C.MANY_BLOCKS: columns > _FEW_BLOCKS * size,
         C.WHOLE_TILES: rows % _TILE == 0 and columns % _TILE == 0,
     }
     return _all(holds)
@@ -245,10 +249,11 @@ class _Told:
         chosen, back = np.unique(blocks, return_inverse=True)
         amax = self.amax.ravel()[chosen]
         conditions = self.not_finite.ravel()[chosen]
-        length = self.values.shape[self.axis]
-        if self.spec.block_size is not None and length % self.spec.block_size:
-            last = np.unravel_index(chosen, self.shape)[self.axis] == self.shape[self.axis] - 1
-            conditions |= np.where(last, int(C.TAIL), 0)
+        if self.spec.block_size is not None:
+            number = np.unravel_index(chosen, self.shape)[self.axis]
+            ragged = bool(self.values.shape[self.axis] % self.spec.block_size)
+            tail = ragged & (number == self.shape[self.axis] - 1)
+            conditions |= _flags({C.BEHIND: number > 0, C.TAIL: tail})
         conditions |= np.where((amax == 0) & (conditions & int(OPEN) == 0), int(C.ZERO_BLOCK), 0)
         some = (amax > 0) & (conditions & int(C.NAN_IN_BLOCK | C.INF_IN_BLOCK) == 0)
         more = self._of_power_of_two if self.spec.block.scale == E8M0 else self._of_real_scale

@@ -44,6 +44,16 @@ def orders(
     yield [*indices[:start], first, *rest, *indices[start + len(block) :]]
 
 
+def laid_out_like(x: Tensor, numbers: Tensor) -> Tensor:
+    """Numbers of x's shape with its strides and offset, in memory of their own; contiguous where elements
+    of x share memory."""
+    if 0 in x.stride():
+        return numbers.contiguous()
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    memory = torch.zeros(x.storage_offset() + last + 1, dtype=numbers.dtype)
+    return memory.as_strided(x.shape, x.stride(), x.storage_offset()).copy_(numbers)
+
+
 def shifted(x: Tensor, by: int) -> Tensor | None:
     """x times 2^by; None where that is not exact."""
     moved = (x.double() * 2.0**by).to(x.dtype)

@@ -26,7 +26,7 @@ from mxcheck.formats.spec import RANDOM_BITS, CastSpec, cast_spec
 Float32 = NDArray[np.float32]
 
 #: More would be a slip of the keyboard in `*n`, and would only exhaust the memory.
-MAX_ELEMENTS = 1 << 20
+MAX_ELEMENTS = 1 << 22
 
 _INPUTS: Mapping[str, ElementFormat] = MappingProxyType(
     {

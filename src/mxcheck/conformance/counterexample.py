@@ -1,0 +1,80 @@
+"""What a mismatch is shown by: the smallest input, or what was cut out of one that takes more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from mxcheck.conformance.conditions import Sighting
+from mxcheck.conformance.verifier import Comparison
+from mxcheck.formats.oracle import Parts
+from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Counterexample:
+    """The smallest input found that shows a mismatch of a kind: one block, unless it takes more.
+
+    Attributes:
+        kind: of `verifier.KINDS`.
+        x: the input, in the dtype that was used.
+        spec: the cast.
+        comparison: what came of it.
+        note: what the input alone does not tell; empty mostly.
+        strided: whether it takes the strides of x to show it, which no command line gives.
+        surroundings: what of the call it takes to show it, which no command line gives either. Then x is what
+            lies around the first wrong element, cut out.
+        sighting: what x shows for the cause that it is an example of.
+        count: mismatches of the cell that have this cause; 0 where that is not known.
+        open: OCP MX v1.0 leaves open what is right there.
+    """
+
+    kind: str
+    x: Tensor
+    spec: CastSpec
+    comparison: Comparison
+    note: str = ""
+    strided: bool = False
+    surroundings: str = ""
+    sighting: Sighting | None = None
+    count: int = 0
+    open: bool = False
+
+    @property
+    def single_block(self) -> bool:
+        """Whether x has one scale."""
+        return math.prod(scales_shape(tuple(self.x.shape), self.spec)) == 1
+
+
+def cut_out(x: Tensor, spec: CastSpec, kind: str, seen: Comparison, surroundings: str) -> Counterexample:
+    """A mismatch that takes more than its numbers: the block that it lies in (of a longer one 32 elements),
+    and what was got and expected there."""
+    place = seen.places[kind]
+    axis = resolve_axis(x.dim(), spec.axis)
+    length = spec.block_size or 32
+    start = place[axis] // length * length
+    box = [slice(index, index + 1) for index in place]
+    box[axis] = slice(start, start + length)
+    scale = scales_shape(tuple(x.shape), spec)
+    of_scale = [
+        slice(min(index, size - 1), min(index, size - 1) + 1)
+        for index, size in zip(place, scale, strict=False)
+    ]
+    if spec.block_size is not None:
+        of_scale[axis] = slice(start // length, start // length + 1)
+    boxes = (tuple(box), tuple(of_scale), ())
+
+    def cut(parts: Parts) -> Parts:
+        return tuple(part[where] for part, where in zip(parts, boxes, strict=False))
+
+    random = None if spec.random is None else spec.random[tuple(box)].contiguous()
+    return Counterexample(
+        kind=kind,
+        x=x[tuple(box)].contiguous(),
+        spec=replace(spec, random=random),
+        comparison=replace(seen, got=cut(seen.got), expected=cut(seen.expected)),
+        note=f"at {list(place)} of a tensor of shape {tuple(x.shape)}, {surroundings}",
+        surroundings=surroundings,
+    )

@@ -1,0 +1,266 @@
+"""One counterexample for each cause of a cell's mismatches: the smallest input, and no cause twice.
+
+Where the numbers do not matter, each number shows a cause of its own: a code one up or one down, a NaN, a
+wrong sign of zero, in each dtype and layout. So an example that is wrong whatever number is put there stands
+for all that need as much of the call, or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mxcheck.conformance.causes_of_mismatches import Cause, explains, that_show_in_one_row
+from mxcheck.conformance.conditions import OF_CALL, Condition, Sighting, is_open
+from mxcheck.conformance.counterexample import Counterexample, cut_out
+from mxcheck.conformance.shrinker import Sought, shrink
+from mxcheck.conformance.sightings import sightings
+from mxcheck.conformance.simpler_inputs import laid_out_like
+from mxcheck.conformance.verifier import Comparison, compare, expected_parts, expected_values
+from mxcheck.formats.spec import CastSpec, resolve_axis
+from mxcheck.kernels.api import Kernel
+
+# So many causes are shrunk at most: some turn out to be known.
+_MOST_SHRUNK = 24
+# Codes of every format.
+_NUMBERS = (1.0, 1.5, -1.0)
+#: Surroundings that are a part of the input: what is wrong there is wrong against the oracle, too.
+_OF_THE_INPUT = ("batch", "huge", "storage_offset")
+_STATE = "asked_again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Shown:
+    """An example, and whether it is wrong whatever the number."""
+
+    group: str
+    example: Counterexample
+    whatever: bool
+
+
+def examples_of(
+    kernel: Kernel, of_cell: Sequence[Cause], *, most: int, calls: int
+) -> list[tuple[str, Counterexample]]:
+    """(group, smallest input) of each of these causes, at most `most`, with all that it explains. `calls` is
+    how many inputs of the cell were compared; 0 where that is not known."""
+    found: list[_Shown] = []
+    shrunk = 0
+    kept_state = any(_group(cause) == _STATE for cause in of_cell)
+    for cause in of_cell:
+        at = _known(kernel, cause, found)
+        if at is None:
+            if len(found) == most or shrunk == _MOST_SHRUNK:
+                break
+            shrunk += 1
+            one = _smallest(kernel, cause, of_cell, calls)
+            if kept_state and not one.surroundings and cause.mismatch.call > 1:
+                one = replace(one, note=_with_note(one, f"{_seen(cause, calls)}; {_CHANGES}"))
+            at = next((i for i, other in enumerate(found) if _alike(kernel, other, one)), None)
+        if at is None:
+            found.append(_Shown(group=_group(cause), example=one, whatever=_of_call(kernel, one)))
+        else:
+            count = found[at].example.count + cause.count
+            found[at] = replace(found[at], example=replace(found[at].example, count=count))
+    return [(one.group, one.example) for one in found]
+
+
+_CHANGES = "the kernel gives other bits when asked again, so a new process may not show it"
+
+
+def _seen(cause: Cause, calls: int) -> str:
+    return f"seen in call {cause.mismatch.call:,}" + (f" of {calls:,}" if calls else "")
+
+
+def _with_note(one: Counterexample, note: str) -> str:
+    return f"{one.note}; {note}" if one.note else note
+
+
+def _group(cause: Cause) -> str:
+    return cause.mismatch.example.group
+
+
+def _smallest(kernel: Kernel, cause: Cause, others: Sequence[Cause], calls: int) -> Counterexample:
+    one = cause.mismatch
+    x, spec = one.example.x, one.example.spec
+    if one.surroundings:
+        found = _in_surroundings(kernel, cause)
+        shown = found.sighting or one.sighting
+        return replace(
+            found, sighting=shown, count=cause.count, open=found.sighting is not None and is_open(shown, spec)
+        )
+    other_ones = that_show_in_one_row(cause, others)
+    in_one_row = (
+        Condition(0) if any(_needs_one_row(kernel, other) for other in other_ones) else Condition.ONE_ROW
+    )
+    sought = Sought(
+        place=one.sighting.place,
+        effects=cause.effects,
+        allowed=one.sighting.conditions | in_one_row,
+        avoided=cause.avoided,
+    )
+    found = shrink(kernel, x, spec, one.kind, one.seen, sought=sought)
+    if found.surroundings:
+        again = f"{_seen(cause, calls)}, {found.surroundings}"
+        found = replace(found, note=found.note.replace(found.surroundings, again))
+    # A single row is told where it is a condition, and not where it is all that is left.
+    shown = found.sighting or one.sighting
+    shown = replace(shown, conditions=shown.conditions & one.sighting.conditions)
+    still_open = cause.open and (found.sighting is None or is_open(shown, spec))
+    return replace(found, sighting=shown, count=cause.count, open=still_open)
+
+
+def _needs_one_row(kernel: Kernel, cause: Cause) -> bool:
+    """Whether what shows in one row does not show in two equal ones."""
+    one = cause.mismatch
+    x, spec, place = one.example.x, one.example.spec, one.sighting.place
+    random = spec.random
+    if x.dim() == 1:
+        x, place = x[None], (0, *place)
+        random = None if random is None else random[None]
+        spec = replace(spec, axis=-1)
+    across = 1 if resolve_axis(x.dim(), spec.axis) == 0 else 0
+    spec = replace(spec, random=None if random is None else torch.cat([random] * 2, across))
+    twice = compare(kernel, torch.cat([x] * 2, across), spec)
+    return one.kind not in twice.found or not twice.found[one.kind][place]
+
+
+def _in_surroundings(kernel: Kernel, cause: Cause) -> Counterexample:
+    """What takes surroundings; shrunk like all others where the oracle tells it, too."""
+    one = cause.mismatch
+    x, spec = one.example.x, one.example.spec
+    plain = _plainly(kernel, cause)
+    if plain is None:
+        return cut_out(x, spec, one.kind, one.seen, one.surroundings)
+    sighting, seen = plain
+    sought = Sought(place=sighting.place, allowed=sighting.conditions | Condition.ONE_ROW)
+    return shrink(kernel, x, spec, one.kind, seen, sought=sought)
+
+
+def _plainly(kernel: Kernel, cause: Cause) -> tuple[Sighting, Comparison] | None:
+    """What the oracle has to say of an input whose size is its surroundings; None if nothing of the kind."""
+    one = cause.mismatch
+    if _group(cause) not in _OF_THE_INPUT:
+        return None
+    seen = compare(kernel, one.example.x, one.example.spec)
+    for sighting in sightings(one.example.x, one.example.spec, seen):
+        if sighting.kind == one.kind:
+            return sighting, seen
+    return None
+
+
+# What is known already
+
+
+def _known(kernel: Kernel, cause: Cause, found: Sequence[_Shown]) -> int | None:
+    """The example that explains a cause, if one does."""
+    one = cause.mismatch
+    if one.surroundings:
+        return _known_in_surroundings(kernel, cause, found)
+    for at, other in enumerate(found):
+        if _explained(kernel, other, one.sighting, one.example.x, one.example.spec):
+            return at
+    return None
+
+
+def _known_in_surroundings(kernel: Kernel, cause: Cause, found: Sequence[_Shown]) -> int | None:
+    """The same surroundings again, or one of two calls that the oracle finds wrong as well: the one in these
+    surroundings, or that which it is held against."""
+    one = cause.mismatch
+    for at, other in enumerate(found):
+        same = other.group == _group(cause) and other.example.surroundings
+        if same and _class(other.example.kind) == _class(one.kind):
+            return at
+    if _group(cause) not in _OF_THE_INPUT:
+        return None
+    x, spec = one.example.x, one.example.spec
+    plain = _plainly(kernel, cause)
+    if plain is not None:
+        explained = (i for i, other in enumerate(found) if _explained(kernel, other, plain[0], x, spec))
+        return next(explained, None)
+    if _is_wrong(one.seen, x, spec):
+        of_kind = (i for i, other in enumerate(found) if _class(other.example.kind) == _class(one.kind))
+        return next(of_kind, None)
+    return None
+
+
+def _is_wrong(seen: Comparison, x: Tensor, spec: CastSpec) -> bool:
+    """Whether what a call was held against is wrong itself."""
+    parts = expected_parts(x, spec)
+    if len(seen.expected) == len(parts):
+        return any(bool((a != b).any()) for a, b in zip(seen.expected, parts, strict=True))
+    if len(seen.expected) != 1:
+        return False
+    values = expected_values(parts, x.dtype, spec).float()
+    return not torch.equal(values.nan_to_num(), torch.from_numpy(seen.expected[0]).nan_to_num())
+
+
+def _alike(kernel: Kernel, shown: _Shown, one: Counterexample) -> bool:
+    """Whether two examples have one cause."""
+    other = shown.example
+    if other.surroundings or one.surroundings:
+        same = _class(other.kind) == _class(one.kind)
+        return bool(other.surroundings and one.surroundings) and same
+    assert one.sighting is not None
+    return _same_input(other, one) or _explained(kernel, shown, one.sighting, one.x, one.spec)
+
+
+def _same_input(one: Counterexample, other: Counterexample) -> bool:
+    """One input and one cast, whatever is wrong with it."""
+    return (
+        (one.x.dtype, one.x.shape, _class(one.kind)) == (other.x.dtype, other.x.shape, _class(other.kind))
+        and torch.equal(one.x.nan_to_num(), other.x.nan_to_num())
+        and replace(one.spec, random=None) == replace(other.spec, random=None)
+    )
+
+
+def _explained(kernel: Kernel, shown: _Shown, sighting: Sighting, x: Tensor, spec: CastSpec) -> bool:
+    """Whether an example explains a sighting in x: the same effect under no more conditions; or the call
+    explains it, and the numbers do not matter there either."""
+    known = shown.example.sighting
+    if shown.example.surroundings or known is None:
+        return False
+    if explains(known, replace(sighting, codes=known.codes)):
+        return True
+    return (
+        shown.whatever
+        and _class(known.kind) == _class(sighting.kind)
+        and known.conditions in sighting.conditions
+        and wrong_whatever_the_number(kernel, sighting.kind, x, spec, sighting.place)
+    )
+
+
+def _of_call(kernel: Kernel, one: Counterexample) -> bool:
+    if one.surroundings or one.sighting is None or one.kind == "error":
+        return False
+    return one.sighting.conditions in OF_CALL and wrong_whatever_the_number(
+        kernel, one.kind, one.x, one.spec, one.sighting.place
+    )
+
+
+def wrong_whatever_the_number(
+    kernel: Kernel, kind: str, x: Tensor, spec: CastSpec, place: tuple[int, ...]
+) -> bool:
+    """Whether an element, or for the kind `scale` its scale, is wrong with each of three plain numbers in
+    place of its own, alone in its block."""
+    if kind == "error":
+        return False
+    axis = resolve_axis(x.dim(), spec.axis)
+    unit = spec.block_size or x.shape[axis]
+    where = [slice(index, index + 1) for index in place]
+    where[axis] = slice(place[axis] // unit * unit, place[axis] // unit * unit + unit)
+    for number in _NUMBERS:
+        other = x.contiguous().clone()
+        other[tuple(where)] = 0
+        other[place] = number
+        found = compare(kernel, laid_out_like(x, other), spec).found
+        if not any(_class(one) == _class(kind) and bool(mask[place]) for one, mask in found.items()):
+            return False
+    return True
+
+
+def _class(kind: str) -> str:
+    """Elements are wrong in several kinds."""
+    return kind if kind in ("scale", "error") else "element"
