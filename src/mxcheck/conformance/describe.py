@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mxcheck.conformance.conditions import in_words
 from mxcheck.conformance.counterexample import Counterexample
+from mxcheck.conformance.group_names import group_in_words
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.conformance.verifier import Comparison
 from mxcheck.formats.blocks import E8M0
@@ -63,13 +64,16 @@ def describe(
     command that is."""
     x, spec, found = counterexample.x, counterexample.spec, counterexample.comparison
     values = x.detach().float().numpy()
-    size = "a single block" if counterexample.single_block else f"a tensor of shape {tuple(x.shape)}"
-    shaped = f", shape {'x'.join(map(str, x.shape))}, axis {spec.axis}" if x.dim() > 1 else ""
-    length = x.shape[resolve_axis(x.dim(), spec.axis)]
     dtype = str(x.dtype).removeprefix("torch.")
+    size = f"a tensor of shape {tuple(x.shape)} in {dtype}"
+    if counterexample.single_block:
+        shape = f", shape {'x'.join(map(str, x.shape))}" if x.dim() > 1 else ""
+        size = f"a single block of {x.shape[resolve_axis(x.dim(), spec.axis)]} {dtype}{shape}"
+    axis = f", axis {spec.axis}" if x.dim() > 1 else ""
     cut = counterexample.surroundings or kernel is None
     which = "cut out of the input" if cut else "smallest input"
-    lines = [f"{_title(counterexample)}: {which}, {size} of {length} {dtype}{shaped}, from {group}:"]
+    source = group_in_words(group)
+    lines = [f"{_title(counterexample)}: {which}, {size}{axis}, from {source}:"]
     places = [tuple(int(i) for i in at) for at in np.argwhere(values.view(np.uint32))]
     lines.append(
         "  input: " + (_listed(places, lambda at: _number(values[at])) or "zeros") + _rest(values, places)

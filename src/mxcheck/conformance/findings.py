@@ -14,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, get_type_hints
 
+from mxcheck.conformance.group_names import group_in_words
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.files.plain_data import DataError, json_data, toml_data
 from mxcheck.files.printed import got, one_line, told
@@ -182,5 +183,5 @@ def judge(
         for kind in dict.fromkeys([*got, *want]):
             if got.get(kind, 0) != want.get(kind, 0):
                 was = f", known {want.get(kind, 0)}" if expected else ""
-                lines.append(f"{group}: {got.get(kind, 0)} x {kind}{was}")
+                lines.append(f"{group_in_words(group)}: {got.get(kind, 0)} x {kind}{was}")
     return "red", lines

@@ -8,6 +8,7 @@ from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.counterexample import Counterexample
 from mxcheck.conformance.describe import describe, summary
 from mxcheck.conformance.findings import Finding, findings_of, judge, known_counts
+from mxcheck.conformance.group_names import group_in_words
 from mxcheck.conformance.identify import looks_like
 from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.run import CellResult, counterexamples, run_cell
@@ -48,7 +49,8 @@ class HeldCell:
     def lines(self, of: Implementation, name: str, level: str) -> list[str]:
         """What a red cell says. `name` is what it is called."""
         if self.only_errors and not any("error" in finding.kinds for finding in self.known):
-            lines = [f"{name} ({level}) has no result to compare for {', '.join(self.result.counts)}"]
+            groups = ", ".join(map(group_in_words, self.result.counts))
+            lines = [f"{name} ({level}) has no result to compare for {groups}"]
         else:
             lines = [f"{name} differs from the oracle ({level}, {self.result.elements:,} elements)"]
             if self.known:

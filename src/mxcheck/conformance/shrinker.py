@@ -15,7 +15,7 @@ from mxcheck.conformance.counterexample import Counterexample, cut_out
 from mxcheck.conformance.fewer_conditions import OTHER_CASTS, SAME_LAYOUT, Way, a_plain_number
 from mxcheck.conformance.sightings import sightings
 from mxcheck.conformance.simpler_inputs import bits, orders, plainer_values, shifted, unit_along, without
-from mxcheck.conformance.smaller_shapes import alone_among_equals, least_shape
+from mxcheck.conformance.smaller_shapes import alone_among_equals, least_shape, shorter_rows
 from mxcheck.conformance.verifier import Comparison, compare
 from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.api import Kernel
@@ -235,6 +235,8 @@ class _Search:
         if alone is None:
             return self.smaller(x, spec)
         x, spec = least_shape(alone, self.shows).cast()
+        if alone.block.shape[resolve_axis(x.dim(), spec.axis)] > (spec.block_size or x.numel()):
+            x, spec = self.smaller(*shorter_rows(x, spec, self.shows))
         return self.under_fewer_conditions(x, spec, (a_plain_number,))
 
     def cast_plainly(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:

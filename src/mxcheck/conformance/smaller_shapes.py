@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -65,14 +66,15 @@ class Lone:
 
 
 def alone_among_equals(x: Tensor, spec: CastSpec, place: tuple[int, ...], shows: Shows) -> Lone | None:
-    """The block that `place` lies in among equal numbers, if that shows the mismatch."""
+    """The block that `place` lies in among equal numbers, or its row, if that shows the mismatch."""
     axis = resolve_axis(x.dim(), spec.axis)
-    units = [1] * x.dim()
-    units[axis] = spec.block_size or x.shape[axis]
-    corner = tuple(index // unit * unit for index, unit in zip(place, units, strict=True))
-    where = tuple(slice(at, at + unit) for at, unit in zip(corner, units, strict=True))
-    random: Any = None if spec.random is None else spec.random[where].contiguous()
-    for around in _AROUND:
+    row = x.shape[axis]
+    for unit, around in product(dict.fromkeys([spec.block_size or row, row]), _AROUND):
+        units = [1] * x.dim()
+        units[axis] = unit
+        corner = tuple(index // size * size for index, size in zip(place, units, strict=True))
+        where = tuple(slice(at, at + size) for at, size in zip(corner, units, strict=True))
+        random: Any = None if spec.random is None else spec.random[where].contiguous()
         one = Lone(
             block=x[where].contiguous(),
             spec=replace(spec, random=random),
@@ -96,6 +98,19 @@ def least_shape(one: Lone, shows: Shows) -> Lone:
         if one.shape == before:
             break
     return one
+
+
+def shorter_rows(x: Tensor, spec: CastSpec, shows: Shows) -> tuple[Tensor, CastSpec]:
+    """The first blocks of each row, or the last ones, as few of those that are tried as show it."""
+    axis = resolve_axis(x.dim(), spec.axis)
+    unit = spec.block_size or x.shape[axis]
+    for length in [count * unit for count in _SIZES if count * unit < x.shape[axis]]:
+        for start in (0, (x.shape[axis] - length) // unit * unit):
+            random = None if spec.random is None else spec.random.narrow(axis, start, length)
+            part, part_spec = x.narrow(axis, start, length).contiguous(), replace(spec, random=random)
+            if shows(part, part_spec):
+                return part, part_spec
+    return x, spec
 
 
 def _shortest(one: Lone, axis: int, shows: Shows) -> Lone:

@@ -15,6 +15,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from mxcheck.conformance.group_names import group_in_words
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.files.printed import printable
 from mxcheck.formats.blocks import BLOCK_FORMATS
@@ -201,7 +202,7 @@ def _refused_inputs(rows: Sequence[Row]) -> list[str]:
             start, _, end = (shared, "", "") if _ITS_FORMAT in shared else reason.rpartition(" ")
             ends, groups, formats = told.setdefault(start, ({}, {}, {}))
             ends.setdefault(end)
-            groups.setdefault(group)
+            groups.setdefault(group_in_words(group))
             formats.setdefault(row["format"])
     texts = []
     for start, (ends, groups, formats) in told.items():

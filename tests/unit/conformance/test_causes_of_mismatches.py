@@ -63,10 +63,10 @@ def test_an_error_does_not_take_the_place_of_a_mismatch() -> None:
     """As many rows are kept as the kernel wants."""
     error, tie = (one for _, one in told("fp8_e4m3-floor", raises_below_16_rows, ties_away))
     assert error.comparison.error == "ValueError: at least 16 rows, got 1"
-    size = "a tensor of shape (16, 32) of 32 float32"
+    size = "a tensor of shape (16, 32) in float32"
     assert (tie.kind, tie.x.shape, int(tie.x.count_nonzero())) == ("code", (16, 32), 1)
     assert describe("here", tie, "k:f")[:4] == [
-        f"code (tie), {tie.count:,} times: smallest input, {size}, shape 16x32, axis -1, from here:",
+        f"code (tie), {tie.count:,} times: smallest input, {size}, axis -1, from here:",
         "  input: [0, 0] 3f880000 (1.0625); the other 511 are 0",
         "  scales: as expected",
         "  code: [0, 0] got 79, expected 78",
