@@ -216,7 +216,7 @@ def shrunk_examples(asked: Program, held: Held) -> list[tuple[str, Counterexampl
             (
                 other
                 for other in mismatches
-                if other.seen is one.comparison and other.sighting == one.sighting
+                if other.seen in (one.comparison, one.cut_from) and other.sighting == one.sighting
             ),
             None,
         )

@@ -29,6 +29,7 @@ class Counterexample:
         sighting: what x shows for the cause that it is an example of.
         count: mismatches of the cell that have this cause; 0 where that is not known.
         open: OCP MX v1.0 leaves open what is right there.
+        cut_from: the comparison that x was cut out of.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Counterexample:
     sighting: Sighting | None = None
     count: int = 0
     open: bool = False
+    cut_from: Comparison | None = None
 
     @property
     def single_block(self) -> bool:
@@ -77,4 +79,5 @@ def cut_out(x: Tensor, spec: CastSpec, kind: str, seen: Comparison, surroundings
         comparison=replace(seen, got=cut(seen.got), expected=cut(seen.expected)),
         note=f"at {list(place)} of a tensor of shape {tuple(x.shape)}, {surroundings}",
         surroundings=surroundings,
+        cut_from=seen,
     )
