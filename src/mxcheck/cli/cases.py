@@ -17,6 +17,7 @@ from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.choices import choose
 
 if TYPE_CHECKING:
+    from mxcheck.conformance.case_header import Header
     from mxcheck.conformance.generator import Example
     from mxcheck.kernels.domain import Domain
 
@@ -75,6 +76,27 @@ def domain_options(options: argparse.Namespace) -> list[str]:
     names = ("level", "dtype", "block_size", "axis", *_COUNTS, "whole_blocks")
     given = [name for name in names if getattr(options, name) not in (None, [], False)]
     return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def words_of(header: Header) -> list[str]:
+    """The words of a command line that asks for cases like those of a file."""
+    from mxcheck.conformance.case_header import DTYPE_BITS
+    from mxcheck.kernels.domain import DTYPES
+
+    extent, words = header.extent, [header.cell.format, header.cell.rule]
+    if header.level != "quick":
+        words.append(f"--level={header.level}")
+    if extent.dtypes != sum(DTYPE_BITS.values()):
+        words += [f"--dtype={name}" for name, dtype in DTYPES.items() if extent.dtypes & DTYPE_BITS[dtype]]
+    sizes = [size for size in extent.block_sizes if size]
+    if len(sizes) == 1 and header.cell.spec().block.scale == E8M0:
+        words.append(f"--block-size={sizes[0]}")
+    if extent.most_inner == 1:
+        words.append("--axis=-1")
+    for name in ("least_rows", "rows_multiple", "columns_multiple"):
+        if (count := getattr(extent, name)) > 1:
+            words.append(f"--{name.replace('_', '-')}={count}")
+    return words if extent.ragged else [*words, "--whole-blocks"]
 
 
 def asked_cell(format_name: str, rule: str | None) -> Cell:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxcheck.cli.console import console
 from mxcheck.cli.named_kernel import KernelError, named_kernel
+from mxcheck.files.printed import one_line
 from mxcheck.formats.spec import CastSpec, cast_spec, dialect
 from mxcheck.reporting.screen import say
 
@@ -135,8 +137,6 @@ def _explain(options: argparse.Namespace) -> int:
         got = _run_kernel(options.kernel, x, spec, options.dtype)
     except KernelError as error:
         print_explanation(console(), done, dtype=options.dtype)
-        if error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)
         say(f"kernel {options.kernel}: {error}", error=True)
         return 1
     comparison = Comparison(
@@ -144,6 +144,13 @@ def _explain(options: argparse.Namespace) -> int:
     )
     print_explanation(console(), done, dtype=options.dtype, comparison=comparison)
     return 1 if comparison.differences.any else 0
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, in the last file that is of no installed package if there is one."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [one for one in frames if "site-packages" not in one.filename] or frames
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "no line of Python"
 
 
 def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -> Got:
@@ -176,8 +183,8 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
         raise KernelError(str(error)) from None
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # (whatever a kernel raises is told as its own)
-        raise KernelError(f"raised {type(error).__name__}") from error
+    except BaseException as error:  # noqa: BLE001  (whatever a kernel raises is told as its own)
+        raise KernelError(one_line(f"raised {type(error).__name__}: {error} ({_place(error)})")) from None
     try:
         result = plain_result(kernel, result, tensor)
         if isinstance(result, torch.Tensor):

@@ -94,7 +94,11 @@ def _identify(options: argparse.Namespace) -> int:
             if found and not formats:
                 break
     if refused and not found:
-        raise ValueError(f"kernel {options.kernel} gives no result to compare: {refused}")
+        asked = ", ".join(formats or ELEMENT_FORMATS)
+        raise ValueError(
+            f"kernel {options.kernel} gives no result to compare for any of {asked}: {refused}; it knows "
+            f"formats with E8M0 scales"
+        )
     if not found:
         wanted = [f"scale rule {options.scale_rule}"] if options.scale_rule else []
         wanted += [f"rounding {options.rounding}"] if options.rounding else []

@@ -8,7 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mxcheck.cli.cases import RULE_HELP, add_domain_options, asked_cell, asked_examples, domain_options
+from mxcheck.cli.cases import (
+    RULE_HELP,
+    add_domain_options,
+    asked_cell,
+    asked_examples,
+    domain_options,
+    words_of,
+)
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.kernels.registry import PROGRAM
 from mxcheck.reporting.matrix import cell_text, nothing_compared
@@ -132,10 +139,9 @@ def _verify_files(options: argparse.Namespace) -> int:
         found = [] if _right(held) else cut_examples(held)
     lines = _examples(found, None)
     if found:
-        cell = cases.header.cell
         lines.append(
-            f"cut out of the cases as they are; mxcheck verify --command './my_cast' {cell.format} "
-            f"{cell.rule} asks again for smaller ones"
+            f"cut out of the cases as they are; mxcheck verify --command './my_cast' "
+            f"{' '.join(words_of(cases.header))} asks again for smaller ones"
         )
     return _told(name, cases, held, lines)
 

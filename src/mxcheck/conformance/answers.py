@@ -188,7 +188,10 @@ def hold_program(asked: Program, cases: CasesFile, folder: Path) -> Held:
                     continue
                 except CaseFileError as error:
                     reason = failure_of(ended, reader, error)
-            if ended.hung or held.errors == _MOST_ERRORS:
+            if ended.hung:
+                break
+            if held.errors == _MOST_ERRORS:
+                reason += f"; after {_MOST_ERRORS} cases that ended so the others were not asked"
                 break
             if time.monotonic() > until:
                 reason += f"; the cases that are left were asked until {asked.run_limit:g} s were over"

@@ -127,11 +127,8 @@ class Identity:
         """`floor` with ties toward zero. Rules that nothing tells apart are all named: in `fp4_e3m0`
         `ceil` and `rceil` are one, and other scales may make equal values."""
         rounding = self.best.rounding
-        alike = [
-            f"`{one.rule}`"
-            for one in self.matches
-            if one.rounding == rounding and (one.rule, one.rounding) in self.alike
-        ]
+        # In one order, whatever rule was asked for: equal answers read alike.
+        alike = [f"`{rule}`" for rule in FIELD_RULES if (rule, rounding) in self.alike]
         return f"{' or '.join(alike)} with {FIELD_ROUNDINGS[rounding]}"
 
     @property

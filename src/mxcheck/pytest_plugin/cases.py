@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from mxcheck.formats.aliases import choose_format
+from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose
 from mxcheck.gate.case import Case
 from mxcheck.models.ladder import (
@@ -34,7 +35,7 @@ def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
         choose_format("--mx-precision", name, [*LADDER, *own, "all"])
     formats = options.names("format")
     for name in formats:
-        choose_format("--mx-format", name, MX)
+        choose_format("--mx-format", name, BLOCK_FORMATS)
     skipped = options.names("skip") + (["mx"] if options.no_mx else [])
     for name in skipped:
         choose("--mx-skip", name, GROUPS)

@@ -11,6 +11,7 @@ import pytest
 from mxcheck.conformance.cells import LEVELS
 from mxcheck.evaluation.corpus_names import CORPORA
 from mxcheck.formats.aliases import own_name
+from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose, unknown
 from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
 from mxcheck.models.ladder import GROUPS, LADDER, MIXED_TIERS, MX, TIERS
@@ -53,7 +54,10 @@ LISTS = {
         "all that are installed",
         f"model suite: steps of the ladder: {', '.join(LADDER)}, names of your recipes, all",
     ),
-    "format": ("all", f"narrow the MX formats of the ladder, and the kernel suite, to: {', '.join(MX)}"),
+    "format": (
+        "all",
+        f"narrow the MX formats of the ladder, and the kernel suite, to: {', '.join(BLOCK_FORMATS)}",
+    ),
     "tier": ("B", f"model suite: tiers: {', '.join((*TIERS, *MIXED_TIERS))}, all"),
     "skip": ("nothing", f"model suite: groups to leave out: {', '.join(GROUPS)} (mx: mixed too)"),
     "global": (

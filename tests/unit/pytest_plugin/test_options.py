@@ -235,7 +235,7 @@ def test_what_is_no_list_may_have_commas(lay: Lay) -> None:
     ("words", "ini", "error"),
     [
         (("--mx-precision", "fp8_e4m2"), "", "unknown --mx-precision 'fp8_e4m2'; allowed: fp32, bf16, bfp16"),
-        (("--mx-format", "nvfp4"), "", "unknown --mx-format 'nvfp4'; allowed: fp8_e4m3, fp8_e5m2"),
+        (("--mx-format", "nvfp"), "", "unknown --mx-format 'nvfp'; allowed: fp8_e4m3, fp8_e5m2"),
         (("--mx-skip", "fp32"), "", "unknown --mx-skip 'fp32'; allowed: bf16, bfp16, nvfp8_emu, mx"),
         (("--mx-tier", "E"), "", "unknown --mx-tier 'E'; allowed: A, B, C, D, all"),
         (("--mx-tier", "linears"), "", "unknown --mx-tier 'linears'"),
