@@ -288,13 +288,12 @@ def test_figures_that_are_none_are_seen() -> None:
     [
         (SuiteRun(results=[_passed(), _result(Outcome.SKIPPED)]), ()),
         (SuiteRun(exit_code=1, results=[_red(4, 6), _red(3, 4)]), ("3", "4", "6")),
-        (SuiteRun(exit_code=1, results=[_result(Outcome.ERROR, "the canary `x` lives")]), ("canaries",)),
         (SuiteRun(exit_code=1, results=[_result(Outcome.ERROR, "KeyError")]), ("error",)),
         (SuiteRun(exit_code=4), ("error",)),
         (SuiteRun(exit_code=1, tests={"test_ordering": [1, 7], "test_x": [0, 2]}), ("ordering",)),
         (SuiteRun(ended="hang", exit_code=-9), ("hang",)),
     ],
-    ids=["green", "steps", "canaries", "error", "usage", "ordering", "hang"],
+    ids=["green", "steps", "error", "usage", "ordering", "hang"],
 )
 def test_what_the_model_suite_said(suite: SuiteRun, steps: tuple[str, ...]) -> None:
     sight = model_sight(suite)

@@ -123,7 +123,10 @@ def test_terminal() -> None:
 
 def test_markdown() -> None:
     text = markdown([SEEN, replace(BLIND, survives="It is harmless.")], FACTS)
-    assert "**1 of 2 faults caught.**" in text
+    assert (
+        "**1 of 1 faults of the product caught. 0 of 1 faults of what judges and keeps records caught: "
+        "0 by the suites, the others by its own tests.**" in text
+    )
     assert "date: 2026-01-02; torch: 2.9." in text
     assert "The scale \\| is one off." in text
     assert "- `blind`: Nothing is wrong. It is harmless." in text

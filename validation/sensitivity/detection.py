@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 #: Where a fault was caught.
-STAGES = ("reduced", "full", "never")
+STAGES = ("reduced", "own tests", "full", "never")
+#: Faults of what judges, reports and keeps records: groups of the catalogue. The others are of the product.
+OF_THE_GATE = ("gate", "record keeping")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +47,8 @@ class ModelSight:
         without_digests: whether it was red for more than the accepted digests of casts: any other check,
             test or end.
         cases: red cases and all that ran.
-        steps: those of DESIGN section 5 that failed in any case (`1` to `6`); `canaries` where the gate's
-            check of itself failed, `error` where a case ended without a verdict, names of other red tests,
-            `crash`, `hang`.
+        steps: those of DESIGN section 5 that failed in any case (`1` to `6`); `error` where a case ended
+            without a verdict, names of other red tests, `crash`, `hang`.
     """
 
     caught: bool
@@ -63,6 +64,7 @@ class Detection:
     Attributes:
         kernels: the kernel suite at `quick`, on the fault's formats; it did not run where there are none.
         models: the reduced model suite.
+        own_tests: how many records, reports, orderings and merges of known verdict were judged wrong.
         bounds: step 5 alone.
         drift: step 6 alone on the accepting machine, where nothing may move.
         drift_elsewhere: step 6 alone on a machine that multiplies otherwise: only the noise bounds hold.
@@ -79,6 +81,7 @@ class Detection:
     bounds: Sight
     drift: Sight
     drift_elsewhere: Sight
+    own_tests: int = 0
     full: ModelSight | None = None
     survives: str = ""
     unseen: bool = False
@@ -94,6 +97,8 @@ class Detection:
         """Where it was caught, one of `STAGES`."""
         if self.kernels.caught or self.models.caught:
             return "reduced"
+        if self.own_tests:
+            return "own tests"
         return "full" if self.full is not None and self.full.caught else "never"
 
     @property

@@ -21,7 +21,7 @@ from validation.faults.fault import Fault
 from validation.sensitivity.detection import Detection, KernelSight, ModelSight, Sight
 from validation.sensitivity.suite_run import SuiteRun
 
-_ORDER = ("canaries", *map(str, STEPS), "error", "crash", "hang")
+_ORDER = (*map(str, STEPS), "error", "crash", "hang")
 
 
 def detection(
@@ -48,6 +48,7 @@ def detection(
         unseen=fault.unseen,
         kernels=KernelSight(caught=False) if kernels is None else kernel_sight(kernels),
         models=model_sight(models),
+        own_tests=len(models.own_tests),
         bounds=_worst([bounds_sight(record, bounds) for record, _, bounds in pairs]),
         drift=_worst([drift_sight(_here(record, baseline), baseline) for record, baseline, _ in pairs]),
         drift_elsewhere=_worst(
@@ -102,7 +103,7 @@ def _more(result: CaseResult) -> bool:
 def _steps(result: CaseResult) -> Sequence[str]:
     if result.failures:
         return [str(step) for step in result.failed_steps]
-    return ("canaries",) if "canar" in result.message.lower() else ("error",)
+    return ("error",)
 
 
 def bounds_sight(record: Record, bounds: Bounds) -> Sight:

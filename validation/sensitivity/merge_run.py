@@ -6,7 +6,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mxcheck.reporting.merge_canaries import green_shards, tried_merge, write_shards
+from mxcheck.reporting.merge import merge_folder
+from validation.known_verdicts.merges import green_shards, write_shards
 from validation.sensitivity.suite_run import SuiteRun
 
 
@@ -17,7 +18,7 @@ def run_merge() -> SuiteRun:
     with tempfile.TemporaryDirectory(prefix="mxcheck-merge-") as folder:
         write_shards(Path(folder), green_shards())
         try:
-            code = tried_merge(Path(folder)).exit_status
+            code = merge_folder(Path(folder)).exit_status
         except ValueError as error:
             code = 2
             messages.append(str(error))

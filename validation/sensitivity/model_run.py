@@ -11,8 +11,7 @@ from pathlib import Path
 
 from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import baseline_paths, encode
-from mxcheck.gate.bounds_tables import Bounds, load_bounds
-from mxcheck.gate.canaries.broken_gate import broken_gate
+from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Update, decide, read_accepted, stored
 from mxcheck.gate.record import Record
@@ -41,8 +40,6 @@ def run_models(measuring: Measuring, *, update: bool = False) -> SuiteRun:
 
 def _results(measuring: Measuring, shared: Path, *, update: bool) -> list[CaseResult]:
     cases = list(measuring.recipes)
-    if broken := broken_gate():
-        return [error_of(case, broken) for case in cases]
     results: list[CaseResult] = []
     with Session(measuring, shared=shared) as session:
         for case in cases:
@@ -63,7 +60,7 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     case, measuring = record.case, session.measuring
     path, target = baseline_paths(measuring.baselines, case, session.device_class)
     accepted = read_accepted(path)
-    bounds = _bounds(case, measuring.baselines)
+    bounds = load_bounds(baselines=measuring.baselines).find(case)
     decision = decide(
         record,
         accepted,
@@ -82,13 +79,6 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     if decision.result.failures:
         message = failure_message(record, accepted.record, decision.verdict, accept="an update")
     return replace(decision.result, message=message if decision.result.outcome.red else "")
-
-
-def _bounds(case: Case, baselines: Path) -> Bounds:
-    """What the case may cost: fewer sequences of a text have no bounds of their own."""
-    tables = load_bounds(baselines=baselines)
-    whole = replace(case, options=tuple(one for one in case.options if not one.startswith("samples")))
-    return tables.find(case) or tables.of(whole)
 
 
 def _of_model(measuring: Measuring, model: str, session: Session) -> Sequence[Case]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mxcheck.files.write import write_text
 from mxcheck.gate.bounds_tables import bounds_path, load_bounds
 from mxcheck.gate.case import Case
+from mxcheck.gate.shipped import adopt
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS
 from mxcheck.models.ladder import TIERS as LADDER_TIERS
 from mxcheck.models.ladder import WHOLE_MODEL as LADDER_WHOLE_MODEL
@@ -60,11 +61,24 @@ class ReducedGate:
         return tuple(name for name in MODELS if not (self.options and name in FEW_STAGES))
 
     def let_in(self, accepted: Path) -> None:
-        """Give the models bounds of their own in the folder of baselines, where the options cost more."""
+        """Give the models bounds of their own in the folder of baselines: where the options cost more, and
+        where a model's table has lines of whole texts only."""
+        ours = load_bounds(baselines=accepted)
+        for model in FEW_STAGES:
+            if model not in self.models:
+                continue
+            lines = []
+            for case in self._cases(model):
+                whole = ours.of(replace(case, options=()))
+                lines.append(f'"{case.stage}" = {{ kl = {whole.kl!r}, rise = {whole.rise!r} }}\n')
+            adopt(accepted, model)
+            path = bounds_path(accepted / model)
+            table = path.read_text("utf-8")
+            if lines[0] not in table:
+                write_text(path, table + "".join(lines))
         factor = _COSTLY.get(self.options)
         if factor is None:
             return
-        ours = load_bounds()
         for model in self.models:
             lines = []
             for name in self.precisions:
@@ -73,6 +87,16 @@ class ReducedGate:
                     stage = replace(case, options=(self.options[-1], f"samples{SEQUENCES}")).stage
                     lines.append(f'"{stage}" = {{ kl = {factor * ours.of(case).kl:.3g} }}\n')
             write_text(bounds_path(accepted / model), "".join(lines))
+
+    def _cases(self, model: str) -> list[Case]:
+        """Those of a model without an option of the run."""
+        few = (f"samples{SEQUENCES}",)
+        return [
+            Case(model=model, precision=name, tier=tier, options=few)
+            for name in self.precisions
+            for tier in _tiers_of(name, TIERS)
+            if has_stage(model, name, tier)
+        ]
 
     def arguments(self, accepted: Path, *, update: bool = False) -> list[str]:
         """Of pytest. `accepted` is the folder of baselines."""

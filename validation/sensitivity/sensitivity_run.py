@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from validation.faults.fault import Fault, applied
+from validation.known_verdicts.all_verdicts import all_missed
 from validation.sensitivity.children import Job, check_fork, in_children, read_result
 from validation.sensitivity.detection import Detection
 from validation.sensitivity.judging import detection
@@ -167,7 +168,7 @@ def run(
             fault
             for fault in faults
             if not any(
-                reduced[name].red
+                reduced[name].red or reduced[name].own_tests
                 for name in (f"models {fault.name}", f"kernels {fault.name}")
                 if name in reduced
             )
@@ -213,7 +214,7 @@ def _under(fault: Fault | None, arguments: Sequence[str], project: Path) -> Suit
     os.chdir(project)
     words = ["--rootdir", str(project), "-c", str(project / "pytest.ini"), *arguments]
     with nullcontext() if fault is None else applied(fault):
-        return run_suite(words)
+        return _tested(run_suite(words))
 
 
 def _models_under(fault: Fault | None, gate: ReducedGate, accepted: Path, update: bool) -> SuiteRun:
@@ -221,13 +222,19 @@ def _models_under(fault: Fault | None, gate: ReducedGate, accepted: Path, update
     with nullcontext() if fault is None else applied(fault):
         measuring = gate.measuring(accepted)
         assert measuring is not None, "the suite goes by pytest"
-        return run_models(measuring, update=update)
+        return _tested(run_models(measuring, update=update))
 
 
 def _merge_under(fault: Fault) -> SuiteRun:
     """In a child: a merge with a fault in it."""
     with applied(fault):
-        return run_merge()
+        return _tested(run_merge())
+
+
+def _tested(run: SuiteRun) -> SuiteRun:
+    """The run, and beside it mxcheck's own tests of what judges, reports and merges: with the fault in it, a
+    gate may be green that they see."""
+    return replace(run, own_tests=list(all_missed()))
 
 
 #: Rooms and modules that the reduced model suite without pytest does not reach.
@@ -286,7 +293,15 @@ def _healthy(
         options: this.models("healthy", gate.key, gate, this.accepted(gate), limit=ACCEPTANCE_LIMIT)
         for options, gate in gates.items()
     }
-    jobs = [*models.values(), *([kernels] if formats else [])]
+    # Some faults go by pytest, whose run must be green by itself, too.
+    by_pytest = {fault.options: gates[fault.options] for fault in faults if concerns_pytest(fault)}
+    through_pytest = [
+        this.suite(
+            "healthy", f"pytest-{gate.key}", gate.arguments(this.accepted(gate)), limit=ACCEPTANCE_LIMIT
+        )
+        for gate in by_pytest.values()
+    ]
+    jobs = [*models.values(), *through_pytest, *([kernels] if formats else [])]
     results = this.all(jobs)
     for job in jobs:
         _check_green(job, results[job.name])
@@ -294,8 +309,8 @@ def _healthy(
 
 
 def _check_green(job: Job, result: SuiteRun) -> None:
-    if result.red:
-        first = " ".join(result.messages[:1]).strip().splitlines()[-1:]
+    if result.red or result.own_tests:
+        first = " ".join((result.messages or result.own_tests)[:1]).strip().splitlines()[-1:]
         job.result.unlink()  # to be tried again when it has been mended
         raise ValueError(
             f"{job.name}: without any fault it is red ({', '.join(first) or result.ended}); see {job.log}, "

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from mxcheck.reporting.markdown import cell, table
 from mxcheck.reporting.titled import titled_table
-from validation.sensitivity.detection import Detection, KernelSight, ModelSight, Sight
+from validation.sensitivity.detection import OF_THE_GATE, Detection, KernelSight, ModelSight, Sight
 
 #: Red tests of the kernel suite, besides its cells, that are named.
 _MOST_TESTS = 2
@@ -23,6 +23,7 @@ _CAUGHT: Mapping[str, Callable[[Detection], bool]] = {
     "kernel suite": lambda one: one.kernels.caught,
     "model suite": lambda one: one.models.caught,
     "either": lambda one: one.stage == "reduced",
+    "own tests": lambda one: one.stage == "own tests",
     "full gate": lambda one: one.stage == "full",
     "neither": lambda one: one.stage == "never",
 }
@@ -145,7 +146,6 @@ def trouble(detections: Sequence[Detection]) -> list[str]:
 
 def markdown(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:
     """The summary for people. `facts` is what the run rests on, by name: date, versions, wall time."""
-    caught = sum(one.stage != "never" for one in detections)
     groups = list(dict.fromkeys(one.group for one in detections))
     lines = [
         "# Sensitivity",
@@ -153,7 +153,7 @@ def markdown(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:
         "Faults put into the running code, and which suite saw them.",
         "Written by `python -m validation sensitivity --summary`.",
         "",
-        f"**{caught} of {len(detections)} faults caught.**",
+        f"**{_headline(detections)}**",
         *_unseen([one for one in detections if one.unseen]),
         "",
         "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".",
@@ -172,6 +172,25 @@ def markdown(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:
         lines += [f"- `{one.name}`: {one.what} {one.survives or 'Not explained yet.'}" for one in survivors]
         lines.append("")
     return "\n".join(lines)
+
+
+def _headline(detections: Sequence[Detection]) -> str:
+    """Faults of the product, which the suites must see, and apart from them those of what judges."""
+    product = [one for one in detections if one.group not in OF_THE_GATE]
+    gate = [one for one in detections if one.group in OF_THE_GATE]
+    parts = []
+    if product:
+        parts.append(f"{sum(map(_by_suites, product))} of {len(product)} faults of the product caught.")
+    if gate:
+        parts.append(
+            f"{sum(one.stage != 'never' for one in gate)} of {len(gate)} faults of what judges and keeps "
+            f"records caught: {sum(map(_by_suites, gate))} by the suites, the others by its own tests."
+        )
+    return " ".join(parts)
+
+
+def _by_suites(one: Detection) -> bool:
+    return one.stage in ("reduced", "full")
 
 
 def _unseen(found: Sequence[Detection]) -> list[str]:

@@ -31,6 +31,7 @@ class SuiteRun:
         results: the model suite's, one a case.
         cells: the kernel suite's, one a cell of the conformance matrix, in short.
         tests: of each other test function, how many failed, and how many ran.
+        own_tests: what mxcheck's own tests of its judging missed under the fault, a line each.
         messages: of red tests, errors in collection and the process's last words.
         seconds: wall time.
     """
@@ -40,6 +41,7 @@ class SuiteRun:
     results: list[CaseResult] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
     tests: dict[str, list[int]] = field(default_factory=dict)
+    own_tests: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -62,6 +64,7 @@ def suite_run_from_dict(data: Any) -> SuiteRun:
         ("exit_code", type(found.exit_code) is int),
         ("cells", _is_list(found.cells, dict)),
         ("tests", isinstance(found.tests, dict) and all(map(_is_pair, found.tests.values()))),
+        ("own_tests", _is_list(found.own_tests, str)),
         ("messages", _is_list(found.messages, str)),
         ("seconds", type(found.seconds) in (int, float) and 0 <= found.seconds < math.inf),
     ):

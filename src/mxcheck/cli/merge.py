@@ -43,11 +43,11 @@ def judge(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
     rows to `rows`. Returns the exit code. Raises ValueError where they are not a run, and
     where a merge of known shards comes out otherwise."""
     from mxcheck.files.write import write_text
-    from mxcheck.reporting.merge_canaries import tried_merge
+    from mxcheck.reporting.merge import merge_folder
     from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text
 
     try:
-        merged = tried_merge(folder)
+        merged = merge_folder(folder)
     except ValueError as error:
         if summary is not None:
             _append(summary, refused_markdown(error))

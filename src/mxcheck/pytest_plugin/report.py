@@ -74,13 +74,9 @@ class RunReport:
 
     def _begin(self, node_ids: list[str], workers: int) -> None:
         """The tests are known: is there a case among them, and can this host hold the run?"""
-        from mxcheck.pytest_plugin.report_canaries import broken_report
-
         self._selected = selected_cases(self._config, node_ids)
         if not self._selected or self._config.option.collectonly:
             return
-        if broken := broken_report():
-            raise pytest.UsageError(f"mxcheck: {broken}")
         check_host(self._config, node_ids, workers)
         self._live.begin(expected_of(self._config, self._settings, self._selected))
 

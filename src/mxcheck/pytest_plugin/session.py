@@ -15,10 +15,10 @@ from syrupy.assertion import SnapshotAssertion
 from mxcheck.files.printed import told
 from mxcheck.gate.baseline import baseline_paths
 from mxcheck.gate.bounds_tables import load_bounds
-from mxcheck.gate.canaries.broken_gate import broken_gate
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult
+from mxcheck.gate.smoke import broken_gate
 from mxcheck.measure.absolute import absolute
 from mxcheck.measure.hold import error_of, hold_case
 from mxcheck.measure.memory import is_out_of_memory

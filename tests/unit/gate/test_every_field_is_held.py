@@ -31,7 +31,7 @@ EMPTY = {
     "options": "the recipe, which every option changes",
     "unconverted": "the modules that were converted, which it lacks",
     "metrics": "test_verdict_metrics.py",
-    "absent": "the canaries of step 3",
+    "absent": "the known records of step 3",
 }
 
 

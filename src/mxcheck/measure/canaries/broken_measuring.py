@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mxcheck.gate.canaries.hindrance import no_room
+from mxcheck.measure.canaries.hindrance import no_room
 from mxcheck.measure.memory import is_out_of_memory
 
 #: What is tried: each yields what is wrong, and how.

@@ -1,4 +1,4 @@
-"""A healthy record, by hand, and what makes a canary of it: a change, and the steps that must fail for it."""
+"""A healthy record, by hand, and examples made of it: a change, and the steps that must fail for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mxcheck.gate.sublayers import SublayerError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Canary:
+class KnownRecord:
     """A record to be judged against `baseline` (None: alone), and the steps that must fail, no other."""
 
     name: str
@@ -104,7 +104,7 @@ OTHER_MACHINE = "e" * 64
 
 #: Whose bound decides. The median's: of losses 0.04, of KL 0.004, of step 2 4e-4; the others are wide.
 MEDIAN_DECIDES = Noise(
-    environments=["canary"],
+    environments=["example"],
     reference_median=1e-4,
     reference_rms=5e-4,
     reference_max=1e-3,
@@ -118,7 +118,7 @@ MEDIAN_DECIDES = Noise(
 #: The rms's: of losses 0.04, of KL 0.004, of step 2 4e-4. (Below a quarter of the maximum's, 0.12, 0.012 and
 #: 1.2e-3, it would not count: one sequence of sixteen alone may move by that.)
 RMS_DECIDES = Noise(
-    environments=["canary"],
+    environments=["example"],
     reference_median=1e-3,
     reference_rms=1e-4,
     reference_max=3e-4,
@@ -131,7 +131,7 @@ RMS_DECIDES = Noise(
 )
 #: The maximum's: of losses 0.08, of KL 0.008, of step 2 4e-4.
 MAX_DECIDES = Noise(
-    environments=["canary"],
+    environments=["example"],
     reference_median=1e-3,
     reference_rms=1e-3,
     reference_max=1e-4,
@@ -145,7 +145,7 @@ MAX_DECIDES = Noise(
 #: The shares decide. Of the median: losses 5e-4, which is 0.05 of √(2 · 0.005 / 100), KL 5e-5, 0.01 of it. Of
 #: the maximum: losses 0.012, twice the largest rise of 0.006, and KL 0.0024, 0.4 of the largest, 0.006.
 NO_NOISE = Noise(
-    environments=["canary"],
+    environments=["example"],
     reference_median=0.0,
     reference_rms=0.0,
     reference_max=0.0,
@@ -162,7 +162,7 @@ NO_MAX_NOISE = replace(NO_NOISE, loss_rms=0.02, kl_rms=2e-3)
 HEALTHY = Record(
     kind="recipe",
     subject="",
-    model="canary",
+    model="example",
     precision="fp8_e4m3",
     tier="B",
     options=["block16"],
@@ -193,7 +193,7 @@ HEALTHY = Record(
     predictions=None,
     sublayers=LAYERS,
     counters=COUNTERS,
-    absent={"predictions": "this is a canary"},
+    absent={"predictions": "this is an example"},
     metrics={"flipped": [0.01, 0.02] * 8},
     noise=RMS_DECIDES,
 )
@@ -221,12 +221,12 @@ def bad(
     alone: bool = False,
     bounds: Bounds = WIDE,
     **now: Any,
-) -> Canary:
+) -> KnownRecord:
     """The healthy record with fields `now`, against the healthy one with fields `was`; `fails` must fail."""
     baseline = replace(HEALTHY, **(was or {}))
     # What is common to both is changed in `was` alone; the noise is the baseline's, a run measures none.
     record = replace(baseline, **{"noise": None, **now})
-    return Canary(
+    return KnownRecord(
         name=name,
         wrong=wrong,
         fails=fails,
@@ -236,7 +236,7 @@ def bad(
     )
 
 
-def good(name: str, wrong: str, **rest: Any) -> Canary:
+def good(name: str, wrong: str, **rest: Any) -> KnownRecord:
     """One that must pass: a gate that cries wolf is switched off."""
     return bad(name, wrong, **rest)
 

@@ -1,4 +1,4 @@
-"""Canaries of statistics, baseline files, names of cases, and bounds."""
+"""Examples of statistics, baseline files, names of cases, and bounds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 from mxcheck.gate.baseline import BaselineError, baseline_paths, decode, encode
 from mxcheck.gate.bounds_tables import BoundsTables, load_bounds
-from mxcheck.gate.canaries.expectation import expect
-from mxcheck.gate.canaries.healthy import HEALTHY
 from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.statistics import UPPER_95, differences, largest, mean_and_error, rms, typical
+from validation.known_verdicts.expectation import expect
+from validation.known_verdicts.healthy import HEALTHY
 
 
 def _rounded(value: float) -> float:
@@ -53,7 +53,7 @@ STATISTICS = (
 def _read(text: str) -> str:
     """Why a baseline's text is refused, in a word; or "taken"."""
     try:
-        decode(text, where="canary")
+        decode(text, where="example")
     except BaselineError as error:
         return next((word for word in ("format version", "seal") if word in str(error)), str(error))
     return "taken"
@@ -67,13 +67,13 @@ FILES = (
     expect(
         "file",
         "a baseline is read as it was written",
-        lambda: decode(encode(HEALTHY), where="canary") == HEALTHY,
+        lambda: decode(encode(HEALTHY), where="example") == HEALTHY,
         True,
     ),
     expect(
         "file-last-digit",
         "and to the last bit",
-        lambda: decode(encode(replace(HEALTHY, entropy=1 / 3)), where="canary").entropy == 1 / 3,
+        lambda: decode(encode(replace(HEALTHY, entropy=1 / 3)), where="example").entropy == 1 / 3,
         True,
     ),
     expect(
@@ -100,8 +100,8 @@ FILES = (
 
 def _places(device: str, *overrides: str) -> tuple[str, str]:
     """What is read and what would be written on a device, where the common file and these overrides lie."""
-    case = Case(model="canary", precision="bf16")
-    with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
+    case = Case(model="example", precision="bf16")
+    with tempfile.TemporaryDirectory(prefix="mxcheck-example-") as folder:
         common = Path(folder) / case.baseline
         common.parent.mkdir(exist_ok=True)
         for name in ("bf16", *(f"bf16@{one}" for one in overrides)):
@@ -127,13 +127,13 @@ OVERRIDES = (
     ),
 )
 
-_CASE = Case(model="canary", precision="fp8_e4m3", tier="A", options=("rceil", "attention"))
+_CASE = Case(model="example", precision="fp8_e4m3", tier="A", options=("rceil", "attention"))
 NAMES = (
     expect(
         "path",
         "where a baseline lies",
         lambda: _CASE.baseline.as_posix(),
-        "canary/fp8_e4m3-A+rceil+attention.json",
+        "example/fp8_e4m3-A+rceil+attention.json",
     ),
     expect(
         "path-model",
@@ -145,19 +145,19 @@ NAMES = (
         "path-precision",
         "another precision's does",
         lambda: replace(_CASE, precision="mxint8").baseline.as_posix(),
-        "canary/mxint8-A+rceil+attention.json",
+        "example/mxint8-A+rceil+attention.json",
     ),
     expect(
         "path-tier",
         "another tier's does",
         lambda: replace(_CASE, tier="B").baseline.as_posix(),
-        "canary/fp8_e4m3-B+rceil+attention.json",
+        "example/fp8_e4m3-B+rceil+attention.json",
     ),
     expect(
         "path-options",
         "that of other options does",
         lambda: replace(_CASE, options=()).baseline.as_posix(),
-        "canary/fp8_e4m3-A.json",
+        "example/fp8_e4m3-A.json",
     ),
     expect("bounds-key", "the line of the table of bounds", lambda: _CASE.bounds_key, "fp8_e4m3-A+attention"),
     expect(
@@ -201,7 +201,7 @@ def _numbers(table: BoundsTables, case: Case) -> tuple[Any, ...]:
 
 
 def _loaded() -> tuple[Any, ...]:
-    with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mxcheck-example-") as folder:
         path = Path(folder) / "bounds.toml"
         path.write_text('[default]\n"fp8_e4m3-A" = { kl = 0.75, rise = 0.5 }\n', encoding="utf-8")
         return _numbers(load_bounds(str(path)), case_of("ref-llama", "fp8_e4m3-A"))

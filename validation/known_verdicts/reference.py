@@ -1,10 +1,10 @@
-"""Canaries of step 2: the reference. Their numbers are written down as those of step 6 are (`drifts`)."""
+"""Examples of step 2: the reference. Their numbers are written down as those of step 6 are (`drifts`)."""
 
 from __future__ import annotations
 
 import math
 
-from mxcheck.gate.canaries.healthy import (
+from validation.known_verdicts.healthy import (
     ENTROPIES,
     KL,
     LOSSES,

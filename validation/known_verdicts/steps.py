@@ -1,11 +1,12 @@
-"""Canaries of steps 1, 3, 4 and 5: inputs, conversion, casts, bounds."""
+"""Examples of steps 1, 3, 4 and 5: inputs, conversion, casts, bounds."""
 
 from __future__ import annotations
 
 import math
 
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.canaries.healthy import (
+from mxcheck.gate.row_groups import Digests, RowGroups
+from validation.known_verdicts.healthy import (
     CASTS,
     DIGESTS,
     HEALTHY,
@@ -24,7 +25,6 @@ from mxcheck.gate.canaries.healthy import (
     one_moved,
     without,
 )
-from mxcheck.gate.row_groups import Digests, RowGroups
 
 INPUTS = (
     good("healthy", "nothing: the accepted record itself", bounds=TIGHT),
@@ -49,7 +49,7 @@ INPUTS = (
         digests={},
         sequence_losses=moved(LOSSES, 9.0),
     ),
-    bad("another-model", "the baseline is another model's", 1, model="canary2"),
+    bad("another-model", "the baseline is another model's", 1, model="example2"),
     bad("another-precision", "the baseline is another precision's", 1, precision="fp8_e5m2"),
     bad("another-tier", "the baseline is another tier's", 1, tier="A"),
     bad("another-options", "the baseline has other options", 1, options=["attention"]),
@@ -96,14 +96,14 @@ CONVERSION = (
         "a figure that was accepted is not measured",
         3,
         top1_agreement=None,
-        absent={**HEALTHY.absent, "top1_agreement": "a canary"},
+        absent={**HEALTHY.absent, "top1_agreement": "an example"},
     ),
     bad("figure-lost-silently", "the same, and no reason is given", 3, top1_agreement=None),
     bad(
         "figure-new",
         "a figure is measured that was not accepted",
         3,
-        was={"top1_agreement": None, "absent": {**HEALTHY.absent, "top1_agreement": "a canary"}},
+        was={"top1_agreement": None, "absent": {**HEALTHY.absent, "top1_agreement": "an example"}},
         top1_agreement=0.98,
         absent=HEALTHY.absent,
     ),
@@ -111,13 +111,13 @@ CONVERSION = (
         "figure-part-lost",
         "a part of a figure is not measured",
         3,
-        absent={**HEALTHY.absent, "sublayers: layers.9.mlp": "a canary"},
+        absent={**HEALTHY.absent, "sublayers: layers.9.mlp": "an example"},
     ),
     bad(
         "figure-part-new",
         "a part of a figure is measured that was not accepted",
         3,
-        was={"absent": {**HEALTHY.absent, "sublayers: layers.9.mlp": "a canary"}},
+        was={"absent": {**HEALTHY.absent, "sublayers: layers.9.mlp": "an example"}},
         absent=HEALTHY.absent,
     ),
     good(
@@ -252,4 +252,4 @@ BOUNDS = (
 )
 
 
-STEP_CANARIES = (*INPUTS, *CONVERSION, *CASTS_STAND, *BOUNDS)
+STEP_RECORDS = (*INPUTS, *CONVERSION, *CASTS_STAND, *BOUNDS)

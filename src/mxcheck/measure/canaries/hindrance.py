@@ -11,8 +11,6 @@ from mxcheck.files.printed import one_line, told
 #: More bytes than any canary writes.
 _BYTES = 1 << 18
 
-NO_MEMORY = "out of memory; run fewer workers (-n), or give this machine more"
-
 
 def no_room() -> str:
     """Why nothing can be written in the temporary folder, in one line; empty where it can. Asked when a

@@ -1,4 +1,4 @@
-"""Canaries of comparisons that leave something out: the first or last sequence, a module, a place."""
+"""Examples of comparisons that leave something out: the first or last sequence, a module, a place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mxcheck.gate.canaries.healthy import (
+from mxcheck.gate.row_groups import RowGroups
+from validation.known_verdicts.healthy import (
     COUNTERS,
     COUNTS,
     DIGESTS,
@@ -21,7 +22,7 @@ from mxcheck.gate.canaries.healthy import (
     PREDICTIONS,
     REFERENCE,
     RMS_DECIDES,
-    Canary,
+    KnownRecord,
     Q,
     bad,
     elsewhere,
@@ -29,7 +30,6 @@ from mxcheck.gate.canaries.healthy import (
     moved,
     without,
 )
-from mxcheck.gate.row_groups import RowGroups
 
 
 def _at(values: Sequence[float], index: int, change: float) -> list[float]:
@@ -58,10 +58,10 @@ _LISTS: dict[str, Any] = {
 }
 _ENDS = {"first": 0, "last": -1}
 
-SEQUENCES: tuple[Canary, ...] = tuple(
-    canary
+SEQUENCES: tuple[KnownRecord, ...] = tuple(
+    example
     for end, at in _ENDS.items()
-    for canary in (
+    for example in (
         *(
             bad(f"{end}-of-{name}", f"of the {name} the {end} moved by 2e-9", 6, **fields(at))
             for name, fields in _LISTS.items()

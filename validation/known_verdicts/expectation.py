@@ -1,4 +1,4 @@
-"""Canaries of what surrounds the six steps: calls, and what they must give, written down."""
+"""Examples of what surrounds the six steps: calls, and what they must give, written down."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ def test_every_case_is_red_in_one_line(
         message = result.message
         reason = message.removeprefix(f"{case.id}: ")
         assert result == CaseResult(case=case, outcome=Outcome.ERROR, reason=reason, message=message)
-        assert message.startswith(f"{case.id}: the gate misjudges canary drift-up: ")
-        assert "expected step 6 to fail, nothing did" in message
+        assert message.startswith(f"{case.id}: the gate misjudges a known record (changed: losses by 1e-8): ")
+        assert "steps that must fail: 6, got: none" in message
         assert "mxcheck itself is broken" in message
         assert "\n" not in message
     assert list(tmp_path.glob("mxcheck-*")) == []  # nothing was measured
@@ -51,5 +51,5 @@ def test_a_sound_gate_goes_on_to_the_case(
     session = GateSession(configure(), settings, [], tmp_path)
     (case,) = settings.cases
     message = session.hold(case, snapshot).message
-    assert "canary" not in message
+    assert "known record" not in message
     assert "--mx-sequence-length=999" in message

@@ -1,4 +1,4 @@
-"""Canaries of updates."""
+"""Examples of updates."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.canaries.expectation import Expectation, expect
-from mxcheck.gate.canaries.healthy import HEALTHY, KL, LOSSES, TIGHT, moved
 from mxcheck.gate.decision import Accepted, Update, decide, is_first, read_accepted
 from mxcheck.gate.orderings import Standing, standing
 from mxcheck.gate.record import Record
+from validation.known_verdicts.expectation import Expectation, expect
+from validation.known_verdicts.healthy import HEALTHY, KL, LOSSES, TIGHT, moved
 
 CHANGED, _NEW, RECENTRE = Update(changed=True), Update(missing=True), Update(changed=True, recentre=True)
 
@@ -196,8 +196,8 @@ FIRST = (
 
 def _on_file(text: str) -> tuple[str, bool, bool]:
     """What becomes of a record that moved where a file holds this text; whether it was read, and taken."""
-    with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
-        path = Path(folder) / "canary.json"
+    with tempfile.TemporaryDirectory(prefix="mxcheck-example-") as folder:
+        path = Path(folder) / "example.json"
         path.write_text(text, encoding="utf-8")
         accepted = read_accepted(path)
     decision = decide(LOWER, accepted, TIGHT, Update())

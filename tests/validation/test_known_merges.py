@@ -1,17 +1,15 @@
-"""The smoke test of a merge: silent on this merge, loud on one with a fault."""
+"""Merges of known verdict: all are right on this code, and a fault is seen."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from sample_shards import build_shard, put
 
-from mxcheck.cli import main
 from mxcheck.reporting.merge import Merged, merge_folder
-from mxcheck.reporting.merge_canaries import broken_merge, green_shards, write_shards
 from validation.faults.catalogued import catalogue
 from validation.faults.fault import applied
+from validation.known_verdicts.merges import green_shards, missed_merges, write_shards
 from validation.sensitivity.merge_run import run_merge
 from validation.sensitivity.sensitivity_run import concerns_merge
 
@@ -19,7 +17,7 @@ FAULTS = [fault for fault in catalogue().values() if concerns_merge(fault)]
 
 
 def test_this_merge_is_sound(tmp_path: Path) -> None:
-    assert broken_merge() == ""
+    assert list(missed_merges()) == []
     write_shards(tmp_path, green_shards())
     assert merge_folder(tmp_path).exit_status == 0
 
@@ -27,12 +25,9 @@ def test_this_merge_is_sound(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
 def test_a_fault_is_seen(fault: object) -> None:
     with applied(fault):  # type: ignore[arg-type]
-        said = broken_merge()
-        run = run_merge()
-    assert said.startswith("mxcheck misjudges the shards of canary ")
-    assert "\n" not in said
-    assert run.red
-    assert run.messages == [said]
+        lines = [f"{name}: {what}" for name, what in missed_merges()]
+    assert lines
+    assert not any("\n" in line for line in lines)
 
 
 def test_most_of_what_can_be_red_is_among_them() -> None:
@@ -43,13 +38,8 @@ def test_a_merge_that_raises_is_told() -> None:
     def join(_: Path) -> Merged:
         raise RuntimeError("two\nlines")
 
-    assert "canary green: nothing; expected green, got RuntimeError: two lines (and " in broken_merge(join)
+    assert next(missed_merges(join)) == ("green", "nothing; expected green, got RuntimeError: two lines")
 
 
-def test_no_verdict_is_given_by_a_broken_merge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(tmp_path, build_shard(1), build_shard(2))
-    with applied(catalogue()["exit_status_excused"]):
-        assert main(["merge", str(tmp_path)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "no verdict of this merge counts" in captured.err
+def test_a_run_without_anything_wrong_is_merged_in_a_sensitivity_run() -> None:
+    assert not run_merge().red

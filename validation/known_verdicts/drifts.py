@@ -1,8 +1,8 @@
-"""Canaries of step 6: drift.
+"""Examples of step 6: drift.
 
 Those of a tolerance stand at twice and at half of it: of what the multiple, the floor and the shares of
 `mxcheck.gate.drift` make of the noise in `healthy`. The numbers are written down, never computed from those
-constants: one that became ten times as large would take its canary along. Who changes a constant there
+constants: one that became ten times as large would take its example along. Who changes a constant there
 changes them here.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from mxcheck.gate.canaries.healthy import (
+from validation.known_verdicts.healthy import (
     HEALTHY,
     KL,
     LOSSES,
@@ -199,4 +199,4 @@ DRIFT_ELSEWHERE = (
 )
 
 
-DRIFT_CANARIES = (*DRIFT_HERE, *DRIFT_ELSEWHERE)
+DRIFT_RECORDS = (*DRIFT_HERE, *DRIFT_ELSEWHERE)

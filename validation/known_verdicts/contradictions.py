@@ -1,4 +1,4 @@
-"""Canaries of records whose figures contradict each other: what is shown is not what was measured."""
+"""Examples of records whose figures contradict each other: what is shown is not what was measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.canaries.expectation import Expectation, expect
-from mxcheck.gate.canaries.healthy import HEALTHY, KL, PREDICTED, PREDICTIONS
 from mxcheck.gate.decision import Accepted, Update, decide
+from validation.known_verdicts.expectation import Expectation, expect
+from validation.known_verdicts.healthy import HEALTHY, KL, PREDICTED, PREDICTIONS
 
 _FULL = replace(HEALTHY, **PREDICTED)
 _CHANGE, _PERCENTILES = PREDICTIONS.probability_change_percentiles, PREDICTIONS.kl_percentiles
@@ -34,7 +34,7 @@ _RUINED: dict[str, Any] = {
     "cross_entropy": 1e4,
     "perplexity": math.inf,
     "predictions": None,
-    "absent": {"predictions": "a canary"},
+    "absent": {"predictions": "an example"},
 }
 _BIT_EQUAL: dict[str, Any] = {
     "bit_equal": True,
@@ -43,14 +43,14 @@ _BIT_EQUAL: dict[str, Any] = {
     "kl": 0.0,
     "sequence_kl": [0.0] * 16,
     "predictions": None,
-    "absent": {"predictions": "a canary"},
+    "absent": {"predictions": "an example"},
 }
 _WRONG: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("cross-entropy", "the cross-entropy is not the mean", {"cross_entropy": 2.0051}),
     ("reference", "the reference's cross-entropy is not", {"reference_cross_entropy": 2.0001}),
     ("reference-entropy", "the reference's entropy is not", {"reference_entropy": 2.0001}),
     ("entropy", "the entropy is not", {"entropy": 2.0051}),
-    ("entropy-lost", "the entropy is not there", {"entropy": None, "absent": {"entropy": "a canary"}}),
+    ("entropy-lost", "the entropy is not there", {"entropy": None, "absent": {"entropy": "an example"}}),
     ("kl", "the KL is not", {"kl": 0.0051}),
     ("kl-sequence", "the last KL of a sequence moved", {"sequence_kl": [*KL[:-1], 0.007]}),
     ("perplexity", "the perplexity is of base 2", {"perplexity": 2.0**2.005}),

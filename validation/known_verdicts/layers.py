@@ -1,4 +1,4 @@
-"""Canaries of step 6: the figures of the layers. Their numbers are written down as those of `drifts` are.
+"""Examples of step 6: the figures of the layers. Their numbers are written down as those of `drifts` are.
 
 In `healthy` the error's norm is 0.02 (99th percentile 0.05), the gain -0.004 (0.02), the size 0.3 and the
 sketch's length 1000. Elsewhere the median place may move by 1e-3 of its unit and one place by 2e-2; the 99th
@@ -13,19 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mxcheck.gate.canaries.healthy import (
+from mxcheck.gate.record import Noise
+from mxcheck.gate.sublayers import SublayerError, SublayerNoise
+from validation.known_verdicts.healthy import (
     HEALTHY,
     LAYERS,
     NO_NOISE,
     RMS_DECIDES,
-    Canary,
+    KnownRecord,
     bad,
     elsewhere,
     good,
     without,
 )
-from mxcheck.gate.record import Noise
-from mxcheck.gate.sublayers import SublayerError, SublayerNoise
 
 _ONE, _OTHER = "layers.1.mlp", "layers.0.attention"
 
@@ -68,7 +68,7 @@ def _once(figure: str, change: float) -> dict[str, SublayerError]:
     return {**LAYERS, _ONE: _moved(figure, change)}
 
 
-def _of(figure: str, bounds: Bounds) -> tuple[Canary, ...]:
+def _of(figure: str, bounds: Bounds) -> tuple[KnownRecord, ...]:
     """What moves in all places falls, what moves in one rises."""
     (wide, all_within), (far, one_within), (here, within) = bounds.everywhere, bounds.once, bounds.here
     return (
@@ -158,7 +158,7 @@ def _nan(figure: str) -> dict[str, SublayerError]:
     return {**LAYERS, _ONE: replace(LAYERS[_ONE], **spoilt)}
 
 
-_LOST: dict[str, Any] = {"sublayers": None, "absent": {**HEALTHY.absent, "sublayers": "a canary"}}
+_LOST: dict[str, Any] = {"sublayers": None, "absent": {**HEALTHY.absent, "sublayers": "an example"}}
 PLACES = (
     bad(
         "layers-three",
@@ -207,8 +207,8 @@ PLACES = (
     bad("layers-new", "the layers had no figures", 3, was=_LOST, sublayers=LAYERS, absent=HEALTHY.absent),
 )
 
-LAYER_CANARIES = (
-    *(canary for figure, bounds in BOUNDS.items() for canary in _of(figure, bounds)),
+LAYER_RECORDS = (
+    *(example for figure, bounds in BOUNDS.items() for example in _of(figure, bounds)),
     *LAYER_NOISE,
     *PLACES,
 )

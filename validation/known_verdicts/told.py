@@ -1,14 +1,14 @@
-"""Canaries of what a red case is told by: the bound of its rise, and its cause."""
+"""Examples of what a red case is told by: the bound of its rise, and its cause."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from mxcheck.gate.canaries.expectation import Expectation, expect
-from mxcheck.gate.canaries.healthy import DIGESTS, HEALTHY, WIDE, Q
 from mxcheck.gate.cause import cause
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import judge, rise
+from validation.known_verdicts.expectation import Expectation, expect
+from validation.known_verdicts.healthy import DIGESTS, HEALTHY, WIDE, Q
 
 
 def _upper_in_errors() -> float:

@@ -1,4 +1,4 @@
-"""Canaries of steps 2 and 6: k3, entropies and top-1 agreement. Their numbers are written down as those of
+"""Examples of steps 2 and 6: k3, entropies and top-1 agreement. Their numbers are written down as those of
 `drifts` are.
 """
 
@@ -8,7 +8,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from mxcheck.gate.canaries.healthy import (
+from mxcheck.gate.record import Noise
+from validation.known_verdicts.healthy import (
     HEALTHY,
     KL,
     MAX_DECIDES,
@@ -27,7 +28,6 @@ from mxcheck.gate.canaries.healthy import (
     one_moved,
     some_moved,
 )
-from mxcheck.gate.record import Noise
 
 
 def _predictions(**changed: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def _k3(*values: float) -> dict[str, Any]:
 # 2.75e-3.
 _COARSE = {"kl": 0.3, "sequence_kl": [0.3] * 16}
 _FINE = {"kl": 0.1, "sequence_kl": [0.1] * 16, "sequence_losses": moved(REFERENCE, 0.11, 0.09)}
-_WITHOUT_KL = {"kl": None, "sequence_kl": None, "absent": dict.fromkeys(("kl", "sequence_kl"), "a canary")}
+_WITHOUT_KL = {"kl": None, "sequence_kl": None, "absent": dict.fromkeys(("kl", "sequence_kl"), "an example")}
 ESTIMATES = (
     good("estimates", "nothing: k3 is the rise and the KL", was=_k3(0.001, -0.001)),
     good("estimates-alone", "nothing, without a baseline", alone=True, was=_k3(0.001, -0.001)),
@@ -237,7 +237,7 @@ ENTROPIES_ELSEWHERE = (
         3,
         was=PREDICTED,
         predictions=None,
-        absent={"predictions": "a canary"},
+        absent={"predictions": "an example"},
     ),
 )
 
@@ -305,4 +305,4 @@ LOSSES_WITHOUT_KL = (
     ),
 )
 
-PREDICTION_CANARIES = (*ESTIMATES, *K3_HERE, *ENTROPIES_HERE, *ENTROPIES_ELSEWHERE, *TOP1, *LOSSES_WITHOUT_KL)
+PREDICTION_RECORDS = (*ESTIMATES, *K3_HERE, *ENTROPIES_HERE, *ENTROPIES_ELSEWHERE, *TOP1, *LOSSES_WITHOUT_KL)

@@ -1,4 +1,4 @@
-"""Canaries of step 6: what the casts did. Their numbers are written down as those of `drifts` are.
+"""Examples of step 6: what the casts did. Their numbers are written down as those of `drifts` are.
 
 In `healthy` an operand has 3200 elements in 100 blocks. On another machine 5 % may fare otherwise: 160
 elements, 5 blocks, and of the 200 rows of two experts 10. Of weights none may.
@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mxcheck.gate.canaries.healthy import (
+from mxcheck.gate.counters import Absent, Counters, OperandCounts
+from validation.known_verdicts.healthy import (
     COUNTERS,
     COUNTS,
     HEALTHY,
     RMS_DECIDES,
-    Canary,
+    KnownRecord,
     Q,
     bad,
     elsewhere,
     good,
 )
-from mxcheck.gate.counters import Absent, Counters, OperandCounts
 
 
 def _with(operand: str, counts: OperandCounts | Absent) -> Counters:
@@ -43,7 +43,7 @@ def _rows(*rows: int) -> Counters:
 _SHARES = {"saturated": (640, 240), "flushed": (640, 240), "top": (640, 240), "zero_blocks": (20, 8)}
 
 
-def _of(figure: str, beyond: int, within: int) -> tuple[Canary, ...]:
+def _of(figure: str, beyond: int, within: int) -> tuple[KnownRecord, ...]:
     healthy = getattr(COUNTS, figure)
     return (
         bad(f"counts-{figure}-here", f"one more {figure}", 6, counters=_activations(**{figure: healthy + 1})),
@@ -68,10 +68,10 @@ def _of(figure: str, beyond: int, within: int) -> tuple[Canary, ...]:
 
 
 _SCALES = {120: 40, 121: 60}
-_LOST: dict[str, Any] = {"counters": None, "absent": {**HEALTHY.absent, "counters": "a canary"}}
+_LOST: dict[str, Any] = {"counters": None, "absent": {**HEALTHY.absent, "counters": "an example"}}
 
-COUNT_CANARIES = (
-    *(canary for figure, (beyond, within) in _SHARES.items() for canary in _of(figure, beyond, within)),
+COUNT_RECORDS = (
+    *(example for figure, (beyond, within) in _SHARES.items() for example in _of(figure, beyond, within)),
     *(
         bad(
             f"counts-{figure}",
@@ -109,7 +109,7 @@ COUNT_CANARIES = (
         "counts-operand-lost",
         "activations are not counted",
         6,
-        **elsewhere(RMS_DECIDES, counters=_with("activations", Absent(reason="a canary"))),
+        **elsewhere(RMS_DECIDES, counters=_with("activations", Absent(reason="an example"))),
     ),
     bad("counts-all-lost", "no operand is counted", 6, counters=replace(COUNTERS, operands={})),
     bad("rows-here", "one row enters the other expert", 6, counters=_rows(101, 99)),

@@ -1,4 +1,4 @@
-"""Canaries of how a case ended: which ends are green, and that a result travels as it is."""
+"""Examples of how a case ended: which ends are green, and that a result travels as it is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import partial
 
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.canaries.expectation import Expectation, expect
-from mxcheck.gate.canaries.healthy import HEALTHY
 from mxcheck.gate.check import check
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome, all_green, result_from_dict
+from validation.known_verdicts.expectation import Expectation, expect
+from validation.known_verdicts.healthy import HEALTHY
 
 _GREEN = ("PASSED", "ACCEPTED", "UPDATED", "RECENTRED", "MEASURED")
 _RED = ("FAILED", "MISSING", "CORRUPT", "ERROR", "CRASHED", "NOT_RUN", "NO_ROW")
@@ -37,7 +37,7 @@ _FAILED = CaseResult(
     outcome=Outcome.FAILED,
     failures=(check(4, "cast codes", False, "codes moved"), check(6, "losses", False, "losses moved")),
     record=HEALTHY,
-    bounds=Bounds(kl=1.0, rise=0.5, whose="a canary's"),
+    bounds=Bounds(kl=1.0, rise=0.5, whose="an example's"),
     drift=Drift(median=1.0, rms=2.0, max=3.0, median_bound=4.0, rms_bound=5.0, max_bound=6.0),
     message="what a red case says",
     seconds=1.5,

@@ -1,4 +1,4 @@
-"""Canaries of the noise that an acceptance measures and stores."""
+"""Examples of the noise that an acceptance measures and stores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from mxcheck.gate.canaries.expectation import expect
-from mxcheck.gate.canaries.healthy import HEALTHY, LAYERS, LOSSES, MAX_DECIDES, RMS_DECIDES, TIGHT, moved
-from mxcheck.gate.canaries.updates import CHANGED, LOWER, NEAR, RECENTRE
 from mxcheck.gate.decision import Accepted, Update, decide, stored
 from mxcheck.gate.noise import Trial, widened, worst
 from mxcheck.gate.record import Noise, Record
+from validation.known_verdicts.expectation import expect
+from validation.known_verdicts.healthy import HEALTHY, LAYERS, LOSSES, MAX_DECIDES, RMS_DECIDES, TIGHT, moved
+from validation.known_verdicts.updates import CHANGED, LOWER, NEAR, RECENTRE
 
 _PLACE = "layers.0.mlp"
 _FOUR = replace(

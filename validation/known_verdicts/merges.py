@@ -1,4 +1,4 @@
-"""The smoke test of a merge: before shards are joined, some are joined whose verdict is known.
+"""Shards of runs whose verdict is known, and what a merge of them must say.
 
 A merge that loses a shard's red, or excuses its exit status, turns nothing red; it only makes more green.
 """
@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mxcheck.gate.canaries.healthy import HEALTHY
-from mxcheck.gate.canaries.hindrance import NO_MEMORY, no_room
 from mxcheck.gate.case import Case
 from mxcheck.gate.check import check
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.reporting.merge import Merged, merge_folder
 from mxcheck.reporting.shards import Basis, ShardRun, encode, file_name
+from validation.known_verdicts.healthy import HEALTHY
 
 _BASIS = Basis(
-    mxcheck="canary",
+    mxcheck="example",
     commit="c" * 40,
     changes="",
     sources="5" * 16,
@@ -32,11 +31,11 @@ _BASIS = Basis(
 )
 _COUNT = 3
 _CASES = tuple(
-    Case(model=f"canary{index}", precision=precision, tier="B")
+    Case(model=f"example{index}", precision=precision, tier="B")
     for index in range(1, _COUNT + 1)
     for precision in ("fp8_e4m3", "mxint8")
 )
-_FAILED = (check(4, "cast codes", False, "a canary's codes"),)
+_FAILED = (check(4, "cast codes", False, "an example's codes"),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,93 +98,67 @@ def _basis(**changes: str) -> Basis:
     return Basis(**{**asdict(_BASIS), **changes})
 
 
-def _canaries() -> Iterator[_Canary]:
-    def canary(name: str, what: str, shards: tuple[ShardRun, ...], says: str) -> _Canary:
+def _known_runs() -> Iterator[_Canary]:
+    def known(name: str, what: str, shards: tuple[ShardRun, ...], says: str) -> _Canary:
         return _Canary(name=name, what=what, shards=shards, says=says)
 
-    yield canary("green", "nothing", green_shards(), "green")
-    yield canary("skipped", "nothing: a case was skipped", _ended(1, Outcome.SKIPPED, exit_status=0), "green")
+    yield known("green", "nothing", green_shards(), "green")
+    yield known("skipped", "nothing: a case was skipped", _ended(1, Outcome.SKIPPED, exit_status=0), "green")
     for index in range(1, _COUNT + 1):
         where = f"in shard {index} of {_COUNT}"
         for place in (0, 1):
             shards = _ended(index, Outcome.FAILED, place=place)
-            yield canary(f"red-{index}-{place}", f"case {place + 1} is red {where}", shards, "red")
+            yield known(f"red-{index}-{place}", f"case {place + 1} is red {where}", shards, "red")
         shards = _ended(index, Outcome.CRASHED, exit_status=0)
-        yield canary(f"crash-{index}", f"a case crashed {where}", shards, "red")
-        shards = _with(index, failures={"tests/test_own.py::test_one": "a canary"}, exit_status=1)
-        yield canary(f"failure-{index}", f"another test failed {where}", shards, "red")
+        yield known(f"crash-{index}", f"a case crashed {where}", shards, "red")
+        shards = _with(index, failures={"tests/test_own.py::test_one": "an example"}, exit_status=1)
+        yield known(f"failure-{index}", f"another test failed {where}", shards, "red")
         shards = _with(index, results=_shard(index).results[:1])
-        yield canary(f"row-{index}", f"a case has no row {where}", shards, "red")
+        yield known(f"row-{index}", f"a case has no row {where}", shards, "red")
         shards = _with(index, selected=_shard(index).part[:1], results=_shard(index).results[:1])
-        yield canary(f"left-out-{index}", f"a case was not selected {where}", shards, "red")
+        yield known(f"left-out-{index}", f"a case was not selected {where}", shards, "red")
         others = tuple(shard for shard in green_shards() if shard.index != index)
-        yield canary(f"missing-{index}", f"shard {index} is missing", others, "refused")
+        yield known(f"missing-{index}", f"shard {index} is missing", others, "refused")
         for what, value in (("baselines", "other"), ("sources", "other"), ("commit", "d" * 40)):
             shards = _with(index, basis=_basis(**{what: value}))
-            yield canary(f"{what}-{index}", f"other {what} {where}", shards, "refused")
+            yield known(f"{what}-{index}", f"other {what} {where}", shards, "refused")
     for outcome in (Outcome.MISSING, Outcome.CORRUPT, Outcome.ERROR, Outcome.NOT_RUN, Outcome.NO_ROW):
         shards = _ended(_COUNT, outcome)
-        yield canary(f"end-{outcome.name.lower()}", f"a case ended as {outcome}", shards, "red")
+        yield known(f"end-{outcome.name.lower()}", f"a case ended as {outcome}", shards, "red")
     for status in (1, 2, 3, 4, 5, 70, -9):
         for index in (1, _COUNT):
             shards = _with(index, exit_status=status)
-            yield canary(f"exit-{status}-{index}", f"pytest ended with {status}", shards, "red")
+            yield known(f"exit-{status}-{index}", f"pytest ended with {status}", shards, "red")
     red = _ended(_COUNT, Outcome.FAILED, exit_status=2)
-    yield canary("interrupted", "a red shard was interrupted", red, "red")
-    yield canary("other-run", "shards of another run", _with(2, basis=_basis(run="another")), "refused")
-    yield canary("other-cases", "a shard of other cases", _with(3, cases=_CASES[::-1]), "refused")
+    yield known("interrupted", "a red shard was interrupted", red, "red")
+    yield known("other-run", "shards of another run", _with(2, basis=_basis(run="another")), "refused")
+    yield known("other-cases", "a shard of other cases", _with(3, cases=_CASES[::-1]), "refused")
     skipped = tuple(
         replace(
             shard,
             results=tuple(
-                replace(one, outcome=Outcome.SKIPPED, record=None, reason="a canary") for one in shard.results
+                replace(one, outcome=Outcome.SKIPPED, record=None, reason="an example")
+                for one in shard.results
             ),
         )
         for shard in green_shards()
     )
-    yield canary("all-skipped", "every case was skipped", skipped, "red")
+    yield known("all-skipped", "every case was skipped", skipped, "red")
 
 
-def tried_merge(folder: Path) -> Merged:
-    """Join the shards below `folder`, by a merge that has just joined known ones. Raises ValueError as
-    `merge_folder` does, and where the known ones come out otherwise."""
-    if broken := broken_merge():
-        raise ValueError(broken)
-    return merge_folder(folder)
-
-
-def broken_merge(join: Callable[[Path], Merged] = merge_folder) -> str:
-    """Why this merge's verdicts are worth nothing, in one line; empty where it judges all canaries right."""
-    try:
-        found = list(_missed(join))
-    except MemoryError:
-        return f"the merge cannot be tried: {NO_MEMORY}; nothing was merged"
-    if not found:
-        return ""
-    if why := no_room():
-        return f"the merge cannot be tried: {why}; nothing was merged"
-    (name, what), *others = found
-    more = f" (and {len(others)} more, {others[0][0]} the next)" if others else ""
-    return (
-        f"mxcheck misjudges the shards of canary {name}: {what}{more}; mxcheck itself is broken, no verdict "
-        f"of this merge counts; undo what was changed under mxcheck, or install it anew"
-    )
-
-
-def _missed(join: Callable[[Path], Merged]) -> Iterator[tuple[str, str]]:
-    for canary in _canaries():
+def missed_merges(join: Callable[[Path], Merged] = merge_folder) -> Iterator[tuple[str, str]]:
+    """Runs that a merge judges otherwise than it must: name, and what happened, in one line."""
+    for known in _known_runs():
         try:
-            with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
-                write_shards(Path(folder), canary.shards)
+            with tempfile.TemporaryDirectory(prefix="mxcheck-example-") as folder:
+                write_shards(Path(folder), known.shards)
                 says = {0: "green", 1: "red"}[join(Path(folder)).exit_status]
         except ValueError:
             says = "refused"
-        except MemoryError:
-            raise
         except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
             says = " ".join(f"{type(error).__name__}: {error}".split())
-        if says != canary.says:
-            yield canary.name, f"{canary.what}; expected {canary.says}, got {says}"
+        if says != known.says:
+            yield known.name, f"{known.what}; expected {known.says}, got {says}"
 
 
 def write_shards(folder: Path, shards: tuple[ShardRun, ...]) -> None:
