@@ -124,8 +124,8 @@ def test_results_of_a_file_are_cut_out(
     assert "--kernel" not in command
     assert main(shlex.split(command)[2:]) == 0
     assert lines[-1] == (
-        "cut out of the cases as they are; mxcheck verify --command './my_cast' fp4_e2m1 floor --dtype=bfloat16 "
-        "--block-size=16 --axis=-1 asks again for smaller ones"
+        "cut out of the cases as they are; mxcheck verify --command './my_cast' fp4_e2m1 floor "
+        "--dtype=bfloat16 --block-size=16 --axis=-1 asks again for smaller ones"
     )
 
 
