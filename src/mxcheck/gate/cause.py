@@ -92,6 +92,7 @@ def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> froze
         "library": _library(record) is not None,
         "whole model": not record.replaced,
         "no baseline": baseline is None,
+        "named kernel": record.asked_kernel is not None,
     }
     if baseline is not None:
         facts |= _compared(record, baseline)

@@ -40,6 +40,35 @@ class KernelCell:
     example: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedKernel:
+    """A kernel that was named, and what it gave for each cell that was asked of it."""
+
+    name: str
+    cells: Mapping[str, KernelCell]
+
+    @property
+    def wrong(self) -> str:
+        """How it differs from the oracle, in one line; empty where it does not."""
+        wrong = [f"{name}: {one.words}" for name, one in self.cells.items() if one.verdict == RED]
+        return f"the kernel {self.name} differs from the oracle: {'; '.join(wrong)}" if wrong else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"name": self.name, "cells": kernel_cells_as_dict(self.cells)}
+
+
+def asked_kernel_from_dict(data: Any) -> AskedKernel | None:
+    """The inverse of `AskedKernel.as_dict`; None of None. Raises ValueError for what is none."""
+    if data is None:
+        return None
+    if not isinstance(data, dict) or data.keys() != {"name", "cells"} or not isinstance(data["name"], str):
+        raise ValueError(f"a kernel that was asked must be a table of its name and cells, got {got(data)}")
+    if not isinstance(data["cells"], dict):
+        raise ValueError(f"the cells of a kernel must be a table, got {got(data['cells'])}")
+    return AskedKernel(name=data["name"], cells=kernel_cells_from_dict(data["cells"]))
+
+
 def kernel_cells_as_dict(cells: Mapping[str, KernelCell]) -> dict[str, Any]:
     """Plain JSON types."""
     return {name: {**asdict(one), "example": list(one.example)} for name, one in cells.items()}

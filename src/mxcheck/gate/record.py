@@ -10,7 +10,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mxcheck.gate.case import KINDS, Case, Kind
 from mxcheck.gate.counters import Counters, counters_from_dict
-from mxcheck.gate.kernel_cells import KernelCell, kernel_cells_as_dict, kernel_cells_from_dict
+from mxcheck.gate.kernel_cells import (
+    AskedKernel,
+    KernelCell,
+    kernel_cells_as_dict,
+    kernel_cells_from_dict,
+)
 from mxcheck.gate.predictions import Predictions, predictions_from_dict
 from mxcheck.gate.row_groups import Digests, digests_as_dict, digests_from_dict
 from mxcheck.gate.sublayers import (
@@ -145,6 +150,13 @@ class Record:
     @property
     def id(self) -> str:
         return self.case.id
+
+    @property
+    def asked_kernel(self) -> AskedKernel | None:
+        """The named kernel that cast, with what it gave for the cells; None where none was asked."""
+        if not self.kernel_cells:
+            return None
+        return AskedKernel(name=self.environment.get("kernel", "of the case"), cells=self.kernel_cells)
 
     @property
     def exact_kl(self) -> tuple[float, list[float]]:

@@ -15,6 +15,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.check import Check
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.figures import check_figures
+from mxcheck.gate.kernel_cells import AskedKernel, asked_kernel_from_dict
 from mxcheck.gate.record import Record, record_from_dict
 from mxcheck.gate.verdict import STEPS
 
@@ -67,6 +68,7 @@ class CaseResult:
         seconds: wall time without waiting for a device; of it `load_seconds` for loading the model.
         worker: xdist's name of the process, `main` without xdist.
         cause: the link of the chain that broke, of a case whose checks failed.
+        kernel: the kernel that was asked, of a case that ended before it had a record.
     """
 
     case: Case
@@ -81,6 +83,12 @@ class CaseResult:
     load_seconds: float | None = None
     worker: str = ""
     cause: str = ""
+    kernel: AskedKernel | None = None
+
+    @property
+    def asked_kernel(self) -> AskedKernel | None:
+        """The kernel that the case names, if it was asked."""
+        return self.kernel if self.record is None else self.record.asked_kernel
 
     @property
     def failed_steps(self) -> tuple[int, ...]:
@@ -108,6 +116,7 @@ class CaseResult:
             "record": None if self.record is None else self.record.as_dict(),
             "bounds": None if self.bounds is None else asdict(self.bounds),
             "drift": None if self.drift is None else asdict(self.drift),
+            "kernel": None if self.kernel is None else self.kernel.as_dict(),
         }
 
 
@@ -156,6 +165,7 @@ def _result(data: Any) -> CaseResult:
         load_seconds=data["load_seconds"],
         worker=data["worker"],
         cause=data["cause"],
+        kernel=asked_kernel_from_dict(data["kernel"]),
     )
     if result.case.id != data["id"]:
         raise ValueError(f"the result of {data['id']!r} is one of {result.case.id!r}")

@@ -26,6 +26,7 @@ _CHOICES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "dtypes": ("dtype", tuple(DTYPES.values())),
 }
 _COUNTS = ("least_rows", "rows_multiple", "least_columns", "columns_multiple")
+_AS_ROWS = " (mxcheck.as_rows makes it a matrix, mxcheck.from_rows undoes that)"
 _MOST = ("most_rows", "most_columns")
 #: Bytes. Torch itself places memory on the CPU at multiples of the last.
 ALIGNMENTS = (1, 2, 4, 8, 16, 32, 64)
@@ -151,7 +152,10 @@ class Domain:
         for right, why in (
             (x.dtype in self.dtypes, f"no cast from {named(x.dtype)}"),
             (axes is None or axis in axes, f"no blocks along axis {spec.axis} of {x.dim()}"),
-            (self.ranks is None or x.dim() in self.ranks, f"no input of {x.dim()} dimensions"),
+            (
+                self.ranks is None or x.dim() in self.ranks,
+                f"no input of {x.dim()} dimensions{_AS_ROWS if 2 in (self.ranks or ()) else ''}",
+            ),
             (rows >= self.least_rows, f"at least {self.least_rows} rows, got {rows}"),
             (
                 self.most_rows is None or rows <= self.most_rows,
@@ -200,6 +204,16 @@ class Domain:
                 raise NotSupported(f"outside of its domain: no {name.replace('_', ' ')} {shown}")
             both[name] = left
         return replace(self, **both)
+
+    @property
+    def decorator(self) -> str:
+        """What declares it: `@mxcheck.domain(rows_multiple=128, ragged=False)`."""
+        said = [
+            f"{field.name}={[*value] if isinstance(value, Collection) else value}"
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        ]
+        return f"@mxcheck.domain({', '.join(said)})"
 
     @property
     def words(self) -> str:

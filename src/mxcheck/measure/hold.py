@@ -8,9 +8,12 @@ from pathlib import Path
 from mxcheck.files.printed import told
 from mxcheck.gate.baseline import baseline_paths
 from mxcheck.gate.case import Case
+from mxcheck.gate.kernel_cells import AskedKernel, examples
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.shipped import in_force
+from mxcheck.gate.verdict import STEPS
+from mxcheck.measure.made_for import other_options
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.passive_threads import load_torch
@@ -31,30 +34,31 @@ def hold_case(
     from mxcheck.models.casts import CastRefusedError
     from mxcheck.models.convert import UnavailableError
 
+    def ends(reason: str) -> CaseResult:
+        return error_of(case, reason, session.kernel_so_far(session.measuring.recipe_of(case)))
+
     try:
         with usual_settings(threads=session.threads):
             return settle(measure_case(session, case))
     except UnavailableError as error:
         if (accepted := _accepted_here(session, case, baselines)) is not None:
             # A skip would let a library that broke pass for one that was never there.
-            return error_of(
-                case, f"it was accepted on such a device ({accepted}) and cannot run now: {error}"
-            )
+            return ends(f"it was accepted on such a device ({accepted}) and cannot run now: {error}")
         return CaseResult(
             case=case, outcome=Outcome.SKIPPED, reason=str(error), message=f"{case.id}: {error}"
         )
     except ValueError as error:
-        return error_of(case, str(error))
+        return ends(str(error))
     except CastRefusedError as error:
-        return error_of(case, str(error))
+        way_out = other_options(error.kernel, error.spec, session.device)
+        return ends(f"{error}; {way_out}" if way_out else str(error))
     except NotImplementedError as error:  # of torch, of a library
-        return error_of(case, f"it needs what is not implemented: {told(error)}")
+        return ends(f"it needs what is not implemented: {told(error)}")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         words = told(error)
-        return error_of(
-            case,
+        return ends(
             f"out of memory on {session.device}: {words}; lower --mx-batch-size or "
             f"--mx-sequence-length, or give this model a larger device",
         )
@@ -62,9 +66,15 @@ def hold_case(
         session.case_is_over()
 
 
-def error_of(case: Case, reason: str) -> CaseResult:
-    """The end of a case that has no figures."""
-    return CaseResult(case=case, outcome=Outcome.ERROR, reason=reason, message=f"{case.id}: {reason}")
+def error_of(case: Case, reason: str, kernel: AskedKernel | None = None) -> CaseResult:
+    """The end of a case that has no figures. What is wrong of its `kernel` stands first."""
+    lines = [f"{case.id}: {reason}"]
+    if kernel is not None and kernel.wrong:
+        of_kernel = [f"{case.id}: step 4 ({STEPS[4]}): {kernel.wrong}"]
+        lines = [*of_kernel, *(f"  {line}" for line in examples(kernel.cells)), *lines]
+    return CaseResult(
+        case=case, outcome=Outcome.ERROR, reason=reason, message="\n".join(lines), kernel=kernel
+    )
 
 
 def _accepted_here(session: Session, case: Case, baselines: Path) -> Path | None:

@@ -23,6 +23,7 @@ from mxcheck.gate.kernel_cells import (
     SILENT,
     KernelCell,
 )
+from mxcheck.measure.kernel_check import model_kernel
 from mxcheck.measure.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -46,19 +47,29 @@ class KernelCells:
 
     def of(self, recipe: Recipe, device: str, tell: Callable[[str], object]) -> dict[str, KernelCell]:
         """By name: each cell that a recipe casts with, asked of its kernel on `device` unless it was asked
-        before. None of our own kernel. `tell` hears of each that is asked now."""
-        if recipe.kernel in OWN:
-            return {}
-        found = {}
-        for cell, block_size in cells_of(recipe):
-            key = recipe.kernel, cell, block_size
-            own = block_size == cell.spec().block_size
-            name = cell.id if own else f"{cell.id} in blocks of {block_size}"
+        before. None of our own kernel. `tell` hears of each that is asked now.
+
+        Raises:
+            ValueError: the kernel cannot be loaded; in one line.
+        """
+        for name, key in _named(recipe):
             if key not in self._known:
+                model_kernel(recipe)
                 tell(name)
-                self._known[key] = _held(recipe.kernel, cell, block_size, device)
-            found[name] = self._known[key]
-        return found
+                self._known[key] = _held(*key, device)
+        return self.so_far(recipe)
+
+    def so_far(self, recipe: Recipe) -> dict[str, KernelCell]:
+        """The same, as far as it was asked."""
+        return {name: self._known[key] for name, key in _named(recipe) if key in self._known}
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[str, tuple[str, Cell, int | None]]]:
+    """Each cell of a recipe by name, with what it is asked of; none of our own kernel."""
+    for cell, block_size in cells_of(recipe) if recipe.kernel not in OWN else ():
+        own = block_size == cell.spec().block_size
+        name = cell.id if own else f"{cell.id} in blocks of {block_size}"
+        yield name, (recipe.kernel, cell, block_size)
 
 
 def cells_of(recipe: Recipe) -> Iterator[tuple[Cell, int | None]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mxcheck.gate.case import Case
 from mxcheck.measure.kernel_asked import OWN
 from mxcheck.measure.kernel_check import check_named, model_kernel
-from mxcheck.measure.made_for import made_for, says_no
+from mxcheck.measure.made_for import made_for, other_options, says_no
 from mxcheck.measure.text import has_own_tokens, own_tokens_path
 from mxcheck.models.footprint import text_shape
 from mxcheck.models.zoo import model_source
@@ -62,9 +62,10 @@ def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe, device
     limits = {one: made_for(kernel, one.spec(axis=-1), device) for one in operands}
     for operand in operands:
         if declared is not None and (why := declared.refuses_cast(operand.spec(axis=-1))):
+            way_out = other_options(kernel, operand.spec(axis=-1), device)
             raise ValueError(
                 f"kernel {recipe.kernel} is not made for {case.precision}: it has {why}; it is made for "
-                f"{declared.words}; name the cases that it does with --mx-precision"
+                f"{declared.words}; {way_out or 'name the cases that it does with --mx-precision'}"
             )
     source = model_source(measuring.name_of(case.model))
     dtype = measuring.dtype or source.dtype
@@ -76,13 +77,18 @@ def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe, device
         if one.operand.format == BF16 or not (why := _refusal(limits[one.operand], one)):
             continue
         verb = "has" if why.startswith("no ") else "needs"
+        learned = ""
         if declared is None:
-            verb, why = "says", _own_word(kernel, limits[one.operand], one, device)
-        if why:
-            raise ValueError(
-                f"kernel {recipe.kernel} is not made for {case.model}: {one.what} are {one.dtype} "
-                f"{[*one.shape]}, cast along axis {one.axis}; it {verb} {why}"
+            if not (said := _own_word(kernel, limits[one.operand], one, device)):
+                continue
+            learned = (
+                f" (learned; here it says {said}); name models that it takes with --mx-models, and declare "
+                f"what it is made for: {limits[one.operand].decorator}"
             )
+        raise ValueError(
+            f"kernel {recipe.kernel} is not made for {case.model}: {one.what} are {one.dtype} "
+            f"{[*one.shape]}, cast along axis {one.axis}; it {verb} {why}{learned}"
+        )
 
 
 @lru_cache(maxsize=1)

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mxcheck.formats.blocks import E8M0
+from mxcheck.formats.spec import E8M0_RULES, ROUNDINGS
 
 if TYPE_CHECKING:
     from mxcheck.formats.spec import CastSpec
     from mxcheck.kernels.api import Kernel
     from mxcheck.kernels.domain import Domain
+
+
+#: What a model run asks of a cast, by which option, and what else it may ask.
+_OPTIONS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
+    ("scale_rule", "--mx-scale-rule", E8M0_RULES),
+    ("rounding", "--mx-rounding", tuple(one for one in ROUNDINGS if one != "stochastic")),
+    ("block_size", "--mx-block-size", (16, 32, 64, 128)),
+)
+#: Whatever tiles there are divide it.
+_ALIGNED = (256, 512)
 
 
 def made_for(kernel: Kernel, spec: CastSpec, device: str) -> Domain:
@@ -47,6 +60,31 @@ def _learned(kernel: Kernel, spec: CastSpec, device: str) -> Domain:
     limits = replace(found, formats=None, scale_rules=None, roundings=None, block_sizes=None, axes=None)
     grow_as_learned(kernel, spec, limits)
     return limits
+
+
+def other_options(kernel: Kernel, spec: CastSpec, device: str) -> str:
+    """What to ask for in a model run, where a kernel refuses a cast and does it by another rule or rounding,
+    or in other blocks, in words: `the case asks for scale rule floor: for rceil add --mx-scale-rule=rceil`;
+    empty where there is nothing."""
+    from mxcheck.kernels.domain import domain_of
+
+    declared = domain_of(kernel)
+
+    def refused(asked: CastSpec) -> bool:
+        if declared is not None:
+            return bool(declared.refuses_cast(asked))
+        return all(says_no(kernel, _ALIGNED, dtype, asked, device) for dtype in ("float32", "bfloat16"))
+
+    if spec.block.scale != E8M0 or not refused(spec):
+        return ""
+    for field, option, values in _OPTIONS:
+        asked = getattr(spec, field)
+        for value in values:
+            if value != asked and not refused(replace(spec, **{field: value})):
+                return (
+                    f"the case asks for {field.replace('_', ' ')} {asked}: for {value} add {option}={value}"
+                )
+    return ""
 
 
 def says_no(kernel: Kernel, shape: tuple[int, ...], dtype: str, spec: CastSpec, device: str) -> str:

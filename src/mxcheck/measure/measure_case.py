@@ -39,14 +39,17 @@ def measure_case(session: Session, case: Case) -> Record:
 
 
 def _measured_whole(session: Session, case: Case) -> Record:
+    from mxcheck.measure.kernel_check import check_named
     from mxcheck.measure.kernel_domain import check_kernel_domain
     from mxcheck.models.convert import UnavailableError
 
     recipe = session.measuring.recipe_of(case)
     if (reason := session.unavailable(recipe)) is not None:
         raise UnavailableError(reason)
-    check_kernel_domain(session.measuring, case, recipe, session.device)
+    check_named(recipe)
     try:
+        session.kernel_cells(recipe)  # first: whatever becomes of the case, they are told
+        check_kernel_domain(session.measuring, case, recipe, session.device)
         return _checked(session, case, recipe)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mxcheck.gate.baseline import states_path
 from mxcheck.gate.check import Check, check
+from mxcheck.gate.kernel_cells import AskedKernel, KernelCell
 from mxcheck.gate.shipped import in_force
 from mxcheck.measure import on_device
 from mxcheck.measure.environment import environment
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from mxcheck.evaluation.layer_states import LayerStates
     from mxcheck.evaluation.measure import Measurement
-    from mxcheck.gate.kernel_cells import KernelCell
     from mxcheck.measure.text import EvaluationText
     from mxcheck.models.load import LoadedModel
     from mxcheck.models.recipe import Recipe
@@ -213,6 +213,11 @@ class Session:
         found = self._kernels.of(recipe, self.device, tell)
         self.loading += time.monotonic() - began
         return found
+
+    def kernel_so_far(self, recipe: Recipe) -> AskedKernel | None:
+        """A recipe's kernel, as far as it was asked; None where it was not."""
+        found = self._kernels.so_far(recipe)
+        return AskedKernel(name=recipe.kernel, cells=found) if found else None
 
     def resident(self, label: str) -> Resident:
         """Load a model and measure its reference, unless it is resident already. Raises ValueError, in one

@@ -37,7 +37,7 @@ from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.probe_inputs import questions
 from mxcheck.measure.probed_cast import CastParts, ProbedCast, first_wrong, rows_of, uneven_probe
 from mxcheck.models.call_casts import CallCast, call_casts
-from mxcheck.models.casts import CastRefusedError, activation_cast
+from mxcheck.models.casts import CastFailedError, CastRefusedError, activation_cast
 from mxcheck.models.classify import reduction_axis, weight_parameters
 from mxcheck.models.convert import convert
 from mxcheck.models.linear import ConvertedLinear, LibraryLinear
@@ -249,7 +249,12 @@ class SteadyCasts:
                     reason = error.reason if isinstance(error, CastRefusedError) else told(error)
                     self.refused.setdefault(question.kind, f"{reason} ({asked.what} of {asked.name})")
                     continue
-                wrong = f"the cast of its {asked.what} raised {type(error).__name__}: {told(error)}"
+                reason = (
+                    error.reason
+                    if isinstance(error, CastFailedError)
+                    else f"{type(error).__name__}: {told(error)}"
+                )
+                wrong = f"the cast of its {asked.what} raised {reason}"
             if wrong:
                 self._note(asked.name, f"{question.kind}: {wrong}")
                 return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +17,14 @@ from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.kernels.domain import NotSupported, named
 from mxcheck.kernels.grown import is_growing
 from mxcheck.kernels.quantized import QuantizedTensor
-from mxcheck.kernels.refusals import own_word, refusal
+from mxcheck.kernels.refusals import is_interrupt, own_word, refusal
 from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
+from mxcheck.models.refusal import is_of_the_host
 
 _NO = (NotImplementedError, AssertionError, TypeError, ValueError)
+_HOUSE = resolve_kernel("eager")[0]
 
 
 def _says_no(error: Exception, kernel: Kernel) -> bool:
@@ -55,18 +58,59 @@ class CastRefusedError(NotSupported):
     """A kernel that does not cast an operand of a model; in one line.
 
     Attributes:
+        kernel, spec: which, and the cast that it was asked for.
         reason: the kernel's own.
     """
 
     def __init__(self, kernel: str | Kernel, of: str, x: Tensor, spec: CastSpec, error: Exception) -> None:
+        self.kernel, self.spec = resolve_kernel(kernel)[0], spec
         self.reason = told(error)
-        called = kernel if isinstance(kernel, str) else kernel_name(kernel)
-        own = " (a probe of mxcheck's own, which has the rows that a kernel declares with mxcheck.domain)"
-        hint = own if is_growing() else ""
-        super().__init__(
-            f"kernel {called} does not cast {of}, {named(x.dtype)} {[*x.shape]} along axis {spec.axis}: "
-            f"{self.reason}{hint}"
+        hint = (
+            "; this is a probe of mxcheck's own, which has the rows that a kernel declares: "
+            "@mxcheck.domain(rows_multiple=128, …)"
         )
+        super().__init__(
+            f"kernel {_called(kernel)} does not cast {of}, {named(x.dtype)} {[*x.shape]} along axis "
+            f"{spec.axis}: {self.reason}{hint if is_growing() else ''}"
+        )
+
+
+class CastFailedError(ValueError):
+    """A kernel of somebody's that raises at an operand of a model, or returns what is no result; in one line.
+
+    Attributes:
+        reason: the type of the error, and what it says.
+    """
+
+    def __init__(
+        self, kernel: str | Kernel, of: str, x: Tensor, spec: CastSpec, error: BaseException
+    ) -> None:
+        self.reason = f"{type(error).__name__}: {told(error)}"
+        super().__init__(
+            f"kernel {_called(kernel)} fails at {of}, {named(x.dtype)} {[*x.shape]} along axis {spec.axis}: "
+            f"{self.reason}"
+        )
+
+
+def _called(kernel: str | Kernel) -> str:
+    return kernel if isinstance(kernel, str) else kernel_name(kernel)
+
+
+def _is_the_machine_s(error: BaseException) -> bool:
+    return isinstance(error, Exception) and (is_of_the_host(error) or "CUDA error:" in str(error))
+
+
+@contextmanager
+def _by_name(kernel: str | Kernel, own: Kernel, of: str, x: Tensor, spec: CastSpec) -> Iterator[None]:
+    """What a kernel raises, with what it was to cast. What is the machine's, or of our own kernel, passes."""
+    try:
+        yield
+    except BaseException as error:  # pytest's outcomes too: a skip would hide what is wrong
+        if own is _HOUSE or is_interrupt(error) or _is_the_machine_s(error):
+            raise
+        if isinstance(error, _NO) and _says_no(error, own):
+            raise CastRefusedError(kernel, of, x, spec, error) from error
+        raise CastFailedError(kernel, of, x, spec, error) from error
 
 
 def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1, of: str = "a tensor") -> Cast:
@@ -80,13 +124,8 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1, of:
     own, function = resolve_kernel(kernel)
 
     def cast(x: Tensor) -> Tensor:
-        with undisturbed("cast"):
-            try:
-                return fake_quantize_with(x, spec, function)
-            except _NO as error:
-                if not _says_no(error, own):
-                    raise  # torch's, of an operation that a dtype lacks
-                raise CastRefusedError(kernel, of, x, spec, error) from error
+        with undisturbed("cast"), _by_name(kernel, own, of, x, spec):
+            return fake_quantize_with(x, spec, function)
 
     return cast
 
@@ -118,16 +157,12 @@ def cast_weight(
     spec = operand.spec(axis=axis)
     dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
     own = resolve_kernel(kernel)[0]
-    try:
+    with _by_name(kernel, own, of, weight, spec):
         quantized = cast_with(weight, spec, own)
-        if isinstance(quantized, Tensor):
-            in_dtype = activation_cast(operand, kernel, axis=axis)
-            values = quantized if dtype == weight.dtype else in_dtype(weight.to(dtype))
-            return _of_values(weight, values, house_cast(weight, spec))
-    except _NO as error:
-        if not _says_no(error, own):
-            raise
-        raise CastRefusedError(kernel, of, weight, spec, error) from error
+    if isinstance(quantized, Tensor):
+        in_dtype = activation_cast(operand, kernel, axis=axis, of=of)
+        values = quantized if dtype == weight.dtype else in_dtype(weight.to(dtype))
+        return _of_values(weight, values, house_cast(weight, spec))
     return CastWeight(
         values=quantized.dequantize(dtype),
         stored=_parts(quantized),

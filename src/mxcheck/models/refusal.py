@@ -73,12 +73,13 @@ def reading(refusal: Callable[[BaseException], ValueError]) -> Iterator[None]:
     except RefusedError:
         raise
     except BaseException as error:
-        if _is_of_the_host(error):
+        if is_of_the_host(error):
             raise
         raise refusal(error) from error
 
 
-def _is_of_the_host(error: BaseException) -> bool:
+def is_of_the_host(error: BaseException) -> bool:
+    """Whether an error tells of the machine alone: memory that ran out, an interruption."""
     if not isinstance(error, Exception):
         return type(error).__module__ != "pyo3_runtime"  # a panic in Rust, which is no Exception
     if isinstance(error, MemoryError):

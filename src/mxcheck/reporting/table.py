@@ -220,10 +220,9 @@ def _looks_ahead(record: Record) -> bool:
 def kernel_lines(rows: Sequence[CaseResult]) -> list[str]:
     """What each named kernel gave for the cells that the cases cast with: one line a kernel."""
     by_kernel: dict[str, dict[str, KernelCell]] = {}
-    for row in rows:
-        if row.record is not None and row.record.kernel_cells:
-            name = row.record.environment.get("kernel", "of the case")
-            by_kernel.setdefault(name, {}).update(row.record.kernel_cells)
+    for asked in [row.asked_kernel for row in rows]:
+        if asked is not None:
+            by_kernel.setdefault(asked.name, {}).update(asked.cells)
     return [
         f"kernel {name}, held against the oracle: {_by_verdict(cells)}" for name, cells in by_kernel.items()
     ]

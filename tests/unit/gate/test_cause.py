@@ -28,6 +28,7 @@ FULL = build_full_record(
     metrics={"own": [1.0] * 4}, fingerprints={**SAME.fingerprints, "documents": "d", "states": "s"}
 )
 
+RIGHT_KERNEL = {"fp8_e4m3-floor": KernelCell(verdict="exact")}
 WRONG_KERNEL = {"fp8_e4m3-floor": KernelCell(verdict="red", words="causes: 1 wrong", example=("code: ...",))}
 LIBRARY = {"precision": "bnb_int8", "tier": "B", "library": {"name": "bitsandbytes"}}
 
@@ -170,6 +171,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ("conversion", "bytes"): example({"weight_bytes": 1}),
     ("environment", "drift, elsewhere, other versions"): example({**LOSSES, **ELSEWHERE, **TORCH}),
     ("environment", "drift, other library"): example({**DISTANCE, **RELEASE}, BY_LIBRARY),
+    ("numerics", "drift, named kernel"): example({"kernel_cells": RIGHT_KERNEL, **LOSSES, **DISTANCE}),
     ("numerics", "elsewhere, losses"): example({**LOSSES, **ELSEWHERE}),
     ("numerics", "losses"): example({**LOSSES, **DISTANCE}),
     ("tokens", "states"): full(
@@ -183,6 +185,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ),
     ("reference", "layers: places"): full(sublayers={"layers.0.mlp": ERROR}),
     ("reference", "layers: size"): full(**layer(norm=0.03, size=0.4)),
+    ("numerics", "layers, named kernel"): full(kernel_cells=RIGHT_KERNEL, **layer(norm=0.03)),
     ("numerics", "layers"): full(**layer(norm=0.03), **DISTANCE, **predicted(sequence_entropies=[3.0] * 4)),
     ("numerics", "KL, elsewhere"): example({**DISTANCE, **ELSEWHERE}),
     ("reference", "KL"): example(DISTANCE),
@@ -293,7 +296,7 @@ FAILING: dict[str, tuple[Record, Record | None, Bounds]] = {
 
 
 def test_every_check_is_made_to_fail() -> None:
-    right = replace(FULL, kernel_cells={"fp8_e4m3-floor": KernelCell(verdict="exact")})
+    right = replace(FULL, kernel_cells=RIGHT_KERNEL)
     assert {check.key for check in judge(right, FULL, WIDE).checks} == FAILING.keys()
     for name, one in FAILING.items():
         assert name in {check.key for check in judge(*one).failures}

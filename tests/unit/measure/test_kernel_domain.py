@@ -5,21 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import own_casts
 import pytest
 import torch
 from architectures import tiny
 
-from mxcheck.formats.spec import CastSpec
+from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.gate.case import Case
+from mxcheck.gate.result import result_from_dict
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import quantize_eager
 from mxcheck.measure.hold import hold_case
 from mxcheck.measure.kernel_domain import check_kernel_domain
+from mxcheck.measure.made_for import other_options
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
 from mxcheck.models.casts import CastRefusedError
 from mxcheck.models.convert import convert
 from mxcheck.models.recipe import recipe
+from mxcheck.reporting.table import kernel_lines
 from mxcheck.run.measuring import Measuring
 
 NEO = Case(model="ref-neo", precision="fp8_e4m3", tier="B")
@@ -106,6 +110,8 @@ def test_what_a_kernel_is_made_for_is_not_refused(kernel: Any, case: Case, measu
 
 
 _NEO = "ref-neo: activations of transformer.h.0.attn.attention.k_proj are float32"
+#: What is said to whoever declares nothing.
+WAYS = "; name models that it takes with --mx-models, and declare what it is made for: @mxcheck.domain({})"
 _LLAMA = "model.layers.0.self_attn"
 
 
@@ -159,7 +165,7 @@ _LLAMA = "model.layers.0.self_attn"
             LLAMA,
             {},
             f"ref-llama: activations of {_LLAMA}.q_proj are float32 [8, 256, 128]",
-            "has no input of 3 dimensions",
+            "has no input of 3 dimensions (mxcheck.as_rows makes it a matrix, mxcheck.from_rows undoes that)",
         ),
         # who declares nothing says it himself
         (
@@ -167,21 +173,24 @@ _LLAMA = "model.layers.0.self_attn"
             LLAMA,
             {},
             f"ref-llama: weights of {_LLAMA}.q_proj are float32 [128, 128]",
-            "says at least 200 rows",
+            "needs at least 255 rows, got 128 (learned; here it says at least 200 rows)"
+            + WAYS.format("least_rows=255"),
         ),
         (
             undeclared_tiles,
             LLAMA,
             {},
             f"ref-llama: weights of {_LLAMA}.k_proj are float32 [64, 128]",
-            "says ValueError: whole tiles of 128 rows",
+            "needs at least 128 rows, got 64 (learned; here it says ValueError: whole tiles of 128 rows)"
+            + WAYS.format("least_rows=128, rows_multiple=128"),
         ),
         (
             undeclared_bf16,
             LLAMA,
             {},
             f"ref-llama: weights of {_LLAMA}.q_proj are float32 [128, 128]",
-            "says TypeError: expected BFloat16",
+            "has no cast from float32 (learned; here it says TypeError: expected BFloat16)"
+            + WAYS.format("dtypes=[torch.bfloat16]"),
         ),
     ],
 )
@@ -234,6 +243,53 @@ def test_a_kernel_of_whole_tiles_measures_what_ours_does() -> None:
         assert theirs.kernel_cells["fp8_e4m3-floor"].verdict == "exact"
         assert theirs.unsteady == {}
         assert replace(theirs, kernel_cells={}, environment=ours.environment) == ours
+
+
+@domain(ragged=False, scale_rules=["floor"])
+def by_logarithm_in_whole_blocks(x: torch.Tensor, spec: CastSpec) -> Any:
+    return own_casts.by_logarithm(x, spec)
+
+
+def test_what_is_wrong_of_a_kernel_is_told_of_a_case_that_it_does_not_do(tmp_path: Any) -> None:
+    """First of all that is said, and below the table."""
+    name = here(by_logarithm_in_whole_blocks)
+    with Session(Measuring(kernel=name)) as session:
+        result = hold_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
+    first, cause, *_, last = result.message.splitlines()
+    assert first == (
+        f"ref-llama-fp8_e4m3-B: step 4 (casts): the kernel {name} differs from the oracle: fp8_e4m3-floor: "
+        "looks like `floor_log2` with ties to even; causes: 1 wrong"
+    )
+    assert cause.startswith("  scale (threshold of the scale), ")
+    assert last.endswith("it needs columns that the block size 32 divides, got 344")
+    words = "looks like `floor_log2` with ties to even; causes: 1 wrong"
+    assert kernel_lines([result_from_dict(result.as_dict())]) == [
+        f"kernel {name}, held against the oracle: red: fp8_e4m3-floor ({words})"
+    ]
+
+
+def only_rceil(x: torch.Tensor, spec: CastSpec) -> Any:
+    if spec.scale_rule != "rceil":
+        raise NotSupported("rceil only")
+    return quantize_eager(x, spec)
+
+
+@domain(scale_rules=["rceil"], block_sizes=[64, 32])
+def declares_rceil(x: torch.Tensor, spec: CastSpec) -> Any:
+    return quantize_eager(x, spec)
+
+
+def test_another_rule_is_asked_for_by_its_option(tmp_path: Any) -> None:
+    way = "; the case asks for scale rule floor: for rceil add --mx-scale-rule=rceil"
+    assert refused(declares_rceil, LLAMA).endswith(way)
+    with Session(Measuring(kernel=here(only_rceil), max_samples=1, sequence_length=16)) as session:
+        result = hold_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
+    assert result.reason.endswith(f"along axis -1: rceil only{way}")
+    spec = cast_spec("fp8_e4m3")
+    assert other_options(declares_rceil, replace(spec, block_size=16), "cpu") == ""
+    assert other_options(only_rceil, replace(spec, scale_rule="rceil"), "cpu") == ""
+    in_64 = domain(block_sizes=[64])(lambda x, spec: quantize_eager(x, spec))
+    assert other_options(in_64, spec, "cpu").endswith("block size 32: for 64 add --mx-block-size=64")
 
 
 def of_first_call(x: torch.Tensor, spec: CastSpec) -> Any:

@@ -1,5 +1,8 @@
 """Casts of operands as functions of tensors."""
 
+import re
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from mxcheck.kernels.api import fake_quantize, quantize
 from mxcheck.kernels.eager import quantize_eager
 from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.casts import (
-    CastRefusedError,
+    CastFailedError,
     activation_cast,
     cast_weight,
     digest_weights,
@@ -161,6 +164,36 @@ def test_an_operation_that_torch_lacks_is_no_refusal() -> None:
         lambda: activation_cast(operand, kernel)(torch.ones(2, 32)),
         lambda: cast_weight(torch.ones(2, 32), operand, kernel, axis=-1),
     ):
-        with pytest.raises(NotImplementedError, match="not implemented for") as raised:
+        with pytest.raises(CastFailedError, match=r"NotImplementedError: .*not implemented for"):
             call()
-        assert not isinstance(raised.value, CastRefusedError)
+
+
+def skips(_x: Tensor, _spec: CastSpec) -> tuple[Tensor, ...]:
+    pytest.skip("not on Mondays")
+
+
+def of_other_scales(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+    codes, scales = quantize_eager(x, spec)
+    return codes, scales.mT
+
+
+@pytest.mark.parametrize(
+    ("kernel", "words"),
+    [
+        (skips, "Skipped: not on Mondays"),
+        (
+            of_other_scales,
+            "ValueError: kernel {kernel} returned scales of shape (96, 1), .* expected (1, 96), .*",
+        ),
+    ],
+)
+def test_a_kernel_that_fails_is_told_with_what_it_was_to_cast(kernel: Any, words: str) -> None:
+    weight, name = torch.ones(32, 96), f"{__name__}:{kernel.__name__}"
+    with pytest.raises(CastFailedError) as raised:
+        cast_weight(weight, Operand(format="fp8_e4m3"), name, axis=-2, of="weights of h.0.c_attn")
+    of = f"kernel {name} fails at weights of h.0.c_attn, float32 [32, 96] along axis -2: "
+    said = str(raised.value)
+    assert said.startswith(of), said
+    assert re.fullmatch(
+        re.escape(words).replace(r"\{kernel\}", name).replace(r"\.\*", ".*"), said.removeprefix(of)
+    )
