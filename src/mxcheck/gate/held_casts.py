@@ -14,6 +14,8 @@ _KINDS = (
     ("scales", "scales of the quantized weights", "rows"),
     ("operands", "operands of the products (fixed activation probe)", "operands"),
 )
+#: The check of a named kernel on operands whose casts changed (`measure.changed_casts`).
+KERNEL_OPERANDS = "kernel operands"
 #: The checks that hold digests against accepted ones.
 DIGESTED = frozenset(f"cast {kind}" for kind, _, _ in _KINDS)
 

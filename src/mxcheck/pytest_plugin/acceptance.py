@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def settle(
     measure_noise: Callable[[], Noise],
     keep_inputs: Callable[[], None],
     measure_absolute: Callable[[], Absolute],
+    ask_the_oracle: Callable[[Record], Iterable[Check]] = lambda _: (),
     of_process: Sequence[Check] = (),
 ) -> CaseResult:
     """Hold `record` against the file at `path`; write what is accepted to `target`, as `decide` has it.
@@ -45,7 +46,8 @@ def settle(
     `baseline_of` says where another case's baseline is read. `keep_inputs` stores what an accepted record was
     measured from, before the record. `bounds` is what the case may cost; None: nobody has said, and its first
     acceptance asserts what `measure_absolute` finds and makes its line in the model's bounds.toml.
-    `of_process` are checks of the process that measured it.
+    `ask_the_oracle` says who is wrong where a named kernel's casts are others than those of the accepted
+    record. `of_process` are checks of the process that measured it.
     """
     update = asked_update(snapshot, recentre=recentre, measure=measure)
     accepted = read_accepted(path)
@@ -54,6 +56,8 @@ def settle(
     if found is not None:
         stands = standing(record, lambda case: read_accepted(baseline_of(case)).record)
         absolute += absolute_checks(record, found, stands)
+    if accepted.record is not None and accepted.record.digests != record.digests:
+        absolute += ask_the_oracle(accepted.record)
     decision = decide(record, accepted, bounds, update, replaces=target.exists(), absolute=absolute)
     if decision.write:
         new = stored(decision, accepted, path, measure_noise)

@@ -20,6 +20,7 @@ from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult
 from mxcheck.gate.smoke import broken_gate
 from mxcheck.measure.absolute import absolute
+from mxcheck.measure.changed_casts import changed_casts
 from mxcheck.measure.hold import error_of, hold_case
 from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.noise import noise_of
@@ -110,6 +111,7 @@ class GateSession:
             measure_noise=lambda: self._noise(record),
             keep_inputs=lambda: self.session.keep_states(case.model),
             measure_absolute=lambda: absolute(self.session, case),
+            ask_the_oracle=lambda accepted: changed_casts(self.session, record, accepted),
             of_process=self.session.checks(),
         )
 

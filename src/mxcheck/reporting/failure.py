@@ -6,6 +6,7 @@ from __future__ import annotations
 from mxcheck.gate.cause import cause
 from mxcheck.gate.counter_changes import changes
 from mxcheck.gate.drift import same_arithmetic
+from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.kernel_cells import examples
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import FIGURES
@@ -21,6 +22,8 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
     lines = [f"{record.id}: step {first.step} ({STEPS[first.step]}): {first.message}"]
     lines += [f"  also step {check.step} ({STEPS[check.step]}): {check.message}" for check in failures[1:]]
     lines += [f"  {line}" for line in examples(record.kernel_cells)]
+    # whose fault it is, also where it is not the kernel's
+    lines += [f"  {one.message}" for one in verdict.checks if one.key == KERNEL_OPERANDS and one.passed]
     broken = cause(verdict, record, baseline)
     lines.append(f"  cause: {broken.link}: {broken.means}")
     lines.append(f"  look first at: {broken.look}")

@@ -14,6 +14,7 @@ from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.cause import LINKS, Row, cause, symptoms, table
 from mxcheck.gate.check import check
+from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.kernel_cells import KernelCell
 from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
@@ -144,6 +145,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Record, Record | None, Bounds]] = {
     ),
     ("numerics", "casts, library"): example({"digests": build_digests(up="operands")}, BY_LIBRARY),
     ("numerics", "kernel"): example({"kernel_cells": WRONG_KERNEL, "digests": build_digests(up="codes")}),
+    ("numerics", "kernel operands"): (replace(SAME, digests=build_digests(up="codes")), SAME, WIDE),
     ("numerics", "casts, other kernel"): example(
         {
             "digests": build_digests(up="codes scales operands"),
@@ -242,6 +244,8 @@ def test_each_row_is_the_answer_to_its_example(row: Row) -> None:
         if symptom in FIRST
         else (check(2, "canaries", False, "a canary's figure is wrong"),)
         if symptom == "canaries"
+        else (check(4, KERNEL_OPERANDS, False, "a scale is wrong"),)
+        if symptom == KERNEL_OPERANDS
         else ()
     )
     verdict = judge(record, baseline, bounds, absolute)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sample_record import NOISE, build_record
+from sample_record import NOISE, build_digests, build_record
 from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.absolute import Absolute
 from mxcheck.gate.baseline import encode, read
 from mxcheck.gate.bounds_tables import Bounds, read_bounds
+from mxcheck.gate.check import Check, check
+from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.pytest_plugin.acceptance import settle
@@ -59,6 +61,7 @@ def held(snapshot: SnapshotAssertion) -> Settle:
         keep_inputs: Callable[[], None] = lambda: None,
         bounds: Bounds | None = BOUNDS,
         measure_absolute: Callable[[], Absolute] = lambda: pytest.fail("its bounds are known"),
+        ask_the_oracle: Callable[[Record], Iterable[Check]] = lambda _: (),
     ) -> CaseResult:
         return settle(
             record,
@@ -79,9 +82,30 @@ def held(snapshot: SnapshotAssertion) -> Settle:
             measure_noise=measure_noise,
             keep_inputs=keep_inputs,
             measure_absolute=measure_absolute,
+            ask_the_oracle=ask_the_oracle,
         )
 
     return settled
+
+
+def test_who_is_wrong_of_changed_casts_is_told_and_no_update_accepts_a_wrong_kernel(
+    held: Settle, path: Path
+) -> None:
+    changed = replace(ACCEPTED, digests=build_digests(up="codes"), noise=None)
+
+    def oracle(agrees: bool) -> Callable[[Record], Iterable[Check]]:
+        return lambda accepted: [check(4, KERNEL_OPERANDS, agrees, f"asked of {accepted.id}")]
+
+    wrong = held(changed, path, update=True, ask_the_oracle=oracle(False))
+    assert (wrong.word, wrong.message.splitlines()[0]) == (
+        "FAIL step 4",
+        f"{changed.id}: step 4 (casts): asked of {changed.id}",
+    )
+    assert COMMAND not in wrong.message
+    right = held(changed, path, ask_the_oracle=oracle(True))
+    assert f"\n  asked of {changed.id}\n" in right.message
+    assert COMMAND in right.message
+    assert held(NEAR, path, ask_the_oracle=lambda _: pytest.fail("no cast changed")).word == "pass"
 
 
 def test_what_is_as_accepted_passes(held: Settle, path: Path) -> None:
