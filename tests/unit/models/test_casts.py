@@ -10,10 +10,13 @@ from torch import Tensor
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import fake_quantize, quantize
+from mxcheck.kernels.domain import NotSupported
 from mxcheck.kernels.eager import quantize_eager
+from mxcheck.kernels.grown import growing
 from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.casts import (
     CastFailedError,
+    CastRefusedError,
     activation_cast,
     cast_weight,
     digest_weights,
@@ -197,3 +200,18 @@ def test_a_kernel_that_fails_is_told_with_what_it_was_to_cast(kernel: Any, words
     assert re.fullmatch(
         re.escape(words).replace(r"\{kernel\}", name).replace(r"\.\*", ".*"), said.removeprefix(of)
     )
+
+
+def of_128_rows(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+    if len(x) % 128:
+        raise NotSupported("whole tiles")
+    return quantize_eager(x, spec)
+
+
+def test_a_probe_that_is_refused_ends_with_what_declares_the_rows() -> None:
+    cast = activation_cast(Operand(format="fp8_e4m3"), f"{__name__}:of_128_rows")
+    with growing(), pytest.raises(CastRefusedError, match="whole tiles; ") as raised:
+        cast(torch.ones(32, 32))
+    assert str(raised.value).endswith("a kernel declares: @mxcheck.domain(rows_multiple=128, …)")
+    with pytest.raises(CastRefusedError, match=r"whole tiles$"):  # of the case's own shapes none may differ
+        cast(torch.ones(32, 32))
