@@ -131,7 +131,7 @@ def test_a_wrong_cast_is_red_and_can_be_looked_at(installed: Installed) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "mxcheck: my_casts.wrong-fp8_e4m3-floor differs from the oracle (quick, " in done.stdout
     told = re.search(
-        r"^causes: 1 wrong\n"
+        r"; causes: 1 wrong\n"
         r"code \(tie\), [\d,]+ times: smallest input, a single block of \d+ \w+, .*from \w+:\n"
         r"  input: \[.*\] [0-9a-f]{8} \(.*\); the other \d+ are 0\n"
         r"  scales: as expected\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from mxcheck.cli.cases import (
     domain_options,
     words_of,
 )
+from mxcheck.conformance.group_names import MOST_GROUPS, group_in_words, shown_groups
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.kernels.registry import PROGRAM
 from mxcheck.reporting.matrix import cell_text, nothing_compared
@@ -180,18 +183,31 @@ def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
         told = "no bit differs in what it gave" if held.failure and not last else told
         say(f"mxcheck: {name}, {header.cell.id}: {told} ({compared})")
         return 1 if held.failure else 0
-    say(f"mxcheck: {name}, {header.cell.id}: differs from the oracle ({compared})")
-    for group, kinds in held.counts.items():
-        say(f"{group}: {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}")
-    for line in lines:
+    title, *examples = lines or [""]
+    say(f"mxcheck: {name}, {header.cell.id}: differs from the oracle ({compared}){title}")
+    for line in [*examples, *_tallies(held)]:
         say(line)
     return 1
 
 
+def _tallies(held: Held) -> list[str]:
+    """Of the first groups what differs in each, of the others in all."""
+    lines = [f"{group_in_words(group)}: {_counted(kinds)}" for group, kinds in held.counts.items()]
+    others: Counter[str] = Counter()
+    for kinds in list(held.counts.values())[MOST_GROUPS:]:
+        others.update(kinds)
+    return shown_groups(lines, f": {_counted(others)}")
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+
+
 def _examples(found: list[tuple[str, Counterexample]], kernel: str | None) -> list[str]:
+    """The end of the title, and the lines of each cause."""
     from mxcheck.conformance.describe import describe, summary
 
-    lines = [f"causes: {summary([one for _, one in found])}"] if found else []
+    lines = [f"; causes: {summary([one for _, one in found])}"] if found else []
     for group, one in found:
         lines += describe(group, one, kernel, too_long=", which are not shown")
     return lines

@@ -53,12 +53,18 @@ class Cause:
     avoided: int = 0
 
 
+#: What mismatches that look alike have in common: kind, effect, conditions, surroundings.
+_Sort = tuple[str, str, int, str]
+
+
 @dataclass(slots=True)
 class Sightings:
     """What the comparisons of a cell have shown so far."""
 
     calls: int = 0
-    _seen: dict[tuple[str, str, int, str], Mismatch] = field(default_factory=dict)
+    _first: dict[_Sort, Mismatch] = field(default_factory=dict)
+    _counts: dict[_Sort, int] = field(default_factory=dict)
+    _codes: dict[_Sort, int] = field(default_factory=dict)
 
     def add(self, example: Example, comparison: Comparison, surroundings: str = "") -> None:
         """Take in what a comparison shows."""
@@ -72,22 +78,21 @@ class Sightings:
         )
         for one in found:
             key = (one.kind, one.effect, int(one.conditions), surroundings)
-            if key in self._seen:
-                first = self._seen[key].sighting
-                both = replace(first, count=first.count + one.count, codes=first.codes | one.codes)
-                self._seen[key] = replace(self._seen[key], sighting=both)
-            else:
-                self._seen[key] = Mismatch(
-                    sighting=one,
-                    example=example,
-                    seen=comparison,
-                    surroundings=surroundings,
-                    call=self.calls,
-                )
+            if key in self._counts:
+                self._counts[key] += one.count
+                self._codes[key] |= one.codes
+                continue
+            self._counts[key], self._codes[key] = one.count, one.codes
+            self._first[key] = Mismatch(
+                sighting=one, example=example, seen=comparison, surroundings=surroundings, call=self.calls
+            )
 
     def mismatches(self) -> list[Mismatch]:
         """Each sort of mismatch once, in the order of their appearance."""
-        return list(self._seen.values())
+        return [
+            replace(one, sighting=replace(one.sighting, count=self._counts[key], codes=self._codes[key]))
+            for key, one in self._first.items()
+        ]
 
 
 def _by_kind(comparison: Comparison, group: str) -> Iterable[Sighting]:

@@ -8,7 +8,7 @@ from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.counterexample import Counterexample
 from mxcheck.conformance.describe import describe, summary
 from mxcheck.conformance.findings import Finding, findings_of, judge, known_counts
-from mxcheck.conformance.group_names import group_in_words
+from mxcheck.conformance.group_names import groups_in_words, shown_groups
 from mxcheck.conformance.identify import looks_like
 from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.run import CellResult, counterexamples, run_cell
@@ -49,16 +49,16 @@ class HeldCell:
     def lines(self, of: Implementation, name: str, level: str) -> list[str]:
         """What a red cell says. `name` is what it is called."""
         if self.only_errors and not any("error" in finding.kinds for finding in self.known):
-            groups = ", ".join(map(group_in_words, self.result.counts))
-            lines = [f"{name} ({level}) has no result to compare for {groups}"]
+            title = f"{name} ({level}) has no result to compare for {groups_in_words(self.result.counts)}"
+            changes: list[str] = []
         else:
-            lines = [f"{name} differs from the oracle ({level}, {self.result.elements:,} elements)"]
+            title = f"{name} differs from the oracle ({level}, {self.result.elements:,} elements)"
+            title += f"; causes: {summary([one for _, one in self.smallest])}" if self.smallest else ""
+            changes = list(shown_groups(self.changes))
             if self.known:
-                lines.append(
-                    f"known findings: {', '.join(finding.name for finding in self.known)}; what is new:"
-                )
-            lines += self.changes
-            lines += [f"causes: {summary([one for _, one in self.smallest])}"] if self.smallest else []
+                known = ", ".join(finding.name for finding in self.known)
+                changes.insert(0, f"known findings: {known}; what is new:")
+        lines = [title]
         # An error is the same one whatever the group.
         told: dict[str, tuple[str, Counterexample]] = {}
         for number, (group, one) in enumerate(self.smallest):
@@ -71,7 +71,7 @@ class HeldCell:
                 "what a kernel is not made for it declares (@mxcheck.domain) or refuses (raise "
                 "mxcheck.NotSupported)"
             )
-        return lines
+        return lines + changes
 
 
 def hold_cell(

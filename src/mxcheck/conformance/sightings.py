@@ -34,6 +34,7 @@ from mxcheck.conformance.effects import (
     scale_effects,
 )
 from mxcheck.conformance.kinds_of_mismatch import KINDS, LAST_BIT
+from mxcheck.conformance.numbered import among, numbered
 from mxcheck.conformance.verifier import Comparison
 from mxcheck.formats.blocks import E8M0, block_format
 from mxcheck.formats.codes import E8M0_BIAS, code_values, scale_values
@@ -54,7 +55,8 @@ _TILE, _FEW_ROWS, _FEW_BLOCKS = 128, 16, 8
 # Of what an error says: numbers, and shapes.
 _NUMBERS = re.compile(r"[\[(]?[0-9]+(?:[, ]+[0-9]+)*,?[\])]?")
 # Exponents of numbers are compared by their distance to zero; of a zero it does not matter.
-_FAR = 1 << 20
+_FAR = 1 << 14
+_CODES = 256
 
 
 def sightings(x: Tensor, spec: CastSpec, comparison: Comparison) -> list[Sighting]:
@@ -76,9 +78,9 @@ def sightings(x: Tensor, spec: CastSpec, comparison: Comparison) -> list[Sightin
     if not comparison.found:
         return []
     with np.errstate(all="ignore"):  # NaN and Inf are inputs like any other
-        told = _Told(x, spec, comparison)
+        told = _Told(x, spec, comparison, of_call)
         return [
-            replace(one, conditions=one.conditions | of_call)
+            one
             for kind in KINDS
             if kind in comparison.found
             for one in (told.of_scales() if kind == "scale" else told.of_elements(kind))
@@ -122,8 +124,8 @@ def _all(holds: Mapping[Condition, bool]) -> Condition:
 class _Told:
     """The conditions and effects of one comparison's mismatches."""
 
-    def __init__(self, x: Tensor, spec: CastSpec, comparison: Comparison) -> None:
-        self.spec, self.comparison = spec, comparison
+    def __init__(self, x: Tensor, spec: CastSpec, comparison: Comparison, of_call: Condition) -> None:
+        self.spec, self.comparison, self.of_call = spec, comparison, int(of_call)
         self.axis = resolve_axis(x.dim(), spec.axis)
         self.dtype = x.dtype
         self.values: NDArray[np.float32] = x.detach().float().numpy()
@@ -190,25 +192,22 @@ class _Told:
         count: int | None = None,
     ) -> list[Sighting]:
         """A sighting for each effect under each set of conditions."""
-        exponents = np.frexp(self.amax.ravel()[blocks])[1]
-        distance = np.where(self.amax.ravel()[blocks] > 0, np.abs(exponents - 1), _FAR)
-        order = np.argsort(distance, kind="stable")
-        keys = (conditions * len(EFFECTS) + effects)[order]
-        found, first, group, counts = np.unique(
-            keys, return_index=True, return_inverse=True, return_counts=True
-        )
-        shown = np.unique(np.stack([group.ravel(), codes[order]]), axis=1) if coded else np.zeros((2, 0), int)
-        masks = [0] * len(found)
-        for number, code in shown.T.tolist():
-            masks[number] |= 1 << code
+        exponents = np.frexp(self.amax.ravel())[1]
+        distance = np.where(self.amax.ravel() > 0, np.abs(exponents - 1), _FAR).astype(np.int16)[blocks]
+        order = np.argsort(distance, kind="stable")  # by digits, for integers of 16 bits
+        found, group = numbered(conditions * len(EFFECTS) + effects)
+        counts = np.bincount(group, minlength=len(found))
+        first = np.empty(len(found), np.int64)
+        first[group[order[::-1]]] = order[::-1]  # of several that are written the last one stays
+        masks = _as_masks(group, codes, len(found)) if coded else [0] * len(found)
         return [
             Sighting(
                 kind=kind,
                 effect=EFFECTS[key % len(EFFECTS)],
-                conditions=Condition(key // len(EFFECTS)),
+                conditions=Condition(key // len(EFFECTS) | self.of_call),
                 codes=mask,
                 count=count or number,
-                place=tuple(places[order[index]].tolist()),
+                place=tuple(places[index].tolist()),
             )
             for key, index, number, mask in zip(
                 found.tolist(), first.tolist(), counts.tolist(), masks, strict=True
@@ -246,7 +245,7 @@ class _Told:
         return np.asarray(np.ravel_multi_index(tuple(index), self.shape), np.int64)
 
     def _of_block(self, blocks: Int64) -> Int64:
-        chosen, back = np.unique(blocks, return_inverse=True)
+        chosen, back = among(blocks, self.amax.size)
         amax = self.amax.ravel()[chosen]
         conditions = self.not_finite.ravel()[chosen]
         if self.spec.block_size is not None:
@@ -258,24 +257,24 @@ class _Told:
         some = (amax > 0) & (conditions & int(C.NAN_IN_BLOCK | C.INF_IN_BLOCK) == 0)
         more = self._of_power_of_two if self.spec.block.scale == E8M0 else self._of_real_scale
         conditions[some] |= more(amax[some], chosen[some])
-        return conditions[back.ravel()]
+        return conditions[back]
 
     def _of_power_of_two(self, amax: Float64, blocks: Int64) -> Int64:
         del blocks
         significand, exponent = np.frexp(amax)
         significand, exponent = (2 * significand).astype(np.float32), exponent - 1
-        unclamped = _scale_of(significand, self.spec) + exponent
-        near = [
-            _scale_of((significand * np.float32(1 + by)).astype(np.float32), self.spec) + exponent
-            != unclamped
-            for by in (_CLOSE_TO_THRESHOLD, -_CLOSE_TO_THRESHOLD)
+        around = [
+            (significand * np.float32(1 + by)).astype(np.float32)
+            for by in (0, _CLOSE_TO_THRESHOLD, -_CLOSE_TO_THRESHOLD)
         ]
+        scales = _scale_of(np.concatenate(around), self.spec).reshape(3, -1)
+        unclamped = scales[0] + exponent
         return _flags(
             {
                 C.CLAMPED_BELOW: unclamped < -E8M0_BIAS,
                 C.CLAMPED_ABOVE: unclamped > E8M0_BIAS,
                 C.LOWEST_SCALE: unclamped <= -E8M0_BIAS,
-                C.THRESHOLD: near[0] | near[1],
+                C.THRESHOLD: (scales[1:] != scales[0]).any(0),
             }
         )
 
@@ -367,6 +366,12 @@ class _Told:
         return effects(
             nearest - np.minimum(code, len(ladder) - 1), got == 0, same_sign, is_code & np.isfinite(got)
         )
+
+
+def _as_masks(group: Int64, codes: Int64, groups: int) -> list[int]:
+    """Of each group the codes that it has, as the bits of an integer."""
+    has = np.bincount(group * _CODES + codes, minlength=groups * _CODES).reshape(groups, _CODES) > 0
+    return [int.from_bytes(row.tobytes(), "little") for row in np.packbits(has, axis=1, bitorder="little")]
 
 
 def _scale_of(amax: NDArray[np.float32], spec: CastSpec) -> Int64:

@@ -87,7 +87,13 @@ def test_a_wrong_c_program_is_red(fault: str, c_program: Callable[..., Path], ca
     lines = told.splitlines()
     titles = [line for line in lines if ": smallest input, " in line]
     assert titles[0].startswith(title)
-    assert any("differs from the oracle (quick, " in line for line in lines)
+    at = next(number for number, line in enumerate(lines) if "differs from the oracle (quick, " in line)
+    assert at == bool(likeness)
+    assert "; causes: 1 wrong" in lines[at]
+    assert lines[at + 1] == titles[0]  # the cause, before the groups that show it
+    tallies = [line for line in lines if re.fullmatch(r"(?:\w+(?: \w+)*): \d+ x .*", line)]
+    assert len(tallies) <= 6
+    assert lines[-len(tallies) :] == tallies
     if likeness:
         assert lines[0] == f"mxcheck: {program} looks like {likeness}"
     command = next(line for line in lines if line.startswith("  reproduce: ")).removeprefix("  reproduce: ")
@@ -101,7 +107,7 @@ def test_a_wrong_c_program_is_red(fault: str, c_program: Callable[..., Path], ca
 def test_two_causes_are_two_examples(c_program: Callable[..., Path], capsys: Capture) -> None:
     program = c_program("TIES_AWAY", "NO_NEGATIVE_ZERO")
     told, _ = verified(capsys, "--command", str(program), "mxfp4", "--dtype", "float32", code=1)
-    assert "causes: 2 wrong\n" in told
+    assert "; causes: 2 wrong\n" in told
     titles = [line.split(",")[0] for line in told.splitlines() if ": smallest input, " in line]
     assert titles == ["code (tie)", "zero sign (negative)"]
 
@@ -118,15 +124,15 @@ def test_results_of_a_file_are_cut_out(
     told, _ = verified(capsys, str(cases), "-", code=1)
     lines = told.splitlines()
     assert lines[0].startswith("mxcheck: the standard input, fp4_e2m1-floor: differs from the oracle (quick")
-    assert "causes: 1 wrong" in lines
+    assert lines[0].endswith("; causes: 1 wrong")
     assert any(": cut out of the input, a single block of 16 bfloat16" in line for line in lines)
     command = next(line for line in lines if line.startswith("  reproduce: "))
     assert "--kernel" not in command
     assert main(shlex.split(command)[2:]) == 0
-    assert lines[-1] == (
+    assert (
         "cut out of the cases as they are; mxcheck verify --command './my_cast' fp4_e2m1 floor "
         "--dtype=bfloat16 --block-size=16 --axis=-1 asks again for smaller ones"
-    )
+    ) in lines
 
 
 @few

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mxcheck.conformance.group_names import group_in_words
+from mxcheck.conformance.group_names import group_in_words, groups_in_words, shown_groups
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,11 @@ from mxcheck.conformance.group_names import group_in_words
 )
 def test_a_group_reads_as_one_name(group: str, words: str) -> None:
     assert group_in_words(group) == words
+
+
+def test_a_message_tells_the_first_groups_and_counts_the_others() -> None:
+    groups = [f"group{number}" for number in range(6)]
+    assert groups_in_words(groups[:5]) == "group0, group1, group2, group3, group4"
+    assert groups_in_words(groups) == "group0, group1, group2, group3, group4, and 1 group more"
+    assert shown_groups(groups[:5]) == groups[:5]
+    assert shown_groups([*groups, "g"]) == [*groups[:5], "and 2 groups more: --mx-report=DIR has them"]
