@@ -191,10 +191,11 @@ def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
 
 
 def _tallies(held: Held) -> list[str]:
-    """Of the first groups what differs in each, of the others in all."""
-    lines = [f"{group_in_words(group)}: {_counted(kinds)}" for group, kinds in held.counts.items()]
+    """What differs in the groups that show the most, of the others in all."""
+    groups = sorted(held.counts.items(), key=lambda one: -sum(one[1].values()))
+    lines = [f"{group_in_words(group)}: {_counted(kinds)}" for group, kinds in groups]
     others: Counter[str] = Counter()
-    for kinds in list(held.counts.values())[MOST_GROUPS:]:
+    for _, kinds in groups[MOST_GROUPS:]:
         others.update(kinds)
     return shown_groups(lines, f": {_counted(others)}")
 

@@ -45,13 +45,14 @@ class Asked:
 
 
 def asked_again(kernel: Kernel, cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Asked]:
-    """A slice of other memory; more than 2^20 elements (`quick`: only with rounding to even); two threads of
-    torch; two callers at once."""
+    """Memory that held other numbers in the call before; a slice of other memory; more than 2^20 elements
+    (`quick`: only with rounding to even); two threads of torch; two callers at once."""
     base = surrounded(cell, domain)
     alone = outcome(kernel, base.x, base.spec)
     if not alone.got:
         yield Asked(example=base, comparison=alone)
         return
+    yield from _same_memory(kernel, base, alone.got)
     offsets = (offset for offset in _OFFSETS if not domain.refuses(_at_an_offset(base.x, offset), base.spec))
     if (into := next(offsets, None)) is not None:
         offset = replace(base, group="storage_offset", x=_at_an_offset(base.x, into))
@@ -85,6 +86,19 @@ def asked_again(kernel: Kernel, cell: Cell, level: str, domain: Domain = ANYTHIN
 def surrounded(cell: Cell, domain: Domain) -> Example:
     """What is asked for in other surroundings."""
     return placed("surroundings", _numbers(_SHAPE, "surroundings"), cell, domain)
+
+
+def _same_memory(kernel: Kernel, base: Example, got: Parts) -> Iterator[Asked]:
+    """A tensor that is overwritten between two calls, as the buffers of a layer are."""
+    x = base.x.clone().copy_(base.x.flip(0) / 4)  # other numbers and other scales
+    before = outcome(kernel, x, base.spec)
+    x.copy_(base.x)
+    yield Asked(
+        example=replace(base, group="same_memory", x=x),
+        comparison=compare(kernel, x, base.spec, got) if before.got else before,
+        words="in memory that held other numbers in the call before: the kernel keeps something of a tensor "
+        "by its address; in memory of its own it gives other bits",
+    )
 
 
 def _at_an_offset(x: Tensor, offset: int) -> Tensor:

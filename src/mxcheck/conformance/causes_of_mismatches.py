@@ -53,6 +53,8 @@ class Cause:
     avoided: int = 0
 
 
+#: A group that says why others differ: what is overwritten by a later call is so by another caller, too.
+KEPT_RESULTS = "kept_results"
 #: What mismatches that look alike have in common: kind, effect, conditions, surroundings.
 _Sort = tuple[str, str, int, str]
 
@@ -226,12 +228,12 @@ def _avoided(one: Mismatch, others: Iterable[Mismatch]) -> int:
     return codes
 
 
-def _order(cause: Cause) -> tuple[bool, bool, bool, int, int, int]:
+def _order(cause: Cause) -> tuple[bool, bool, int, int, int, int]:
     one = cause.mismatch
     return (
         cause.open,
         bool(one.sighting.conditions & NOT_FINITE),
-        bool(one.surroundings),
+        0 if not one.surroundings else 1 if one.example.group == KEPT_RESULTS else 2,
         KINDS.index(one.kind),
         int(one.sighting.conditions).bit_count(),
         int(one.sighting.conditions),

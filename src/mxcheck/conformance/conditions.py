@@ -97,6 +97,9 @@ WORDS: Mapping[Condition, str] = MappingProxyType(
 NOT_FINITE = C.NAN | C.INF | C.NAN_IN_BLOCK | C.INF_IN_BLOCK
 #: Of the call and not of its numbers.
 OF_CALL = Condition(2 * int(C.TAIL) - 1)
+#: That follow from the shape alone.
+OF_SHAPE = C.ONE_ROW | C.MANY_ROWS | C.SEVERAL_BLOCKS | C.MANY_BLOCKS | C.WHOLE_TILES
+_CLAMPED = C.CLAMPED_BELOW | C.CLAMPED_ABOVE
 #: What OCP MX v1.0 leaves open.
 OPEN = NOT_FINITE | C.ZERO_BLOCK | C.CLAMPED_BELOW | C.CLAMPED_ABOVE | C.SCALE_UNDERFLOW
 
@@ -125,14 +128,22 @@ class Sighting:
 
 def is_open(sighting: Sighting, spec: CastSpec) -> bool:
     """Whether OCP MX v1.0 leaves open what is right: zero blocks, the clamps of the scale, NaN and Inf, and
-    whether mxint8 uses -128. An error is none of these. Of a format whose scale has a significand the last
+    whether mxint8 uses -128. An error is none of these, nor is a scale that is no neighbour of the clamp: 2^0
+    for numbers of 2^-126, which become zeros. Of a format whose scale has a significand the last
     bit of scales is open too, and so is an element whose quotient lies so close to a tie that fp32 does not
     tell the two apart.
     """
     if sighting.kind in ("error", LAST_BIT):
         return False
     inexact = sighting.effect == "last place" or C.NEAR_TIE in sighting.conditions
-    silent = bool(sighting.conditions & OPEN) or sighting.effect == "-128"
+    conditions = sighting.conditions
+    # The code above that of 2^127 is NaN's.
+    neighbour = sighting.effect in ("one up", "one down") or (
+        sighting.effect == "NaN" and C.CLAMPED_ABOVE in conditions
+    )
+    if sighting.kind == "scale" and not neighbour:
+        conditions &= ~_CLAMPED
+    silent = bool(conditions & OPEN) or sighting.effect == "-128"
     return silent or (spec.block.scale != E8M0 and inexact)
 
 

@@ -30,6 +30,7 @@ class Counterexample:
         count: mismatches of the cell that have this cause; 0 where that is not known.
         open: OCP MX v1.0 leaves open what is right there.
         cut_from: the comparison that x was cut out of.
+        only_shape: the kernel is right in the shapes around that of x.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Counterexample:
     count: int = 0
     open: bool = False
     cut_from: Comparison | None = None
+    only_shape: bool = False
 
     @property
     def single_block(self) -> bool:
@@ -76,7 +78,7 @@ def cut_out(x: Tensor, spec: CastSpec, kind: str, seen: Comparison, surroundings
         kind=kind,
         x=x[tuple(box)].contiguous(),
         spec=replace(spec, random=random),
-        comparison=replace(seen, got=cut(seen.got), expected=cut(seen.expected)),
+        comparison=replace(seen, got=cut(seen.got), expected=cut(seen.expected), oracle=cut(seen.oracle)),
         note=f"at {list(place)} of a tensor of shape {tuple(x.shape)}, {surroundings}",
         surroundings=surroundings,
         cut_from=seen,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mxcheck.conformance.conditions import in_words
+from mxcheck.conformance.conditions import OF_SHAPE, in_words
 from mxcheck.conformance.counterexample import Counterexample
 from mxcheck.conformance.group_names import group_in_words
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
-from mxcheck.conformance.verifier import Comparison
+from mxcheck.conformance.verifier import Comparison, expected_values
 from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.notation import hex_words, reproduction
@@ -84,16 +84,16 @@ def describe(
     if found.error:
         lines.append(f"  {found.error}")
     elif len(found.got) == 1:
-        lines += _differing("value", found.got[0], found.expected[0], _number, own)
+        lines += _differing("value", _answers(counterexample, 0), _number, own)
     else:
         show = _scale if spec.block.scale == E8M0 else _number
-        lines += _differing("scale", found.got[1], found.expected[1], show)
+        lines += _differing("scale", _answers(counterexample, 1), show)
         if len(found.got) == 3:
-            lines += _differing("tensor scale", found.got[2], found.expected[2], _number)
+            lines += _differing("tensor scale", _answers(counterexample, 2), _number)
         if not (
             spec.block.scale == E8M0 and (found.expected[1] == E8M0_NAN).all()
         ):  # else codes mean nothing
-            lines += _differing("code", found.got[0], found.expected[0], lambda code: f"{int(code):02x}", own)
+            lines += _differing("code", _answers(counterexample, 0), lambda code: f"{int(code):02x}", own)
     if counterexample.note:
         lines.append(f"  {counterexample.note}")
     if counterexample.strided or counterexample.surroundings:
@@ -113,20 +113,35 @@ def _command(counterexample: Counterexample, kernel: str | None) -> str:
     return reproduction(x.detach().float().numpy(), counterexample.spec, dtype=dtype, kernel=kernel)
 
 
+def _answers(counterexample: Counterexample, part: int) -> dict[str, NDArray[Any]]:
+    """What was got and what was expected, of one part of a result. In surroundings what is expected is what
+    the kernel gave before: where that is wrong, the oracle's answer stands beside it."""
+    found = counterexample.comparison
+    got, expected = found.got[part], found.expected[part]
+    answers = {"got": got, "expected": expected}
+    if not counterexample.surroundings or not found.oracle:
+        return answers
+    right = found.oracle[part]
+    if len(found.got) == 1:
+        right = expected_values(found.oracle, counterexample.x.dtype, counterexample.spec).float().numpy()
+    if np.array_equal(right, expected, equal_nan=right.dtype == np.float32):
+        return answers
+    here = "in a batch" if counterexample.surroundings.startswith("in a batch") else "here"
+    return {"alone": expected, here: got, "oracle": right}
+
+
 def _differing(
-    name: str,
-    got: NDArray[Any],
-    expected: NDArray[Any],
-    show: Any,
-    own: NDArray[np.bool_] | None = None,
+    name: str, answers: dict[str, NDArray[Any]], show: Any, own: NDArray[np.bool_] | None = None
 ) -> list[str]:
-    bits = [part.view(np.uint32) if part.dtype == np.float32 else part for part in (got, expected)]
+    bits = [part.view(np.uint32) if part.dtype == np.float32 else part for part in answers.values()]
     differ = np.asarray(bits[0] != bits[1])
     told = differ if own is None else differ & own
     places = [tuple(int(i) for i in at) for at in np.argwhere(told)]
     if not places:
         return [f"  {name}s: as expected"] if name != "tensor scale" else []
-    line = _listed(places, lambda at: f"got {show(got[at])}, expected {show(expected[at])}")
+    line = _listed(
+        places, lambda at: ", ".join(f"{who} {show(answer[at])}" for who, answer in answers.items())
+    )
     others = int(differ.sum()) - len(places)
     return [f"  {name}: {line}" + (f"; {others} of another kind" if others else "")]
 
@@ -136,17 +151,23 @@ def summary(found: Sequence[Counterexample]) -> str:
     last = sum(one.kind == LAST_BIT for one in found)
     silent = sum(one.open for one in found)
     wrong = len(found) - last - silent
+    nothing = "OCP is silent" if all(map(_is_of_ocp, found)) else "no definition is common"
     parts = [
         f"{wrong} wrong" if wrong else "",
-        f"{silent} differ{'s' if silent == 1 else ''} where OCP is silent" if silent else "",
+        f"{silent} differ{'s' if silent == 1 else ''} where {nothing}" if silent else "",
         f"{last} in the last bit, which is not wrong" if last else "",
     ]
     return ", ".join(part for part in parts if part)
 
 
+def _is_of_ocp(counterexample: Counterexample) -> bool:
+    return counterexample.spec.block.scale == E8M0
+
+
 def _title(counterexample: Counterexample) -> str:
     """`code (tie), 19,185 times`; `scale (zero block; OCP is silent)`."""
-    told = [_condition(counterexample), "OCP is silent" if counterexample.open else ""]
+    silent = "OCP is silent" if _is_of_ocp(counterexample) else "no definition is common"
+    told = [_condition(counterexample), silent if counterexample.open else ""]
     words = "; ".join(one for one in told if one)
     title = f"{counterexample.kind} ({words})" if words else counterexample.kind
     return f"{title}, {counterexample.count:,} times" if counterexample.count > 1 else title
@@ -156,7 +177,10 @@ def _condition(counterexample: Counterexample) -> str:
     sighting = counterexample.sighting
     if sighting is None or counterexample.surroundings:
         return ""
-    return in_words(sighting.conditions)
+    if not counterexample.only_shape:
+        return in_words(sighting.conditions)
+    others = in_words(sighting.conditions & ~OF_SHAPE)
+    return ", ".join(one for one in (others, "only in this shape") if one)
 
 
 def _listed(places: list[tuple[int, ...]], show: Any) -> str:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mxcheck.conformance.causes_of_mismatches import Cause, explains, that_show_in_one_row
+from mxcheck.conformance.causes_of_mismatches import KEPT_RESULTS, Cause, explains, that_show_in_one_row
 from mxcheck.conformance.conditions import OF_CALL, Condition, Sighting, is_open
 from mxcheck.conformance.counterexample import Counterexample, cut_out
+from mxcheck.conformance.only_shape import only_in_its_shape
 from mxcheck.conformance.shrinker import Sought, shrink
 from mxcheck.conformance.sightings import sightings
 from mxcheck.conformance.simpler_inputs import bits, laid_out_like
@@ -30,6 +31,8 @@ _NUMBERS = (1.0, 1.5 * 2.0**10, -(2.0**-10))
 #: Surroundings that are a part of the input: what is wrong there is wrong against the oracle, too.
 _OF_THE_INPUT = ("batch", "huge", "storage_offset")
 _STATE = "asked_again"
+#: Of two groups: what is overwritten by a later call is so by another caller, too.
+_SAYS_WHY = {(KEPT_RESULTS, "two_callers")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,7 +116,8 @@ def _smallest(kernel: Kernel, cause: Cause, others: Sequence[Cause], calls: int)
     shown = found.sighting or one.sighting
     shown = replace(shown, conditions=shown.conditions & one.sighting.conditions)
     still_open = cause.open and (found.sighting is None or is_open(shown, spec))
-    return replace(found, sighting=shown, count=cause.count, open=still_open)
+    found = replace(found, sighting=shown, count=cause.count, open=still_open)
+    return replace(found, only_shape=only_in_its_shape(kernel, found))
 
 
 def _needs_one_row(kernel: Kernel, cause: Cause) -> bool:
@@ -137,7 +141,8 @@ def _in_surroundings(kernel: Kernel, cause: Cause) -> Counterexample:
     x, spec = one.example.x, one.example.spec
     plain = _plainly(kernel, cause)
     if plain is None:
-        return cut_out(x, spec, one.kind, one.seen, one.surroundings)
+        seen = replace(one.seen, oracle=expected_parts(x, spec)) if one.seen.got else one.seen
+        return cut_out(x, spec, one.kind, seen, one.surroundings)
     sighting, seen = plain
     sought = Sought(place=sighting.place, allowed=sighting.conditions | Condition.ONE_ROW)
     return shrink(kernel, x, spec, one.kind, seen, sought=sought)
@@ -173,11 +178,16 @@ def _known_in_surroundings(kernel: Kernel, cause: Cause, found: Sequence[_Shown]
     """The same surroundings again, or one of two calls that the oracle finds wrong as well: the one in these
     surroundings, or that which it is held against."""
     one = cause.mismatch
+    of_input = _group(cause) in _OF_THE_INPUT
     for at, other in enumerate(found):
-        same = other.group == _group(cause) and other.example.surroundings
-        if same and _class(other.example.kind) == _class(one.kind):
+        if not other.example.surroundings:
+            continue
+        errors = (other.example.kind == "error") + (one.kind == "error")
+        # What else the call does to a scale it does to an element.
+        alike = _class(other.example.kind) == _class(one.kind) if of_input else errors != 1
+        if (other.group == _group(cause) and alike) or (other.group, _group(cause)) in _SAYS_WHY:
             return at
-    if _group(cause) not in _OF_THE_INPUT:
+    if not of_input:
         return None
     x, spec = one.example.x, one.example.spec
     plain = _plainly(kernel, cause)

@@ -154,7 +154,8 @@ def known_counts(implementation: str, cell: str, level: str) -> Counts:
 def judge(
     implementation: str, cell: str, level: str, found: Counts, *, every_example: bool = True
 ) -> tuple[str, list[str]]:
-    """("exact" | "last bit" | "known" | "red", what differs from what is known) of a cell's mismatches.
+    """("exact" | "last bit" | "known" | "red", what differs from what is known, the most of it first) of a
+    cell's mismatches.
     Values in the last bit are not wrong: they are held against what is known only where that has some.
     Where not every example was asked, the known numbers are the most that may be found. At a level at which
     nothing was counted, though it was at another, the kinds must be those of a finding."""
@@ -177,8 +178,12 @@ def judge(
             return "exact", []
         unexplained = {kind for kinds in found.values() for kind in kinds} - explained
         return ("red" if unexplained else "known"), [f"no finding explains: {', '.join(sorted(unexplained))}"]
+
+    def by_difference(group: str) -> int:
+        return -abs(sum(found.get(group, {}).values()) - sum(expected.get(group, {}).values()))
+
     lines = []
-    for group in dict.fromkeys([*found, *expected]):
+    for group in sorted(dict.fromkeys([*found, *expected]), key=by_difference):
         got, want = found.get(group, {}), expected.get(group, {})
         for kind in dict.fromkeys([*got, *want]):
             if got.get(kind, 0) != want.get(kind, 0):

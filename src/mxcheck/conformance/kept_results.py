@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mxcheck.conformance.asked_again import Asked
+from mxcheck.conformance.causes_of_mismatches import KEPT_RESULTS
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
 from mxcheck.conformance.generator import ANYTHING, Example, placed, spread_with_ties
@@ -21,7 +22,6 @@ from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.domain import Domain
 
-GROUP = "kept_results"
 #: Calls with other numbers of one shape: a kernel with fewer buffers than that uses one again.
 CALLS = 12
 _SHAPE = (4, 64)
@@ -41,7 +41,7 @@ def kept_results(kernel: Kernel, cell: Cell, domain: Domain = ANYTHING) -> list[
     """The results of `CALLS` calls with small inputs; of a kernel that gives none there the first call."""
     found = []
     for number in range(CALLS):
-        one = placed(GROUP, spread_with_ties(_SHAPE, Draws(f"kept {number}")), cell, domain)
+        one = placed(KEPT_RESULTS, spread_with_ties(_SHAPE, Draws(f"kept {number}")), cell, domain)
         returned: list[Any] = []
 
         def call(x: Tensor, spec: CastSpec, returned: list[Any] = returned) -> Any:
@@ -64,6 +64,6 @@ def changed_since(kernel: Kernel, kept: list[Kept]) -> Iterator[Asked]:
         yield Asked(
             example=one.example,
             comparison=judged(kernel, one.returned, one.example.x, one.example.spec, one.then.got),
-            words="a result that the caller kept, after calls with other numbers: the kernel returns memory "
-            "that it uses again; when it was returned it had the expected bits",
+            words="its result was overwritten by a later call: the kernel returns memory that it uses again; "
+            "when it was returned it had the expected bits",
         )

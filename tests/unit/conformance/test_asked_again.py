@@ -20,7 +20,7 @@ from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
 CELLS = {cell.id: cell for cell in cells("full")}
-GROUPS = ["storage_offset", "huge", "two_threads", "two_callers", "two_callers"]
+GROUPS = ["same_memory", "storage_offset", "huge", "two_threads", "two_callers", "two_callers"]
 SOME = ["fp8_e4m3-floor", "mxint8-ceil", "nvfp4-amax", "e4m3_tensor-amax", "e4m3_row-amax"]
 
 Cast = Callable[[Tensor, CastSpec], tuple[Tensor, ...]]
@@ -67,6 +67,18 @@ def with_a_shared_output() -> Cast:
     return cast
 
 
+def with_scales_of_an_address() -> Cast:
+    """What was cast is known again by its address and shape. It is kept: no other tensor gets its address."""
+    kept: dict[object, tuple[Tensor, ...]] = {}
+
+    def cast(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
+        codes, *scales = quantize_eager(x, spec)
+        _, *first = kept.setdefault((x.data_ptr(), x.shape), (x, *scales))
+        return codes, *first
+
+    return cast
+
+
 def after_many_calls(calls: int) -> Cast:
     called = [0]
 
@@ -103,6 +115,7 @@ def test_what_they_are() -> None:
         (above_a_million, "huge"),
         (without_its_offset, "storage_offset"),
         (of_one_thread, "two_threads"),
+        (with_scales_of_an_address(), "same_memory"),
         (with_a_shared_input(), "two_callers"),
         (with_a_shared_output(), "two_callers"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from planted_causes import (
@@ -24,7 +26,7 @@ from wrong_casts import Parts
 
 from mxcheck.conformance.causes_of_mismatches import Mismatch, causes
 from mxcheck.conformance.cells import cells
-from mxcheck.conformance.conditions import Condition, Sighting
+from mxcheck.conformance.conditions import Condition, Sighting, is_open
 from mxcheck.conformance.describe import as_data, describe, summary
 from mxcheck.conformance.generator import Example
 from mxcheck.conformance.run import counterexamples, run_cell
@@ -118,6 +120,36 @@ def test_what_is_finite_comes_first_and_what_ocp_leaves_open_last() -> None:
         True,
         found[3][1].count,
     )
+
+
+@pytest.mark.parametrize(
+    ("effect", "condition", "silent"),
+    [
+        ("one up", C.CLAMPED_BELOW, True),
+        ("one down", C.CLAMPED_ABOVE, True),
+        ("NaN", C.CLAMPED_ABOVE, True),
+        ("NaN", C.CLAMPED_BELOW, False),
+        ("other", C.CLAMPED_BELOW, False),
+        ("other", C.CLAMPED_BELOW | C.INF_IN_BLOCK, True),
+        ("to zero", C.CLAMPED_ABOVE, False),
+        ("other", C.ZERO_BLOCK, True),
+    ],
+)
+def test_a_clamp_is_open_as_far_as_its_neighbours(effect: str, condition: Condition, silent: bool) -> None:
+    """A scale of 2^0 for what is clamped to 2^-127 makes zeros of numbers: wrong by any definition."""
+    sighting = Sighting(kind="scale", effect=effect, conditions=condition, codes=1, count=1, place=(0, 0))
+    assert is_open(sighting, CELLS["fp8_e4m3-floor"].spec()) == silent
+    element = replace(sighting, kind="code", effect="one up")
+    assert is_open(element, CELLS["fp8_e4m3-floor"].spec())
+
+
+def test_ocp_is_not_named_of_a_format_that_it_does_not_have() -> None:
+    """NVFP4, and the scales of a row or a tensor."""
+    found = told("nvfp4-amax", zero_block_has_scale_1)
+    assert [one.open for _, one in found] == [True] * len(found)
+    assert summary([one for _, one in found]).endswith("where no definition is common")
+    assert "; no definition is common)" in describe(*found[0], "k:f")[0]
+    assert "OCP" not in " ".join(line for group, one in found for line in describe(group, one, "k:f"))
 
 
 def test_only_differences_of_its_own_kind_are_listed() -> None:

@@ -80,6 +80,8 @@ def test_a_fault_of_shape_is_one_number_in_the_smallest_shape(
     assert one.comparison.counts
     lines = describe(group, one, "k:f")
     assert len(lines) <= 6
+    assert ("only in this shape" in lines[0]) == (fault == "rows_by_columns")
+    assert "whole tiles" not in lines[0] or fault == "second_scale_in_whole_tiles"
     if not one.strided:
         command = as_data(one, "k:f")["reproduce"]
         assert len(command) < 200
@@ -144,6 +146,7 @@ def few_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for others in ("matrices", "in_batches", "asked_again"):
         monkeypatch.setattr(run, others, nothing)
+    monkeypatch.setattr(run, "kept_results", lambda *_: [])
 
 
 def in_calls(wrong: Callable[[int], bool]) -> list[str]:
@@ -176,3 +179,32 @@ def test_what_begins_after_some_calls_is_told_so() -> None:
     lines = in_calls(lambda number: number > 2)
     why = "the kernel gives other bits when asked again, so a new process may not show it"
     assert any(re.fullmatch(rf"  seen in call [345] of 5; {why}", line) for line in lines), lines
+
+
+def a_single_row_is_wrong(x: Tensor, spec: CastSpec) -> Parts:
+    codes, scales = quantize_eager(x, spec)[:2]
+    return codes, scales - int(x.shape[0] == 1)
+
+
+def test_a_batch_that_is_right_is_not_told_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a row alone is wrong and nothing else shows it, the oracle's answer stands beside both."""
+    for others in ("examples", "matrices", "asked_again"):
+        monkeypatch.setattr(run, others, lambda *_, **__: iter(()))
+    kernel = domain()(a_single_row_is_wrong)
+    ((group, one),) = counterexamples(kernel, run_cell(kernel, CELLS["fp8_e4m3-floor"], "quick"))
+    assert group == "batch"
+    (line,) = (line for line in describe(group, one, "k:f") if line.startswith("  scale: "))
+    answers = re.match(r"  scale: \[0, 0\] alone (..) \(.*?\), in a batch (..) \(.*?\), oracle (..) ", line)
+    assert answers, line
+    alone, batch, oracle = (int(code, 16) for code in answers.groups())
+    assert (alone + 1, batch) == (oracle, oracle)
+
+
+def test_a_batch_that_differs_from_a_wrong_row_is_no_cause_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "asked_again", lambda *_: iter(()))
+    kernel = domain()(a_single_row_is_wrong)
+    ((group, one),) = counterexamples(kernel, run_cell(kernel, CELLS["fp8_e4m3-floor"], "quick"))
+    assert group != "batch"
+    assert (one.kind, tuple(one.x.shape), one.surroundings) == ("scale", (1, 32), "")
