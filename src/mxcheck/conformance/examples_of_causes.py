@@ -7,7 +7,7 @@ for all that need as much of the call, or more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,12 +37,14 @@ _SAYS_WHY = {(KEPT_RESULTS, "two_callers")}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Shown:
-    """An example, the effects of its cause, and whether it is wrong whatever the number."""
+    """An example, the effects of its cause, whether it is wrong whatever the number, and the `counts` of all
+    effects that it stands for."""
 
     group: str
     example: Counterexample
     effects: frozenset[str]
     whatever: bool
+    counts: Mapping[str, int]
 
 
 def examples_of(
@@ -63,15 +65,40 @@ def examples_of(
             if kept_state and not one.surroundings and cause.mismatch.call > 1:
                 one = replace(one, note=_with_note(one, f"{_seen(cause, calls)}; {_CHANGES}"))
             at = next((i for i, other in enumerate(found) if _alike(kernel, other, one)), None)
+        effect = cause.mismatch.sighting.effect
         if at is None:
             shown = _Shown(
-                group=_group(cause), example=one, effects=cause.effects, whatever=_of_call(kernel, one)
+                group=_group(cause),
+                example=one,
+                effects=cause.effects,
+                whatever=_of_call(kernel, one),
+                counts={effect: cause.count},
             )
             found.append(shown)
         else:
-            count = found[at].example.count + cause.count
-            found[at] = replace(found[at], example=replace(found[at].example, count=count))
-    return [(one.group, one.example) for one in found]
+            found[at] = _with(found[at], effect, cause.count)
+    return [(one.group, _with_effects(one)) for one in found]
+
+
+def _with(shown: _Shown, effect: str, count: int) -> _Shown:
+    """An example that stands for these mismatches, too."""
+    counts = {**shown.counts, effect: shown.counts.get(effect, 0) + count}
+    example = replace(shown.example, count=shown.example.count + count)
+    return replace(shown, example=example, counts=counts)
+
+
+def _with_effects(shown: _Shown) -> Counterexample:
+    """The example, with what its cause does otherwise in other places."""
+    one = shown.example
+    if one.surroundings or not shown.counts.keys() <= _SIZES.keys() or len(shown.counts) == 1:
+        return one
+    by_count = sorted(shown.counts.items(), key=lambda counted: -counted[1])
+    told = ", ".join(f"{count:,} {_SIZES[effect]}" for effect, count in by_count)
+    return replace(one, note=_with_note(one, f"of these {told}"))
+
+
+#: Effects that one fault has together, in words.
+_SIZES = {"one up": "one code up", "one down": "one code down", "to zero": "to zero", "other": "otherwise"}
 
 
 _CHANGES = "the kernel gives other bits when asked again, so a new process may not show it"
@@ -218,7 +245,22 @@ def _alike(kernel: Kernel, shown: _Shown, one: Counterexample) -> bool:
         same = _class(other.kind) == _class(one.kind)
         return bool(other.surroundings and one.surroundings) and same
     assert one.sighting is not None
-    return _same_input(other, one) or _explained(kernel, shown, one.sighting, one.x, one.spec)
+    return (
+        _same_title(shown, one)
+        or _same_input(other, one)
+        or _explained(kernel, shown, one.sighting, one.x, one.spec)
+    )
+
+
+def _same_title(shown: _Shown, one: Counterexample) -> bool:
+    """Whether nothing but the size of the difference tells two examples apart."""
+    known, other = shown.example.sighting, one.sighting
+    return (
+        known is not None
+        and other is not None
+        and (known.kind, known.conditions) == (other.kind, other.conditions)
+        and {known.effect, other.effect} <= _SIZES.keys()
+    )
 
 
 def _same_input(one: Counterexample, other: Counterexample) -> bool:

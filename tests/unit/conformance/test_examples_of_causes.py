@@ -136,6 +136,24 @@ def test_the_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls < 24 * (60 + 10)
 
 
+def without_the_last_of_a_tail(x: Tensor, spec: CastSpec) -> Parts:
+    """It is no part of the amax."""
+    codes, *_ = quantize_eager(x, spec)
+    seen = x.clone()
+    if x.shape[-1] % 32:
+        seen[..., -1] = 0
+    return codes, quantize_eager(seen, spec)[1]
+
+
+def test_what_has_one_title_is_one_cause_with_its_effects_in_a_line() -> None:
+    x = torch.zeros(5, 35)
+    x[:, -3:] = 1.375 * torch.tensor([[1.0, 1, 1], [1, 1, 2], [1, 1, 2], [1, 1, 64], [0, 0, 1]])
+    ((group, one),) = told(domain()(without_the_last_of_a_tail), x)
+    title, *lines = describe(group, one, "k:f")
+    assert title.startswith("scale (ragged tail), 4 times: ")
+    assert "  of these 2 one code down, 1 otherwise, 1 to zero" in lines
+
+
 @pytest.fixture
 def few_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first ones of a cell, and the first again."""
