@@ -306,7 +306,7 @@ def assert_one_error(run: Run, name: str, error: str) -> None:
 
 def test_bad_kernels(kernels: Project) -> None:
     """Each gets one clear error, and the others of the same run are held as ever."""
-    bad = [f"bad_casts:{name}" for name in (*BAD, "no_function")]
+    bad = [f"bad_casts:{name}" for name in BAD]
     names = ",".join([bad[0], "my_casts.sub:f", *bad[1:], "bad_casts:prints", "eager"])
     run = kernels.pytest(*SUITE, "--mx-kernel", names, "-k", FLOOR, "-rA")
     assert "Traceback" not in run.output
@@ -314,12 +314,17 @@ def test_bad_kernels(kernels: Project) -> None:
     assert passed == ["bad_casts.prints", "eager"]
     for name, error in BAD.items():
         assert_one_error(run, name, error)
-    (line,) = message(run, "bad_casts.no_function-fp4_e2m1-floor")
-    assert line.startswith("mxcheck: bad_casts.no_function cannot be loaded: ValueError: unknown function of")
-    assert "'no_function'; allowed: shape, dtype, device, raises, changes, skips, nothing, prints, v" in line
     (line,) = message(run, "my_casts.sub.f-fp4_e2m1-floor")
     assert line.startswith("mxcheck: my_casts.sub.f cannot be loaded: ")
     assert line.endswith("there is no module 'my_casts.sub' on sys.path")
+
+
+def test_an_unknown_function_is_a_usage_error(kernels: Project) -> None:
+    """Before anything runs, as an unknown module is."""
+    run = kernels.pytest(*SUITE, "--mx-kernel", "eager,bad_casts:shap", "-k", FLOOR)
+    line = "unknown function of module 'bad_casts': 'shap'; allowed: shape, dtype, device, raises, "
+    assert line in (told := usage_error(run))
+    assert told.endswith("; did you mean 'shape'?")
 
 
 @pytest.mark.parametrize(

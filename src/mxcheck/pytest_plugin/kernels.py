@@ -17,6 +17,7 @@ from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.formats.aliases import aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.elements import ELEMENT_FORMATS
+from mxcheck.kernels.names_in_source import check_has
 from mxcheck.kernels.registry import Implementation, implementation, implementations
 from mxcheck.pytest_plugin.settings import Settings
 
@@ -81,19 +82,25 @@ def chosen(settings: Settings) -> tuple[list[Implementation], list[tuple[Impleme
 
 
 def check_findable(named: list[Implementation], *, collected: list[Path]) -> None:
-    """Refuse a kernel whose module is nowhere. Imports nothing, so looks for the outermost package only.
+    """Refuse a kernel whose module is nowhere, or has no such function. Imports nothing, so of a package it
+    looks for the outermost one only.
 
     Args:
         collected: directories that are searched too: pytest puts a test file's on sys.path as it collects.
 
     Raises:
-        ValueError: there is no such module.
+        ValueError: there is no such module, or no such function in it.
     """
     for one in named:
-        top = one.target.partition(":")[0].partition(".")[0]
+        module, _, function = one.target.partition(":")
+        top = module.partition(".")[0]
         if not top:
             raise ValueError(f"--mx-kernel={one.target}: give the module in full, without a dot before it")
-        if top in sys.modules or find_spec(top) is not None:
+        if top in sys.modules:
+            continue
+        if (spec := find_spec(top)) is not None:
+            if module == top:
+                check_has(spec, function)
             continue
         later = (
             found

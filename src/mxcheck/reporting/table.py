@@ -245,17 +245,30 @@ def lines_below(rows: Sequence[CaseResult]) -> list[str]:
     return [*kernel_lines(rows), *skipped_lines(rows), *looking_ahead_lines(rows), *unverified_lines(rows)]
 
 
+# A caption is no narrower than that, however few columns a table has.
+_CAPTION_WIDTH = 110
+
+
 def render(table: Table, *, color: bool) -> str:
     """The table as text, as wide as it needs to be: figures are never folded or cut."""
     needed = Screen(width=10_000).measure(table).maximum
+    caption, table.caption = table.caption, None
+    shown = _printed(table, width=needed, color=color)
+    table.caption = caption
+    if caption:
+        shown += _printed(caption, width=max(needed, _CAPTION_WIDTH), color=color, style="table.caption")
+    return shown
+
+
+def _printed(what: Table | str, *, width: int, color: bool, style: str | None = None) -> str:
     console = Screen(
         file=io.StringIO(),
-        width=needed,
+        width=width,
         force_terminal=color,
         no_color=not color,
         legacy_windows=False,
     )
-    console.print(table)
+    console.print(what, style=style)
     file = console.file
     assert isinstance(file, io.StringIO)
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())

@@ -97,6 +97,13 @@ def test_formats_with_nothing_supported_have_no_line_but_a_reason() -> None:
     assert "torchao has no format mxint8, fp6_e2m3" in notes
 
 
+def test_the_legend_is_not_as_narrow_as_a_table_of_one_cell() -> None:
+    lines = rendered([row("mine", "red")], color=False).splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("exact: "))
+    assert len(lines) - start <= 5
+    assert 80 < max(map(len, lines)) <= 110
+
+
 def test_the_notes() -> None:
     lines = rendered(ROWS, color=False).splitlines()
     start = next(at for at, line in enumerate(lines) if line.startswith("finding "))
