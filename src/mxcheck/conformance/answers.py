@@ -17,7 +17,8 @@ from torch import Tensor
 from mxcheck.conformance.case_files import CasesFile, packed_case
 from mxcheck.conformance.case_header import CaseFileError
 from mxcheck.conformance.case_results import Answer, ResultsReader, returned
-from mxcheck.conformance.causes_of_mismatches import Mismatch, Sightings, causes
+from mxcheck.conformance.causes_of_mismatches import Cause, Mismatch, Sightings, causes
+from mxcheck.conformance.conditions import OF_SHAPE, Condition
 from mxcheck.conformance.generator import Example
 from mxcheck.conformance.program import RESULTS_NAME, Program, ProgramError, failure_of
 from mxcheck.conformance.run import MOST_COUNTEREXAMPLES, CellResult, counterexamples
@@ -112,10 +113,22 @@ def _given(answer: Answer, _: Tensor, __: CastSpec) -> tuple[Tensor, ...] | Tens
 
 
 def cut_examples(held: Held) -> list[tuple[str, Counterexample]]:
-    """(group, example) of each cause: the block that shows it, cut out of its case as it is."""
+    """(group, example) of each cause: the block that shows it, cut out of its case as it is. No smaller shape
+    can be asked for: what shows in shapes of different conditions shows whatever the shape."""
+    found: dict[tuple[str, str, Condition], Cause] = {}
+    for one in causes(held.sightings.mismatches()):
+        sighting = one.mismatch.sighting
+        key = sighting.kind, sighting.effect, sighting.conditions & ~OF_SHAPE
+        if (first := found.get(key)) is not None:
+            known = first.mismatch.sighting
+            both = replace(known, conditions=known.conditions & sighting.conditions)
+            one = replace(
+                first, mismatch=replace(first.mismatch, sighting=both), count=first.count + one.count
+            )
+        found[key] = one
     return [
         (one.mismatch.example.group, _cut(one.mismatch, count=one.count, is_open=one.open))
-        for one in causes(held.sightings.mismatches())[:MOST_COUNTEREXAMPLES]
+        for one in list(found.values())[:MOST_COUNTEREXAMPLES]
     ]
 
 

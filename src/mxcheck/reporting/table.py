@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from rich.table import Table
+from rich.text import TextType
 
 from mxcheck.gate.check import some
 from mxcheck.gate.counters import OperandCounts
@@ -260,7 +261,7 @@ def render(table: Table, *, color: bool) -> str:
     return shown
 
 
-def _printed(what: Table | str, *, width: int, color: bool, style: str | None = None) -> str:
+def _printed(what: Table | TextType, *, width: int, color: bool, style: str | None = None) -> str:
     console = Screen(
         file=io.StringIO(),
         width=width,
