@@ -23,7 +23,8 @@ def check_has(spec: ModuleSpec, name: str) -> None:
         return  # whoever imports it says what is wrong with it
     names = _names(tree)
     if names is not None and name not in names:
-        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        own = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        functions = [one for one in own if not one.startswith("_")]
         raise unknown(f"function of module {spec.name!r}:", name, functions)
 
 
