@@ -45,6 +45,8 @@ def _names(tree: ast.Module) -> set[str] | None:
                 return None
             case ast.alias(name="*"):
                 return None
+            case ast.Raise() if node in tree.body:
+                return None  # it has more to say than that
             case ast.alias(name=name, asname=asname):
                 found.add(asname or name.partition(".")[0])
             case ast.MatchAs(name=str(name)):

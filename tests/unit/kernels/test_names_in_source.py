@@ -37,6 +37,7 @@ def check(folder: Path, source: str) -> None:
         "import sys\nsetattr(sys.modules[__name__], 'ca' + 'st', 1)",
         "exec('cast = 1')",
         "def broken(:",
+        "raise OSError('no library')",
     ],
 )
 def test_what_may_be_there_is_not_refused(source: str, tmp_path: Path) -> None:
