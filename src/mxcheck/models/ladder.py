@@ -35,7 +35,7 @@ class Step:
             `bf16`); None where the whole model changes, a tier fixes the formats, or a library casts.
         library: the package that casts and multiplies; None where mxcheck casts.
         settings: what the library is told beyond its defaults.
-        needs: what it needs, for the table of the README.
+        needs: what it needs, for the table of docs/ladder.md.
         spans_tokens: a library's cast of an activation depends on all of its tokens: one scale a tensor, or
             columns that any row makes outliers. (Of ours, the formats say so.)
     """
