@@ -1,4 +1,4 @@
-"""The answers of a program to a file of cases, held against the oracle: what `mxcheck verify` does."""
+"""Compare the answers of a program to a file of cases with the oracle (`mxcheck verify`)."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from mxcheck.formats.oracle import Parts
 from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.domain import NotSupported
 
-#: A tensor whose scale is one of all its elements is shown whole if it has no more than these.
+#: A tensor with one scale is shown whole if it has at most this many elements.
 _SHOWN_WHOLE = 256
-# Errors of single cases after which no others are asked.
+# Stop asking single cases after this many errors.
 _MOST_ERRORS = 3
-# Seconds that examples of a program are shrunk for, all together.
+# Seconds for shrinking all examples of a program together.
 _SHRINKING = 120.0
 
 
 @dataclass(slots=True)
 class Held:
-    """What came of the answers to a file of cases.
+    """Result of comparing the answers to a file of cases.
 
     Attributes:
-        cases, elements: that were compared.
-        refused: reason -> (cases, elements) that the program does not do.
+        cases, elements: numbers compared.
+        refused: reason -> (cases, elements) that the program does not support.
         counts: group -> kind -> number of mismatches.
         failure: how the program failed; empty where it did not.
-        stderr: what it wrote there, where it did not fail.
+        stderr: its first line on stderr, if it did not fail.
     """
 
     cases: int = 0
@@ -59,7 +59,7 @@ class Held:
     sightings: Sightings = field(default_factory=Sightings)
 
     def add(self, case: Example, comparison: Comparison) -> None:
-        """Take in the answer to a case."""
+        """Add the comparison of one case."""
         size = case.x.numel()
         if comparison.unsupported is not None:
             cases, elements = self.refused.get(comparison.unsupported, (0, 0))
@@ -76,7 +76,7 @@ class Held:
 
     @property
     def result(self) -> CellResult:
-        """The same as of a kernel."""
+        """The result in the form that a kernel's has."""
         return CellResult(
             elements=self.elements, unsupported={}, counts=self.counts, mismatches=self.sightings.mismatches()
         )
@@ -86,10 +86,10 @@ class Held:
 
 
 def hold_results(cases: CasesFile, reader: ResultsReader) -> Held:
-    """The results that a reader gives.
+    """Compare the results that a reader gives with the oracle.
 
     Raises:
-        CaseFileError: they are of others, or too few or too many.
+        CaseFileError: the results belong to other cases, or are too few or too many.
     """
     held = Held()
     for case, answer in zip(cases.examples(), _answers(cases, reader), strict=True):
@@ -108,13 +108,14 @@ def _compared(answer: Answer, case: Example) -> Comparison:
 
 
 def _given(answer: Answer, _: Tensor, __: CastSpec) -> tuple[Tensor, ...] | Tensor:
-    """A kernel that has answered already."""
+    """Return an answer that was given before, as a kernel."""
     return returned(answer)
 
 
 def cut_examples(held: Held) -> list[tuple[str, Counterexample]]:
-    """(group, example) of each cause: the block that shows it, cut out of its case as it is. No smaller shape
-    can be asked for: what shows in shapes of different conditions shows whatever the shape."""
+    """Return (group, example) of each cause: the block that shows it, cut out of its case unchanged. The
+    program cannot be asked for smaller shapes, so a mismatch that shows in shapes under different conditions
+    counts as independent of the shape."""
     found: dict[tuple[str, str, Condition], Cause] = {}
     for one in causes(held.sightings.mismatches()):
         sighting = one.mismatch.sighting
@@ -158,7 +159,7 @@ def _scaled_together(spec: CastSpec) -> bool:
 
 
 def _boxes(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The elements that share the scale of `place`, and that scale."""
+    """Return the slices of the elements that share the scale at `place`, and of that scale."""
     if _scaled_together(spec):
         return (slice(None),) * x.dim(), (slice(None),) * x.dim()
     axis = resolve_axis(x.dim(), spec.axis)
@@ -180,12 +181,12 @@ def _as_result(got: Parts, x: Tensor) -> tuple[Tensor, ...] | Tensor:
 
 
 def hold_program(asked: Program, cases: CasesFile, folder: Path) -> Held:
-    """Let a program answer all cases at once. From where it fails the others are asked one by one, as long as
-    few end in an error and there is time; none after a program that took too long. What it writes lies in
+    """Let a program answer all cases in one run, and compare. If it fails, ask the remaining cases one by
+    one, until a few end in an error or time is up; ask none after a timeout. Its files are written to
     `folder`.
 
     Raises:
-        ValueError: it cannot be started.
+        ValueError: the program cannot be started.
     """
     results = folder / "results"
     until = time.monotonic() + asked.run_limit
@@ -221,13 +222,13 @@ def hold_program(asked: Program, cases: CasesFile, folder: Path) -> Held:
 
 
 def shrunk_examples(asked: Program, held: Held) -> list[tuple[str, Counterexample]]:
-    """(group, smallest input) of each cause, by asking again; what the program does only among other cases is
-    cut out of them."""
+    """Return (group, smallest input) of each cause, by asking the program again. A mismatch that shows only
+    among other cases is cut out of them."""
     patient = _Patient(asked=asked, until=time.monotonic() + _SHRINKING)
     mismatches = held.sightings.mismatches()
     found = []
     for group, one in counterexamples(patient, held.result):
-        # What did not show again is told by the call that showed it.
+        # A mismatch that did not show again is reported from the call that showed it.
         first = next(
             (
                 other
@@ -258,8 +259,8 @@ def shrunk_examples(asked: Program, held: Held) -> list[tuple[str, Counterexampl
 
 @dataclass(slots=True)
 class _Patient:
-    """A program that is asked until the time for it is over. Then what it has answered stands, and no more is
-    supported, so that a search ends where it is."""
+    """A program that is asked until its time is over. After that every input it has not yet answered is
+    unsupported, so a search stops where it is."""
 
     asked: Program
     until: float

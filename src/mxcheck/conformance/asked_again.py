@@ -1,7 +1,7 @@
-"""The same numbers in other surroundings: whatever surrounds a call, its bits are those of a call alone.
+"""Repeat calls in other surroundings: a call's bits must not depend on what surrounds it.
 
-What is asked for a second time is held against the first answer, not against the oracle: that a published
-implementation is known to differ from it says nothing of how it bears two threads.
+A repeated call is compared with the first answer, not with the oracle: a known difference from the oracle
+says nothing about, for example, two threads.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ from mxcheck.kernels.kept_settings import settings_kept
 from mxcheck.kernels.usual_settings import usual_settings
 
 _SHAPE = (24, 256)
-# Repeated, more than 2^20 elements; and more than torch leaves to one thread (2^15).
+# Repetitions: the first gives more than 2^20 elements, the second more than torch leaves to one thread
+# (2^15).
 _HUGE, _FOR_TWO = 171, 8
-# No multiple of a row, and none of 16 bytes; one of 64 bytes, for a kernel that wants them.
+# Elements. The first offset is no multiple of a row or of 16 bytes; the second is one of 64 bytes, for
+# kernels that need alignment.
 _OFFSETS = (256 + 3, 256 + 32)
-# Of a caller that shares the process with another: few elements, for a kernel that loops over them.
+# Shape for two concurrent callers: few elements, for kernels that loop over them.
 _CALLERS_SHAPE = (4, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Asked:
-    """A call, what came of it, and its surroundings in words, where they are not the plain ones."""
+    """A call, its comparison, and its surroundings in words; empty where they are plain."""
 
     example: Example
     comparison: Comparison
@@ -45,8 +47,9 @@ class Asked:
 
 
 def asked_again(kernel: Kernel, cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Asked]:
-    """Memory that held other numbers in the call before; a slice of other memory; more than 2^20 elements
-    (`quick`: only with rounding to even); two threads of torch; two callers at once."""
+    """Repeat a call: in memory that held other numbers in the call before; as a slice of other memory; with
+    more than 2^20 elements (`quick`: only with rounding to even); with two torch threads; with two callers at
+    once."""
     base = surrounded(cell, domain)
     alone = outcome(kernel, base.x, base.spec)
     if not alone.got:
@@ -69,8 +72,8 @@ def asked_again(kernel: Kernel, cell: Cell, level: str, domain: Domain = ANYTHIN
             comparison=compare(kernel, huge.x, huge.spec, expected),
             words=f"{huge.x.numel():,} elements, the same {times} times over; once over it gives other bits",
         )
-    # At `quick` few: torch's threads wait for each other by spinning, which takes a timeslice an operation
-    # where the machine is busy. `many_calls` has one tensor for two threads an implementation.
+    # Once only at `quick`: torch's threads wait for each other by spinning, which takes a timeslice per
+    # operation on a busy machine. `many_calls` has one tensor for two threads per implementation.
     times = 1 if level == "quick" else _as_often(base, _FOR_TWO, domain)
     many, expected = _repeated(base, alone.got, times, "two_threads")
     with usual_settings(threads=2):
@@ -84,12 +87,12 @@ def asked_again(kernel: Kernel, cell: Cell, level: str, domain: Domain = ANYTHIN
 
 
 def surrounded(cell: Cell, domain: Domain) -> Example:
-    """What is asked for in other surroundings."""
+    """Return the input that is repeated in other surroundings."""
     return placed("surroundings", _numbers(_SHAPE, "surroundings"), cell, domain)
 
 
 def _same_memory(kernel: Kernel, base: Example, got: Parts) -> Iterator[Asked]:
-    """A tensor that is overwritten between two calls, as the buffers of a layer are."""
+    """Overwrite a tensor between two calls, as a layer's buffers are."""
     x = base.x.clone().copy_(base.x.flip(0) / 4)  # other numbers and other scales
     before = outcome(kernel, x, base.spec)
     x.copy_(base.x)
@@ -109,7 +112,8 @@ def _at_an_offset(x: Tensor, offset: int) -> Tensor:
 
 
 def _as_often(base: Example, times: int, domain: Domain) -> int:
-    """How often an example may be repeated along its first axis: so many times, or fewer for a domain."""
+    """Return how often an example is repeated along its first axis: `times`, or less if the domain requires
+    it."""
     dims = base.x.shape[1:]
     fits = (
         count
@@ -120,7 +124,7 @@ def _as_often(base: Example, times: int, domain: Domain) -> int:
 
 
 def _repeated(base: Example, got: Parts, times: int, group: str) -> tuple[Example, Parts]:
-    """Rows of an example over and over, and what its codes and scales are then."""
+    """Repeat the rows of an example, and its codes and scales accordingly."""
     over = (times, *(1 for _ in base.x.shape[1:]))
     random = None if base.spec.random is None else base.spec.random.repeat(over)
     x, spec = base.x.repeat(over), replace(base.spec, random=random)
@@ -133,7 +137,7 @@ def _repeated(base: Example, got: Parts, times: int, group: str) -> tuple[Exampl
 
 
 def _two_callers(kernel: Kernel, cell: Cell, domain: Domain) -> Iterator[Asked]:
-    """Two threads of Python with different numbers of one shape."""
+    """Call the kernel from two Python threads, with different numbers of one shape."""
     callers = [
         placed("two_callers", _numbers(_CALLERS_SHAPE, name), cell, domain) for name in ("one", "other")
     ]

@@ -1,7 +1,7 @@
-"""The same rows alone and among others: a row's bits do not depend on how many there are.
+"""Compare rows alone and among others: a row's bits must not depend on the number of rows.
 
-Rows are held against themselves alone, not against the oracle. Where a whole tensor shares a scale, each row
-holds the largest number of all.
+Rows are compared with themselves alone, not with the oracle. Where a whole tensor shares a scale, every row
+holds the tensor's largest number.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from mxcheck.formats.spec import resolve_axis
 from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.domain import Domain
 
-#: So many different rows, and so many of them in a matrix, over and over.
+#: Number of different rows, which a matrix repeats; columns of a row.
 _ROWS, _COLUMNS = 4, 96
 BATCHES = (2, 128, 4096)
 
 
 def in_batches(kernel: Kernel, cell: Cell, domain: Domain = ANYTHING) -> Iterator[Asked]:
-    """Rows alone, or as few as the domain wants, and the same rows in matrices of `BATCHES` rows."""
+    """Cast rows alone, or as few together as the domain requires, and the same rows in matrices of `BATCHES`
+    rows."""
     few = rows_of(1, domain)
     base = placed("batch", _numbers(cell, _ROWS * few), cell, domain)
     if base.x.dim() != 2:
@@ -71,7 +72,8 @@ def _rows_of(base: Example, chosen: Sequence[int], across: int) -> Example:
 
 
 def _among_others(alone: Sequence[Parts], chosen: Sequence[int], across: int, block: BlockFormat) -> Parts:
-    """What rows give alone as what a matrix of them is to give; what all of a tensor shares is one."""
+    """Assemble the expected result of a matrix from the results of its rows alone. A tensor scale stays
+    one."""
     codes, *scales = zip(*alone, strict=True)
     by_rows = [codes, *scales[:1]] if not block.whole_tensor else [codes]
     shared = [several[0] for several in [codes, *scales][len(by_rows) :]]

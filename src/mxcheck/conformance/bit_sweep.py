@@ -1,7 +1,7 @@
-"""A stretch of fp32 bit patterns through one of our casts, against the table search over bit patterns.
+"""Compare one of our casts with the table search over a range of fp32 bit patterns.
 
-The oracle's side of a stretch is a few runs of one code each, so it costs next to nothing; where the two
-sides differ, the inputs are looked at one by one.
+The oracle's result for a range is a few runs of one code each, so it costs next to nothing; inputs are
+examined one by one only where the two differ.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from mxcheck.kernels.eager import quantize_eager
 from mxcheck.kernels.elements import cast_elements
 from mxcheck.kernels.usual_settings import check_subnormals
 
-# Inputs of one call. On a CPU they and the temporaries stay in cache (2^16: 2.6 ns an input, 2^20: 3.5
-# to 9), on a GPU the calls themselves are what costs.
+# Inputs per call. On a CPU they and the temporaries stay in cache (2^16: 2.6 ns an input; 2^20: 3.5 to 9 ns);
+# on a GPU the calls dominate the cost.
 _CPU_CALL, _GPU_CALL = 1 << 16, 1 << 24
 _SIGN = 1 << 31
 
 
 def compare(sweep: Sweep, start: int, stop: int, device: str = "cpu") -> SweepResult:
-    """A sweep of the bit patterns start, ..., stop - 1.
+    """Compare a sweep's results for the bit patterns start, ..., stop - 1.
 
     Raises:
-        ValueError: subnormal numbers become zero in this process.
+        ValueError: this process flushes subnormal numbers to zero.
     """
     check_subnormals()
     began = time.perf_counter()
@@ -65,7 +65,7 @@ def compare(sweep: Sweep, start: int, stop: int, device: str = "cpu") -> SweepRe
 
 
 def _stretches(sweep: Sweep, element: ElementFormat, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """What there is to compare: everything, but NaNs that the element cast has no code for."""
+    """Yield the ranges to compare: all but NaNs for which the element cast has no code."""
     if sweep.scale_rule is not None or element.nan_magnitudes:
         yield start, stop
         return
@@ -76,7 +76,7 @@ def _stretches(sweep: Sweep, element: ElementFormat, start: int, stop: int) -> I
 
 
 def _inputs(start: int, stop: int, device: str) -> Tensor:
-    """fp32 numbers by their bits, all of one sign."""
+    """fp32 numbers from their bits, all of one sign."""
     past = 2 * _SIGN if start >= _SIGN else 0  # torch's integers of 32 bits have a sign
     return torch.arange(start - past, stop - past, dtype=torch.int32, device=device).view(torch.float32)
 
@@ -109,7 +109,7 @@ def _expected(sweep: Sweep, element: ElementFormat, start: int, stop: int, devic
 
 
 def _fill(target: Tensor, start: int, starts: Sequence[int], codes: Sequence[int]) -> None:
-    """Write runs of one code each; target[0] is that of the bits `start`."""
+    """Write runs of one code each; target[0] belongs to the bits `start`."""
     for low, high, code in zip(starts, [*starts[1:], start + len(target)], codes, strict=True):
         target[low - start : high - start].fill_(code)
 
@@ -123,7 +123,7 @@ def _element_runs(
 
 
 def _scale_runs(element: ElementFormat, rule: str, start: int, stop: int) -> tuple[list[int], list[int]]:
-    """The same of scale codes."""
+    """The same for scale codes."""
     starts = _within(_scale_starts(element, rule), start, stop)
     amax = starts & (_SIGN - 1)
     codes = np.searchsorted(scale_thresholds(element, rule), amax.astype(np.uint32), side="right")
@@ -137,7 +137,7 @@ def _within(starts: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int6
 
 @lru_cache(maxsize=1024)
 def _element_starts(element: ElementFormat, rounding: str, exponent: int) -> NDArray[np.int64]:
-    """Bits at which the element code may change, sorted."""
+    """Sorted bits at which the element code may change."""
     return _both_signs(element_thresholds(element, rounding, exponent), FP32_INF + 1)
 
 
@@ -157,7 +157,7 @@ Wrong = tuple[NDArray[np.int64], list[NDArray[np.uint8]], list[NDArray[np.uint8]
 def _differences(
     got: tuple[Tensor, ...], expected: tuple[Tensor, ...], element: ElementFormat, start: int
 ) -> Wrong:
-    """Bits of the inputs that differ, and both sides' codes. Any NaN code is as good as another."""
+    """Bits of the inputs that differ, and both codes. All NaN codes count as equal."""
     ours, theirs = ([part.cpu().numpy() for part in side] for side in (got, expected))
     nan = np.isin(np.arange(256) & (element.sign_bit - 1), sorted(element.nan_magnitudes))
     wrong = (ours[-1] != theirs[-1]) & ~(nan[ours[-1]] & nan[theirs[-1]])

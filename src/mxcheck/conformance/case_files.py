@@ -1,4 +1,4 @@
-"""Files of cases for a program in any language: a page of binary format (docs/cases.md), written and read."""
+"""Read and write files of cases for a program in any language (binary format: docs/cases.md)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mxcheck.files.printed import told
 from mxcheck.formats.blocks import E8M0, block_format
 from mxcheck.formats.spec import resolve_axis
 
-# Elements of a tensor whose last blocks are filled up, which the oracle fills up too.
+# Most elements of a tensor whose last blocks are padded; the oracle pads them too.
 _MOST_ELEMENTS = 1 << 28
 _CHUNK = 1 << 20
 
@@ -44,13 +44,13 @@ _CHUNK = 1 << 20
 
 
 def write_cases(file: BinaryIO, cell: Cell, level: str, examples: Iterable[Example]) -> None:
-    """Write a file of cases, one by one, and at last its header, which says what they are.
+    """Write a file of cases one by one, then its header, which describes them.
 
     Args:
-        file: an empty one that can be written anywhere.
+        file: an empty, seekable file.
 
     Raises:
-        ValueError: there is no example, or block sizes of more than four kinds.
+        ValueError: no example, or more than four different block sizes.
     """
     file.write(bytes(HEADER.size))
     layouts, digest, length = [], hashlib.sha256(), 0
@@ -84,7 +84,7 @@ def _layout_of(one: Example) -> Layout:
 
 
 def packed_case(number: int, one: Example) -> bytes:
-    """A case as it stands in a file."""
+    """Encode a case as stored in a file."""
     integers, words = INTEGERS[one.x.element_size()]
     data = one.x.detach().contiguous().view(integers).numpy().astype(words).tobytes()
     if one.spec.random is not None:
@@ -97,13 +97,13 @@ def packed_case(number: int, one: Example) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CasesFile:
-    """A file of cases whose header and digest are as they have to be."""
+    """A file of cases whose header and digest have been checked."""
 
     path: Path
     header: Header
 
     def examples(self) -> Iterator[Example]:
-        """Each of its cases. Raises CaseFileError where one is not what its header allows."""
+        """Yield its cases. Raises CaseFileError where one is not what the header allows."""
         header, layouts = self.header, []
         left = header.length
         with self.path.open("rb") as file:
@@ -130,7 +130,7 @@ class CasesFile:
         return CaseFileError(str(self.path), f"{what}; make it again with `mxcheck cases`")
 
     def _refused(self, layout: Layout, length: int, left: int) -> str:
-        """Why a case is not read, from its numbers alone; empty if it is."""
+        """Return why a case is rejected, judged by its numbers alone; empty if it is accepted."""
         size, block = layout.block_size, block_format(self.header.cell.format)
         own = size >= 1 if block.scale == E8M0 else size == (block.block_size or 0)
         if layout.dtype not in DTYPE_BITS.values():
@@ -164,7 +164,7 @@ class CasesFile:
 
 
 def _shape(layout: Layout) -> tuple[tuple[int, ...], int]:
-    """The shape of a case's tensor, with as few axes as say it, and the one that blocks run along."""
+    """Return the shape of a case's tensor, with as few axes as possible, and its block axis."""
     if layout.inner == 1:
         return (layout.outer, layout.columns), -1
     if layout.outer == 1:
@@ -173,11 +173,11 @@ def _shape(layout: Layout) -> tuple[tuple[int, ...], int]:
 
 
 def open_cases(path: Path) -> CasesFile:
-    """A file of cases, its header and digest checked.
+    """Open a file of cases and check its header and digest.
 
     Raises:
-        CaseFileError: it is none, is truncated, or was changed.
-        FileNotFoundError: there is none.
+        CaseFileError: not a file of cases, truncated, or changed.
+        FileNotFoundError: no such file.
     """
     again = "; make one with `mxcheck cases FORMAT RULE > FILE`"
     if path.exists() and not path.is_file():  # a pipe can be read only once

@@ -1,7 +1,7 @@
-"""What files of cases and of results begin with, and how each is read (docs/cases.md).
+"""Headers of files of cases and of results, and how they are read (docs/cases.md).
 
-Whatever is read is checked here and in the two modules of the files. A length is held against what it has to
-be, and against the file, before anything is allocated for it.
+Everything read is checked here and in the modules of the two kinds of file. A length is compared with its
+expected value and with the file before anything is allocated.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from mxcheck.kernels.domain import DTYPES
 
 VERSION = 1
 CASES = b"MXCASES\n"
-#: Of a dtype, in cases and, joined by |, in a header.
+#: Bit of a dtype: in a case, and joined by | in a header.
 DTYPE_BITS = {dtype: 1 << at for at, dtype in enumerate(DTYPES.values())}
-#: Bytes of a number -> the integers of its bits, of torch and in a file.
+#: Bytes of a number -> integers that hold its bits, in torch and in a file.
 INTEGERS = {4: (torch.int32, "<u4"), 2: (torch.int16, "<u2")}
 HEADER = struct.Struct("<8sQ32sQQ16s16s16s16s16s14Q")
-#: What the digest is of, in a header.
+#: Offset in the header from which the digest is computed.
 DIGESTED = 48
-#: What a case begins with.
+#: Fixed part at the start of a case.
 CASE = struct.Struct("<7Q72s")
 MOST_BLOCK_SIZES = 4
 _CHUNK = 1 << 20
 
 
 class CaseFileError(ValueError):
-    """A file that is not read. The message is one printable line and names the file; `too_short` if more of
-    the same would do."""
+    """A file that is rejected. The message is one printable line and names the file; `too_short` if more
+    bytes of the same kind would mend it."""
 
     def __init__(self, name: str, what: str, *, too_short: bool = False) -> None:
         super().__init__(f"{one_line(name)}: {one_line(what)}")
@@ -44,8 +44,8 @@ class CaseFileError(ValueError):
 
 
 class Layout(NamedTuple):
-    """How the numbers of a case lie in memory: x[outer][columns][inner], blocks along the columns. The block
-    size is 0 where a row or the tensor shares a scale."""
+    """Layout of a case's numbers in memory: x[outer][columns][inner], with blocks along the columns. The
+    block size is 0 where a row or the tensor shares a scale."""
 
     dtype: int
     block_size: int
@@ -59,7 +59,8 @@ class Layout(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """What occurs in a file's cases, for a program that does not do everything: the fields of its header."""
+    """The header fields that say what occurs in a file's cases, for a program that does not support
+    everything."""
 
     dtypes: int
     ragged: int
@@ -75,7 +76,7 @@ class Extent(NamedTuple):
 
     @classmethod
     def of(cls, layouts: Sequence[Layout]) -> Extent:
-        """That of some cases; one at least."""
+        """Return the extent of one or more layouts."""
         rows, columns = [one.rows for one in layouts], [one.columns for one in layouts]
         sizes = sorted({one.block_size for one in layouts})
         dtypes = 0
@@ -98,7 +99,7 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a file of cases says before the first one. `length` is in bytes, of all cases."""
+    """Header of a file of cases. `length` is in bytes, of all cases."""
 
     cell: Cell
     level: str
@@ -108,7 +109,7 @@ class Header:
     extent: Extent
 
     def packed(self) -> bytes:
-        """As it stands in the file."""
+        """Encode the header as stored in the file."""
         names = (self.cell.format, self.cell.scale_rule, self.cell.rounding, self.cell.nonfinite, self.level)
         *counts, sizes = self.extent
         return HEADER.pack(
@@ -124,7 +125,7 @@ class Header:
 
 
 def read_header(digest: bytes, cases: int, length: int, rest: Sequence[bytes | int]) -> Header:
-    """Raises ValueError for a cast that there is not."""
+    """Build a header. Raises ValueError for an unknown cast."""
     names = [text_of(one) for one in rest if isinstance(one, bytes)]
     counts = [one for one in rest if isinstance(one, int)]
     name, rule, rounding, nonfinite, level = names
@@ -138,7 +139,7 @@ def read_header(digest: bytes, cases: int, length: int, rest: Sequence[bytes | i
 
 
 def check_start(name: str, first: bytes, magic: bytes, size: int, what: str) -> None:
-    """Refuse a file that does not begin as its kind does."""
+    """Raise CaseFileError for a file that does not begin as its kind must."""
     begins = first[: len(magic)]
     if begins != magic[: len(begins)] or not begins:
         how = f"begins with {got(first[:24])}" if first else "is empty"
@@ -155,7 +156,7 @@ def check_start(name: str, first: bytes, magic: bytes, size: int, what: str) -> 
 
 
 def read_bytes(file: BinaryIO, size: int) -> bytearray:
-    """So many bytes, or fewer where the file ends. A pipe gives them by and by."""
+    """Read `size` bytes, or fewer at the end of the file. A pipe may deliver them in parts."""
     data = bytearray()
     while len(data) < size and (more := file.read(min(size - len(data), _CHUNK))):
         data += more

@@ -1,4 +1,4 @@
-"""Results of a program for a file of cases: a page of binary format (docs/cases.md), read and checked."""
+"""Read and check a program's results for a file of cases (binary format: docs/cases.md)."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from mxcheck.formats.spec import scales_shape
 from mxcheck.kernels.domain import NotSupported
 
 RESULTS = b"MXRESULT"
-#: What an answer of a program may be.
+#: Kinds of answer.
 REFUSED, PARTS, VALUES = range(3)
 _RESULTS = struct.Struct("<8sQ32sQ")
 _ANSWER = struct.Struct("<3Q")
 _LONGEST_REASON = 1000
 
-#: What a program gives for a case: codes and scales, values, or why it does not do it.
+#: A program's answer to a case: codes and scales, values, or the reason of a refusal.
 Answer = tuple[Tensor, ...] | Tensor | str
 
 
 def most_of_results(header: Header) -> int:
-    """Bytes that the results of these cases never exceed."""
-    return _RESULTS.size + 8 * header.length  # an element of 2 bytes has a code, and a scale of 4 at most
+    """Upper limit in bytes of the results for these cases."""
+    return _RESULTS.size + 8 * header.length  # per 2-byte element at most a code and a 4-byte scale
 
 
 @dataclass(slots=True)
 class ResultsReader:
-    """The results of a program, one after the other as its cases are.
+    """Read a program's results in the order of its cases.
 
     Raises:
-        CaseFileError: of each method, for results that are none of these cases.
+        CaseFileError: by each method, if the results do not belong to these cases.
     """
 
     file: BinaryIO
@@ -48,7 +48,7 @@ class ResultsReader:
     answered: int = 0
 
     def start(self) -> None:
-        """Read its header."""
+        """Read the header."""
         first = bytes(read_bytes(self.file, _RESULTS.size))
         what = "results: they begin with MXRESULT, the version, the digest and the number of the cases"
         check_start(self.name, first, RESULTS, _RESULTS.size, what)
@@ -63,7 +63,7 @@ class ResultsReader:
             raise CaseFileError(self.name, f"it has {cases:,} answers to {self.header.cases:,} cases")
 
     def answer(self, case: Example) -> Answer:
-        """The answer to the next case."""
+        """Read the answer to the next case."""
         at = f"answer {self.answered:,}"
         first = read_bytes(self.file, _ANSWER.size)
         if len(first) < _ANSWER.size:
@@ -105,7 +105,7 @@ class ResultsReader:
         return _values(case, data) if kind == VALUES else _parts(case, data)
 
     def end(self) -> None:
-        """Refuse what comes after the last answer."""
+        """Raise CaseFileError if anything follows the last answer."""
         if rest := read_bytes(self.file, 24):
             raise CaseFileError(
                 self.name, f"it goes on after the last of {self.answered:,} answers, with {got(bytes(rest))}"
@@ -113,7 +113,7 @@ class ResultsReader:
 
 
 def _sizes(case: Example, kind: int) -> dict[str, int]:
-    """What an answer consists of, in bytes."""
+    """Sizes in bytes of the parts of an answer."""
     elements = case.x.numel()
     if kind == VALUES:
         return {"values": elements * case.x.element_size()}
@@ -137,14 +137,14 @@ def _parts(case: Example, data: bytearray) -> tuple[Tensor, ...]:
     for (what, size), own in zip(sizes.items(), shapes, strict=False):
         wide = what == "tensor scale" or (what == "scales" and case.spec.block.scale == FP32)
         words = np.frombuffer(data, "<f4" if wide else "u1", size // (4 if wide else 1), start)
-        # A copy where it does not begin at a word.
+        # Copied where it is not aligned to a word.
         parts.append(torch.from_numpy(words.copy()).view(own))
         start += size
     return tuple(parts)
 
 
 def returned(answer: Answer) -> tuple[Tensor, ...] | Tensor:
-    """An answer as a kernel returns it. Raises NotSupported where it is a refusal."""
+    """Return an answer as a kernel would. Raises NotSupported for a refusal."""
     if isinstance(answer, str):
         raise NotSupported(answer)
     return answer

@@ -1,7 +1,8 @@
-"""The causes behind the mismatches of a cell.
+"""Find the causes of a cell's mismatches.
 
-What shows under few conditions explains what looks the same under these and others: where plain elements
-round the wrong way, ties and subnormal ones do too. What nothing else explains is a cause.
+A mismatch that shows under few conditions explains those with the same effect under the same conditions and
+more: where plain elements are rounded wrongly, ties and subnormals are too. A mismatch that nothing else
+explains is a cause.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from mxcheck.conformance.verifier import Comparison
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mismatch:
-    """All mismatches of a cell that look alike, and the first comparison that has one: what the shrinker
-    starts from. `surroundings` say what of the call it takes, where the numbers alone do not show it; `call`
-    is the number of that comparison in the cell."""
+    """All mismatches of a cell that look alike, and the first comparison that has one, which the shrinker
+    starts from. `surroundings` name what the call needs for it to show, where the numbers alone are not
+    enough; `call` is the number of that comparison in the cell."""
 
     sighting: Sighting
     example: Example
@@ -30,7 +31,7 @@ class Mismatch:
 
     @property
     def kind(self) -> str:
-        """Of `KINDS`."""
+        """One of `KINDS`."""
         return self.sighting.kind
 
 
@@ -39,11 +40,11 @@ class Cause:
     """One way in which a cell goes wrong.
 
     Attributes:
-        mismatch: what shows it under the fewest conditions.
-        effects: of the mismatches that show it under these conditions.
-        count: how many mismatches it explains.
-        open: OCP MX v1.0 leaves open what is right there.
-        avoided: codes under which the same effect has a cause of its own.
+        mismatch: the mismatch that shows it under the fewest conditions.
+        effects: effects of the mismatches that show it under these conditions.
+        count: number of mismatches that it explains.
+        open: whether OCP MX v1.0 leaves the right result open there.
+        avoided: codes for which the same effect has a cause of its own.
     """
 
     mismatch: Mismatch
@@ -53,15 +54,16 @@ class Cause:
     avoided: int = 0
 
 
-#: A group that says why others differ: what is overwritten by a later call is so by another caller, too.
+#: Group that explains the group of two callers: a result that a later call overwrites is overwritten by
+#: another caller too.
 KEPT_RESULTS = "kept_results"
-#: What mismatches that look alike have in common: kind, effect, conditions, surroundings.
+#: Key shared by mismatches that look alike: kind, effect, conditions, surroundings.
 _Sort = tuple[str, str, int, str]
 
 
 @dataclass(slots=True)
 class Sightings:
-    """What the comparisons of a cell have shown so far."""
+    """The sightings collected from a cell's comparisons so far."""
 
     calls: int = 0
     _first: dict[_Sort, Mismatch] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Sightings:
     _codes: dict[_Sort, int] = field(default_factory=dict)
 
     def add(self, example: Example, comparison: Comparison, surroundings: str = "") -> None:
-        """Take in what a comparison shows."""
+        """Add the sightings of a comparison."""
         self.calls += 1
         if not comparison.counts:
             return
@@ -90,7 +92,7 @@ class Sightings:
             )
 
     def mismatches(self) -> list[Mismatch]:
-        """Each sort of mismatch once, in the order of their appearance."""
+        """Return each sort of mismatch once, in order of appearance."""
         return [
             replace(one, sighting=replace(one.sighting, count=self._counts[key], codes=self._codes[key]))
             for key, one in self._first.items()
@@ -98,7 +100,8 @@ class Sightings:
 
 
 def _by_kind(comparison: Comparison, group: str) -> Iterable[Sighting]:
-    """What takes other surroundings was right without them: no number is the cause."""
+    """Merge sightings by kind. Used where a mismatch needs other surroundings: the plain call was right, so
+    no number is the cause."""
     for kind, count in comparison.counts.items():
         yield Sighting(
             kind=kind,
@@ -111,11 +114,11 @@ def _by_kind(comparison: Comparison, group: str) -> Iterable[Sighting]:
 
 
 def explains(one: Sighting, other: Sighting) -> bool:
-    """Whether two sightings have one cause, as far as one can tell: the same effect, under no more
-    conditions. What happens to a single code is no reason for what happens to others."""
+    """Return whether two sightings seem to have one cause: the same effect, and `one` under no more
+    conditions. A sighting of a single code does not explain those of others."""
     if one.kind == other.kind == "error":
-        return one.effect == other.effect  # the kernel itself says what it is
-    # The least code is one above zero.
+        return one.effect == other.effect  # an error's message names its cause
+    # The least code is one step above zero, so for it "one down" is "to zero".
     zeroed = (one.effect, other.effect, other.codes) == ("to zero", "one down", 1 << 1)
     alike = one.kind == other.kind and (one.effect == other.effect or zeroed)
     of_its_code = not _single(one.codes) or one.codes == other.codes
@@ -123,8 +126,8 @@ def explains(one: Sighting, other: Sighting) -> bool:
 
 
 def causes(mismatches: Sequence[Mismatch]) -> list[Cause]:
-    """The causes of a cell's mismatches: what OCP fixes before what it leaves open, what is finite before the
-    rest, in the order of kinds, few conditions first."""
+    """Return the causes of a cell's mismatches, sorted: first what OCP fixes, then what it leaves open;
+    finite before not finite; by kind; few conditions first."""
     by_conditions = sorted(
         mismatches,
         key=lambda one: (
@@ -152,7 +155,7 @@ def causes(mismatches: Sequence[Mismatch]) -> list[Cause]:
 
 
 def _clustered(by_conditions: Iterable[Mismatch]) -> list[list[Mismatch]]:
-    """Of each cause its own mismatch first, then what that explains."""
+    """Group mismatches by cause: the cause's own mismatch first, then those it explains."""
     found: list[list[Mismatch]] = []
     for one in by_conditions:
         known = next((cause for cause in found if _explains(cause[0], one)), None)
@@ -168,9 +171,9 @@ def _explains(one: Mismatch, other: Mismatch) -> bool:
 
 
 def _merged(found: Sequence[list[Mismatch]]) -> list[list[Mismatch]]:
-    """Bits that are just anything are one code up or down now and then, and a flipped bit is both in turn:
-    under the same conditions these are one cause. What is rare beside such bits, and shows where they do, is
-    one of them by chance; so it explains nothing that is frequent."""
+    """Merge causes of arbitrary bits. Arbitrary bits are one code up or down now and then, and a flipped bit
+    is both in turn: under the same conditions these are one cause. A mismatch that is rare beside them, and
+    shows where they do, is one of them by chance; so it explains no frequent one."""
     kept: list[list[Mismatch]] = []
     for cause in sorted(found, key=lambda cause: _GENERAL.get(cause[0].sighting.effect, len(_GENERAL))):
         into = next((other for other in kept if _is_part_of(cause, other)), None)
@@ -188,7 +191,7 @@ def _is_frequent(one: Mismatch, beside: Mismatch) -> bool:
     return _RARE * 10 * one.sighting.count > beside.sighting.count
 
 
-#: Effects that others may be a part of, the most general first.
+#: Effects that may include others, most general first.
 _GENERAL = {"other": 0, "to zero": 1, "one up": 2, "one down": 3}
 _RARE = 0.01
 
@@ -241,8 +244,8 @@ def _order(cause: Cause) -> tuple[bool, bool, int, int, int, int]:
 
 
 def that_show_in_one_row(cause: Cause, others: Iterable[Cause]) -> Iterable[Cause]:
-    """Causes of the kind that show in a single row, of one that does not need it: an example in one row may
-    be theirs."""
+    """Return the causes of the same kind that show in a single row, for a cause that does not need one: a
+    one-row example of it may be theirs."""
     if Condition.ONE_ROW in cause.mismatch.sighting.conditions:
         return
     for other in others:

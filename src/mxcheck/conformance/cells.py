@@ -1,4 +1,5 @@
-"""The rows of the conformance matrix: which casts an implementation is asked for. Torch- and numpy-free."""
+"""The rows of the conformance matrix: the casts that an implementation is tested on. Torch- and
+numpy-free."""
 
 from __future__ import annotations
 
@@ -8,15 +9,15 @@ from typing import Any
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.spec import ROUNDINGS, CastSpec, cast_spec
 
-#: The part of a cell's id for the NaN/Inf policy `element`. No part of an id occurs in the name of a test,
-#: module or folder: `-k "not te"` would deselect everything, for `test` has a `te`.
+#: Part of a cell's id for the NaN/Inf policy `element`. No part of an id may occur in the name of a test,
+#: module or folder: `-k "not te"` would deselect everything, as `test` contains `te`.
 NAN_STAYS = "nan_stays"
 LEVELS = ("quick", "full", "exhaustive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One cast, whatever the shape, axis and block size: a format and what its bits depend on."""
+    """One cast, apart from shape, axis and block size: a format and the options its bits depend on."""
 
     format: str
     scale_rule: str
@@ -25,7 +26,7 @@ class Cell:
 
     @property
     def rule(self) -> str:
-        """Scale rule, rounding unless to even, and whether a NaN stays in its element: `rceil-nan_stays`,
+        """Scale rule, rounding unless even, and `nan_stays` if a NaN stays in its element: `rceil-nan_stays`,
         `floor-away`."""
         parts = [self.scale_rule]
         parts += [self.rounding] if self.rounding != "even" else []
@@ -34,19 +35,19 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """`fp8_e4m3-floor`; what `-k` selects."""
+        """`fp8_e4m3-floor`; `-k` selects by it."""
         return f"{self.format}-{self.rule}"
 
     @property
     def former_id(self) -> str:
-        """What it was called before, which `-k` still takes; empty where its id is the only one."""
-        # The dialect `te` had the rule `rceil`; what has that rule now is another cell.
+        """Former id, which `-k` still accepts; empty where the id has not changed."""
+        # The dialect `te` had the rule `rceil`; the cell with that rule is a different one today.
         if self.nonfinite != "element" or self.scale_rule == "rceil":
             return ""
         return f"{self.id.removesuffix(NAN_STAYS)}te".replace("-reciprocal-", "-rceil-")
 
     def spec(self, **others: Any) -> CastSpec:
-        """The cast with an axis, a block size, random integers."""
+        """Return the cast, with an axis, a block size or random integers if given."""
         return cast_spec(
             self.format,
             scale_rule=self.scale_rule,
@@ -57,7 +58,7 @@ class Cell:
 
 
 def cells(level: str) -> tuple[Cell, ...]:
-    """The cells of a level, in the order of tables.
+    """Return the cells of a level, in the order of tables.
 
     `quick` has every scale rule with rounding to even, every rounding with the default rule, and the dialect
     `te`; the other levels have every combination.

@@ -1,4 +1,4 @@
-"""What may have to hold for a mismatch to show, and what of it OCP MX v1.0 leaves open."""
+"""Conditions under which a mismatch shows, and which of them OCP MX v1.0 leaves open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Index = tuple[int, ...]
 
 
 class Condition(IntFlag):
-    """What may have to hold for a mismatch to show."""
+    """Conditions under which a mismatch may show."""
 
     # Of the call
     BFLOAT16 = auto()
@@ -56,7 +56,7 @@ class Condition(IntFlag):
 
 
 C = Condition
-#: In the words of a message.
+#: The words for messages.
 WORDS: Mapping[Condition, str] = MappingProxyType(
     {
         C.NAN: "NaN",
@@ -95,12 +95,12 @@ WORDS: Mapping[Condition, str] = MappingProxyType(
     }
 )
 NOT_FINITE = C.NAN | C.INF | C.NAN_IN_BLOCK | C.INF_IN_BLOCK
-#: Of the call and not of its numbers.
+#: Conditions of the call, not of its numbers.
 OF_CALL = Condition(2 * int(C.TAIL) - 1)
-#: That follow from the shape alone.
+#: Conditions that follow from the shape alone.
 OF_SHAPE = C.ONE_ROW | C.MANY_ROWS | C.SEVERAL_BLOCKS | C.MANY_BLOCKS | C.WHOLE_TILES
 _CLAMPED = C.CLAMPED_BELOW | C.CLAMPED_ABOVE
-#: What OCP MX v1.0 leaves open.
+#: Conditions under which OCP MX v1.0 leaves the result open.
 OPEN = NOT_FINITE | C.ZERO_BLOCK | C.CLAMPED_BELOW | C.CLAMPED_ABOVE | C.SCALE_UNDERFLOW
 
 
@@ -109,13 +109,14 @@ class Sighting:
     """Mismatches of one comparison that look alike.
 
     Attributes:
-        kind: of `KINDS`.
-        effect: of `EFFECTS`; of an error what it says, without its numbers.
-        conditions: under which they show, all of them.
-        codes: bit c is set where the code c was expected, of an element without its sign, or of a scale; 0
-            where that is no code.
-        count: how many they are.
-        place: of the one whose block has the exponent that is nearest to 0; of a scale its first element.
+        kind: one of `KINDS`.
+        effect: one of `EFFECTS`; for an error its message without numbers.
+        conditions: all conditions under which they show.
+        codes: bit c is set where code c was expected (of an element without its sign, or of a scale); 0 where
+            that is no code.
+        count: number of mismatches.
+        place: index of the mismatch whose block has the exponent nearest to 0; for a scale, of its first
+            element.
     """
 
     kind: str
@@ -127,17 +128,15 @@ class Sighting:
 
 
 def is_open(sighting: Sighting, spec: CastSpec) -> bool:
-    """Whether OCP MX v1.0 leaves open what is right: zero blocks, the clamps of the scale, NaN and Inf, and
-    whether mxint8 uses -128. An error is none of these, nor is a scale that is no neighbour of the clamp: 2^0
-    for numbers of 2^-126, which become zeros. Of a format whose scale has a significand the last
-    bit of scales is open too, and so is an element whose quotient lies so close to a tie that fp32 does not
-    tell the two apart.
-    """
+    """Return whether OCP MX v1.0 leaves the right result open: for zero blocks, the scale's clamps, NaN and
+    Inf, and -128 in mxint8. An error is never open; nor is a scale that is not next to the clamp, such as 2^0
+    for numbers of 2^-126, which become zeros. Where scales have a significand, their last bit is open too,
+    and so is an element whose quotient is so close to a tie that fp32 cannot tell the two apart."""
     if sighting.kind in ("error", LAST_BIT):
         return False
     inexact = sighting.effect == "last place" or C.NEAR_TIE in sighting.conditions
     conditions = sighting.conditions
-    # The code above that of 2^127 is NaN's.
+    # The code above 2^127 is NaN.
     neighbour = sighting.effect in ("one up", "one down") or (
         sighting.effect == "NaN" and C.CLAMPED_ABOVE in conditions
     )
@@ -148,7 +147,7 @@ def is_open(sighting: Sighting, spec: CastSpec) -> bool:
 
 
 def in_words(conditions: Condition) -> str:
-    """`tie, negative`; "" for none. What implies another stands alone."""
+    """`tie, negative`; "" for none. A condition that another one implies is left out."""
     told = conditions
     for one, implied in _IMPLIED.items():
         if one in conditions:

@@ -1,4 +1,5 @@
-"""What a mismatch is shown by: the smallest input, or what was cut out of one that takes more."""
+"""A counterexample: the smallest input that shows a mismatch, or a cut-out where more than the input is
+needed."""
 
 from __future__ import annotations
 
@@ -15,22 +16,22 @@ from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Counterexample:
-    """The smallest input found that shows a mismatch of a kind: one block, unless it takes more.
+    """The smallest input found that shows a mismatch of a kind: one block where that is enough.
 
     Attributes:
-        kind: of `verifier.KINDS`.
+        kind: one of `verifier.KINDS`.
         x: the input, in the dtype that was used.
         spec: the cast.
-        comparison: what came of it.
-        note: what the input alone does not tell; empty mostly.
-        strided: whether it takes the strides of x to show it, which no command line gives.
-        surroundings: what of the call it takes to show it, which no command line gives either. Then x is what
-            lies around the first wrong element, cut out.
-        sighting: what x shows for the cause that it is an example of.
-        count: mismatches of the cell that have this cause; 0 where that is not known.
-        open: OCP MX v1.0 leaves open what is right there.
+        comparison: its comparison.
+        note: what the input alone does not tell; usually empty.
+        strided: whether the mismatch needs the strides of x, which a command line cannot give.
+        surroundings: what the call needs for the mismatch to show, which a command line cannot give either. x
+            is then the block around the first wrong element, cut out.
+        sighting: the sighting in x of the cause that it is an example of.
+        count: mismatches of the cell that have this cause; 0 where unknown.
+        open: whether OCP MX v1.0 leaves the result open.
         cut_from: the comparison that x was cut out of.
-        only_shape: the kernel is right in the shapes around that of x.
+        only_shape: whether the kernel is right in the shapes around that of x.
     """
 
     kind: str
@@ -48,13 +49,13 @@ class Counterexample:
 
     @property
     def single_block(self) -> bool:
-        """Whether x has one scale."""
+        """True if x has a single scale."""
         return math.prod(scales_shape(tuple(self.x.shape), self.spec)) == 1
 
 
 def cut_out(x: Tensor, spec: CastSpec, kind: str, seen: Comparison, surroundings: str) -> Counterexample:
-    """A mismatch that takes more than its numbers: the block that it lies in (of a longer one 32 elements),
-    and what was got and expected there."""
+    """Cut out the block around a mismatch that needs more than its numbers (32 elements of a longer one),
+    with what was got and expected there."""
     place = seen.places[kind]
     axis = resolve_axis(x.dim(), spec.axis)
     length = spec.block_size or 32

@@ -1,4 +1,4 @@
-"""A counterexample in words and as plain data: what goes into a failure, a report and a finding."""
+"""Describe a counterexample in words and as plain data, for failures, reports and findings."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ _IN_REPORT = ": --mx-report=DIR writes it into conformance.json"
 
 
 def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
-    """Plain JSON types: the input, what was got and what was expected, all as hex words, and the command that
-    reproduces it; none, "", where that takes strides or
-    other surroundings."""
+    """Return plain JSON types: the input, what was got and expected as hex words, and the command that
+    reproduces it; "" for the command where the mismatch needs strides or other surroundings."""
     x, spec, found = counterexample.x, counterexample.spec, counterexample.comparison
     data: dict[str, Any] = {
         "kind": counterexample.kind,
@@ -46,7 +45,7 @@ def as_data(counterexample: Counterexample, kernel: str) -> dict[str, Any]:
 
 
 def results(found: Comparison) -> dict[str, str]:
-    """What was got and what was expected, as hex words by name; or the error."""
+    """Return what was got and expected, as hex words by name; or the error."""
     if found.error:
         return {"error": found.error}
     names = ("values",) if len(found.got) == 1 else ("codes", "scales", "tensor_scale")
@@ -59,9 +58,9 @@ def results(found: Comparison) -> dict[str, str]:
 def describe(
     group: str, counterexample: Counterexample, kernel: str | None, *, too_long: str = _IN_REPORT
 ) -> list[str]:
-    """Lines for a failure: where it comes from, the input, what differs, a command to paste. Without a kernel
-    the input was not shrunk, and the command shows the expected bits alone. `too_long` says what becomes of a
-    command that is."""
+    """Return the lines of a failure: where it comes from, the input, what differs, a command to paste.
+    Without a kernel the input was not shrunk, and the command shows the expected bits alone. `too_long`
+    replaces a command that is too long."""
     x, spec, found = counterexample.x, counterexample.spec, counterexample.comparison
     values = x.detach().float().numpy()
     dtype = str(x.dtype).removeprefix("torch.")
@@ -78,7 +77,8 @@ def describe(
     lines.append(
         "  input: " + (_listed(places, lambda at: _number(values[at])) or "zeros") + _rest(values, places)
     )
-    # Elements under a wrong scale go with it; of elements those of the kind are told, and the others counted.
+    # Elements under a wrong scale are not listed; of the others those of the kind are listed and the rest
+    # counted.
     own = None if counterexample.surroundings else found.found.get(counterexample.kind)
     own = None if counterexample.kind == "scale" else own
     if found.error:
@@ -92,7 +92,7 @@ def describe(
             lines += _differing("tensor scale", _answers(counterexample, 2), _number)
         if not (
             spec.block.scale == E8M0 and (found.expected[1] == E8M0_NAN).all()
-        ):  # else codes mean nothing
+        ):  # else codes are meaningless
             lines += _differing("code", _answers(counterexample, 0), lambda code: f"{int(code):02x}", own)
     if counterexample.note:
         lines.append(f"  {counterexample.note}")
@@ -114,8 +114,8 @@ def _command(counterexample: Counterexample, kernel: str | None) -> str:
 
 
 def _answers(counterexample: Counterexample, part: int) -> dict[str, NDArray[Any]]:
-    """What was got and what was expected, of one part of a result. In surroundings what is expected is what
-    the kernel gave before: where that is wrong, the oracle's answer stands beside it."""
+    """Return what was got and expected for one part of a result. In other surroundings the kernel's earlier
+    answer is expected; where that is wrong, the oracle's stands beside it."""
     found = counterexample.comparison
     got, expected = found.got[part], found.expected[part]
     answers = {"got": got, "expected": expected}
@@ -147,7 +147,7 @@ def _differing(
 
 
 def summary(found: Sequence[Counterexample]) -> str:
-    """`2 wrong, 3 differ where OCP is silent`: causes, by what they are an example of."""
+    """`2 wrong, 3 differ where OCP is silent`: the number of causes of each sort."""
     last = sum(one.kind == LAST_BIT for one in found)
     silent = sum(one.open for one in found)
     wrong = len(found) - last - silent

@@ -1,4 +1,4 @@
-"""An implementation that runs on an accelerator, for a verifier that reads on the CPU."""
+"""Run an implementation on an accelerator for a verifier that reads on the CPU."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from mxcheck.kernels.domain import declared, domain_of, innermost
 
 
 def on_device(kernel: Kernel, device: str) -> Kernel:
-    """The kernel as it is on `cpu`; elsewhere one that takes its input there and brings its result back."""
+    """Return the kernel itself for `cpu`, else one that copies its input to the device and its result
+    back."""
     return kernel if device == "cpu" else carried(kernel, device)
 
 
 def carried(kernel: Kernel, device: str) -> Kernel:
-    """A kernel for tensors on the CPU that calls `kernel` with copies on `device`, which lie in memory as
-    their originals do. If it changes its input, the original is changed too: its caller is to see that.
+    """Return a kernel for CPU tensors that calls `kernel` with copies on `device`, in the same memory layout.
+    A change that it makes to its input is made to the original too, for the caller to detect.
 
     Raises (when called):
-        ValueError: the kernel returned a tensor on another device than its input's.
+        ValueError: the kernel returned a tensor on another device than that of its input.
     """
 
     @wraps(innermost(kernel))
@@ -42,12 +43,12 @@ def carried(kernel: Kernel, device: str) -> Kernel:
         _bring_changes(moved, x)
         return home if isinstance(result, tuple) else home[0]
 
-    made_for = domain_of(kernel)  # of a class, or under a partial, `wraps` copies none
+    made_for = domain_of(kernel)  # `wraps` does not copy it from a class or under a partial
     return there if made_for is None else declared(there, made_for)
 
 
 def lying_alike(x: Tensor, device: str) -> Tensor:
-    """A copy of x on `device` with its strides, its offset and what lies between its elements; `x.to(device)`
+    """Copy x to `device` with its strides, its offset and the memory between its elements; `x.to(device)`
     keeps none of these."""
     return _memory(x).to(device, copy=True).as_strided(x.shape, x.stride(), x.storage_offset())
 
@@ -59,16 +60,16 @@ def _bring_changes(moved: Tensor, x: Tensor) -> None:
 
 
 def _memory(x: Tensor) -> Tensor:
-    """All of the memory that x is a view of, flat."""
+    """Return all of the memory that x is a view of, flat."""
     size = x.untyped_storage().nbytes() // x.element_size()
     return x.detach().as_strided((size,), (1,), 0)
 
 
 def resolve_device(name: str) -> str:
-    """`auto` is `cuda` where there is one, else `cpu`.
+    """Resolve `auto`: `cuda` if available, else `cpu`.
 
     Raises:
-        ValueError: `cuda` where there is none.
+        ValueError: `cuda` is not available.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:

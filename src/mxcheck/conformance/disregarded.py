@@ -1,7 +1,8 @@
-"""What of a cast an implementation does not look at: a kernel of one rule gives the same bits for every rule.
+"""Find the options of a cast that an implementation ignores, such as a kernel that gives the same bits for
+every scale rule.
 
-Such a kernel says nothing of what it is made for. It is asked what it does: of each choice that changes
-nothing, the value whose bits it gives, or those that are nearest.
+Such a kernel does not declare what it is made for. So it is tested on what it does: for each ignored option,
+on the value whose bits it gives, or is nearest to.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from mxcheck.kernels.refusals import is_interrupt
 from mxcheck.kernels.torch_codes import TORCH_CODES
 
 _E8M0_FORMATS = tuple(name for name, block in BLOCK_FORMATS.items() if block.scale == E8M0)
-#: Fields of a cast, and what is asked of each. A kernel that gives the same for every rounding is asked for
-#: rounding to even, whatever it gives: ties away from zero are the most common fault of all.
+#: Fields of a cast, and the values that are tried. A kernel that ignores the rounding is tested on rounding
+#: to even whatever it gives: ties away from zero are the most common fault.
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "axis": (-1, 0),
     "block_size": BLOCK_SIZES,
@@ -40,7 +41,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "scale_rule": BLOCK_FORMATS["fp8_e4m3"].scale_rules,
     "rounding": ("even", "away", "zero"),
 }
-#: The fields of a domain that say the same.
+#: The corresponding fields of a domain.
 _OF_A_DOMAIN = {
     "axis": "axes",
     "block_size": "block_sizes",
@@ -48,18 +49,18 @@ _OF_A_DOMAIN = {
     "scale_rule": "scale_rules",
     "rounding": "roundings",
 }
-# Rows and columns: every block size divides the columns, and an axis is told by the numbers of scales. In all
-# of them a kernel must look away: what only a fast path overlooks is a fault.
+# Rows and columns. Every block size divides the columns, and the number of scales tells the axis. A kernel
+# must ignore an option in all of these: ignoring it only in a fast path is a fault.
 _ASKED = ((64, 128), (33, 128), (256, 512))
 
 Result = tuple[Tensor, ...]
 
 
 def disregarded(kernel: Kernel, cell: Cell, domain: Domain) -> dict[str, Any]:
-    """Field -> the value that an implementation has for it, of those that it does not look at and that
-    `domain` leaves open; nothing of one that gives no result.
+    """Return field -> the implementation's own value, for each field that it ignores and that `domain` leaves
+    open; empty if it gives no result.
 
-    What NaN and Inf do is none of them: OCP leaves it open, and no cell is excused by it.
+    The NaN/Inf policy is never included: OCP leaves it open, and no cell is excused by it.
     """
     base = _base(cell, domain)
     shapes = [one for one in _shapes(domain) if _result(kernel, _numbers(one), base) is not None]
@@ -84,25 +85,26 @@ def disregarded(kernel: Kernel, cell: Cell, domain: Domain) -> dict[str, Any]:
         if (count := _misses(got, x, spec)) is not None
     }
     if not misses:
-        return {}  # of no shape that a result may have: each cell tells it
+        return {}  # not the shape of a result: each cell reports it
     nearest = min(misses, key=misses.__getitem__)
     return found | {field: getattr(nearest, field) for field in told}
 
 
 def _candidates(base: CastSpec, told: list[str]) -> list[CastSpec]:
-    """What a result may be of; of a format whose scale is no power of two that is none of its own."""
+    """Return the casts that a result may belong to: of other formats alone where the scale is no power of
+    two."""
     if base.block.scale == E8M0:
         return _with_each(base, told)
     return [CastSpec(format=name) for name in _E8M0_FORMATS]
 
 
 def _fields(base: CastSpec) -> tuple[str, ...]:
-    """What may be asked otherwise: of a format whose scale is no power of two, other formats alone."""
+    """Return the fields that are varied: the format alone where its scale is no power of two."""
     return tuple(_CHOICES) if base.block.scale == E8M0 else ("format",)
 
 
 def with_values(domain: Domain, values: Mapping[str, Any]) -> Domain:
-    """A domain of one value for each of these fields."""
+    """Restrict a domain to one value for each of these fields."""
     chosen: dict[str, Any] = {_OF_A_DOMAIN[field]: (value,) for field, value in values.items()}
     return replace(domain, **chosen)
 
@@ -127,7 +129,7 @@ def _base(cell: Cell, domain: Domain) -> CastSpec:
 
 
 def _shapes(domain: Domain) -> Iterator[_Shape]:
-    """What may be asked: few numbers, an odd number of rows, tiles; of each dtype."""
+    """Yield the inputs to try: few numbers, an odd number of rows, tiles; in each dtype."""
     for (rows, columns), dtype in product(_ASKED, dtypes_of(domain)):
         yield _Shape(rows_of(rows, domain), columns_of(columns, domain, max(BLOCK_SIZES)), dtype)
 
@@ -141,37 +143,37 @@ class _Shape(NamedTuple):
 def _numbers(asked: _Shape) -> Tensor:
     random = Draws("disregarded")
     x = spread_with_ties(asked[:2], random)
-    # Values show their scale where they are subnormal or too large for their block.
+    # Values reveal their scale where they are subnormal or too large for their block.
     x *= torch.from_numpy(np.ldexp(np.float32(1), random.integers(-16, 1, asked[:2])))
-    # The amax of E4M3, and of E5M2, of which `reciprocal` makes another scale than `rceil`, in fp32; and what
-    # is subnormal under it.
+    # In fp32: amax of E4M3 and of E5M2 for which `reciprocal` and `rceil` give different scales, and numbers
+    # that are subnormal under them.
     for row, (amax, small) in enumerate([(-119, -136), (-112, -143)], 2):
         x[row], x[row, 0], x[row, 1] = 0, (1.75 + 2.0**-23) * 2.0**amax, 2.0**small
     return x.to(asked.dtype)
 
 
 def _result(kernel: Kernel, x: Tensor, spec: CastSpec) -> Result | None:
-    """What a kernel gives, of whatever shape; None where it gives no tensors."""
+    """Return a kernel's result, of any shape; None where it gives no tensors."""
     if spec.rounding == "stochastic":
         random = Draws("disregarded, random").integers(0, 1 << 32, tuple(x.shape))
         spec = replace(spec, random=torch.from_numpy(random))
     try:
         with settings_kept(), torch.random.fork_rng(devices=[]):
             returned = plain_result(kernel, kernel(x.clone(), spec), x)
-    except BaseException as error:  # (whatever a kernel raises: each cell tells it)
+    except BaseException as error:  # (whatever a kernel raises: each cell reports it)
         if is_interrupt(error):
             raise
         return None
     parts = returned if isinstance(returned, tuple) else (returned,)
     if not all(isinstance(part, Tensor) and part.device == x.device for part in parts):
-        return None  # each cell tells it
+        return None  # each cell reports it
     codes = (part.view(torch.uint8) if part.dtype in TORCH_CODES else part for part in parts)
-    return tuple(part.clone() for part in codes)  # a kernel may use its memory again
+    return tuple(part.clone() for part in codes)  # a kernel may reuse its memory
 
 
 def _gives_one(kernel: Kernel, asked: _Shape, cell: Cell, base: CastSpec, field: str) -> bool:
-    """Whether every value of a field, of two at least, gives the same bits. What is asked for counts, too:
-    stochastic rounding where the cell has it, and the cell's own format."""
+    """Return whether every value of a field, of at least two, gives the same bits. The cell's own values are
+    included: stochastic rounding, and the cell's format."""
     specs = _with_each(base, [field])
     if field == "rounding" and cell.rounding == "stochastic":
         specs.append(replace(base, rounding="stochastic"))
@@ -195,7 +197,7 @@ def _alike(one: Result, other: Result | None) -> bool:
 
 
 def _with(base: CastSpec, values: Mapping[str, Any]) -> CastSpec | None:
-    """None where a format does not know such a value."""
+    """Replace fields of a cast; None where the format does not allow such a value."""
     try:
         return replace(base, **values)
     except ValueError:
@@ -203,14 +205,14 @@ def _with(base: CastSpec, values: Mapping[str, Any]) -> CastSpec | None:
 
 
 def _with_each(base: CastSpec, fields: list[str]) -> list[CastSpec]:
-    """Every combination of the values of fields, in the order of `_CHOICES`."""
+    """Return every combination of the values of fields, in the order of `_CHOICES`."""
     values = (_CHOICES[field] for field in fields)
     specs = (_with(base, dict(zip(fields, some, strict=True))) for some in product(*values))
     return [spec for spec in specs if spec is not None]
 
 
 def _misses(got: Result, x: Tensor, spec: CastSpec) -> int | None:
-    """How many elements differ from the oracle's, or lie under another scale; None of other shapes."""
+    """Count the elements that differ from the oracle's or lie under another scale; None if shapes differ."""
     parts = expected_parts(x, spec)
     if len(got) == 1:
         wanted = expected_values(parts, x.dtype, spec)

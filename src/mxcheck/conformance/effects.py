@@ -1,4 +1,4 @@
-"""What a wrong scale, code or value is, next to the right one."""
+"""Classify a wrong scale, code or value relative to the right one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
-# What a mismatch is; arrays hold the index.
+# Effects of a mismatch; arrays hold the index.
 EFFECTS = ("other", "one up", "one down", "to zero", "sign", "NaN", "last place", "-128", "tensor scale")
 OTHER, UP, DOWN, TO_ZERO, SIGN, NAN, LAST_PLACE, MINUS_128, TENSOR = range(len(EFFECTS))
 
 
 def scale_effects(got: NDArray[Any], expected: NDArray[Any]) -> Int64:
-    """Of wrong scales: E8M0 or E4M3 codes, or fp32 numbers."""
+    """Effects of wrong scales: E8M0 or E4M3 codes, or fp32 numbers."""
     if got.dtype == np.float32:
         steps = got.view(np.int32).astype(np.int64) - expected.view(np.int32)
         close = (np.abs(steps) == 1) & np.isfinite(got) & np.isfinite(expected)
@@ -33,7 +33,7 @@ def scale_effects(got: NDArray[Any], expected: NDArray[Any]) -> Int64:
 
 
 def code_effects(element: ElementFormat, got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> Int64:
-    """Of wrong element codes."""
+    """Effects of wrong element codes."""
     magnitudes = magnitudes_of(element)
     got_size, size = magnitudes[got], magnitudes[expected]
     same_sign = ((got ^ expected) & element.sign_bit == 0) | (got_size == 0) | (size == 0)
@@ -43,7 +43,7 @@ def code_effects(element: ElementFormat, got: NDArray[np.uint8], expected: NDArr
 
 
 def effects(steps: Int64, zero: Bool, same_sign: Bool, is_code: Bool) -> Int64:
-    """Of magnitudes that are so many codes too high; what is no code is `other`."""
+    """Effects of magnitudes that are `steps` codes too high; `other` for what is no code."""
     found = np.where(zero, TO_ZERO, OTHER)
     found = np.where(steps == 1, UP, np.where(steps == -1, DOWN, found))
     found = np.where(same_sign, found, np.where(steps == 0, SIGN, OTHER))

@@ -1,8 +1,8 @@
-"""One counterexample for each cause of a cell's mismatches: the smallest input, and no cause twice.
+"""Find one counterexample for each cause of a cell's mismatches: the smallest input, and no cause twice.
 
-Where the numbers do not matter, each number shows a cause of its own: a code one up or one down, a NaN, a
-wrong sign of zero, in each dtype and layout. So an example that is wrong whatever number is put there stands
-for all that need as much of the call, or more.
+A fault that does not depend on the numbers shows many causes: a code one up or one down, a NaN, a wrong sign
+of zero, in each dtype and layout. So an example that is wrong for any number stands for all causes that need
+as much of the call, or more.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from mxcheck.conformance.verifier import Comparison, compare, expected_parts, ex
 from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.api import Kernel
 
-# So many causes are shrunk at most: some turn out to be known.
+# Most causes that are shrunk: some turn out to be known already.
 _MOST_SHRUNK = 24
-# Codes of every format, under different scales. What comes from elsewhere may be right for one of them.
+# Values that are codes of every format, under different scales. A result taken from elsewhere may be right
+# for one of them.
 _NUMBERS = (1.0, 1.5 * 2.0**10, -(2.0**-10))
-#: Surroundings that are a part of the input: what is wrong there is wrong against the oracle, too.
+#: Surroundings that are part of the input: a wrong result there is wrong against the oracle too.
 _OF_THE_INPUT = ("batch", "huge", "storage_offset")
 _STATE = "asked_again"
-#: Of two groups: what is overwritten by a later call is so by another caller, too.
+#: Pairs of groups of which the first explains the second: a result that a later call overwrites is
+#: overwritten by another caller too.
 _SAYS_WHY = {(KEPT_RESULTS, "two_callers")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Shown:
-    """An example, the effects of its cause, whether it is wrong whatever the number, and the `counts` of all
-    effects that it stands for."""
+    """An example, the effects of its cause, whether it is wrong for any number, and `counts` of the
+    mismatches it stands for, by effect."""
 
     group: str
     example: Counterexample
@@ -50,8 +52,8 @@ class _Shown:
 def examples_of(
     kernel: Kernel, of_cell: Sequence[Cause], *, most: int, calls: int
 ) -> list[tuple[str, Counterexample]]:
-    """(group, smallest input) of each of these causes, at most `most`, with all that it explains. `calls` is
-    how many inputs of the cell were compared; 0 where that is not known."""
+    """Return (group, smallest input) for at most `most` of these causes, each with all that it explains.
+    `calls` is the number of the cell's inputs that were compared; 0 where unknown."""
     found: list[_Shown] = []
     shrunk = 0
     kept_state = any(_group(cause) == _STATE for cause in of_cell)
@@ -81,14 +83,14 @@ def examples_of(
 
 
 def _with(shown: _Shown, effect: str, count: int) -> _Shown:
-    """An example that stands for these mismatches, too."""
+    """Return the example with more mismatches that it stands for."""
     counts = {**shown.counts, effect: shown.counts.get(effect, 0) + count}
     example = replace(shown.example, count=shown.example.count + count)
     return replace(shown, example=example, counts=counts)
 
 
 def _with_effects(shown: _Shown) -> Counterexample:
-    """The example, with what its cause does otherwise in other places."""
+    """Return the counterexample, with the other effects of its cause noted."""
     one = shown.example
     if one.surroundings or not shown.counts.keys() <= _SIZES.keys() or len(shown.counts) == 1:
         return one
@@ -97,7 +99,7 @@ def _with_effects(shown: _Shown) -> Counterexample:
     return replace(one, note=_with_note(one, f"of these {told}"))
 
 
-#: Effects that one fault has together, in words.
+#: Words for effects that one fault may have together.
 _SIZES = {"one up": "one code up", "one down": "one code down", "to zero": "to zero", "other": "otherwise"}
 
 
@@ -139,7 +141,7 @@ def _smallest(kernel: Kernel, cause: Cause, others: Sequence[Cause], calls: int)
     if found.surroundings:
         again = f"{_seen(cause, calls)}, {found.surroundings}"
         found = replace(found, note=found.note.replace(found.surroundings, again))
-    # A single row is told where it is a condition, and not where it is all that is left.
+    # A single row is reported only where it is a condition, not where it is merely all that is left.
     shown = found.sighting or one.sighting
     shown = replace(shown, conditions=shown.conditions & one.sighting.conditions)
     still_open = cause.open and (found.sighting is None or is_open(shown, spec))
@@ -148,7 +150,7 @@ def _smallest(kernel: Kernel, cause: Cause, others: Sequence[Cause], calls: int)
 
 
 def _needs_one_row(kernel: Kernel, cause: Cause) -> bool:
-    """Whether what shows in one row does not show in two equal ones."""
+    """Return whether a mismatch that shows in one row does not show in two equal ones."""
     one = cause.mismatch
     x, spec, place = one.example.x, one.example.spec, one.sighting.place
     random = spec.random
@@ -163,7 +165,8 @@ def _needs_one_row(kernel: Kernel, cause: Cause) -> bool:
 
 
 def _in_surroundings(kernel: Kernel, cause: Cause) -> Counterexample:
-    """What takes surroundings; shrunk like all others where the oracle tells it, too."""
+    """Return the example of a cause that needs surroundings; shrunk as usual if the oracle finds it wrong
+    too."""
     one = cause.mismatch
     x, spec = one.example.x, one.example.spec
     plain = _plainly(kernel, cause)
@@ -176,7 +179,8 @@ def _in_surroundings(kernel: Kernel, cause: Cause) -> Counterexample:
 
 
 def _plainly(kernel: Kernel, cause: Cause) -> tuple[Sighting, Comparison] | None:
-    """What the oracle has to say of an input whose size is its surroundings; None if nothing of the kind."""
+    """Compare an input whose size is its surroundings with the oracle; None if that shows nothing of the
+    kind."""
     one = cause.mismatch
     if _group(cause) not in _OF_THE_INPUT:
         return None
@@ -191,7 +195,7 @@ def _plainly(kernel: Kernel, cause: Cause) -> tuple[Sighting, Comparison] | None
 
 
 def _known(kernel: Kernel, cause: Cause, found: Sequence[_Shown]) -> int | None:
-    """The example that explains a cause, if one does."""
+    """Return the index of the example that explains a cause, or None."""
     one = cause.mismatch
     if one.surroundings:
         return _known_in_surroundings(kernel, cause, found)
@@ -202,15 +206,15 @@ def _known(kernel: Kernel, cause: Cause, found: Sequence[_Shown]) -> int | None:
 
 
 def _known_in_surroundings(kernel: Kernel, cause: Cause, found: Sequence[_Shown]) -> int | None:
-    """The same surroundings again, or one of two calls that the oracle finds wrong as well: the one in these
-    surroundings, or that which it is held against."""
+    """Return the index of an example with the same surroundings, or of one of the two compared calls if the
+    oracle finds that wrong as well."""
     one = cause.mismatch
     of_input = _group(cause) in _OF_THE_INPUT
     for at, other in enumerate(found):
         if not other.example.surroundings:
             continue
         errors = (other.example.kind == "error") + (one.kind == "error")
-        # What else the call does to a scale it does to an element.
+        # A fault of the call that affects a scale affects elements too.
         alike = _class(other.example.kind) == _class(one.kind) if of_input else errors != 1
         if (other.group == _group(cause) and alike) or (other.group, _group(cause)) in _SAYS_WHY:
             return at
@@ -228,7 +232,7 @@ def _known_in_surroundings(kernel: Kernel, cause: Cause, found: Sequence[_Shown]
 
 
 def _is_wrong(seen: Comparison, x: Tensor, spec: CastSpec) -> bool:
-    """Whether what a call was held against is wrong itself."""
+    """Return whether the answer that a call was compared with is wrong itself."""
     parts = expected_parts(x, spec)
     if len(seen.expected) == len(parts):
         return any(bool((a != b).any()) for a, b in zip(seen.expected, parts, strict=True))
@@ -239,7 +243,7 @@ def _is_wrong(seen: Comparison, x: Tensor, spec: CastSpec) -> bool:
 
 
 def _alike(kernel: Kernel, shown: _Shown, one: Counterexample) -> bool:
-    """Whether two examples have one cause."""
+    """Return whether two examples have one cause."""
     other = shown.example
     if other.surroundings or one.surroundings:
         same = _class(other.kind) == _class(one.kind)
@@ -253,7 +257,7 @@ def _alike(kernel: Kernel, shown: _Shown, one: Counterexample) -> bool:
 
 
 def _same_title(shown: _Shown, one: Counterexample) -> bool:
-    """Whether nothing but the size of the difference tells two examples apart."""
+    """Return whether two examples differ in nothing but the size of the difference."""
     known, other = shown.example.sighting, one.sighting
     return (
         known is not None
@@ -264,7 +268,7 @@ def _same_title(shown: _Shown, one: Counterexample) -> bool:
 
 
 def _same_input(one: Counterexample, other: Counterexample) -> bool:
-    """One input and one cast, whatever is wrong with it."""
+    """Return whether two examples have the same input and cast, whatever is wrong."""
     return (
         (one.x.dtype, one.x.shape, _class(one.kind)) == (other.x.dtype, other.x.shape, _class(other.kind))
         and torch.equal(bits(one.x.contiguous()), bits(other.x.contiguous()))
@@ -273,8 +277,8 @@ def _same_input(one: Counterexample, other: Counterexample) -> bool:
 
 
 def _explained(kernel: Kernel, shown: _Shown, sighting: Sighting, x: Tensor, spec: CastSpec) -> bool:
-    """Whether an example explains a sighting in x: the same effect under no more conditions; or the call
-    explains it, and the numbers do not matter there either."""
+    """Return whether an example explains a sighting in x: the same effect under no more conditions, or the
+    same call where the numbers do not matter in either."""
     known = shown.example.sighting
     if shown.example.surroundings or known is None:
         return False
@@ -300,8 +304,8 @@ def _of_call(kernel: Kernel, one: Counterexample) -> bool:
 def wrong_whatever_the_number(
     kernel: Kernel, kind: str, x: Tensor, spec: CastSpec, place: tuple[int, ...]
 ) -> bool:
-    """Whether an element, or for the kind `scale` its scale, is wrong with plain numbers in place of its
-    own, alone in its block: with two of three at least."""
+    """Return whether an element (for the kind `scale` its scale) is wrong for at least two of three plain
+    numbers put in its place, alone in its block."""
     if kind == "error":
         return False
     axis = resolve_axis(x.dim(), spec.axis)
@@ -319,5 +323,5 @@ def wrong_whatever_the_number(
 
 
 def _class(kind: str) -> str:
-    """Elements are wrong in several kinds."""
+    """Merge the kinds in which an element may be wrong."""
     return kind if kind in ("scale", "error") else "element"

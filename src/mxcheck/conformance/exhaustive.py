@@ -1,4 +1,4 @@
-"""Our casts on every fp32 number there is: sweeps in chunks, which may be stopped at will."""
+"""Run our casts on every fp32 number, in chunks; a run can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mxcheck.conformance.sweeps import ALL_INPUTS, Sweep, SweepResult
 
 #: Inputs between two writes of the state.
 CHUNK = 1 << 24
-#: (sweep in hand, chunks finished, chunks of all sweeps)
+#: (current sweep, chunks finished, chunks of all sweeps)
 Progress = Callable[[Sweep, int, int], None]
 
 
@@ -33,11 +33,11 @@ def run(
     span: range = ALL_INPUTS,
     chunk: int = CHUNK,
 ) -> list[SweepResult]:
-    """Carry out sweeps, or what a state file says is left of them.
+    """Run sweeps, or what a state file says is left of them.
 
     Args:
         device: `cpu` or `cuda`.
-        state_path: where to keep what is finished; None: nowhere. A file of another kernel, oracle, torch or
+        state_path: where to keep finished chunks; None: nowhere. A state of another kernel, oracle, torch or
             device is started over, with a warning in the log.
         progress: called before the first chunk and after each.
         jobs: processes, one thread each; 1 is this one.
@@ -48,7 +48,7 @@ def run(
         One result a sweep, in the order of the sweeps.
 
     Raises:
-        ValueError: no such device here; a state file that is damaged, or that another run is writing.
+        ValueError: no such device here, or the state file is damaged or being written by another run.
     """
     starts = range(span.start, span.stop, chunk)
     with locked_state(state_path, _identity(device, span, chunk)) as state:
@@ -72,7 +72,7 @@ def run(
 
 
 def _identity(device: str, span: range, chunk: int) -> Identity:
-    """What finished chunks rest on, besides their numbers."""
+    """Return what finished chunks depend on besides their numbers."""
     return {
         "sources": sources_digest(),
         "device": describe_device(device),
@@ -86,7 +86,7 @@ Work = tuple[Sweep, int, int, int]
 
 
 def _compared(work: Sequence[Work], device: str, jobs: int) -> Generator[tuple[int, SweepResult], None, None]:
-    """(number of the chunk, what came of it), as they are finished."""
+    """Yield (number of the chunk, result) as chunks finish."""
     if jobs == 1 or len(work) < 2:
         with _one_thread():
             for sweep, number, start, stop in work:
@@ -110,7 +110,7 @@ def _prepare_process() -> None:
 
 
 def _end_with_parent() -> None:
-    """Where the process that writes the state is killed, its children would wait for work for ever."""
+    """End this worker when its parent dies, which it would otherwise wait for for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -128,10 +128,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def describe_device(device: str) -> str:
-    """What results depend on: the instructions that torch uses on a CPU, the model of a GPU.
+    """Name what results depend on: the CPU instructions that torch uses, or the GPU model.
 
     Raises:
-        ValueError: not `cpu`, and not a CUDA device that is there.
+        ValueError: neither `cpu` nor an available CUDA device.
     """
     if device == "cpu":
         return f"cpu ({torch.backends.cpu.get_cpu_capability()})"

@@ -1,5 +1,5 @@
-"""Inputs that may show a mismatch under fewer conditions: in fp32, along the last axis, in the format's own
-blocks, in whole blocks, and of a plain number alone."""
+"""Yield inputs that may show a mismatch under fewer conditions: in fp32, along the last axis, in the format's
+own blocks, in whole blocks, and with a single plain number."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mxcheck.formats.spec import CastSpec, resolve_axis
 
 Cast = tuple[Tensor, CastSpec]
 Place = tuple[int, ...]
-#: From an input that shows a mismatch at a place to others that may.
+#: Maps an input that shows a mismatch at a place to others that may show it.
 Way = Callable[[Tensor, CastSpec, Place], Iterator[Cast]]
-# No power of two, no tie and no threshold in most formats; codes that are even, and odd.
+# In most formats no power of two, no tie and no threshold; even and odd codes.
 _PLAIN = (1.375, 1.25, 1.5, 1.0)
 
 
@@ -42,7 +42,7 @@ def _as_matrix(x: Tensor, spec: CastSpec, place: Place) -> Iterator[Cast]:
 
 
 def _in_own_blocks(x: Tensor, spec: CastSpec, place: Place) -> Iterator[Cast]:
-    """A part of a longer block; a shorter one with zeros behind it or before it."""
+    """Cast part of a longer block, or a shorter one padded with zeros behind or before it."""
     own = block_format(spec.format).block_size
     if spec.block_size is None or own is None or spec.block_size == own:
         return
@@ -57,7 +57,7 @@ def _in_own_blocks(x: Tensor, spec: CastSpec, place: Place) -> Iterator[Cast]:
 
 
 def _in_whole_blocks(x: Tensor, spec: CastSpec, place: Place) -> Iterator[Cast]:
-    """With zeros before, so that what is last stays so, or behind."""
+    """Pad to whole blocks with zeros: before, so that the last element stays last, or behind."""
     del place
     axis = resolve_axis(x.dim(), spec.axis)
     more = -x.shape[axis] % (spec.block_size or 1)
@@ -67,14 +67,14 @@ def _in_whole_blocks(x: Tensor, spec: CastSpec, place: Place) -> Iterator[Cast]:
 
 
 def a_plain_number(x: Tensor, spec: CastSpec, place: Place) -> Iterator[Cast]:
-    """Nothing but one number, where the mismatch is."""
+    """Keep a single number, where the mismatch is."""
     for number in _PLAIN:
         plain = torch.zeros(x.shape, dtype=x.dtype)
         plain[place] = number
         yield laid_out_like(x, plain), spec
 
 
-#: Ways to cast a mismatch's numbers otherwise; and in the same layout.
+#: Ways to cast a mismatch's numbers otherwise; then those in the same layout.
 OTHER_CASTS: tuple[Way, ...] = (
     _in_fp32,
     _as_matrix,
@@ -85,7 +85,7 @@ SAME_LAYOUT: tuple[Way, ...] = (_in_fp32, a_plain_number)
 
 
 def _resized(x: Tensor, spec: CastSpec, axis: int, kept: slice, before: int, behind: int) -> Iterator[Cast]:
-    """A part of an axis, with zeros around it."""
+    """Cut a part of an axis and pad it with zeros."""
 
     def made(part: Any) -> Tensor:
         where = [slice(None)] * x.dim()

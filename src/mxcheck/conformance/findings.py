@@ -1,9 +1,9 @@
-"""Where a published implementation is known to differ from its dialect. Torch-free; two data files.
+"""Known differences of published implementations from their dialects. Torch-free; two data files.
 
-`findings.toml`, written by hand: what was found, on which versions, the shrunk counterexample, the cause.
-`known.json`, written by `tools/record_findings.py`: for each cell with a finding, how many mismatches of
-which kind each group of inputs shows. A run is held against these counts, so that a finding cannot grow,
-shrink or vanish unseen.
+`findings.toml`, written by hand: the difference, the versions it was seen on, the shrunk counterexample, the
+cause. `known.json`, written by `tools/record_findings.py`: for each cell with a finding, the number of
+mismatches of each kind in each group of inputs. A run is compared with these counts, so a finding cannot
+grow, shrink or vanish unseen.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Finding:
     """One difference.
 
     Attributes:
-        name: what it is called in tables.
-        implementation: a name of the registry.
-        versions: of the library, that it was seen on.
-        formats, rules: the cells that show it are these formats with these rules, where there are such.
-        kinds: the kinds of mismatch that it shows as (`verifier.KINDS`).
-        open: OCP MX v1.0 leaves this open (zero blocks, clamps, NaN and Inf), so that only the dialect is
-            broken.
+        name: its name in tables.
+        implementation: its name in the registry.
+        versions: versions of the library that it was seen on.
+        formats, rules: it shows in the cells of these formats with these rules, as far as they exist.
+        kinds: kinds of mismatch that it shows as (`verifier.KINDS`).
+        open: OCP MX v1.0 leaves this open (zero blocks, clamps, NaN and Inf), so only the dialect is
+            violated.
         cause: one sentence.
         counterexample: `format` and `rule` of the cast, with `dtype`, `shape`, `axis` and `block_size` where
             they are not the usual ones; `input` as hex words; and what came of it, as hex words too:
@@ -52,13 +52,13 @@ class Finding:
     counterexample: Mapping[str, Any]
 
     def shows_in(self, cell: str) -> bool:
-        """Whether the cell of this id is one of its own."""
+        """Return whether it shows in the cell with this id."""
         return any(cell == f"{name}-{rule}" for name in self.formats for rule in self.rules)
 
 
 @cache
 def findings() -> tuple[Finding, ...]:
-    """Every finding, in the order of the file."""
+    """Return every finding, in the order of the file."""
     return read_findings((files(__package__) / "findings.toml").read_text())
 
 
@@ -70,7 +70,7 @@ class FindingsError(ValueError):
 
 
 def read_findings(text: str, *, file: str = "findings.toml") -> tuple[Finding, ...]:
-    """The findings of a TOML text. Raises FindingsError for what is none."""
+    """Parse the findings of a TOML text. Raises FindingsError if it is invalid."""
     try:
         table = toml_data(text)
         if table.keys() - {"finding"}:
@@ -102,7 +102,7 @@ def _finding(row: Any) -> Finding:
 
 
 def findings_of(implementation: str, cell: str) -> tuple[Finding, ...]:
-    """The findings that a cell shows."""
+    """Return the findings that show in a cell."""
     return tuple(
         finding
         for finding in findings()
@@ -117,7 +117,7 @@ def known() -> Mapping[str, Any]:
 
 
 def read_known(text: str, *, file: str = "known.json") -> Mapping[str, Any]:
-    """The same of a JSON text. Raises FindingsError for what is none."""
+    """Parse `known` from a JSON text. Raises FindingsError if it is invalid."""
     try:
         data: Any = json_data(text)
         for name, one in _tables("implementations", data):
@@ -146,7 +146,7 @@ def _check_counts(what: str, counts: Mapping[str, Any]) -> None:
 
 
 def known_counts(implementation: str, cell: str, level: str) -> Counts:
-    """The mismatches that are known of a cell; empty where it is exact."""
+    """Return the known mismatches of a cell; empty where it is exact."""
     counts: Counts = known().get(implementation, {}).get("cells", {}).get(cell, {}).get(level, {})
     return counts
 
@@ -154,11 +154,13 @@ def known_counts(implementation: str, cell: str, level: str) -> Counts:
 def judge(
     implementation: str, cell: str, level: str, found: Counts, *, every_example: bool = True
 ) -> tuple[str, list[str]]:
-    """("exact" | "last bit" | "known" | "red", what differs from what is known, the most of it first) of a
-    cell's mismatches.
-    Values in the last bit are not wrong: they are held against what is known only where that has some.
-    Where not every example was asked, the known numbers are the most that may be found. At a level at which
-    nothing was counted, though it was at another, the kinds must be those of a finding."""
+    """Judge a cell's mismatches. Returns ("exact" | "last bit" | "known" | "red", differences from the known
+    counts, largest first).
+
+    Values that differ in the last bit are not wrong: they are compared with the known counts only where those
+    have some. If not every example was asked, the known counts are an upper limit. At a level that was never
+    counted, though another was, the kinds must be those of a finding.
+    """
     expected = known_counts(implementation, cell, level)
     explained = {kind for finding in findings_of(implementation, cell) for kind in finding.kinds}
     counted = known().get(implementation, {}).get("cells", {}).get(cell, {})

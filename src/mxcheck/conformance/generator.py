@@ -22,14 +22,14 @@ from mxcheck.kernels.domain import Domain, named
 BLOCK = 32
 ANYTHING = Domain()
 OTHER_BLOCK_SIZES = (16, 64, 128)
-# No axis that 32 divides, and one that it exceeds.
+# No axis is a multiple of 32, and one is longer.
 _RAGGED_SHAPE = (33, 7, 70)
 _TAIL_LENGTHS = (1, 2, 31, 33, 63, 65, 344)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Example:
-    """One input of one cast, and the group that it belongs to."""
+    """One input of a cast, and the group that it belongs to."""
 
     group: str
     x: Tensor
@@ -37,11 +37,11 @@ class Example:
 
 
 def examples(cell: Cell, level: str, domain: Domain = ANYTHING) -> Iterator[Example]:
-    """Every example of a cell at `quick` or `full` that lies in a domain, in a fixed order. The first one is
-    plain: whole blocks along the last axis, of fp32 if it may be.
+    """Yield every example of a cell at `quick` or `full` that lies in a domain, in a fixed order. The first
+    one is plain: whole blocks along the last axis, in fp32 if the domain allows it.
 
-    What lies outside is laid out anew inside where it can be, in each dtype of the domain: the same blocks as
-    a matrix of the rows and columns that it wants.
+    An example outside of the domain is rearranged to lie inside if possible, in each dtype of the domain: the
+    same blocks, as a matrix of allowed rows and columns.
 
     `quick` has each group in blocks of 32 along the last axis, and a mixture for other block sizes, axes,
     strides, ragged tails and 16-bit inputs; `full` has every group for every block size, and along the first
@@ -66,7 +66,7 @@ def _in_domain(cell: Cell, level: str, domain: Domain) -> Iterator[Example]:
 
 
 def _along_its_axis(one: Example, domain: Domain) -> Example:
-    """The same axis, counted as the domain does: a kernel of the axis -1 may know no other name of it."""
+    """Name the same axis as the domain does: a kernel of axis -1 may know no other name for it."""
     if domain.axes is None or one.spec.axis in domain.axes:
         return one
     dims = one.x.dim()
@@ -75,14 +75,14 @@ def _along_its_axis(one: Example, domain: Domain) -> Example:
 
 
 def placed(group: str, x: Tensor, cell: Cell, domain: Domain) -> Example:
-    """An example of a matrix of numbers, of the shape, dtype and axis that the domain wants."""
+    """Build an example from a matrix of numbers, with the shape, dtype and axis that the domain requires."""
     size = own_block_size(cell, domain)
     inside, axis = fitted(x, domain, cell.spec(block_size=size))
     return example(group, inside, cell, axis=axis, block_size=size)
 
 
 def own_block_size(cell: Cell, domain: Domain) -> int | None:
-    """The block size that most of a cell is asked with: 32, or what else the domain allows."""
+    """Return the block size for most of a cell's examples: 32, or another one that the domain allows."""
     own = cell.spec().block_size
     if cell.spec().block.scale != E8M0 or domain.block_sizes is None or own in domain.block_sizes:
         return own
@@ -90,7 +90,7 @@ def own_block_size(cell: Cell, domain: Domain) -> int | None:
 
 
 def _groups(cell: Cell, level: str, size: int | None) -> Iterator[Example]:
-    """The groups of edges, whole blocks along the last axis, and those of 16 bits."""
+    """Yield the groups of edges, in whole blocks along the last axis, and the 16-bit groups."""
     if cell.spec().block.scale == E8M0:
         yield from _blocks(cell, level, size or BLOCK)
     else:
@@ -101,9 +101,8 @@ def _groups(cell: Cell, level: str, size: int | None) -> Iterator[Example]:
 
 
 def _inside(one: Example, cell: Cell, domain: Domain, dtypes: Sequence[torch.dtype]) -> Iterator[Example]:
-    """The blocks of an example as matrices inside of a domain, one of each of these dtypes; none where the
-    domain does not allow the cast itself. The first dtype's group has no name of its own, if it is the first
-    of the domain."""
+    """Yield the blocks of an example as matrices inside a domain, once for each of these dtypes; nothing
+    where the domain excludes the cast itself. The group keeps its name for the domain's first dtype."""
     spec = one.spec
     if domain.refuses_cast(spec) or one.x.dim() != 2 or resolve_axis(2, spec.axis) != 1:
         return
@@ -124,8 +123,8 @@ def _inside(one: Example, cell: Cell, domain: Domain, dtypes: Sequence[torch.dty
 
 
 def _rounded(x: Tensor, cell: Cell, dtype: torch.dtype) -> Tensor:
-    """Blocks in a dtype of 16 bits. What is finite stays so, and where scales are E8M0 the blocks of a finite
-    input that it has no room for are left out."""
+    """Round blocks to a 16-bit dtype. Finite numbers stay finite; with E8M0 scales, finite blocks that do not
+    fit are left out."""
     made = in_dtype(x.numpy(), cell, dtype)
     fits = made.isfinite() | ~x.isfinite()
     return made[fits.all(-1)] if cell.spec().block.scale == E8M0 else made[: len(made) * bool(fits.all())]
@@ -160,7 +159,7 @@ def _made(make: Callable[[Cell, int, Draws], Blocks], cell: Cell, length: int, g
 
 
 def _layouts(cell: Cell) -> Iterator[Example]:
-    """Ragged tails, each axis counted from either end, contiguous or not; 1 to 4 dimensions."""
+    """Yield ragged tails, each axis counted from either end, contiguous or not; 1 to 4 dimensions."""
     random = Draws(f"{cell.id} layouts")
     for length in _TAIL_LENGTHS:
         yield example("ragged_tails", spread((5, length), random), cell)
@@ -174,8 +173,9 @@ def _layouts(cell: Cell) -> Iterator[Example]:
 
 
 def _sixteen_bits(cell: Cell, size: int | None) -> Iterator[Example]:
-    """Every bf16 and every fp16 value, blocks of zeros, and blocks on the edges, in the input's own dtype.
-    Where a tensor shares a scale, the finite ones of moderate size: others have a group of their own."""
+    """Yield every bf16 and every fp16 value, blocks of zeros, and blocks on the edges, in the input's own
+    dtype. Where a tensor shares a scale, yield finite values of moderate size only: others have their own
+    group."""
     bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
     for group, dtype in (("bfloat16_input", torch.bfloat16), ("float16_input", torch.float16)):
         values = bits.view(dtype)
@@ -191,15 +191,15 @@ def _sixteen_bits(cell: Cell, size: int | None) -> Iterator[Example]:
 
 
 def spread(shape: tuple[int, ...], random: Draws) -> Tensor:
-    """fp32 numbers of either sign over a dozen binades, some of them zero."""
+    """Draw fp32 numbers of either sign over a dozen binades, some of them zero."""
     bits = random.integers(0x3C00_0000, 0x4200_0000, shape) | (random.integers(0, 2, shape) << 31)
     bits = np.where(random.integers(0, 16, shape) == 0, 0, bits)
     return torch.from_numpy(bits.astype(np.uint32).view(np.float32))
 
 
 def spread_with_ties(shape: tuple[int, ...], random: Draws) -> Tensor:
-    """The same, of which three in four have significands of 2 to 7 bits: many lie midway between two codes,
-    where roundings differ. Zeros have either sign."""
+    """Draw as `spread` does, but three in four numbers have significands of 2 to 7 bits: many lie midway
+    between two codes, where roundings differ. Zeros have either sign."""
     bits = spread(shape, random).numpy().view(np.uint32)
     lost = np.where(random.integers(0, 4, shape) > 0, random.integers(17, 23, shape), 0).astype(np.uint32)
     bits = bits >> lost << lost
@@ -218,7 +218,7 @@ def example(
 ) -> Example:
     random = None
     if cell.rounding == "stochastic":
-        # Both ends and the middle besides plain ones: a remainder of a half goes up from 2^31 on.
+        # Add both ends and the middle: a remainder of one half rounds up from 2^31 on.
         draws = Draws(f"{cell.id} {group} {tuple(x.shape)} random")
         edges = np.array([0, (1 << 31) - 1, 1 << 31, (1 << 32) - 1])
         plain = draws.integers(0, 1 << 32, tuple(x.shape))

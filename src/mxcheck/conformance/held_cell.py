@@ -1,4 +1,4 @@
-"""What a cell says of a named implementation: the verdict, and the lines of one that is red."""
+"""Judge a cell of a named implementation: the verdict, and the lines of a red cell."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mxcheck.kernels.registry import Implementation, implementations
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeldCell:
-    """A cell of one implementation, held against the oracle and against what is known of it.
+    """A cell of one implementation, compared with the oracle and with its known mismatches.
 
     Attributes:
-        verdict: `unsupported`, `exact`, `last bit`, `known` or `red`, as `findings.judge` has them.
-        changes: what differs from what is known.
-        smallest: (group, counterexample) of each cause, where it is red.
-        likeness: `looks like ...`, where it is red and another rule explains it.
+        verdict: `unsupported`, `exact`, `last bit`, `known` or `red`; see `findings.judge`.
+        changes: differences from the known counts.
+        smallest: (group, counterexample) of each cause, if red.
+        likeness: `looks like ...`, if red and another rule explains it.
         known: the findings of the cell.
     """
 
@@ -38,16 +38,16 @@ class HeldCell:
 
     @property
     def only_errors(self) -> bool:
-        """Whether there is no result to compare."""
+        """True if there is no result to compare."""
         return {kind for kinds in self.result.counts.values() for kind in kinds} == {"error"}
 
     def first_example(self, of: Implementation) -> tuple[str, ...]:
-        """The lines of the first counterexample of a red cell."""
+        """Return the lines of the first counterexample of a red cell."""
         group, first = self.smallest[0]
         return tuple(map(printable, describe(group, first, argument(of))))
 
     def lines(self, of: Implementation, name: str, level: str) -> list[str]:
-        """What a red cell says. `name` is what it is called."""
+        """Return the lines of a red cell. `name` is the cell's name in them."""
         if self.only_errors and not any("error" in finding.kinds for finding in self.known):
             title = f"{name} ({level}) has no result to compare for {groups_in_words(self.result.counts)}"
             changes: list[str] = []
@@ -59,7 +59,7 @@ class HeldCell:
                 known = ", ".join(finding.name for finding in self.known)
                 changes.insert(0, f"known findings: {known}; what is new:")
         lines = [title]
-        # An error is the same one whatever the group.
+        # The same error is reported once, whatever the group.
         told: dict[str, tuple[str, Counterexample]] = {}
         for number, (group, one) in enumerate(self.smallest):
             told.setdefault(one.comparison.error or str(number), (group, one))
@@ -77,7 +77,7 @@ class HeldCell:
 def hold_cell(
     kernel: Kernel, of: Implementation, cell: Cell, level: str, narrowing: Narrowing = EVERYTHING
 ) -> HeldCell:
-    """Put a cell through the kernel of an implementation, and judge what comes of it."""
+    """Run a cell through the kernel of an implementation, and judge the result."""
     recorded = bool(known_counts(of.name, cell.id, level))
     result = run_cell(kernel, cell, level, narrowing, as_recorded=recorded)
     known = findings_of(of.name, cell.id)
@@ -98,5 +98,5 @@ def hold_cell(
 
 
 def argument(one: Implementation) -> str:
-    """How a command line names an implementation."""
+    """Return the command-line argument that names an implementation."""
     return one.name if one.name in implementations() else one.target

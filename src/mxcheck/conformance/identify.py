@@ -1,9 +1,9 @@
-"""Which scale rule, rounding and NaN/Inf policy an implementation follows: that with the fewest mismatches.
+"""Identify the scale rule, rounding and NaN/Inf policy of an implementation: those with the fewest
+mismatches.
 
-It is asked for a few thousand blocks on which the rules of `mxcheck.formats.field_rules` differ, in each
-dtype and the first block size that it takes, and its answer is held against each rule with each rounding.
-Blocks at the ends of the scale's range are counted apart: implementations fall short there, whatever their
-rule.
+It casts a few thousand blocks on which the rules of `mxcheck.formats.field_rules` differ, in each dtype and
+the first block size that it takes; the answer is compared with each rule under each rounding. Blocks at the
+ends of the scale's range are counted apart: implementations fall short there whatever their rule.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ from mxcheck.kernels.domain import Domain, domain_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK_SIZES = (32, 16, 64, 128)
-#: Whole tiles: rows and columns of what is asked are multiples of it.
+#: Rows and columns of the input are multiples of this, so that tiles are whole.
 _TILE = 128
-#: Such a part of the blocks within the range may differ from a rule that an implementation is said to follow.
-#: Roundings differ from each other in more, and so do rules, but for those that differ at single amax.
+#: An implementation may differ from the rule that it is said to follow in at most this part of the blocks
+#: within the range. Roundings differ from each other in more, and so do rules, except those that differ at
+#: single amax only.
 _MOST_DIFFERENT = 0.02
-#: So many of the nearest are held against NaN and Inf too.
+#: Number of nearest matches that are also compared on NaN and Inf.
 _MOST_HELD = 8
 
 Codes = NDArray[np.uint8]
@@ -56,15 +57,15 @@ Codes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """How far an answer is from one rule and rounding.
+    """Distance of an answer from one rule and rounding.
 
     Attributes:
-        policy: what NaN and Inf do, by fewest mismatches; None where an implementation refuses them.
-        scales: blocks within the range whose scale differs; None of an implementation that returns values.
-        codes: codes (or values) that differ, within the range and under equal scales.
+        policy: NaN/Inf policy with the fewest mismatches; None where the implementation refuses NaN and Inf.
+        scales: blocks within the range whose scale differs; None for an implementation that returns values.
+        codes: codes (or values) within the range that differ under equal scales.
         blocks: blocks within the range in which either differs.
         at_the_ends: blocks that differ where the scale is 00 or FE, or amax is subnormal or 0.
-        zero_signs: zeros of the wrong sign; counted nowhere else.
+        zero_signs: zeros of the wrong sign, counted nowhere else.
         not_finite: blocks with NaN or Inf that differ.
     """
 
@@ -80,17 +81,17 @@ class Match:
 
     @property
     def exact(self) -> bool:
-        """Whether no bit differs."""
+        """True if no bit differs."""
         return not (self.blocks or self.at_the_ends or self.zero_signs or self.not_finite)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What an implementation was asked for, and what its answer looks like, the nearest first.
+    """The cast that was asked for, and the rules that the answer matches, nearest first.
 
     Attributes:
-        matches: the nearest, and what it was asked for.
-        blocks: how many within the range were compared; `at_the_ends`, `not_finite`: how many others.
+        matches: the nearest rules, and the one that was asked for.
+        blocks: number of blocks compared within the range; `at_the_ends`, `not_finite`: numbers of others.
     """
 
     cell: Cell
@@ -107,7 +108,7 @@ class Identity:
 
     @property
     def alike(self) -> set[tuple[str, str]]:
-        """The rules and roundings that nothing tells from the nearest."""
+        """The rules and roundings that the answer does not tell from the nearest."""
         best = self.best
         return {
             (one.rule, one.rounding)
@@ -117,29 +118,29 @@ class Identity:
         }
 
     def agrees_with(self, other: Identity) -> bool:
-        """Whether one rule and rounding may be both: inputs of 16 bits tell fewer apart."""
+        """Return whether both may have one rule and rounding: 16-bit inputs tell fewer apart."""
         if not (self.fits and other.fits):
             return self.fits == other.fits
         return self.best.exact == other.best.exact and bool(self.alike & other.alike)
 
     @property
     def words(self) -> str:
-        """`floor` with ties toward zero. Rules that nothing tells apart are all named: in `fp4_e3m0`
-        `ceil` and `rceil` are one, and other scales may make equal values."""
+        """`floor` with ties toward zero. Rules that the answer does not tell apart are all named: in
+        `fp4_e3m0` `ceil` and `rceil` are one rule, and other scales may give equal values."""
         rounding = self.best.rounding
-        # In one order, whatever rule was asked for: equal answers read alike.
+        # In a fixed order, so that equal answers read alike whatever rule was asked for.
         alike = [f"`{rule}`" for rule in FIELD_RULES if (rule, rounding) in self.alike]
         return f"{' or '.join(alike)} with {FIELD_ROUNDINGS[rounding]}"
 
     @property
     def fits(self) -> bool:
-        """Whether the nearest is near enough to be named."""
+        """True if the nearest is near enough to be named."""
         return self.best.blocks <= _MOST_DIFFERENT * self.blocks
 
 
 def identify(kernel: Kernel, cell: Cell, dtypes: Sequence[torch.dtype] = ()) -> Identity | str:
-    """What an implementation makes of a cell looks like, in the first of these dtypes that it takes (of its
-    domain, where none is named); or why it gives nothing, in its own words.
+    """Identify the rule that an implementation follows in a cell, in the first of these dtypes that it takes
+    (default: those of its domain); or return its own reason for giving no result.
 
     Raises:
         ValueError: the cell's format has no E8M0 scales, or its rounding is stochastic.
@@ -170,8 +171,8 @@ def identities(
     rounding: str | None = None,
     dtypes: Sequence[torch.dtype] = (),
 ) -> Iterator[Identity | str]:
-    """`identify` for the cells of the format `name`, of `quick`, with this rule and this rounding if any; in
-    each of these dtypes, or each of its domain."""
+    """Run `identify` on the `quick` cells of the format `name`, with this rule and rounding if given, in each
+    of these dtypes or of its domain's."""
     for cell in cells("quick"):
         if cell.format != name or cell.rounding == "stochastic":
             continue
@@ -181,8 +182,8 @@ def identities(
 
 
 def looks_like(kernel: Kernel, cell: Cell) -> str:
-    """`looks like ...`, of a cell that is red; empty where nothing fits well, or nothing better than its own
-    rule and rounding. Where that is so in some dtypes only, or not the same in all, by dtype."""
+    """Return `looks like ...` for a red cell; empty where no rule fits well, or none better than the cell's
+    own. By dtype, where it differs between dtypes."""
     if cell.spec().block.scale != E8M0 or cell.rounding == "stochastic":
         return ""
     answers = [identify(kernel, cell, [dtype]) for dtype in dtypes_of(domain_of(kernel) or Domain())]
@@ -204,21 +205,21 @@ def looks_like(kernel: Kernel, cell: Cell) -> str:
 
 
 def _is_other(found: Identity) -> bool:
-    """Whether another rule or rounding than it was asked for fits, and better."""
+    """Return whether another rule or rounding fits, and better than the one asked for."""
     own = (found.cell.scale_rule, found.cell.rounding)
     asked = next(one for one in found.matches if (one.rule, one.rounding) == own)
-    # It may differ at the ends alone: no other rule.
+    # If it differs at the ends alone, that is no other rule.
     return found.fits and asked.blocks != found.best.blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Asked:
-    """Blocks [n, block size]: finite ones, and one tensor for each kind of others."""
+    """Input blocks [n, block size]: the finite ones, and one tensor for each other kind."""
 
     block_size: int
     finite: Tensor
     not_finite: tuple[Tensor, ...]
-    ends: NDArray[np.bool_]  # of `finite`, by block
+    ends: NDArray[np.bool_]  # for each block of `finite`
 
 
 @lru_cache(maxsize=len(DTYPES) * len(BLOCK_SIZES))
@@ -249,8 +250,8 @@ def _asked(name: str, block_size: int, dtype: torch.dtype) -> _Asked:
 
 
 def _thresholds(cell: Cell, length: int) -> inputs.Blocks:
-    """amax where rules of the field turn: at 1.5 times the largest code, at every power of two, and one fp32
-    value to each side."""
+    """Return amax at the thresholds of the rules: 1.5 times the largest code, every power of two, and one
+    fp32 value to each side."""
     exponents = np.arange(-140, 118)
     points = np.ldexp(1.5 * cell.spec().element.max_value, exponents - cell.spec().element.emax)
     bits = points.astype(np.float32).view(np.uint32)
@@ -265,14 +266,14 @@ def _thresholds(cell: Cell, length: int) -> inputs.Blocks:
 
 
 def _in_tiles(blocks: Tensor) -> Tensor:
-    """The first blocks once more behind the last, until they fill whole tiles."""
+    """Repeat the first blocks behind the last until they fill whole tiles."""
     a_tile = _TILE * _TILE // blocks.shape[1]
     count = -(-len(blocks) // a_tile) * a_tile
     return blocks[torch.arange(count) % len(blocks)]
 
 
 def _answer(kernel: Kernel, blocks: Tensor, spec: CastSpec) -> tuple[NDArray[Any], ...] | str:
-    """(codes, scales) or (values,), by blocks; or why there are none."""
+    """Return (codes, scales) or (values,), by blocks; or the reason why there are none."""
     seen = outcome(kernel, blocks.reshape(-1, _TILE).clone(), spec)
     if not seen.got:
         return seen.unsupported or seen.error
@@ -347,7 +348,7 @@ def _held(
 def _expected(
     name: str, block_size: int, dtype: torch.dtype, rule: str, rounding: str
 ) -> tuple[Codes, Codes]:
-    """Codes and scales of the finite blocks."""
+    """Return the expected codes and scales of the finite blocks."""
     return _blocks_of(_asked(name, block_size, dtype).finite, ELEMENT_FORMATS[name], rule, rounding)
 
 
@@ -359,7 +360,8 @@ def _blocks_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Differences:
-    """By block: whether its scale differs, and how many codes or values and zeros' signs."""
+    """Differences by block: whether the scale differs, and the numbers of different codes or values and of
+    zeros' signs."""
 
     scales: NDArray[np.bool_] | None
     codes: NDArray[np.int64]

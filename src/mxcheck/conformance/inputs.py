@@ -1,7 +1,7 @@
-"""Blocks that sit on the edges: float32 arrays [blocks, n] for a cast with E8M0 scales, made and named.
+"""Blocks on the edges of a cast with E8M0 scales: named groups of float32 arrays [blocks, n].
 
-Each group is a function of the cell, of the block length n and of a seeded generator: the same numbers on any
-machine. What they look for is what bit-exact testers of IEEE arithmetic look for (TestFloat, FPgen): every
+Each group is a function of the cell, the block length n and a seeded generator, and gives the same numbers on
+any machine. The groups look for what bit-exact testers of IEEE arithmetic look for (TestFloat, FPgen): every
 code, every boundary between two codes with both its fp32 neighbours, boundary exponents, both ends of the
 range.
 """
@@ -24,12 +24,12 @@ Blocks = NDArray[np.float32]
 
 _INF = 0x7F80_0000
 _NON_FINITE = np.array([0x7FC0_0000, 0xFFC0_0000, 0x7F80_0001, _INF, 0xFF80_0000], np.uint32)
-# Powers of two that a unit-scale block is moved by: none, to the lowest scale, near the highest, in between.
+# Exponents by which a block of scale 1 is shifted: none, to the lowest scale, near the highest, in between.
 _SHIFTS = (0, -127, 100, -60)
 
 
 def largest_of_unit_scale(element: ElementFormat, rule: str) -> np.float32:
-    """The largest amax that a scale rule gives the scale 1."""
+    """Return the largest amax for which a scale rule gives the scale 1."""
     power = 2.0**element.emax
     too_large = {"floor": 2 * power, "even": (2 - 2.0 ** -(element.mantissa_bits + 1)) * power}
     if rule in too_large:
@@ -38,21 +38,21 @@ def largest_of_unit_scale(element: ElementFormat, rule: str) -> np.float32:
 
 
 def every_code(cell: Cell, length: int, random: Draws) -> Blocks:
-    """The value of every code that can be reached, at four scales."""
+    """Give the value of every code that can be reached, at four scales."""
     element = cell.spec().element
     values = np.array([code_values(element)[code] for code in finite_codes(element)], np.float32)
     return _at_scales(values, cell, length, random)
 
 
 def boundaries(cell: Cell, length: int, random: Draws) -> Blocks:
-    """The midpoint of every two neighbouring codes, the codes themselves, and both fp32 neighbours of each,
-    of either sign, at four scales. Above the largest code: half a step more, where saturation has to begin,
-    and the next power of two."""
+    """Give the midpoint of every two neighbouring codes, the codes themselves, and both fp32 neighbours of
+    each, of either sign, at four scales. Above the largest code: half a step more, where saturation must
+    begin, and the next power of two."""
     element = cell.spec().element
     ladder = np.array(sorted({abs(code_values(element)[code]) for code in finite_codes(element)}))
     middle = (ladder[:-1] + ladder[1:]) / 2
     above = [ladder[-1] + (ladder[-1] - ladder[-2]) / 2, 2.0 ** (element.emax + 1)]
-    points = np.concatenate([middle, ladder[1:], above]).astype(np.float32)  # one bit more than a code: exact
+    points = np.concatenate([middle, ladder[1:], above]).astype(np.float32)  # exact: one bit more than a code
     near = np.concatenate(
         [np.nextafter(points, np.float32(0)), points, np.nextafter(points, np.float32(4096 * 32))]
     )
@@ -60,7 +60,7 @@ def boundaries(cell: Cell, length: int, random: Draws) -> Blocks:
 
 
 def bfloat16_together(cell: Cell, length: int, random: Draws) -> Blocks:
-    """All 65,536 bf16 values: neighbours in one block, and the finite ones again in a seeded shuffle."""
+    """Give all 65,536 bf16 values: neighbours in one block, and the finite ones again in a seeded shuffle."""
     del cell
     values = _bfloat16()
     shuffled = random.permutation(values[np.isfinite(values)])
@@ -68,19 +68,19 @@ def bfloat16_together(cell: Cell, length: int, random: Draws) -> Blocks:
 
 
 def bfloat16_alone(cell: Cell, length: int, random: Draws) -> Blocks:
-    """Each of the 65,536 bf16 values among zeros, in every position in turn."""
+    """Give each of the 65,536 bf16 values among zeros, in each position in turn."""
     del cell, random
     return _alone(_bfloat16(), length)
 
 
 def bfloat16_alone_in_part(cell: Cell, length: int, random: Draws) -> Blocks:
-    """`bfloat16_alone` for a seeded sample of 2,048 values."""
+    """Give `bfloat16_alone` for a seeded sample of 2,048 values."""
     del cell
     return _alone(random.permutation(_bfloat16())[:2048], length)
 
 
 def zero_and_subnormal(cell: Cell, length: int, random: Draws) -> Blocks:
-    """Blocks of zeros of either sign, of fp32 subnormals, and of both with a small normal number."""
+    """Give blocks of zeros of either sign, of fp32 subnormals, and of both with a small normal number."""
     del cell
     zeros = np.zeros((16, length), np.int64)
     subnormal = random.integers(0, 1 << 23, (16, length)) >> random.integers(0, 23, (16, 1))
@@ -92,8 +92,8 @@ def zero_and_subnormal(cell: Cell, length: int, random: Draws) -> Blocks:
 
 
 def not_finite(cell: Cell, length: int, random: Draws) -> Blocks:
-    """NaN and Inf of either sign, each in every position, among normal numbers, among zeros, and both in one
-    block; and blocks of nothing else."""
+    """Give NaN and Inf of either sign: each in every position among normal numbers and among zeros, both in
+    one block, and blocks of nothing else."""
     del cell
     normal = _with_random_signs(random.integers(0x3E00_0000, 0x4080_0000, length), random).view(np.uint32)
     bits = np.stack([normal, np.zeros(length, np.uint32)])
@@ -109,7 +109,7 @@ def not_finite(cell: Cell, length: int, random: Draws) -> Blocks:
 
 
 def infinite(cell: Cell, length: int, random: Draws) -> Blocks:
-    """Inf of either sign in every position, among normal numbers; for casts that refuse a NaN."""
+    """Give Inf of either sign in every position, among normal numbers; for casts that refuse NaN."""
     del cell
     normal = random.integers(0x3E00_0000, 0x4080_0000, length)
     bits = np.tile(normal, (2, length, 1))
@@ -118,36 +118,37 @@ def infinite(cell: Cell, length: int, random: Draws) -> Blocks:
 
 
 def amax_boundaries(cell: Cell, length: int, random: Draws) -> Blocks:
-    """amax at every power of two that fp32 has, at that times the largest code's significand and the one from
-    which `even` rounds up, and one fp32 value to each side; the other elements lie below. The lowest and the
-    highest powers reach both clamps of the scale, whatever the format."""
+    """Give amax at every fp32 power of two, at that times the largest code's significand and times the one
+    from which `even` rounds up, and one fp32 value to each side; the other elements lie below. The lowest and
+    highest powers reach both clamps of the scale in every format."""
     element = cell.spec().element
     exponents = np.arange(-149, 128)
     significands = (1.0, element.max_value / 2.0**element.emax, 2 - 2.0 ** -(element.mantissa_bits + 1))
     points = np.concatenate([np.ldexp(np.float64(one), exponents) for one in significands])
     bits = np.unique(points.astype(np.float32).view(np.uint32)).astype(np.int64)
     amax = np.unique(np.concatenate([bits - 1, bits, bits + 1, [0x7F7F_FFFF]]).clip(1, 0x7F7F_FFFF))
-    # Bits below amax's are magnitudes below amax; dropping low exponents keeps many in its own binade.
+    # Smaller bits are smaller magnitudes; subtracting at most 2^26 keeps many in amax's own binade.
     rest = amax[:, None] - np.minimum(random.integers(0, 1 << 26, (amax.size, length)), amax[:, None])
     rest[np.arange(amax.size), random.integers(0, length, amax.size)] = amax
     return _with_random_signs(rest, random)
 
 
 def wide(cell: Cell, length: int, random: Draws) -> Blocks:
-    """Random bit patterns: exponents within a block's reach of a random one, significands plain, sparse,
-    dense."""
+    """Give random bit patterns: exponents within a block's reach of a random one; plain, sparse and dense
+    significands."""
     del cell
     return _wide(512, length, random)
 
 
 def large(cell: Cell, length: int, random: Draws) -> Blocks:
-    """`wide`, in one tensor of more than 2^18 elements: what a kernel works on in several pieces."""
+    """Give `wide` in one tensor of more than 2^18 elements, which a kernel splits into pieces."""
     del cell
     return _wide((1 << 18) // length + 9, length, random)
 
 
 def constant(cell: Cell, length: int, random: Draws) -> Blocks:
-    """Blocks of one magnitude, or of two: all alike, of either sign, in turn, beside zeros, beside halves."""
+    """Give blocks of one magnitude, or of two: all alike, of either sign, in turn, beside zeros, beside
+    halves."""
     exponents = random.integers(-24, 12, 48)
     significands = 1 + random.integers(0, 1 << 6, 48) / 64
     values = np.ldexp(significands, exponents)
@@ -159,7 +160,7 @@ def constant(cell: Cell, length: int, random: Draws) -> Blocks:
 
 
 def wide_at_length(cell: Cell, length: int, random: Draws) -> Blocks:
-    """`wide`, sixteen times as many."""
+    """Give sixteen times as many blocks as `wide`."""
     del cell
     return _wide(8192, length, random)
 
@@ -204,8 +205,8 @@ def _in_blocks(values: NDArray[np.float32], length: int) -> Blocks:
 
 
 def _at_scales(values: NDArray[np.float32], cell: Cell, length: int, random: Draws) -> Blocks:
-    """Values in blocks that are led by the largest amax of the scale 1, in every position; moved by powers of
-    two, as far as fp32 can hold them."""
+    """Put values in blocks led by the largest amax of scale 1, in every position; shift by powers of two as
+    far as fp32 can hold them."""
     largest = largest_of_unit_scale(cell.spec().element, cell.scale_rule)
     values = values[np.abs(values) <= largest]
     room = max(length - 1, 1)

@@ -1,4 +1,4 @@
-"""Inputs that lie inside of a domain: which dtype, how many rows and columns, and blocks as a matrix."""
+"""Fit inputs into a domain: dtype, rows and columns, and blocks as a matrix."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from mxcheck.kernels.domain import DTYPES, Domain, up
 
 
 def dtypes_of(domain: Domain) -> list[torch.dtype]:
-    """Those that may be asked, fp32 first: it has the most edges."""
+    """Return the allowed dtypes, fp32 first: it has the most edges."""
     return [dtype for dtype in DTYPES.values() if dtype in domain.dtypes]
 
 
 def axis_of(domain: Domain) -> int:
-    """An axis of a matrix that blocks may run along, the last one if it may be."""
+    """Return an axis of a matrix that blocks may run along, the last one if allowed."""
     axes = (-1, 0, 1, -2)
     return next((one for one in axes if domain.axes is None or one in domain.axes), -1)
 
 
 def rows_of(count: int, domain: Domain) -> int:
-    """So many rows, as near as the domain has them."""
+    """Return the allowed number of rows nearest to `count`."""
     return _within(count, domain.least_rows, domain.most_rows, domain.rows_multiple)
 
 
 def columns_of(count: int, domain: Domain, block_size: int | None) -> int:
-    """So many columns, as near as the domain has them."""
+    """Return the allowed number of columns nearest to `count`."""
     return _within(count, domain.least_columns, domain.most_columns, _step(domain, block_size))
 
 
 def _step(domain: Domain, block_size: int | None) -> int:
-    """What must divide columns."""
+    """Return the number that must divide columns."""
     return lcm(domain.columns_multiple, 1 if domain.ragged or block_size is None else block_size)
 
 
@@ -44,12 +44,12 @@ def _within(count: int, least: int, most: int | None, multiple: int) -> int:
 
 
 def as_matrices(blocks: Tensor, domain: Domain) -> Iterator[Tensor]:
-    """Blocks [count, n] as a matrix [rows, columns], columns being n or a multiple of it: few, unless there
-    is a limit of rows. Where the domain wants more rows than they fill, the first ones again; several
-    matrices where one may not hold them."""
+    """Yield blocks [count, n] as matrices [rows, columns], where columns is n or a multiple of it: few
+    columns, unless rows are limited. Repeat the first rows where the domain requires more; split where one
+    matrix may not hold them."""
     count, length = blocks.shape
     step = lcm(domain.columns_multiple, length)
-    # Of few rows as many columns as may be.
+    # With a limit of rows, as many columns as needed.
     wanted = length if domain.most_rows is None else -(-count * length // domain.most_rows)
     columns = _within(max(wanted, length), domain.least_columns, domain.most_columns, step)
     rows = up(max(-(-count // (columns // length)), domain.least_rows), domain.rows_multiple)
@@ -58,7 +58,7 @@ def as_matrices(blocks: Tensor, domain: Domain) -> Iterator[Tensor]:
 
 
 def in_pieces(x: Tensor, domain: Domain) -> Iterator[Tensor]:
-    """A matrix as one, or several where it has more rows or columns than the domain allows."""
+    """Yield a matrix whole, or split where it has more rows or columns than the domain allows."""
     columns = _within(x.shape[1], 1, domain.most_columns, domain.columns_multiple)
     rows = _within(x.shape[0], 1, domain.most_rows, domain.rows_multiple)
     for column in range(0, x.shape[1], columns):
@@ -67,9 +67,9 @@ def in_pieces(x: Tensor, domain: Domain) -> Iterator[Tensor]:
 
 
 def fitted(x: Tensor, domain: Domain, spec: CastSpec) -> tuple[Tensor, int]:
-    """A matrix that is cast along its last axis, in a dtype, with rows and columns and along an axis that the
-    domain allows, in a rank of its; its rows and columns are repeated where it must grow, and cut off where
-    it must not be as large. And that axis."""
+    """Return a matrix that the domain allows, in dtype, rows, columns, axis and rank, and its axis. Rows and
+    columns are repeated where it must grow, and cut off where it must shrink. The input is cast along its
+    last axis."""
     rows, columns = rows_of(x.shape[0], domain), columns_of(x.shape[1], domain, spec.block_size)
     grown = x.repeat(-(-rows // x.shape[0]), -(-columns // x.shape[1]))[:rows, :columns]
     axis = axis_of(domain)
@@ -79,14 +79,14 @@ def fitted(x: Tensor, domain: Domain, spec: CastSpec) -> tuple[Tensor, int]:
 
 
 def aligned(x: Tensor, domain: Domain) -> Tensor:
-    """x, or a copy where only chance placed its memory otherwise than a domain wants: numpy may. An x that is
-    laid out at an offset stays as it is."""
+    """Return x, or a copy where its memory misses the domain's alignment by chance, as numpy's may. An x that
+    is placed at an offset on purpose stays as it is."""
     return x if x.storage_offset() or not x.data_ptr() % domain.alignment else x.clone()
 
 
 def in_rank(x: Tensor, axis: int, domain: Domain) -> Tensor:
-    """A matrix with as many dimensions as the domain wants, a matrix if it may be: with leading ones (behind
-    the block axis where that is the first), or flat."""
+    """Reshape a matrix to a rank that the domain allows (a matrix if possible): add leading dimensions
+    (behind the block axis where that is the first), or flatten."""
     if domain.ranks is None or 2 in domain.ranks:
         return x
     more = max(domain.ranks) - 2

@@ -1,7 +1,8 @@
-"""Results that a caller keeps: they stay what they were while the kernel goes on.
+"""Check results that a caller keeps: they must not change while the kernel is called again.
 
-A kernel that returns one of a few buffers of its own, or views into its workspace, is right at each call, and
-changes what it returned before. So the results of a few calls are kept, and looked at again after all others.
+A kernel that returns one of a few buffers of its own, or views into its workspace, is right at each call but
+changes what it returned before. So the results of a few calls are kept, and compared again after all other
+calls.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.domain import Domain
 
-#: Calls with other numbers of one shape: a kernel with fewer buffers than that uses one again.
+#: Calls with different numbers of one shape: a kernel with fewer buffers reuses one.
 CALLS = 12
 _SHAPE = (4, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Kept:
-    """A result as it was returned, which may be memory of the kernel, and what it was `then`; of a call that
-    gave none, what it gave."""
+    """A result as returned, which may be the kernel's memory, and a copy of it from `then`; for a call
+    without a result, its comparison."""
 
     example: Example
     returned: Any
@@ -38,7 +39,8 @@ class Kept:
 
 
 def kept_results(kernel: Kernel, cell: Cell, domain: Domain = ANYTHING) -> list[Kept]:
-    """The results of `CALLS` calls with small inputs; of a kernel that gives none there the first call."""
+    """Keep the results of `CALLS` calls with small inputs; only the first call of a kernel that gives
+    none."""
     found = []
     for number in range(CALLS):
         one = placed(KEPT_RESULTS, spread_with_ties(_SHAPE, Draws(f"kept {number}")), cell, domain)
@@ -56,7 +58,7 @@ def kept_results(kernel: Kernel, cell: Cell, domain: Domain = ANYTHING) -> list[
 
 
 def changed_since(kernel: Kernel, kept: list[Kept]) -> Iterator[Asked]:
-    """Each kept result, held against what it was."""
+    """Compare each kept result with its copy."""
     for one in kept:
         if not one.then.got:
             yield Asked(example=one.example, comparison=one.then)

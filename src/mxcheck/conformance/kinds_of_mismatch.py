@@ -1,8 +1,8 @@
-"""What a mismatch can be. Torch- and numpy-free."""
+"""Kinds of mismatch. Torch- and numpy-free."""
 
 from __future__ import annotations
 
-#: The values of an fp32-scaled format, in the last place: reported, and not wrong.
+#: Values of an fp32-scaled format that differ in the last place: reported, but not wrong.
 LAST_BIT = "last bit"
-#: Kinds of mismatch, in the order in which they are told.
+#: Kinds of mismatch, in the order of reports.
 KINDS = ("error", "scale", "code", "value", "nan", "zero sign", LAST_BIT)

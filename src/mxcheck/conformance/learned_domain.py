@@ -1,5 +1,5 @@
-"""What an implementation is made for, where it declares nothing: learned from what it gives no result for,
-and from what it does not look at."""
+"""Learn the domain of an implementation that declares none: from the inputs that it refuses and the options
+that it ignores."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.domain import ALIGNMENTS, Domain, NotSupported, innermost, named, up
 from mxcheck.kernels.refusals import own_word
 
-# Rows and columns that whatever tiles and blocks there are divide; for a kernel of long rows; for one of
-# short rows, or few.
+# Rows and columns: divisible by any usual tile and block; for a kernel of long rows; of short rows; of few
+# rows.
 _ALIGNED = ((256, 512), (128, 12_288), (128, 128), (16, 128))
-# No other input has more.
+# Most columns of any other input.
 _MOST_COLUMNS = 8192
-# Of what is asked, which repeats them.
+# Number of different elements in an input, which repeats them.
 _DIFFERENT = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """A domain, and of each restriction what the implementation said: `float32: AssertionError: no`.
-    `single_rows`: a single row is cast, though the domain has more."""
+    """A domain, and for each restriction the implementation's message: `float32: AssertionError: no`.
+    `single_rows`: a single row is cast although the domain requires more."""
 
     domain: Domain
     because: tuple[str, ...] = ()
@@ -48,20 +48,20 @@ class Learned:
 
 
 def learned_domain(kernel: Kernel, cell: Cell, within: Domain = ANYTHING) -> Learned:
-    """What an implementation does of a cell, of what is `within`: dtypes, rows, columns, axes, block sizes
-    and layouts to which it does not say no (see `own_word`) where it does an aligned matrix; and of what it
-    does not look at the value that it has (see `disregarded`). One that does no aligned matrix is left to its
-    cells. Neither a result that is wrong nor any other error teaches anything.
+    """Learn what an implementation supports of a cell, within `within`: the dtypes, rows, columns, axes,
+    block sizes and layouts that it does not refuse (see `own_word`) once it casts an aligned matrix, and its
+    own values of the options that it ignores (see `disregarded`). An implementation that casts no aligned
+    matrix is left to its cells. Neither a wrong result nor any other error teaches anything.
 
     Raises:
-        NotSupported: it refuses aligned matrices of each dtype, its own reason; or it does not look at what
-            makes the cell, and does another one.
+        NotSupported: it refuses aligned matrices of each dtype, with its own reason; or it ignores an option
+            of the cell, and does another cell's cast.
     """
     values = disregarded(kernel, cell, within)
     domain = with_values(within, values)
     if domain.refuses_cast(cell.spec(block_size=own_block_size(cell, domain))):
         raise NotSupported(in_words(values))
-    # The first once more, where none will do.
+    # Use the first shape again if none works.
     for shape, rank in (*product(_ALIGNED, (2, 3)), *product(_ALIGNED, (1,)), (_ALIGNED[0], 2)):
         probe = _Probe(kernel, cell, domain, rank, shape)
         seen = {dtype: probe.ask(dtype=dtype, unlike=_no_lengths) for dtype in dtypes_of(domain)}
@@ -87,7 +87,7 @@ _Lesson = tuple[dict[str, Any], list[str]]
 
 
 class _Answer(NamedTuple):
-    """Why there is no result; empty where there is one, right or wrong."""
+    """The reason why there is no result; empty where there is one, right or wrong."""
 
     why: str
     refused: bool
@@ -110,9 +110,9 @@ class _Probe:
         unlike: Callable[[BaseException], bool] = lambda _: False,
         **others: Any,
     ) -> _Answer:
-        """What comes of a matrix [rows, columns] along its last axis (None: of `shape`), of other leading
-        lengths, or of another dtype, axis, block size or layout. `unlike` tells what else than its own word
-        is a no."""
+        """Ask for a matrix [rows, columns] along its last axis (None: those of `shape`), or for other leading
+        lengths, dtype, axis, block size or layout. `unlike` recognises errors, other than the kernel's own
+        refusals, that count as a refusal."""
         rows = self.shape[0] if rows is None else rows
         columns = self.shape[1] if columns is None else columns
         axis = others.get("axis", axis_of(self.domain))
@@ -153,33 +153,33 @@ def _answer(kernel: Kernel, x: Tensor, spec: CastSpec, unlike: Callable[[BaseExc
 
 
 def answer(kernel: Kernel, shape: tuple[int, ...], dtype: torch.dtype, spec: CastSpec) -> str:
-    """Why there is no result for an input of this shape; empty where there is one, right or wrong, or another
-    error than a no."""
+    """Return why there is no result for an input of this shape; empty where there is one, right or wrong, or
+    an error that is no refusal."""
     count = prod(shape)
     x = _numbers().to(dtype).repeat(-(-count // _DIFFERENT))[:count].reshape(shape)
     return _answer(kernel, x, spec, lambda error: _no_blocks(error) or _no_lengths(error)).why
 
 
 def _no_blocks(error: BaseException) -> bool:
-    """Whether torch found no whole blocks in a row. A kernel of whole blocks seldom checks for them: it fails
-    in its first `view`, `reshape` or `unflatten`."""
+    """Return whether torch found no whole blocks in a row. A kernel of whole blocks seldom checks for them:
+    it fails in its first `view`, `reshape` or `unflatten`."""
     words = ("is invalid for input of size", "don't multiply up to the size of dim", "is not divisible by")
     return isinstance(error, RuntimeError) and any(one in str(error) for one in words)
 
 
 def _no_lengths(error: BaseException) -> bool:
-    """Whether `rows, columns = x.shape` failed."""
+    """Return whether `rows, columns = x.shape` failed."""
     return isinstance(error, ValueError) and "values to unpack" in str(error)
 
 
 def _no_view(error: BaseException) -> bool:
-    """Whether `x.view(…)` failed for what lies apart in memory."""
+    """Return whether `x.view(…)` failed on non-contiguous memory."""
     return isinstance(error, RuntimeError) and "view size is not compatible" in str(error)
 
 
 def _rows(probe: _Probe) -> _Lesson:
     columns = columns_of(1, replace(probe.domain, ragged=False), probe.length)
-    # Of as few columns as may be, for there are many rows.
+    # Use as few columns as possible, as there are many rows.
     few = columns if not probe.ask(columns=columns).why else probe.shape[1]
     most = up(ROWS[-1], probe.shape[0])
     found = learned_lengths(lambda count: probe.ask(rows=count, columns=few).why, probe.shape[0], most)
@@ -207,7 +207,7 @@ def _columns(probe: _Probe) -> _Lesson:
         return found | {"ragged": length == 1}, reasons
     if length > 1 and (tail := probe.ask(columns=beside, unlike=_no_blocks).why):
         reasons.append(f"{beside} columns: {tail}")
-        # Rows that are whole words of memory may have a tail though others may not.
+        # Rows that are whole words of memory may have a tail even if others may not.
         steps = [step for step in (2, 4, 8, 16) if multiple == 1 and length % step == 0 and step < length]
         taken = (one for one in steps if not probe.ask(columns=beside - 1 + one, unlike=_no_blocks).why)
         step = next(taken, 0)
@@ -245,7 +245,7 @@ def _contiguous(probe: _Probe) -> _Lesson:
 
 
 def _alignment(probe: _Probe) -> _Lesson:
-    """Whether the first element may lie anywhere; else the least alignment that will do."""
+    """Learn whether the first element may lie anywhere; if not, the smallest alignment that works."""
     size = dtypes_of(probe.domain)[0].itemsize
     reasons: list[str] = []
     for alignment in ALIGNMENTS:
@@ -255,23 +255,23 @@ def _alignment(probe: _Probe) -> _Lesson:
         if not why:
             return ({"alignment": alignment}, reasons[-1:]) if reasons else ({}, [])
         reasons.append(f"{alignment} bytes into memory: {why}")
-    return {}, []  # it says no for another reason
+    return {}, []  # it refuses for another reason
 
 
 def _behind(alignment: int, x: Tensor) -> Tensor:
-    """The same values, so many bytes into memory: no larger alignment than that."""
+    """Return the same values at a byte offset, so that they have no larger alignment."""
     offset = alignment // x.element_size()
     memory = torch.zeros(x.numel() + offset, dtype=x.dtype)
     return memory[offset:].view(x.shape).copy_(x)
 
 
 def _apart(x: Tensor) -> Tensor:
-    """The same values, transposed in memory."""
+    """Return the same values, transposed in memory."""
     return x.transpose(0, -1).contiguous().transpose(0, -1)
 
 
 def _those(field: str, values: Iterable[Any], ask: Callable[[Any], _Answer], what: str) -> _Lesson:
-    """Those of the values that give a result; no restriction where all do."""
+    """Learn which of the values give a result; no restriction if all do."""
     seen = {value: ask(value).why for value in values}
     failed = [f"{what}{value}: {why}" for value, why in seen.items() if why]
     return ({field: tuple(value for value, why in seen.items() if not why)} if failed else {}), failed

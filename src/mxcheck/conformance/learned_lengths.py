@@ -1,5 +1,5 @@
-"""Which numbers of rows or columns an implementation takes: a least, a multiple and a most that explain what
-it took and what it refused."""
+"""Learn which numbers of rows or columns an implementation takes: the minimum, multiple and maximum that
+explain what it took and what it refused."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
-#: Multiples that kernels have.
+#: Multiples that kernels may require.
 MULTIPLES = tuple(sorted(one << power for one in (1, 3) for power in range(14)))
-#: How many reasons are told.
+#: Most reasons that are reported.
 _MOST_REASONS = 2
 
 
 class Lengths(NamedTuple):
-    """Numbers that are taken, and why others are not: `3: AssertionError: no`."""
+    """Numbers that are taken, and the reasons why others are not: `3: AssertionError: no`."""
 
     least: int = 1
     multiple: int = 1
@@ -23,10 +23,11 @@ class Lengths(NamedTuple):
 
 
 def learned_lengths(why_not: Callable[[int], str], taken: int, most: int) -> Lengths:
-    """What is taken of the numbers up to `most`. `why_not` says why one is not; `taken` is one that is.
+    """Learn which numbers up to `most` are taken. `why_not` returns why one is refused; `taken` is one that
+    is not.
 
-    Where a few are all taken, there is no limit. Else those beside each of `MULTIPLES` are asked, and the
-    numbers that are taken around `taken` without a gap are told: by the multiple which leaves fewest out.
+    If a few are all taken, there is no limit. Else each of `MULTIPLES` and its successor are asked, and the
+    gapless run of taken numbers around `taken` is described by the multiple that leaves fewest out.
     """
     seen: dict[int, str] = {}
     for count in (1, 3, taken + 1, most):
@@ -36,7 +37,7 @@ def learned_lengths(why_not: Callable[[int], str], taken: int, most: int) -> Len
     for count in _asked(taken, most):
         if count not in seen:
             seen[count] = why_not(count)
-    while True:  # until what it comes to is taken next to where it begins, too
+    while True:  # until the next numbers after `least` and `taken` are asked too
         found = _explained(seen, taken)
         beside = [one + found.multiple for one in (found.least, taken)]
         new = [one for one in beside if one not in seen and one <= (found.most or most)]
@@ -47,7 +48,7 @@ def learned_lengths(why_not: Callable[[int], str], taken: int, most: int) -> Len
 
 
 def _asked(taken: int, most: int) -> Iterator[int]:
-    """Each multiple, and one more; and what 16 bits hold, as a grid has it."""
+    """Yield each multiple and its successor; and the limit of a 16-bit grid dimension."""
     around = chain.from_iterable((one, one + 1) for one in MULTIPLES)
     return (one for one in (*around, 65_535, 65_536, taken - 1, taken) if 1 <= one <= most)
 

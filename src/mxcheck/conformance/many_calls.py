@@ -1,4 +1,5 @@
-"""What a cell is too short for: one input thousands of times over, and by two threads that run freely."""
+"""Find faults that a cell is too short for: one input cast thousands of times, and by two free-running
+threads."""
 
 from __future__ import annotations
 
@@ -27,12 +28,12 @@ from mxcheck.kernels.kept_settings import put_settings, settings, settings_kept
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.usual_settings import usual_settings
 
-#: How often `quantize` and `fake_quantize` are called with one tiny tensor.
+#: Number of calls of `quantize` and of `fake_quantize` with one tiny tensor.
 CALLS = 6000
-#: A slow kernel is called for so many seconds at most in each loop: of the thread's own time, and by the
-#: clock, for one that waits for a device or another process.
+#: Most seconds per loop for a slow kernel: CPU time of the thread, and wall time for one that waits for a
+#: device or another process.
 MOST_SECONDS, MOST_WAITING = 5.0, 30.0
-#: How often two threads start a call at the same moment.
+#: Number of calls that two threads start at the same moment.
 _ROUNDS = 200
 _TINY, _LONG = (1, 64), (130, 256)
 # Torch gives a second thread to tensors of more than 2^15 elements.
@@ -43,11 +44,11 @@ Arrays = tuple[NDArray[Any], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManyCalls:
-    """What came of them.
+    """Result of the calls.
 
     Attributes:
-        calls: how many there were of each function: fewer than `CALLS` of a slow kernel.
-        found: a line for each function that gave something else, or nothing, in one of them.
+        calls: number of calls of each function: fewer than `CALLS` for a slow kernel.
+        found: a line for each function that gave another result, or none, in one of them.
     """
 
     calls: int
@@ -56,22 +57,22 @@ class ManyCalls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """The cell that an implementation is asked many times, and the domain of the inputs."""
+    """The cell that is repeated, and the domain of the inputs."""
 
     cell: Cell
     domain: Domain
 
     def example(self, shape: tuple[int, int], seed: str) -> Example:
-        """Numbers of a shape, or of the next larger one that the domain wants."""
+        """Return numbers of a shape, or of the next larger one that the domain allows."""
         return placed(seed, spread_with_ties(shape, Draws(seed)), self.cell, self.domain)
 
 
 def first_cell(kernel: Kernel, level: str) -> tuple[Asking, str]:
-    """The first cell that an implementation does not refuse, and what is wrong with a plain call of it
-    there: "" where nothing is.
+    """Return the first cell that an implementation does not refuse, and what is wrong with a plain call there
+    ("": nothing).
 
     Raises:
-        NotSupported: it refuses all; why.
+        NotSupported: it refuses all cells; with its reason.
     """
     reason = ""
     declared = domain_of(kernel)
@@ -90,8 +91,8 @@ def first_cell(kernel: Kernel, level: str) -> tuple[Asking, str]:
 
 
 def many_calls(kernel: str | Kernel, asking: Asking) -> ManyCalls:
-    """`CALLS` calls of `mxcheck.quantize` and of `mxcheck.fake_quantize`, each held against the first. A
-    kernel that returns values has no `quantize`."""
+    """Call `mxcheck.quantize` and `mxcheck.fake_quantize` `CALLS` times each, and compare each call with the
+    first. A kernel that returns values has no `quantize`."""
     asked = asking.example(_TINY, "many calls")
     options = _options(asked.spec)
     made, found = [], []
@@ -113,7 +114,7 @@ def many_calls(kernel: str | Kernel, asking: Asking) -> ManyCalls:
 
 
 def at_two_threads(kernel: Kernel, asking: Asking) -> list[str]:
-    """What differs where torch has two threads for a tensor that is large enough for two: a line or none."""
+    """Compare the cast of a tensor that torch splits between two threads with that in one: a line or none."""
     asked = asking.example(_FOR_TWO, "two threads")
     with usual_settings(threads=1):
         alone = outcome(kernel, asked.x, asked.spec)
@@ -125,8 +126,8 @@ def at_two_threads(kernel: Kernel, asking: Asking) -> list[str]:
 
 
 def callers_as_they_like(kernel: Kernel, asking: Asking) -> list[str]:
-    """What differs from a call alone where two threads of Python, with different numbers of one shape, begin
-    `_ROUNDS` calls each at the same moment: a line for each thread that saw it first."""
+    """Compare two Python threads that start `_ROUNDS` calls each at the same moment, with different numbers
+    of one shape, with a call alone: a line for each thread that saw a difference first."""
     callers = [asking.example(_LONG, name) for name in ("one", "other")]
     alone = [outcome(kernel, one.x, one.spec) for one in callers]
     if not all(one.got for one in alone):
@@ -137,11 +138,11 @@ def callers_as_they_like(kernel: Kernel, asking: Asking) -> list[str]:
         asked, end = callers[caller], time.thread_time() + MOST_SECONDS
         late = time.monotonic() + MOST_WAITING
         for number in range(1, _ROUNDS + 1):
-            x = asked.x.clone()  # one that is written over is no fault of the other thread
+            x = asked.x.clone()  # if the kernel overwrites it, that is no fault of the other thread
             try:
                 start.wait()
             except threading.BrokenBarrierError:
-                return ""  # the other one has something to say, or took too long
+                return ""  # the other thread reports, or took too long
             try:
                 seen = judged(kernel, kernel(x, asked.spec), asked.x, asked.spec, alone[caller].got)
             except BaseException as error:  # noqa: BLE001  (whatever a kernel raises; `failed` looks at it)
@@ -161,7 +162,7 @@ def callers_as_they_like(kernel: Kernel, asking: Asking) -> list[str]:
 
 
 def changed_afterwards(kernel: Kernel, asking: Asking) -> list[str]:
-    """What becomes of a result while the kernel is called with other numbers: a line where it changes."""
+    """Check whether a result changes while the kernel is called with other numbers: a line if so."""
     one, other = (asking.example(_LONG, name) for name in ("one", "other"))
     with settings_kept(), torch.random.fork_rng(devices=[]):
         try:
@@ -197,7 +198,7 @@ def _arrays_of(call: Callable[[], Tensor | QuantizedTensor]) -> Arrays:
 
 
 def _numbers(part: Tensor) -> NDArray[Any]:
-    """numpy has no bf16: all its values are fp32's, too."""
+    """Convert to numpy, which has no bf16: via fp32, which holds all its values."""
     part = part.detach()
     return (part.float() if part.dtype.is_floating_point else part).numpy()
 
@@ -205,12 +206,12 @@ def _numbers(part: Tensor) -> NDArray[Any]:
 def _returns_values(kernel: Kernel, x: Tensor, spec: CastSpec) -> bool:
     try:
         return isinstance(kernel(x.clone(), spec), Tensor)
-    except BaseException:  # noqa: BLE001  (the calls that follow tell it)
+    except BaseException:  # noqa: BLE001  (the calls that follow report it)
         return False
 
 
 def _again_and_again(call: Callable[[], Arrays], x: Tensor) -> tuple[int, str]:
-    """How many calls there were, and what is wrong with the last one: "" where nothing is."""
+    """Return the number of calls, and what is wrong with the last one ("": nothing)."""
     first: Arrays = ()
     end, late, number = time.thread_time() + MOST_SECONDS, time.monotonic() + MOST_WAITING, 0
     while number < CALLS and time.thread_time() <= end and time.monotonic() <= late:
@@ -227,14 +228,14 @@ def _again_and_again(call: Callable[[], Arrays], x: Tensor) -> tuple[int, str]:
 
 
 def _told(seen: Comparison) -> str:
-    """What is wrong with a call; "" where nothing is."""
+    """Return what is wrong with a call; "" if nothing."""
     if seen.error or seen.unsupported:
         return f"ends in an error: {seen.error or seen.unsupported}"
     return _difference(seen.got, seen.expected) if seen.counts else ""
 
 
 def _difference(got: Arrays, first: Arrays) -> str:
-    """Where the bits of two results differ, and how; "" where nowhere."""
+    """Return where and how the bits of two results differ; "" if nowhere."""
     for part, expected in zip(got, first, strict=True):
         if part.tobytes() == expected.tobytes():
             continue

@@ -1,8 +1,8 @@
-"""Whole matrices and single rows: a fast path is chosen by rows and columns together.
+"""Whole matrices and single rows: kernels choose a fast path by rows and columns together.
 
-Their blocks are gathered from a pool that the oracle casts once, and so is what is expected: what a
-block becomes does not depend on what lies around it. Where a scale is shared by a row, rows are gathered;
-where a whole tensor shares one, the largest number of the pool is in each matrix.
+Blocks, and their expected results, are taken from a pool that the oracle casts once: a block's result does
+not depend on its neighbours. Where a row shares a scale, whole rows are taken; where a tensor shares one,
+each matrix holds the largest number of the pool.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from mxcheck.formats.oracle import Parts
 from mxcheck.kernels.domain import Domain
 
 ROWS = (1, 2, 3, 17, 31, 32, 33, 64, 127, 128, 129, 256, 384, 512, 1024, 4096, 65_537)
-#: Whole blocks of a row; and what is left of one behind two.
+#: Whole blocks of a row; whole blocks before a tail.
 BLOCKS = (1, 2, 3, 8, 16, 128, 129)
 _BEHIND = 2
-#: Of other block sizes.
+#: Rows and blocks for other block sizes.
 _FEW_ROWS, _FEW_BLOCKS = (1, 33, 128), (2, 8)
-#: Of a matrix; the most rows have at least one block each, whatever that comes to. At the other levels each
-#: pair occurs, but for that of the most rows and the most blocks, a gigabyte; of other roundings than
-#: to even, in which kernels differ little, there are smaller ones.
+#: Most elements of a matrix; the most rows have at least one block each regardless. Above `quick` each pair
+#: occurs, except that of the most rows and the most blocks, a gigabyte; roundings other than even, in which
+#: kernels differ little, have smaller ones.
 MOST_ELEMENTS = {"quick": 1 << 20, "full": 1 << 25, "exhaustive": 1 << 25}
 _MOST_OF_OTHER_ROUNDINGS = {"quick": 1 << 18, "full": 1 << 22, "exhaustive": 1 << 22}
-#: Up to so many elements a matrix is asked in each dtype, and in two layouts; a larger one in one dtype.
+#: Up to this size a matrix is cast in each dtype and in two layouts; a larger one in one dtype.
 _SMALL = {"quick": 1 << 16, "full": 1 << 19, "exhaustive": 1 << 19}
-#: Of formats with a scale a row: so many rows are gathered from.
+#: Rows in the pool of a format with a scale per row.
 _POOL_ROWS = 24
 LAYOUTS = ("contiguous", "transposed", "sliced", "rows apart", "columns of a wider one", "at an offset")
-# No multiple of 16 bytes; and one of 64.
+# The first is no multiple of 16 bytes; the second is one of 64.
 _GAP, _WIDER = 3, 64
 _BITS = {4: torch.int32, 2: torch.int16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Matrix:
-    """An input, and the oracle's codes and scales of it."""
+    """An input, and the oracle's codes and scales for it."""
 
     example: Example
     expected: Parts
@@ -59,8 +59,8 @@ class Matrix:
 def matrices(
     cell: Cell, level: str, domain: Domain = ANYTHING, rows: Sequence[int] = ROWS
 ) -> Iterator[Matrix]:
-    """Every pair of rows and columns that lies in a domain: contiguous, and in other layouts and along the
-    first axis in turn; in each dtype, of large ones in one of them in turn. Some in other block sizes."""
+    """Yield every pair of rows and columns that lies in a domain: contiguous, and in turn in other layouts
+    and along the first axis; in each dtype, large ones in one dtype in turn; some in other block sizes."""
     yield from _of_size(cell, level, domain, own_block_size(cell, domain) or 32, rows, BLOCKS)
     if cell.spec().block.scale == E8M0 and domain.block_sizes is None:
         for size in OTHER_BLOCK_SIZES:
@@ -91,7 +91,7 @@ def _of_size(
             ways = [(layouts[0], axes[0])]
             if not small and (i + j) % 4 == 0:
                 ways.append((layouts[0], axes[-1]))
-            if small:  # a Latin square: no two columns of a row have both alike
+            if small:  # a Latin square: no two columns of a row agree in both
                 ways.append((layouts[(2 * i + j + number) % len(layouts)], axes[(i + j) % len(axes)]))
             for layout, axis in dict.fromkeys(ways):
                 made = _in_rank(pool.matrix(rows, columns, axis, layout), domain)
@@ -101,7 +101,7 @@ def _of_size(
 
 
 def _in_rank(one: Matrix, domain: Domain) -> Matrix:
-    """The same in a rank of a domain."""
+    """Return the same matrix in a rank of the domain."""
     x, spec = one.example.x, one.example.spec
     if in_rank(x, spec.axis, domain) is x:
         return one
@@ -129,7 +129,7 @@ def _columns(size: int, every: Sequence[int], domain: Domain) -> list[int]:
 
 
 class _Pool:
-    """Blocks of a cell in a dtype, and what the oracle makes of them, whole and cut short."""
+    """Blocks of a cell in a dtype, and the oracle's results for them, whole and cut short."""
 
     def __init__(self, cell: Cell, size: int, dtype: torch.dtype) -> None:
         self.cell, self.size, self.dtype = cell, size, dtype
@@ -153,7 +153,7 @@ class _Pool:
         )
 
     def _of_blocks(self, rows: int, columns: int, draws: Draws) -> _Cast:
-        """Any blocks side by side; behind them a part of one, where columns are no multiple."""
+        """Put random blocks side by side, and a partial block behind them where columns are no multiple."""
         whole, tail = divmod(columns, self.size)
         source = self._cast(tail, lambda: torch.cat([self.blocks, self.blocks[:, :tail]], 1))
         chosen = draws.integers(0, len(self.blocks), (rows, whole))
@@ -179,7 +179,7 @@ class _Pool:
         )
 
     def _of_rows(self, rows: int, columns: int, draws: Draws) -> _Cast:
-        """Any rows of so many columns one below the other."""
+        """Stack random rows of `columns` elements."""
 
         def long_rows() -> Tensor:
             count = -(-columns // self.size)
@@ -219,7 +219,7 @@ class _Cast:
 
 
 def _as_array(x: Tensor) -> NDArray[Any]:
-    """The bits of x: numpy has no bf16."""
+    """Return the bits of x: numpy has no bf16."""
     return x.contiguous().view(_BITS[x.element_size()]).numpy()
 
 
@@ -228,7 +228,7 @@ def _as_tensor(bits: NDArray[Any], dtype: torch.dtype) -> Tensor:
 
 
 def _laid_out(x: Tensor, layout: str) -> Tensor:
-    """The same values in other memory, of which gaps hold a large number."""
+    """Copy the values into another memory layout, whose gaps hold a large number."""
     rows, columns = x.shape
     match layout:
         case "transposed":

@@ -1,9 +1,8 @@
-"""Everything at once: kinds of blocks that the other groups ask for one at a time, crossed with what a tensor
-can be.
+"""Mix the kinds of blocks that the other groups test one at a time, in tensors of every kind.
 
-A fast path is chosen by dtype, block size, axis, length and strides together; a fault in one of them shows
-only where they meet. So blocks on the edges, zero, subnormal and not finite ones are mixed in tensors of each
-dtype, block size, shape and axis, with whole and ragged lengths and every kind of stride.
+Kernels choose a fast path by dtype, block size, axis, length and strides together, and a fault in one shows
+only where they meet. So edge, zero, subnormal and not finite blocks are mixed in tensors of each dtype, block
+size, shape and axis, with whole and ragged lengths and every kind of stride.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mxcheck.formats.blocks import E8M0
 BLOCK_SIZES = (16, 32, 64, 128)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "transposed", "sliced", "expanded")
-# The lengths of the other axes, and where the block axis stands among them.
+# Lengths of the other axes, and the position of the block axis among them.
 SHAPES: tuple[tuple[tuple[int, ...], int], ...] = (
     ((), 0),
     ((5,), 0),
@@ -48,7 +47,7 @@ _INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mixture:
-    """A tensor, and how it is to be cast: `block_size` is None for the format's own."""
+    """A tensor, and how to cast it: `block_size` is None for the format's own."""
 
     group: str
     x: Tensor
@@ -58,8 +57,8 @@ class Mixture:
 
 
 def mixtures(cell: Cell, level: str) -> Iterator[Mixture]:
-    """Mixed tensors of a cell. `full` has every combination; `quick` each pair of dtype, block size and shape
-    with every kind of stride in turn, and all of fp32 with the format's own block size."""
+    """Yield mixed tensors of a cell. `full` has every combination; `quick` each pair of dtype, block size and
+    shape with every kind of stride in turn, and all of fp32 with the format's own block size."""
     own = cell.spec().block_size
     sizes = BLOCK_SIZES if cell.spec().block.scale == E8M0 else (own,)
     for (d, dtype), (s, size) in product(enumerate(DTYPES), enumerate(sizes)):
@@ -69,8 +68,7 @@ def mixtures(cell: Cell, level: str) -> Iterator[Mixture]:
         for (p, (others, axis)), (at, layout), ragged in product(
             enumerate(SHAPES), enumerate(LAYOUTS), (False, True)
         ):
-            # Rows and columns of a Latin square: each pair of dtype, size, shape meets each layout and either
-            # tail.
+            # As in a Latin square, each pair of dtype, size and shape meets each layout and both tails.
             if everything or (at, ragged) == ((d + s + p) % len(LAYOUTS), (d + s // 2 + p) % 2 == 1):
                 length = 3 * (size or 32) - ragged * ((size or 32) // 2 + 1)
                 x = _laid_out(_tensor(pool, others, axis, length, random), layout, axis)
@@ -80,9 +78,8 @@ def mixtures(cell: Cell, level: str) -> Iterator[Mixture]:
 
 
 def sixteen_bit_blocks(cell: Cell, dtype: torch.dtype) -> Tensor:
-    """Blocks whose 16-bit values sit on the edges at the scale 1: codes, midpoints, the next value of the
-    dtype to each side of them, and random ones of either sign over a dozen binades; for formats with E8M0
-    scales."""
+    """Return blocks whose 16-bit values sit on the edges at scale 1: codes, midpoints, their neighbours in
+    the dtype, and random numbers of either sign over a dozen binades; for formats with E8M0 scales."""
     random = Draws(f"{cell.id} {dtype}")
     edges = (inputs.every_code, inputs.boundaries, inputs.wide)
     blocks = torch.cat([in_dtype(make(cell, 32, random), cell, dtype) for make in edges])
@@ -100,7 +97,7 @@ def _group(dtype: torch.dtype) -> str:
 
 
 def _long(cell: Cell, size: int | None) -> Iterator[Mixture]:
-    """Rows longer than a kernel's own tile, along the last axis and the first."""
+    """Yield rows longer than a kernel's own tile, along the last axis and the first."""
     random = Draws(f"{cell.id} long")
     pool = pool_of(cell, size or 32, torch.float32, random)
     for axis, length in ((-1, _LONG), (-1, _LONG + 17), (0, _LONG)):
@@ -109,9 +106,9 @@ def _long(cell: Cell, size: int | None) -> Iterator[Mixture]:
 
 
 def pool_of(cell: Cell, length: int, dtype: torch.dtype, random: Draws) -> Tensor:
-    """Blocks [count, length] of every kind, in `dtype`."""
+    """Return blocks [count, length] of every kind, in `dtype`."""
     if cell.spec().block.scale != E8M0:
-        # One scale for all of a tensor: not finite values have groups of their own.
+        # The tensor shares one scale: not finite values have groups of their own.
         exponent = 127 - random.integers(0, 12, (64, length))
         bits = (random.integers(0, 2, (64, length)) << 31) | (exponent << 23)
         values = (bits | random.integers(0, 1 << 23, (64, length))).astype(np.uint32).view(np.float32)
@@ -128,14 +125,14 @@ def pool_of(cell: Cell, length: int, dtype: torch.dtype, random: Draws) -> Tenso
 
 
 def in_dtype(blocks: inputs.Blocks, cell: Cell, dtype: torch.dtype) -> Tensor:
-    """Blocks rounded to `dtype`; for fp16 moved down by a power of two where the format's own range is too
-    large."""
+    """Round blocks to `dtype`; for fp16 scale them down by a power of two where the format's range is
+    larger."""
     reach = max(0, cell.spec().element.emax - 12) if dtype == torch.float16 else 0
     return (torch.from_numpy(blocks) * 2.0**-reach).to(dtype)
 
 
 def _tensor(pool: Tensor, others: tuple[int, ...], axis: int, length: int, random: Draws) -> Tensor:
-    """A tensor whose block axis, of this length, holds blocks of the pool."""
+    """Return a tensor whose block axis has this length and holds blocks of the pool."""
     rows = int(np.prod(others, dtype=int))
     count = -(-length // pool.shape[1])
     picked = pool[torch.from_numpy(random.integers(0, len(pool), rows * count))]
@@ -144,8 +141,8 @@ def _tensor(pool: Tensor, others: tuple[int, ...], axis: int, length: int, rando
 
 
 def _laid_out(x: Tensor, layout: str, axis: int) -> Tensor:
-    """The same values in other memory: gaps of a slice hold large numbers; an expanded axis has the stride
-    0."""
+    """Copy the values into another memory layout: gaps of a slice hold large numbers; an expanded axis has
+    stride 0."""
     if layout == "transposed":
         return x.transpose(0, -1).contiguous().transpose(0, -1)
     if layout == "sliced":

@@ -1,6 +1,5 @@
-"""What of the kernel suite a run asks for, where it says: for a kernel that knows one rule, one block size or
-one dtype. Torch- and numpy-free.
-"""
+"""The part of the kernel suite that a run is restricted to: for a kernel of one rule, block size or dtype.
+Torch- and numpy-free."""
 
 from __future__ import annotations
 
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Narrowing:
-    """None, and no formats, is all there are.
+    """Options that restrict the kernel suite. None, or no formats, means all.
 
     Attributes:
         formats, scale_rule, rounding: choose cells.
-        block_size, dtype, axis: choose examples of a cell. `dtype` is torch's name of it; an axis is the same
-            counted from either end.
+        block_size, dtype, axis: choose examples of a cell. `dtype` is torch's name; an axis may be counted
+            from either end.
     """
 
     formats: tuple[str, ...] = ()
@@ -36,15 +35,15 @@ class Narrowing:
 
     @property
     def every_example(self) -> bool:
-        """Whether all examples of a cell are asked."""
+        """True if all examples of a cell are asked."""
         return self.block_size is None and self.dtype is None and self.axis is None
 
     def cells(self, level: str) -> tuple[Cell, ...]:
-        """The cells of a level that are asked for. A rule and a rounding that are both named make a
-        cell, even where the level has each of them apart.
+        """Return the cells of a level that are asked for. A rule and a rounding that are both named make a
+        cell even where the level has them only apart.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no such cell.
         """
         named = None if None in (self.scale_rule, self.rounding) else (self.scale_rule, self.rounding)
         there = set(cells(level))
@@ -68,7 +67,7 @@ class Narrowing:
         )
 
     def domain(self) -> Domain:
-        """What it leaves, as a domain. Imports torch."""
+        """Return the domain that it leaves. Imports torch."""
         from mxcheck.kernels.domain import DTYPES, Domain
 
         return Domain(
@@ -81,7 +80,7 @@ class Narrowing:
         )
 
     def takes(self, x: Tensor, spec: CastSpec) -> bool:
-        """Whether this example is asked for."""
+        """Return whether this example is asked for."""
         return (
             self.block_size in (None, spec.block_size)
             and (self.dtype is None or str(x.dtype) == f"torch.{self.dtype}")
@@ -92,7 +91,7 @@ class Narrowing:
         )
 
     def __str__(self) -> str:
-        """The options that say it."""
+        """The command-line options that express it."""
         said = {
             "format": ",".join(self.formats),
             "scale-rule": self.scale_rule,

@@ -1,4 +1,4 @@
-"""Different numbers among many: what `np.unique` finds by sorting, found by tables."""
+"""Find unique values by tables, where `np.unique` sorts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _DIGIT = 13
 
 
 def among(values: Int64, limit: int) -> tuple[Int64, Int64]:
-    """The different values of those below `limit`, in order, and of each value which of them it is."""
+    """Return the sorted unique values, all below `limit`, and the index of each value among them."""
     seen = np.zeros(limit, np.bool_)
     seen[values] = True
     return np.flatnonzero(seen), (np.cumsum(seen) - 1)[values]
 
 
 def numbered(keys: Int64) -> tuple[Int64, Int64]:
-    """The different keys in order, and of each key which of them it is. For many keys of which few are
-    different: what is different in their first digits is numbered, and so on."""
+    """Return the sorted unique keys, and the index of each key among them. Made for many keys of which few
+    differ: first digits are numbered first, and so on."""
     if not keys.size:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     bits = int(keys.max()).bit_length()

@@ -1,8 +1,8 @@
-"""Whether a fault shows in one shape only: the conditions that such a shape meets are then no reason.
+"""Check whether a fault shows in one shape only: then the conditions that the shape meets are not its cause.
 
-The block that is wrong is repeated over the whole of the shape, and of shapes around it: a row, a block and a
-tile more and less. A fault that such an input does not show at all, which takes certain places or neighbours,
-is not asked for.
+The wrong block is repeated over the whole shape, and over shapes around it: a row, a block and a tile more
+and less. A fault that such an input does not show, because it needs certain places or neighbours, is not
+checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_ELEMENTS = 1 << 21
 
 
 def only_in_its_shape(kernel: Kernel, one: Counterexample) -> bool:
-    """Whether the kernel is right in all shapes around that of an example, as far as it does them."""
+    """Return whether the kernel is right in all shapes around an example's that it supports."""
     sighting = one.sighting
     if sighting is None or one.surroundings or one.strided or one.x.dim() != 2 or one.single_block:
         return False
@@ -46,7 +46,7 @@ def only_in_its_shape(kernel: Kernel, one: Counterexample) -> bool:
 
 
 def _filled(kernel: Kernel, block: Tensor, shape: tuple[int, ...], spec: CastSpec) -> Comparison:
-    """What comes of a matrix of nothing but one block."""
+    """Compare the cast of a matrix filled with one block."""
     times = [-(-wanted // has) for wanted, has in zip(shape, block.shape, strict=True)]
     x = block.repeat(times)[: shape[0], : shape[1]].contiguous()
     return compare(kernel, x, replace(spec, random=None))

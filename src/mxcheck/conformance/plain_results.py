@@ -1,4 +1,4 @@
-"""What a kernel returned as plain numbers: it may require a gradient, or be of a subclass of torch.Tensor."""
+"""Turn a kernel's result into plain numbers: it may require a gradient, or be a subclass of torch.Tensor."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BITS = {torch.bfloat16: torch.int16, **dict.fromkeys(TORCH_CODES, torch.uint8)}
 
 
 def plain_result(kernel: Kernel, returned: Any, x: Tensor) -> Any:
-    """A result of tensors as plain ones, without a gradient. What lies on another device than x, or is no
-    tensor, is left as it is, for whoever checks results.
+    """Return a result's tensors as plain ones, without gradient. What is on another device than x, or no
+    tensor, is left for the check of results.
 
     Raises:
-        TypeError: a tensor that holds no numbers of its own; in one line.
+        TypeError: a tensor holds no numbers of its own; the message is one line.
     """
     if isinstance(returned, tuple):
         return tuple(_plain(kernel, part, x) for part in returned)

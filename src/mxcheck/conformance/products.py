@@ -1,21 +1,21 @@
-"""A matrix product of quantized operands against exact arithmetic on the oracle's decoded values.
+"""Compare a matrix product of quantized operands with exact arithmetic on the oracle's decoded values.
 
-No bits can be asked of a product: the order of the sum is the implementation's own (OCP MX v1.0, sections
-6.1 and 6.2). What can be asked is the error bound that every order of fp32 additions keeps: with the unit
-roundoff u = 2^-24 and gamma(n) = n u / (1 - n u), n being the roundings that a term goes through,
+The bits of a product cannot be required: the order of the sum is the implementation's own (OCP MX v1.0,
+sections 6.1 and 6.2). What can be required is the error bound that every order of fp32 additions keeps: with
+the unit roundoff u = 2^-24, gamma(n) = n u / (1 - n u), and n the number of roundings of a term,
 
     |computed - exact| <= gamma(n) * sum |a_i b_i|
 
 (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, sections 3.1 and 4.2). A sum of K
-terms rounds each at most K - 1 times, in whatever order. What else rounds a term depends on the scales:
+terms rounds each term at most K - 1 times, in whatever order. Further roundings depend on the scales:
 
 - E8M0: nothing. A product of two elements has at most 14 bits (mxint8) and is exact in fp32, and scaling by a
   power of two is, too, before or after the sum within a block: that form has the same bound.
 - an fp32 scale a row or a tensor: 3 (each decoded operand and their product; or the sum times two scales).
 - NVFP4: 5 (block scale times tensor scale and that times the element, for each operand, and the product).
 
-Beyond that the bound allows: one rounding to the result's dtype; a subnormal fp32 step a term, twice what
-rounding a product that underflows can lose; and the rounding of `exact` to float64. What loses more shows: to
+The bound also allows one rounding to the result's dtype; one subnormal fp32 step per term, twice the largest
+error of rounding a product that underflows; and the rounding of `exact` to float64. Larger losses show: to
 underflow, to TF32 where operands have more than its 11 bits, to a bf16 or a truncating accumulator.
 """
 
@@ -46,7 +46,7 @@ _UNIT_ROUNDOFF = 2.0**-24
 _SUBNORMAL_STEP = 2.0**-149
 _FP32_MAX = float(np.finfo(np.float32).max)
 
-# Where a finite operand may lie for `exact_product` to be exact: see there.
+# Range of finite operands for which `exact_product` is exact: see there.
 _SMALLEST, _LARGEST = 2.0**-480, 2.0**480
 _SPLITTER = 2.0**27 + 1
 
@@ -57,9 +57,10 @@ class ProductReport:
 
     Attributes:
         ratio: its error over its bound; Inf where NaN, Inf and numbers are confused.
-        index: where it is.
-        got, exact, bound: what is there, what should be, and how far it may be off.
-        unjudged: outputs whose operands or partial sums may overflow, where any order but one may be right.
+        index: its index.
+        got, exact, bound: the output, the exact value, and the allowed error.
+        unjudged: number of outputs whose operands or partial sums may overflow, where any order but one may
+            be right.
     """
 
     ratio: float
@@ -71,7 +72,7 @@ class ProductReport:
 
     @property
     def within(self) -> bool:
-        """Whether every judged output keeps its bound."""
+        """True if every judged output keeps its bound."""
         return self.ratio <= 1
 
     def __str__(self) -> str:
@@ -83,7 +84,8 @@ class ProductReport:
 
 
 def exact_product(a: Float64, b: Float64) -> tuple[Float64, Float64]:
-    """The dot products of the rows of a and the rows of b, and the sums of |a_i b_i|, each rounded once.
+    """Return the dot products of the rows of a and the rows of b, and the sums of |a_i b_i|, each rounded
+    once.
 
     Products of decoded values with E8M0 scales are exact in float64: a value has at most 7 significant bits
     (mxint8), a product 14; values lie between 2^-143 (the least E5M2 subnormal times 2^-127) and 2^143,
@@ -101,7 +103,7 @@ def exact_product(a: Float64, b: Float64) -> tuple[Float64, Float64]:
         float64 [M, N] twice. NaN where the row of a or of b has a NaN.
 
     Raises:
-        ValueError: other shapes, or a value for which this is not exact.
+        ValueError: the shapes do not match, or a value lies outside the range in which this is exact.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"expected [M, K] and [N, K], got {a.shape} and {b.shape}")
@@ -128,7 +130,8 @@ def _sums(a: Float64, b: Float64) -> Float64:
 
 
 def _split(values: Float64) -> list[Float64]:
-    """Arrays of at most 26 significant bits that add up to `values`: one where that is enough, else two."""
+    """Split values into arrays of at most 26 significant bits that add up to them: one where that is enough,
+    else two."""
     scaled = values * _SPLITTER
     high = scaled - (scaled - values)
     low = values - high
@@ -136,15 +139,15 @@ def _split(values: Float64) -> list[Float64]:
 
 
 def accumulation_bound(sum_abs: Float64, k: int, roundings: int = 0) -> Float64:
-    """gamma(k - 1 + roundings) * sum_abs: how far an fp32 sum of k terms in any order can be off.
+    """Return gamma(k - 1 + roundings) * sum_abs: the largest error of an fp32 sum of k terms in any order.
 
     Args:
         sum_abs: sums of |a_i b_i|.
         k: terms of a sum.
-        roundings: of each term, besides those of the sum.
+        roundings: roundings of each term besides those of the sum.
 
     Raises:
-        ValueError: so many terms that there is no such bound, 2^24 or more.
+        ValueError: 2^24 terms or more, for which there is no such bound.
     """
     n = (k - 1 + roundings) * _UNIT_ROUNDOFF
     if n >= 1:
@@ -153,13 +156,13 @@ def accumulation_bound(sum_abs: Float64, k: int, roundings: int = 0) -> Float64:
 
 
 def verify(got: Tensor, a: Float64, b: Float64, roundings: int = 0) -> ProductReport:
-    """A product against the exact one of the decoded operands.
+    """Compare a product with the exact one of the decoded operands.
 
     Args:
         got: [M, N], fp32, bf16 or fp16; a 16-bit result counts as rounded once from fp32.
         a: float64 [M, K], decoded.
         b: float64 [N, K], decoded.
-        roundings: of a term besides those of the sum: a value of `ROUNDINGS`.
+        roundings: roundings of a term besides those of the sum: a value of `ROUNDINGS`.
 
     Raises:
         ValueError: the wrong shape; as `exact_product`.
@@ -169,9 +172,9 @@ def verify(got: Tensor, a: Float64, b: Float64, roundings: int = 0) -> ProductRe
         raise ValueError(f"the product has the shape {tuple(got.shape)}, expected {exact.shape}")
     bound = _bound(exact, sum_abs, a.shape[1], roundings, got.dtype)
     values = got.detach().double().cpu().numpy()
-    with np.errstate(invalid="ignore"):  # NaN and Inf are what is looked for
+    with np.errstate(invalid="ignore"):  # NaN and Inf are expected
         ratio = np.abs(values - exact) / bound
-    # NaN exactly where it belongs; a NaN or an Inf elsewhere exceeds any bound.
+    # A NaN where one is expected is right; a NaN or an Inf elsewhere exceeds any bound.
     ratio = np.where(np.isnan(exact), np.where(np.isnan(values), 0.0, np.inf), ratio)
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
     unjudged = _may_overflow(a, b, sum_abs + bound, torch.finfo(got.dtype).max)
@@ -203,13 +206,13 @@ def _may_overflow(a: Float64, b: Float64, reach: Float64, largest: float) -> NDA
 
 
 def _any_of_rows(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[M, N] of [M, K] and [N, K]: whether any element that an output uses is marked."""
+    """Combine [M, K] and [N, K] to [M, N]: whether any element that an output uses is marked."""
     used: NDArray[np.bool_] = np.logical_or.outer(np.any(a, axis=1), np.any(b, axis=1))
     return used
 
 
 def verify_product(product: Product, a: Tensor, b: Tensor, spec: CastSpec) -> ProductReport:
-    """An implementation's product of a and b, which it casts itself, against the oracle's casts.
+    """Compare an implementation's product of a and b, which it casts itself, with that of the oracle's casts.
 
     Args:
         product: the implementation.
@@ -218,7 +221,7 @@ def verify_product(product: Product, a: Tensor, b: Tensor, spec: CastSpec) -> Pr
         spec: the cast of both operands, along their last axis.
 
     Raises:
-        NotImplementedError: the implementation does not do that.
+        NotImplementedError: the implementation does not support it.
         ValueError: as `verify`.
     """
     got = product(a, b, spec)

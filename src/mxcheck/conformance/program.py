@@ -1,7 +1,7 @@
-"""A program in any language as an implementation: it reads cases on its standard input and writes results on
-its standard output (docs/cases.md).
+"""Run a program in any language as an implementation: it reads cases on standard input and writes results on
+standard output (docs/cases.md).
 
-It is started once a question. So it needs no protocol and flushes nothing, and keeps nothing between two.
+It is started once per question. So it needs no protocol, flushes nothing, and keeps no state.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from mxcheck.conformance.generator import Example
 from mxcheck.files.printed import WORDS, one_line, told
 from mxcheck.formats.spec import CastSpec
 
-#: Seconds in which a program has to write something, or to end; asked for a single case, to end.
+#: Seconds within which a program must write something or end; for a single case, end.
 TIME_LIMIT = 60.0
-#: Seconds that a program has for all cases, however much it writes.
+#: Seconds for all cases, however much the program writes.
 RUN_LIMIT = 3600.0
-# How often it is looked at, in seconds.
+# Seconds between two looks at it.
 _LOOK = 0.2
-# Bytes of its standard error that are kept, and that are read at once.
+# Bytes of standard error to keep, and to read at once.
 _MOST_STDERR, _CHUNK = 4096, 1 << 16
-# Seconds to wait for the end of its standard error, which a process that has left its group may hold open.
+# Seconds to wait for the end of standard error, which a process that has left the group may hold open.
 _LAST_WORDS = 1.0
 
 
 class ProgramError(Exception):
-    """A program that gives no results. The message is one printable line."""
+    """A program failed to give results. The message is one printable line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a run of a program ended.
+    """Outcome of a run of a program.
 
     Attributes:
-        failure: in words; empty where its exit status is 0.
-        stderr: the first line that it wrote there; empty where there is none.
-        hung: it was ended since it took too long.
+        failure: in words; empty for exit status 0.
+        stderr: its first line on stderr; empty if none.
+        hung: whether it was killed because it took too long.
     """
 
     failure: str
@@ -70,16 +70,16 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A command line; how long it may write nothing, and how long answer all cases. As a kernel it is called
-    with one case."""
+    """A command line, the longest time that it may write nothing, and the longest for all cases. As a kernel
+    it is called with one case."""
 
     words: tuple[str, ...]
     time_limit: float = TIME_LIMIT
     run_limit: float = RUN_LIMIT
 
     def run(self, cases: CasesFile, results: Path, limit: float) -> Ended:
-        """Let it answer a file of cases. It is ended where it writes nothing for too long, or more than
-        results can be, or takes longer than `limit`. Whatever it has started ends with it.
+        """Let it answer a file of cases. Kill it, and all that it has started, if it writes nothing for too
+        long, writes more than results can be, or takes longer than `limit`.
 
         Raises:
             ValueError: it cannot be started.
@@ -108,7 +108,7 @@ class Program:
     def _waited(
         self, child: subprocess.Popen[bytes], results: Path, most: int, limit: float
     ) -> tuple[str, bool]:
-        """How it failed, and whether it takes too long."""
+        """Return how it failed, and whether it took too long."""
         began = last = time.monotonic()
         written = 0
         while True:
@@ -127,11 +127,11 @@ class Program:
                 return f"it was ended: it had not finished after {limit:g} s (`verify` has {option})", True
 
     def __call__(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, ...] | Tensor:
-        """What it makes of x.
+        """Return its answer for x.
 
         Raises:
-            NotSupported: it says so.
-            ProgramError: it gives no results, in one line.
+            NotSupported: it refuses the case.
+            ProgramError: it gives no results; one line.
         """
         cell = Cell(
             format=spec.format,
@@ -158,15 +158,15 @@ class Program:
         return returned(answer)
 
 
-#: What a program's standard output is called in messages.
+#: Name of a program's standard output in messages.
 RESULTS_NAME = "what it wrote"
 
 
 def program(command: str, time_limit: float = TIME_LIMIT, run_limit: float = RUN_LIMIT) -> Program:
-    """The program of a command line, as a shell would split it.
+    """Return the program of a command line, split as a shell would.
 
     Raises:
-        ValueError: there is no word, or a quote that is not closed.
+        ValueError: no word, or an unclosed quote.
     """
     try:
         words = tuple(shlex.split(command))
@@ -178,7 +178,7 @@ def program(command: str, time_limit: float = TIME_LIMIT, run_limit: float = RUN
 
 
 def failure_of(ended: Ended, reader: ResultsReader, error: CaseFileError) -> str:
-    """Why there are no results, or not all."""
+    """Return why results are missing."""
     failure = ended.failure
     if failure and error.too_short:
         answers = f" after {reader.answered:,} of {reader.header.cases:,} answers"
@@ -197,14 +197,14 @@ def _failure(status: int) -> str:
 
 
 def _listen(said: IO[bytes], kept: bytearray) -> None:
-    """Read all that a program says, so that it need not wait, and keep the beginning."""
+    """Read all of standard error, so that the program does not block, and keep the beginning."""
     with said:
         while more := said.read1(_CHUNK):  # type: ignore[attr-defined]
             kept += more[: _MOST_STDERR - len(kept)]
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End it and what it has started, which may go on when it has ended itself."""
-    with suppress(ProcessLookupError, PermissionError):  # none of them is left
+    """Kill it and all that it has started, which may outlive it."""
+    with suppress(ProcessLookupError, PermissionError):  # all have ended
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -1,4 +1,4 @@
-"""One cell of the matrix for one implementation: generator, implementation and verifier put together."""
+"""Run one cell of the matrix for one implementation: generator, implementation and verifier."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.domain import Domain, NotSupported, domain_of
 
 MOST_COUNTEREXAMPLES = 8
-# So many first examples that end in one and the same error say what all others would.
+# Stop after this many first examples with the same error: the others would give it too.
 _SAME_ERRORS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CellResult:
-    """What came of a cell.
+    """Result of a cell.
 
     Attributes:
-        elements: number of elements that were compared.
-        unsupported: group -> why, for what the implementation does not do.
+        elements: number of elements compared.
+        unsupported: group -> reason, for what the implementation does not support.
         counts: group -> kind -> number of mismatches.
-        mismatches: each sort of them once; of equal errors the first.
-        calls: how many were compared.
-        domain: what it restricts, in words; `learned` says why, where nothing was declared.
+        mismatches: each sort of mismatch once; of equal errors the first.
+        calls: number of calls compared.
+        domain: its restrictions in words; `learned` says why, where nothing was declared.
     """
 
     elements: int
@@ -57,7 +57,7 @@ class CellResult:
 
     @property
     def reason(self) -> str | None:
-        """Why nothing was compared; None where something was."""
+        """Reason why nothing was compared; None where something was."""
         return None if self.elements else next(iter(self.unsupported.values()), "no example is asked for")
 
 
@@ -69,14 +69,14 @@ def run_cell(
     *,
     as_recorded: bool = False,
 ) -> CellResult:
-    """Put every example of a cell, of those that are asked for, through an implementation.
+    """Run every example of a cell, as far as the narrowing asks for it, through an implementation.
 
-    It is asked inside of the domain that it declares, or of the one that is learned from what it refuses. One
-    that has nothing but the same error to show for the first examples is asked nothing more.
+    Examples lie inside its declared domain, or inside the one learned from its refusals. An implementation
+    that gives only the same error for the first examples is asked nothing more.
 
     Args:
-        as_recorded: of what a narrowing asks for, only what an implementation is asked without it: its known
-            mismatches are counted in that, and nothing is laid out anew.
+        as_recorded: ask only the examples of the narrowing that a run without one asks too, rearranging none:
+            known mismatches are counted in these.
     """
     declared = domain_of(kernel)
     learned: Learned | None = None
@@ -124,8 +124,8 @@ def run_cell(
 def _asked(
     kernel: Kernel, cell: Cell, level: str, domain: Domain, narrowing: Narrowing, *, single_rows: bool
 ) -> Iterator[Asked]:
-    """Each example held against the oracle; then numbers in other surroundings, results that were kept since
-    before the first and, last of all, the first example again, held against what it gave before."""
+    """Compare each example with the oracle; then numbers in other surroundings, results kept since before the
+    first example and, last, the first example again with its first answer."""
     first: Example | None = None
     got: Parts = ()
     plain = surrounded(cell, domain)
@@ -158,13 +158,13 @@ def _asked(
 
 
 def counterexamples(kernel: Kernel, result: CellResult) -> list[tuple[str, Counterexample]]:
-    """(group, smallest input) of each cause of a cell's mismatches; see `examples_of`."""
+    """Return (group, smallest input) of each cause of a cell's mismatches; see `examples_of`."""
     return examples_of(kernel, causes(result.mismatches), most=MOST_COUNTEREXAMPLES, calls=result.calls)
 
 
 def reproduce(kernel: Kernel, finding: Finding) -> dict[str, Any]:
-    """What an implementation makes of a finding's counterexample today: the same keys, as `as_data` has
-    them."""
+    """Cast a finding's counterexample with an implementation, and return the result under the keys of
+    `as_data`."""
     told = finding.counterexample
     cell = next(one for one in cells("full") if one.id == f"{told['format']}-{told['rule']}")
     words = told["input"].split()

@@ -1,4 +1,4 @@
-"""The shrinker: the smallest input that still shows a mismatch, of the same kind and for the same cause."""
+"""The shrinker: find the smallest input that still shows a mismatch of the same kind and cause."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from mxcheck.conformance.verifier import Comparison, compare
 from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.api import Kernel
 
-#: Of a mismatch that one call showed.
+#: Note on a mismatch that only one call showed.
 NOT_AGAIN = "not seen again when asked alone"
 __all__ = ["ANY", "NOT_AGAIN", "Counterexample", "Sought", "cut_out", "one_block", "shrink"]
 
-#: What one counterexample may cost: calls of the implementation, and elements in all of them.
+#: Limits of one counterexample: calls of the implementation, and elements in all of them.
 _MOST_CALLS, _MOST_ELEMENTS = 600, 1 << 24
-# Of a very large input as many calls may have so many elements.
+# For a very large input the limit is at least this many calls of its size.
 _CALLS_OF_ALL = 12
-# Parts of an input that are tried one after the other, at most.
+# Most parts of an input that are tried one by one.
 _MOST_PARTS = 4096
-# As many rows, and as many blocks in a row, are tried where one block alone ends in an error.
+# Rows, and blocks per row, that are tried where a single block ends in an error.
 _ROWS, _BLOCKS = (1, 2, 8, 16, 32, 64, 128), (1, 2, 4, 8)
-# Steps from an exponent to 0, each half of what is left.
+# Steps of an exponent towards 0, each half of what is left.
 _STEPS_TO_ZERO = 8
-# Calls on one input that tell whether an implementation always gives the same.
+# Calls with one input that tell whether an implementation is deterministic.
 _REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sought:
-    """What of a kind the shrinker keeps to: one cause, as far as one can tell.
+    """The mismatch that the shrinker keeps to: one cause of a kind, as far as it can tell.
 
     Attributes:
-        place: of a mismatch in the input that it starts from; () for the first of the kind.
-        effects: what it may be; any if there are none.
+        place: index of the mismatch in the input that it starts from; () for the first of the kind.
+        effects: allowed effects; any if empty.
         allowed: conditions under which it may show.
-        avoided: expected codes (bit c for the code c) that show another cause.
+        avoided: expected codes (bit c for code c) that show another cause.
     """
 
     place: tuple[int, ...] = ()
@@ -55,7 +55,7 @@ class Sought:
     avoided: int = 0
 
     def is_shown_by(self, one: Sighting) -> bool:
-        """Whether a sighting is what is looked for."""
+        """Return whether a sighting is the one sought."""
         effect = not self.effects or one.effect in self.effects
         return effect and one.conditions in self.allowed and not one.codes & self.avoided
 
@@ -75,16 +75,16 @@ def shrink(
 ) -> Counterexample:
     """Shrink a mismatch of a kind that `compare(kernel, x, spec)` has `seen`.
 
-    First the one block that holds it, alone, or where that ends in an error among as few others as do; where
-    that is not enough (a scale of the whole tensor, blocks that run along another axis), the whole input.
-    Of that the block alone among equal numbers is tried first, with fewer rows and blocks. Then slices go
-    that are not needed, elements become zeros, the exponent comes close to 0, what is wrong moves to the
-    front, and numbers become plainer, as long as the mismatch remains and no other takes its place. What a
-    contiguous copy does not show is narrowed as a view, and what does not show each time is left as it is,
-    with a note. An example of a cause is also cast as plainly as shows it: in fp32, along the last axis, …
+    Try the one block that holds it, alone or, where that ends in an error, among as few others as work; if
+    that is not enough (a scale of the whole tensor, blocks along another axis), the whole input. For the
+    whole input, first try the block among equal numbers, with fewer rows and blocks. Then remove slices, set
+    elements to zero, bring the exponent close to 0, move the wrong element to the front and make numbers
+    plainer, as long as the mismatch remains and no other replaces it. A mismatch that a contiguous copy does
+    not show is narrowed as a view; one that does not show each time is left as it is, with a note. An example
+    of a cause is also cast as plainly as still shows it: in fp32, along the last axis, …
 
     Args:
-        sought: what of the kind is to remain.
+        sought: the mismatch of the kind that must remain.
     """
     search = _Search(kernel=kernel, kind=kind, sought=sought)
     block, block_spec = one_block(x, spec, sought.place or seen.places[kind])
@@ -92,7 +92,7 @@ def shrink(
     if alone is None:
         block, block_spec = x.contiguous(), spec
         if not search.shows(block, block_spec):
-            if sought.avoided:  # none shows without
+            if sought.avoided:  # none shows without these codes
                 return shrink(kernel, x, spec, kind, seen, sought=replace(sought, avoided=0))
             return _strided(search, x, spec, seen)
         block, block_spec = search.of_least_shape(block, block_spec)
@@ -114,14 +114,16 @@ def shrink(
 
 
 def _with_fewer_integers(x: Tensor, spec: CastSpec) -> list[CastSpec]:
-    """The cast without the random integers of zeros, which the command line is shorter for; and with them."""
+    """Return the cast without random integers for zeros, which shortens the command line; and the cast with
+    them."""
     if spec.random is None:
         return [spec]
     return [replace(spec, random=spec.random.masked_fill(x == 0, 0)), spec]
 
 
 def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Counterexample:
-    """A mismatch that a contiguous copy of x does not show: it depends on the strides, or on chance."""
+    """Return a mismatch that a contiguous copy of x does not show: it depends on the strides, or on
+    chance."""
     steady = all(search.own(x, spec, compare(search.kernel, x, spec)) is not None for _ in range(_REPEATS))
     if x.is_contiguous() or not steady:
         return _unsteady(search.kernel, x, spec, search.kind, seen)
@@ -141,8 +143,8 @@ def _strided(search: _Search, x: Tensor, spec: CastSpec, seen: Comparison) -> Co
 
 
 def _unsteady(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, seen: Comparison) -> Counterexample:
-    """What lies around a mismatch that does not show each time, as a call had it that showed it, if need be
-    the first one."""
+    """Cut out a mismatch that does not show each time, from a call that showed it: if need be, the first
+    one."""
     calls = [compare(kernel, x, spec) for _ in range(_REPEATS)]
     wrong = [one for one in calls if one.counts]
     comparison = next((one for one in wrong if kind in one.counts), seen)
@@ -153,7 +155,7 @@ def _unsteady(kernel: Kernel, x: Tensor, spec: CastSpec, kind: str, seen: Compar
 
 
 def one_block(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[Tensor, CastSpec]:
-    """The block that `place` lies in, as a tensor of as many dimensions, and its cast."""
+    """Return the block around `place`, as a tensor of as many dimensions, and its cast."""
     axis = resolve_axis(x.dim(), spec.axis)
     parts = []
     for at, (index, size) in enumerate(zip(place, x.shape, strict=True)):
@@ -170,7 +172,7 @@ def one_block(x: Tensor, spec: CastSpec, place: tuple[int, ...]) -> tuple[Tensor
 
 
 def _weight(own: Sighting, x: Tensor) -> tuple[int, int, int]:
-    """How much is left to be made simpler."""
+    """Measure how much is left to simplify."""
     return int(own.conditions).bit_count(), abs(x.dim() - 2), int(x.count_nonzero())
 
 
@@ -185,7 +187,7 @@ class _Search:
     last: Comparison = field(default_factory=Comparison)
 
     def shows(self, x: Tensor, spec: CastSpec) -> bool:
-        """Whether the mismatch is there; no more after too much work."""
+        """Return whether the mismatch shows; False once the limits are reached."""
         self.calls += 1
         self.elements += x.numel()
         most = max(_MOST_ELEMENTS, _CALLS_OF_ALL * x.numel())
@@ -196,7 +198,7 @@ class _Search:
         return self.own(x, spec, self.last) is not None
 
     def own(self, x: Tensor, spec: CastSpec, comparison: Comparison) -> Sighting | None:
-        """What a comparison shows for the cause that is looked for."""
+        """Return a comparison's sighting of the cause that is sought."""
         if self.kind not in comparison.counts:
             return None
         for one in sightings(x, spec, comparison):
@@ -205,8 +207,8 @@ class _Search:
         return None
 
     def alone(self, block: Tensor, spec: CastSpec, x: Tensor) -> tuple[Tensor, CastSpec] | None:
-        """The block, if it shows the mismatch without the rest of x; where it ends in an error, or is
-        refused, several times over, as a kernel may ask for. None: it does not."""
+        """Return the block, if it shows the mismatch without the rest of x; if it ends in an error or is
+        refused, repeated, as a kernel may require; else None."""
         if self.shows(block, spec):
             return block, spec
         if not (self.last.error or self.last.unsupported) or spec.block.whole_tensor:
@@ -228,7 +230,8 @@ class _Search:
         return None
 
     def of_least_shape(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
-        """x, which shows it, of fewer rows and blocks: as one block among equal numbers, or by slices."""
+        """Return x with fewer rows and blocks that still shows it: one block among equal numbers, or by
+        slices."""
         own = self.own(x, spec, self.last)
         assert own is not None
         alone = alone_among_equals(x, spec, own.place, self.shows)
@@ -240,8 +243,8 @@ class _Search:
         return self.under_fewer_conditions(x, spec, (a_plain_number,))
 
     def cast_plainly(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
-        """x in another dtype, layout or block size, or of a plain number alone, where that has fewer
-        conditions. Those that it is rid of do not come back."""
+        """Return x in another dtype, layout or block size, or with a single plain number, where that has
+        fewer conditions. Removed conditions do not come back."""
         x, spec = self.under_fewer_conditions(x, spec, (*OTHER_CASTS, a_plain_number))
         if self.shows(x, spec) and (own := self.own(x, spec, self.last)) is not None:
             self.sought = replace(self.sought, allowed=own.conditions)
@@ -250,7 +253,7 @@ class _Search:
     def under_fewer_conditions(
         self, x: Tensor, spec: CastSpec, ways: Iterable[Way]
     ) -> tuple[Tensor, CastSpec]:
-        """x cast in other ways, as long as conditions become fewer, or axes two."""
+        """Cast x in other ways, as long as its conditions become fewer, or its axes two."""
         if not self.shows(x, spec):
             return x, spec
         own = self.own(x, spec, self.last)
@@ -267,7 +270,8 @@ class _Search:
         return x, spec
 
     def close_to_one(self, x: Tensor, spec: CastSpec) -> Tensor:
-        """x times a power of two: its largest magnitude between 1 and 2, or as close to that as shows it."""
+        """Scale x by a power of two: its largest magnitude between 1 and 2, or as close to that as still
+        shows it."""
         size = x.double().abs()
         largest = float(torch.where(size.isfinite(), size, 0.0).max())
         if not largest:
@@ -286,7 +290,7 @@ class _Search:
         return best
 
     def to_the_front(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
-        """x with the block that is wrong before the others, and in it what is wrong first and zeros last."""
+        """Move the wrong block before the others, and in it the wrong element first and zeros last."""
         if self.exhausted or not self.shows(x, spec):
             return x, spec
         own = self.own(x, spec, self.last)
@@ -305,7 +309,7 @@ class _Search:
         return x, spec
 
     def narrowed(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
-        """x without halves that are not needed, as a view of it: the strides stay."""
+        """Remove halves that are not needed, as a view of x: the strides stay."""
         for axis in range(x.dim()):
             unit = unit_along(x, spec, axis)
             while x.shape[axis] > unit and not self.exhausted:
@@ -321,7 +325,7 @@ class _Search:
         return x, spec
 
     def smaller(self, x: Tensor, spec: CastSpec) -> tuple[Tensor, CastSpec]:
-        """x without slices that are not needed: along each axis, whole blocks of it along the cast's."""
+        """Remove slices that are not needed: along each axis, in whole blocks along the cast's."""
         for axis in range(x.dim()):
             unit = unit_along(x, spec, axis)
             stretch = -(-x.shape[axis] // unit // 2) * unit
@@ -339,7 +343,7 @@ class _Search:
         return x, spec
 
     def fewer(self, x: Tensor, spec: CastSpec) -> Tensor:
-        """x with as many zeros as can be, by halves, quarters, … and one by one, as long as the parts are not
+        """Set as many elements to zero as possible: halves, quarters, … and one by one, unless the parts are
         too many. A mismatch of a zero input is often another one, so the last number stays."""
         x = x.clone().contiguous()
         flat = x.view(-1)
@@ -359,7 +363,7 @@ class _Search:
         return x
 
     def plainer(self, x: Tensor, spec: CastSpec) -> Tensor:
-        """x with fewer signs and fewer significand bits. A NaN is no plainer Inf: it stays."""
+        """Reduce signs and significand bits of x. A NaN stays: Inf is not plainer."""
         flat = bits(x.view(-1))  # shares x's memory
         numbers = (flat.ne(0) & x.view(-1).isfinite()).nonzero().flatten()
         for at in numbers[:_MOST_PARTS].tolist():

@@ -1,9 +1,9 @@
-"""Two callers at once, line by line: what one leaves in a common place the other one finds there.
+"""Run two callers in turn, line by line: what one stores in a shared place, the other finds there.
 
-Left to themselves, two threads meet in the middle of a call once in many: a buffer that both share was seen
-in 5 to 40 of 100 tries. So one thread waits while the other carries out a line of Python, in turn: a buffer
-that is written on one line and read on a later one is written by both before one reads. That holds for as
-long as they take turns: a lock that one holds across lines ends it, and so does a very long call.
+Two free-running threads seldom meet in the middle of a call: a buffer that both share was seen in 5 to 40 of
+100 tries. So one thread waits while the other runs a line of Python, in turn: a buffer that is written on one
+line and read on a later one is written by both before one reads it. That holds as long as they take turns: a
+lock that one holds across lines ends it, and so does a very long call.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from contextvars import copy_context
 from types import FrameType
 from typing import Any
 
-# Lines after which the callers run as they like: some kernels loop over elements in Python.
+# Lines after which the callers run freely: some kernels loop over elements in Python.
 _MOST_TURNS = 1000
-# A caller that waits for a lock that the other holds takes no turn: seconds until both run as they like. A
-# thread that waits for a core of a busy machine, or for an operation of torch, waits less.
+# Seconds without a turn until both run freely: a caller that waits for a lock of the other takes no turn.
+# Waiting for a core of a busy machine, or for an operation of torch, takes less.
 _PATIENCE = 1.0
 
 
 class _Turns:
-    """Whose turn it is, of two. `ended` if they stopped to take turns before one had returned."""
+    """Turns of two callers. `ended` if they stopped taking turns before one had returned."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -31,7 +31,7 @@ class _Turns:
         self._free = self.ended = False
 
     def hand_over(self, caller: int) -> None:
-        """End a caller's turn, and wait until it has another."""
+        """End a caller's turn, and wait for its next."""
         with self._changed:
             if self._free:
                 return
@@ -44,20 +44,20 @@ class _Turns:
                 self.leave()
 
     def leave(self) -> None:
-        """There is nobody to take turns with any more."""
+        """Leave: the other caller takes turns with nobody any more."""
         with self._changed:
             self._free = True
             self._changed.notify_all()
 
 
 def side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What each of two calls returns, or raises, in a thread of its own, when their lines are carried out in
+    """Return what each of two calls returns or raises, in a thread of its own, while their lines run in
     turn."""
     return in_turn(calls)[0]
 
 
 def in_turn(calls: Sequence[Callable[[], Any]]) -> tuple[list[Any], bool]:
-    """As `side_by_side`; and whether they took turns until one had returned."""
+    """Do as `side_by_side`; return also whether they took turns until one had returned."""
     turns, ready = _Turns(), threading.Barrier(2)
 
     def carry_out(caller: int) -> Any:
@@ -78,14 +78,14 @@ def in_turn(calls: Sequence[Callable[[], Any]]) -> tuple[list[Any], bool]:
 
 
 def in_two_threads(call: Callable[[int], Any], start: threading.Barrier) -> list[Any]:
-    """What `call(0)` and `call(1)` return, or raise, in a thread each that waits for the other at `start`.
-    Where there is no second thread to be had, both raise what says so."""
+    """Return what `call(0)` and `call(1)` return or raise, each in a thread that waits for the other at
+    `start`. If no second thread can be started, both raise that error."""
     results: list[Any] = [None, None]
 
     def carry_out(caller: int) -> None:
         try:
             results[caller] = call(caller)
-        except BaseException as error:  # noqa: BLE001  (it is the caller's to judge)
+        except BaseException as error:  # noqa: BLE001  (the caller judges it)
             results[caller] = error
 
     threads = [

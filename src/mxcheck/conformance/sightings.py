@@ -1,4 +1,4 @@
-"""What a comparison shows: mismatches that look alike, exact, from the input and the oracle's result.
+"""Group the mismatches of a comparison that look alike, exactly, from the input and the oracle's result.
 
 A *sighting* is all mismatches of one comparison that are of one kind, have one effect (one code up, one down,
 …) and show under the same conditions (a tie, a block of zeros, bf16 input, …). `causes_of_mismatches` makes
@@ -44,23 +44,23 @@ from mxcheck.formats.real_scales import NVFP4_BLOCK_SCALE
 from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
 
 C = Condition
-# The sign of a zero is one thing, whether the input was zero or became so.
+# A wrong sign of zero is one cause, whether the input was zero or was rounded to it.
 _ANY_ZERO = C.ZERO | C.TO_ZERO | C.SUBNORMAL | C.SUBNORMAL_INPUT | C.NEAR_TIE | C.TIE
 
 
-# Relative distance to a tie, or to a threshold of the scale, that is close: a rounding to bf16 gets over the
-# first, one to fp32 over that of formats whose quotient is no exact number, an fp32 logarithm over the last.
+# Relative distances to a tie, or to a threshold of the scale, that count as close: rounding to bf16 crosses
+# the first, rounding to fp32 the second (of formats whose quotient is inexact), an fp32 logarithm the last.
 _CLOSE, _CLOSE_IN_FP32, _CLOSE_TO_THRESHOLD = 2.0**-8, 2.0**-22, 2.0**-12
 _TILE, _FEW_ROWS, _FEW_BLOCKS = 128, 16, 8
-# Of what an error says: numbers, and shapes.
+# Numbers and shapes in an error's message.
 _NUMBERS = re.compile(r"[\[(]?[0-9]+(?:[, ]+[0-9]+)*,?[\])]?")
-# Exponents of numbers are compared by their distance to zero; of a zero it does not matter.
+# Exponents are compared by their distance to 0; this is a zero's, which does not matter.
 _FAR = 1 << 14
 _CODES = 256
 
 
 def sightings(x: Tensor, spec: CastSpec, comparison: Comparison) -> list[Sighting]:
-    """What a comparison with the oracle shows, in the order of kinds."""
+    """Return the sightings of a comparison with the oracle, in the order of kinds."""
     of_call = _of_call(x, spec)
     if comparison.error:
         values = x.detach().float()
@@ -88,7 +88,7 @@ def sightings(x: Tensor, spec: CastSpec, comparison: Comparison) -> list[Sightin
 
 
 def without_numbers(error: str) -> str:
-    """What an error says whatever the shape."""
+    """Return an error's message without numbers and shapes."""
     return _NUMBERS.sub("…", error)
 
 
@@ -137,7 +137,7 @@ class _Told:
     def of_scales(self) -> list[Sighting]:
         got, expected = self.comparison.got[1:], self.comparison.expected[1:]
         if len(got) == 2 and not _same(got[1], expected[1]):
-            # Block scales are what they are because of it.
+            # The block scales follow from the tensor scale.
             effect = scale_effects(got[1].reshape(1), expected[1].reshape(1))[0]
             return self._grouped(
                 "scale",
@@ -191,14 +191,14 @@ class _Told:
         coded: bool = False,
         count: int | None = None,
     ) -> list[Sighting]:
-        """A sighting for each effect under each set of conditions."""
+        """Return a sighting for each effect under each set of conditions."""
         exponents = np.frexp(self.amax.ravel())[1]
         distance = np.where(self.amax.ravel() > 0, np.abs(exponents - 1), _FAR).astype(np.int16)[blocks]
-        order = np.argsort(distance, kind="stable")  # by digits, for integers of 16 bits
+        order = np.argsort(distance, kind="stable")  # radix sort, as integers have 16 bits
         found, group = numbered(conditions * len(EFFECTS) + effects)
         counts = np.bincount(group, minlength=len(found))
         first = np.empty(len(found), np.int64)
-        first[group[order[::-1]]] = order[::-1]  # of several that are written the last one stays
+        first[group[order[::-1]]] = order[::-1]  # the last one written stays
         masks = _as_masks(group, codes, len(found)) if coded else [0] * len(found)
         return [
             Sighting(
@@ -214,10 +214,10 @@ class _Told:
             )
         ]
 
-    # What shares a scale
+    # Elements that share a scale
 
     def _amax(self) -> tuple[Float64, Int64]:
-        """The largest finite magnitude of all that shares a scale, and what of it is not finite, of the
+        """Return the largest finite magnitude under each scale, and flags for what is not finite, in the
         scales' shape."""
         size = np.abs(self.values)
         finite = np.isfinite(size)
@@ -237,7 +237,7 @@ class _Told:
         return amax.astype(np.float64), np.bitwise_or.reduceat(not_finite, starts, self.axis)
 
     def _blocks(self, places: NDArray[Any]) -> Int64:
-        """The scale, counted through, of each of these elements."""
+        """Return the flat index of the scale of each of these elements."""
         if self.spec.block.whole_tensor:
             return np.zeros(len(places), np.int64)
         index = list(places.T)
@@ -297,7 +297,7 @@ class _Told:
         )
 
     def _each_scale(self, blocks: Int64) -> Float64:
-        """The scale of these blocks as a number; NaN where it is none."""
+        """Return these blocks' scales as numbers; NaN for invalid ones."""
         scales = self.scales.ravel()[blocks]
         if self.spec.block.scale == E8M0:
             found = np.array(scale_values())[scales]
@@ -310,7 +310,7 @@ class _Told:
     # Elements
 
     def _of_element(self, at: tuple[NDArray[Any], ...], blocks: Int64, code: Int64) -> Int64:
-        """Conditions of elements whose expected magnitude codes are `code`."""
+        """Return the conditions of elements whose expected magnitude codes are `code`."""
         element, x = self.spec.element, self.values[at].astype(np.float64)
         size, scale = np.abs(x), self._each_scale(blocks)
         ladder, top = ladder_of(element), element.max_magnitude
@@ -346,7 +346,7 @@ class _Told:
         )
 
     def _one_step(self, at: tuple[NDArray[Any], ...], size: Float64, scale: Float64, code: Int64) -> Bool:
-        """Where remainder and random integer are one step together, and no more."""
+        """Return where remainder and random integer add up to exactly one step."""
         ladder = ladder_of(self.spec.element)
         lower = np.maximum(code - 1, 0)
         step = (ladder[lower + 1] - ladder[lower]) * scale
@@ -355,7 +355,7 @@ class _Told:
         return np.asarray(part + random == 2.0**32)
 
     def _value_effects(self, at: tuple[NDArray[Any], ...], blocks: Int64, code: Int64) -> Int64:
-        """By the code whose value was got; `other` where there is none."""
+        """Return effects by the code whose value was got; `other` where there is none."""
         got = self.comparison.got[0][at].astype(np.float64)
         expected = self.comparison.expected[0][at].astype(np.float64)
         ladder = ladder_of(self.spec.element)[:-1]
@@ -369,13 +369,13 @@ class _Told:
 
 
 def _as_masks(group: Int64, codes: Int64, groups: int) -> list[int]:
-    """Of each group the codes that it has, as the bits of an integer."""
+    """Return the codes of each group as the bits of an integer."""
     has = np.bincount(group * _CODES + codes, minlength=groups * _CODES).reshape(groups, _CODES) > 0
     return [int.from_bytes(row.tobytes(), "little") for row in np.packbits(has, axis=1, bitorder="little")]
 
 
 def _scale_of(amax: NDArray[np.float32], spec: CastSpec) -> Int64:
-    """The exponents that the oracle gives blocks of one number in [1, 2) or so: none is clamped."""
+    """Return the exponents that the oracle gives blocks of one number of about [1, 2): none is clamped."""
     if not amax.size:
         return np.zeros(0, np.int64)
     alone = replace(spec, axis=-1, block_size=1, rounding="even", tail="pad", nonfinite="block", random=None)

@@ -1,4 +1,4 @@
-"""Inputs made simpler: in another order, moved by a power of two, without a slice, with plainer numbers."""
+"""Simplify inputs: reorder, scale by a power of two, remove a slice, make numbers plainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec, resolve_axis
 
-# Significand bits kept when values are made plainer, coarsest first.
+# Significand bits to keep in plainer values, fewest first.
 _KEPT_BITS = (0, 1, 2, 3, 4, 7, 10, 15, 20)
 _FRACTION_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
 _SAME_SIZE_INT = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -20,9 +20,9 @@ _SAME_SIZE_INT = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch
 def orders(
     x: Tensor, spec: CastSpec, axis: int, place: list[int], *, first_of_scale: bool
 ) -> Iterator[list[int]]:
-    """Orders of the indices along an axis that bring the block of `place` to the front; then, along the
-    blocks, the element itself (of a scale the largest one), and what is not zero after it. `place`
-    follows."""
+    """Yield orders of the indices along an axis that bring the block of `place` to the front; then, along the
+    blocks, the element itself (for a scale the largest one), followed by nonzero elements. `place` is
+    updated."""
     indices = list(range(x.shape[axis]))
     along = axis == resolve_axis(x.dim(), spec.axis)
     if not along:
@@ -45,8 +45,7 @@ def orders(
 
 
 def laid_out_like(x: Tensor, numbers: Tensor) -> Tensor:
-    """Numbers of x's shape with its strides and offset, in memory of their own; contiguous where elements
-    of x share memory."""
+    """Copy numbers into memory with x's strides and offset; contiguous where elements of x share memory."""
     if 0 in x.stride():
         return numbers.contiguous()
     last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
@@ -55,26 +54,26 @@ def laid_out_like(x: Tensor, numbers: Tensor) -> Tensor:
 
 
 def shifted(x: Tensor, by: int) -> Tensor | None:
-    """x times 2^by; None where that is not exact."""
+    """Return x times 2^by; None if that is not exact."""
     moved = (x.double() * 2.0**by).to(x.dtype)
     back = moved.double() * 2.0**-by
     return moved if torch.equal(back.nan_to_num(1.5), x.double().nan_to_num(1.5)) else None
 
 
 def unit_along(x: Tensor, spec: CastSpec, axis: int) -> int:
-    """The length that x may be cut in along an axis: a block along the cast's."""
+    """Return the unit in which x may be cut along an axis: a block along the cast's axis."""
     return (spec.block_size or 1) if axis == resolve_axis(x.dim(), spec.axis) else 1
 
 
 def without(x: Tensor, spec: CastSpec, axis: int, start: int, length: int) -> tuple[Tensor, CastSpec]:
-    """x without `length` slices along an axis, from `start` on."""
+    """Return x without `length` slices along an axis, from `start` on."""
     index = torch.cat([torch.arange(start), torch.arange(min(start + length, x.shape[axis]), x.shape[axis])])
     random = None if spec.random is None else spec.random.index_select(axis, index)
     return x.index_select(axis, index), replace(spec, random=random)
 
 
 def plainer_values(bits: int, dtype: torch.dtype) -> list[int]:
-    """Bits of numbers close to the one with these bits that have fewer of them, plainest first."""
+    """Return bits of nearby numbers with fewer significand bits, plainest first."""
     width = _FRACTION_BITS[dtype]
     size = torch.iinfo(_SAME_SIZE_INT[dtype]).bits
     unsigned = bits & ((1 << (size - 1)) - 1)
@@ -90,5 +89,5 @@ def _signed(bits: int, size: int) -> int:
 
 
 def bits(values: Tensor) -> Any:
-    """The bits of these numbers, as whole numbers in the same memory."""
+    """View the bits of these numbers as integers in the same memory."""
     return values.view(_SAME_SIZE_INT[values.dtype])

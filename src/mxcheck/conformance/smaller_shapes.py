@@ -1,5 +1,5 @@
-"""A large input whose other numbers matter little: one block of it among equal numbers, in as few rows and
-blocks as still show a mismatch."""
+"""Reduce a large input to one block of it among equal numbers, in as few rows and blocks as still show a
+mismatch."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec, resolve_axis
 
-#: Tells whether a mismatch is still there.
+#: Returns whether the mismatch still shows.
 Shows = Callable[[Tensor, CastSpec], bool]
 
-# Rows, and blocks of a row, that are tried, fewest first: where fast paths begin and end. Between one that
-# shows the mismatch and the one before it is looked for by halves.
+# Rows, and blocks per row, that are tried, fewest first: sizes where fast paths begin and end. The range
+# between the first that shows the mismatch and the one before it is bisected.
 _SIZES = (1, 2, 3, 4, 8, 16, 17, 31, 32, 33, 64, 127, 128, 129, 256, 384, 512, 1024, 4096, 65_536)
-# What lies around the block. Zeros are the shortest to write; where a zero is what goes wrong, another.
+# Fill around the block. Zeros are the shortest to write; 1.5 serves where a zero itself goes wrong.
 _AROUND = (0.0, 1.5)
-# A call with more elements is too long for a search by halves.
+# Bisect only up to this many elements per call.
 _WORTH_HALVING = 1 << 19
-# Where a block may lie in a shorter axis.
+# Position of a block in a shorter axis.
 _SAME, _FIRST, _LAST = "same", "first", "last"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Lone:
-    """A block at a corner of a tensor that is full of one number. `units` are the lengths that the axes may
-    be cut in; `tail`: the last block of the cast's axis is a part of one."""
+    """A block at a corner of a tensor that is filled with one number. `units` are the units in which the axes
+    may be cut; `tail`: the last block of the cast's axis is partial."""
 
     block: Tensor
     spec: CastSpec
@@ -41,7 +41,7 @@ class Lone:
     around: float
 
     def cast(self) -> tuple[Tensor, CastSpec]:
-        """The tensor, and its cast; random integers outside of the block are 0."""
+        """Return the tensor and its cast; random integers outside of the block are 0."""
         where = tuple(slice(at, at + size) for at, size in zip(self.corner, self.block.shape, strict=True))
         x = torch.full(self.shape, self.around, dtype=self.block.dtype)
         x[where] = self.block
@@ -52,21 +52,21 @@ class Lone:
         return x, replace(self.spec, random=random)
 
     def shorter(self, axis: int, length: int, to: str) -> Lone | None:
-        """The same in a tensor of another length; None where the block does not lie in it so."""
+        """Return the same in a tensor of another length; None where the block does not lie in it that way."""
         size, unit = self.block.shape[axis], self.units[axis]
         last = length - size if size < unit else (length - size) // unit * unit
         at = {_SAME: self.corner[axis], _FIRST: 0, _LAST: last}[to]
         if at < 0 or at % unit or at + size > length:
             return None
         if size < unit and at + size != length:
-            return None  # what is a ragged tail has to stay one
+            return None  # a ragged tail must stay one
         corner, shape = list(self.corner), list(self.shape)
         corner[axis], shape[axis] = at, length
         return replace(self, corner=tuple(corner), shape=tuple(shape))
 
 
 def alone_among_equals(x: Tensor, spec: CastSpec, place: tuple[int, ...], shows: Shows) -> Lone | None:
-    """The block that `place` lies in among equal numbers, or its row, if that shows the mismatch."""
+    """Return the block around `place` among equal numbers, or its row, if that shows the mismatch."""
     axis = resolve_axis(x.dim(), spec.axis)
     row = x.shape[axis]
     for unit, around in product(dict.fromkeys([spec.block_size or row, row]), _AROUND):
@@ -89,8 +89,8 @@ def alone_among_equals(x: Tensor, spec: CastSpec, place: tuple[int, ...], shows:
 
 
 def least_shape(one: Lone, shows: Shows) -> Lone:
-    """As few rows and blocks as show the mismatch: of those that are tried, and what lies between them. Twice
-    along each axis, for one may need the other."""
+    """Return as few rows and blocks as show the mismatch: of `_SIZES`, and what lies between them. Twice
+    along each axis, as one may need the other."""
     for _ in range(2):
         before = one.shape
         for axis in range(len(one.shape)):
@@ -101,7 +101,7 @@ def least_shape(one: Lone, shows: Shows) -> Lone:
 
 
 def shorter_rows(x: Tensor, spec: CastSpec, shows: Shows) -> tuple[Tensor, CastSpec]:
-    """The first blocks of each row, or the last ones, as few of those that are tried as show it."""
+    """Keep the first or the last blocks of each row: as few of those tried as show it."""
     axis = resolve_axis(x.dim(), spec.axis)
     unit = spec.block_size or x.shape[axis]
     for length in [count * unit for count in _SIZES if count * unit < x.shape[axis]]:
@@ -130,7 +130,7 @@ def _shortest(one: Lone, axis: int, shows: Shows) -> Lone:
 
 
 def _between(one: Lone, axis: int, too_short: int, to: str, shows: Shows) -> Lone:
-    """The shortest between a length that does not show it and that of `one`, by halves of whole units."""
+    """Bisect, in whole units, between a length that does not show it and that of `one`."""
     unit = one.units[axis]
     while (steps := (one.shape[axis] - too_short) // unit) > 1:
         middle = one.shape[axis] - steps // 2 * unit

@@ -1,4 +1,4 @@
-"""How far an exhaustive run has come, in a file: it can be stopped at any time and go on later."""
+"""Progress of an exhaustive run, in a file: the run can be stopped at any time and resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mxcheck.files.printed import got, one_line, told
 
 _log = logging.getLogger(__name__)
 
-#: What the results of a sweep rest on: the kernel under test, the oracle, the comparison.
+#: Sources that a sweep's results depend on: the kernel under test, the oracle, the comparison.
 SOURCES = (
     *(f"kernels/{name}.py" for name in ("eager", "elements", "rules", "blocks")),
     *(f"formats/{name}.py" for name in ("elements", "codes", "search", "bit_tables")),
@@ -32,7 +32,7 @@ Identity = Mapping[str, Any]
 
 
 def sources_digest(package: Path = _PACKAGE) -> str:
-    """Digest of the code that results rest on, but for its comments, docstrings and layout."""
+    """Digest of the code that results depend on, without comments, docstrings and layout."""
     digest = sha256()
     for name in SOURCES:
         tree = ast.parse((package / name).read_text("utf-8"))
@@ -44,10 +44,10 @@ def sources_digest(package: Path = _PACKAGE) -> str:
 
 
 class SweepState:
-    """Finished chunks and what came of them, by sweep. Written after each chunk where there is a file."""
+    """Finished chunks and their results, by sweep. Written after each chunk if there is a file."""
 
     def __init__(self, path: Path | None, identity: Identity) -> None:
-        """Go on from a file, where there is one of the same identity.
+        """Resume from a file, if there is one of the same identity.
 
         Args:
             path: the file; None keeps everything in memory.
@@ -55,7 +55,7 @@ class SweepState:
                 patterns [start, stop], and `chunk`, the inputs of a chunk, are part of it.
 
         Raises:
-            ValueError: the file is damaged, or none of ours.
+            ValueError: the file is damaged, or not a state file.
         """
         self._path, self._identity = path, identity
         self._chunks: dict[str, set[int]] = {}
@@ -102,7 +102,7 @@ class SweepState:
             self._results[sweep.name] = SweepResult(sweep=sweep, first=first, seconds=seconds, **found)
 
     def _inputs(self, chunks: Iterable[int]) -> int:
-        """How many inputs chunks have, by span and chunk size of the identity."""
+        """Number of inputs in chunks, by the identity's span and chunk size."""
         (start, stop), size = self._identity["span"], self._identity["chunk"]
         starts = range(start, stop, size)
         numbers = set(chunks)
@@ -111,15 +111,15 @@ class SweepState:
         return sum(min(size, stop - starts[chunk]) for chunk in numbers)
 
     def chunks(self, sweep: Sweep) -> frozenset[int]:
-        """The finished chunks of a sweep."""
+        """Return the finished chunks of a sweep."""
         return frozenset(self._chunks.get(sweep.name, ()))
 
     def result(self, sweep: Sweep) -> SweepResult:
-        """What came of them."""
+        """Return the sum of their results."""
         return self._results.get(sweep.name, SweepResult(sweep=sweep))
 
     def add(self, chunk: int, part: SweepResult) -> None:
-        """Take in a chunk, and write the file. Stopped in the midst of it, the file is as it was before."""
+        """Add a chunk, and write the file. If that is interrupted, the file is as before."""
         name = part.sweep.name
         self._chunks.setdefault(name, set()).add(chunk)
         self._results[name] = self.result(part.sweep) + part
@@ -161,7 +161,7 @@ def _codes(data: Any) -> tuple[int, ...]:
 
 @contextmanager
 def locked_state(path: Path | None, identity: Identity) -> Iterator[SweepState]:
-    """The state in a file that no other run may write meanwhile.
+    """Open the state in a file and lock it against other runs.
 
     Raises:
         ValueError: another run has it; as `SweepState`.

@@ -1,4 +1,4 @@
-"""What an exhaustive run consists of: sweeps over every bit pattern of fp32. Torch- and numpy-free."""
+"""The sweeps of an exhaustive run: over every bit pattern of fp32. Torch- and numpy-free."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ class Sweep:
     Attributes:
         format: a name of `ELEMENT_FORMATS`.
         rounding: one of `ROUNDINGS`.
-        scale_rule: None for the element cast alone, at the scale 1. Else each input is a block of its own, so
-            that it is the amax as well: every amax goes through the scale rule, and through the division by
-            the scale.
+        scale_rule: None for the element cast alone, at scale 1. Else each input is a block of its own and so
+            also the amax: every amax goes through the scale rule and the division by the scale.
     """
 
     format: str
@@ -39,7 +38,7 @@ class Sweep:
 
 
 def sweeps(formats: Iterable[str] = ()) -> tuple[Sweep, ...]:
-    """All sweeps of some formats (none named: of all), the commonest casts first.
+    """Return all sweeps of these formats (none named: of all), the commonest casts first.
 
     Raises:
         ValueError: no such format; names the allowed ones and the nearest match.
@@ -57,7 +56,7 @@ def sweeps(formats: Iterable[str] = ()) -> tuple[Sweep, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Difference:
-    """An input that a cast and the oracle disagree on. Codes: (element), or (scale, element) of a block."""
+    """An input on which a cast and the oracle differ. Codes: (element), or (scale, element) of a block."""
 
     bits: int
     got: tuple[int, ...]
@@ -74,14 +73,14 @@ def _codes(codes: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepResult:
-    """What came of a sweep, or of a part of it.
+    """Result of a sweep, or of part of it.
 
     Attributes:
         compared: number of inputs.
-        excluded: number of NaN inputs that were left out, as the format has no code for them.
+        excluded: number of NaN inputs left out, as the format has no code for them.
         mismatches: number of inputs that differ.
-        first: the first of them, in order of their bits, at most `MOST_SHOWN`.
-        seconds: of the processes that compared, added up.
+        first: the first of them by their bits, at most `MOST_SHOWN`.
+        seconds: sum over the processes that compared.
     """
 
     sweep: Sweep
@@ -92,7 +91,7 @@ class SweepResult:
     seconds: float = 0.0
 
     def __add__(self, other: SweepResult) -> SweepResult:
-        """Two parts of one sweep."""
+        """Add two parts of one sweep."""
         assert self.sweep == other.sweep
         return SweepResult(
             sweep=self.sweep,

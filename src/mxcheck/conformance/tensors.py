@@ -1,7 +1,7 @@
-"""Tensors that sit on the edges of formats whose scale is no power of two: NVFP4, fp8 by rows and tensors.
+"""Tensors on the edges of formats whose scale is no power of two: NVFP4, fp8 by rows and by tensors.
 
-Here a scale depends on a whole row or tensor, so an example is a tensor, and an edge is made by choosing the
-scales first: with a power of two for the fp32 scale every threshold is a representable input.
+A scale depends on a whole row or tensor, so an example is a tensor, and edges are made by choosing the scales
+first: under an fp32 scale that is a power of two, every threshold is a representable input.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _POWERS = (0, -20, 30)
 
 
 def element_boundaries(cell: Cell, _: Draws) -> Tensors:
-    """Every code and every midpoint of the element, with both fp32 neighbours, in rows whose fp32 scale is a
-    power of two; for NVFP4 under every block scale."""
+    """Give every code and every midpoint of the element, with both fp32 neighbours, in rows whose fp32 scale
+    is a power of two; for NVFP4 under every block scale."""
     element = cell.spec().element
     points = _boundaries(element)
     found = []
@@ -46,8 +46,8 @@ def element_boundaries(cell: Cell, _: Draws) -> Tensors:
 
 
 def element_boundaries_of_any_scale(cell: Cell, random: Draws) -> Tensors:
-    """Midpoints of two codes times a scale that is no power of two, in fp32, and both fp32 neighbours. Hardly
-    one is a tie, but a quotient that is rounded before the element is makes it one."""
+    """Give midpoints of two codes times a scale that is no power of two, in fp32, and both fp32 neighbours.
+    Hardly one is a tie, but rounding the quotient before the element makes it one."""
     element, nvfp4 = cell.spec().element, cell.spec().block.scale == E4M3
     ladder = _magnitudes(element)
     middle = (ladder[:-1] + ladder[1:]) / 2
@@ -57,7 +57,7 @@ def element_boundaries_of_any_scale(cell: Cell, random: Draws) -> Tensors:
     for amax in np.abs(_random(random, (24,), spread=12)).astype(np.float64):
         largest = NVFP4_BLOCK_SCALE.max_value * element.max_value if nvfp4 else element.max_value
         scales = np.array([fp32_quotient(float(amax), Fraction(largest))])
-        if nvfp4:  # times eight of the normal block scales
+        if nvfp4:  # under eight of the normal block scales
             scales = scales * block_scales[random.integers(8, block_scales.size, 8)]
         rows = [np.full((1, length), amax)]
         for scale in scales:
@@ -71,8 +71,8 @@ def element_boundaries_of_any_scale(cell: Cell, random: Draws) -> Tensors:
 
 
 def scale_boundaries(cell: Cell, random: Draws) -> Tensors:
-    """amax where the scale is hard: for NVFP4 every midpoint of two E4M3 block scales with both fp32
-    neighbours; else amax over random significands, in which fp32(amax / max) rounds up, down and to even."""
+    """Give amax where the scale is hard: for NVFP4 every midpoint of two E4M3 block scales with both fp32
+    neighbours; else random significands for which fp32(amax / max) rounds up, down and to even."""
     element = cell.spec().element
     if cell.spec().block.scale != E4M3:
         rows = _random(random, (256, _ROW), spread=3)
@@ -86,9 +86,9 @@ def scale_boundaries(cell: Cell, random: Draws) -> Tensors:
 
 
 def scale_boundaries_of_any_tensor(cell: Cell, random: Draws) -> Tensors:
-    """NVFP4 alone: amax of blocks at the midpoints of two block scales, under tensor scales that are no power
-    of two. With both fp32 neighbours; and in bf16 those whose quotient is a midpoint but for the rounding of
-    the tensor scale. A quotient that is rounded before the block scale is goes to the other one."""
+    """Give, for NVFP4 alone, block amax at the midpoints of two block scales, under tensor scales that are no
+    power of two. With both fp32 neighbours; and in bf16 those whose quotient is a midpoint but for the
+    rounding of the tensor scale. Rounding the quotient before the block scale gives the other neighbour."""
     if cell.spec().block.scale != E4M3:
         return []
     largest = NVFP4_BLOCK_SCALE.max_value * cell.spec().element.max_value
@@ -113,7 +113,7 @@ def scale_boundaries_of_any_tensor(cell: Cell, random: Draws) -> Tensors:
 
 
 def _led_by(amax: NDArray[np.floating[Any]], random: Draws) -> NDArray[np.float64]:
-    """Blocks of 16 of random numbers, each with its amax somewhere."""
+    """Return blocks of 16 random numbers, each with its amax somewhere."""
     lead = amax.astype(np.float64)
     blocks = _random(random, (lead.size, 16), spread=2).astype(np.float64) % 1.0 * lead[:, None]
     blocks[np.arange(lead.size), random.integers(0, 16, lead.size)] = lead
@@ -121,7 +121,7 @@ def _led_by(amax: NDArray[np.floating[Any]], random: Draws) -> NDArray[np.float6
 
 
 def any_scale(cell: Cell, random: Draws) -> Tensors:
-    """Random tensors of any magnitude that fp32 has: the scale itself is rounded, down to its subnormals."""
+    """Give random tensors of any fp32 magnitude: the scale itself is rounded, down to subnormals."""
     del cell
     tensors = [
         np.ldexp(_random(random, (4, _ROW), spread=spread).astype(np.float64), power)
@@ -133,7 +133,8 @@ def any_scale(cell: Cell, random: Draws) -> Tensors:
 
 
 def zero_and_tiny(cell: Cell, random: Draws) -> Tensors:
-    """Zeros of either sign, a zero block or row among others, and tensors whose scale underflows fp32."""
+    """Give zeros of either sign, a zero block or row among others, and tensors whose scale underflows
+    fp32."""
     del cell
     zeros = np.zeros((2, _ROW), np.float32)
     mixed = _random(random, (4, _ROW), spread=3)
@@ -145,7 +146,7 @@ def zero_and_tiny(cell: Cell, random: Draws) -> Tensors:
 
 
 def not_finite(cell: Cell, random: Draws) -> Tensors:
-    """One NaN or Inf of either sign in a tensor, in a few positions, and among zeros."""
+    """Give one NaN or Inf of either sign in a tensor, in a few positions, and among zeros."""
     del cell
     found = []
     for special in (np.nan, -np.nan, np.inf, -np.inf):
@@ -159,25 +160,25 @@ def not_finite(cell: Cell, random: Draws) -> Tensors:
 
 
 def plain(cell: Cell, random: Draws) -> Tensors:
-    """Random numbers over a dozen binades, some of them zeros of either sign."""
+    """Give random numbers over a dozen binades, some of them zeros of either sign."""
     del cell
     x = _random(random, (64, 256), spread=12)
     return [np.where(random.integers(0, 16, x.shape) == 0, np.copysign(np.float32(0), x), x)]
 
 
 def large(cell: Cell, random: Draws) -> Tensors:
-    """`plain`, in one tensor of more than 2^18 elements: what a kernel works on in several pieces."""
+    """Give `plain` in one tensor of more than 2^18 elements, which a kernel splits into pieces."""
     del cell
     return [_random(random, (1030, 256), spread=12)]
 
 
 def plain_at_length(cell: Cell, random: Draws) -> Tensors:
-    """`plain`, sixty-four times."""
+    """Give sixty-four times as many as `plain`."""
     return [x for _ in range(64) for x in plain(cell, random)]
 
 
 def constant(cell: Cell, random: Draws) -> Tensors:
-    """Tensors of one magnitude, of either sign."""
+    """Give tensors of one magnitude, of either sign."""
     del cell
     signs = np.where(random.integers(0, 2, (4, _ROW)) == 0, np.float32(-1), np.float32(1))
     return [np.float32(value) * signs for value in (1.0, 0.7, 2.0**-20, 448.0, 3.0e4)]
@@ -209,7 +210,8 @@ def _magnitudes(element: ElementFormat) -> NDArray[np.float64]:
 
 
 def _boundaries(element: ElementFormat) -> NDArray[np.float32]:
-    """Codes and midpoints up to the largest code, with both fp32 neighbours of each, of either sign."""
+    """Return codes and midpoints up to the largest code, with both fp32 neighbours of each, of either
+    sign."""
     ladder = _magnitudes(element)
     points = np.concatenate([(ladder[:-1] + ladder[1:]) / 2, ladder[1:]]).astype(np.float32)
     near = np.concatenate(

@@ -1,9 +1,9 @@
-"""The verifier: an implementation's result against the exact oracle, bit by bit.
+"""The verifier: compare an implementation's result with the exact oracle, bit by bit.
 
-Scales are compared exactly, and so are codes; the NaN codes of a format are equal to each other; a wrong sign
-of zero is a kind of its own. Where the expected scale is NaN, element codes mean nothing and are not
-compared. An implementation that only fake-quantizes is compared by the bits of its values; those of a scale
-with a significand may be off by one unit in the last place, which is a kind of its own and not wrong.
+Scales and codes must be equal; a format's NaN codes count as equal; a wrong sign of zero is a kind of its
+own. Where the expected scale is NaN, element codes are meaningless and not compared. An implementation that
+only fake-quantizes is compared by the bits of its values; where scales have a significand, these may be off
+by one unit in the last place, which is a kind of its own and not wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mxcheck.kernels.kept_settings import put_settings, settings
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.refusals import is_interrupt, refusal
 
-# Bytes of a slice's surroundings that are looked at; more only where the slice is much of them.
+# Most bytes around a slice that are checked; more only where the slice is much of them.
 _MOST_AROUND = 1 << 20
 _SAME_SIZE_INT = {4: torch.int32, 2: torch.int16}
 
@@ -40,16 +40,16 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Comparison:
-    """What came of one call.
+    """Result of one call.
 
     Attributes:
-        unsupported: why the implementation does not do this, in its own words; None where it does.
+        unsupported: the implementation's own reason for not supporting this; None where it does.
         counts: kind -> number of mismatches (scales for `scale`, else elements; 1 for `error`).
         places: kind -> index in x of the first mismatch; a scale's is that of its first element.
-        error: what was wrong with the call or the shape of its result; empty unless `error` is a kind.
-        got, expected: codes, scales (and tensor scale), or the values; None where there are none.
-        found: kind -> where the mismatches are, of x's shape; a scale's is at its first element.
-        oracle: the oracle's codes and scales, where it was held against them and differs.
+        error: what is wrong with the call or the shape of its result; empty unless `error` is a kind.
+        got, expected: codes, scales (and tensor scale), or values; None where there are none.
+        found: kind -> mask of the mismatches, of x's shape; a scale is marked at its first element.
+        oracle: the oracle's codes and scales, where the result was compared with them and differs.
     """
 
     unsupported: str | None = None
@@ -65,16 +65,16 @@ class Comparison:
 def compare(
     kernel: Kernel, x: Tensor, spec: CastSpec, expected: Parts | None = None, *, oracle: Parts = ()
 ) -> Comparison:
-    """Call an implementation and hold its result against the oracle's.
+    """Call an implementation and compare its result with the oracle's.
 
     Args:
-        kernel: `f(x, spec)`, which returns codes and scales, or values; what lies outside of its domain it is
-            not asked, and what it refuses (see `refusal`) is not supported. Any other exception is a mismatch
-            of the kind `error`, and so is a changed input, changed random integers and a setting of torch
-            that is left changed.
+        kernel: `f(x, spec)`, which returns codes and scales, or values. An input outside of its domain is not
+            passed to it; an input that it refuses (see `refusal`) is not supported. Any other exception is a
+            mismatch of the kind `error`; so are a changed input, changed random integers, and a torch setting
+            left changed.
         x: fp32, bf16 or fp16; the kernel sees it as it is, the oracle its exact fp32 values.
-        expected: what to hold it against instead of the oracle's: what another call of it `got`.
-        oracle: the oracle's result, where it is known.
+        expected: result to compare with instead of the oracle's: what another call of it `got`.
+        oracle: the oracle's result, where known.
     """
     try:
         result = _called(kernel, x, spec)
@@ -84,8 +84,8 @@ def compare(
 
 
 def failed(error: BaseException, x: Tensor, kernel: Kernel | None = None) -> Comparison:
-    """What an exception comes to: a refusal of `kernel`'s, if it may refuse, or an error. Raises what is
-    nobody's word on a cast: an interrupt, and the end of a time limit."""
+    """Turn an exception into a comparison: a refusal, if `kernel` may refuse, or an error. Re-raise what is
+    not about a cast: an interrupt, or the end of a time limit."""
     if is_interrupt(error):
         raise error
     if kernel is not None and (reason := refusal(error, kernel)) is not None:
@@ -96,7 +96,7 @@ def failed(error: BaseException, x: Tensor, kernel: Kernel | None = None) -> Com
 
 
 def outcome(kernel: Kernel, x: Tensor, spec: CastSpec) -> Comparison:
-    """What an implementation gives, compared with nothing: `got` is a copy of it."""
+    """Call an implementation without comparing: `got` is a copy of its result."""
     try:
         return Comparison(got=tuple(part.copy() for part in _arrays(_called(kernel, x, spec))))
     except BaseException as error:  # noqa: BLE001  (as in `compare`)
@@ -104,7 +104,7 @@ def outcome(kernel: Kernel, x: Tensor, spec: CastSpec) -> Comparison:
 
 
 def judged(kernel: Kernel, returned: object, x: Tensor, spec: CastSpec, expected: Parts) -> Comparison:
-    """What a kernel `returned`, held against what another call of it `got`."""
+    """Compare what a kernel `returned` with what another call of it `got`."""
     try:
         result = _checked(kernel, returned, x, spec)
     except (TypeError, ValueError) as error:
@@ -140,7 +140,7 @@ def _arrays(result: Tensor | QuantizedTensor) -> tuple[NDArray[Any], ...]:
 
 
 def _checked(kernel: Kernel, returned: Any, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTensor:
-    """Raises TypeError, ValueError: it is not what a kernel may return."""
+    """Check a kernel's result. Raises TypeError or ValueError if a kernel may not return it."""
     returned = plain_result(kernel, returned, x)
     if not isinstance(returned, Tensor):
         return check_parts(kernel, returned, x, spec)
@@ -149,14 +149,14 @@ def _checked(kernel: Kernel, returned: Any, x: Tensor, spec: CastSpec) -> Tensor
 
 
 class _LeftChangedError(Exception):
-    """A kernel changed what is not its own. The message says what."""
+    """A kernel changed something that is not its own; named in the message."""
 
 
 def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTensor:
-    """A kernel's result. Raises NotSupported for what its domain leaves out.
+    """Return a kernel's result. Raises NotSupported for an input outside of its domain.
 
-    Whatever else it changes is put back, for the oracle, the shrinker and the next kernel start from it; what
-    it draws from torch's generator is no fault, but the same in each call.
+    Whatever else it changes is restored, as the oracle, the shrinker and the next kernel start from it.
+    Drawing from torch's generator is no fault, and gives the same in each call.
     """
     check_domain(domain_of(kernel), x, spec)
     before, around = x.clone(), _surroundings(x)
@@ -164,7 +164,7 @@ def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTens
     given = spec if spec.random is None else replace(spec, random=_copy(spec.random))
     changed = []
     try:
-        # An alias: its shape and strides are the kernel's own, its numbers are not.
+        # Pass an alias: the kernel may change its shape and strides, not its numbers.
         result = _checked(kernel, kernel(x.detach(), given), x, spec)
     finally:
         changed += [f"{name} and left it so" for name in put_settings(kept)]
@@ -190,12 +190,12 @@ def _called(kernel: Kernel, x: Tensor, spec: CastSpec) -> Tensor | QuantizedTens
 
 
 def _memory(x: Tensor) -> Tensor:
-    """All of the bytes of which x may be a slice."""
+    """Return all bytes of the storage that x may be a slice of."""
     return torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage())
 
 
 def _surroundings(x: Tensor) -> Tensor | None:
-    """A copy of these bytes; None where x has them all, or shares them with far more than it is itself."""
+    """Copy these bytes; None where x covers them all, or shares them with far more than itself."""
     size, whole = x.numel() * x.element_size(), x.untyped_storage().nbytes()
     return _memory(x).clone() if size < whole <= max(_MOST_AROUND, 4 * size) else None
 
@@ -205,21 +205,21 @@ def _copy(random: Any) -> Any:
 
 
 def expected_parts(x: Tensor, spec: CastSpec) -> Parts:
-    """The oracle's codes and scales of x."""
+    """Return the oracle's codes and scales of x."""
     with np.errstate(all="ignore"):  # NaN and Inf are inputs like any other
         return quantize_array(x.detach().float().numpy(), spec)
 
 
 def expected_values(parts: Parts, dtype: torch.dtype, spec: CastSpec) -> Tensor:
-    """What codes and scales mean: rounded to fp32 (exact for E8M0 scales), then to `dtype`."""
+    """Decode codes and scales: round to fp32 (exact for E8M0 scales), then to `dtype`."""
     with np.errstate(all="ignore"):
         exact = dequantize_array(parts[0], parts[1], spec, *parts[2:])
     return torch.from_numpy(exact).float().to(dtype)
 
 
 def differences(got: Parts, expected: Parts, spec: CastSpec, dtype: torch.dtype) -> Comparison:
-    """What a call `got` (see `outcome`), values of it in this dtype, held against other codes and scales than
-    the oracle's."""
+    """Compare what a call `got` (see `outcome`; values in this dtype) with codes and scales other than the
+    oracle's."""
     if len(got) > 1:
         return _compare_parts(got, expected, spec)
     return _compare_values(torch.from_numpy(got[0]).to(dtype), expected_values(expected, dtype, spec), None)
@@ -231,8 +231,8 @@ def _compare_parts(got: Parts, expected: Parts, spec: CastSpec) -> Comparison:
     if np.array_equal(codes, expected[0]) and not any(part.any() for part in wrong):
         return Comparison(got=got, expected=expected)
     if len(expected) == 3 and np.isnan(expected[2]):
-        wrong[0] = np.zeros_like(wrong[0])  # under a tensor scale that is NaN block scales mean nothing
-    # An element under a wrong scale is wrong too, or right by chance: it is told as a scale.
+        wrong[0] = np.zeros_like(wrong[0])  # block scales are meaningless under a NaN tensor scale
+    # An element under a wrong scale is wrong too, or right by chance: only the scale is reported.
     told = _to_elements(wrong[0], spec, codes.shape) | (len(wrong) > 1 and bool(wrong[1].any()))
     of_codes, of_nan = _magnitudes(spec.element)
     magnitudes = [of_codes[part] for part in (codes, expected[0])]
@@ -253,9 +253,9 @@ def _compare_parts(got: Parts, expected: Parts, spec: CastSpec) -> Comparison:
 
 
 def _in_fp32(oracle: Parts, x: Tensor, spec: CastSpec) -> Tensor | None:
-    """The values if the product of an NVFP4 block scale and the tensor's scale is rounded to fp32 before it
-    is multiplied by the element; of a scale a row or a tensor, whose values are rounded once, what is
-    expected; None for E8M0, where every product is exact."""
+    """Return the values where the product of an NVFP4 block scale and the tensor scale is rounded to fp32
+    before the multiplication by the element; with a scale per row or tensor, where values are rounded once,
+    the expected values; None for E8M0, where every product is exact."""
     if spec.block.scale == E8M0:
         return None
     if spec.block.scale != E4M3:
@@ -278,7 +278,7 @@ def _compare_values(got: Tensor, expected: Tensor, in_fp32: Tensor | None) -> Co
     differ &= ~zero
     last = torch.zeros_like(differ)
     if in_fp32 is not None and bool(differ.any()):
-        # Bits of one sign are ordered as their values are.
+        # Among numbers of one sign, bits are ordered as values are.
         beside = (_bits(got).int() - _bits(expected).int()).abs() <= 1
         beside &= got.signbit() == expected.signbit()
         last = differ & got.isfinite() & expected.isfinite() & (beside | (_bits(got) == _bits(in_fp32)))
@@ -296,7 +296,7 @@ def _comparison(
 ) -> Comparison:
     kinds = [kind for kind in KINDS if counts.get(kind)]
     if kinds:
-        got = tuple(part.copy() for part in got)  # a kernel may use its buffers again
+        got = tuple(part.copy() for part in got)  # a kernel may reuse its buffers
     places = {
         kind: tuple(map(int, np.unravel_index(found[kind].argmax(), found[kind].shape))) for kind in kinds
     }
@@ -318,7 +318,7 @@ def _differ(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _meaningless(expected: Parts, spec: CastSpec, shape: Index) -> NDArray[np.bool_]:
-    """Elements whose expected scale is NaN."""
+    """Mark the elements whose expected scale is NaN."""
     if len(expected) == 3:
         return np.broadcast_to(np.isnan(expected[2]), shape)
     scales = expected[1]
@@ -329,7 +329,7 @@ def _meaningless(expected: Parts, spec: CastSpec, shape: Index) -> NDArray[np.bo
 def _to_elements(
     blocks: NDArray[np.bool_], spec: CastSpec, shape: Index, *, first: bool = False
 ) -> NDArray[np.bool_]:
-    """A mask of scales as a mask of their elements, or of the first of each."""
+    """Expand a mask of scales to their elements, or to the first of each."""
     if spec.block_size is None:
         spread = np.broadcast_to(blocks, shape)
         if not first:
@@ -346,8 +346,8 @@ def _to_elements(
 
 @cache
 def _magnitudes(element: ElementFormat) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-    """Of each byte: its magnitude for the comparison, and whether it is a NaN. A byte that is no code has a
-    magnitude that nothing else has."""
+    """Return for each byte its magnitude for the comparison, and whether it is NaN. A byte that is no code
+    has a magnitude of its own."""
     codes = np.arange(256, dtype=np.int16)
     own = codes if element.twos_complement else codes & (element.sign_bit - 1)
     found = np.where(codes >= 2 * element.sign_bit, -1 - codes, own)
