@@ -131,7 +131,7 @@ def _asked_for(format: str, **given: Any) -> CastSpec:
 
 @contextmanager
 def called_kernels(tell: Callable[[Kernel], object]) -> Iterator[None]:
-    """For as long as the context lasts, `tell` hears of the kernel of every cast that this thread makes."""
+    """Call `tell` with the kernel of every cast that this thread makes within the context."""
     token = _TELL.set(tell)
     try:
         yield
@@ -140,12 +140,12 @@ def called_kernels(tell: Callable[[Kernel], object]) -> Iterator[None]:
 
 
 def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
-    """What a kernel returns of an input in its domain. Raises NotSupported for another one, and ValueError
-    for a kernel that writes over its input, which is put back: the weights of a model and what later layers
-    read are such inputs."""
+    """Call a kernel on an input in its domain. Raises NotSupported for an input outside of it, and ValueError
+    for a kernel that overwrites its input (restored here): weights of a model and inputs of later layers are
+    such inputs."""
     if (tell := _TELL.get()) is not None:
         tell(function)
-        token = _TELL.set(None)  # the casts that a kernel makes itself are its own affair
+        token = _TELL.set(None)  # do not report casts that a kernel makes itself
         try:
             return _called(function, x, spec)
         finally:
@@ -165,7 +165,7 @@ def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
 
 
 def _parts_of(function: Kernel, result: Any, x: Tensor, spec: CastSpec) -> Any:
-    """What a kernel made of a grown input, if it is what it has to be."""
+    """Check a kernel's result for a grown input, and return it."""
     if isinstance(result, Tensor):
         check_values(function, result, x)
     else:
@@ -188,7 +188,7 @@ def _checked_call(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
 
 
 def cast_with(x: Tensor, spec: CastSpec, function: Kernel) -> QuantizedTensor | Tensor:
-    """What a resolved kernel makes of x: codes and scales, or values."""
+    """Cast x by a resolved kernel: codes and scales, or values."""
     check_input(x, spec)
     result = _called(function, x, spec)
     if not isinstance(result, Tensor):
@@ -198,16 +198,16 @@ def cast_with(x: Tensor, spec: CastSpec, function: Kernel) -> QuantizedTensor | 
 
 
 def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel) -> Tensor:
-    """`fake_quantize` by a resolved kernel: what a converted model calls at each forward."""
+    """`fake_quantize` by a resolved kernel: called by a converted model at each forward."""
     result = cast_with(x, spec, function)
     return result if isinstance(result, Tensor) else result.dequantize(x.dtype)
 
 
 def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:
-    """The functions that a `kernel` argument names, for `quantize` and for `fake_quantize`.
+    """Return the functions that a `kernel` argument names, for `quantize` and for `fake_quantize`.
 
     Raises:
-        ValueError: nothing by that name, its library is not installed, or it cannot be called.
+        ValueError: no such name, its library is not installed, or it cannot be called.
     """
     if not isinstance(kernel, str):
         if not callable(kernel):
@@ -223,11 +223,11 @@ def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:
 
 
 def load_target(target: str, kind: str = "kernel") -> Callable[..., Any]:
-    """The function that `package.module:function` names, a `kind` of thing to the user.
+    """Return the function that `package.module:function` names; `kind` is its name in messages.
 
     Raises:
-        ValueError: no such module or function, or it cannot be called. What the module itself raises while it
-            is imported goes through.
+        ValueError: no such module or function, or it cannot be called. Errors that the module raises while it
+            is imported pass through.
     """
     module_name, _, attribute = target.partition(":")
     if module_name.startswith("."):
@@ -236,7 +236,7 @@ def load_target(target: str, kind: str = "kernel") -> Callable[..., Any]:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
+            raise  # the module exists; something that it imports does not
         raise ValueError(f"{kind} {target!r}: there is no module {error.name!r} on sys.path") from error
     if not hasattr(module, attribute):
         own = [
@@ -250,8 +250,8 @@ def load_target(target: str, kind: str = "kernel") -> Callable[..., Any]:
 
 
 def check_parts(function: Kernel, result: object, x: Tensor, spec: CastSpec) -> QuantizedTensor:
-    """A kernel's codes and scales, if they are what they have to be; those of torch's own dtype of such a
-    format (float8_e4m3fn, float8_e8m0fnu) as their bytes.
+    """Check a kernel's codes and scales, and return them; codes in torch's own dtype of the format
+    (float8_e4m3fn, float8_e8m0fnu) as bytes.
 
     Raises:
         TypeError: not a tuple of tensors, or of the wrong length; a dtype of other codes.
@@ -285,10 +285,10 @@ def check_parts(function: Kernel, result: object, x: Tensor, spec: CastSpec) -> 
 
 
 def check_values(function: Kernel, result: Tensor, x: Tensor) -> None:
-    """Refuse a fake quantizer's result that is not of x's shape, dtype and device.
+    """Check that a fake quantizer's result has x's shape, dtype and device.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it has not.
     """
     _check_result(function, "values", result, x, x.shape, x.dtype)
 
@@ -306,5 +306,5 @@ def _check_result(
 
 
 def kernel_name(function: Kernel) -> str:
-    """Where a kernel lives: `module:function`."""
+    """Return the place of a kernel: `module:function`."""
     return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"

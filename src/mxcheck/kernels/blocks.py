@@ -1,4 +1,4 @@
-"""Tensors seen as blocks: what every house kernel loops over."""
+"""View tensors as blocks, which every house kernel loops over."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mxcheck.formats.spec import CastSpec, resolve_axis, scales_shape
 
 DTYPES: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
 
-# Elements worked on at a time on a CPU. Measured: below 2^18 the calls themselves cost more than they save
-# in cache (2^15: twice the time), above it nothing is gained and the temporaries only grow.
+# Elements per chunk on a CPU. Measured: below 2^18 the calls cost more than the cache saves (2^15: twice the
+# time); above it nothing is gained, and temporaries grow.
 _CPU_CHUNK = 1 << 18
 
 
 def check_input(x: Tensor, spec: CastSpec) -> None:
-    """Refuse what no kernel has to take.
+    """Check the input of any kernel.
 
     Raises:
         TypeError: not a tensor, or of another dtype than fp32, bf16, fp16.
@@ -56,14 +56,14 @@ def _check_random(x: Tensor, random: object) -> None:
 
 
 def rows(x: Tensor, spec: CastSpec) -> Tensor:
-    """x as [outer, axis, inner]: a view where x is contiguous."""
+    """View x as [outer, axis, inner]; a copy where x is not contiguous."""
     axis = resolve_axis(x.dim(), spec.axis)
     shape = (prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :]))
     return x.detach().contiguous().view(shape)
 
 
 def sections(block_size: int, *tensors: Tensor) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Tensors [outer, axis, inner] as [outer, blocks, n, inner], and which blocks these are.
+    """Yield tensors [outer, axis, inner] as [outer, blocks, n, inner], and the slice of these blocks.
 
     Whole blocks first, then a ragged tail as one shorter block: zeros change neither amax nor the other
     elements, so a padded copy would give the same.
@@ -79,7 +79,8 @@ def sections(block_size: int, *tensors: Tensor) -> Iterator[tuple[slice, list[Te
 
 
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same stretches of several [outer, blocks, …] tensors, the first one's at most of cache size."""
+    """Yield the same chunks of several [outer, blocks, …] tensors; those of the first have at most cache
+    size."""
     first = tensors[0]
     if first.device.type != "cpu" or first.numel() <= _CPU_CHUNK:
         return iter((tensors,))

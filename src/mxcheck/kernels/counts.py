@@ -1,8 +1,8 @@
-"""What a cast did to its input, in whole numbers: how much saturated, vanished, or was no number.
+"""Count what a cast did to its input: how many elements saturated, vanished, or were not finite.
 
-Counts come from the input and from the codes and scales that a kernel gave, so they serve every kernel. All
-comparisons are exact: a limit is the largest element times its scale, rounded towards zero to fp32, which
-changes no answer about an fp32 input.
+Counts come from the input and from a kernel's codes and scales, so they serve every kernel. All comparisons
+are exact: a limit is the largest element times its scale, rounded towards zero to fp32, which does not change
+the result for an fp32 input.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from mxcheck.kernels.blocks import chunks, rows, sections
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.real_scaled import decode_scales
 
-#: Elements of a tensor with one scale that are looked at as if they were a block.
+#: Elements per chunk of a tensor with one scale, each chunk treated as a block.
 _STRETCH = 1 << 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CastCounts:
-    """What one cast did, or several together. All are numbers of elements, but for the last two.
+    """Counts of one cast, or of several together. All are numbers of elements, except the last two.
 
-    A block whose scale is NaN means nothing: its elements count in `elements`, `nan`, `inf` alone.
+    A block whose scale is NaN is meaningless: its elements count in `elements`, `nan`, `inf` alone.
 
     Attributes:
-        elements: of the input, without the zeros that pad a ragged tail.
-        saturated: finite, and beyond the largest element times the scale. (Where the scale is 0, nothing
+        elements: elements of the input, without the zeros that pad a ragged tail.
+        saturated: finite, and larger than the largest element times the scale. (Where the scale is 0, nothing
             saturates: everything vanishes.)
         flushed: finite and not zero, with a code of zero (of either sign).
         top: with the code of the largest magnitude; mxint8's 80, which no encoder should give, counts.
         nan: NaN in the input.
         inf: infinite in the input.
-        zero_blocks: blocks (rows, tensors: what shares a scale) of which every code is zero.
+        zero_blocks: blocks (rows, tensors: what shares a scale) with nothing but zero codes.
         scales: scale code -> number of blocks: E8M0 codes, of NVFP4 E4M3 codes; None where the scale is an
             fp32 number, which has no code.
     """
@@ -55,7 +55,7 @@ class CastCounts:
 
 
 def count_cast(x: Tensor, quantized: QuantizedTensor) -> CastCounts:
-    """Count what the cast of `x` to `quantized` did.
+    """Count the effects of the cast of `x` to `quantized`.
 
     Args:
         x: fp32, bf16 or fp16, as the cast took it.
@@ -74,7 +74,7 @@ def count_cast(x: Tensor, quantized: QuantizedTensor) -> CastCounts:
         _tally(source, codes, limits, spec.element) for source, codes, limits in _stretches(x, quantized)
     ]
     saturated, flushed, top, nan, inf, zero_blocks = map(sum, zip(*tallies, strict=True))
-    if spec.block.whole_tensor:  # these were stretches of the one block
+    if spec.block.whole_tensor:  # these were chunks of the one block
         zero_blocks //= -(-x.numel() // _STRETCH)
     return CastCounts(
         elements=x.numel(),
@@ -89,10 +89,10 @@ def count_cast(x: Tensor, quantized: QuantizedTensor) -> CastCounts:
 
 
 def total(counts: Iterable[CastCounts]) -> CastCounts:
-    """The sum of the counts of at least one cast. All are to formats whose scales have codes, or none is.
+    """Add the counts of at least one cast. Either all formats have scale codes, or none.
 
     Raises:
-        ValueError: there is none, or only some have scale codes.
+        ValueError: there are no counts, or only some have scale codes.
     """
     found = list(counts)
     if not found or len({one.scales is None for one in found}) > 1:
@@ -114,7 +114,7 @@ def total(counts: Iterable[CastCounts]) -> CastCounts:
 
 
 def _stretches(x: Tensor, quantized: QuantizedTensor) -> Iterator[tuple[Tensor, ...]]:
-    """Input, codes and limits, stretch by stretch: [outer, blocks, n, inner], the limits with n = 1."""
+    """Yield input, codes and limits in chunks [outer, blocks, n, inner]; for limits n = 1."""
     spec, limits = quantized.spec, _limits(quantized)
     if spec.block.whole_tensor:
         size = _STRETCH
@@ -128,8 +128,8 @@ def _stretches(x: Tensor, quantized: QuantizedTensor) -> Iterator[tuple[Tensor, 
 
 
 def _limits(quantized: QuantizedTensor) -> Tensor:
-    """fp32, the scales' shape: the largest element times the scale, rounded towards zero; Inf where the scale
-    is 0, NaN where it is NaN."""
+    """Largest element times the scale, rounded towards zero: fp32, the scales' shape; Inf where the scale is
+    0, NaN where it is NaN."""
     if quantized.spec.block.scale == E8M0:
         table = torch.tensor(scale_values(), dtype=torch.float64, device=quantized.scales.device)
         return _limits_of(table, quantized.spec.element)[quantized.scales.int()]
@@ -145,10 +145,10 @@ def _limits_of(scales: Tensor, element: ElementFormat) -> Tensor:
 
 
 def _tally(source: Tensor, codes: Tensor, limits: Tensor, element: ElementFormat) -> list[int]:
-    """Saturated, flushed, top, NaN, Inf, zero blocks.
+    """Count saturated, flushed, top, NaN, Inf, zero blocks.
 
-    Comparing every element costs more than the cast itself; most stretches are settled by their largest and
-    smallest elements, so those are looked at first.
+    Comparing every element costs more than the cast itself. Most chunks are settled by their largest and
+    smallest elements, so those are checked first.
     """
     size = source.float().abs()
     magnitudes = _magnitudes(codes, element)
@@ -158,7 +158,7 @@ def _tally(source: Tensor, codes: Tensor, limits: Tensor, element: ElementFormat
         nan, inf = _number(size.isnan()), _number(size.isinf())
         size = size.masked_fill(poisoned | ~size.isfinite(), 0.0)
         magnitudes = magnitudes.masked_fill(poisoned, 1)  # neither zero nor the largest
-        largest = size.amax(2, keepdim=True)  # of a block with a NaN it was NaN, which is beyond no limit
+        largest = size.amax(2, keepdim=True)  # NaN for a block with a NaN, and so beyond no limit
     numbers = torch.bincount(magnitudes.flatten(), minlength=256)
     zeros = int(numbers[0])
     return [

@@ -1,15 +1,16 @@
-"""Digests of tensors by row group: 64-bit hashes that every device computes exactly, where the tensor lies.
+"""Digests of tensors by row group: 64-bit hashes that every device computes exactly, on the device of the
+tensor.
 
 A tensor is read as rows: its last axis is a row, its leading axes count them. Each row is a string of 32-bit
-words s (its bytes in C order, little-endian, filled up with zeros). Two levels hash it, in two lanes each:
+words s (its bytes in C order, little-endian, padded with zeros). Two levels hash it, in two lanes each:
 
 1. a row gives sum(m[lane, i] * s[i]) mod 2^64, of which the upper 32 bits are kept: two words a row;
 2. a row group gives the same sum over the words of its rows, with other keys, plus a sum over the dtypes and
    shapes of all tensors. The upper 32 bits of both lanes are its digest.
 
 The sums are of integers, so tiles, threads and devices may add them in any order. Level 1 reads the tensor
-and runs on its device; level 2 has 16 bytes a row and runs on the host. Keys are numbers of SplitMix64, made
-from a word's position whenever they are needed.
+and runs on its device; level 2 has 16 bytes a row and runs on the host. Keys are SplitMix64 numbers, computed
+from a word's position when needed.
 
 Bound: with random 64-bit keys m, two different strings of 32-bit words have the same upper 33 bits with
 probability 2^-33 (Lemire and Kaser, "Strongly universal string hashing is fast", The Computer Journal 57(11),
@@ -33,19 +34,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: The most row groups that a digest has.
+#: Most row groups of a digest.
 MOST_GROUPS = 8
 LANES = 2
-# Keys come in streams of 2^48 positions; lane l of a level takes the stream level + l. Stream 0 is left out,
-# because it begins with the key 0.
+# Keys come in streams of 2^48 positions; lane l of a level takes stream level + l. Stream 0 is unused,
+# because its first key is 0.
 _STREAM_BITS = 48
 ROW_LEVEL, GROUP_LEVEL, SHAPE_LEVEL = 1, 3, 5
 
-# Words in a tile. The CPU works on one as int64 in its cache; elsewhere it keeps a GPU busy, and takes 32 MiB
+# Words in a tile. A CPU tile stays in cache as int64; elsewhere a tile keeps a GPU busy, and takes 32 MiB
 # with its products.
 _TILE = {"cpu": 1 << 18}
 _TILE_ELSEWHERE = 1 << 21
-# Rows whose sums and keys are held together, which take at most 16 MiB.
+# Rows per batch of sums and keys, which take at most 16 MiB.
 _BAND = 1 << 17
 
 Numbers = NDArray[np.uint64]
@@ -56,7 +57,7 @@ class Digest:
     """Digests of tensors.
 
     Attributes:
-        rows: how many rows the tensors have together.
+        rows: number of rows of all tensors.
         groups: 16 hexadecimal digits a row group. Group g holds the rows from g * n to g * n + n - 1, where n
             is ceil(rows / 8): at most 8 groups, and one where there are no rows.
     """
@@ -67,21 +68,21 @@ class Digest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightDigest:
-    """Digests of a module's quantized weights: of all their codes, and of all their scales (None where a
-    format has none). Rows count through the weights, in their order."""
+    """Digests of a module's quantized weights: of all codes, and of all scales (None where a format has
+    none). Rows are numbered across the weights, in order."""
 
     codes: Digest
     scales: Digest | None
 
 
 def digest(*tensors: Tensor, most_groups: int = MOST_GROUPS) -> Digest:
-    """The digest of tensors, whose rows are counted through.
+    """Return the digest of tensors, with rows numbered across all of them.
 
     They may have any dtype, shape and strides, and lie on any device; the digest depends on dtypes, shapes
     and bits alone. Temporaries take at most 64 MiB.
 
     Args:
-        most_groups: into how many groups the rows are parted at most.
+        most_groups: most groups into which the rows are divided.
     """
     rows = sum(_row_count(tensor) for tensor in tensors)
     size = max(1, -(-rows // most_groups))
@@ -98,12 +99,12 @@ def digest(*tensors: Tensor, most_groups: int = MOST_GROUPS) -> Digest:
 
 
 def text_digest(text: str) -> str:
-    """The digest of a text without NUL: 16 hexadecimal digits."""
+    """Return the digest of a text without NUL: 16 hexadecimal digits."""
     return _hexadecimal(text_sums(text)[:, 0])
 
 
 def keys(level: int, start: int, count: int) -> Numbers:
-    """The keys [LANES, count] of a level's positions from `start`: the numbers of SplitMix64, seed 0."""
+    """Return the keys [LANES, count] of a level's positions from `start`: SplitMix64 with seed 0."""
     streams: Numbers = np.arange(level, level + LANES, dtype=np.uint64)[:, None]
     positions: Numbers = np.arange(start, start + count, dtype=np.uint64)
     z = (streams << np.uint64(_STREAM_BITS)) + positions
@@ -114,10 +115,10 @@ def keys(level: int, start: int, count: int) -> Numbers:
 
 
 def sums_of_rows(x: Tensor, start: int = 0) -> Numbers:
-    """What level 1 sums, [LANES, rows], of a matrix of any dtype and strides.
+    """Return the level-1 sums, [LANES, rows], of a matrix of any dtype and strides.
 
     Args:
-        start: the position of its first column, in words. The sums of a matrix are those of its tiles, added.
+        start: position of its first column, in words. The sums of a matrix are the sums of its tiles, added.
     """
     per_word = max(1, 4 // x.element_size())
     columns = max(1, _tile(x) // max(1, x.element_size() // 4)) * per_word
@@ -130,17 +131,17 @@ def sums_of_rows(x: Tensor, start: int = 0) -> Numbers:
         of = of.to(x.device)
         height = max(1, _tile(x) // length)
         found = [compute(_words(part[row : row + height]), of) for row in range(0, x.shape[0], height)]
-        sums += torch.cat(found, dim=1).cpu().numpy().view(np.uint64)  # together: a GPU is waited for once
+        sums += torch.cat(found, dim=1).cpu().numpy().view(np.uint64)  # together, to wait for a GPU only once
     return sums
 
 
 def add_to_groups(sums: Numbers, of_rows: Numbers, first: int, size: int) -> None:
-    """Add what level 2 sums of some rows to the sums [LANES, groups] of their groups.
+    """Add the level-2 sums of some rows to the sums [LANES, groups] of their groups.
 
     Args:
-        of_rows: what `sums_of_rows` gave of whole rows, [LANES, rows].
-        first: the number of the first of these rows.
-        size: rows a group.
+        of_rows: result of `sums_of_rows` for whole rows, [LANES, rows].
+        first: number of the first of these rows.
+        size: rows per group.
     """
     rows = of_rows.shape[1]
     words = (of_rows >> np.uint64(32)).T  # [rows, LANES]
@@ -152,7 +153,7 @@ def add_to_groups(sums: Numbers, of_rows: Numbers, first: int, size: int) -> Non
 
 @lru_cache(maxsize=256)  # a model has few shapes
 def text_sums(text: str) -> Numbers:
-    """What a text without NUL adds to each group, [LANES, 1]."""
+    """Return what a text without NUL adds to each group, [LANES, 1]."""
     data = text.encode()
     words = np.frombuffer(data + bytes(-len(data) % 4), dtype="<u4").astype(np.uint64)
     sums: Numbers = (keys(SHAPE_LEVEL, 0, len(words)) * words).sum(-1, keepdims=True)
@@ -160,19 +161,20 @@ def text_sums(text: str) -> Numbers:
 
 
 def row_sums(words: Tensor, of: Tensor) -> Tensor:
-    """The sums [LANES, rows] of words [rows, n] times their keys `of` [LANES, n], mod 2^64.
+    """Return the sums [LANES, rows] of words [rows, n] times their keys `of` [LANES, n], mod 2^64.
 
     Words are int32 and lie contiguous; keys and sums are int64.
     """
     wide = words.long()
     if words.is_cpu:
-        # numpy adds a product up as it makes it, which torch does not for int64: half the time
+        # numpy accumulates products as it computes them, which torch does not for int64: half the time
         return torch.from_numpy(np.einsum("lj,ij->li", of.numpy(), wide.numpy()))
     return torch.stack([(wide * lane).sum(-1) for lane in of])
 
 
 def _row_sums_on(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """`row_sums`, or on CUDA its form in Triton, where Triton is installed: torch's CUDA build brings it."""
+    """Return `row_sums`, or on CUDA its Triton form if Triton is installed; torch's CUDA build includes
+    it."""
     if device.type == "cuda" and find_spec("triton") is not None:
         from mxcheck.kernels.digest_triton import row_sums_by_triton
 
@@ -185,7 +187,7 @@ def _row_count(x: Tensor) -> int:
 
 
 def _matrices(x: Tensor) -> Iterator[Tensor]:
-    """x as matrices of its rows, in their order; no more than a tile is copied."""
+    """Yield x as matrices of its rows, in order; copies no more than a tile."""
     if x.dim() < 2:
         yield x.reshape(1, -1)
     elif x.dim() == 2:
@@ -198,14 +200,14 @@ def _matrices(x: Tensor) -> Iterator[Tensor]:
 
 
 def _words(x: Tensor) -> Tensor:
-    """A matrix as 32-bit words [rows, n], the bytes of each row filled up with zeros."""
-    # is_contiguous() would not look at the stride of an axis of length 1, and a view does
+    """Return a matrix as 32-bit words [rows, n], with the bytes of each row padded with zeros."""
+    # is_contiguous() ignores the stride of an axis of length 1, but a view does not
     if x.stride() != (x.shape[1], 1):
         x = x.clone(memory_format=torch.contiguous_format)
     octets = x.view(torch.uint8)
     if missing := -octets.shape[1] % 4:
         octets = torch.nn.functional.pad(octets, (0, missing))
-    if octets.storage_offset() % 4:  # memory is read as words from multiples of a word alone
+    if octets.storage_offset() % 4:  # words can be read only from word-aligned memory
         octets = octets.clone()
     return octets.view(torch.int32)
 

@@ -1,4 +1,4 @@
-"""The row sums of `mxcheck.kernels.digest` as a Triton kernel, which needs no room for products."""
+"""The row sums of `mxcheck.kernels.digest` as a Triton kernel, which needs no memory for products."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _row_sums(  # type: ignore[no-untyped-def]
     height: tl.constexpr,
     width: tl.constexpr,
 ):
-    """A program sums `height` rows, `width` columns at a time; int64 wraps."""
+    """Sum `height` rows per program, `width` columns at a time; int64 wraps."""
     row = tl.program_id(0).to(tl.int64) * height + tl.arange(0, height)
     for lane in tl.static_range(lanes):
         total = tl.zeros([height], dtype=tl.int64)

@@ -1,4 +1,4 @@
-"""What a cast is made for: the inputs and the casts that may be asked of it, declared beside it."""
+"""Domains: the inputs and casts that a kernel is made for, declared beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import NONFINITE, ROUNDINGS, SCALE_RULES, CastSpec, resolve_axis
 
-#: The dtypes that a cast may be asked for, by name.
+#: Dtypes of a cast's input, by name.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _ATTRIBUTE = "mxcheck_domain"
@@ -28,35 +28,36 @@ _CHOICES: dict[str, tuple[str, tuple[Any, ...]]] = {
 _COUNTS = ("least_rows", "rows_multiple", "least_columns", "columns_multiple")
 _AS_ROWS = " (mxcheck.as_rows makes it a matrix, mxcheck.from_rows undoes that)"
 _MOST = ("most_rows", "most_columns")
-#: Bytes. Torch itself places memory on the CPU at multiples of the last.
+#: In bytes. Torch aligns CPU memory to the last.
 ALIGNMENTS = (1, 2, 4, 8, 16, 32, 64)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class NotSupported(NotImplementedError):  # noqa: N818  (users raise it, and read it as a statement)
-    """An implementation does not do this cast. The message says why."""
+    """An implementation does not support a cast. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """The casts and inputs that an implementation is made for. A field that is None allows whatever there is.
+    """The casts and inputs that an implementation is made for. A field that is None allows everything.
 
     *Columns* is the length of the axis that blocks run along, *rows* the product of the other lengths.
 
     Attributes:
-        formats, scale_rules, roundings, nonfinite, block_sizes: of the fields of that name in `CastSpec`.
-        dtypes: of the input.
-        axes: that blocks may run along; negative ones count from the last.
+        formats, scale_rules, roundings, nonfinite, block_sizes: allowed values of the fields of that name in
+            `CastSpec`.
+        dtypes: dtypes of the input.
+        axes: axes that blocks may run along; negative ones count from the last.
         ranks: numbers of dimensions of the input.
-        least_rows, least_columns: 1 at least.
+        least_rows, least_columns: at least 1.
         most_rows, most_columns: None for any number.
-        rows_multiple, columns_multiple: what must divide rows and columns.
+        rows_multiple, columns_multiple: numbers that must divide rows and columns.
         ragged: whether the block size need not divide columns.
         contiguous: whether the input must be contiguous.
-        alignment: bytes that divide the address of the first element (`x.data_ptr()`).
+        alignment: bytes that must divide the address of the first element (`x.data_ptr()`).
 
     Raises:
-        ValueError: a value that is not allowed, in one line with the allowed ones.
+        ValueError: a value that is not allowed; one line with the allowed ones.
     """
 
     formats: Collection[str] | None = None
@@ -125,7 +126,7 @@ class Domain:
                 choose(f"{what} of a Domain", one, allowed)
 
     def refuses_cast(self, spec: CastSpec) -> str:
-        """Why a cast lies outside, whatever the input; empty where it does not."""
+        """Return why a cast lies outside for any input; empty if it does not."""
         for what, asked, allowed in (
             ("format", spec.format, self.formats),
             ("scale rule", spec.scale_rule, self.scale_rules),
@@ -138,8 +139,8 @@ class Domain:
         return ""
 
     def refuses(self, x: Tensor, spec: CastSpec) -> str:
-        """Why a cast of an input lies outside; empty where it does not. Raises ValueError for an axis that x
-        does not have."""
+        """Return why a cast of an input lies outside; empty if it does not. Raises ValueError for an axis
+        that x does not have."""
         if why := self.refuses_cast(spec):
             return why
         axis = resolve_axis(x.dim(), spec.axis)
@@ -186,11 +187,11 @@ class Domain:
         return ""
 
     def within(self, other: Domain) -> Domain:
-        """What lies in both, as far as formats, rules, roundings, policies, block sizes, dtypes and axes say
-        it; `other` has one value of each, or all.
+        """Return the intersection with `other` in formats, rules, roundings, policies, block sizes, dtypes
+        and axes. `other` has one value for each, or all.
 
         Raises:
-            NotSupported: nothing does; why.
+            NotSupported: the intersection is empty; with the reason.
         """
         both: dict[str, Any] = {}
         for name in (*_CHOICES, "block_sizes", "axes"):
@@ -207,7 +208,7 @@ class Domain:
 
     @property
     def decorator(self) -> str:
-        """What declares it: `@mxcheck.domain(rows_multiple=128, ragged=False)`."""
+        """The decorator that declares it: `@mxcheck.domain(rows_multiple=128, ragged=False)`."""
         said = [
             f"{field.name}={[*value] if isinstance(value, Collection) else value}"
             for field in fields(self)
@@ -217,7 +218,7 @@ class Domain:
 
     @property
     def words(self) -> str:
-        """What it restricts, in one line: `dtypes bfloat16; rows_multiple 128`. Empty where nothing is."""
+        """Its restrictions in one line: `dtypes bfloat16; rows_multiple 128`. Empty if there are none."""
         parts = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -230,27 +231,27 @@ class Domain:
 
 
 def up(count: int, multiple: int) -> int:
-    """The next multiple from a count on."""
+    """Round a count up to a multiple."""
     return -(-count // multiple) * multiple
 
 
 def _same(axis: int, axes: Collection[int]) -> bool:
-    """Whether an axis of a matrix is one of these, counted from either end."""
+    """Return whether an axis of a matrix is one of these, counted from either end."""
     return any((axis - one) % 2 == 0 for one in axes if -2 <= one < 2)
 
 
 def named(dtype: torch.dtype) -> str:
-    """`bfloat16` of torch.bfloat16."""
+    """Return the name of a dtype: `bfloat16` for torch.bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 
 def domain(**limits: Any) -> Callable[[_Function], _Function]:
-    """Declare what a cast is made for, as a decorator: `@mxcheck.domain(dtypes=[torch.bfloat16])`.
+    """Declare the domain of a cast, as a decorator: `@mxcheck.domain(dtypes=[torch.bfloat16])`.
 
-    It sets the attribute `mxcheck_domain`; the function stays as it is.
+    It sets the attribute `mxcheck_domain`; the function is unchanged.
 
     Args:
-        limits: fields of `Domain`; a list for several.
+        limits: fields of `Domain`; a list for several values.
 
     Raises:
         ValueError: as `Domain`.
@@ -263,16 +264,16 @@ def domain(**limits: Any) -> Callable[[_Function], _Function]:
 
 
 def declared(function: _Function, made_for: Domain) -> _Function:
-    """The function, which now declares what it is made for."""
+    """Declare a domain on the function, and return it."""
     setattr(function, _ATTRIBUTE, made_for)
     return function
 
 
 def domain_of(kernel: Callable[..., Any]) -> Domain | None:
-    """What an implementation declares; None where it declares nothing.
+    """Return the domain that an implementation declares; None where it declares none.
 
     Raises:
-        ValueError: the attribute is no Domain.
+        ValueError: the attribute is not a Domain.
     """
     kernel = innermost(kernel)
     found = getattr(kernel, _ATTRIBUTE, None)
@@ -282,13 +283,13 @@ def domain_of(kernel: Callable[..., Any]) -> Domain | None:
 
 
 def innermost(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a kernel with bound arguments: it has the module and the domain."""
+    """Return the function under a kernel's bound arguments, which has the module and the domain."""
     while isinstance(kernel, partial):
         kernel = kernel.func
     return kernel
 
 
 def check_domain(made_for: Domain | None, x: Tensor, spec: CastSpec) -> None:
-    """Raises NotSupported where a cast of an input lies outside of a domain, if there is one."""
+    """Raise NotSupported where a cast of an input lies outside of a domain, if there is one."""
     if made_for is not None and (why := made_for.refuses(x, spec)):
         raise NotSupported(f"outside of its domain: {why}")

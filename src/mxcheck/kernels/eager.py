@@ -1,11 +1,11 @@
 """The house kernel: casts with E8M0 scales in plain torch operations, on any device.
 
-Both entries share `_cast_blocks`, so a fault in the scale or in the rounding shows in codes and values
-alike. All arithmetic is in fp32 on exactly upcast input and, but for the one rounding, exact: scales are
+Both entry points share `_cast_blocks`, so a fault in the scale or in the rounding shows in codes and values
+alike. All arithmetic is in fp32 on exactly upcast input and, except for the one rounding, exact: scales are
 powers of two taken from the bits of amax, never from a floating-point log2.
 
-Source: OCP MX v1.0, section 6.3. What it leaves open is settled as in `mxcheck.formats.oracle`: a zero block
-has the scale code 0; what NaN and Inf do, `CastSpec.nonfinite` says.
+Source: OCP MX v1.0, section 6.3. What it leaves open follows `mxcheck.formats.oracle`: a zero block has scale
+code 0; NaN and Inf follow `CastSpec.nonfinite`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Parts = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 
 @domain()
 def quantize_eager(x: Tensor, spec: CastSpec) -> Parts:
-    """Codes and scales of a cast.
+    """Return the codes and scales of a cast.
 
     Args:
         x: fp32, bf16 or fp16, any shape and strides, not empty.
@@ -38,8 +38,8 @@ def quantize_eager(x: Tensor, spec: CastSpec) -> Parts:
 
     Returns:
         codes: uint8, x's shape, one code an element in the low bits.
-        scales: of the shape `scales_shape`: uint8 E8M0 codes; NVFP4: uint8 E4M3 codes; a scale a row or a
-            tensor: fp32.
+        scales: of the shape `scales_shape`: uint8 E8M0 codes; NVFP4: uint8 E4M3 codes; with a scale per row
+            or tensor: fp32.
         tensor scale (NVFP4 only): fp32, of shape ().
 
     Raises:
@@ -67,10 +67,10 @@ def quantize_eager(x: Tensor, spec: CastSpec) -> Parts:
 
 @domain()
 def fake_quantize_eager(x: Tensor, spec: CastSpec) -> Tensor:
-    """The values of `quantize_eager`'s codes and scales: x's shape and dtype, contiguous, no gradient.
+    """Return the values of `quantize_eager`'s codes and scales: x's shape and dtype, contiguous, no gradient.
 
-    Element times scale is exact in fp32, then rounded once to x's dtype; what overflows it becomes Inf.
-    A block with the scale code FF becomes NaN throughout.
+    Element times scale is exact in fp32, then rounded once to x's dtype; overflow becomes Inf. A block with
+    scale code FF becomes NaN throughout.
 
     Raises:
         TypeError, ValueError: as `check_input`.
@@ -89,31 +89,31 @@ def fake_quantize_eager(x: Tensor, spec: CastSpec) -> Tensor:
 
 
 def scale_codes_of(amax: Tensor, element: ElementFormat, rule: str) -> Tensor:
-    """E8M0 codes (int32) of the bits (int32) of finite amax, fp32 magnitudes."""
+    """Return E8M0 codes (int32) for the bits (int32) of finite amax, fp32 magnitudes."""
     return SCALE_RULES[rule](amax, element).clamp_(0, E8M0_NAN - 1)
 
 
 def _inputs(x: Tensor, spec: CastSpec) -> list[Tensor]:
-    """What is read element by element: x and, for stochastic rounding, its random integers."""
+    """Return the tensors read elementwise: x and, for stochastic rounding, its random integers."""
     return [rows(x, spec), rows(spec.random, spec)] if spec.rounding == "stochastic" else [rows(x, spec)]
 
 
 def _cast_blocks(x: Tensor, spec: CastSpec, random: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Element values (fp32, in units of the scale) and E8M0 codes (int32) of blocks.
+    """Return element values (fp32, in units of the scale) and E8M0 codes (int32) of blocks.
 
     x is fp32 [outer, blocks, n, inner]; blocks run along n. The codes are [outer, blocks, 1, inner].
     """
     element = spec.element
     bits = x.view(torch.int32) & MAGNITUDE
     if spec.nonfinite == "element":
-        bits.masked_fill_(bits > EXPONENT, 0)  # a NaN is no part of amax
-    amax = bits.amax(2, keepdim=True)  # as integers, magnitudes are ordered as they are as floats
+        bits.masked_fill_(bits > EXPONENT, 0)  # amax ignores NaN
+    amax = bits.amax(2, keepdim=True)  # magnitudes have the same order as integers and as floats
     scale_codes = scale_codes_of(amax, element, spec.scale_rule)
-    # A poisoned block gets FF; where only elements are poisoned an Inf still gives the highest scale, FE.
+    # A poisoned block gets FF; where only elements are poisoned, an Inf still gives the highest scale, FE.
     scale_codes.masked_fill_(amax >= EXPONENT, E8M0_NAN if spec.nonfinite == "block" else E8M0_NAN - 1)
-    # 2^-s, and NaN for FF, which makes all that follows NaN. The product is exact: it underflows only for
+    # 2^-s; NaN for FF, which makes all that follows NaN. The product is exact: it underflows only for
     # elements so far below amax that they round to zero anyway. (Both ends of the range need fp32 subnormals,
-    # torch's default on CPU and CUDA; `torch.set_flush_denormal(True)` takes them away.)
+    # which torch keeps by default on CPU and CUDA; `torch.set_flush_denormal(True)` removes them.)
     _, inverse_of = _scale_tables(x.device)
     values = x * _look_up(inverse_of, scale_codes)
     round_elements(values, element, spec.rounding, random, scratch=bits)
@@ -128,7 +128,7 @@ def _look_up(table: Tensor, codes: Tensor) -> Tensor:
 
 @cache
 def _scale_tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """2^s and 2^-s by E8M0 code (2^-127 is an fp32 subnormal, and exact); NaN for FF."""
+    """Return 2^s and 2^-s by E8M0 code (2^-127 is an fp32 subnormal, and exact); NaN for FF."""
     scales = scale_values()
     inverses = [1 / scale for scale in scales]
     return (

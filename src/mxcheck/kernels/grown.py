@@ -1,8 +1,9 @@
-"""Inputs of mxcheck's own for a kernel that wants more rows: a probe of 32 rows for one that takes 128.
+"""Repeat rows of mxcheck's own inputs for a kernel that requires more rows: a probe of 32 rows for one that
+takes 128.
 
-What is cast of a case (its weights, its text) is never grown: a kernel that does not take it refuses it.
-Probes and passes over a few tokens are no part of what a user's code would cast. Their rows are repeated,
-which changes no scale, and what is repeated is cut off.
+A case's operands (its weights, its text) never grow: a kernel that does not take them refuses them. Probes
+and passes over a few tokens are not what a user's code would cast. Their rows are repeated, which changes no
+scale, and the repetition is cut off the result.
 """
 
 from __future__ import annotations
@@ -22,24 +23,25 @@ from mxcheck.kernels.rows import as_rows, from_rows
 _GROWING: ContextVar[Literal["no", "yes", "whatever comes"]] = ContextVar("mxcheck_growing", default="no")
 
 
-# What was learned of kernels that declare nothing.
+# Domains learned for kernels that declare none.
 _LEARNED: dict[tuple[Callable[..., Any], CastSpec], Domain] = {}
 
 
 def grow_as_learned(kernel: Callable[..., Any], spec: CastSpec, made_for: Domain) -> None:
-    """From now on mxcheck's own inputs to a kernel that declares nothing get these rows, in this cast."""
+    """Let mxcheck's own inputs to a kernel without a declared domain grow to `made_for`, in this cast, from
+    now on."""
     _LEARNED[kernel, along_the_last(spec)] = made_for
 
 
 def learned_limits(kernel: Callable[..., Any], spec: CastSpec) -> Domain | None:
-    """What was learned, where inputs grow by it."""
+    """Return the learned domain, where inputs may grow."""
     return _LEARNED.get((kernel, along_the_last(spec))) if _LEARNED and is_growing() else None
 
 
 @contextmanager
 def growing(*, whatever_comes: bool = False) -> Iterator[None]:
-    """For as long as the context lasts, inputs get the rows that a kernel's domain wants; with
-    `whatever_comes`, also inside of `as_it_is`."""
+    """Let inputs grow to the rows that a kernel's domain requires, within the context; with `whatever_comes`,
+    also inside of `as_it_is`."""
     token = _GROWING.set("whatever comes" if whatever_comes or _GROWING.get() == "whatever comes" else "yes")
     try:
         yield
@@ -49,7 +51,7 @@ def growing(*, whatever_comes: bool = False) -> Iterator[None]:
 
 @contextmanager
 def as_it_is() -> Iterator[None]:
-    """For as long as the context lasts, inputs are those of a case: none grows."""
+    """Let no input grow within the context: inputs are those of a case."""
     token = _GROWING.set("whatever comes" if _GROWING.get() == "whatever comes" else "no")
     try:
         yield
@@ -58,13 +60,13 @@ def as_it_is() -> Iterator[None]:
 
 
 def is_growing() -> bool:
-    """Whether inputs are mxcheck's own."""
+    """Return whether inputs are mxcheck's own and may grow."""
     return _GROWING.get() != "no"
 
 
 def grown(x: Tensor, spec: CastSpec, made_for: Domain) -> Tensor | None:
-    """x as a matrix that is cast along its last axis, with rows repeated until it lies in a domain; None
-    where that is not asked for, or does not help."""
+    """Return x as a matrix cast along its last axis, with rows repeated until it lies in a domain; None where
+    inputs may not grow, or growing does not help."""
     if not is_growing() or spec.random is not None:
         return None
     rows = as_rows(x, spec.axis)
@@ -75,12 +77,12 @@ def grown(x: Tensor, spec: CastSpec, made_for: Domain) -> Tensor | None:
 
 
 def along_the_last(spec: CastSpec) -> CastSpec:
-    """The same cast along the last axis."""
+    """Return the same cast along the last axis."""
     return replace(spec, axis=-1)
 
 
 def cut(result: tuple[Tensor, ...] | Tensor, x: Tensor, spec: CastSpec) -> tuple[Tensor, ...] | Tensor:
-    """What a kernel made of x grown, as what it makes of x."""
+    """Cut a kernel's result for the grown x down to that for x."""
     shape, axis = tuple(x.shape), resolve_axis(x.dim(), spec.axis)
     rows = x.numel() // x.shape[axis]
     if isinstance(result, Tensor):

@@ -1,5 +1,5 @@
-"""Settings of torch and numpy on which the result of a call depends: how each is read and put, and what it
-usually is. Whoever keeps them keeps all of them."""
+"""Settings of torch and numpy that a call's result depends on: how to read and set each, and its usual value.
+All are kept together."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from torch.utils._device import DeviceContext
 _LEAST_NORMAL_DOUBLE = 2.0**-1022
 _AUTOCAST = ("cpu", "cuda")
 
-#: What usually holds is what the process has.
+#: The usual value is the process's own.
 AS_IT_IS: Any = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One of them.
+    """One setting.
 
     Attributes:
-        name: for messages.
-        get: what it is, as something that can be compared.
-        put: makes it so.
-        usual: what it is for a cast or a model; `AS_IT_IS` where that is not mxcheck's to say.
+        name: its name in messages.
+        get: returns its value, comparable.
+        put: sets it.
+        usual: its value for a cast or a model; `AS_IT_IS` where mxcheck does not choose it.
     """
 
     name: str
@@ -38,29 +38,31 @@ class Setting:
 
 
 def flushes() -> bool:
-    """Whether subnormal numbers become zero in this thread: it is set for all types of floats at once."""
+    """Return whether this thread flushes subnormal numbers to zero: torch sets it for all float types at
+    once."""
     return _LEAST_NORMAL_DOUBLE * 0.5 == 0
 
 
 def _default_device() -> torch.device | None:
-    """None: one that this machine does not have; nothing can be computed then, and nobody wants it back."""
+    """Return the default device; None for one that this machine lacks: nothing can be computed on it, and
+    nobody wants it back."""
     try:
         return torch.get_default_device()
-    except (AssertionError, RuntimeError):  # it makes a tensor there
+    except (AssertionError, RuntimeError):  # torch creates a tensor on it
         return None
 
 
 def _put_default_device(device: torch.device | None) -> None:
     if _device_contexts() > 1:
-        return  # torch cannot change the default below `with torch.device(…)`: that one holds
-    # Without a default each call of torch is faster than with the CPU as one.
+        return  # torch cannot change the default below `with torch.device(…)`: that one wins
+    # Calls of torch are faster without a default device than with the CPU as default.
     torch.set_default_device(None)
     if device is not None and device.type != "cpu" and not _device_contexts():
         torch.set_default_device(device)
 
 
 def _device_contexts() -> int:
-    """The default, where there is one, and each `with torch.device(…)`."""
+    """Count the device contexts: the default device, if set, and each `with torch.device(…)`."""
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     return sum(isinstance(mode, DeviceContext) for mode in modes)
 
@@ -71,7 +73,7 @@ def _put_autocast(enabled: tuple[bool, ...]) -> None:
 
 
 SETTINGS = (
-    # Asked for and refused elsewhere: `check_subnormals`.
+    # Checked and refused elsewhere: `check_subnormals`.
     Setting(name="torch's flushing of subnormal numbers", get=flushes, put=torch.set_flush_denormal),
     Setting(
         name="torch's default dtype",
@@ -126,12 +128,12 @@ SETTINGS = (
 
 
 def settings() -> list[Any]:
-    """What they are."""
+    """Return the values of all settings."""
     return [one.get() for one in SETTINGS]
 
 
 def put_settings(values: list[Any]) -> list[str]:
-    """Make them so; returns the names of those that were otherwise."""
+    """Set all settings; return the names of those that had other values."""
     changed = []
     for one, value in zip(SETTINGS, values, strict=True):
         if one.get() != value:
@@ -142,7 +144,7 @@ def put_settings(values: list[Any]) -> list[str]:
 
 @contextmanager
 def settings_kept() -> Iterator[None]:
-    """Whatever the body does to them is undone; to torch's generator of random numbers it is not."""
+    """Restore the settings after the body, but not the state of torch's random generator."""
     before = settings()
     try:
         yield

@@ -1,13 +1,14 @@
-"""How the scales of a matrix lie in memory when a GEMM reads them: padded to tiles of 128 x 4, swizzled.
+"""Memory layout of a matrix's scales for a GEMM: padded to tiles of 128 x 4, swizzled.
 
-Of a matrix [M, N] there are two quantizations, since a GEMM wants blocks along the axis that it contracts:
-`rowwise` has blocks along N and scales [M, N/32], `columnwise` blocks along M and scales [M/32, N]. In what
-follows the *outer* axis of the scales is the one that has no blocks, the *inner* axis counts blocks.
+A matrix [M, N] has two quantizations, since a GEMM wants blocks along the axis that it contracts: `rowwise`
+has blocks along N and scales [M, N/32], `columnwise` blocks along M and scales [M/32, N]. Below, the *outer*
+axis of the scales is the one without blocks; the *inner* axis counts blocks.
 
 Sources: cuBLAS library documentation, "1D Block Scaling Factors Layout" (the tile, and tiles one after the
-other with the inner axis fastest); Transformer Engine, swizzle of MXFP8 scales. There columnwise scales come
-as [inner, outer] and leave in the very order of rowwise ones: outer axis in 128s, inner axis in 4s. So the
-swizzle of columnwise scales is the swizzle of their transpose. NVFP4 scales (blocks of 16) use the same tile.
+other with the inner axis fastest); Transformer Engine, swizzle of MXFP8 scales. There columnwise scales
+arrive as [inner, outer] and leave in the same order as rowwise ones: outer axis in 128s, inner axis in 4s. So
+the swizzle of columnwise scales is the swizzle of their transpose. NVFP4 scales (blocks of 16) use the same
+tile.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _TILES: dict[str, tuple[int, int]] = {"rowwise": (OUTER, INNER), "columnwise": (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantizedOperand:
-    """A matrix quantized for both GEMMs that read it. Neither follows from the other.
+    """A matrix quantized for both GEMMs that read it. Neither can be derived from the other.
 
     Attributes:
         rowwise: blocks along the last axis; scales [M, ceil(N / block_size)].
@@ -49,10 +50,10 @@ def quantize_operand(x: Tensor, format: str, **options: Any) -> QuantizedOperand
 
     Args:
         x: fp32, bf16 or fp16 [M, N], any strides, not empty.
-        options: those of `quantize`, but `axis`.
+        options: those of `quantize`, except `axis`.
 
     Raises:
-        TypeError, ValueError: as `quantize`; x is no matrix; `axis` given.
+        TypeError, ValueError: as `quantize`; x is not a matrix; `axis` given.
     """
     if "axis" in options:
         raise TypeError("quantize_operand takes no axis, it quantizes along both; for one use quantize")
@@ -66,19 +67,19 @@ def quantize_operand(x: Tensor, format: str, **options: Any) -> QuantizedOperand
 
 
 def pad_scales(scales: Tensor, *, direction: str = "rowwise", fill: int = 0) -> Tensor:
-    """Scales filled up at the end of both axes to whole tiles.
+    """Pad scales at the end of both axes to whole tiles.
 
     Args:
         scales: uint8 [M, N/32] (`rowwise`) or [M/32, N] (`columnwise`).
-        fill: the byte to fill with. 0 is the scale 2^-127, which does no harm to the zeros it scales; FF is
-            NaN, and poisons whatever reads it.
+        fill: padding byte. 0 is the scale 2^-127, harmless for the zeros it scales; FF is NaN, and poisons
+            whatever reads it.
 
     Returns:
         uint8, a new tensor: rowwise [multiple of 128, multiple of 4], columnwise [multiple of 4, of 128].
 
     Raises:
         TypeError: the scales are not uint8.
-        ValueError: they are no matrix; no such direction; `fill` is no byte.
+        ValueError: they are not a matrix; no such direction; `fill` is not a byte.
     """
     _check_scales(scales)
     rows, columns = _TILES[choose("direction", direction, _TILES)]
@@ -91,11 +92,11 @@ def pad_scales(scales: Tensor, *, direction: str = "rowwise", fill: int = 0) -> 
 
 
 def unpad_scales(padded: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The scales of `shape` that `pad_scales` padded, in either direction: uint8, contiguous.
+    """Undo `pad_scales`, in either direction: return the scales of `shape`, uint8, contiguous.
 
     Raises:
-        TypeError: `padded` is not uint8; `shape` is no tuple of integers.
-        ValueError: it is no matrix, or smaller than `shape`.
+        TypeError: `padded` is not uint8; `shape` is not a tuple of integers.
+        ValueError: `padded` is not a matrix, or smaller than `shape`.
     """
     _check_scales(padded)
     shape = _lengths("shape", shape)
@@ -108,9 +109,9 @@ def unpad_scales(padded: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def swizzle_scales(padded: Tensor, *, direction: str = "rowwise") -> Tensor:
-    """Padded scales in the order that the GEMM of cuBLAS reads.
+    """Reorder padded scales to the order that cuBLAS' GEMM reads.
 
-    Tile after tile, along the inner axis first. Within a tile the scale at (outer r, inner c) sits at
+    Tiles follow one another, along the inner axis first. Within a tile the scale at (outer r, inner c) is at
     (r mod 32) * 16 + (r div 32) * 4 + c: the four scales of a row stay together, and rows 32 apart are
     neighbours.
 
@@ -122,7 +123,7 @@ def swizzle_scales(padded: Tensor, *, direction: str = "rowwise") -> Tensor:
 
     Raises:
         TypeError: the scales are not uint8.
-        ValueError: they are no matrix of whole tiles; no such direction.
+        ValueError: they are not a matrix of whole tiles; no such direction.
     """
     _check_scales(padded)
     _check_tiles(tuple(padded.shape), direction)
@@ -133,11 +134,12 @@ def swizzle_scales(padded: Tensor, *, direction: str = "rowwise") -> Tensor:
 
 
 def unswizzle_scales(flat: Tensor, padded_shape: tuple[int, ...], *, direction: str = "rowwise") -> Tensor:
-    """The padded scales of `padded_shape` that `swizzle_scales` swizzled: uint8, contiguous.
+    """Undo `swizzle_scales`: return the padded scales of `padded_shape`, uint8, contiguous.
 
     Raises:
-        TypeError: `flat` is not uint8; `padded_shape` is no tuple of integers.
-        ValueError: `padded_shape` is not whole tiles, or `flat` has not as many bytes; no such direction.
+        TypeError: `flat` is not uint8; `padded_shape` is not a tuple of integers.
+        ValueError: `padded_shape` is not whole tiles, or `flat` has another number of bytes; no such
+            direction.
     """
     _check_dtype(flat)
     padded_shape = _lengths("padded_shape", padded_shape)

@@ -1,4 +1,4 @@
-"""What a module has, read from its source: nothing is imported."""
+"""Read the names of a module from its source, without importing it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mxcheck.formats.choices import unknown
 
 
 def check_has(spec: ModuleSpec, name: str) -> None:
-    """Refuse a name that a module neither has nor may get as it is imported.
+    """Check that a module has a name, or may get it when imported.
 
     Raises:
-        ValueError: there is no such name, with those of its functions.
+        ValueError: there is no such name; lists the names of its functions.
     """
     if spec.origin is None or not spec.origin.endswith(".py"):
         return
     try:
         tree = ast.parse(Path(spec.origin).read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return  # whoever imports it says what is wrong with it
+        return  # the import will report what is wrong with it
     names = _names(tree)
     if names is not None and name not in names:
         own = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
@@ -29,8 +29,8 @@ def check_has(spec: ModuleSpec, name: str) -> None:
 
 
 def _names(tree: ast.Module) -> set[str] | None:
-    """The names that a module's source binds; None where it may get others: by `import *`, a `__getattr__`,
-    or what it writes into its own dictionary."""
+    """Return the names that a module's source binds; None where it may get others: by `import *`, a
+    `__getattr__`, or writes into its own dictionary."""
     found: set[str] = set()
     for node in ast.walk(tree):
         match node:
@@ -46,7 +46,7 @@ def _names(tree: ast.Module) -> set[str] | None:
             case ast.alias(name="*"):
                 return None
             case ast.Raise() if node in tree.body:
-                return None  # it has more to say than that
+                return None  # it has a more specific reason
             case ast.alias(name=name, asname=asname):
                 found.add(asname or name.partition(".")[0])
             case ast.MatchAs(name=str(name)):

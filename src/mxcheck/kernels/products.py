@@ -1,9 +1,9 @@
 """The house matrix product of two quantized tensors: decoded values, multiplied and summed in IEEE fp32.
 
 Source: OCP MX v1.0, sections 6.1 (dot product of two MX blocks) and 6.2 (general dot product): the sum over
-the blocks of both scales times the dot product of the elements, in an accumulation that the specification
+the blocks of both scales times the dot product of the elements, with an accumulation that the specification
 leaves open. Powers of two commute with every rounding short of underflow and overflow, so summing decoded
-values is the same thing in another order.
+values is the same sum in another order.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from mxcheck.kernels.quantized import QuantizedTensor
 
 
 def matmul(a: QuantizedTensor, b: QuantizedTensor) -> Tensor:
-    """a @ b.T in fp32, IEEE throughout: TF32, reduced-precision modes and autocast are off while it runs.
+    """Return a @ b.T in fp32, IEEE throughout: TF32, reduced-precision modes and autocast are off while it
+    runs.
 
-    torch keeps the precision of fp32 products as a setting of the process; it is changed for the duration of
-    the call and put back, so products of other threads meanwhile are IEEE fp32 as well.
+    torch keeps the precision of fp32 products as a setting of the process. It is changed for the duration of
+    the call and restored, so concurrent products of other threads are IEEE fp32 as well.
 
     Args:
         a: [M, K], quantized along its last axis.
-        b: [N, K], quantized along its last axis, as a weight is. Its format may be another one.
+        b: [N, K], quantized along its last axis, as a weight is. Its format may differ.
 
     Returns:
         fp32 [M, N]. A block with the scale FF makes the outputs that use it NaN. What `dequantize` rounds is
@@ -45,7 +46,7 @@ def matmul(a: QuantizedTensor, b: QuantizedTensor) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
-    """Both operands cast by the house kernel and multiplied by `matmul`: fp32 [M, N] of [M, K] and [N, K].
+    """Cast both operands by the house kernel and multiply them by `matmul`: fp32 [M, N] of [M, K] and [N, K].
 
     Raises:
         TypeError, ValueError: as the cast and `matmul`.
@@ -61,7 +62,7 @@ def _quantized(x: Tensor, spec: CastSpec) -> QuantizedTensor:
 
 
 def _problem(a: QuantizedTensor, b: QuantizedTensor) -> str:
-    """Why a and b cannot be multiplied; empty if they can."""
+    """Return why a and b cannot be multiplied; empty if they can."""
     for name, operand in (("a", a), ("b", b)):
         shape, spec = tuple(operand.codes.shape), operand.spec
         if len(shape) != 2:
@@ -78,7 +79,7 @@ def _problem(a: QuantizedTensor, b: QuantizedTensor) -> str:
 
 @contextmanager
 def _ieee_fp32() -> Iterator[None]:
-    """fp32 products without TF32 (CUDA) and without bf16 or TF32 (oneDNN on a CPU)."""
+    """Compute fp32 products without TF32 (CUDA) and without bf16 or TF32 (oneDNN on a CPU)."""
     settings = (
         torch.backends.cuda.matmul,
         torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]  # torch puts it there at run time

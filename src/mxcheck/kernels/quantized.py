@@ -25,8 +25,8 @@ class QuantizedTensor:
     Attributes:
         codes: uint8, the input's shape, one code an element in the low bits.
         scales: the input's shape with the block axis of length ceil(n / block_size), uint8: E8M0 codes, or
-            for NVFP4 E4M3 codes. With a scale a row or a tensor: fp32, the block axis or every axis of
-            length 1.
+            for NVFP4 E4M3 codes. With a scale per row or tensor: fp32, the block axis or every axis of length
+            1.
         spec: the cast.
         tensor_scale: NVFP4's scale of the tensor, fp32, of shape (); None for other formats.
     """
@@ -37,10 +37,10 @@ class QuantizedTensor:
     tensor_scale: Tensor | None = None
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Element times scale, in fp32 and then rounded once to `dtype`; what overflows becomes Inf.
+        """Multiply element and scale in fp32, then round once to `dtype`; overflow becomes Inf.
 
         In fp32 the product is exact where the scale is a power of two, and rounded once elsewhere. A block
-        with the scale FF is NaN throughout (OCP MX v1.0, section 5.1).
+        with scale FF is NaN throughout (OCP MX v1.0, section 5.1).
 
         Raises:
             TypeError: `dtype` is not fp32, bf16 or fp16.
@@ -54,14 +54,14 @@ class QuantizedTensor:
         return exact.float().to(dtype)
 
     def _spread(self, scales: Tensor) -> Tensor:
-        """Each scale's value for each element (or one that broadcasts)."""
+        """Return the value of each element's scale (or a tensor that broadcasts)."""
         if self.spec.block_size is None:
             return scales
         axis = resolve_axis(self.codes.dim(), self.spec.axis)
         return scales.repeat_interleave(self.spec.block_size, axis).narrow(axis, 0, self.codes.shape[axis])
 
     def packed(self) -> Tensor:
-        """The codes without their unused bits: see `pack`."""
+        """Return the codes without their unused bits: see `pack`."""
         return pack(self.codes, self.spec.element, self.spec.axis)
 
     @property
@@ -87,7 +87,7 @@ def pack(codes: Tensor, element: ElementFormat, axis: int) -> Tensor:
 
     Raises:
         TypeError: the codes are no uint8 tensor.
-        ValueError: a code that has more bits than the element; no such axis.
+        ValueError: a code with more bits than the element; no such axis.
     """
     _check_bytes("codes", codes)
     resolve_axis(codes.dim(), axis)
@@ -109,11 +109,11 @@ def pack(codes: Tensor, element: ElementFormat, axis: int) -> Tensor:
 
 
 def unpack(packed: Tensor, element: ElementFormat, axis: int, length: int) -> Tensor:
-    """The `length` codes along `axis` that `pack` packed: uint8, one a byte.
+    """Undo `pack`: return the `length` codes along `axis`, uint8, one a byte.
 
     Raises:
-        TypeError: `packed` is no uint8 tensor; `length` is no integer.
-        ValueError: `length` codes do not take as many bytes as there are; no such axis.
+        TypeError: `packed` is not a uint8 tensor; `length` is not an integer.
+        ValueError: `length` codes do not take that many bytes; no such axis.
     """
     _check_bytes("packed", packed)
     if not isinstance(length, int) or isinstance(length, bool):
@@ -141,7 +141,7 @@ def _check_bytes(name: str, value: object) -> None:
 
 
 def _shifted(words: Tensor, bits: int, places: range, *, left: bool) -> Tensor:
-    """Words shifted by `bits` times their place along the last axis."""
+    """Shift words by `bits` times their place along the last axis."""
     amounts = torch.tensor([bits * place for place in places], dtype=torch.int32, device=words.device)
     return words << amounts if left else words >> amounts
 

@@ -1,9 +1,9 @@
 """The house kernel for formats whose scale is no power of two: NVFP4, and fp8 with an fp32 scale.
 
-The definition stands in `mxcheck.formats.real_scales`. It wants exact quotients rounded once. In fp32 they
+The definition is in `mxcheck.formats.real_scales`. It requires exact quotients rounded once. In fp32 they
 would be rounded twice (to 24 bits, then to the element's 4). In float64 they are rounded twice as well, but
-to the same: a quotient of a 24-bit and a 28-bit number that is no tie between two codes is at least 2^-33
-away from it, relatively, and float64 moves it by 2^-53.
+with the same result: a quotient of a 24-bit and a 28-bit number that is no tie between two codes is at least
+2^-33 (relative) away from it, and float64 moves it by at most 2^-53.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def fake_quantize_real_scaled(x: Tensor, spec: CastSpec) -> Tensor:
 
 
 def decode_scales(scales: Tensor, tensor_scale: Tensor | None) -> Tensor:
-    """Exact values (float64) of fp32 scales, or of E4M3 scale codes and their tensor's scale."""
+    """Return the exact values (float64) of fp32 scales, or of E4M3 scale codes and their tensor scale."""
     if tensor_scale is None:
         return scales.double()
     table = torch.tensor(code_values(_BLOCK_SCALE), dtype=torch.float64, device=scales.device)
@@ -69,7 +69,7 @@ def _scales(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor | None]:
 
 
 def _fp32_quotient(amax: Tensor, divisor: float) -> Tensor:
-    """fp32(amax / divisor); 1 where that is 0, NaN where amax is not finite."""
+    """Return fp32(amax / divisor); 1 where that is 0, NaN where amax is not finite."""
     quotient = amax.float() / divisor  # IEEE division: rounded once
     quotient = quotient.masked_fill(quotient == 0, 1.0)
     return quotient.masked_fill(~amax.isfinite(), torch.nan)
@@ -78,7 +78,7 @@ def _fp32_quotient(amax: Tensor, divisor: float) -> Tensor:
 def _scaled_chunks(
     x: Tensor, result: Tensor, scales: Tensor, tensor_scale: Tensor | None, spec: CastSpec
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Stretches of x, of the result and of the scales' exact values, which broadcast."""
+    """Yield chunks of x, of the result and of the scales' exact values, which broadcast."""
     exact = decode_scales(scales, tensor_scale)
     if spec.block.whole_tensor:
         flat = (1, x.numel(), 1, 1)
@@ -92,8 +92,8 @@ def _scaled_chunks(
 
 
 def _round(x: Tensor, scale: Tensor, element: ElementFormat) -> Tensor:
-    """x / scale (float64), rounded to nearest even to a value of the element (fp32), saturating, with x's
-    sign.
+    """Return x / scale (float64), rounded to nearest even to a value of the element (fp32), saturating, with
+    x's sign.
 
     Where the scale is 0 the result is 0; where it is NaN, NaN.
     """

@@ -1,4 +1,4 @@
-"""Which exceptions of an implementation are its own word that it does not do a cast."""
+"""Tell the exceptions by which an implementation refuses a cast from all others."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mxcheck.kernels.domain import NotSupported, innermost
 
 
 def refusal(error: BaseException, kernel: Callable[..., Any]) -> str | None:
-    """Why an implementation does not do a cast, in its own words; None where an exception does not say that.
+    """Return an implementation's own reason for refusing a cast; None where the exception is no refusal.
 
-    NotSupported says it wherever it is raised. A bare NotImplementedError says it only where a `raise` of the
-    kernel's own package raised it: torch raises the same for an operation that a dtype lacks, and then the
-    innermost frame is a call in the kernel, or one of torch's own.
+    NotSupported is a refusal wherever it is raised. A bare NotImplementedError is one only if a `raise` in
+    the kernel's own package raised it: torch raises the same for an operation that a dtype lacks, and then
+    the innermost frame is a call in the kernel, or one of torch's own.
     """
     if isinstance(error, NotSupported):
         return str(error) or "not supported, no reason given"
@@ -28,8 +28,8 @@ def refusal(error: BaseException, kernel: Callable[..., Any]) -> str | None:
 
 
 def own_word(error: BaseException, kernel: Callable[..., Any]) -> bool:
-    """Whether an implementation itself says no: a `raise` or an `assert` in its own package. What it calls
-    says no for other reasons, from a slip in an index to an illegal access of memory."""
+    """Return whether an implementation itself refuses: by a `raise` or an `assert` in its own package. Errors
+    of the code that it calls have other reasons, from a wrong index to an illegal access of memory."""
     return (
         isinstance(error, (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError))
         and error.__traceback__ is not None
@@ -38,9 +38,9 @@ def own_word(error: BaseException, kernel: Callable[..., Any]) -> bool:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether an exception came to an implementation from outside: from the keyboard, or from pytest-timeout,
-    whose signal raises a test's failure wherever the process is. (pytest's own outcomes, raised by a kernel,
-    are errors of the kernel: `pytest.skip()` in it would hide what it does wrong.)"""
+    """Return whether an exception came from outside of an implementation: from the keyboard, or from
+    pytest-timeout, whose signal raises a test failure wherever the process is. (Outcomes of pytest that a
+    kernel raises are its errors: `pytest.skip()` in it would hide its faults.)"""
     if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
         return True
     frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
@@ -48,7 +48,7 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def _is_its_own(last: TracebackType, kernel: Callable[..., Any]) -> bool:
-    """Whether a `raise` of the package of a kernel was carried out there."""
+    """Return whether the exception comes from a `raise` in the kernel's package."""
     package = last.tb_frame.f_globals.get("__name__", "").partition(".")[0]
     kernel = innermost(kernel)
     own = getattr(kernel, "__module__", None) or type(kernel).__module__
@@ -62,6 +62,6 @@ def _last_frame(traceback: TracebackType) -> TracebackType:
 
 
 def _raises(traceback: TracebackType) -> bool:
-    """Whether what was carried out last in a frame was `raise`, and no call."""
+    """Return whether the last instruction of a frame was `raise`, not a call."""
     code = traceback.tb_frame.f_code.co_code
     return dis.opname[code[traceback.tb_lasti]] == "RAISE_VARARGS"

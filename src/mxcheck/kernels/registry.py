@@ -1,4 +1,4 @@
-"""Every cast that has a name: ours, the peers', and those that installed packages offer. Torch-free.
+"""Every cast with a name: ours, the peers', and those that installed packages offer. Torch-free.
 
 A package offers a cast by an entry point in the group `mxcheck.kernels`, whose value is
 `package.module:function`.
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 ENTRY_POINTS = "mxcheck.kernels"
-#: Before a command line that is given as a kernel's name, where a program in any language may be one.
+#: Prefix of a command line that is given as a kernel's name, where a program in any language may be one.
 PROGRAM = "command:"
 
 
@@ -24,13 +24,13 @@ class Implementation:
     """A cast by name.
 
     Attributes:
-        name: what users write, and what test ids begin with.
+        name: the name that users write and test ids begin with.
         target: `package.module:function`.
-        library: the import name of the library that the function needs; empty where it needs none.
-        distribution: the name that the library is installed by.
-        obtain: how to get the library, for the message where it is missing.
-        cpu_only: called with tensors on the CPU whatever device a run has: a library of numpy, or one whose
-            known findings were recorded there.
+        library: import name of the library that the function needs; empty if none.
+        distribution: the name under which the library is installed.
+        obtain: how to get the library, for the message if it is missing.
+        cpu_only: called with CPU tensors on any device: a numpy library, or one whose known findings were
+            recorded there.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Implementation:
     cpu_only: bool = False
 
     def missing(self) -> str | None:
-        """Why it cannot be called here, or None. Imports nothing."""
+        """Return why it cannot be called here, or None. Imports nothing."""
         if not self.library:
             return None
         found = find_spec(self.library)
@@ -50,7 +50,7 @@ class Implementation:
         return f"{self.name} is not installed: {self.obtain}"
 
     def version(self) -> str:
-        """The version of its library; a digest of the sources where the library has no version."""
+        """Return the version of its library; a digest of the sources where the library has none."""
         if not self.library:
             return ""
         if self.distribution:
@@ -67,7 +67,8 @@ class Implementation:
         return f"sources {digest.hexdigest()[:12]}"
 
     def _checkout(self) -> Path | None:
-        """The folder of microxcaling's package `mx`, which is told from others of that name by a file."""
+        """Return the folder of microxcaling's package `mx`; a file in it tells it from others of that
+        name."""
         found = find_spec(self.library)
         for folder in (found.submodule_search_locations or []) if found else []:
             if (Path(folder) / "mx_ops.py").is_file():
@@ -111,7 +112,7 @@ _PEERS = (
 
 
 def implementations() -> Mapping[str, Implementation]:
-    """name -> implementation: ours first, then what packages offer, then the peers.
+    """Return name -> implementation: ours first, then those that packages offer, then the peers.
 
     Raises:
         ValueError: an entry point has the name of one of ours.
@@ -128,7 +129,7 @@ def implementations() -> Mapping[str, Implementation]:
 
 
 def implementation(name: str) -> Implementation:
-    """The implementation of that name, or the one that `package.module:function` names.
+    """Return the implementation of that name, or the one that `package.module:function` names.
 
     Raises:
         ValueError: neither.

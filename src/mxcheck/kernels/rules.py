@@ -1,7 +1,7 @@
 """The arithmetic of the house kernel, by name: scale rules and roundings, in place on torch tensors.
 
-Nothing here rounds but the rounding itself, and the product that the rule `reciprocal` is defined by: scales
-come from bits, and steps are powers of two.
+Nothing here rounds except the rounding itself and the product that defines the rule `reciprocal`: scales come
+from bits, and steps are powers of two.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _FRACTION = 0x007F_FFFF
 
 
 def _floor(amax: Tensor, element: ElementFormat) -> Tensor:
-    # A subnormal amax has the exponent field 0: too large, but the lower clamp gives 0 for it either way.
+    # A subnormal amax has exponent field 0: too large, but the lower clamp gives 0 either way.
     return (amax >> FRACTION_BITS) - element.emax
 
 
 def _above(significand: float) -> Callable[[Tensor], Tensor]:
-    """Whether amax's significand in [1, 2) is above `significand`.
+    """Return a test whether amax's significand in [1, 2) is above `significand`.
 
-    Of the subnormals only those of the highest binade matter, [2^-127, 2^-126): below it the lower clamp
-    decides whatever the answer. There the significand lies one bit lower, and its leading bit is explicit.
+    Among the subnormals only the highest binade matters, [2^-127, 2^-126): below it the lower clamp decides
+    in any case. There the significand is shifted down by one bit, and its leading bit is explicit.
     """
     normal = int((significand - 1) * (1 << FRACTION_BITS))
     subnormal = int(significand * (1 << (FRACTION_BITS - 1)))
@@ -42,7 +42,8 @@ def _ceil(amax: Tensor, element: ElementFormat) -> Tensor:
 
 
 def _even(amax: Tensor, element: ElementFormat) -> Tensor:
-    # Half a step below 2 in the element's precision; "from here on" is "above the fp32 value before it".
+    # Half a step below 2 in the element's precision; ">= threshold" is written as "above the previous fp32
+    # value".
     threshold = 2 - 2.0 ** -(element.mantissa_bits + 1) - 2.0**-FRACTION_BITS
     return _floor(amax, element) + _above(threshold)(amax)
 
@@ -52,7 +53,7 @@ def _rceil(amax: Tensor, element: ElementFormat) -> Tensor:
 
 
 def _reciprocal(amax: Tensor, element: ElementFormat) -> Tensor:
-    # Rounded to fp32 here: what a device makes of a number that is not one is its own affair.
+    # Rounded to fp32 here, as devices may round other numbers differently.
     factor = torch.tensor(1 / element.max_value, dtype=torch.float32).item()
     product = (amax.view(torch.float32) * factor).view(torch.int32)
     return (product >> FRACTION_BITS) + _above(1.0)(product)
@@ -70,8 +71,8 @@ SCALE_RULES: Mapping[str, Callable[[Tensor, ElementFormat], Tensor]] = {
 
 def _to_even(values: Tensor, binade: Tensor, mantissa_bits: int, random: Tensor | None) -> None:
     del random
-    # 1.5 * 2^k has the ulp 2^(k - 23): adding it makes the hardware round to that step, to nearest even.
-    # alpha * binade is a power of two times 1.5, so it is exact, fused or not.
+    # 1.5 * 2^k has ulp 2^(k - 23): adding it makes the hardware round to that step, to nearest even. alpha *
+    # binade is a power of two times 1.5, so it is exact, fused or not.
     alpha = 1.5 * 2.0 ** (FRACTION_BITS - mantissa_bits)
     values.add_(binade, alpha=alpha).sub_(binade, alpha=alpha)
 
@@ -79,7 +80,8 @@ def _to_even(values: Tensor, binade: Tensor, mantissa_bits: int, random: Tensor 
 def _by_remainder(
     up: Callable[[Tensor, Tensor | None], Tensor],
 ) -> Callable[[Tensor, Tensor, int, Tensor | None], None]:
-    """Round the magnitude down to whole steps, then one up where `up` of the remainder (in steps) says so."""
+    """Round the magnitude down to whole steps, then up by one where `up` returns true for the remainder (in
+    steps)."""
 
     def round_(values: Tensor, binade: Tensor, mantissa_bits: int, random: Tensor | None) -> None:
         step = binade * 2.0**-mantissa_bits
@@ -87,13 +89,13 @@ def _by_remainder(
         whole = steps.floor()
         remainder = steps.sub_(whole)  # exact, unlike adding a half and truncating
         whole.add_(up(remainder, random)).mul_(step)
-        values.copy_(whole.copysign_(values).add_(0.0))  # as _to_even has it: every zero is +0
+        values.copy_(whole.copysign_(values).add_(0.0))  # as in _to_even, every zero is +0
 
     return round_
 
 
 def _by_chance(remainder: Tensor, random: Tensor | None) -> Tensor:
-    assert random is not None  # the cast has looked
+    assert random is not None  # checked by the cast
     return (remainder.mul_(2.0**RANDOM_BITS).long() + random) >= (1 << RANDOM_BITS)
 
 

@@ -1,4 +1,4 @@
-"""The codes that values stand for: of a kernel that only fake-quantizes."""
+"""The codes behind the values of a kernel that only fake-quantizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mxcheck.kernels.quantized import QuantizedTensor
 
 
 def house_cast(x: Tensor, spec: CastSpec) -> QuantizedTensor:
-    """The cast of x by our own kernel, which nobody hears of (`api.called_kernels`)."""
+    """Cast x by our own kernel, unreported to `api.called_kernels`."""
     codes, scales, *tensor_scale = quantize_eager(x, spec)
     return QuantizedTensor(
         codes=codes, scales=scales, spec=spec, tensor_scale=tensor_scale[0] if tensor_scale else None
@@ -18,7 +18,7 @@ def house_cast(x: Tensor, spec: CastSpec) -> QuantizedTensor:
 
 
 def stand_for(quantized: QuantizedTensor, values: Tensor) -> bool:
-    """Whether codes and scales decode to exactly these values, signs of zeros included."""
+    """Return whether codes and scales decode to exactly these values, signs of zeros included."""
     decoded = quantized.dequantize(values.dtype)
     equal = (decoded == values) & (decoded.signbit() == values.signbit())
     return bool((equal | (decoded.isnan() & values.isnan())).all())

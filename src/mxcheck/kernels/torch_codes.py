@@ -1,27 +1,27 @@
-"""Codes in torch's own dtypes of 8 bits and fewer: those of the same format are taken as their bytes."""
+"""Accept codes in torch's own dtypes of 8 bits and fewer: those of the same format as bytes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: dtype -> what it has the codes of: element formats, and kinds of scale.
+#: dtype -> element formats and kinds of scale that have the same codes.
 _SAME_CODES: dict[torch.dtype, tuple[str, ...]] = {
     torch.float8_e4m3fn: ("fp8_e4m3", "e4m3"),
     torch.float8_e5m2: ("fp8_e5m2",),
     torch.float8_e8m0fnu: ("e8m0",),
 }
 _TWO_A_BYTE = torch.float4_e2m1fn_x2
-#: numpy has none of these.
+#: Dtypes that numpy lacks.
 TORCH_CODES = (*_SAME_CODES, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, _TWO_A_BYTE)
 
 
 def as_codes(kernel: str, what: str, part: Tensor, codes: str) -> Tensor:
-    """A part of a result whose codes are those of an element format or a kind of scale: the bytes of torch's
-    own dtype of it; whatever is none of `TORCH_CODES` as it is.
+    """Return a part of a result as codes of an element format or kind of scale: the bytes of torch's own
+    dtype for it; parts of no dtype in `TORCH_CODES` unchanged.
 
     Raises:
-        TypeError: a dtype of other codes, or of two codes a byte; in one line.
+        TypeError: a dtype of other codes, or with two codes a byte; one line.
     """
     if part.dtype not in TORCH_CODES:
         return part

@@ -1,7 +1,7 @@
-"""Settings of a process that change what a cast or a model gives: put to what they usually are, then back.
+"""Set the process settings that change a cast or a model to their usual values, then restore them.
 
 mxcheck runs in other people's processes: a test project whose conftest sets a default dtype of float64 is
-held against the same oracle, and the same baselines, as one that does not.
+compared with the same oracle and the same baselines as one that does not.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import torch
 from mxcheck.kernels.kept_settings import AS_IT_IS, SETTINGS, put_settings, settings_kept
 
 _LEAST_NORMAL = 2.0**-126  # of fp32
-# Elements that torch leaves to one thread.
+# Most elements that torch leaves to one thread.
 _OF_A_THREAD = 1 << 15
 
 
 @contextmanager
 def usual_settings(*, threads: int | None = None) -> Iterator[None]:
-    """Within the context torch makes fp32 tensors on the CPU, computes gradients, casts nothing by itself and
-    multiplies fp32 numbers as such, and numpy raises nothing; after it each of `SETTINGS` is as it was,
+    """Within the context torch makes fp32 tensors on the CPU, computes gradients, does not autocast and
+    multiplies fp32 numbers as such, and numpy raises nothing; afterwards each of `SETTINGS` is restored,
     whatever the body did to it.
 
     Args:
-        threads: torch's, within the context; None: as many as there are.
+        threads: torch's threads within the context; None: unchanged.
     """
     with ExitStack() as stack:
         stack.enter_context(settings_kept())
         stack.enter_context(torch.inference_mode(mode=False))
         put_settings([one.get() if one.usual is AS_IT_IS else one.usual for one in SETTINGS])
-        if torch.get_default_device().type != "cpu":  # one of `with torch.device(…)`
+        if torch.get_default_device().type != "cpu":  # set by `with torch.device(…)`
             stack.enter_context(torch.device("cpu"))
         if threads is not None:
             torch.set_num_threads(threads)
@@ -40,8 +40,8 @@ def usual_settings(*, threads: int | None = None) -> Iterator[None]:
 
 
 def check_subnormals() -> None:
-    """Refuse a process in which subnormal numbers become zero: scales down to 2^-127 need them, and so does
-    the oracle. Asked of the thread that calls this and, in torch, of each thread that it computes with.
+    """Raise where the process flushes subnormal numbers to zero: scales down to 2^-127 need them, and so does
+    the oracle. Checks the calling thread and each of torch's compute threads.
 
     Raises:
         ValueError: it does.
@@ -65,7 +65,7 @@ def _survive_in_torch() -> bool:
     elements = 64 if threads == 1 else threads * _OF_A_THREAD
     normal = torch.full((elements,), _LEAST_NORMAL, dtype=torch.float32, device="cpu")
     half = normal * 0.5
-    # As bits: where operands are flushed, too, a subnormal equals zero.
+    # Compare bits: where operands are flushed too, a subnormal equals zero.
     return bool((half.view(torch.int32) != 0).all()) and torch.equal(half + half, normal)
 
 

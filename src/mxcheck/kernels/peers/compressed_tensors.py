@@ -1,10 +1,10 @@
 """compressed-tensors' casts: from a preset scheme to the bytes of a checkpoint.
 
-Source: compressed-tensors 0.20. It has no single function from a tensor to codes. Here it is made up of what
-the library does to a weight: `compute_dynamic_scales_and_zp` (with `generate_gparam` for NVFP4's tensor
-scale), then the `compress` of the format's compressor; for fp8 with an fp32 scale, `quantize` in its place,
-because the scheme with a scale a row is one of activations, which no compressor takes. These schemes are
-symmetric: there is no zero point.
+Source: compressed-tensors 0.20. It has no single function from a tensor to codes. This adapter combines the
+steps that the library applies to a weight: `compute_dynamic_scales_and_zp` (with `generate_gparam` for
+NVFP4's tensor scale), then the `compress` of the format's compressor. For fp8 with an fp32 scale, `quantize`
+replaces the latter, because the scheme with a scale per row is for activations, which no compressor takes.
+These schemes are symmetric: there is no zero point.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mxcheck.formats.spec import CastSpec, scales_shape
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.rows import as_rows, from_rows, unpack_fp4
 
-# our format -> the preset scheme, whose it is, and its compressor
+# our format -> preset scheme, what it applies to, and its compressor
 _SCHEMES = MappingProxyType(
     {
         "fp6_e2m3": ("MXFP6A16", "weights", "mxfp6-pack-quantized"),
@@ -42,15 +42,15 @@ _SCHEMES = MappingProxyType(
     ragged=False,
 )
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
-    """Codes and scales by compressed-tensors, and for nvfp4 the tensor scale.
+    """Return codes and scales by compressed-tensors, and for nvfp4 the tensor scale.
 
     Raises:
-        NotSupported: compressed-tensors does not do that.
+        NotSupported: compressed-tensors does not support it.
         ModuleNotFoundError: compressed-tensors is not installed.
     """
     if spec.block_size != spec.block.block_size:
         raise NotSupported(f"compressed-tensors has no block size {spec.block_size} in {spec.format}")
-    if spec.format == "fp8_e4m3":  # as the library's own test of MXFP8 scales has it, too: no slip
+    if spec.format == "fp8_e4m3":  # on purpose: the library's own test of MXFP8 scales does the same
         raise NotSupported(
             "compressed-tensors rounds amax of MXFP8 up from 1.75 * 2^k, by FP4's step, which is no rule here"
         )
@@ -78,7 +78,7 @@ def _scheme(spec: CastSpec) -> tuple[Any, Any]:
 def _scale_of(rows: Tensor, args: Any, global_scale: Tensor | None) -> Tensor:
     from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 
-    # It takes a module and does not look at it.
+    # It requires a module but does not read it.
     scale: Tensor
     scale, _ = compute_dynamic_scales_and_zp(
         value=rows, args=args, module=torch.nn.Identity(), global_scale=global_scale
@@ -87,7 +87,7 @@ def _scale_of(rows: Tensor, args: Any, global_scale: Tensor | None) -> Tensor:
 
 
 def _compress(rows: Tensor, spec: CastSpec) -> dict[str, Tensor]:
-    """The state dict of a compressed weight: packed codes, and scales as uint8 codes."""
+    """Return the state dict of a compressed weight: packed codes, and scales as uint8 codes."""
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization.quant_args import FP4_E2M1_DATA, FP8_E4M3_DATA
     from compressed_tensors.quantization.utils import generate_gparam
@@ -115,12 +115,12 @@ def _float8(rows: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     codes = quantize_by_scale(
         x=value, scale=scale, zero_point=None, args=args, dtype=torch.float8_e4m3fn, global_scale=None
     )
-    # The scale is of x's dtype. That it is given out as fp32 rounds nothing.
+    # The scale has x's dtype. Returning it as fp32 rounds nothing.
     return codes.squeeze(0).view(torch.uint8), scale.float()
 
 
 def _unpack_fp6(packed: Tensor) -> Tensor:
-    """Codes [rows, n] of bytes [rows, 3 n / 4]: four codes in three bytes, lowest bits first."""
+    """Unpack bytes [rows, 3 n / 4] to codes [rows, n]: four codes in three bytes, lowest bits first."""
     three = packed.reshape(packed.shape[0], -1, 3).int()
     word = three[..., 0] | three[..., 1] << 8 | three[..., 2] << 16
     codes = torch.stack([word >> shift & 0x3F for shift in (0, 6, 12, 18)], dim=-1)

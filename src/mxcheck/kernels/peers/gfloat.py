@@ -1,8 +1,8 @@
-"""gfloat's casts: its scale of each block, and its vectorized rounding and encoding of the elements.
+"""gfloat's casts: its scale for each block, and its vectorized rounding and encoding of elements.
 
-Source: gfloat 0.5: what `quantize_block` does to one block (`compute_scale_amax`, division, rounding and
-encoding), with `round_ndarray` and `encode_ndarray` in place of their scalar twins. The scale is a loop over
-blocks, of which `compute_scale_amax` takes one.
+Source: gfloat 0.5: the steps of `quantize_block` for one block (`compute_scale_amax`, division, rounding and
+encoding), with `round_ndarray` and `encode_ndarray` in place of their scalar twins. Scales are computed in a
+loop, as `compute_scale_amax` takes one block.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ _ELEMENTS = MappingProxyType(
         "mxint8": "format_info_ocp_int8",
     }
 )
-# our rounding -> gfloat's RoundMode. Of its stochastic modes this one alone tests
-# remainder / step + r / 2^32 >= 1; `Stochastic` rounds the remainder to 32 bits first, `StochasticFast` adds
-# half a unit to r.
+# our rounding -> gfloat's RoundMode. Among its stochastic modes only this one tests remainder / step + r /
+# 2^32 >= 1; `Stochastic` rounds the remainder to 32 bits first, `StochasticFast` adds half a unit to r.
 _ROUNDINGS = MappingProxyType(
     {"even": "TiesToEven", "away": "TiesToAway", "zero": "TowardZero", "stochastic": "StochasticFastest"}
 )
@@ -43,17 +42,17 @@ _ROUNDINGS = MappingProxyType(
     formats=tuple(_ELEMENTS),
     scale_rules=("floor",),
     roundings=tuple(_ROUNDINGS),
-    # It computes in the dtype of its input: in fp16, scales below 2^-24 would be 0. numpy has no bf16, which
-    # therefore goes in as fp32.
+    # It computes in the dtype of its input: in fp16, scales below 2^-24 would be 0. numpy has no bf16, so
+    # bf16 is passed as fp32.
     dtypes=(torch.float32, torch.bfloat16),
-    ragged=True,  # a block is whatever array it is given
+    ragged=True,  # a block is an array of any length
     nonfinite=("block",),
 )
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
-    """Codes and scales by gfloat.
+    """Return codes and scales by gfloat.
 
     Raises:
-        NotSupported: gfloat does not do that.
+        NotSupported: gfloat does not support it.
         ModuleNotFoundError: gfloat is not installed.
     """
     if not spec.element.nan_magnitudes and x.isnan().any():
@@ -65,8 +64,8 @@ def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     assert block_size is not None
     rows = as_rows(x, spec.axis).float().numpy()
     starts = range(0, rows.shape[1], block_size)
-    # A signalling NaN raises a flag in numpy's log2 where there is no AVX-512, and in a quotient, as does
-    # Inf / Inf.
+    # A signalling NaN raises a flag in a quotient and, without AVX-512, in numpy's log2; Inf / Inf raises one
+    # too.
     with np.errstate(invalid="ignore"):
         scales = np.array(
             [
@@ -78,7 +77,7 @@ def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
         scaled = rows / np.repeat(scales, block_size, axis=1)[:, : rows.shape[1]]
     random = None
     if spec.rounding == "stochastic":
-        # r / 2^32 has more bits than the fp32 that gfloat would compute it in
+        # r / 2^32 has more bits than fp32, in which gfloat would compute it
         scaled, random = scaled.astype(np.float64), as_rows(_random(x, spec), spec.axis).numpy()
     rounded = round_ndarray(
         element,

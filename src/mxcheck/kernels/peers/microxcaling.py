@@ -1,8 +1,8 @@
 """microxcaling's cast, in its own dtype and on any axis; it gives values, not codes.
 
-Source: https://github.com/microsoft/microxcaling (the package `mx`, which no index has): the Python path of
-`mx.mx_ops._quantize_mx`, the function below all of the library's layers. Its `nearest` breaks ties away from
-zero, and its `floor` cuts magnitudes off. Its random rounding, `dither`, draws its own numbers.
+Source: https://github.com/microsoft/microxcaling (the package `mx`, which is on no index): the Python path of
+`mx.mx_ops._quantize_mx`, which all of the library's layers call. Its `nearest` breaks ties away from zero,
+and its `floor` truncates magnitudes. Its stochastic rounding, `dither`, draws its own numbers.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ROUNDINGS = MappingProxyType({"even": "even", "away": "nearest", "zero": "floor
     formats=tuple(_ELEMENTS),
     scale_rules=("floor",),
     roundings=tuple(_ROUNDINGS),
-    ragged=True,  # it fills the last block up with zeros
+    ragged=True,  # it pads the last block with zeros
     nonfinite=("block",),
 )
 def quantize(x: Tensor, spec: CastSpec) -> Tensor:
-    """Values by microxcaling, of x's shape and dtype.
+    """Return values by microxcaling, of x's shape and dtype.
 
     Raises:
         ModuleNotFoundError: the package `mx` is not on sys.path.
@@ -45,7 +45,7 @@ def quantize(x: Tensor, spec: CastSpec) -> Tensor:
     from mx.mx_ops import _quantize_mx
 
     with warnings.catch_warnings():
-        # It cuts its padding off by indexing with a list, which torch still takes for a tuple, and warns.
+        # It removes its padding by indexing with a list, which torch still takes as a tuple, with a warning.
         warnings.filterwarnings("ignore", message="Using a non-tuple sequence", category=UserWarning)
         values: Tensor = _quantize_mx(
             x.contiguous(),

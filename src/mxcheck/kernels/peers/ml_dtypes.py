@@ -1,8 +1,8 @@
-"""ml_dtypes' casts. Elements only: the scale is mxcheck's.
+"""ml_dtypes' casts: elements only, with mxcheck's scale.
 
-Source: ml_dtypes 0.6. It is a library of number formats and knows no blocks. The adapter reads the scale of
-`floor` off the bits of amax, divides by it exactly, and clamps, since ml_dtypes overflows E4M3 to NaN; the
-rounding and the code are the library's.
+Source: ml_dtypes 0.6, a library of number formats without blocks. The adapter takes the scale of `floor` from
+the bits of amax, divides by it exactly, and clamps, as ml_dtypes overflows E4M3 to NaN; the rounding and the
+code are the library's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ELEMENTS = MappingProxyType(
 
 @domain(formats=tuple(_ELEMENTS), scale_rules=("floor",), roundings=("even",), nonfinite=("block",))
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
-    """Codes by ml_dtypes, scales by the definition of `floor` (OCP MX v1.0, section 6.3).
+    """Return codes by ml_dtypes, and scales by the definition of `floor` (OCP MX v1.0, section 6.3).
 
     Raises:
         ModuleNotFoundError: ml_dtypes is not installed.
@@ -44,25 +44,25 @@ def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     assert spec.block_size is not None
     exponents = scales.repeat_interleave(spec.block_size, -1)[:, : rows.shape[1]] - E8M0_BIAS
     largest = spec.element.max_value
-    # float64 holds every quotient exactly, and fp32 all of it that rounding looks at
+    # float64 holds every quotient exactly, and fp32 every bit that rounding depends on
     scaled = torch.ldexp(rows.double(), -exponents).clamp(-largest, largest).float()
-    if x.dtype == torch.bfloat16:  # a power of two leaves its 8 bits as they are: ml_dtypes sees bf16
+    if x.dtype == torch.bfloat16:  # a power of two keeps its 8 bits: ml_dtypes gets bf16
         bits = scaled.to(torch.bfloat16).view(torch.int16).numpy()
         array = bits.view(ml_dtypes.bfloat16)
-    else:  # fp16 is too narrow for the quotients, so it goes in as fp32
+    else:  # fp16 is too narrow for the quotients, so it is passed as fp32
         array = scaled.numpy()
     poisoned = exponents == E8M0_NAN - E8M0_BIAS
-    array[poisoned.numpy()] = 0  # the codes of such a block mean nothing, and three formats have no NaN
+    array[poisoned.numpy()] = 0  # codes of such a block are meaningless, and three formats have no NaN
     codes = torch.from_numpy(array.astype(getattr(ml_dtypes, _ELEMENTS[spec.format])).view("uint8"))
     return from_rows(codes, x.shape, spec.axis), from_rows(scales.to(torch.uint8), x.shape, spec.axis)
 
 
 def _floor_scales(rows: Tensor, spec: CastSpec) -> Tensor:
-    """E8M0 codes, as int64 [rows, blocks], of fp32 [rows, n]."""
+    """Return E8M0 codes, as int64 [rows, blocks], of fp32 [rows, n]."""
     assert spec.block_size is not None
     filled = pad(rows, (0, -rows.shape[1] % spec.block_size))
     magnitude = filled.view(torch.int32).view(rows.shape[0], -1, spec.block_size) & 0x7FFF_FFFF
-    # fp32 and E8M0 have the same bias, so the exponent field less emax is the code; subnormals have the field
-    # 0, where the code is 0 whatever they are.
+    # fp32 and E8M0 have the same bias, so the exponent field minus emax is the code. Subnormals have field 0
+    # and always code 0.
     field = magnitude.amax(-1).long() >> 23
     return torch.where(field == E8M0_NAN, E8M0_NAN, (field - spec.element.emax).clamp(min=0))

@@ -1,11 +1,11 @@
-"""Peers' matrix products: each library casts both operands and multiplies them, in its own way.
+"""Peers' matrix products: each library casts both operands and multiplies them in its own way.
 
 An adapter is a function `(a [M, K], b [N, K], spec) -> [M, N]`; the operands are cast along their last axis.
-The dtype of its result is the library's choice. Sources and versions are those of the adapters of casts
-beside this file; torch's scaled product is `torch._scaled_mm` of torch 2.13.
+The library chooses the dtype of the result. Sources and versions are those of the cast adapters beside this
+file; torch's scaled product is `torch._scaled_mm` of torch 2.13.
 
-None of these products touches hardware with block scales. Those exist on CUDA from compute capability 10.0 on
-(Blackwell), where this was not run; so where only they would do, the adapter refuses.
+None of these products uses hardware with block scales. That exists on CUDA from compute capability 10.0 on
+(Blackwell), where this was not run; an adapter refuses casts that need it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mxcheck.kernels.eager import quantize_eager
 from mxcheck.kernels.peers import microxcaling as microxcaling_casts
 from mxcheck.kernels.peers import torchao as torchao_casts
 
-# torch casts no blocks, so these operands are cast by the house kernel; only the product is torch's.
+# torch casts no blocks: the house kernel casts the operands, and only the product is torch's.
 _SCALED_MM = Domain(
     formats=("e4m3_tensor", "e4m3_row", "e5m2_tensor", "e5m2_row"),
     scale_rules=("amax",),
@@ -35,10 +35,10 @@ _FP8 = MappingProxyType({"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.floa
 
 
 def scaled_mm(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
-    """`torch._scaled_mm` of fp8 codes with a scale a tensor or a row, in fp32.
+    """Multiply fp8 codes by `torch._scaled_mm`, with a scale per tensor or row, in fp32.
 
     Raises:
-        NotSupported: torch does not do that.
+        NotSupported: torch does not support it.
     """
     if spec.block.scale != FP32:
         raise NotSupported("torch multiplies operands with block scales on CUDA only (Blackwell)")
@@ -53,14 +53,14 @@ def scaled_mm(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
 
 
 def torchao(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
-    """torchao's product of two quantized tensors, in the operands' dtype.
+    """Multiply two quantized tensors by torchao, in the operands' dtype.
 
-    MX and NVFP4 are emulated: both operands are decoded in their own dtype and multiplied in it. (So bf16
-    operands of NVFP4, whose values have more bits than bf16, lose them before the product.) With a scale a
-    tensor or a row it is torchao's dynamic quantization, whose product is torch's.
+    MX and NVFP4 are emulated: both operands are decoded in their own dtype and multiplied in it. (NVFP4
+    values have more bits than bf16, so bf16 operands lose them before the product.) With a scale per tensor
+    or row it is torchao's dynamic quantization, whose product is torch's.
 
     Raises:
-        NotSupported: torchao does not do that.
+        NotSupported: torchao does not support it.
         ModuleNotFoundError: torchao is not installed.
     """
     _require_product(domain_of(torchao_casts.quantize), a, b, spec)
@@ -120,10 +120,11 @@ _TORCHAO: Mapping[str, Callable[[Tensor, Tensor, CastSpec], Tensor]] = MappingPr
 
 
 def microxcaling(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
-    """microxcaling's `mx.matmul`, in the operands' dtype, without its element-wise roundings (bfloat, fp).
+    """Multiply by microxcaling's `mx.matmul`, in the operands' dtype, without its element-wise roundings
+    (bfloat, fp).
 
     Raises:
-        NotSupported: microxcaling does not do that.
+        NotSupported: microxcaling does not support it.
         ModuleNotFoundError: the package `mx` is not on sys.path.
     """
     _require_product(domain_of(microxcaling_casts.quantize), a, b, spec)
@@ -140,7 +141,7 @@ def microxcaling(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
         "custom_cuda": False,
     }
     with warnings.catch_warnings():
-        # On a ragged tail it indexes by a list of slices, against which torch warns.
+        # On a ragged tail it indexes with a list of slices, and torch warns.
         warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)
         return _plain(mx.matmul(a, b.t(), mx_specs=specs, mode_config="aw"))
 
@@ -152,11 +153,11 @@ PRODUCTS: Mapping[str, Callable[[Tensor, Tensor, CastSpec], Tensor]] = MappingPr
 
 
 def _require_product(made_for: Domain | None, a: Tensor, b: Tensor, spec: CastSpec) -> None:
-    """Refuse operands outside of what a library is made for, and what are no operands.
+    """Check the operands, and that they lie in a library's domain.
 
     Raises:
-        NotSupported: the library does not do that.
-        ValueError: an operand that is no matrix; a cast along another axis than the last.
+        NotSupported: the library does not support them.
+        ValueError: an operand that is not a matrix; a cast along another axis than the last.
     """
     for x in (a, b):
         if x.dim() != 2:

@@ -1,4 +1,4 @@
-"""torchao's casts: `to_mx`, `nvfp4_quantize`, and `Float8Tensor.from_hp` for a scale a tensor or a row.
+"""torchao's casts: `to_mx`, `nvfp4_quantize`, and `Float8Tensor.from_hp` for a scale per tensor or row.
 
 Source: torchao 0.18, torchao.prototype.mx_formats and torchao.quantization. Every argument is passed: torchao
 has announced that the default scale rule will change.
@@ -39,10 +39,10 @@ _ELEMENTS = MappingProxyType(
     ragged=False,
 )
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
-    """Codes and scales by torchao, and for nvfp4 the tensor scale.
+    """Return codes and scales by torchao, and for nvfp4 the tensor scale.
 
     Raises:
-        NotSupported: torchao does not do that.
+        NotSupported: torchao does not support it.
         ModuleNotFoundError: torchao is not installed.
     """
     rows = as_rows(x, spec.axis)
@@ -85,7 +85,7 @@ def _mx(rows: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
 def _nvfp4(rows: Tensor) -> tuple[Tensor, ...]:
     from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize, per_tensor_amax_to_scale
 
-    # Both steps, as torchao's own workflows do them; without the first there is no tensor scale.
+    # Both steps, as in torchao's own workflows; without the first there is no tensor scale.
     tensor_scale = per_tensor_amax_to_scale(rows.abs().max())
     scales, codes = nvfp4_quantize(rows, block_size=16, per_tensor_scale=tensor_scale)
     return unpack_fp4(codes), scales.view(torch.uint8), tensor_scale

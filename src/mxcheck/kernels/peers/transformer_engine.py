@@ -1,7 +1,7 @@
 """Transformer Engine's MXFP8 cast, row by row. Unverified: it needs a GPU that this was not written on.
 
 Source: NVIDIA's Transformer Engine, transformer_engine.pytorch.tensor.mxfp8_tensor.MXFP8Quantizer. Its scales
-come padded to [a multiple of 128, a multiple of 4]; the padding is cut off here.
+are padded to [a multiple of 128, a multiple of 4]; the padding is removed here.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _CAPABILITY = (10, 0)  # Blackwell
     ragged=False,
 )
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
-    """Codes and scales by Transformer Engine, computed on the GPU, given back on x's device.
+    """Return codes and scales by Transformer Engine, computed on the GPU, returned on x's device.
 
     Raises:
-        NotSupported: Transformer Engine does not do that, or not on this machine.
+        NotSupported: Transformer Engine does not support it, or not on this machine.
         ModuleNotFoundError: Transformer Engine is not installed.
     """
     rows = as_rows(x, spec.axis)
@@ -56,7 +56,7 @@ def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
         with_2d_quantization=False,
     )
     quantized = quantizer.quantize(rows.cuda())
-    # There is no public way to the codes and scales.
+    # There is no public access to the codes and scales.
     codes = quantized._rowwise_data.view(torch.uint8).to(x.device)
     scales = quantized._rowwise_scale_inv.view(torch.uint8).to(x.device)
     scales = scales[: rows.shape[0], : rows.shape[1] // 32]
