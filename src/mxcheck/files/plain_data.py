@@ -1,8 +1,8 @@
-"""JSON and TOML that anybody may have written: read as plain data, or refused in one line.
+"""Read JSON and TOML from any author as plain data, or refuse them in one line.
 
-What a kind of file must hold is for its reader; here is what holds for all of them: a regular file of
-bounded size, UTF-8, no name twice in a table, text that can be written again, numbers that a float can hold,
-and no more levels than a function that calls itself can follow.
+The reader of each kind of file checks its contents. Checked here, for all kinds: a regular file of bounded
+size, UTF-8, no name twice in a table, text that can be written again, numbers that a float can hold, and no
+more levels than a recursive function can follow.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from mxcheck.files.printed import got, told
 
 __all__ = ["MALFORMED", "DataError", "json_data", "read_json", "read_text", "read_toml", "toml_data"]
 
-#: The longest file that is read, unless its kind says otherwise.
+#: Most bytes of a file, unless its kind says otherwise.
 MOST_BYTES = 2**28
-#: The longest file of TOML: people write them. Its parser takes time by the square of a key's parts.
+#: Most bytes of a TOML file, which people write, and most dots. The parser's time is quadratic in the parts
+#: of a key.
 TOML_BYTES, TOML_DOTS = 2**22, 1000
-#: How deeply a file may nest. A record has seven levels.
+#: Deepest nesting of a file. A record has seven levels.
 LEVELS = 64
 
-#: What plain data of the wrong shape raises where it is taken apart, for the one place that turns it into
-#: the refusal of its file.
+#: Errors that plain data of the wrong shape raises when it is taken apart; one place turns them into the
+#: refusal of its file.
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -36,11 +37,11 @@ class DataError(ValueError):
 
 
 def read_text(path: Path, *, most: int = MOST_BYTES, encoding: str = "utf-8") -> str:
-    """The text of a regular file. Raises FileNotFoundError where there is nothing at `path`, not even a link,
-    and DataError for whatever is no text that can be read."""
+    """Return the text of a regular file. Raises FileNotFoundError where nothing, not even a link, is at
+    `path`, and DataError for anything that is not readable text."""
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # a pipe would keep its reader waiting
+        if not stat.S_ISREG(mode):  # reading a pipe would block
             raise DataError("it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
         with path.open("rb") as file:
             data = file.read(most + 1)
@@ -58,8 +59,8 @@ def read_text(path: Path, *, most: int = MOST_BYTES, encoding: str = "utf-8") ->
 
 
 def json_data(text: str | bytes, *, twice: bool = False) -> Any:
-    """The data of a JSON text. NaN and infinities, as Python writes them, are numbers. `twice` allows a name
-    to stand twice in a table, where the last counts. Raises DataError."""
+    """Return the data of a JSON text. NaN and infinities, as Python writes them, are numbers. `twice` allows
+    a name to stand twice in a table, where the last counts. Raises DataError."""
     hook = None if twice else _once
     try:
         data = json.loads(text, object_pairs_hook=hook)
@@ -70,18 +71,18 @@ def json_data(text: str | bytes, *, twice: bool = False) -> Any:
         raise
     except UnicodeEncodeError as error:
         raise DataError("it holds half a character (a lone surrogate)") from error
-    except (ValueError, RecursionError) as error:  # of UTF-8 too
+    except (ValueError, RecursionError) as error:  # includes UTF-8 errors
         raise DataError(f"not JSON ({told(error, 120)})") from error
     return data
 
 
 def read_json(path: Path, *, most: int = MOST_BYTES) -> Any:
-    """The same of a file. Raises FileNotFoundError as `read_text` does."""
+    """Return the data of a JSON file. Raises as `json_data`, and FileNotFoundError as `read_text` does."""
     return json_data(read_text(path, most=most))
 
 
 def toml_data(text: str) -> dict[str, Any]:
-    """The table of a TOML text. Raises DataError."""
+    """Return the table of a TOML text. Raises DataError."""
     if any(line.count(".") > TOML_DOTS for line in text.splitlines()):
         raise DataError(f"it has a line with more than {TOML_DOTS:,} dots, which is not read")
     try:
@@ -95,8 +96,8 @@ def toml_data(text: str) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The same of a file, which may begin with a byte-order mark. Raises FileNotFoundError as `read_text`
-    does."""
+    """Return the table of a TOML file, which may begin with a byte-order mark. Raises FileNotFoundError as
+    `read_text` does."""
     return toml_data(read_text(path, most=TOML_BYTES, encoding="utf-8-sig"))
 
 
@@ -110,7 +111,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check(data: Any) -> None:
-    """Refuse what is nested too deeply, and whole numbers that no float holds: to print one can fail."""
+    """Refuse data nested too deeply, and integers that no float holds: printing one can fail."""
     level = [data]
     for _ in range(LEVELS):
         inner: list[Any] = []

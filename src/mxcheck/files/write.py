@@ -1,4 +1,4 @@
-"""Writing a file: whole, or not at all."""
+"""Write a file whole, or not at all."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from mxcheck.files.printed import one_line, told
 
-#: What a file is called while it is written: a run that is killed in the midst of it leaves one.
+#: Suffix of a file while it is written: a run that is killed meanwhile leaves one.
 PART = ".part"
 
 
 class WriteError(ValueError):
-    """A file that cannot be written. The message is one printable line and names the file. What was there
-    before is as it was."""
+    """A file that cannot be written. The message is one printable line and names the file. The old file is
+    unchanged."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(
@@ -26,10 +26,10 @@ class WriteError(ValueError):
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write so that a reader, or a run that dies, sees the old file or the new one, never a part. Folders
-    that are missing are made. Unless `durable`, a host that loses power may lose it.
+    """Write so that a reader, or a run that dies, sees the old file or the new one, never a part. Makes
+    missing folders. Unless `durable`, a host that loses power may lose it.
 
-    Raises WriteError where the system does not let it be written.
+    Raises WriteError where the system refuses.
     """
     temporary: str | None = None
     try:
@@ -40,7 +40,7 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp makes it private; others of the repository read it
+        Path(temporary).chmod(0o644)  # mkstemp makes it private; other users of the repository read it
         Path(temporary).replace(path)
     except BaseException as error:
         if temporary is not None:
@@ -51,5 +51,5 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same of text, in UTF-8."""
+    """Write text in the same way, in UTF-8."""
     write_whole(path, text.encode())

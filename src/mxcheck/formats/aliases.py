@@ -1,6 +1,6 @@
-"""The field's names of formats: each stands for one of ours, wherever a format can be named.
+"""The field's names for our formats, accepted wherever a format can be named.
 
-Only here is a name turned into ours. Standard library only, like `elements.py`.
+Names are translated only here. Standard library only, like `elements.py`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 from mxcheck.formats.choices import unknown
 
-#: the field's name -> ours. `mxfp8` is E4M3, as the field has it where it says no more; `mxfp6` alone says
-#: neither of two formats, and is no name.
+#: the field's name -> ours. `mxfp8` alone means E4M3 in the field; `mxfp6` alone names neither of two
+#: formats, and is no name.
 ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "mxfp8": "fp8_e4m3",
@@ -25,21 +25,21 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 
 
 def own_name(name: str) -> str:
-    """Our name of a format that the field calls `name`; any other name as it is."""
+    """Return our name for a format that the field calls `name`; any other name unchanged."""
     return ALIASES.get(name, name) if isinstance(name, str) else name
 
 
 def aliases_of(name: str) -> tuple[str, ...]:
-    """What the field calls our format `name`."""
+    """Return the field's names for our format `name`."""
     return tuple(alias for alias, own in ALIASES.items() if own == name)
 
 
 def choose_format(kind: str, name: str, allowed: Iterable[str]) -> str:
-    """Our name of the format called `name`, if it is one of `allowed`.
+    """Return our name for the format `name`, if it is one of `allowed`.
 
     Raises:
-        ValueError: it is not; names the allowed ones and the nearest match, aliases among them; or it is the
-            name of several.
+        ValueError: it is not; names the allowed ones and the nearest match, including aliases; or it names
+            several formats.
     """
     names = list(allowed)
     if (own := own_name(name)) in names:

@@ -1,8 +1,8 @@
-"""The table search over bit patterns: what each of the 2^32 fp32 numbers becomes, for exhaustive sweeps.
+"""The table search over bit patterns: the code of each of the 2^32 fp32 numbers, for exhaustive sweeps.
 
-A code never falls when the magnitude grows, and the bits of fp32 magnitudes are in order of value. So a cast
-is a list of bits at which the code changes; every entry of it is found by the exact searches of
-`mxcheck.formats.search`, and applying it takes no arithmetic.
+Codes are monotonic in the magnitude, and bits of fp32 magnitudes are in order of value. So a cast is a list
+of bits at which the code changes; each entry is found by the exact searches of `mxcheck.formats.search`, and
+applying it takes no arithmetic.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _Array = TypeVar("_Array", bound=NDArray[np.generic])
 UInt32 = NDArray[np.uint32]
 UInt8 = NDArray[np.uint8]
 
-#: Roundings that a table can hold: a random integer is no part of an element's bits.
+#: Roundings that a table can hold: an element's bits do not include a random integer.
 TABLE_ROUNDINGS = ("even", "away", "zero")
 _FINITE = range(FP32_INF)
 
 
 @cache
 def element_thresholds(element: ElementFormat, rounding: str, exponent: int = 0) -> UInt32:
-    """Where the magnitude code changes: entry k - 1 holds the bits of the smallest positive fp32 number that
-    is encoded, at the scale 2^exponent, with a magnitude code of at least k.
+    """Return the bits where the magnitude code changes: entry k - 1 belongs to the smallest positive fp32
+    number that is encoded, at scale 2^exponent, with a magnitude code of at least k.
 
     Returns:
         uint32 [element.max_magnitude], sorted, read-only; the bits of Inf where no finite number is so large.
@@ -55,15 +55,15 @@ def element_thresholds(element: ElementFormat, rounding: str, exponent: int = 0)
 
     found: list[int] = []
     for code in range(1, len(element_table(element).sizes)):
-        # From the last threshold on: they are sorted.
+        # Search from the last threshold on: they are sorted.
         found.append(bisect_left(_FINITE, code, lo=found[-1] if found else 0, key=index))
     return _frozen(np.array(found, np.uint32))
 
 
 @cache
 def scale_thresholds(element: ElementFormat, rule: str) -> UInt32:
-    """Where the scale changes: `np.searchsorted(thresholds, amax_bits, side="right")` is the E8M0 code for
-    the bits of any finite amax, zero included.
+    """Return the bits where the scale changes: `np.searchsorted(thresholds, amax_bits, side="right")` is the
+    E8M0 code for the bits of any finite amax, zero included.
 
     Returns:
         uint32 [254], sorted, read-only; the bits of Inf where no finite amax gives so large a scale.
@@ -91,10 +91,10 @@ def _runs(element: ElementFormat, rounding: str, exponent: int) -> tuple[UInt32,
 
 
 def encode_bits(bits: UInt32, element: ElementFormat, rounding: str, exponent: int = 0) -> UInt8:
-    """Codes of fp32 numbers at the scale 2^exponent.
+    """Encode fp32 numbers at scale 2^exponent.
 
     Args:
-        bits: uint32, any shape: the numbers' bits.
+        bits: bits of the numbers, uint32, any shape.
         rounding: one of `TABLE_ROUNDINGS`.
 
     Returns:
@@ -106,7 +106,7 @@ def encode_bits(bits: UInt32, element: ElementFormat, rounding: str, exponent: i
 
 
 def encode_range(start: int, stop: int, element: ElementFormat, rounding: str, exponent: int = 0) -> UInt8:
-    """`encode_bits` of the consecutive bits start, ..., stop - 1, a hundred times faster.
+    """Encode the consecutive bits start, ..., stop - 1 as `encode_bits` does, a hundred times faster.
 
     Raises:
         ValueError: not 0 <= start <= stop <= 2^32.
@@ -119,5 +119,5 @@ def encode_range(start: int, stop: int, element: ElementFormat, rounding: str, e
 
 
 def _frozen(array: _Array) -> _Array:
-    array.flags.writeable = False  # it is cached and shared
+    array.flags.writeable = False  # the array is cached and shared
     return array

@@ -1,9 +1,9 @@
-"""What shares a scale, and what that scale is: the block formats, as data.
+"""The block formats as data: the elements that share a scale, and the kind of scale.
 
 Standard library only, like `elements.py`.
 
 Sources: OCP Microscaling Formats (MX) v1.0, section 5.2; NVFP4 as NVIDIA describes it (blocks of 16, an E4M3
-scale a block, an fp32 scale a tensor). FP4 E3M0 is no part of the specification: experimental.
+scale per block, an fp32 scale per tensor). FP4 E3M0 is not part of the specification: experimental.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ FP32 = "fp32"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockFormat:
-    """A format that a cast can be asked for.
+    """A format of a cast.
 
     Attributes:
-        name: what users write.
-        element: the format of the elements.
-        scale: kind of the scale: `e8m0` (a power of two a block), `e4m3` (an E4M3 number a block and an
-            fp32 number a tensor: NVFP4), `fp32` (a number a row or a tensor).
-        block_size: elements that share a scale unless asked otherwise; None where that is the whole axis or
-            tensor.
-        whole_tensor: the scale is shared by all of the tensor, not by a row.
+        name: the name that users write.
+        element: format of the elements.
+        scale: kind of the scale: `e8m0` (a power of two per block), `e4m3` (an E4M3 number per block and an
+            fp32 number per tensor: NVFP4), `fp32` (a number per row or tensor).
+        block_size: elements that share a scale by default; None where that is the whole axis or tensor.
+        whole_tensor: whether all of the tensor shares the scale, instead of a row.
     """
 
     name: str
@@ -42,13 +41,13 @@ class BlockFormat:
 
     @property
     def scale_rules(self) -> tuple[str, ...]:
-        """The scale rules that are defined for it, its default first."""
+        """The scale rules defined for it, its default first."""
         if self.scale != E8M0:
             return ("amax",)
-        # `even` rounds amax as the element would be rounded; mxint8's uniform step has no such thing.
+        # `even` rounds amax as the element would be rounded, which mxint8's uniform step does not allow.
         if self.element.twos_complement:
             return ("floor", "ceil", "rceil")
-        # Transformer Engine's rule, which casts to FP8. (Rounding makes of mxint8's largest something else.)
+        # Transformer Engine's rule; it casts to FP8. (Its rounding would not keep mxint8's largest value.)
         own = ("reciprocal",) if self.element.name.startswith("fp8_") else ()
         return ("floor", "ceil", "even", "rceil", *own)
 
@@ -62,8 +61,8 @@ def _fp32_scaled(element: str) -> tuple[BlockFormat, BlockFormat]:
     )
 
 
-#: name -> format: the elements' own names with E8M0 scales, then the others. Their names do not contain an
-#: element's name, so that `-k fp8_e4m3` means the MX format alone.
+#: name -> format: elements' own names with E8M0 scales, then the others. The others contain no element's
+#: name, so that `-k fp8_e4m3` means the MX format alone.
 BLOCK_FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
     {
         row.name: row
@@ -78,7 +77,7 @@ BLOCK_FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
 
 
 def block_format(name: str) -> BlockFormat:
-    """The format called `name`, by us or by the field.
+    """Return the format called `name`, by us or by the field.
 
     Raises:
         ValueError: no such format; names the allowed ones and the nearest match.

@@ -1,4 +1,4 @@
-"""The one way to refuse an unknown name: what it was, what is allowed, and what was probably meant."""
+"""The one way to refuse an unknown name: the name, the allowed ones, and the nearest match."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 from mxcheck.files.printed import got
 
-#: Of a name that is not allowed, so much is compared and shown.
+#: Most characters of a refused name that are compared and shown.
 _LONGEST = 160
 
 
@@ -21,8 +21,8 @@ def choose(kind: str, value: str, allowed: Iterable[str]) -> str:
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str], also: Iterable[str] = ()) -> ValueError:
-    """The error for a name that is not allowed, in one line with the nearest match, capitals aside. `also`
-    are other names of what is allowed: matched, and not listed."""
+    """Return the error for a name that is not allowed, in one line with the nearest match, ignoring case.
+    `also` are other names of what is allowed: matched, but not listed."""
     names = list(allowed)
     folded = {name.casefold(): name for name in reversed([*names, *also])}
     near = difflib.get_close_matches(str(value)[:_LONGEST].casefold(), folded, n=1, cutoff=0.5)
@@ -31,8 +31,8 @@ def unknown(kind: str, value: object, allowed: Iterable[str], also: Iterable[str
 
 
 def misspelt(kind: str, value: str, known: Collection[str]) -> ValueError | None:
-    """The error for a name that is nearly one of the known ones; None for one that may be somebody else's.
-    Names with other numbers are other names."""
+    """Return the error for a name that nearly matches a known one; None for one that may belong to somebody
+    else. Names that differ in their numbers are other names."""
     alike = [name for name in known if _numbers(name) == _numbers(value)]
     if not difflib.get_close_matches(value[:_LONGEST].casefold(), map(str.casefold, alike), n=1, cutoff=0.8):
         return None

@@ -17,7 +17,7 @@ from mxcheck.formats.spec import RANDOM_BITS
 E8M0_BIAS = 127
 E8M0_NAN = 0xFF
 
-# fp32 as a format like the others: one generic encode rounds to it, too.
+# fp32 as one more format, so that the generic encode can round to it.
 _FP32 = ElementFormat(
     name="fp32", exponent_bits=8, mantissa_bits=23, bias=127, inf_magnitudes=frozenset({0x7F80_0000})
 )
@@ -34,7 +34,7 @@ ROUNDINGS: Mapping[str, Callable[[Fraction, int], int]] = MappingProxyType(
 
 
 def floor_log2(value: Fraction) -> int:
-    """Exact floor(log2(value)) of a positive rational."""
+    """Return floor(log2(value)) of a positive rational, exactly."""
     if value <= 0:
         raise ValueError(f"log2 of {value}: the value must be positive")
     guess = value.numerator.bit_length() - value.denominator.bit_length()
@@ -42,7 +42,7 @@ def floor_log2(value: Fraction) -> int:
 
 
 def split_sign(element: ElementFormat, code: int) -> tuple[bool, int]:
-    """(is negative, magnitude code) of a code. mxint8's 80 has the magnitude 128, one above the largest.
+    """Split a code into (is negative, magnitude code). mxint8's 80 has magnitude 128, one above the largest.
 
     Raises:
         ValueError: the code does not fit in the format's bits.
@@ -56,7 +56,7 @@ def split_sign(element: ElementFormat, code: int) -> tuple[bool, int]:
 
 
 def join_sign(element: ElementFormat, magnitude: int, *, negative: bool) -> int:
-    """The code of a magnitude code and a sign. Where the format has no -0, a negative zero is zero."""
+    """Return the code of a magnitude code and a sign. Without -0 in the format, a negative zero is zero."""
     if not negative:
         return magnitude
     if element.twos_complement:
@@ -65,10 +65,10 @@ def join_sign(element: ElementFormat, magnitude: int, *, negative: bool) -> int:
 
 
 def decode(element: ElementFormat, code: int) -> Fraction:
-    """Exact value of a finite code. (A rational has no -0: see `code_values` for that.)
+    """Return the exact value of a finite code. (A rational has no -0: see `code_values` for that.)
 
     Raises:
-        ValueError: the code is NaN or Inf, or is not a code of this format.
+        ValueError: the code is NaN or Inf, or not a code of this format.
     """
     negative, magnitude = split_sign(element, code)
     if magnitude in element.nan_magnitudes | element.inf_magnitudes:
@@ -83,34 +83,34 @@ def decode(element: ElementFormat, code: int) -> Fraction:
 def encode(
     element: ElementFormat, value: Fraction, *, negative: bool, rounding: str = "even", random: int = 0
 ) -> int:
-    """The code of a value, rounded once, saturating to the largest finite code.
+    """Encode a value, rounded once, saturating to the largest finite code.
 
     In a format without mantissa bits (fp4_e3m0) neither neighbour of a tie between normal numbers is even;
-    the larger one is taken, as IEEE 754-2019, section 4.3.1, has it.
+    the larger one is taken, as in IEEE 754-2019, section 4.3.1.
 
     Args:
         value: exact value; only its magnitude is read.
-        negative: the sign, apart from the value because a rational has no -0. A negative value that
-            rounds to zero gives -0 where the format has one.
+        negative: the sign, separate from the value because a rational has no -0. A negative value that rounds
+            to zero gives -0 where the format has one.
         rounding: a key of `ROUNDINGS`.
         random: the random integer of `stochastic`.
     """
     size = abs(value)
     exponent = max(floor_log2(size), element.emin) if size else element.emin
     steps = ROUNDINGS[rounding](size / Fraction(2) ** (exponent - element.mantissa_bits), random)
-    # A carry into the next binade needs no case of its own: magnitude codes are consecutive there.
+    # A carry into the next binade needs no special case: magnitude codes are consecutive there.
     magnitude = ((exponent - element.emin) << element.mantissa_bits) + steps
     return join_sign(element, min(magnitude, element.max_magnitude), negative=negative)
 
 
 def rounded_to_fp32(value: Fraction) -> Fraction:
-    """A rational, not negative, rounded once to fp32, ties to even; saturating."""
+    """Round a non-negative rational once to fp32, ties to even, saturating."""
     return decode(_FP32, encode(_FP32, value, negative=False))
 
 
 @cache
 def code_values(element: ElementFormat) -> tuple[float, ...]:
-    """Value of every code, in order of the codes, with NaN, Inf and -0; each is exact in a float."""
+    """Values of all codes, in order of the codes, with NaN, Inf and -0; each is exact in a float."""
 
     def value(code: int) -> float:
         negative, magnitude = split_sign(element, code)
@@ -125,7 +125,7 @@ def code_values(element: ElementFormat) -> tuple[float, ...]:
 
 
 def finite_codes(element: ElementFormat) -> tuple[int, ...]:
-    """Every code that an encoder may produce: the finite ones, without mxint8's 80."""
+    """Return every code that an encoder may produce: the finite ones, without mxint8's 80."""
     return tuple(
         code for code in range(2 * element.sign_bit) if split_sign(element, code)[1] <= element.max_magnitude
     )
@@ -133,5 +133,5 @@ def finite_codes(element: ElementFormat) -> tuple[int, ...]:
 
 @cache
 def scale_values() -> tuple[float, ...]:
-    """Value of every E8M0 code: 2^(code - 127), and NaN for FF. Each is exact in a float, and in fp32."""
+    """Values of all E8M0 codes: 2^(code - 127), and NaN for FF. Each is exact in a float, and in fp32."""
     return (*(math.ldexp(1.0, code - E8M0_BIAS) for code in range(E8M0_NAN)), math.nan)

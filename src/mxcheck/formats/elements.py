@@ -14,14 +14,14 @@ from mxcheck.formats.aliases import choose_format
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElementFormat:
-    """One element format. Every property below is derived, so a new format is a new row of the table.
+    """An element format. Every property below is derived, so a new format is a new row of the table.
 
     A *magnitude code* is a code without its sign. Magnitude codes are ordered as their values are:
     exponent field above mantissa field, exponent field 0 meaning zero and subnormals.
 
-    mxint8 is the same thing with one exponent bit: bias 1 makes its two binades share the step 2^-6, so
-    the magnitude code is the integer itself. Only its sign differs: two's complement, hence no -0, and
-    a code 80 (-2) that decoders accept and encoders never produce.
+    mxint8 is a format with one exponent bit: bias 1 makes its two binades share the step 2^-6, so the
+    magnitude code is the integer itself. Only its sign differs: two's complement, hence no -0, and a code 80
+    (-2) that decoders accept and encoders never produce.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ElementFormat:
 
     @property
     def emax(self) -> int:
-        """Exponent of the largest normal number: what `floor` subtracts (OCP MX v1.0, section 6.3)."""
+        """Exponent of the largest normal number, which `floor` subtracts (OCP MX v1.0, section 6.3)."""
         return (self.max_magnitude >> self.mantissa_bits) - self.bias
 
     @property
@@ -70,12 +70,12 @@ class ElementFormat:
 
     @property
     def min_subnormal(self) -> float:
-        """Smallest positive value, exact: also the step of the whole subnormal range."""
+        """Smallest positive value, exact; also the step of the whole subnormal range."""
         return 2.0 ** (self.emin - self.mantissa_bits)
 
     @property
     def has_negative_zero(self) -> bool:
-        """Whether -0 has a code."""
+        """True if -0 has a code."""
         return not self.twos_complement
 
 
@@ -99,13 +99,13 @@ ELEMENT_FORMATS: Mapping[str, ElementFormat] = _by_name(
     ElementFormat(name="fp6_e2m3", exponent_bits=2, mantissa_bits=3, bias=1),
     ElementFormat(name="fp4_e2m1", exponent_bits=2, mantissa_bits=1, bias=1),
     ElementFormat(name="mxint8", exponent_bits=1, mantissa_bits=6, bias=1, twos_complement=True),
-    # Experimental, no part of OCP MX v1.0: powers of two and zero.
+    # Experimental, not in OCP MX v1.0: powers of two and zero.
     ElementFormat(name="fp4_e3m0", exponent_bits=3, mantissa_bits=0, bias=3),
 )
 
 
 def element_format(name: str) -> ElementFormat:
-    """The format called `name`, by us or by the field.
+    """Return the format called `name`, by us or by the field.
 
     Raises:
         ValueError: no such format; names the allowed ones and the nearest match.

@@ -1,7 +1,8 @@
-"""How casts of the field make scales, round and treat NaN and Inf, as data: what `mxcheck identify` tries.
+"""Scale rules, roundings and NaN/Inf policies of implementations in the field, as data for `mxcheck
+identify`.
 
-Whole numbers, and fp32 arithmetic of numpy where a rule is defined by it; nothing is shared with a kernel.
-Our own rules are here by the oracle. The others:
+Computed in integers, and in numpy's fp32 where a rule is defined by it; shares no code with a kernel. Our own
+rules are computed by the oracle. The others:
 
 - `floor_max`: floor(log2(amax / max)), exactly: the largest power of two that does not exceed amax / max.
 - `nearest`: fp32(amax / max) as torch casts it to float8_e8m0fnu: the nearer power of two, from 1.5 on up.
@@ -31,10 +32,10 @@ _FRACTION, _HALF = 0x7F_FFFF, 0x40_0000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldRule:
-    """A way to make a scale.
+    """A rule for a scale.
 
     Attributes:
-        name: what users read.
+        name: the name that users read.
         codes: the bits of finite fp32 amax -> E8M0 codes.
         one_at_zero: elements under the scale code 00 are divided by 1 and not by 2^-127.
     """
@@ -49,8 +50,8 @@ def _ours(name: str) -> FieldRule:
 
 
 def _floor_max(amax: Int64, element: ElementFormat) -> Int64:
-    # `rceil` is the least s with amax <= max * 2^s: of the fp32 number above amax it is one more than the
-    # largest s with max * 2^s <= amax. (max * 2^s has few bits, so that none lies between the two.)
+    # `rceil` is the least s with amax <= max * 2^s: for the next fp32 number above amax it is one more than
+    # the largest s with max * 2^s <= amax. (max * 2^s has few bits, so it never lies between the two.)
     above = scale_exponents(amax + 1, element, "rceil")
     return np.where(amax == 0, 0, np.maximum(above - 1, -E8M0_BIAS) + E8M0_BIAS)
 
@@ -58,7 +59,7 @@ def _floor_max(amax: Int64, element: ElementFormat) -> Int64:
 def _nearest(amax: Int64, element: ElementFormat) -> Int64:
     quotient = _bits(_floats(amax) / np.float32(element.max_value))
     field, fraction = quotient >> 23, quotient & _FRACTION
-    # Of the subnormals those above 2^-127 are already nearer to 2^-126 in torch's eyes.
+    # torch rounds subnormals above 2^-127 up to 2^-126.
     up = np.where(field > 0, fraction >= _HALF, fraction > _HALF)
     codes: Int64 = field + up
     return codes
@@ -73,7 +74,7 @@ def _rceil_log2(amax: Int64, element: ElementFormat) -> Int64:
 
 
 def _log2(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rounded once to fp32, for float64 has bits enough; of 0 as of the smallest number there is."""
+    """Return log2 rounded once to fp32 (float64 has enough bits); for 0 that of the smallest fp32 number."""
     return np.log2(np.maximum(values, np.float32(2.0**-149)).astype(np.float64)).astype(np.float32)
 
 
@@ -103,7 +104,7 @@ FIELD_RULES: Mapping[str, FieldRule] = MappingProxyType(
     }
 )
 
-#: name -> what it does to an element between two codes.
+#: name -> how an element between two codes is rounded.
 FIELD_ROUNDINGS: Mapping[str, str] = MappingProxyType(
     {
         "even": "ties to even",
@@ -113,8 +114,8 @@ FIELD_ROUNDINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: name -> what NaN and Inf do. `element` is what Transformer Engine does up to 2.5 and since 2.13, where the
-#: reciprocal of FE is 2^-127; in between it was 0 (its issue 2408).
+#: name -> what NaN and Inf do. `element` is Transformer Engine's policy up to 2.5 and since 2.13, with 2^-127
+#: as reciprocal of FE; in between that was 0 (its issue 2408).
 FIELD_POLICIES: Mapping[str, str] = MappingProxyType(
     {
         "block": "a NaN or Inf makes its block NaN",
@@ -123,7 +124,7 @@ FIELD_POLICIES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: (rule, rounding, policy) -> what the field calls it: our dialects, and Transformer Engine by release.
+#: (rule, rounding, policy) -> its name in the field: our dialects, and Transformer Engine by release.
 FIELD_DIALECTS: Mapping[tuple[str, str, str], str] = MappingProxyType(
     {
         **{(one["scale_rule"], one["rounding"], one["nonfinite"]): name for name, one in DIALECTS.items()},
@@ -135,19 +136,20 @@ FIELD_DIALECTS: Mapping[tuple[str, str, str], str] = MappingProxyType(
 
 
 def rules_of(element: ElementFormat) -> tuple[FieldRule, ...]:
-    """Those that are defined for an element format."""
+    """Return the rules defined for an element format."""
     return tuple(rule for rule in FIELD_RULES.values() if rule.name != "even" or not element.twos_complement)
 
 
 def policies_of(element: ElementFormat) -> tuple[str, ...]:
-    """Those that are defined for an element format: one without NaN cannot keep it in an element."""
+    """Return the policies defined for an element format: without NaN, it cannot keep one in an element."""
     return tuple(FIELD_POLICIES) if element.nan_magnitudes else ("block",)
 
 
 def quantize_blocks(
     blocks: NDArray[np.float32], element: ElementFormat, rule: FieldRule, rounding: str, policy: str = "block"
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Codes [rows, n] and E8M0 codes [rows] of blocks [rows, n]. Under the scale FF codes mean nothing."""
+    """Return codes [rows, n] and E8M0 codes [rows] of blocks [rows, n]. Under scale FF codes are
+    meaningless."""
     bits = _bits(np.ascontiguousarray(blocks))
     magnitude = bits & _MAGNITUDE
     is_nan, is_inf = magnitude > _INF, magnitude == _INF

@@ -1,8 +1,8 @@
-"""Inputs of a cast as words of a command line, and back: what `mxcheck explain` reads and a failure prints.
+"""Write inputs of a cast as command-line words, and read them: for `mxcheck explain` and for failures.
 
-An input is float32 bit patterns, since decimal numbers would have to be read with care to give the same bits
-twice; of a bf16 or fp16 input they are those of the same values in float32. A run of equal words is one word
-with `*` and its length.
+An input is written as float32 bit patterns, because decimal numbers do not easily give the same bits twice;
+bf16 and fp16 inputs as the patterns of the same values in float32. A run of equal words is one word with `*`
+and its length.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mxcheck.formats.spec import RANDOM_BITS, CastSpec, cast_spec
 
 Float32 = NDArray[np.float32]
 
-#: More would be a slip of the keyboard in `*n`, and would only exhaust the memory.
+#: Limit of elements: a larger number in `*n` would be a typing error, and would exhaust the memory.
 MAX_ELEMENTS = 1 << 22
 
 _INPUTS: Mapping[str, ElementFormat] = MappingProxyType(
@@ -48,14 +48,15 @@ _DECIMAL = re.compile(r"([0-9]+)(?:\*([0-9]+))?")
 
 
 def parse_hex(words: Sequence[str], dtype: str = "float32") -> Float32:
-    """The values with these bit patterns, one-dimensional.
+    """Return the values of these bit patterns, one-dimensional.
 
     Args:
         words: patterns of float32, 1 to 8 hexadecimal digits, with or without 0x; `P*n` is n times P.
-        dtype: a name of `DTYPES`, which has to hold the values exactly.
+        dtype: a name of `DTYPES`, which must hold the values exactly.
 
     Raises:
-        ValueError: a word that is no pattern; a value that `dtype` does not hold; more than `MAX_ELEMENTS`.
+        ValueError: a word that is not a pattern; a value that `dtype` does not hold; more than
+            `MAX_ELEMENTS`.
     """
     choose("dtype", dtype, DTYPES)
     allowed = "1 to 8 hexadecimal digits of a float32 pattern, and *n for n times it, as in 3f800000 or 0*30"
@@ -73,20 +74,20 @@ def parse_hex(words: Sequence[str], dtype: str = "float32") -> Float32:
 
 
 def hex_words(x: Float32) -> list[str]:
-    """The words that `parse_hex` reads as x, flattened."""
+    """Return the words that `parse_hex` reads as x, flattened."""
     words = map(_pattern, x.ravel().view(np.uint32).tolist())
     return _run_lengths(list(words))
 
 
 def parse_values(words: Sequence[str], dtype: str = "float32") -> Float32:
-    """The values of decimal numbers, each rounded once to `dtype`, to nearest, ties to even.
+    """Return the values of decimal numbers, each rounded once to `dtype`, to nearest, ties to even.
 
     Args:
         words: numbers as Python writes them, and nan, inf, -inf.
         dtype: a name of `DTYPES`.
 
     Raises:
-        ValueError: a word that is no number, or beyond the largest of `dtype`.
+        ValueError: a word that is not a number, or exceeds the largest value of `dtype`.
     """
     target = _INPUTS[choose("dtype", dtype, DTYPES)]
     return np.array([_value(word, target) for word in words], np.float32)
@@ -104,7 +105,7 @@ def _value(word: str, target: ElementFormat) -> float:
     if math.isnan(near) or not near:
         return near
     infinite = word.lower().lstrip("+-").startswith("inf")
-    # Half a step above the largest value, nearest-even gives Inf.
+    # From half a step above the largest value on, nearest-even gives Inf.
     beyond = Fraction(target.max_value) + Fraction(2) ** (target.emax - target.mantissa_bits - 1)
     if not infinite and (math.isinf(near) or abs(Fraction(word)) >= beyond):
         raise ValueError(
@@ -113,16 +114,16 @@ def _value(word: str, target: ElementFormat) -> float:
         )
     if infinite:
         return near
-    # float() has rounded already; the number itself is rounded once.
+    # float() has rounded already; round the number itself once.
     code = encode(target, Fraction(word), negative=False)
     return math.copysign(float(decode(target, code)), near)
 
 
 def parse_random(words: Sequence[str], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Random integers of stochastic rounding: decimal, `r*n` for n times r.
+    """Parse random integers for stochastic rounding: decimal, `r*n` for n times r.
 
     Raises:
-        ValueError: a word that is no such integer; not as many as the input has elements.
+        ValueError: a word that is not such an integer; another count than the input's elements.
     """
     allowed = f"integers from 0 to 2^{RANDOM_BITS} - 1, and *n for n times one, as in 7 or 0*30"
     numbers = _repeated(words, _DECIMAL, 10, "random integer", allowed)
@@ -137,10 +138,10 @@ def parse_random(words: Sequence[str], shape: tuple[int, ...]) -> NDArray[np.int
 
 
 def parse_shape(text: str, size: int) -> tuple[int, ...]:
-    """The shape written as `32x1`, for `size` elements.
+    """Parse a shape such as `32x1`, for `size` elements.
 
     Raises:
-        ValueError: not a shape, or not one of as many elements.
+        ValueError: not a shape, or one of another size.
     """
     if not re.fullmatch(r"[0-9]+([x,][0-9]+)*", text.strip()):
         raise ValueError(f"{text!r} is no shape; allowed: lengths with x between, as in 32x1 or 64")
@@ -153,7 +154,7 @@ def parse_shape(text: str, size: int) -> tuple[int, ...]:
 
 
 def round_to(x: NDArray[np.float32] | NDArray[np.float64], dtype: str) -> Float32:
-    """x rounded to float32, and that to `dtype`, to nearest, ties to even; what overflows becomes Inf."""
+    """Round x to float32, then to `dtype`, to nearest, ties to even; overflow becomes Inf."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         single = x.astype(np.float32)
         if dtype == "float16":
@@ -166,13 +167,13 @@ def round_to(x: NDArray[np.float32] | NDArray[np.float64], dtype: str) -> Float3
 
 
 def reproduction(x: Float32, spec: CastSpec, *, dtype: str = "float32", kernel: str | None = None) -> str:
-    """The shell command that shows what `kernel` makes of x: `mxcheck explain …`, without its defaults.
+    """Return the shell command that shows the cast of x by `kernel`: `mxcheck explain …`, without defaults.
 
     Args:
         x: float32, at least one axis, not empty; the values of a bf16 or fp16 input, upcast.
-        spec: the cast; with its random integers where the rounding is stochastic.
-        dtype: a name of `DTYPES`: the input's own.
-        kernel: what `mxcheck.kernels.api.resolve_kernel` takes by name; None for the expected bits alone.
+        spec: the cast; with its random integers if the rounding is stochastic.
+        dtype: the input's own dtype: a name of `DTYPES`.
+        kernel: a name for `mxcheck.kernels.api.resolve_kernel`; None for the expected bits alone.
 
     Raises:
         ValueError: x has no axis or no element; stochastic rounding without random integers.

@@ -1,14 +1,13 @@
-"""The exact oracle: what the bits of a cast with E8M0 scales have to be (OCP MX v1.0, section 6.3).
+"""The exact oracle: the required bits of a cast with E8M0 scales (OCP MX v1.0, section 6.3).
 
-Two independent forms. `quantize_block` is the definition read aloud, in rationals, one block at a time.
-`quantize_array` is the same in whole numbers on numpy arrays; the tests hold the two against each other, and
-both against the table search of `mxcheck.formats.search`. None rounds in floating point, and none shares code
+Two independent forms. `quantize_block` follows the definition literally, in rationals, one block at a time.
+`quantize_array` does the same in integers on numpy arrays; the tests compare the two with each other, and
+both with the table search of `mxcheck.formats.search`. None rounds in floating point, and none shares code
 with any kernel.
 
-What OCP leaves open is settled here: a zero block has the scale code 0 and keeps the signs of its zeros;
-scale exponents are clamped to [-127, 127]; elements saturate to the largest finite magnitude; NaN and Inf do
-what `CastSpec.nonfinite` says, and where they give the scale code FF, the block's element codes (here 0) mean
-nothing.
+What OCP leaves open is fixed here: a zero block has scale code 0 and keeps the signs of its zeros; scale
+exponents are clamped to [-127, 127]; elements saturate to the largest finite magnitude; NaN and Inf follow
+`CastSpec.nonfinite`, and where they give scale code FF, the block's element codes (here 0) are meaningless.
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ from mxcheck.formats.spec import RANDOM_BITS, CastSpec, block_count, resolve_axi
 
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
-#: Codes and scales; of NVFP4 also the tensor's scale. (So that `codes, scales = ...` passes a type checker.)
+#: Codes and scales; for NVFP4 also the tensor scale. (Typed so that `codes, scales = ...` passes a type
+#: checker.)
 Parts = tuple[NDArray[Any], ...]
 
 
@@ -48,7 +48,7 @@ def _significand(amax: Fraction) -> Fraction:
 
 
 def _even_threshold(element: ElementFormat) -> Fraction:
-    """Significands from here on round up to 2 in the element's precision."""
+    """Return the significand from which on numbers round up to 2 in the element's precision."""
     return 2 - Fraction(1, 1 << (element.mantissa_bits + 1))
 
 
@@ -72,10 +72,11 @@ def _reciprocal(element: ElementFormat) -> Fraction:
 
 
 def scale_exponent(amax: Fraction, element: ElementFormat, rule: str) -> int:
-    """Exponent of the E8M0 scale of a block whose largest magnitude is `amax`, clamped to [-127, 127]."""
+    """Return the exponent of the E8M0 scale of a block whose largest magnitude is `amax`, clamped to [-127,
+    127]."""
     if not amax:
         return -E8M0_BIAS
-    if rule == "reciprocal":  # the one rule that rounds on its way, so that amax's significand does not do
+    if rule == "reciprocal":  # the one rule that rounds on the way, so amax's significand is not enough
         product = rounded_to_fp32(amax * _reciprocal(element))
         exponent = -floor_log2(1 / product) if product else -E8M0_BIAS  # the first is ceil(log2 product)
     else:
@@ -86,12 +87,12 @@ def scale_exponent(amax: Fraction, element: ElementFormat, rule: str) -> int:
 def quantize_block(
     values: Sequence[float], spec: CastSpec, random: Sequence[int] | None = None
 ) -> tuple[tuple[int, ...], int]:
-    """Codes and E8M0 scale code of one block, of any length, in exact rational arithmetic.
+    """Return codes and E8M0 scale code of one block, of any length, in exact rational arithmetic.
 
     Args:
         values: floats, taken exactly; an fp32 value is one.
-        spec: its format, scale rule, rounding and NaN/Inf policy are used.
-        random: for stochastic rounding, an integer in [0, 2^32) a value.
+        spec: uses its format, scale rule, rounding and NaN/Inf policy.
+        random: for stochastic rounding, an integer in [0, 2^32) per value.
 
     Raises:
         ValueError: stochastic rounding without a random integer for each value.
@@ -122,12 +123,12 @@ def quantize_block(
 
 
 def dequantize_block(codes: Sequence[int], scale_code: int, spec: CastSpec) -> tuple[float, ...]:
-    """Values of a block, exact (each fits in a float), with -0; NaN throughout for the scale code FF."""
+    """Return the exact values of a block (each fits in a float), with -0; all NaN for scale code FF."""
     elements, scale = code_values(spec.element), scale_values()[scale_code]
     return tuple(elements[code] * scale for code in codes)
 
 
-# (steps below, remainder, bits of the step, random integer) -> where to go one step up
+# (steps below, remainder, bits of the step, random integer) -> whether to go one step up
 _ARRAY_ROUNDINGS: Mapping[str, Callable[[Int64, Int64, Int64, Int64], Bool]] = MappingProxyType(
     {
         "even": lambda steps, rest, right, _: (
@@ -136,7 +137,7 @@ _ARRAY_ROUNDINGS: Mapping[str, Callable[[Int64, Int64, Int64, Int64], Bool]] = M
         "away": lambda _steps, rest, right, _: 2 * rest >= _step(right),
         "zero": lambda _steps, rest, _right, _: np.zeros_like(rest, dtype=np.bool_),
         "half_zero": lambda _steps, rest, right, _: 2 * rest > _step(right),
-        # rest / 2^right + random / 2^32 >= 1, in whole numbers; rest has 24 bits, so nothing overflows
+        # rest / 2^right + random / 2^32 >= 1, in integers; rest has 24 bits, so nothing overflows
         "stochastic": lambda _steps, rest, right, random: (
             ((rest << RANDOM_BITS) >> right) + random >= (1 << RANDOM_BITS)
         ),
@@ -148,13 +149,13 @@ def _step(right: Int64) -> Int64:
     return np.int64(1) << right
 
 
-# rule -> whether the exponent is one more than that of `floor`, by amax's significand as (whole number, its
+# rule -> whether the exponent is one more than that of `floor`, by amax's significand as (integer, its
 # power-of-two floor)
 _ARRAY_ONE_MORE: Mapping[str, Callable[[Int64, Int64, ElementFormat], Bool]] = MappingProxyType(
     {
         "floor": lambda whole, _floor, _element: np.zeros_like(whole, dtype=np.bool_),
         "ceil": lambda whole, floor, _element: whole > floor,
-        # times 2^(m + 1), so that the threshold is whole
+        # times 2^(m + 1), so that the threshold is an integer
         "even": lambda whole, floor, element: (
             (whole << (element.mantissa_bits + 1)) >= ((2 << (element.mantissa_bits + 1)) - 1) * floor
         ),
@@ -167,7 +168,7 @@ _ARRAY_ONE_MORE: Mapping[str, Callable[[Int64, Int64, ElementFormat], Bool]] = M
 
 
 def quantize_array(x: NDArray[np.float32], spec: CastSpec) -> Parts:
-    """Codes and scales of an array, in exact whole-number arithmetic.
+    """Return codes and scales of an array, in exact integer arithmetic.
 
     Args:
         x: float32, any shape, not empty. (16-bit floats upcast exactly.)
@@ -175,8 +176,8 @@ def quantize_array(x: NDArray[np.float32], spec: CastSpec) -> Parts:
 
     Returns:
         codes: uint8, x's shape, one code an element in the low bits.
-        scales: of the shape `scales_shape(x.shape, spec)`; uint8 E8M0 codes, NVFP4: uint8 E4M3 codes, and for
-            a scale a row or a tensor: float32.
+        scales: of the shape `scales_shape(x.shape, spec)`; uint8 E8M0 codes, NVFP4: uint8 E4M3 codes; with a
+            scale per row or tensor: float32.
         tensor scale (NVFP4 only): float32, of shape ().
 
     Raises:
@@ -211,7 +212,7 @@ def quantize_array(x: NDArray[np.float32], spec: CastSpec) -> Parts:
 def _quantize_blocks(
     blocks: NDArray[np.float32], random: Int64, spec: CastSpec
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Codes and scale codes of blocks [..., count, block size]."""
+    """Return codes and scale codes of blocks [..., count, block size]."""
     element = spec.element
     bits = blocks.view(np.uint32).astype(np.int64)
     magnitude = bits & 0x7FFF_FFFF
@@ -234,16 +235,17 @@ def _quantize_blocks(
 def magnitude_codes(
     magnitude: Int64, scale: Int64, element: ElementFormat, rounding: str, random: Int64 | int = 0
 ) -> Int64:
-    """Magnitude codes of fp32 magnitudes (their bits, finite), divided by 2^scale, rounded once, saturating.
+    """Return magnitude codes of fp32 magnitudes (their bits, finite), divided by 2^scale, rounded once,
+    saturating.
 
     Args:
         rounding: one of `CastSpec`'s, or `half_zero`: to nearest, ties toward zero.
         random: for stochastic rounding.
     """
-    # Steps of 2^(binade - mantissa bits), where the binade is the element's own or the lowest one.
+    # The step is 2^(binade - mantissa bits), with the element's own binade or the lowest one.
     significand, exponent = _split(magnitude)
     binade = np.maximum(_bit_length(significand) - 1 + exponent - scale, element.emin)
-    shift = np.minimum(binade - element.mantissa_bits - (exponent - scale), 62)  # 62: all bits are gone
+    shift = np.minimum(binade - element.mantissa_bits - (exponent - scale), 62)  # 62 shifts out all bits
     right, left = np.maximum(shift, 0), np.maximum(-shift, 0)
     steps = (significand << left) >> right
     rest = np.where(shift > 0, significand - (steps << right), 0)
@@ -254,7 +256,7 @@ def magnitude_codes(
 
 
 def signed_codes(magnitudes: Int64, negative: Bool, element: ElementFormat) -> Int64:
-    """Codes of magnitude codes with signs; a negative zero is zero where the format has no other."""
+    """Return codes of magnitude codes with signs; without -0 in the format, a negative zero is zero."""
     signed = (
         -magnitudes % (2 * element.sign_bit) if element.twos_complement else magnitudes | element.sign_bit
     )
@@ -262,7 +264,7 @@ def signed_codes(magnitudes: Int64, negative: Bool, element: ElementFormat) -> I
 
 
 def scale_exponents(amax: Int64, element: ElementFormat, rule: str) -> Int64:
-    """`scale_exponent` of fp32 magnitudes (their bits, finite)."""
+    """Return `scale_exponent` for fp32 magnitudes (their bits, finite)."""
     significand, exponent = _split(amax)
     if rule == "reciprocal":
         scale = _ceil_log2_of_product(significand, exponent, _reciprocal(element))
@@ -274,7 +276,7 @@ def scale_exponents(amax: Int64, element: ElementFormat, rule: str) -> Int64:
 
 
 def _ceil_log2_of_product(significand: Int64, exponent: Int64, factor: Fraction) -> Int64:
-    """ceil(log2) of significand * 2^exponent * factor, rounded to fp32; of 0 something very low.
+    """Return ceil(log2) of significand * 2^exponent * factor, rounded to fp32; a very low number for 0.
 
     Args:
         factor: an fp32 number.
@@ -282,7 +284,7 @@ def _ceil_log2_of_product(significand: Int64, exponent: Int64, factor: Fraction)
     lowest = floor_log2(factor) - 23
     product = significand * int(factor / Fraction(2) ** lowest)  # below 2^48, and exact
     exponent = exponent + lowest
-    # The bits that fp32 has no room for: of more than 24, and below 2^-149.
+    # Bits that fp32 drops: those beyond 24, and those below 2^-149.
     dropped = np.maximum(_bit_length(product) - 24, -149 - exponent).clip(0, 62)
     steps = product >> dropped
     rest = product - (steps << dropped)
@@ -297,7 +299,8 @@ def dequantize_array(
     spec: CastSpec,
     tensor_scale: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
-    """Values of codes and scales: exact, in float64, of the codes' shape; NaN where the scale is NaN."""
+    """Return the values of codes and scales: exact, in float64, of the codes' shape; NaN where the scale is
+    NaN."""
     if spec.block.scale != E8M0:
         return dequantize_real_scaled(codes, scales, spec, tensor_scale)
     axis = resolve_axis(codes.ndim, spec.axis)
@@ -309,18 +312,18 @@ def dequantize_array(
 
 
 def _blocks(rows: NDArray[Any], count: int, block_size: int) -> NDArray[Any]:
-    """[..., n] as [..., count, block_size], filled up with zeros."""
+    """Reshape [..., n] to [..., count, block_size], padded with zeros."""
     padded = np.zeros((*rows.shape[:-1], count * block_size), rows.dtype)
     padded[..., : rows.shape[-1]] = rows
     return padded.reshape(*rows.shape[:-1], count, block_size)
 
 
 def _split(magnitude: Int64) -> tuple[Int64, Int64]:
-    """fp32 bits without the sign as (significand, exponent): the value is significand * 2^exponent."""
+    """Split fp32 bits without sign into (significand, exponent): the value is significand * 2^exponent."""
     field, fraction = magnitude >> 23, magnitude & 0x7F_FFFF
     return fraction + (np.minimum(field, 1) << 23), np.maximum(field, 1) - 150
 
 
 def _bit_length(whole: Int64) -> Int64:
-    """int.bit_length, elementwise, of whole numbers below 2^48; of negative ones 0."""
+    """Return int.bit_length, elementwise, for integers below 2^48; 0 for negative ones."""
     return np.searchsorted(np.int64(1) << np.arange(48), whole, side="right").astype(np.int64)

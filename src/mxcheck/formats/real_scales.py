@@ -1,16 +1,16 @@
-"""The oracle of formats whose scale is a number with a significand: NVFP4, and fp8 with an fp32 scale.
+"""The oracle for formats whose scale has a significand: NVFP4, and fp8 with an fp32 scale.
 
-The definition, divisions exact and each result rounded once:
+The definition, with exact divisions and each result rounded once:
 
 - a scale a row or a tensor: scale = fp32(amax / max), element = nearest-even, saturating, of x / scale;
 - NVFP4: tensor scale g = fp32(amax / (448 * 6)); block scale = E4M3, nearest-even, saturating, of
   amax(block) / (6 * g), subnormals included; element = E2M1, nearest-even, saturating, of
   x / (block scale * g). A block whose scale is 0 has zero elements, which keep their signs.
 
-A scale that is 0 (a zero tensor or row, or one whose quotient underflows fp32) counts as 1. A NaN or an Inf
-makes the fp32 scale NaN, and with it all that it scales; the codes there (here 0) mean nothing.
+A scale of 0 (a zero tensor or row, or one whose quotient underflows fp32) counts as 1. A NaN or an Inf makes
+the fp32 scale NaN, and with it all that it scales; the codes there (here 0) are meaningless.
 
-No division is done: x is compared with every threshold between two codes times the scale. A threshold has at
+Nothing is divided: x is compared with every threshold between two codes times the scale. A threshold has at
 most 5 significant bits and a scale at most 28, so these products are exact in float64. NVIDIA's description
 of NVFP4 (Transformer Engine, cuBLAS) leaves the order of operations to the implementation; this one is ours.
 """
@@ -34,7 +34,7 @@ NVFP4_BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]
 
 
 def fp32_quotient(amax: float, divisor: Fraction) -> float:
-    """fp32(amax / divisor), rounded once; 1 where that is 0, NaN where amax is not finite."""
+    """Return fp32(amax / divisor), rounded once; 1 where that is 0, NaN where amax is not finite."""
     if not math.isfinite(amax):
         return math.nan
     return float(rounded_to_fp32(Fraction(amax) / divisor)) or 1.0
@@ -84,11 +84,12 @@ def _quantize_nvfp4(
 
 
 def _nearest(size: Float64, scales: Float64, element: ElementFormat) -> NDArray[np.int64]:
-    """Magnitude codes, nearest-even and saturating, of size / scales; 0 where the scale is 0 or NaN."""
+    """Return magnitude codes, nearest-even and saturating, of size / scales; 0 where the scale is 0 or
+    NaN."""
     codes = np.zeros(np.broadcast_shapes(size.shape, scales.shape), np.int64)
     for code in range(1, element.max_magnitude + 1):
         threshold = float(decode(element, code - 1) + decode(element, code)) / 2
-        # A tie goes to the even one of the two codes.
+        # A tie goes to the even code.
         reached = size >= threshold * scales if code % 2 == 0 else size > threshold * scales
         codes += reached & (scales > 0)
     return codes
@@ -120,6 +121,6 @@ def dequantize_real_scaled(
 
 
 def _product(left: Float64, right: NDArray[np.generic]) -> Float64:
-    # The scales may be anybody's: Inf * 0 and a signalling NaN are NaN, and no cause for a warning.
+    # The scales may come from anywhere: Inf * 0 and a signalling NaN give NaN, and no warning is due.
     with np.errstate(invalid="ignore"):
         return np.asarray(left * right.astype(np.float64), np.float64)

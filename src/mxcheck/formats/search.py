@@ -1,8 +1,8 @@
-"""The second oracle: the casts of `oracle.py` and `real_scales.py`, reached by another road.
+"""The second oracle: the casts of `oracle.py` and `real_scales.py`, computed by search.
 
 No formula rounds here, and nothing takes a logarithm. An element is looked up in the sorted values of its
 format, an E8M0 scale among the 255 bounds that its rule puts on amax, an fp32 number among all of fp32, each
-by bisection and exact comparison of fractions. Of `codes.py` only the values of the codes are used.
+by bisection and exact comparison of fractions. From `codes.py` it uses only the values of the codes.
 
 `mxcheck.formats.bit_tables` turns the same searches into tables over the bit patterns of fp32.
 """
@@ -29,16 +29,16 @@ SCALE_EXPONENTS = range(-127, 128)
 _SCALE_TOP, _SCALE_NAN = 254, 255
 _BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]  # of NVFP4
 
-#: The bits of Inf, and so the number of non-negative finite fp32 numbers: their bits are in order of value.
+#: Bits of Inf, and so the number of non-negative finite fp32 numbers: their bits are in order of value.
 FP32_INF = 0x7F80_0000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElementTable:
-    """The finite values of a format without their sign, sorted, and the codes they have with either sign.
+    """The finite values of a format without sign, sorted, and their codes with either sign.
 
-    `codes` and `nan` are indexed by the sign: 0 positive, 1 negative. Where there is no -0, its code is that
-    of 0; where there is no NaN, `nan` is 0. Of several NaN codes it is the one with all bits set.
+    `codes` and `nan` are indexed by the sign: 0 positive, 1 negative. Without -0, its code is that of 0;
+    without NaN, `nan` is 0. Among several NaN codes it is the one with all bits set.
     """
 
     sizes: tuple[Fraction, ...]
@@ -48,7 +48,7 @@ class ElementTable:
 
 @cache
 def element_table(element: ElementFormat) -> ElementTable:
-    """The table of a format, from the values of its codes alone."""
+    """Build the table of a format from the values of its codes alone."""
     values = code_values(element)
     code_of = {(value, math.copysign(1.0, value)): code for code, value in enumerate(values)}
     sizes = sorted(value for value, sign in code_of if sign > 0 and math.isfinite(value))
@@ -76,25 +76,26 @@ _GOES_UP: Mapping[str, Callable[[Fraction, Fraction, bool, int], bool]] = Mappin
 
 
 def nearest_index(element: ElementFormat, size: Fraction, rounding: str, random: int = 0) -> int:
-    """Index in `element_table(element).sizes` of what `size`, not negative, is rounded to; saturating."""
+    """Return the index in `element_table(element).sizes` to which `size`, not negative, is rounded;
+    saturating."""
     sizes = element_table(element).sizes
     below = bisect_right(sizes, size) - 1
     if below + 1 == len(sizes):
         return below
-    # To the even code. Without mantissa bits no value but 0 has an even digit: of two others the larger one
-    # (IEEE 754-2019, section 4.3.1).
+    # Round to the even code. Without mantissa bits no value but 0 has an even digit: of two others the larger
+    # one is taken (IEEE 754-2019, section 4.3.1).
     tie_up = below % 2 == 1 if element.mantissa_bits else below > 0
     return below + _GOES_UP[rounding](size - sizes[below], sizes[below + 1] - size, tie_up, random)
 
 
 def _power_of_two(element: ElementFormat) -> Fraction:
-    """The largest power of two among the values: 2^emax."""
+    """Return the largest power of two among the values: 2^emax."""
     return max(
         size for size in element_table(element).sizes if size and not size.numerator & (size.numerator - 1)
     )
 
 
-# rule -> what amax is compared with, at the scale 1
+# rule -> bound that amax is compared with, at scale 1
 _BOUND: Mapping[str, Callable[[ElementFormat], Fraction]] = MappingProxyType(
     {
         "floor": _power_of_two,
@@ -104,19 +105,19 @@ _BOUND: Mapping[str, Callable[[ElementFormat], Fraction]] = MappingProxyType(
         "rceil": lambda element: element_table(element).sizes[-1],
     }
 )
-#: Rules that take the greatest scale whose bound amax reaches; the others take the least whose bound it does
-#: not exceed.
+#: Rules that take the greatest scale whose bound amax reaches; the others take the least scale whose bound
+#: amax does not exceed.
 GREATEST_REACHED = frozenset({"floor", "even"})
 
 
 def _largest_rounded_to(exponent: int) -> Fraction:
-    """The largest number that becomes 2^exponent in fp32: half a step above it, a tie, which goes to it."""
+    """Return the largest number that fp32 rounds to 2^exponent: the tie half a step above it."""
     return Fraction(2) ** exponent + Fraction(2) ** (max(exponent, -126) - 24)
 
 
 @cache
 def scale_bounds(element: ElementFormat, rule: str) -> tuple[Fraction, ...]:
-    """The bound of the rule at each of the 255 scales."""
+    """Bounds of the rule at each of the 255 scales."""
     if rule == "reciprocal":
         factor = Fraction(nearest_fp32(1 / element_table(element).sizes[-1]))
         return tuple(_largest_rounded_to(exponent) / factor for exponent in SCALE_EXPONENTS)
@@ -125,7 +126,7 @@ def scale_bounds(element: ElementFormat, rule: str) -> tuple[Fraction, ...]:
 
 
 def search_scale(amax: Fraction, element: ElementFormat, rule: str) -> int:
-    """E8M0 code of the scale of a block whose largest magnitude is `amax`; 0 for a zero block."""
+    """Return the E8M0 code of the scale of a block whose largest magnitude is `amax`; 0 for a zero block."""
     bounds = scale_bounds(element, rule)
     if rule in GREATEST_REACHED:
         return max(bisect_right(bounds, amax) - 1, 0)
@@ -139,7 +140,7 @@ def _sign(value: float) -> int:
 def quantize_block_by_search(
     values: Sequence[float], spec: CastSpec, random: Sequence[int] | None = None
 ) -> tuple[tuple[int, ...], int]:
-    """As `mxcheck.formats.oracle.quantize_block`: element codes and E8M0 code of one block."""
+    """As `mxcheck.formats.oracle.quantize_block`: return element codes and E8M0 code of one block."""
     element, table = spec.element, element_table(spec.element)
     if spec.nonfinite == "block" and not all(map(math.isfinite, values)):
         return (0,) * len(values), _SCALE_NAN
@@ -164,26 +165,26 @@ def quantize_block_by_search(
 
 
 def fp32_value(bits: int) -> Fraction:
-    """Exact value of the bits of a finite fp32 number."""
+    """Return the exact value of the bits of a finite fp32 number."""
     return Fraction(struct.unpack("=f", struct.pack("=I", bits))[0])
 
 
 def nearest_fp32(value: Fraction) -> float:
-    """`value`, not negative and within the range of fp32, rounded to fp32, ties to even."""
+    """Round `value`, not negative and within the range of fp32, to fp32, ties to even."""
     below = bisect_right(range(FP32_INF), value, key=fp32_value) - 1
     down, up = value - fp32_value(below), fp32_value(below + 1) - value
     return float(fp32_value(below + (up < down or (up == down and below % 2 == 1))))
 
 
 def _real_scale(values: Sequence[float], divisor: Fraction) -> float:
-    """fp32(amax / divisor), or 1 where that is 0; NaN where a value is not finite."""
+    """Return fp32(amax / divisor), or 1 where that is 0; NaN where a value is not finite."""
     if not all(map(math.isfinite, values)):
         return math.nan
     return nearest_fp32(max(abs(Fraction(value)) for value in values) / divisor) or 1.0
 
 
 def _divided(values: Sequence[float], scale: Fraction, element: ElementFormat) -> list[int]:
-    """Codes of value / scale, nearest-even; zeros with their sign where the scale is 0."""
+    """Return the codes of value / scale, nearest-even; zeros with their sign where the scale is 0."""
     codes = element_table(element).codes
     return [
         codes[_sign(value)][nearest_index(element, abs(Fraction(value)) / scale, "even") if scale else 0]
@@ -194,13 +195,13 @@ def _divided(values: Sequence[float], scale: Fraction, element: ElementFormat) -
 def quantize_tensor_by_search(
     rows: Sequence[Sequence[float]], spec: CastSpec
 ) -> tuple[list[list[int]], list[list[float]]] | tuple[list[list[int]], list[list[int]], float]:
-    """As `mxcheck.formats.oracle.quantize_array` for the formats whose scale is no power of two, with true
-    divisions: a matrix, blocks along its rows. The last block of a row may be short.
+    """Quantize a matrix as `mxcheck.formats.oracle.quantize_array` does, for the formats whose scale is no
+    power of two, with true divisions and blocks along the rows. The last block of a row may be short.
 
     Returns:
-        codes: of the matrix' shape.
-        scales: [rows, blocks] E4M3 codes (NVFP4), [rows, 1] fp32 numbers, or [1, 1] (one a tensor).
-        tensor scale: of NVFP4 only.
+        codes: of the matrix's shape.
+        scales: [rows, blocks] E4M3 codes (NVFP4), [rows, 1] fp32 numbers, or [1, 1] (one per tensor).
+        tensor scale: for NVFP4 only.
     """
     element, everything = spec.element, list(chain.from_iterable(rows))
     largest = element_table(element).sizes[-1]

@@ -1,4 +1,4 @@
-"""What a cast has to do: everything that decides its bits, and nothing else."""
+"""Specification of a cast: everything that decides its bits, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mxcheck.formats.blocks import E8M0, BlockFormat, block_format
 from mxcheck.formats.choices import choose
 from mxcheck.formats.elements import ElementFormat
 
-#: How amax gives an E8M0 scale.
+#: Rules by which amax gives an E8M0 scale.
 E8M0_RULES: tuple[str, ...] = ("floor", "ceil", "even", "rceil", "reciprocal")
-#: With the one rule of formats whose scale is no power of two.
+#: Includes the one rule of the formats whose scale is no power of two.
 SCALE_RULES: tuple[str, ...] = (*E8M0_RULES, "amax")
 ROUNDINGS: tuple[str, ...] = ("even", "away", "zero", "stochastic")
 TAILS: tuple[str, ...] = ("pad", "error")
@@ -25,15 +25,15 @@ RANDOM_BITS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CastSpec:
-    """One cast. A kernel under test gets it as its second argument.
+    """A cast. A kernel under test gets it as its second argument.
 
     Attributes:
-        format: a name of `mxcheck.formats.blocks.BLOCK_FORMATS`; the field's name of one (`mxfp8`) becomes
-            ours.
-        axis: the axis that blocks run along; negative counts from the last one. (One scale a tensor: no
-            matter.)
+        format: a name of `mxcheck.formats.blocks.BLOCK_FORMATS`; a name of the field (`mxfp8`) is translated
+            to ours.
+        axis: the axis that blocks run along; negative counts from the last one. (Ignored with one scale per
+            tensor.)
         block_size: elements that share one scale (OCP MX v1.0, section 5.2: 32; NVFP4: 16). None for the
-            formats with a scale a row or a tensor, and only for them.
+            formats with a scale per row or tensor, and only for them.
         scale_rule: how a block's largest magnitude, amax, gives the exponent s of an E8M0 scale, clamped to
             [-127, 127]. With emax and max the exponent and the value of the largest element:
             `floor`: floor(log2 amax) - emax (OCP MX v1.0, section 6.3); `ceil`: ceil(log2 amax) - emax;
@@ -44,16 +44,16 @@ class CastSpec:
         rounding: of an element between two codes: `even` to nearest, ties to even; `away` to nearest, ties
             away from zero; `zero` towards zero; `stochastic` up in magnitude with the probability of the
             remainder: where remainder / step + r / 2^32 >= 1, r being the element's random integer.
-        tail: what happens where `block_size` does not divide the axis: `pad` treats the last block as if
-            filled up with zeros and cuts the result back, `error` refuses.
+        tail: what happens where `block_size` does not divide the axis: `pad` treats the last block as padded
+            with zeros and cuts the result back, `error` refuses.
         nonfinite: what a NaN or an Inf does. `block`: everything that shares its scale becomes NaN (E8M0:
             scale code FF). `element` (FP8 elements with E8M0 scales): a NaN stays in its element and the
-            others are scaled by the amax of the rest; an Inf gives the scale code FE and saturates.
+            others are scaled by the amax of the rest; an Inf gives scale code FE and saturates.
         random: for `stochastic`, an integer in [0, 2^32) for each element, in an array or tensor (int64) of
-            the input's shape; no part of the cast's identity.
+            the input's shape; not part of the cast's identity.
 
     Raises:
-        ValueError: a value that is not allowed, in one line with the allowed ones and the nearest match.
+        ValueError: a value that is not allowed; one line with the allowed ones and the nearest match.
     """
 
     format: str
@@ -86,7 +86,7 @@ class CastSpec:
 
     def _check_block_size(self, block: BlockFormat) -> None:
         if block.scale == E8M0:
-            # bool is an int, and block_size=True is a slip of the keyboard
+            # bool is an int, but block_size=True is a mistake
             if not isinstance(self.block_size, int) or isinstance(self.block_size, bool):
                 raise ValueError(f"block size must be an integer, got {self.block_size!r}")
             if self.block_size < 1:
@@ -109,11 +109,11 @@ class CastSpec:
 
 
 def cast_spec(format: str, **given: Any) -> CastSpec:
-    """A CastSpec in which what is not given is what `format` has by default.
+    """Build a CastSpec, with the defaults of `format` for what is not given.
 
     Args:
         format: a name of `BLOCK_FORMATS`.
-        given: other fields of `CastSpec`; None for `block_size` and `scale_rule` is as if not given.
+        given: other fields of `CastSpec`; None for `block_size` and `scale_rule` means not given.
 
     Raises:
         ValueError: as `CastSpec`.
@@ -124,8 +124,8 @@ def cast_spec(format: str, **given: Any) -> CastSpec:
     return CastSpec(format=format, **{**own, **given})
 
 
-#: name -> what it bundles. OCP MX v1.0 leaves zero blocks, the clamps of the scale, NaN and Inf open: for
-#: these the dialect is the reference, not the specification. `te` is what Transformer Engine does since 2.13.
+#: name -> options that it bundles. OCP MX v1.0 leaves zero blocks, the clamps of the scale, NaN and Inf open:
+#: for these the dialect is the reference, not the specification. `te` is Transformer Engine since 2.13.
 DIALECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         name: MappingProxyType({"scale_rule": rule, "rounding": rounding, "nonfinite": nonfinite})
@@ -142,7 +142,7 @@ DIALECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 
 def dialect(name: str) -> dict[str, Any]:
-    """Scale rule, rounding and NaN/Inf policy of a named dialect, as keyword arguments of a cast:
+    """Return scale rule, rounding and NaN/Inf policy of a named dialect, as keyword arguments of a cast:
     `mxcheck.quantize(x, "fp8_e4m3", **mxcheck.dialect("te"))`.
 
     Raises:
@@ -152,7 +152,7 @@ def dialect(name: str) -> dict[str, Any]:
 
 
 def block_count(length: int, spec: CastSpec) -> int:
-    """Number of blocks, and so of scales, along an axis of `length` elements.
+    """Return the number of blocks, and so of scales, along an axis of `length` elements.
 
     Raises:
         ValueError: `tail` is `error` and the block size does not divide `length`.
@@ -168,7 +168,7 @@ def block_count(length: int, spec: CastSpec) -> int:
 
 
 def resolve_axis(dimensions: int, axis: int) -> int:
-    """`axis` counted from the first of `dimensions` axes.
+    """Return `axis` counted from the first of `dimensions` axes.
 
     Raises:
         ValueError: there is no such axis.
@@ -182,8 +182,8 @@ def resolve_axis(dimensions: int, axis: int) -> int:
 
 
 def scales_shape(shape: tuple[int, ...], spec: CastSpec) -> tuple[int, ...]:
-    """Shape of the scales of an input of `shape`: 1 throughout where one scale serves the whole tensor, else
-    the input's with the block axis of length `block_count`.
+    """Return the shape of the scales of an input of `shape`: all 1 where the whole tensor shares one scale,
+    else the input's with the block axis of length `block_count`.
 
     Raises:
         ValueError: no such axis; a ragged tail that the spec refuses.
