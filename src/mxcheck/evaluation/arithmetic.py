@@ -1,7 +1,7 @@
-"""Whether two machines multiply alike: the bits of fixed products, shaped as a model's are.
+"""Digest fixed products, shaped as a model's are, to tell whether two machines multiply alike.
 
-Equal losses of the fp32 reference do not settle it for a stage that computes in another type: with oneDNN
-held to AVX2 the reference stayed bit-equal here, while every bf16 product came out otherwise.
+Equal losses of the fp32 reference do not settle this for a step that computes in another dtype: with oneDNN
+held to AVX2 the reference stayed bit-equal here, while every bf16 product changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SHAPES = ((1, 2048, 128, 344), (32, 256, 32, 256), (32, 256, 256, 32), (1, 2048
 
 
 def product_digest(dtype: torch.dtype, device: str = "cpu") -> str:
-    """SHA-256 of the results of fixed matrix products computed in `dtype` on `device`."""
+    """Return the SHA-256 of the results of fixed matrix products computed in `dtype` on `device`."""
     digest = hashlib.sha256()
     for batch, rows, inner, columns in _SHAPES:
         left = probe(batch * rows, inner).view(batch, rows, inner).to(device, dtype)

@@ -1,4 +1,4 @@
-"""Evaluation tokens from text: documents, as many as are needed, joined and cut into equal blocks."""
+"""Evaluation tokens from text: as many documents as needed, joined and cut into equal blocks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ _SEPARATOR = "\n\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusTokens:
-    """Evaluation tokens and where they come from.
+    """Evaluation tokens and their source.
 
     `tokens`: int64 [sequences, length], on the CPU. `facts`: for a record, in plain JSON types.
-    `fingerprints`: `documents`, the SHA-256 of the documents that were read, each as UTF-8 after its length
-    in bytes.
+    `fingerprints`: `documents`, the SHA-256 of the documents read, each as UTF-8 after its length in bytes.
     """
 
     tokens: torch.Tensor
@@ -35,19 +34,20 @@ class CorpusTokens:
 def corpus_tokens(
     choice: CorpusChoice, tokenizer: PreTrainedTokenizerBase, *, length: int, sequences: int
 ) -> CorpusTokens:
-    """Up to `sequences` blocks of `length` tokens from the first corpus of `choice` that can be reached.
+    """Return up to `sequences` blocks of `length` tokens from the first corpus of `choice` that can be
+    reached.
 
-    The convention of the quantization papers: documents joined by an empty line, encoded as one text, cut
-    into blocks that neither overlap nor are padded, the remainder dropped. A tokenizer that puts a BOS before
-    an encoded text by default puts one before each block here, as one of its `length` tokens; others put
-    none. As elsewhere, a special token that is spelled out in a document is encoded as that token.
+    The convention of the quantization papers: documents are joined by an empty line, encoded as one text, and
+    cut into blocks that neither overlap nor are padded; the remainder is dropped. If a tokenizer puts a BOS
+    before an encoded text by default, one is put before each block here, as one of its `length` tokens. As
+    elsewhere, a special token spelled out in a document is encoded as that token.
 
-    Documents are read in order and only as many as are needed, so `documents` counts those that were read.
-    A text too short for `sequences` blocks gives fewer.
+    Documents are read in order and only as needed, so `documents` counts those that were read. A text too
+    short for `sequences` blocks gives fewer.
 
-    Raises ValueError, in one line: no corpus can be reached (with what to place where); the text is shorter
-    than one block; a file is empty, damaged or has no column `text`. Only a Hub that does not answer leads to
-    the next corpus of `choice`; the facts then say so under `because`.
+    Raises ValueError, in one line: no corpus can be reached (naming what to place where); the text is shorter
+    than one block; a file is empty, damaged or has no column `text`. Only an unreachable Hub leads to the
+    next corpus of `choice`; the facts then say so under `because`.
     """
     if length < 2 or sequences < 1:
         raise ValueError(
@@ -100,7 +100,8 @@ def _from(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, length: int, seque
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The BOS id that the tokenizer puts before a text unasked, as a list of one; else an empty list."""
+    """Return the BOS id that the tokenizer adds to a text by default, as a list of one; else an empty
+    list."""
     first = list(tokenizer("a")["input_ids"])[:1]
     return first if first == [tokenizer.bos_token_id] else []
 
@@ -108,10 +109,11 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _read(
     documents: Iterator[str], tokenizer: PreTrainedTokenizerBase, needed: int
 ) -> tuple[list[str], list[int]]:
-    """As many documents as give at least `needed` tokens, or all; and the tokens of their joined text.
+    """Read documents until they give at least `needed` tokens, or all; return them and the tokens of their
+    joined text.
 
-    How many tokens a joined text has is known only after encoding it, so documents are counted one by one
-    first; where that counted too many, more are read and all is encoded again.
+    The number of tokens of a joined text is known only after encoding it, so documents are first counted one
+    by one; if that overcounts, more are read and all is encoded again.
     """
     read: list[str] = []
     ids: list[int] = []
@@ -130,7 +132,7 @@ def _read(
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    # verbose=False: a corpus is longer than the model's positions, and is about to be cut; no warning is due.
+    # verbose=False: a corpus is longer than the model's positions but is cut next, so no warning is due.
     encoded = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)
     return list(encoded["input_ids"])
 

@@ -1,4 +1,5 @@
-"""What `--mx-datasets` may name, as data: the model's own tokens, sets of the Hub, our prose, files.
+"""Corpora that `--mx-datasets` may name, as data: the model's own tokens, data sets of the Hub, our prose,
+files.
 
 Standard library only: options are parsed before anything heavy is imported.
 """
@@ -17,14 +18,14 @@ from mxcheck.formats.choices import unknown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfCorpus:
-    """Tokens sampled from the model that is evaluated. They are the model's, not this module's, to find."""
+    """Tokens sampled from the model that is evaluated; not found by this module."""
 
     name: str = "self"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubCorpus:
-    """A split of a data set on the Hugging Face Hub; `file` is the one file of it that is that split."""
+    """A split of a data set on the Hugging Face Hub; `file` is its one file of that split."""
 
     name: str
     dataset: str
@@ -35,7 +36,7 @@ class HubCorpus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCorpus:
-    """A local file of documents; `builder` is the name of the loader that `datasets` has for its suffix."""
+    """A local file of documents; `builder` is the loader of `datasets` for its suffix."""
 
     name: str
     path: Path
@@ -47,8 +48,8 @@ Corpus = SelfCorpus | HubCorpus | FileCorpus
 #: The loader of `datasets` by suffix. A .txt file is one document; the others have a column `text`.
 BUILDERS = {".txt": "text", ".jsonl": "json", ".jsonl.zst": "json", ".parquet": "parquet"}
 
-#: The corpora that go by a name. The pile's file is named because, by the rules of `datasets` 5.2, the folder
-#: `train/` in its repository would otherwise make `train` its only split.
+#: Corpora with a name. The pile's file is given because `datasets` 5.2 would otherwise take the folder
+#: `train/` in its repository as its only split.
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus
     for corpus in (
@@ -76,27 +77,27 @@ CORPORA: dict[str, Corpus] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusChoice:
-    """The corpora to try, in order: each but the first only if those before it cannot be reached."""
+    """The corpora to try, in order: each after the first only if those before it cannot be reached."""
 
     corpora: tuple[Corpus, ...]
 
     @property
     def label(self) -> str:
-        """What ids of tests and names of files carry, as `pile-or-wikitext`."""
+        """Label in test ids and file names, such as `pile-or-wikitext`."""
         return "-or-".join(corpus.name for corpus in self.corpora)
 
     @property
     def is_self(self) -> bool:
-        """Whether the tokens are the model's own."""
+        """True if the tokens are the model's own."""
         return isinstance(self.corpora[0], SelfCorpus)
 
 
 def corpus_choice(names: Sequence[str], root: Path) -> CorpusChoice:
-    """The corpora of these names of `CORPORA` or paths; relative paths start at `root`.
+    """Return the corpora with these names of `CORPORA` or paths; relative paths start at `root`.
 
-    Raises ValueError, in one line, for no name, a name or suffix that is not known, a file that does not
-    exist or whose name does not fit into a test's id, a name given twice, `self` beside others, and a corpus
-    that would never be read because the one before it can always be had.
+    Raises ValueError, in one line, for: no name; an unknown name or suffix; a file that does not exist or
+    whose name does not fit into a test id; a name given twice; `self` beside others; a corpus that would
+    never be read because the one before it is always available.
     """
     if not names:
         raise ValueError(f"no corpus named; allowed: {', '.join(_ALLOWED)}")
@@ -119,7 +120,7 @@ _ALLOWED = (*CORPORA, f"a path to a file ({', '.join(BUILDERS)})")
 
 
 def _file(name: str, root: Path) -> FileCorpus:
-    path = root / os.path.expanduser(name)  # noqa: PTH111  (Path's raises for an unknown user, this does not)
+    path = root / os.path.expanduser(name)  # noqa: PTH111  (unlike this, Path's raises for an unknown user)
     builder = next((builder for suffix, builder in BUILDERS.items() if path.name.endswith(suffix)), None)
     if builder is None:
         if path.is_file() or "/" in name:

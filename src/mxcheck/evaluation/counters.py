@@ -1,4 +1,4 @@
-"""What the casts of a converted model do: weights' counts, activations' in one small pass, experts' rows."""
+"""Count what the casts of a converted model do: weights, activations in one small pass, rows of experts."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from mxcheck.models.products import Cast, undisturbed
 from mxcheck.models.recipe import BF16, Operand
 
 _Found: TypeAlias = dict[str, dict[str, OperandCounts | Absent]]
-#: Counts of each cast of an operand, or why it could not be counted.
+#: Counts of each cast of an operand, or the reason why it could not be counted.
 _Seen: TypeAlias = list[CastCounts | Absent]
 
 _NO_CODES = Absent(reason="the scale is an fp32 number, which has no code")
 _NOT_CALLED = Absent(reason="the pass did not call it")
 _OTHER_VALUES = Absent(reason="the cast gave other values than the recipe's codes stand for")
-#: The operands of attention's two products, in the order of its casts.
+#: Operands of attention's two products, in the order of its casts.
 _FIRST, _SECOND = ("queries", "probabilities"), ("keys", "values")
 
 
 @contextmanager
 def counting(conversion: Conversion) -> Iterator[_Found]:
-    """While active, also count what each cast of an activation does, and each cast in attention.
+    """Count the effects of each cast of an activation, and of each cast in attention, within the context.
 
-    The model computes what it computes without. Counting casts a second time, for the codes, so it is for
-    a pass over few tokens. An operand whose cast gave other values than its codes is not counted.
+    The model's results do not change. Counting casts a second time, for the codes, so it is for a pass over
+    few tokens. An operand whose cast gave other values than its codes is not counted.
 
     Args:
-        conversion: active, not suspended, until the context ends.
+        conversion: active, and not suspended until the context ends.
 
     Yields:
         module -> operand -> its counts, or why there are none: filled when the context ends without error.
@@ -83,7 +83,7 @@ def counting(conversion: Conversion) -> Iterator[_Found]:
 
 
 def weight_counters(conversion: Conversion) -> _Found:
-    """module -> `weights` -> the counts of its weights, made at conversion, or why there are none."""
+    """Return module -> `weights` -> the counts made at conversion, or why there are none."""
     found: _Found = {}
     for name, module in conversion.modules.items():
         casts = conversion.recipe.roles.get(conversion.replaced[name])
@@ -97,9 +97,10 @@ def weight_counters(conversion: Conversion) -> _Found:
 
 
 def expert_rows(conversion: Conversion) -> dict[str, tuple[int, ...]]:
-    """experts module -> rows that entered the first product of each expert in all forward passes so far.
+    """Return experts module -> rows that entered the first product of each expert in all forward passes so
+    far.
 
-    Read it where only the passes meant have run: the fixed probe sends rows of its own.
+    Read it before any other passes than those meant: the fixed probe sends rows of its own.
     """
     return {
         name: tuple(module.expert_rows)
@@ -109,7 +110,8 @@ def expert_rows(conversion: Conversion) -> dict[str, tuple[int, ...]]:
 
 
 def counters(conversion: Conversion, activations: Operands, rows: dict[str, tuple[int, ...]]) -> Counters:
-    """The counters of a case: its weights' now, with what `counting` and `expert_rows` gave before."""
+    """Return the counters of a case: of its weights now, and the earlier results of `counting` and
+    `expert_rows`."""
     operands: dict[str, dict[str, OperandCounts | Absent]] = defaultdict(dict)
     for part in (weight_counters(conversion), activations):
         for name, found in part.items():
@@ -118,7 +120,7 @@ def counters(conversion: Conversion, activations: Operands, rows: dict[str, tupl
 
 
 def _counted(cast: Cast, spec: CastSpec, kernel: str, lists: list[_Seen]) -> Cast:
-    """`cast`, whose calls are counted, in turn, in each of the `lists`."""
+    """Return `cast` with its calls counted, in turn, in each of the `lists`."""
     function: Kernel = resolve_kernel(kernel)[0]
     calls = 0
 
@@ -140,7 +142,7 @@ def _count(x: Tensor, values: Tensor, spec: CastSpec, function: Kernel) -> CastC
 
 
 def _uncounted(conversion: Conversion, module: Converted, operand: Operand | None) -> Absent | None:
-    """Why an operand of a linear module is not counted; None: it is."""
+    """Return why an operand of a linear module is not counted; None if it is."""
     if not isinstance(module, ConvertedLinear):
         return Absent(reason=f"{conversion.recipe.library} casts it, and gives no codes")
     if operand is None:

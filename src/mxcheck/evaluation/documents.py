@@ -1,4 +1,4 @@
-"""Documents of a corpus: sets of the Hub are streamed by `datasets`, files are read where they lie."""
+"""Documents of a corpus: Hub data sets are streamed by `datasets`, local files are read in place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own, of whichever name
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever HTTP client it uses
 
 from mxcheck.evaluation.corpus_names import Corpus, FileCorpus, HubCorpus, SelfCorpus
 from mxcheck.evaluation.json_lines import json_lines
@@ -19,26 +19,27 @@ if TYPE_CHECKING:
 
 __all__ = ["UNREACHABLE", "in_one_line", "open_documents", "remedy"]
 
-#: What `datasets` raises where no answer came from the Hub and its cache lacks the set: a ConnectionError of
-#: its own, or the HTTP client's error, where the Hub fell silent only after it had answered once.
+#: Errors when the Hub does not answer and the cache lacks the set: a ConnectionError of `datasets`, or the
+#: HTTP client's error if the Hub stopped answering after its first answer.
 UNREACHABLE = (ConnectionError, httpx.TransportError)
 
-#: What is raised where data cannot be read as what it should be. Arrow's errors and those of UTF-8 are
-#: ValueErrors; a RuntimeError is a generator of `datasets` that found nothing.
+#: Errors when data cannot be read in its format. Arrow's and UTF-8 errors are ValueErrors; a RuntimeError
+#: means that a generator of `datasets` found nothing.
 _DAMAGED = (ValueError, RuntimeError, EOFError)
 
-#: The longest that is repeated of what a library says, in characters.
+#: Most characters of a library's message that are quoted.
 _WORDS = 600
 
-#: What a builder of `datasets` is told: a file of text is one document, less its byte-order mark.
+#: Options of the builders of `datasets`: a text file is one document, without its byte-order mark.
 _SETTINGS: Mapping[str, Mapping[str, str]] = {"text": {"sample_by": "document", "encoding": "utf-8-sig"}}
 
 
 def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
-    """What a record says of the source, in plain JSON types, and its documents in order, read one by one.
+    """Return the source's facts for a record, in plain JSON types, and its documents in order, read one by
+    one.
 
-    A byte-order mark that a file of text begins with is none of its document. A document of a .jsonl or
-    .jsonl.zst has a bound, `mxcheck.evaluation.json_lines.DOCUMENT_BYTES`.
+    The byte-order mark of a text file is not part of its document. A document of a .jsonl or .jsonl.zst has a
+    bound, `mxcheck.evaluation.json_lines.DOCUMENT_BYTES`.
 
     Raises one of UNREACHABLE, at once or while reading, where the Hub does not answer; ValueError, in one
     line, for a file that is empty, damaged or has no column `text`, and for `self`.
@@ -64,7 +65,7 @@ def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
             with _uncounted():
                 builder = datasets.load_dataset_builder(
                     corpus.builder,
-                    # escaped: `datasets` takes a path for a pattern, and gives no document where none matches
+                    # escaped: `datasets` takes a path as a pattern, and gives no document if none matches
                     data_files={"train": glob.escape(str(corpus.path))},
                     **_SETTINGS.get(corpus.builder, {}),
                 )
@@ -77,7 +78,7 @@ def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
 
 @contextmanager
 def _uncounted() -> Iterator[None]:
-    """`datasets` tells a server of each set that is loaded, of a local file too, unless it is told not to."""
+    """Keep `datasets` from reporting each set that is loaded, even a local file, to a server."""
     from datasets import config
 
     before = config.HF_UPDATE_DOWNLOAD_COUNTS
@@ -98,7 +99,7 @@ def _hub_builder(corpus: HubCorpus) -> datasets.DatasetBuilder:
             data_files=None if corpus.file is None else {corpus.split: corpus.file},
         )
     except ValueError as error:
-        # No answer from the Hub, and its cache holds the set, but another configuration: a plain ValueError.
+        # The Hub does not answer and the cache holds another configuration of the set: a plain ValueError.
         if str(error).startswith("Couldn't find cache for"):
             raise ConnectionError(str(error)) from error
         raise
@@ -116,7 +117,7 @@ def _documents(builder: datasets.DatasetBuilder, split: str) -> Iterator[str]:
 
 
 def _in_one_line(documents: Iterator[str], corpus: HubCorpus | FileCorpus) -> Iterator[str]:
-    """The documents; what makes them unreadable as a ValueError that names corpus and place."""
+    """Yield the documents; turn what makes them unreadable into a ValueError that names corpus and place."""
     where = corpus.dataset if isinstance(corpus, HubCorpus) else corpus.path
     try:
         for number, document in enumerate(documents, 1):
@@ -127,23 +128,23 @@ def _in_one_line(documents: Iterator[str], corpus: HubCorpus | FileCorpus) -> It
                 )
             yield document
     except Exception as error:
-        # Arrow raises a plain OSError for damaged pages, the system and the network one of its kinds
+        # Arrow raises a plain OSError for damaged pages; the system and the network raise subclasses
         damaged = isinstance(error, _DAMAGED) or type(error) is OSError
         if not damaged and type(error).__name__ != "ZstdError":
             raise
         reason = in_one_line(error)
         if "zstd not supported" in reason and find_spec("zstandard") is None:
             reason = "it is compressed with zstd, which needs a package: pip install zstandard"
-        if "StopIteration" in reason:  # of a generator of `datasets`: a compressed file gave no line
+        if "StopIteration" in reason:  # from a generator of `datasets`: a compressed file has no line
             reason = "it ends where data should follow; restore it"
         raise ValueError(f"corpus {corpus.name!r}: {where}: {reason}") from error
 
 
 def remedy(corpus: HubCorpus) -> str:
-    """How to bring a corpus of the Hub to a machine that cannot reach it.
+    """Return how to bring a Hub corpus to a machine that cannot reach the Hub.
 
-    A single file goes by its path: `datasets` 5.2 does not find a set in its cache again where a file of it
-    was asked for.
+    A single file is named by its path: `datasets` 5.2 does not find a set in its cache again if one file of
+    it was requested.
     """
     if corpus.file is not None:
         return (
@@ -159,5 +160,5 @@ def remedy(corpus: HubCorpus) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error's message on one line, escaped; its type where it has none."""
+    """Return an error's message on one line, escaped; its type if it has none."""
     return one_line(str(error), _WORDS) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Finding the module that first produced a NaN or an infinity."""
+"""Find the module that first produced a NaN or an infinity."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def _finite(value: Any) -> bool:
 
 def first_non_finite_module(model: nn.Module, batch: torch.Tensor, **arguments: Any) -> str:
     """Run one batch [sequences, length] again, with these further arguments, and name the first module, in
-    the order of completion, whose output is not finite. (Modules complete before those that contain them, so
-    it is the innermost one.)
-    """
+    order of completion, whose output is not finite. (Modules complete before those that contain them, so it
+    is the innermost one.)"""
     culprits: list[str] = []
 
     def watch(name: str) -> Any:

@@ -1,7 +1,7 @@
-"""Documents of a local .jsonl or .jsonl.zst, a line each, read as far as they are asked for.
+"""Read the documents of a local .jsonl or .jsonl.zst, one per line, only as far as needed.
 
-`datasets` reads such a file in stretches as long as its longest line, whatever a few compressed bytes swell
-to, and its errors tell of neither file nor row; so these are read here.
+`datasets` reads such a file in chunks as long as its longest line, however large a few compressed bytes
+become, and its errors name neither file nor row; so these files are read here.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from typing import IO, Any
 
 __all__ = ["DOCUMENT_BYTES", "json_lines"]
 
-#: A line of a .jsonl or .jsonl.zst has at most so many bytes, decompressed (five times War and Peace), and so
-#: have blank lines in a row. Fixed: what is longer can be split, or be given as a .txt file, which has no
-#: bound because nothing in it swells.
+#: Most bytes of a line of a .jsonl or .jsonl.zst, decompressed (five times War and Peace), and of consecutive
+#: blank lines. Fixed: a longer document can be split, or given as a .txt file, which needs no bound because
+#: it is not compressed.
 DOCUMENT_BYTES = 2**24
 
-#: Zstandard turns a byte into 32,768 at most: a piece gives 32 MiB.
+#: Compressed bytes per read: Zstandard expands a byte to at most 32,768, so a piece gives at most 32 MiB.
 _PIECE = 2**10
-#: A frame that needs a longer history is refused by the library. `zstd --long=27` needs that much.
+#: Longest history of a frame; the library refuses longer ones. `zstd --long=27` needs this much.
 _WINDOW = 2**27
 
 _BLANK = re.compile(rb"\s*")
 
 
 def json_lines(path: Path) -> Iterator[str]:
-    """The column `text` of each line, in order. A byte-order mark before a line is none of its text.
+    """Yield the column `text` of each line, in order. A byte-order mark before a line is not part of its
+    text.
 
-    Raises ValueError, in one line without the file's name: a line that is no JSON object with a string
-    `text`, or longer than `DOCUMENT_BYTES`; data that is not Zstandard's, or ends inside of a frame;
+    Raises ValueError, in one line without the file's name: a line that is not a JSON object with a string
+    `text`, or is longer than `DOCUMENT_BYTES`; data that is not Zstandard, or ends inside of a frame;
     zstandard is not installed.
     """
     with path.open("rb") as file:
@@ -65,7 +66,7 @@ def _decompressed(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The lines that are not blank, without blanks before them."""
+    """Yield the nonblank lines, without leading blanks."""
     line, blank = bytearray(), 0
     for piece in pieces:
         start = 0
@@ -100,7 +101,7 @@ def _text(line: bytes, row: int) -> str:
         found: Any = json.loads(line.decode("utf-8-sig"))
     except RecursionError as error:
         raise ValueError(f"JSON parse error in row {row}: it is nested too deeply") from error
-    except ValueError as error:  # of UTF-8 too
+    except ValueError as error:  # includes UTF-8 errors
         raise ValueError(f"JSON parse error in row {row}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"row {row} must be an object with a column 'text', got {type(found).__name__}")

@@ -1,8 +1,7 @@
-"""Where each decoder layer starts: the reference's states of a few tokens, stored with the baselines.
+"""Start states of each decoder layer: the reference's states for a few tokens, stored with the baselines.
 
-Two machines that multiply differently come to slightly different inputs of layer 20, and a cast turns
-slightly different into another code. From stored states both start each layer at the same bits, so that
-depth amplifies nothing.
+Two machines that multiply differently reach slightly different inputs of layer 20, and a cast may turn these
+into other codes. From stored states both start each layer with the same bits, so depth amplifies nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ __all__ = [
     "save_states",
 ]
 
-#: How many tokens are stored: the first of the first sequence, so that the attention sink is among them.
+#: Number of stored tokens: the first of the first sequence, so that they include the attention sink.
 TOKENS = 32
 
 _FORMAT_VERSION = "1"
@@ -49,15 +48,15 @@ _LAYER = re.compile(r"^(.*?\.\d+)\.")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerStates:
-    """Tokens, int64 [1, n], and by decoder layer its input, bfloat16 [1, n, hidden], on the CPU."""
+    """Tokens, int64 [1, n], and the input of each decoder layer, bfloat16 [1, n, hidden], on the CPU."""
 
     tokens: Tensor
     layers: Mapping[str, Tensor]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the tokens and of every state. Figures that were measured from states of another digest
-        cannot be compared."""
+        """SHA-256 of the tokens and of every state. Figures measured from states of another digest are not
+        comparable."""
         total = hashlib.sha256(fingerprint(self.tokens).encode())
         for name in sorted(self.layers):
             value = self.layers[name]
@@ -67,7 +66,7 @@ class LayerStates:
 
 
 def decoder_layers(model: nn.Module) -> dict[str, dict[str, list[str]]]:
-    """By decoder layer, in the model's order: the names of its linear-like modules by role."""
+    """Return, for each decoder layer in the model's order, the names of its linear-like modules by role."""
     found: dict[str, dict[str, list[str]]] = {}
     for name, role in classify(model).items():
         layer = _LAYER.match(name)
@@ -78,10 +77,10 @@ def decoder_layers(model: nn.Module) -> dict[str, dict[str, list[str]]]:
 
 def reference_states(model: nn.Module, tokens: Tensor) -> LayerStates:
     """Run the unconverted `model` over the first tokens of `tokens`, int64 [sequences, length], and return
-    what enters each decoder layer, rounded to bfloat16.
+    the inputs of all decoder layers, rounded to bfloat16.
 
-    Raises ValueError where the model has no decoder layers, where a layer takes no hidden states, and where
-    a state is not finite.
+    Raises ValueError if the model has no decoder layers, a layer takes no hidden states, or a state is not
+    finite.
     """
     chosen = tokens[:1, :TOKENS].to("cpu", torch.int64, copy=True).contiguous()
     layers = {name: model.get_submodule(name) for name in decoder_layers(model)}
@@ -116,12 +115,13 @@ def _snapped(state: Tensor) -> Tensor:
 
 
 def run(model: nn.Module, tokens: Tensor) -> None:
-    """One forward pass over tokens [sequences, n] on the model's device, for the hooks on it."""
+    """Run one forward pass over tokens [sequences, n] on the model's device, for the hooks on it."""
     model(input_ids=tokens.to(next(model.parameters()).device), use_cache=False)
 
 
 def hidden_states(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a decoder layer takes as hidden states: its first argument, or the one of that name."""
+    """Return the hidden states that a decoder layer is called with: its first argument, or the one of that
+    name."""
     value = args[0] if args else kwargs.get("hidden_states")
     if not isinstance(value, Tensor):
         raise ValueError(
@@ -133,10 +133,10 @@ def hidden_states(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
 
 @contextmanager
 def started_from(model: nn.Module, states: LayerStates) -> Iterator[None]:
-    """For as long as the context lasts every decoder layer takes its stored state for its input, in the
-    dtype and on the device of what the model would give it.
+    """Replace the input of every decoder layer with its stored state, in the dtype and on the device of the
+    model's own, within the context.
 
-    Raises ValueError where the states are those of other layers, or of another width.
+    Raises ValueError if the states belong to other layers, or have another width.
     """
     names = decoder_layers(model).keys()
     other = sorted(states.layers.keys() - names)
@@ -167,7 +167,7 @@ def started_from(model: nn.Module, states: LayerStates) -> Iterator[None]:
 
 
 def save_states(states: LayerStates, path: Path, *, weights: str) -> None:
-    """Write to `path`, so that a reader sees the old file or the new one and never a part. `weights` is the
+    """Write to `path` so that a reader sees the old file or the new one, never a part. `weights` is the
     fingerprint of the weights that gave the states."""
     data = save(
         {_TOKENS_KEY: states.tokens.to(torch.int32), **states.layers},
@@ -189,11 +189,11 @@ class StatesError(ValueError):
 
 
 def load_states(path: Path, *, weights: str) -> LayerStates:
-    """Read what `save_states` wrote for the model whose weights have the fingerprint `weights`.
+    """Read the file of `save_states` for the model whose weights have the fingerprint `weights`.
 
-    Raises ValueError, in one line that names the file, where there is none, where it is damaged or of another
-    version, where other weights gave the states, and where one is not finite bfloat16 [1, tokens, hidden].
-    Whether they are those of every layer of a model is for `check_states`.
+    Raises ValueError, in one line that names the file, if it is missing, damaged, of another version or from
+    other weights, or if a state is not finite bfloat16 [1, tokens, hidden]. `check_states` checks whether
+    they are those of every layer of a model.
     """
     mend = "restore it from version control, or delete it and accept the model's baselines anew"
     if not path.is_file():
@@ -205,8 +205,8 @@ def load_states(path: Path, *, weights: str) -> LayerStates:
         ),
         tempfile.TemporaryDirectory(prefix="mxcheck-states-") as folder,
     ):
-        # safetensors opens a file twice, for its header and for its tensors: what another process puts in its
-        # place meanwhile would be read in part
+        # safetensors opens a file twice, for its header and for its tensors: if another process replaced it
+        # meanwhile, the two would not match
         copy = Path(folder) / path.name
         copy.write_bytes(path.read_bytes())
         with safe_open(copy, framework="pt") as file:
@@ -250,8 +250,8 @@ def load_states(path: Path, *, weights: str) -> LayerStates:
 
 
 def check_states(states: LayerStates, model: nn.Module, path: Path) -> None:
-    """Raises ValueError, in one line that names the file at `path`, where its `states` are not those of every
-    decoder layer of `model`, or its tokens are none of the model's."""
+    """Raise ValueError, in one line that names the file at `path`, if its `states` are not those of every
+    decoder layer of `model`, or its tokens are outside the model's vocabulary."""
     layers, stored, vocabulary = decoder_layers(model).keys(), states.layers.keys(), vocabulary_of(model)
     wrong = [
         *(f"no state of {name}" for name in sorted(layers - stored)[:1]),

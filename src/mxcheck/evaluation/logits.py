@@ -1,8 +1,8 @@
-"""Logits by rows: of a large vocabulary there is never more in memory than a chunk of positions.
+"""Logits by rows: with a large vocabulary, memory never holds more than a chunk of positions.
 
 A model whose forward takes `logits_to_keep` promises that its logits at a position depend on its decoder's
 output at that position alone. So the decoder runs once, and the model's own forward runs again for each
-chunk with those rows of the decoder's output in the decoder's place: the output embedding and all that
+chunk, with these rows of the decoder's output in place of the decoder: the output embedding and all that
 follows it (soft-capping, scales) stay the model's own.
 """
 
@@ -21,30 +21,30 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 #: Up to this many logits of all tokens together (256 MiB in float64), a batch is one plain forward and its
-#: logits are kept whole. Tokens and vocabulary alone decide: neither batch size nor what is kept may change
+#: logits are kept whole. Only tokens and vocabulary decide: neither batch size nor what is kept may change
 #: which products are computed.
 SMALL = 2**25
 
-#: Entries of one chunk [rows, vocabulary], 64 MiB in float64: 65 positions of a vocabulary of 128,256. Where
-#: the output embedding is itself cast with one scale a tensor, a chunk is that tensor.
+#: Entries of one chunk [rows, vocabulary], 64 MiB in float64: 65 positions of a vocabulary of 128,256. If the
+#: output embedding itself is cast with one scale per tensor, a chunk is that tensor.
 CHUNK = 2**23
 
 
-#: What is kept of a reference without being asked for, at most: 1 GiB of the decoder's output in host memory
-#: (four million tokens' of a width of 64, 65,536 tokens' of a width of 4,096 in fp32).
+#: Most bytes of a reference kept by default: 1 GiB of the decoder's output in host memory (four million
+#: tokens at width 64, 65,536 tokens at width 4,096 in fp32).
 KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """From which number of logits on a batch goes by its decoder and its head, and how many a chunk has."""
+    """Number of logits from which a batch is computed by decoder and head, and number of logits per chunk."""
 
     small: int
     chunk: int
 
 
 def usual_limits() -> Limits:
-    """Those of every measurement but a check of the chunks themselves."""
+    """Return the limits of every measurement, except a check of the chunks themselves."""
     return Limits(small=SMALL, chunk=CHUNK)
 
 
@@ -60,23 +60,22 @@ class WholeLogits:
         return self.sequences[0].shape[-1]
 
     def rows(self, sequence: int, rows: slice) -> torch.Tensor:
-        """[rows, vocabulary] in the model's dtype."""
+        """Return [rows, vocabulary] in the model's dtype."""
         return self.sequences[sequence][rows]
 
     def copies(self) -> list[torch.Tensor]:
-        """What has to be kept of each sequence to have its logits later."""
+        """Return what must be kept of each sequence to have its logits later."""
         return [logits.clone() for logits in self.sequences]
 
     def frozen(self, kept: list[torch.Tensor]) -> WholeLogits:
-        """The logits of the sequences that were `kept`, whatever becomes of the model."""
+        """Return the logits of the sequences that were `kept`, independent of the model."""
         return WholeLogits(sequences=kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeadLogits:
-    """Logits computed when asked for, by the head of `model` (all that stands behind its `decoder`) from the
-    decoder's output: `sequences` lists [positions, width], `output` is the type that the decoder returns.
-    """
+    """Logits computed on demand, by the head of `model` (all that follows its `decoder`) from the decoder's
+    output: `sequences` lists [positions, width], `output` is the type that the decoder returns."""
 
     model: PreTrainedModel
     decoder: nn.Module
@@ -90,7 +89,7 @@ class HeadLogits:
         return vocabulary_of(self.model)
 
     def rows(self, sequence: int, rows: slice) -> torch.Tensor:
-        """[rows, vocabulary] in the model's dtype, the same bits each time."""
+        """Return [rows, vocabulary] in the model's dtype, the same bits each time."""
         hidden = self.sequences[sequence][rows].to(self.device)
         answer = self.output(last_hidden_state=hidden[None])
         unread = torch.zeros(1, len(hidden), dtype=torch.int64, device=self.device)
@@ -99,16 +98,16 @@ class HeadLogits:
         return logits
 
     def copies(self) -> list[torch.Tensor]:
-        """What has to be kept of each sequence to have its logits later, in host memory."""
+        """Return what must be kept of each sequence to have its logits later, in host memory."""
         return [hidden.to("cpu", copy=True) for hidden in self.sequences]
 
     def frozen(self, kept: list[torch.Tensor]) -> HeadLogits:
-        """The logits of the sequences that were `kept`, even when the model has been converted.
+        """Return the logits of the sequences that were `kept`, valid even after the model is converted.
 
-        The head is copied, its parameters are not: the copies' are tensors of their own on the same storage,
-        which a conversion (it puts others in their place) does not reach.
+        The head is copied, its parameters are not: the copies have tensors of their own on the same storage,
+        which a conversion does not change, as it replaces tensors.
         """
-        decoder = nn.Module()  # an empty place for the decoder's output
+        decoder = nn.Module()  # a placeholder for the decoder's output
         same_storage: dict[int, Any] = {id(self.decoder): decoder}
         for parameter in self.model.parameters():
             same_storage[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
@@ -124,11 +123,11 @@ Logits = WholeLogits | HeadLogits
 def passes(
     model: nn.Module, tokens: torch.Tensor, batch_size: int, limits: Limits | None = None
 ) -> Iterator[tuple[torch.Tensor, Logits]]:
-    """Run `model` over tokens [sequences, length] and yield, a pass at a time, the sequences that went
-    through and their logits at every position but the last.
+    """Run `model` over tokens [sequences, length] and yield, for each pass, its sequences and their logits at
+    every position but the last.
 
-    `batch_size` is an upper limit: of a large vocabulary whose logits come only whole, fewer sequences go
-    through together.
+    `batch_size` is an upper limit: with a large vocabulary whose logits come only whole, fewer sequences
+    share a pass.
     """
     device = next(model.parameters()).device
     small = (limits or usual_limits()).small
@@ -146,24 +145,24 @@ def passes(
 
 
 def chunks(positions: int, vocabulary: int, limits: Limits | None = None) -> Iterator[slice]:
-    """The rows of one sequence, in chunks of at most `CHUNK` logits, or of as many as `limits` says."""
+    """Yield the rows of one sequence, in chunks of at most `CHUNK` logits, or of as many as `limits` says."""
     size = max(1, (limits or usual_limits()).chunk // vocabulary)
     for start in range(0, positions, size):
         yield slice(start, min(start + size, positions))
 
 
 def vocabulary_of(model: nn.Module) -> int:
-    """The length of a row of logits, 0 where the model does not say."""
+    """Return the length of a row of logits; 0 where the model does not say."""
     return int(model.config.get_text_config().vocab_size) if isinstance(model, PreTrainedModel) else 0
 
 
 def logits_of(model: nn.Module, tokens: torch.Tensor) -> int:
-    """How many logits tokens [sequences, length] have together, 0 where the model does not say."""
+    """Return the number of logits of tokens [sequences, length]; 0 where the model does not say."""
     return tokens.numel() * vocabulary_of(model)
 
 
 def decoder_of(model: nn.Module) -> nn.Module | None:
-    """The module whose output the head of `model` works on row by row; None where the model has no such."""
+    """Return the module whose output the head of `model` reads row by row; None if there is none."""
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
         return None
     if "logits_to_keep" not in inspect.signature(type(model).forward).parameters:
@@ -176,7 +175,7 @@ def _decode(model: PreTrainedModel, decoder: nn.Module, batch: torch.Tensor) -> 
     outputs: list[Any] = []
     handle = decoder.register_forward_hook(lambda _module, _args, output: outputs.append(output))
     try:
-        model(input_ids=batch, use_cache=False, logits_to_keep=1)  # one row: the logits are not wanted yet
+        model(input_ids=batch, use_cache=False, logits_to_keep=1)  # one row: the logits are not needed yet
     finally:
         handle.remove()
     hidden = getattr(outputs[0], "last_hidden_state", None) if len(outputs) == 1 else None
@@ -193,7 +192,7 @@ def _decode(model: PreTrainedModel, decoder: nn.Module, batch: torch.Tensor) -> 
 
 @contextmanager
 def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
-    """While the context lasts, `module` returns `answer` whatever it is called with."""
+    """Make `module` return `answer`, whatever it is called with, within the context."""
     before = vars(module).get("forward")
     module.forward = lambda *_args, **_kwargs: answer
     try:
@@ -205,15 +204,14 @@ def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
 
 
 def check_keeping(model: nn.Module, tokens: torch.Tensor, logits: Logits) -> None:
-    """Raise ValueError where the logits of tokens [sequences, length] are too many to be kept whole, and the
-    model gives no way to compute them again.
-    """
+    """Raise ValueError if the logits of tokens [sequences, length] are too many to keep whole, and the model
+    cannot compute them again."""
     if (reason := _not_keepable(model, tokens, logits)) is not None:
         raise ValueError(reason)
 
 
 def too_large_to_keep(model: nn.Module, tokens: torch.Tensor, logits: Logits) -> str | None:
-    """Why the logits of tokens [sequences, length] are not kept unless asked for; None: they are."""
+    """Return why the logits of tokens [sequences, length] are not kept by default; None if they are."""
     if (reason := _not_keepable(model, tokens, logits)) is not None:
         return reason
     if isinstance(logits, WholeLogits):

@@ -1,4 +1,4 @@
-"""True next-token losses of a causal language model, and their distance from a reference model's."""
+"""True next-token losses of a causal language model, and its distance from a reference model."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from mxcheck.evaluation.metrics import MetricFunction
 
 
-#: Figures of which the value of each token is needed, beside the mean of each sequence.
+#: Figures kept for each token, besides the mean of each sequence.
 _BY_TOKEN = ("loss", "reference_loss", "kl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measurement:
-    """What a model makes of a set of tokens. Everything is in nats per scored token, summed in float64.
+    """Figures of a model on a set of tokens. Everything is in nats per scored token, summed in float64.
 
-    `tokens_fingerprint` says on which tokens. `sequence_*` list one mean a sequence, in the order of the
+    `tokens_fingerprint` identifies the tokens. `sequence_*` list one mean per sequence, in the order of the
     tokens. `kl` is KL(reference || model); `top1_agreement` the share of positions where both rank the same
     token first. `bit_equal` says whether all log-probabilities equal the reference's exactly. `predictions`
     has the figures over single tokens. All of these are None where no reference was given. `metrics` are the
-    user's own, by name: one mean a sequence. `logits` is what log-probabilities are computed from: with it
-    the measurement serves as reference. Where it was not kept it is None, and `not_kept` says why.
+    user's own, by name: one mean per sequence. `logits` is what log-probabilities are computed from: with it
+    the measurement serves as a reference. If it was not kept it is None, and `not_kept` says why.
     """
 
     tokens_fingerprint: str
@@ -73,7 +73,7 @@ class Measurement:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout, whatever mode the model's modules are in; afterwards they are in it again."""
+    """Turn off dropout, whatever the modules' modes, and restore the modes afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -97,31 +97,31 @@ def evaluate(
     """Score every token but the first of each sequence against the *true next token*.
 
     Works in chunks of positions, in float64: 2,048 tokens of a vocabulary of 128,256 take less than 1.2 GiB
-    above the model.
+    besides the model.
 
     Args:
         model: a causal language model: called with int64 [batch, length], returns `.logits`
             [batch, length, vocabulary].
         tokens: int64 [sequences, length], fixed-length blocks without padding.
-        reference: a measurement of the reference on the same tokens; gives KL, top-1 agreement, bit-equality,
-            `predictions` and `metrics`.
-        batch_size: sequences a forward pass, at most. Of a model that `convert` made by a recipe whose casts
-            span the batch (a scale a tensor, a library's statistics), one sequence goes at a time whatever
-            is asked for, as in the gate.
-        keep_log_probabilities: whether the result is to serve as reference. None: where it has no reference
-            itself, and what has to be kept is within the bound. Up to 2^25 logits of all tokens are kept as
-            they are (128 MiB in fp32). Of more, the decoder's output is kept in host memory (None: 1 GiB at
-            most; True: whatever it takes), and its logits are computed again, bit for bit, each time: the
-            model may be converted meanwhile, but its output embedding must not be overwritten in place.
+        reference: a measurement of the reference on the same tokens; needed for KL, top-1 agreement,
+            bit-equality, `predictions` and `metrics`.
+        batch_size: most sequences per forward pass. If `convert` made the model by a recipe whose casts span
+            the batch (a scale per tensor, a library's statistics), one sequence runs at a time in any case,
+            as in the gate.
+        keep_log_probabilities: whether the result is to serve as reference. None: if it has no reference
+            itself, and what must be kept is within the bound. Up to 2^25 logits of all tokens are kept as
+            they are (128 MiB in fp32). Beyond that, the decoder's output is kept in host memory (None: at
+            most 1 GiB; True: no limit), and its logits are computed again, bit for bit, each time: the model
+            may be converted meanwhile, but its output embedding must not be overwritten in place.
         metrics: the user's own: functions by name, or what `resolve_metrics` returns.
         progress: called with the number of sequences after each batch.
-        limits: the sizes of chunks, where the chunks themselves are on trial. They change no result.
+        limits: sizes of chunks, for tests of the chunks themselves. They change no result.
 
-    Raises ValueError for tokens of another shape or outside the vocabulary, a reference of other tokens or
-    one whose logits come out otherwise when computed again, too many logits to keep of a model that cannot
-    compute them again, a metric at fault, more or fewer tokens scored than there are, and a process in
-    which subnormal numbers become zero; NonFiniteLogitsError, naming the first module at fault, where logits
-    are NaN or infinite.
+    Raises ValueError for tokens of another shape or outside the vocabulary; a reference of other tokens, or
+    one whose logits change when computed again; too many logits to keep of a model that cannot compute them
+    again; a metric at fault; more or fewer tokens scored than there are; and a process that flushes subnormal
+    numbers to zero. Raises NonFiniteLogitsError, naming the first module at fault, where logits are NaN or
+    infinite.
     """
     check_subnormals()
     _check_tokens(model, tokens)
@@ -132,7 +132,7 @@ def evaluate(
         _check_reference(reference, tokens)
     batch_size = min(batch_size, sequences_a_pass(model) or batch_size)
     means: dict[str, list[float]] = defaultdict(list)
-    # by token; one array each, made before any logits, leaves no small pieces in memory between these
+    # one array per figure, allocated before any logits, leaves no small pieces in memory between these
     by_token = {name: np.full((len(tokens), tokens.shape[1] - 1), np.nan) for name in _BY_TOKEN}
     keep = keep_log_probabilities
     not_kept = "it was evaluated with a reference of its own" if keep is None else "it was told not to"
@@ -161,8 +161,9 @@ def evaluate(
                     if reference is not None:
                         figures |= _distances(log_p, targets, reference, len(means["loss"]), rows, own)
                     for name, values in figures.items():
-                        # numbers, no tensors: small ones that stay between large ones that go keep malloc
-                        # from using the gaps, and the process grew by the size of the whole logits
+                        # Python numbers, not tensors: small tensors that stay between large ones that are
+                        # freed keep malloc from reusing the gaps, and the process grew by the size of the
+                        # whole logits
                         by_row[name] += values.tolist()
                 scored += len(by_row["loss"])
                 for name, numbers in by_row.items():
@@ -204,7 +205,7 @@ def evaluate(
 
 
 def _figures(log_p: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a chunk [rows, vocabulary] says by itself, each [rows]."""
+    """Compute the figures of a chunk [rows, vocabulary] by itself, each [rows]."""
     return {"loss": _losses(log_p, targets), "entropy": -log_p.exp().mul_(log_p).sum(-1)}
 
 
@@ -216,7 +217,7 @@ def _distances(
     rows: slice,
     metrics: Sequence[Metric],
 ) -> dict[str, torch.Tensor]:
-    """What a chunk [rows, vocabulary] says beside the reference's, each [rows]."""
+    """Compute the figures of a chunk [rows, vocabulary] relative to the reference's, each [rows]."""
     assert reference.logits is not None
     reference_log_p = torch.log_softmax(
         reference.logits.rows(sequence, rows).to(log_p.device).double(), dim=-1

@@ -1,4 +1,4 @@
-"""Metrics of the user's own, by name. Torch-free until one is resolved: names are checked at collection.
+"""The user's own metrics, by name. Torch-free until one is resolved: names are checked at collection.
 
 A package offers a metric by an entry point in the group `mxcheck.metrics`, whose value is
 `package.module:function`; a conftest.py or module by the decorator `metric`.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "mxcheck.metrics"
 
-#: Figures that every measurement or record has, or that `evaluate` collects beside the user's.
+#: Names in use: figures of every measurement or record, or that `evaluate` collects beside the user's.
 TAKEN = frozenset(
     {"bit_equal", "changes_bits", "cross_entropy", "entropy", "kl", "loss", "metrics", "perplexity", "rise"}
     | {"reference_cross_entropy", "reference_entropies", "reference_entropy", "reference_loss"}
@@ -37,14 +37,15 @@ _DECORATED: dict[str, MetricFunction] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A figure of a model's predictions beside the reference's, averaged over the tokens of each sequence.
+    """A figure of a model's predictions relative to the reference's, averaged over the tokens of each
+    sequence.
 
     Attributes:
-        name: an identifier; what the figure is called in a measurement.
-        function: f(log_probabilities, targets, reference_log_probabilities), on float64 [rows, vocabulary]
-            in nats, int64 [rows] (the true next tokens) and float64 [rows, vocabulary]; returns one real
-            number a row, [rows]. Rows are some of the positions of one sequence: a row's number must not
-            depend on which others come with it.
+        name: an identifier: the figure's name in a measurement.
+        function: f(log_probabilities, targets, reference_log_probabilities), on float64 [rows, vocabulary] in
+            nats, int64 [rows] (the true next tokens) and float64 [rows, vocabulary]; returns one real number
+            per row, [rows]. Rows are some of the positions of one sequence: a row's number must not depend on
+            the other rows of the call.
     """
 
     name: str
@@ -54,10 +55,10 @@ class Metric:
         _check_name(self.name)
 
     def __call__(self, log_p: Tensor, targets: Tensor, reference_log_p: Tensor) -> Tensor:
-        """The metric of each row, float64 [rows]. The function gets copies, so it may work in place.
+        """Return the metric of each row, float64 [rows]. The function gets copies, so it may work in place.
 
-        Raises ValueError, naming the metric, where the function raises, or returns anything but one finite
-        real number a row.
+        Raises ValueError, naming the metric, if the function raises, or returns anything but one finite real
+        number per row.
         """
         import torch
 
@@ -86,15 +87,15 @@ class Metric:
 
 
 def metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
-    """Register the decorated function as a metric of that name; see `Metric` for what it is called with.
+    """Register the decorated function as a metric of that name; see `Metric` for its arguments.
 
-    Raises ValueError where the name is no identifier, a built-in figure's, or another function's.
+    Raises ValueError if the name is not an identifier, or belongs to a built-in figure or another function.
     """
     _check_name(name)
 
     def register(function: MetricFunction) -> MetricFunction:
         other = _DECORATED.get(name)
-        # the same function again is a module that was imported twice
+        # the same function again means that its module was imported twice
         if other is not None and _place(other) != _place(function):
             raise ValueError(f"metric {name!r} is registered already, by {_place(other)}; give another name")
         _DECORATED[name] = function
@@ -104,10 +105,10 @@ def metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
 
 
 def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
-    """What the figures of these metrics are called: a registered name, an entry point's, or the function's
-    of `package.module:function`. Imports nothing of them.
+    """Return the figures' names of these metrics: a registered name, an entry point's, or the function's of
+    `package.module:function`. Imports none of them.
 
-    Raises ValueError for an unknown name, and for two metrics of one name.
+    Raises ValueError for an unknown name, or two metrics of one name.
     """
     known = _known()
     figures: list[str] = []
@@ -124,9 +125,9 @@ def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def resolve_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
-    """The metrics of these names, as `check_metrics` takes them, imported.
+    """Import and return the metrics of these names, as `check_metrics` takes them.
 
-    Raises ValueError as `check_metrics`, and where there is no such module or function.
+    Raises ValueError as `check_metrics`, and if there is no such module or function.
     """
     from mxcheck.kernels.api import load_target
 
@@ -140,7 +141,7 @@ def resolve_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
 
 
 def as_metrics(metrics: Mapping[str, MetricFunction] | Sequence[Metric]) -> tuple[Metric, ...]:
-    """Metrics however they were given; no two of one name."""
+    """Return metrics given in either form; no two of one name."""
     if isinstance(metrics, Mapping):
         return tuple(Metric(name=name, function=function) for name, function in metrics.items())
     names = [one.name for one in metrics]
@@ -151,7 +152,8 @@ def as_metrics(metrics: Mapping[str, MetricFunction] | Sequence[Metric]) -> tupl
 
 
 def _known() -> dict[str, MetricFunction | str]:
-    """Name -> function, or where to find it: decorated functions, then what installed packages offer."""
+    """Return name -> function, or its place: decorated functions, then those that installed packages
+    offer."""
     known: dict[str, MetricFunction | str] = dict(_DECORATED)
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name in known:

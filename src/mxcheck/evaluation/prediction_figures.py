@@ -26,14 +26,14 @@ def predictions(
     sequence_entropies: list[float],
     sequence_top1: list[float],
 ) -> Predictions:
-    """The figures of a case.
+    """Compute the figures of a case.
 
     Args:
         losses: -log q(t) of each scored token, in nats, float64 [sequences, positions].
-        reference_losses: -log p(t) of the same.
+        reference_losses: -log p(t) of the same tokens.
         kl: KL(reference || model) at each position over the whole vocabulary, in nats, the same shape.
-        sequence_entropies: the model's entropy, one mean a sequence, in nats per token.
-        sequence_top1: share of the positions at which both rank the same token first, one a sequence.
+        sequence_entropies: the model's entropy, one mean per sequence, in nats per token.
+        sequence_top1: share of the positions at which both rank the same token first, one per sequence.
     """
     bounds = part_bounds(kl.shape[1])
     change = np.exp(-losses) - np.exp(-reference_losses)
@@ -50,16 +50,16 @@ def predictions(
 
 
 def _k3(losses: ByToken, reference_losses: ByToken) -> ByToken:
-    """q/p - 1 - log(q/p) of each token; infinite where q/p overflows, as where the reference is ruined."""
+    """Return q/p - 1 - log(q/p) of each token; infinite where q/p overflows, as with a ruined reference."""
     log_ratio = reference_losses - losses
     with np.errstate(over="ignore"):
-        # expm1: near 0 the terms cancel to second order, and exp(x) - 1 would leave few digits
+        # expm1: near 0 the terms cancel to second order, where exp(x) - 1 would leave few digits
         terms: ByToken = np.expm1(log_ratio) - log_ratio
-    # what is left of rounding may be below zero, by 2^-53 of the terms; no true value is
+    # rounding may leave a negative value, by 2^-53 of the terms; no true value is negative
     return np.maximum(terms, 0.0)
 
 
 def _percentiles(values: ByToken, percents: tuple[float, ...]) -> dict[str, float]:
-    """By name; between two values by linear interpolation, as llama.cpp does."""
+    """Return percentiles by name, linearly interpolated between two values as in llama.cpp."""
     found = np.percentile(values, percents).tolist()
     return {str(percent): value for percent, value in zip(percents, found, strict=True)}

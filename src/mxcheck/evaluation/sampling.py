@@ -15,20 +15,20 @@ from mxcheck.models.load import positions
 __all__ = ["sample_tokens"]
 
 
-#: What a cache is called among the arguments and the results of a forward: keys and values, or the states of
-#: a state-space model.
+#: Names of a cache among a forward's arguments and results: keys and values, or the states of a state-space
+#: model.
 _CACHES = ("past_key_values", "cache_params")
 
-#: By how much the logits after the last token may differ with and without the cache: the standard deviation
-#: of the difference, in those of the logits. Measured on the reference models: 5e-7 in fp32, 6e-4 in fp16,
-#: 4e-3 in bf16. What is below a 16-bit type's bound, rotary frequencies that moved still tell.
+#: How far the logits after the last token may differ with and without the cache: standard deviation of the
+#: difference, in standard deviations of the logits. Measured on the reference models: 5e-7 in fp32, 6e-4 in
+#: fp16, 4e-3 in bf16. Differences below a 16-bit bound are still detected by rotary frequencies that changed.
 _SAME = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _SAME_FP32 = 1e-4
 
-#: Sequences of which both are compared.
+#: Number of sequences that are compared.
 _COMPARED = 4
 
-#: What the forward of a model that cannot use its own cache raises (one that is out of memory passes).
+#: Errors in the forward of a model that cannot use its own cache (out-of-memory errors pass through).
 _FAILED_STEP = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 
 
@@ -48,34 +48,35 @@ def sample_tokens(
     softmax(logits) at temperature 1 over the whole vocabulary. Nothing is suppressed, no top-k or top-p
     applies, and an end-of-sequence token is a token like any other: the sequence goes on after it.
 
-    Why text of the model's own: let p be this model and q the same model quantized. On text sampled from p,
-    E[-log p] is the entropy of p, and E[-log q] - E[-log p] is KL(p || q), in nats a token. So the
+    Why the model's own text: let p be this model and q the same model quantized. On text sampled from p,
+    E[-log p] is the entropy of p, and E[-log q] - E[-log p] is KL(p || q), in nats per token. So the
     reference's cross-entropy equals its entropy, and the expected rise of the cross-entropy equals the KL
-    divergence: but for sampling noise, quantization can only raise the loss. Neither holds on other text.
+    divergence: except for sampling noise, quantization can only raise the loss. Neither holds on other text.
 
-    That model is the one that is evaluated: all of a sequence in one pass. A cache may give another: keys
-    that were rotated when the sequence was shorter, where frequencies depend on its length (longrope, dynamic
-    NTK). So the first batch is sampled with the cache, its last logits are compared with those of one pass
-    over the whole, and where they differ (or there is no cache, or it fails) every token is drawn from a pass
-    over all `length` positions, those to come filled with BOS: `length` / 2 times the work and more. Of a
-    model whose frequencies depend on the length, such text is its own at that length alone.
+    The text must come from the model as it is evaluated: all of a sequence in one pass. A cache may give
+    another model: keys that were rotated when the sequence was shorter, where frequencies depend on its
+    length (longrope, dynamic NTK). So the first batch is sampled with the cache, and its last logits are
+    compared with those of one pass over the whole. If they differ (or there is no cache, or it fails), every
+    token is drawn from a pass over all `length` positions, with later ones filled with BOS: at least `length`
+    / 2 times the work. For a model whose frequencies depend on the length, such text is its own at that
+    length alone.
 
     Args:
-        model: a causal language model; it is put into eval mode for the call.
+        model: a causal language model; put into eval mode for the call.
         sequences: number of sequences, at least 1.
-        length: tokens a sequence, the first one (BOS) included; from 1 to the model's number of positions.
-        seed: of the uniform numbers, which are drawn on the CPU for all sequences at once. The result is
-            deterministic on one machine; other batch sizes, threads or instruction sets change the logits'
-            last bits only, and so hardly ever a token.
-        batch_size: sequences that go through the model together.
+        length: tokens per sequence, including the first one (BOS); from 1 to the model's number of positions.
+        seed: seed of the uniform numbers, which are drawn on the CPU for all sequences at once. The result is
+            deterministic on one machine; other batch sizes, threads or instruction sets change only the last
+            bits of logits, and so hardly ever a token.
+        batch_size: sequences per pass.
         progress: called with the number of tokens just sampled (`tqdm.update` fits); a negative number takes
-            back a batch that is sampled anew without the cache.
-        tell: called with the reason, in one line, where tokens are sampled without a cache.
+            back a batch that is sampled again without the cache.
+        tell: called with the reason, in one line, if tokens are sampled without a cache.
 
     Returns:
         Token ids, int64 [sequences, length], on the CPU.
 
-    Raises ValueError, in one line, for sizes that are not allowed, a model without a BOS of its vocabulary,
+    Raises ValueError, in one line, for sizes that are not allowed, a model without a BOS in its vocabulary,
     logits that are not finite, and a model whose logits depend on later tokens.
     """
     for name, value in (("sequences", sequences), ("length", length), ("batch_size", batch_size)):
@@ -89,7 +90,7 @@ def sample_tokens(
             f"give --length {limit} or less"
         )
 
-    # `model.generate` is no use here: it stops at EOS, or masks EOS with min_new_tokens, fills unset options
+    # `model.generate` does not fit: it stops at EOS, or masks EOS with min_new_tokens, fills unset options
     # (top_k, EOS ids) from the model's generation_config, and draws from the global random state.
     generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(sequences, length - 1, dtype=torch.float64, generator=generator)
@@ -113,8 +114,8 @@ def sample_tokens(
 
 
 def _bos(model: PreTrainedModel) -> int:
-    """The token that a sequence starts with, by the configuration (of the text model, where it has several
-    parts)."""
+    """Return the token that a sequence starts with, by the configuration (of the text model, where the model
+    has several parts)."""
     kind, text = type(model).__name__, model.config.get_text_config()
     embedding = model.get_input_embeddings()
     vocabulary = getattr(embedding, "num_embeddings", None) or int(text.vocab_size)
@@ -134,7 +135,7 @@ def _bos(model: PreTrainedModel) -> int:
 
 
 def _cache_name(model: PreTrainedModel) -> str | None:
-    """What the model's forward calls its cache; None where it takes none."""
+    """Return the name of the cache in the model's forward; None if it takes none."""
     parameters = inspect.signature(type(model).forward).parameters
     return next((name for name in _CACHES if name in parameters), None)
 
@@ -147,7 +148,7 @@ def _sample_with_cache(
     progress: Callable[[int], object],
 ) -> str | None:
     """Fill columns 1.. of `tokens` with the cache. Returns None; or, after the first batch, why the cache
-    does not do: what `progress` had been told of that batch is then taken back."""
+    cannot be used: the batch is then taken back from `progress`."""
     name = _cache_name(model)
     if name is None:
         return "the model takes none"
@@ -175,8 +176,8 @@ def _fill_with_cache(
     *,
     compare: bool,
 ) -> str | None:
-    """Fill columns 1.. of `tokens` [rows, length] in place, one token a step, with the cache called `name`.
-    With `compare`, returns why the cache does not do, else None."""
+    """Fill columns 1.. of `tokens` [rows, length] in place, one token per step, with the cache called `name`.
+    With `compare`, returns why the cache cannot be used, else None."""
     cache, frequencies = None, None
     for column in range(tokens.shape[1] if compare else tokens.shape[1] - 1):
         newest = tokens[:, column : column + 1].to(model.device)
@@ -200,8 +201,8 @@ def _fill_with_cache(
 def _difference(
     model: PreTrainedModel, tokens: torch.Tensor, cached: torch.Tensor, frequencies: dict[str, torch.Tensor]
 ) -> str | None:
-    """How the logits [rows, vocabulary] that the cache gave after the last token differ from those of a pass
-    over all tokens; None where they do not. `frequencies`: the rotary ones after the first token."""
+    """Return how the cache's logits [rows, vocabulary] after the last token differ from those of a pass over
+    all tokens; None if they do not. `frequencies`: the rotary ones after the first token."""
     for row in range(min(len(tokens), _COMPARED)):
         whole = _logits_at(model, tokens[row : row + 1], tokens.shape[1] - 1)[0].double()
         apart = float((cached[row].double() - whole).std() / whole.std())
@@ -219,7 +220,7 @@ def _difference(
 
 
 def _frequencies(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Copies of the frequencies of rotary embeddings, as the last pass left them."""
+    """Copy the frequencies of rotary embeddings, as the last pass left them."""
     return {name: value.clone() for name, value in model.named_buffers() if name.endswith("inv_freq")}
 
 
@@ -228,7 +229,7 @@ def _fill_whole(
     model: PreTrainedModel, tokens: torch.Tensor, uniforms: torch.Tensor, progress: Callable[[int], object]
 ) -> None:
     """Fill columns 1.. of `tokens` [rows, length] in place, each from a pass over all columns: frequencies
-    that depend on the length are then those of the evaluation, and what stands in later columns is masked."""
+    that depend on the length are then those of the evaluation, and later columns are masked."""
     first = None
     for column in range(1, tokens.shape[1]):
         logits = _logits_at(model, tokens, column - 1)
@@ -246,7 +247,8 @@ def _fill_whole(
 
 
 def _logits_at(model: PreTrainedModel, tokens: torch.Tensor, position: int) -> torch.Tensor:
-    """[rows, vocabulary] of a pass over tokens [rows, length] without a cache."""
+    """Return the logits [rows, vocabulary] at a position, from a pass over tokens [rows, length] without a
+    cache."""
     ids = tokens.to(model.device)
     if _keeps_logits(model):
         kept = torch.tensor([position], device=model.device)
@@ -261,18 +263,18 @@ def _keeps_logits(model: PreTrainedModel) -> bool:
 
 
 def _rows_at_once(model: PreTrainedModel, batch_size: int, length: int) -> int:
-    """As many sequences as may go through the model at once where all of their logits come back."""
+    """Return the number of sequences per pass for a model that returns all of their logits."""
     if _keeps_logits(model):
         return batch_size
     return max(1, min(batch_size, SMALL // (length * max(1, vocabulary_of(model)))))
 
 
 def _draw(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """A token id for each row of `logits` [rows, vocabulary], by inverting the CDF in float64."""
+    """Draw a token id for each row of `logits` [rows, vocabulary], by inverting the CDF in float64."""
     cumulated = logits.double().softmax(dim=-1).cumsum(dim=-1)
     if not torch.isfinite(cumulated).all():
         raise ValueError("cannot sample: the model's logits are not finite; check its weights")
-    # right=True: the first token whose cumulated probability exceeds the target, so one of probability zero
-    # is never drawn. Scaling by the last column undoes the rounding of a sum that is not exactly 1.
+    # right=True: the first token whose cumulative probability exceeds the target, so one of probability zero
+    # is never drawn. Scaling by the last column corrects a sum that rounding left unequal to 1.
     targets = uniforms[:, None] * cumulated[:, -1:]
     return torch.searchsorted(cumulated, targets, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)

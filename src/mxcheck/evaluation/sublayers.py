@@ -1,8 +1,8 @@
-"""What a recipe does to each decoder layer and to its attention and its MLP, each alone.
+"""Measure the error of a recipe in each decoder layer and in its attention and its MLP, each alone.
 
-Every decoder layer starts from its stored reference state, and attention and MLP take the inputs that they
-have in the unconverted layer. A figure therefore tells of its own place alone, and neither depth nor one
-token of extreme values decides it: figures are taken by token, each token relative to its own size.
+Every decoder layer starts from its stored reference state, and attention and MLP take their inputs in the
+unconverted layer. A figure therefore describes its own place alone, and neither depth nor one token of
+extreme values decides it: figures are taken by token, each token relative to its own size.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["PROJECTIONS", "SublayerErrors", "signs", "sublayer_errors", "sublaye
 
 #: The two sublayers, by the role of their linear modules; a third entry, `layer`, is the whole layer.
 ROLES = ("attention", "mlp")
-#: Random projections of an error: one for each bit of a word. The distance of two errors is known to
-#: 1/sqrt(2 · 64) = 9 % from them.
+#: Random projections of an error: one for each bit of a word. They give the distance of two errors to within
+#: 1/sqrt(2 · 64) = 9 %.
 PROJECTIONS = 64
 _SEED = 20251121
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SublayerErrors:
-    """By `<layer>.attention`, `<layer>.mlp` and `<layer>.layer`: its figures, or why there are none."""
+    """Figures by `<layer>.attention`, `<layer>.mlp` and `<layer>.layer`, or why there are none."""
 
     errors: dict[str, SublayerError]
     absent: dict[str, str]
@@ -42,8 +42,8 @@ class SublayerErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sublayer:
-    """A part of a decoder layer. Of `modules` the first that is called takes its input, and the last gives
-    its output: one module, or two linear modules in a row that no module of their own holds (OPT)."""
+    """A part of a decoder layer. The first of `modules` that is called takes its input, and the last gives
+    its output: one module, or two linear modules in a row that no module contains by themselves (OPT)."""
 
     layer: str
     modules: tuple[str, ...]
@@ -51,17 +51,17 @@ class Sublayer:
 
 @dataclass(slots=True, kw_only=True)
 class _Seen:
-    """What one forward pass showed of one sublayer."""
+    """Observations of one sublayer in one forward pass."""
 
     calls: int = 0
     inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     output: Tensor = field(default_factory=lambda: torch.empty(0))
-    #: What the module adds to its update by itself (BLOOM, MPT).
+    #: Residual that the module adds to its update by itself (BLOOM, MPT).
     residual: Tensor | None = None
 
 
 def sublayers(model: nn.Module) -> tuple[dict[str, Sublayer], dict[str, str]]:
-    """The sublayers of every decoder layer by key, and by key why a layer has no such sublayer."""
+    """Return the sublayers of every decoder layer by key, and by key why a layer has no such sublayer."""
     found, absent = {}, {}
     modules = dict(model.named_modules())
     for layer, roles in decoder_layers(model).items():
@@ -82,7 +82,7 @@ def sublayers(model: nn.Module) -> tuple[dict[str, Sublayer], dict[str, str]]:
 
 
 def _owner(names: list[str], modules: Mapping[str, nn.Module]) -> str:
-    """The nearest module around all of `names` that can be called."""
+    """Return the nearest callable module around all of `names`."""
     if not names:
         return ""
     parents = [name.split(".")[:-1] for name in names]
@@ -99,11 +99,11 @@ def _owner(names: list[str], modules: Mapping[str, nn.Module]) -> str:
 def sublayer_errors(conversion: Conversion, states: LayerStates) -> SublayerErrors:
     """Measure every sublayer of a converted model from `states`: three forward passes over their tokens.
 
-    The first is the unconverted model's; the second is the converted one's and gives the whole layers; in
-    the third, attention and MLP take the inputs of the first, in the dtype of their own. The model is left
+    The first pass is the unconverted model's; the second is the converted one's and gives the whole layers;
+    in the third, attention and MLP take the inputs of the first, in their own dtype. The model is left
     converted.
 
-    Raises ValueError where the states are those of another model.
+    Raises ValueError if the states belong to another model.
     """
     model = conversion.model
     found, absent = sublayers(model)
@@ -135,7 +135,8 @@ def _pass(
     sublayers: Mapping[str, Sublayer],
     given: Mapping[str, _Seen] | None = None,
 ) -> dict[str, _Seen]:
-    """What a forward pass shows of each sublayer; with `given`, they take the hidden states seen there."""
+    """Run a forward pass and return the observations of each sublayer; with `given`, sublayers take the
+    hidden states seen there."""
     seen = {key: _Seen() for key in sublayers}
 
     def enter(key: str) -> Any:
@@ -178,35 +179,35 @@ def _with_states_of(
     kwargs: dict[str, Any],
     states: LayerStates,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call, with those that are hidden states taken from the call `given`."""
+    """Return the arguments of a call, with its hidden states replaced by those of the call `given`."""
     width = next(iter(states.layers.values())).shape[-1]
     rows = states.tokens.numel()
 
     def chosen(own: Any, other: Any) -> Any:
         if isinstance(own, Tensor) and own.shape[-1:] == (width,) and own.numel() == rows * width:
             return other.to(own.device, own.dtype)
-        return own  # masks, position embeddings: the same, and of the call's own dtype
+        return own  # masks, position embeddings: equal, and in the call's own dtype
 
     positional = tuple(chosen(own, other) for own, other in zip(args, given[0], strict=True))
     return positional, {name: chosen(own, given[1][name]) for name, own in kwargs.items()}
 
 
 def _copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments whose tensors no later operation in place can change."""
+    """Copy arguments, so that no later in-place operation changes their tensors."""
     positional = tuple(value.clone() if isinstance(value, Tensor) else value for value in args)
     named = {name: value.clone() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
     return positional, named
 
 
 def _residual(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """What a module is given by the name `residual`: it adds that to its own update."""
+    """Return the module's argument `residual`, which it adds to its own update."""
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     value = {**dict(zip(names, args, strict=False)), **kwargs}.get("residual")
     return value if isinstance(value, Tensor) else None
 
 
 def _unusable(reference: _Seen, converted: _Seen) -> str:
-    """Why what was seen cannot be compared; empty where it can."""
+    """Return why two observations cannot be compared; empty if they can."""
     if reference.calls != 1 or converted.calls != 1:
         return f"a pass calls it {reference.calls} times, converted {converted.calls} times; 1 is needed"
     if reference.output.shape != converted.output.shape:
@@ -217,7 +218,8 @@ def _unusable(reference: _Seen, converted: _Seen) -> str:
 def _figures(
     reference: Tensor, converted: Tensor, residual: Tensor | None, state: Tensor
 ) -> SublayerError | str:
-    """The figures of one sublayer from its outputs, or why there are none. Everything in fp64 on the CPU."""
+    """Return the figures of one sublayer from its outputs, or why there are none. Computed in fp64 on the
+    CPU."""
     tokens = state.shape[-2]
     before, after, start = (_rows(value, tokens) for value in (reference, converted, state))
     update = before if residual is None else before - _rows(residual, tokens)
@@ -241,7 +243,7 @@ def _figures(
 
 
 def _rows(value: Tensor, tokens: int) -> Tensor:
-    """[tokens, width], of [..., tokens, width] (Gemma 3n keeps several streams before the tokens)."""
+    """Reshape [..., tokens, width] to [tokens, width] (Gemma 3n keeps several streams before the tokens)."""
     return value.detach().to("cpu", torch.float64).movedim(-2, 0).reshape(tokens, -1)
 
 
@@ -250,10 +252,10 @@ def _quantile(values: Tensor, share: float) -> float:
 
 
 def _sketch(error: Tensor) -> tuple[int, ...]:
-    """Signed sums of the error [tokens, width], each token's scaled to length 1, in `SKETCH_UNIT`; empty
-    where the error is exactly zero. The root mean square of the sums is 1.
+    """Return signed sums of the error [tokens, width], each token scaled to length 1, in `SKETCH_UNIT`; empty
+    if the error is exactly zero. The root mean square of the sums is 1.
 
-    Scaled, since the norm is a figure of its own, and without it one token would decide.
+    Tokens are scaled because the norm is a figure of its own, and otherwise one token would decide.
     """
     length = error.square().sum(-1, keepdim=True).sqrt()
     if not length.any():
@@ -262,15 +264,15 @@ def _sketch(error: Tensor) -> tuple[int, ...]:
     directions = torch.where(length > 0, error / length, 0.0) / int((length > 0).sum()) ** 0.5
     table = signs(tokens * width).view(tokens, width, PROJECTIONS)
     total = torch.zeros(PROJECTIONS, dtype=torch.float64)
-    for token in range(tokens):  # one at a time: the signs as fp64 are eight times as many bytes
+    for token in range(tokens):  # one at a time: the signs take eight times as many bytes in fp64
         total += directions[token] @ table[token].double()
     return tuple(round(value / SKETCH_UNIT) for value in total.tolist())
 
 
 @lru_cache(maxsize=2)
 def signs(count: int) -> Tensor:
-    """+1 and -1, int8 [count, 64]: the bits of SplitMix64's words (Steele, Lea and Flood 2014) at the
-    counters 1 to `count`. Integers alone make them: they are the same on every machine."""
+    """Return +1 and -1, int8 [count, 64]: the bits of SplitMix64's words (Steele, Lea and Flood 2014) at
+    counters 1 to `count`. Made by integers alone, they are the same on every machine."""
     words = np.uint64(_SEED) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)

@@ -1,4 +1,4 @@
-"""The file that evaluation tokens are kept in: safetensors, one int32 tensor [sequences, length]."""
+"""The file of evaluation tokens: safetensors, one int32 tensor [sequences, length]."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def save_tokens(tokens: torch.Tensor, path: str | Path) -> None:
 def load_tokens(path: str | Path) -> torch.Tensor:
     """Read a tokens file: token ids, int64 [sequences, length], on the CPU.
 
-    Raises ValueError, in one line that names the file, when there is no such file, it is damaged, or what it
-    holds is no table of token ids.
+    Raises ValueError, in one line that names the file, if there is no such file, it is damaged, or it holds
+    no table of token ids.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such tokens file; write one with save_tokens")
@@ -61,6 +61,6 @@ def _check(tokens: torch.Tensor, path: str | Path, *, allowed: tuple[torch.dtype
 
 
 def fingerprint(tokens: torch.Tensor) -> str:
-    """SHA-256 over shape and ids of tokens [sequences, length], whatever their integer dtype."""
+    """Return the SHA-256 of shape and ids of tokens [sequences, length], whatever their integer dtype."""
     ids = tokens.to("cpu", torch.int64).contiguous()
     return hashlib.sha256(f"{tuple(ids.shape)}:".encode() + ids.numpy().tobytes()).hexdigest()
