@@ -1,4 +1,5 @@
-"""What is known of a case without any baseline: its operands by the oracle, its errors with random signs."""
+"""Measure what is known of a case without a baseline: its operands by the oracle, its errors with random
+signs."""
 
 from __future__ import annotations
 
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 
 #: Seeds of the random signs.
 SEEDS = (0, 1, 2, 3, 4)
-#: Rows of each weight that are compared, evenly spaced, besides the one with the largest value.
+#: Compared rows of each weight, evenly spaced, besides the one with the largest value.
 ROWS = 32
-#: Positions of a batch whose operands are computed, and rows of each of them that are compared, in the same
-#: way: what is wrong of some rows of a pass alone, or of its last ones, is met.
+#: Positions of a batch whose operands are computed; their compared rows are chosen in the same way, so that
+#: faults of only some rows, or only the last ones, are found.
 POSITIONS = 512
 OPERAND_ROWS = 128
-#: Tokens of which a model is asked whether it sees those that follow.
+#: Tokens for the test whether a model sees later ones.
 CAUSAL = 64
 
 
 def absolute(session: Session, case: Case) -> Absolute:
-    """Measure what a first acceptance asserts. The case's model becomes resident, if it is not.
+    """Measure what a first acceptance asserts. Loads the case's model unless it is resident.
 
     Raises as `measure_case` does.
     """
@@ -76,8 +77,9 @@ def absolute(session: Session, case: Case) -> Absolute:
 
 
 def sees_later(model: PreTrainedModel, tokens: Tensor) -> float:
-    """How far the second half of a sequence's first `CAUSAL` tokens moves the logits of the first half, in
-    standard deviations of the logits. So short a text is within every model's original positions."""
+    """Return how far the second half of a sequence's first `CAUSAL` tokens moves the logits of the first
+    half, in standard deviations of the logits. A text this short is within every model's original
+    positions."""
     import torch
 
     ids = tokens[:1, :CAUSAL].to(next(model.parameters()).device)
@@ -91,12 +93,12 @@ def sees_later(model: PreTrainedModel, tokens: Tensor) -> float:
 
 
 def zero_matrices(model: PreTrainedModel) -> tuple[str, ...]:
-    """The parameters of two dimensions and more of which every element is zero."""
+    """Return the parameters of two or more dimensions whose elements are all zero."""
     return tuple(name for name, value in model.named_parameters() if value.dim() > 1 and not value.any())
 
 
 def _unknown(recipe: Recipe) -> str | None:
-    """Why mxcheck does not know the errors of a recipe; None: it does."""
+    """Return why mxcheck does not know the errors of a recipe; None if it does."""
     if recipe.library is not None:
         return f"{recipe.library} casts"
     if not recipe.operands:
@@ -124,11 +126,11 @@ def _replaced_casts(
 
 @contextmanager
 def random_signs(conversion: Conversion, seed: int) -> Iterator[None]:
-    """For as long as the context lasts, each operand x of the converted model is x + s (q(x) - x), with q
-    the recipe's cast by mxcheck's own code, whatever the conversion has for it, and s = ±1 by element.
+    """Replace each operand x of the converted model by x + s (q(x) - x) within the context. q is the recipe's
+    cast by mxcheck's own code, whatever the conversion uses; s = ±1 for each element.
 
-    Linear modules compute their own products meanwhile, not the conversion's: what is wrong of those is no
-    part of the measure. Experts, attention and element-wise operations have no other place to be cast at.
+    Linear modules meanwhile compute their own products, not the conversion's, whose faults are not part of
+    this measure. Experts, attention and element-wise operations have no other place for the cast.
     """
     import torch
 
@@ -158,17 +160,18 @@ def random_signs(conversion: Conversion, seed: int) -> Iterator[None]:
             for key, original, weight in module.weights():
                 values = turned(original, cast(original))
                 if module.is_plain:
-                    # a parameter of its own: an embedding may share the module's
+                    # a new parameter: an embedding may share the module's
                     setattr(module.module, key, torch.nn.Parameter(values, requires_grad=False))
                 else:
                     undo.callback(weight.copy_, weight.clone())
-                    weight.copy_(values)  # in place: products know a weight by its storage
+                    weight.copy_(values)  # in place: products identify a weight by its storage
         yield
 
 
 @contextmanager
 def _casting(module: ConvertedLinear) -> Iterator[None]:
-    """A linear module as it was before, but for its input and result, which its casts are applied to."""
+    """Restore a linear module within the context, except that its casts are applied to its input and
+    result."""
 
     def before(
         _: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
@@ -187,11 +190,11 @@ def _casting(module: ConvertedLinear) -> Iterator[None]:
 
 
 def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[int, dict[str, str]]:
-    """Compare operands of a converted model with what the oracle makes of them: of each weight `ROWS` rows
-    and the one with the largest value, and of each operand of one pass over `tokens` [sequences, length],
-    `POSITIONS` of each sequence at most, `OPERAND_ROWS` rows and that one.
+    """Compare operands of a converted model with the oracle: of each weight `ROWS` rows and the one with the
+    largest value; of each operand of one pass over `tokens` [sequences, length], at most `POSITIONS` of each
+    sequence, `OPERAND_ROWS` rows and that one.
 
-    Returns how many values were compared, and by operand what is wrong of it.
+    Returns the number of values compared, and what is wrong by operand.
     """
     import torch
 
@@ -235,7 +238,7 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
             note = module.module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
             hooks.callback(note.remove)
         run(conversion.model, tokens[:, :POSITIONS])
-    # a model may read a module's weights itself: what it does not call has no activations
+    # a model may read a module's weights itself: a module that it does not call has no activations
     idle = {
         f"{what} of {name}"
         for name in conversion.modules.keys() - called
@@ -247,16 +250,16 @@ def compared_with_the_oracle(conversion: Conversion, tokens: Tensor) -> tuple[in
 
 
 def _rows(x: Tensor, axis: int, most: int) -> list[int]:
-    """Which rows along `axis` are compared: evenly spaced, the first and the last among them, as a kernel's
-    last tile is the likeliest to be wrong. So is the one with the largest value: where one scale spans the
-    tensor, these rows alone have it."""
+    """Return the rows along `axis` to compare: evenly spaced, including the first and the last, as a kernel's
+    last tile is the most likely to be wrong; and the row with the largest value, which alone has it where one
+    scale spans the tensor."""
     sizes = x.movedim(axis, -1).flatten(0, -2).abs().amax(-1)
     steps = max(min(most, len(sizes)) - 1, 1)
     return sorted({*(row * (len(sizes) - 1) // steps for row in range(steps + 1)), int(sizes.argmax())})
 
 
 def _difference(x: Tensor, values: Tensor, operand: Operand | None, axis: int) -> str:
-    """How the `values` of a cast differ from what the oracle makes of `x`; empty where they do not."""
+    """Return how the `values` of a cast differ from the oracle's cast of `x`; empty if they do not."""
     import torch
 
     expected = by_the_oracle(x, operand, axis).to(values.dtype)
@@ -271,7 +274,7 @@ def _difference(x: Tensor, values: Tensor, operand: Operand | None, axis: int) -
 
 
 def by_the_oracle(x: Tensor, operand: Operand | None, axis: int) -> Tensor:
-    """What `operand` makes of x (any shape, fp32 or 16 bits) along `axis`, by `mxcheck.formats` alone, in
+    """Cast x (any shape, fp32 or 16 bits) along `axis` as `operand` does, by `mxcheck.formats` alone, in
     float32 on x's device."""
     import torch
 

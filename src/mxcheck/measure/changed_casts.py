@@ -1,8 +1,8 @@
-"""Who is wrong, where a named kernel gives other bits than the accepted ones: the oracle is asked.
+"""Ask the oracle which is wrong where a named kernel gives other bits than the accepted ones.
 
-The `quick` cells of a kernel hold no more inputs than they hold: a kernel may be exact there and wrong of a
-weight. So it casts once more what changed (the weight; of activations the fixed probe), and the oracle says
-whether it or the accepted record is wrong.
+A kernel may be exact on the `quick` cells, whose inputs are limited, and wrong on a weight. So it casts the
+changed operand again (the weight; for activations the fixed probe), and the oracle decides whether the kernel
+or the accepted record is wrong.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from mxcheck.formats.spec import CastSpec
     from mxcheck.kernels.api import Kernel
 
-#: Elements that are compared where the oracle agrees with each; one operand is compared in any case.
+#: Elements to compare while the oracle agrees; one operand is compared in any case.
 MOST = 1 << 24
-#: The longest block that is shown.
+#: Most elements of a block that is shown.
 LONGEST = 128
 
 
 def changed_casts(session: Session, record: Record, accepted: Record) -> Iterator[Check]:
-    """Whether the kernel gives the oracle's bits for operands of the modules whose digests changed: a check;
-    none where no kernel was named, the weights are others, or none of these modules casts by it.
+    """Check that the kernel gives the oracle's bits for operands of the modules whose digests changed. Yields
+    one check; none if no kernel was named, the weights are others, or none of these modules casts by it.
 
-    The model of the record is resident.
+    The record's model is resident.
     """
     from mxcheck.kernels.api import resolve_kernel
     from mxcheck.kernels.grown import growing
@@ -63,7 +63,7 @@ def changed_casts(session: Session, record: Record, accepted: Record) -> Iterato
 def _operands(
     session: Session, record: Record, accepted: Record
 ) -> Iterator[tuple[str, Tensor, CastSpec, bool]]:
-    """Changed operands in words, with their casts, and whether they are the probe."""
+    """Yield changed operands: in words, their values, their casts, and whether they are the probe."""
     import torch
 
     from mxcheck.models.classify import reduction_axis, weight_parameters
@@ -91,8 +91,8 @@ def _operands(
 
 
 def _wrong(name: str, kernel: Kernel, x: Tensor, spec: CastSpec) -> str:
-    """How a kernel's codes and scales, or values, of x differ from the oracle's, with the first block that
-    does; empty where they do not."""
+    """Return how a kernel's codes and scales, or values, of x differ from the oracle's, with the first wrong
+    block; empty if they do not."""
     from torch import Tensor
 
     from mxcheck.formats.oracle import dequantize_array, quantize_array

@@ -1,4 +1,4 @@
-"""A recipe on trial: the model converted by it, what it then computes, and the model put back."""
+"""Emulate a recipe: convert the model, measure it, and restore it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Emulated:
-    """What became of a model under a recipe: what was converted, and what that computes. `dtype` is that of
-    the converted model: a recipe may change it. `unsteady` names the modules whose casts did not stay what
-    they are, and what is wrong of them; `refused`, kinds of input that the kernel refuses, and why."""
+    """Results of a model under a recipe: the conversion and its figures. `dtype` is that of the converted
+    model: a recipe may change it. `unsteady`: modules whose casts changed, and how; `refused`: kinds of input
+    that the kernel refuses, and why."""
 
     result: Measurement
     dtype: torch.dtype
@@ -57,11 +57,11 @@ def emulate(
     begin: Callable[[], Callable[[int], None] | None] = lambda: None,
     held: set[Hashable] | None = None,
 ) -> Emulated:
-    """Convert `model` by `recipe`, measure it on tokens [sequences, length], and put it back bit for bit.
+    """Convert `model` by `recipe`, measure it on tokens [sequences, length], and restore it bit for bit.
 
-    `states` are what each decoder layer starts from where its errors are measured; None: they are not.
-    `begin` is called when the model is converted; what it returns hears of each batch. `held` is what of the
-    casts' code was asked before (`SteadyCasts`).
+    `states` are the start states for the errors of decoder layers; None: these are not measured. `begin` is
+    called when the model is converted; the function it returns is called for each batch. `held` holds the
+    keys of casts' code that was tested before (`SteadyCasts`).
 
     Raises ValueError as `convert` and `evaluate` do, UnavailableError where the recipe's library cannot run
     here or on this model.
@@ -69,9 +69,9 @@ def emulate(
     casts = SteadyCasts(model, recipe, held)
     conversion = casts.conversion
     try:
-        with growing():  # but for the text, what follows are probes and passes of few tokens
+        with growing():  # except for the text, only probes and passes of few tokens follow
             digests = casts.first()
-            # before any other forward pass: a library may fix its scales by what it sees first
+            # before any other forward pass: a library may fix its scales by its first input
             with casts.measuring(), as_it_is():
                 result = evaluate(
                     model,
@@ -82,7 +82,7 @@ def emulate(
                     progress=begin(),
                 )
             conversion.note_what_ran()
-            rows = expert_rows(conversion)  # of the tokens: what follows has rows of its own
+            rows = expert_rows(conversion)  # of the tokens: later passes add rows of their own
             layers = None if states is None else sublayer_errors(conversion, states)
             activations = _activations(conversion, tokens, states)
             dtype = next(model.parameters()).dtype
@@ -106,7 +106,7 @@ def emulate(
 
 
 def _activations(conversion: Conversion, tokens: Tensor, states: LayerStates | None) -> Operands:
-    """What the casts of activations do in one small pass, in which each layer starts from its state."""
+    """Count what the casts of activations do in one small pass, in which each layer starts from its state."""
     model = conversion.model
     with torch.inference_mode(), counting(conversion) as found:
         if states is None:

@@ -1,4 +1,4 @@
-"""What figures were made with: recorded, shown when a case is red, never compared."""
+"""The environment of a measurement: recorded, shown when a case is red, never compared."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-#: Settings of the environment that change how a machine multiplies.
+#: Environment variables that change how a machine multiplies.
 _SETTINGS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 
 
 def environment(*, device: str, kernel: str, threads: int) -> dict[str, str]:
-    """Versions, machine and settings, as plain text."""
+    """Return versions, machine and settings, as plain text."""
     import torch
 
     return {
         "mxcheck": version("mxcheck"),
         "python": platform.python_version(),
-        "torch": str(torch.__version__),  # its own subclass of str does not travel between workers
+        "torch": str(torch.__version__),  # its subclass of str cannot be sent between workers
         "transformers": version("transformers"),
         "machine": platform.machine(),
         "processor": _processor(),
@@ -31,7 +31,7 @@ def environment(*, device: str, kernel: str, threads: int) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's own name where Linux tells it."""
+    """Return the processor's own name where Linux gives it."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text().splitlines():

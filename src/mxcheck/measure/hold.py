@@ -1,4 +1,4 @@
-"""A case from its measurement to its end: what becomes of it where it cannot be measured."""
+"""Take a case from measurement to result, also if it cannot be measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hold_case(
     """Measure a case and `settle` its record. `baselines` is the folder of accepted records.
 
     A case that cannot run here is skipped; one that was accepted on such a device is an error. So is one that
-    raises ValueError or NotImplementedError, or runs out of memory. Raises whatever else torch raises.
+    raises ValueError or NotImplementedError, or runs out of memory. Other errors of torch pass through.
     """
     load_torch()
     from mxcheck.kernels.usual_settings import usual_settings
@@ -42,7 +42,7 @@ def hold_case(
             return settle(measure_case(session, case))
     except UnavailableError as error:
         if (accepted := _accepted_here(session, case, baselines)) is not None:
-            # A skip would let a library that broke pass for one that was never there.
+            # A skip would make a broken library look like one that was never there.
             return ends(f"it was accepted on such a device ({accepted}) and cannot run now: {error}")
         return CaseResult(
             case=case, outcome=Outcome.SKIPPED, reason=str(error), message=f"{case.id}: {error}"
@@ -67,7 +67,7 @@ def hold_case(
 
 
 def error_of(case: Case, reason: str, kernel: AskedKernel | None = None) -> CaseResult:
-    """The end of a case that has no figures. What is wrong of its `kernel` stands first."""
+    """Return the result of a case without figures. Faults of its `kernel` come first."""
     lines = [f"{case.id}: {reason}"]
     if kernel is not None and kernel.wrong:
         of_kernel = [f"{case.id}: step 4 ({STEPS[4]}): {kernel.wrong}"]
@@ -78,7 +78,7 @@ def error_of(case: Case, reason: str, kernel: AskedKernel | None = None) -> Case
 
 
 def _accepted_here(session: Session, case: Case, baselines: Path) -> Path | None:
-    """The baseline that says that a case ran on such a device, if its library is still installed."""
+    """Return the baseline that says that a case ran on such a device, if its library is still installed."""
     target = baseline_paths(baselines, case, session.device_class)[1]
     path = in_force(baselines, target.relative_to(baselines))
     step = LADDER[session.measuring.recipe_of(case).precision]

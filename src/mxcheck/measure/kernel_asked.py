@@ -1,8 +1,9 @@
-"""The kernel of a model run, held against the oracle: the cells of the kernel suite that its cases cast with.
+"""Compare the kernel of a model run with the oracle, on the cells of the kernel suite that its cases cast
+with.
 
-A model forgives: a scale that is wrong only for amax just below a power of two moves no figure of a small
-text. So each format, rule, rounding and block size that a recipe casts with is first asked of the kernel at
-`quick`, once a process. Our own kernel is not asked: the kernel suite is there for it.
+A model forgives: a scale that is wrong only for amax just below a power of two changes no figure of a small
+text. So the kernel is first tested at `quick`, once per process, on each format, rule, rounding and block
+size that a recipe casts with. Our own kernel is not tested: the kernel suite does that.
 """
 
 from __future__ import annotations
@@ -35,22 +36,22 @@ if TYPE_CHECKING:
     from mxcheck.models.recipe import Recipe
 
 LEVEL = "quick"
-#: The kernels of ours that a recipe may name for its default.
+#: Our own kernels, which a recipe may name as its default.
 OWN = ("auto", "eager")
 
 
 class KernelCells:
-    """What a process knows of its kernels."""
+    """Test results of a process's kernels."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, Cell, int | None], KernelCell] = {}
 
     def of(self, recipe: Recipe, device: str, tell: Callable[[str], object]) -> dict[str, KernelCell]:
-        """By name: each cell that a recipe casts with, asked of its kernel on `device` unless it was asked
-        before. None of our own kernel. `tell` hears of each that is asked now.
+        """Return by name each cell that a recipe casts with, testing its kernel on `device` unless that was
+        done before; empty for our own kernel. `tell` is called for each cell that is tested now.
 
         Raises:
-            ValueError: the kernel cannot be loaded; in one line.
+            ValueError: the kernel cannot be loaded; one line.
         """
         for name, key in _named(recipe):
             if key not in self._known:
@@ -60,12 +61,12 @@ class KernelCells:
         return self.so_far(recipe)
 
     def so_far(self, recipe: Recipe) -> dict[str, KernelCell]:
-        """The same, as far as it was asked."""
+        """Return the same, for the cells tested so far."""
         return {name: self._known[key] for name, key in _named(recipe) if key in self._known}
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[str, tuple[str, Cell, int | None]]]:
-    """Each cell of a recipe by name, with what it is asked of; none of our own kernel."""
+    """Yield each cell of a recipe by name, with the key of its test; none for our own kernel."""
     for cell, block_size in cells_of(recipe) if recipe.kernel not in OWN else ():
         own = block_size == cell.spec().block_size
         name = cell.id if own else f"{cell.id} in blocks of {block_size}"
@@ -73,7 +74,7 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, tuple[str, Cell, int | None]]]
 
 
 def cells_of(recipe: Recipe) -> Iterator[tuple[Cell, int | None]]:
-    """Each cell that a recipe casts with, and the size of its blocks."""
+    """Yield each cell that a recipe casts with, and its block size."""
     from mxcheck.conformance.cells import Cell
     from mxcheck.models.recipe import BF16
 
@@ -102,7 +103,7 @@ def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelC
     no_memory: list[Exception] = []
     kernel = _noting(no_memory, on_device(resolve_kernel(name)[0], device))
     of = implementation(name)
-    # Named, so that a kernel which does not look at its rule is held to the one of the case.
+    # Named, so that a kernel that ignores its rule is tested on the case's.
     named = Narrowing(
         formats=(cell.format,), scale_rule=cell.scale_rule, rounding=cell.rounding, block_size=block_size
     )
@@ -112,7 +113,7 @@ def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelC
     except NotSupported as error:
         return KernelCell(verdict=NOT_COMPARED, words=one_line(str(error)))
     held = hold_cell(asked, of, cell, LEVEL, named)
-    if no_memory:  # of this machine, and not of the kernel: the case waits for more, or says so
+    if no_memory:  # the machine's fault, not the kernel's: the case waits for more, or reports it
         raise no_memory[0].with_traceback(None)
     if not usual and held.verdict in ("red", "known") and _as_counted(held, of, cell):
         return KernelCell(verdict=NOT_COUNTED, words=", ".join(one.name for one in held.known))
@@ -120,9 +121,9 @@ def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelC
 
 
 def _noting(no_memory: list[Exception], kernel: Kernel) -> Kernel:
-    """The kernel until memory runs out: that is noted, and it is called no more."""
+    """Call the kernel until memory runs out; then note that, and call it no more."""
 
-    @wraps(kernel)  # with the domain that it declares
+    @wraps(kernel)  # keeps the domain that it declares
     def noting(x: Any, spec: Any) -> Any:
         if no_memory:
             raise no_memory[0]
@@ -137,10 +138,10 @@ def _noting(no_memory: list[Exception], kernel: Kernel) -> Kernel:
 
 
 def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell, named: Narrowing) -> Kernel:
-    """The kernel, made for blocks of one size, in which all of a cell is then asked.
+    """Restrict the kernel's domain to one block size, in which all of a cell is then tested.
 
     Raises:
-        NotSupported: it declares no domain, and refuses whatever it is asked.
+        NotSupported: it declares no domain, and refuses every input.
     """
     from mxcheck.conformance.learned_domain import learned_domain
     from mxcheck.kernels.domain import declared, domain_of
@@ -154,13 +155,13 @@ def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell, named: Nar
 
 
 def _told(held: HeldCell, of: Implementation) -> KernelCell:
-    """A cell in words."""
+    """Describe a cell in words."""
     from mxcheck.conformance.describe import summary
     from mxcheck.conformance.run import MOST_COUNTEREXAMPLES
 
     if held.result.reason is not None:
         return KernelCell(verdict=NOT_COMPARED, words=one_line(held.result.reason))
-    if not held.result.counts:  # if a known finding is gone, the kernel suite says so
+    if not held.result.counts:  # the kernel suite reports a known finding that is gone
         return KernelCell(verdict=EXACT)
     if held.verdict == "last bit":
         return KernelCell(verdict=LAST_BIT)
@@ -178,8 +179,8 @@ def _told(held: HeldCell, of: Implementation) -> KernelCell:
 
 
 def _as_counted(held: HeldCell, of: Implementation, cell: Cell) -> bool:
-    """Whether each group of inputs, in whatever dtype, shows no other kinds of mismatch than were counted of
-    it in the usual blocks: for others there are no numbers."""
+    """Return whether each group of inputs, in any dtype, shows no other kinds of mismatch than were counted
+    with the usual block size: for others there are no counts."""
     from mxcheck.conformance.findings import known_counts
 
     counted = known_counts(of.name, cell.id, LEVEL)

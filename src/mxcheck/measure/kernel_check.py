@@ -1,4 +1,4 @@
-"""The cast of a model run, called once before a model is converted by it."""
+"""Call the cast of a model run once before a model is converted by it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
-    """Call each cast of a model run once, on a small tensor that the kernel is made for, on the device of
-    `like` and in its dtype where it may be.
+    """Call each cast of a model run once, on a small tensor in the kernel's domain, on the device of `like`
+    and, if the domain allows, in its dtype.
 
     Raises:
-        ValueError: it raises, or returns neither codes and scales nor values; in one line.
+        ValueError: it raises, or returns neither codes and scales nor values; one line.
     """
     from mxcheck.conformance.inside import fitted
     from mxcheck.measure.made_for import made_for
@@ -38,10 +38,10 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
 
 
 def model_kernel(recipe: Recipe) -> Kernel:
-    """The kernel of a recipe.
+    """Return the kernel of a recipe.
 
     Raises:
-        ValueError: it cannot be loaded; in one line.
+        ValueError: it cannot be loaded; one line.
     """
     from mxcheck.kernels.api import resolve_kernel
 
@@ -56,10 +56,10 @@ def model_kernel(recipe: Recipe) -> Kernel:
 
 
 def check_named(recipe: Recipe) -> None:
-    """Refuse a function in place of its name: a record says whose code cast, and another process finds it.
+    """Refuse a function in place of its name: a record names the kernel, and another process must find it.
 
     Raises:
-        ValueError: in one line.
+        ValueError: it is a function; one line.
     """
     name: object = recipe.kernel
     if not isinstance(name, str):
@@ -80,7 +80,7 @@ def _check_cast(name: str, kernel: Kernel, x: torch.Tensor, spec: CastSpec) -> N
         raise
     except BaseException as error:
         if refusal(error, kernel) is not None:
-            return  # of this matrix: whether it casts the model's own operands these will tell
+            return  # it refuses this matrix; the model's own operands will tell the rest
         raise ValueError(f"kernel {name} raised {raised(error)}") from error
     try:
         if isinstance(result, torch.Tensor):

@@ -1,10 +1,10 @@
-"""Whether a model stays inside of what its kernel is made for, as far as that is known before it is loaded.
+"""Check that a model stays inside the domain of its kernel, as far as that is known before it is loaded.
 
-Formats, rules, roundings and block sizes are the recipe's; the dtype is that the model is loaded in; the
-shapes of weights are those of its configuration, and so are those of activations with the sequences and the
-length of the text. What only a pass can tell (how many rows an expert gets, of a head that is multiplied
-piece by piece; the shapes within attention) the kernel is asked with, and may refuse then. What is learned of
-one that declares nothing is no more than a hint: it is asked for such an input itself.
+Formats, rules, roundings and block sizes are the recipe's; the dtype is that in which the model is loaded;
+the shapes of weights follow from its configuration, and those of activations also from the number of
+sequences and the length of the text. What only a pass can tell (the rows of an expert, or of a head that is
+multiplied piece by piece; the shapes within attention) is passed to the kernel, which may refuse it then. A
+learned domain is only a hint: the kernel is called with such an input to confirm it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """An input that a kernel will be asked with. `rows_known`: whether its leading sizes are the case's."""
+    """An input that a kernel will get. `rows_known`: whether its leading sizes are the case's."""
 
     what: str
     shape: tuple[int, ...]
@@ -44,11 +44,11 @@ class _Asked:
 
 
 def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe, device: str = "cpu") -> None:
-    """Refuse a case whose casts or shapes its kernel declares that it is not made for; or of which it says so
-    itself, where it declares nothing and something like it was learned to be none of its own.
+    """Refuse a case whose casts or shapes lie outside the domain that its kernel declares; or, if it declares
+    none, outside the learned domain, and the kernel itself refuses them.
 
     Raises:
-        ValueError: so it is; with the kernel, the case, the module, what it is asked and what it wants.
+        ValueError: it is refused; with the kernel, the case, the module, the input and the domain.
     """
     from mxcheck.kernels.domain import domain_of
     from mxcheck.models.recipe import BF16
@@ -99,12 +99,13 @@ def _unloaded(name: str, dtype: str, trusted: bool) -> PreTrainedModel:
 
 
 def _dtype_at_a_call(operand: Operand, dtype: str) -> str:
-    """Of what is cast at a call in a model of `dtype`: fp32 where 16 bits do not hold what comes of it."""
+    """Return the dtype of what is cast at a call in a model of `dtype`: fp32 where 16 bits do not hold the
+    result."""
     return dtype if operand.is_exact_in_16_bits else "float32"
 
 
 def _takes_any_shape(limits: Domain, dtypes: set[str]) -> bool:
-    """Whether nothing is left to ask of a model whose operands have these dtypes."""
+    """Return whether nothing need be checked for a model whose operands have these dtypes."""
     from mxcheck.kernels.domain import DTYPES, Domain
 
     casts = replace(limits, formats=None, scale_rules=None, roundings=None, nonfinite=None, block_sizes=None)
@@ -113,7 +114,8 @@ def _takes_any_shape(limits: Domain, dtypes: set[str]) -> bool:
 
 
 def _own_word(kernel: Kernel, limits: Domain, one: _Asked, device: str) -> str:
-    """What a kernel that declares nothing says itself of what was learned to be none of its own."""
+    """Return the refusal, by a kernel without a declared domain, of an input outside of its learned one;
+    empty if it accepts it."""
     from mxcheck.conformance.inside import rows_of
 
     shape = one.shape if one.rows_known else (rows_of(1, limits), one.shape[one.axis])
@@ -138,7 +140,7 @@ def _refusal(limits: Domain, one: _Asked) -> str:
 def _asked(
     measuring: Measuring, case: Case, recipe: Recipe, model: PreTrainedModel, dtype: str
 ) -> Iterator[_Asked]:
-    """Module by module: its weights, and its activations in each batch."""
+    """Yield, module by module, the inputs: its weights, and its activations in each batch."""
     from mxcheck.models.classify import classify, expert_parameters, reduction_axis, weight_parameters
 
     batches = list(_batches(measuring, case, recipe, model))
@@ -156,7 +158,7 @@ def _asked(
                 )
         if casts.activations is None:
             continue
-        # an expert gets what is sent to it; a head may be multiplied with a part of the text at a time
+        # an expert gets the rows routed to it; a head may be multiplied with a part of the text at a time
         known = role in ("mlp", "attention", "other") and not expert_parameters(module)
         for batch in batches:
             for shape in shapes:
@@ -182,7 +184,7 @@ def _asked(
 def _batches(
     measuring: Measuring, case: Case, recipe: Recipe, model: PreTrainedModel
 ) -> Iterator[tuple[int, int]]:
-    """[sequences, length] of the passes over the text, the last one too where it is known."""
+    """Yield [sequences, length] of the passes over the text; of the last one too where it is known."""
     together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
     sequences, length = _text_of(measuring, case.model, model)
     if sequences is None:
@@ -194,7 +196,7 @@ def _batches(
 
 
 def _text_of(measuring: Measuring, label: str, model: PreTrainedModel) -> tuple[int | None, int]:
-    """How many sequences the text has, where that is known, and how many tokens each."""
+    """Return the number of sequences of the text, where known, and the tokens of each."""
     from mxcheck.models.load import positions
 
     source = model_source(measuring.name_of(label))

@@ -1,4 +1,4 @@
-"""What the kernel of a model run is made for: what it declares, or what the kernel suite learns of it."""
+"""The domain of a model run's kernel: declared, or learned by the kernel suite."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from mxcheck.kernels.domain import Domain
 
 
-#: What a model run asks of a cast, by which option, and what else it may ask.
+#: Fields of a cast that a model run sets, the option for each, and other values that it may take.
 _OPTIONS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("scale_rule", "--mx-scale-rule", E8M0_RULES),
     ("rounding", "--mx-rounding", tuple(one for one in ROUNDINGS if one != "stochastic")),
     ("block_size", "--mx-block-size", (16, 32, 64, 128)),
 )
-#: Whatever tiles there are divide it.
+#: Any usual tile divides it.
 _ALIGNED = (256, 512)
 
 
 def made_for(kernel: Kernel, spec: CastSpec, device: str) -> Domain:
-    """The domain of a kernel, for a cast: learned once a process where it declares none. One that refuses
-    whatever it is asked has no limit: its cell and its calls tell it."""
+    """Return the domain of a kernel, for a cast: learned once per process if it declares none. A kernel that
+    refuses everything has no limit: its cell and its calls report it."""
     from mxcheck.kernels.domain import domain_of
 
     declared = domain_of(kernel)
@@ -45,7 +45,7 @@ def _learned(kernel: Kernel, spec: CastSpec, device: str) -> Domain:
     cell = Cell(
         format=spec.format, scale_rule=spec.scale_rule, rounding=spec.rounding, nonfinite=spec.nonfinite
     )
-    # Named, so that one which does not look at its rule is held to the one of the case.
+    # Named, so that a kernel that ignores its rule is tested on the case's.
     named = Domain(
         formats=(spec.format,),
         scale_rules=(spec.scale_rule,),
@@ -56,16 +56,16 @@ def _learned(kernel: Kernel, spec: CastSpec, device: str) -> Domain:
         found = learned_domain(on_device(kernel, device), cell, named).domain
     except NotSupported:
         return Domain()
-    # Of the cast nothing is learned here, and axes are the case's.
+    # The cast itself is not learned here, and axes are the case's.
     limits = replace(found, formats=None, scale_rules=None, roundings=None, block_sizes=None, axes=None)
     grow_as_learned(kernel, spec, limits)
     return limits
 
 
 def other_options(kernel: Kernel, spec: CastSpec, device: str) -> str:
-    """What to ask for in a model run, where a kernel refuses a cast and does it by another rule or rounding,
-    or in other blocks, in words: `the case asks for scale rule floor: for rceil add --mx-scale-rule=rceil`;
-    empty where there is nothing."""
+    """Return which options a model run needs, where a kernel refuses a cast but does it by another rule or
+    rounding, or in other blocks: `the case asks for scale rule floor: for rceil add --mx-scale-rule=rceil`;
+    empty if there are none."""
     from mxcheck.kernels.domain import domain_of
 
     declared = domain_of(kernel)
@@ -88,7 +88,7 @@ def other_options(kernel: Kernel, spec: CastSpec, device: str) -> str:
 
 
 def says_no(kernel: Kernel, shape: tuple[int, ...], dtype: str, spec: CastSpec, device: str) -> str:
-    """What a kernel says of an input of this shape; empty where it gives a result, or another error."""
+    """Return a kernel's refusal of an input of this shape; empty if it gives a result, or another error."""
     from mxcheck.conformance.devices import on_device
     from mxcheck.conformance.learned_domain import answer
     from mxcheck.kernels.domain import DTYPES

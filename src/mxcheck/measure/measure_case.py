@@ -1,4 +1,4 @@
-"""From a case to its record."""
+"""Measure a case to its record."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def measure_case(session: Session, case: Case) -> Record:
-    """Measure one case. Its model becomes resident, if it is not.
+    """Measure one case. Loads its model unless it is resident.
 
-    Where memory runs out, it is tried once more with the model's devices whole, if the session's host has
-    more to give. Torch and numpy are put to their usual settings meanwhile.
+    If memory runs out, try once more with whole devices, if the session's host has more to give. Torch and
+    numpy have their usual settings meanwhile.
 
-    Raises ValueError, in one line, for what the user can mend, and where the record contradicts itself;
-    UnavailableError where the case's library cannot run here or on this model; what torch raises where
-    memory runs out. Whether this process measures right is for `Session.checks` to say.
+    Raises ValueError, in one line, for what the user can mend, and if the record contradicts itself;
+    UnavailableError if the case's library cannot run here or on this model; torch's error if memory runs out.
+    `Session.checks` says whether this process measures right.
     """
     load_torch()
     from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
@@ -48,22 +48,22 @@ def _measured_whole(session: Session, case: Case) -> Record:
         raise UnavailableError(reason)
     check_named(recipe)
     try:
-        session.kernel_cells(recipe)  # first: whatever becomes of the case, they are told
+        session.kernel_cells(recipe)  # first, so that they are reported whatever becomes of the case
         check_kernel_domain(session.measuring, case, recipe, session.device)
         return _checked(session, case, recipe)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        failure = error.with_traceback(None)  # which holds what did not fit
-    # Once: then it has its devices whole, and there is nothing more to wait for.
+        failure = error.with_traceback(None)  # its traceback holds what did not fit
+    # Only once: after that it has whole devices, and nothing more to wait for.
     if not session.enlarge(case.model):
         raise failure
     return _checked(session, case, recipe)
 
 
 def _checked(session: Session, case: Case, recipe: Recipe) -> Record:
-    """The record, measured by a process that has measured canaries. Raises ValueError where it contradicts
-    itself. Of the first of a process that casts, it is also asked whether it was measured now."""
+    """Measure the record, in a process that has measured canaries. Raises ValueError if it contradicts
+    itself. For the first record of a process that casts, also test that it was measured now."""
     from mxcheck.measure.canaries.live import stale
 
     session.try_canaries()
@@ -90,7 +90,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
     states = None if isinstance(bench.states, str) else bench.states
     if recipe.operands:
         check_model_kernel(recipe, like=next(model.parameters()))
-        check_subnormals()  # loading the kernel may have loaded what flushes them
+        check_subnormals()  # loading the kernel may have loaded code that flushes them
     cells = session.kernel_cells(recipe)
     together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
     session.tell({"do": "step", "what": f"{case.id} converting"})
@@ -129,7 +129,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
         arithmetic=session.arithmetic(found.dtype),
         environment=session.environment
         | {"batch_size": str(together)}
-        | ({"kernel": recipe.kernel} if cells else {})  # `Measuring.recipes` may name others than it does
+        | ({"kernel": recipe.kernel} if cells else {})  # `Measuring.recipes` may name another one
         | _dtype(next(model.parameters()).dtype)
         | _version(recipe.library)
         | _refused(found.refused),
@@ -163,7 +163,7 @@ def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
 
 
 def _absent(states: LayerStates | str, layers: SublayerErrors | None) -> dict[str, str]:
-    """Why a figure, or a part of one, is missing."""
+    """Return why a figure, or a part of one, is missing."""
     if layers is None:
         return {"sublayers": str(states)}
     parts = {f"sublayers: {place}": reason for place, reason in layers.absent.items()}
@@ -171,13 +171,14 @@ def _absent(states: LayerStates | str, layers: SublayerErrors | None) -> dict[st
 
 
 def _dtype(dtype: torch.dtype) -> dict[str, str]:
-    """The type that the model was loaded in, where it is not the usual one."""
+    """Return the dtype that the model was loaded in, if it is not the usual one."""
     name = str(dtype).removeprefix("torch.")
     return {} if name == "float32" else {"dtype": name}
 
 
 def _refused(kinds: dict[str, str]) -> dict[str, str]:
-    """What the kernel was asked for besides, and declined: no fault of a case, which needs none of it."""
+    """Return further inputs that the kernel was tried on and refused: no fault of a case, which needs none of
+    them."""
     return (
         {"refused by the kernel": "; ".join(f"{kind}: {why}" for kind, why in kinds.items())} if kinds else {}
     )

@@ -1,4 +1,4 @@
-"""What an error says of a device's memory."""
+"""Recognise out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from mxcheck.models.refusal import OUT_OF_MEMORY
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On a CPU torch raises a plain RuntimeError for it, and some of CUDA's libraries do, by these words."""
+    """Return whether memory ran out. On a CPU torch raises a plain RuntimeError for it, as some of CUDA's
+    libraries do; its words tell."""
     import torch
 
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError)

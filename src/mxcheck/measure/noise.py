@@ -1,9 +1,9 @@
-"""How far results move when only this machine's arithmetic changes.
+"""Measure how far results move when only this machine's arithmetic changes.
 
-A baseline is accepted on one machine and held on others, whose matrix products round differently. How much
-that moves a loss cannot be guessed: a rounding that falls the other way before a cast flips a code. So the
-accepting machine measures it: the same cases in child processes with other instruction sets, which must be
-chosen before torch is loaded.
+A baseline is accepted on one machine and compared on others, whose matrix products round differently. How
+much that moves a loss cannot be predicted: a different rounding before a cast flips a code. So the accepting
+machine measures it: the same cases in child processes with other instruction sets, which must be chosen
+before torch is loaded.
 """
 
 from __future__ import annotations
@@ -54,24 +54,23 @@ ENVIRONMENTS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     },
 }
 
-#: For steps that can run in none of those: torch's int8 product is wrong with oneDNN held below AVX-512.
+#: For precisions that can run in none of those: torch's int8 product is wrong with oneDNN held below AVX-512.
 OTHERWISE: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "cpu": {"onednn-as-it-is": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}},
     "cuda": {},
 }
 
 
-#: What a child says of its progress: so many cases are measured.
+#: Prefix of a child's progress line: the number of cases measured follows.
 _MEASURED = "mxcheck-measured "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a child process measures: recipes (as plain dicts) of one model on the same tokens.
+    """Work of a child process: recipes (as plain dicts) of one model on the same tokens.
 
-    `states` is the file of what the model's layers start from, None where there is none; `threads` is the
-    child's thread count, 0 for torch's own choice; `gpus` are the UUIDs of those that it may
-    use, none for whatever it finds.
+    `states` is the file of the model's layer states, None if there is none; `threads` is the child's thread
+    count, 0 for torch's own choice; `gpus` are the UUIDs of those that it may use, none for all it finds.
     """
 
     model: str
@@ -89,10 +88,10 @@ class Job:
 
 
 def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpus: Sequence[str]) -> Noise:
-    """How far other instruction sets move the case that gave `record`. Raises ValueError as `worst` does.
+    """Return how far other instruction sets move the case of `record`. Raises ValueError as `worst` does.
 
-    All `cases` of its model, by id, are measured at once, by the first process of the run that needs one of
-    them; the others read what it found in the session's shared folder.
+    All `cases` of its model, by id, are measured together by the first process of the run that needs one; the
+    others read its result in the session's shared folder.
     """
     store = session.shared / f"mxcheck-noise-{record.model}.json"
     with FileLock(f"{store}.lock"):
@@ -106,7 +105,7 @@ def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpu
                 tell(f"noise of {len(cases)} cases")
                 trials = measure_noise(_job(session, record.model, cases, gpus), tell=tell)
                 found = dict(zip(cases, trials, strict=True))
-            except ValueError as error:  # of all: none of them need try again
+            except ValueError as error:  # for all cases: none need try again
                 failed = Trial(environment="another", failure=str(error))
                 found = {name: [failed] for name in cases}
             measured |= {name: [trial.as_dict() for trial in trials] for name, trials in found.items()}
@@ -134,7 +133,7 @@ def _job(session: Session, model: str, cases: Mapping[str, Case], gpus: Sequence
 
 
 def _states_file(session: Session, model: str) -> str | None:
-    """Write what the resident model's layers start from where a child can read it."""
+    """Write the resident model's layer states to a file for a child."""
     from mxcheck.evaluation.layer_states import save_states
 
     bench = session.resident(model)
@@ -151,10 +150,11 @@ def measure_noise(
     *,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[list[Trial]]:
-    """For each recipe of `job`, its trials, one an environment (default: those of the job's device, and for
-    what can run in none of them `OTHERWISE`). `tell` hears how far it is: a real model takes minutes.
+    """Return, for each recipe of `job`, its trials, one per environment (default: those of the job's device,
+    and `OTHERWISE` for recipes that can run in none of them). `tell` is called with the progress: a real
+    model takes minutes.
 
-    Raises ValueError with the child's last lines where a child fails.
+    Raises ValueError with the child's last lines if a child fails.
     """
     chosen = ENVIRONMENTS[job.device] if environments is None else environments
     by_environment = [_run_child(job, name, settings, tell) for name, settings in chosen.items()]
@@ -177,7 +177,7 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str], tell: Callable[
             errors.open("w") as stderr,
             subprocess.Popen(  # noqa: S603  (our own module, by the running interpreter)
                 [sys.executable, "-m", "mxcheck.measure.noise", name, str(request), str(answer)],
-                # sys.path as it is: pytest may have added the folder that a user's kernel lies in
+                # pass on sys.path: pytest may have added the folder of a user's kernel
                 env={
                     **PASSIVE,
                     **os.environ,
@@ -188,17 +188,17 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str], tell: Callable[
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                errors="replace",  # what a library prints need be no text
+                errors="replace",  # a library may print undecodable bytes
             ) as child,
         ):
             try:
                 assert child.stdout is not None
-                for line in child.stdout:  # a library may print there, too, which is no count
+                for line in child.stdout:  # other lines come from libraries
                     count = line.removeprefix(_MEASURED).strip()
                     if line.startswith(_MEASURED) and count.isdecimal():
                         tell(f"noise under {name}, {count} of {len(job.recipes)} cases")
             except BaseException:
-                child.kill()  # leaving the block would wait for it
+                child.kill()  # else leaving the block would wait for it
                 raise
         if child.returncode:
             tail = "\n".join(errors.read_text(errors="replace").splitlines()[-5:])
@@ -238,7 +238,7 @@ def _trials(job: Job, environment: str) -> list[Trial]:
 
 
 def _all_gpus() -> dict[int, int]:
-    """What the parent's model is spread over: this process sees no others."""
+    """Return the GPUs that the parent's model is spread over: this process sees no others."""
     import torch
 
     count = torch.cuda.device_count()
@@ -262,7 +262,7 @@ def _trial(
         found = emulate(model, recipe, tokens, reference, states, batch_size=together)
     except UnavailableError as error:
         return Trial(environment=environment, unavailable=str(error))
-    except (MemoryError, RuntimeError, ValueError) as error:  # its own: the others go on
+    except (MemoryError, RuntimeError, ValueError) as error:  # this case's own: the others go on
         words = " ".join(f"{type(error).__name__}: {error}".split())
         return Trial(environment=environment, failure=words)
     result = found.result

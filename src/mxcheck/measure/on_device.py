@@ -1,4 +1,4 @@
-"""A lease, as torch sees it. What concerns CUDA was written from its documentation and has not been run."""
+"""Apply a lease to torch. The CUDA parts were written from its documentation and have not been run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mxcheck.models.cards import GIB
 from mxcheck.scheduling.devices import CPU, Device
 from mxcheck.scheduling.leases import Lease
 
-#: A CUDA context, beside which torch's allocator works.
+#: Size of a CUDA context, which is outside of torch's allocator.
 _CONTEXT_BYTES = GIB // 2
 
 
 def use(device: str, lease: Lease, devices: Sequence[Device]) -> None:
-    """Put torch on the leased devices, and hold its allocator to the lease."""
+    """Put torch on the leased devices, and limit its allocator to the lease."""
     if device == CPU:
         return
     import torch
@@ -28,12 +28,13 @@ def use(device: str, lease: Lease, devices: Sequence[Device]) -> None:
 
 
 def allocator_share(lease_bytes: int, total_bytes: int) -> float:
-    """The share of a GPU that torch's allocator may use under a lease: the context lies beside it."""
+    """Return the share of a GPU that torch's allocator may use under a lease; the context is outside of
+    it."""
     return max(0.01, min(1.0, (lease_bytes - _CONTEXT_BYTES) / total_bytes))
 
 
 def empty(device: str) -> None:
-    """Give back what torch's allocator keeps of a model that is gone. On a CPU it keeps nothing."""
+    """Release what torch's allocator keeps of a freed model. On a CPU it keeps nothing."""
     if device == CPU:
         return
     import torch
@@ -43,7 +44,7 @@ def empty(device: str) -> None:
 
 
 def memory_bytes(device: str, indices: Sequence[int]) -> int:
-    """What this process takes: of its GPUs as torch's allocator has it, else of the host."""
+    """Return the memory that this process takes: on GPUs by torch's allocator, else of the host."""
     if device == CPU:
         pages = Path("/proc/self/statm")
         return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else 0
@@ -53,7 +54,7 @@ def memory_bytes(device: str, indices: Sequence[int]) -> int:
 
 
 def torch_devices(*, workers_per_device: int) -> list[Device]:
-    """The GPUs that torch finds, where there is no nvidia-smi: what others hold of them is not known."""
+    """Return the GPUs that torch finds, where there is no nvidia-smi: memory held by others is not known."""
     import torch
 
     found = []

@@ -1,4 +1,4 @@
-"""The inputs that a cast is asked for when a case has been measured, each with its kind in words."""
+"""Further inputs for a cast after a case has been measured, each with its kind in words."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mxcheck.files.printed import told
 from mxcheck.measure.probed_cast import CastParts, ProbedCast
 from mxcheck.models.probe import ROWS
 
-#: Asks one thing; returns what is wrong, in words; empty where nothing is.
+#: Tests one input; returns what is wrong, in words; empty if nothing is.
 Ask = Callable[[], str]
 
-#: A large tensor has more elements than this.
+#: Number of elements that a large tensor exceeds.
 LARGE = 1 << 20
-#: By this values come larger once: no scale may stay what earlier ones made it.
+#: Factor by which values are enlarged once: no scale may depend on earlier ones.
 LOUD = 1024
-#: Calls of a module, and of the code of a cast: something may count them.
+#: Numbers of calls of a module, and of the code of a cast: a fault may depend on a call counter.
 CALLS, MANY_CALLS = 104, 5120
-#: A slow kernel is called for so many seconds at most: of this thread's own time, and by the clock, for one
-#: that waits for a device or another process.
+#: Most seconds for a slow kernel: CPU time of this thread, and wall time for one that waits for a device or
+#: another process.
 MOST_SECONDS, MOST_WAITING = 5.0, 30.0
 
 
@@ -36,8 +36,8 @@ class Question:
 
     Attributes:
         kind: in words.
-        ask: asks for it.
-        key: of the code that is asked once a process; None: every case asks it.
+        ask: runs the test.
+        key: key of code that is tested once per process; None: tested in every case.
     """
 
     kind: str
@@ -46,10 +46,10 @@ class Question:
 
 
 def questions(asked: ProbedCast, length: int, held: Container[Hashable] = ()) -> Iterator[Question]:
-    """Every kind of input, after a text whose sequences have a `length`. The keys in `held` were asked
-    before, and nothing was wrong."""
+    """Yield every kind of input, for a text whose sequences have `length` tokens. Keys in `held` were tested
+    before without a fault."""
     every = asked.every_row
-    # of a length that 32 does not divide; both sequences together have whole blocks of rows
+    # its length is no multiple of 32; both sequences together have whole blocks of rows
     longer = asked.order(2 * ((length // ROWS + 1) * ROWS + ROWS // 2))
     few = asked.order(2 * ROWS)
 
@@ -76,10 +76,10 @@ def questions(asked: ProbedCast, length: int, held: Container[Hashable] = ()) ->
 
 
 def _of_the_code(asked: ProbedCast) -> Iterator[Question]:
-    """What takes longest, and is asked once a process: of code that serves other modules and cases too."""
+    """Yield the longest tests, run once per process: the code serves other modules and cases too."""
     every, width = asked.every_row, asked.before.shape[-1]
-    code = asked.code, asked.before.dtype, asked.before.device.type  # a path may be of one of them
-    one = asked.peak if asked.casts_values else every  # a library's rows feel each other
+    code = asked.code, asked.before.dtype, asked.before.device.type  # a path may be specific to one of them
+    one = asked.peak if asked.casts_values else every  # a library's rows affect each other
     rows = (LARGE // width // ROWS + 1) * ROWS
 
     def large() -> str:
@@ -119,7 +119,7 @@ def _of_the_code(asked: ProbedCast) -> Iterator[Question]:
 
 @torch.no_grad()
 def _without_gradients(cast: CastParts, x: Tensor) -> tuple[Tensor, ...]:
-    """A thread of its own starts with gradients on."""
+    """Call a cast without gradients: a new thread starts with gradients on."""
     return cast(x)
 
 
@@ -140,7 +140,7 @@ def _called(ask: Ask, count: int) -> str:
 
 
 def _slice(x: Tensor) -> Tensor:
-    """x in memory that begins with one of its rows, and goes on with x itself: contiguous, with an offset."""
+    """Return x contiguous at an offset, in memory that begins with one of its rows."""
     row = x.shape[-1]
     memory = torch.cat([-x.flatten()[-row:], x.flatten()])
     return memory[row:].view(x.shape)

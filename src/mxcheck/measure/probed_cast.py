@@ -1,4 +1,4 @@
-"""A cast that is asked for many inputs, all made of the probe's rows."""
+"""A cast that is tested on many inputs, all made of the probe's rows."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from mxcheck.models.probe import ROWS, probe
 
-#: A cast, or a library's: it gives several tensors.
+#: A cast, ours or a library's; it returns several tensors.
 CastParts = Callable[[Tensor], tuple[Tensor, ...]]
 
-#: The probe's rows that may have the largest magnitude; the others are quiet. These are 21: no block of rows
-#: in their cycle is like the one before.
+#: Rows of the probe that may have the largest magnitude; the other 21 are quiet. In the cycle of these 21,
+#: each block of rows differs from the one before.
 _PEAKS = slice(0, ROWS, 3)
 _QUIET = [row for row in range(ROWS) if row % 3]
 
 
 def uneven_probe(width: int) -> Tensor:
-    """The probe [32, width] with quiet rows: what is as large in these as the largest magnitude of the others
-    is halved. Of a wide probe every row has it otherwise."""
+    """Return the probe [32, width] with quiet rows: elements as large as the largest magnitude of the other
+    rows are halved there. Otherwise every row of a wide probe would have it."""
     rows = probe(ROWS, width)
     largest = rows[_PEAKS].abs().amax()
     quiet = rows[_QUIET]
@@ -31,21 +31,21 @@ def uneven_probe(width: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProbedCast:
-    """One cast, and what it makes of the uneven probe.
+    """A cast, and its result for the uneven probe.
 
     Attributes:
-        name, what: the module, and what of it is cast, in the plural.
+        name, what: the module, and the operands that are cast, in the plural.
         cast: the cast itself.
         before: the uneven probe, [32, width].
-        after: what the recipe makes of it along its last axis. What has 32 rows is by row, all else of the
-            whole tensor.
-        axis: along which the cast goes, -1 or -2.
-        code: by whose code, whatever module calls it.
-        kernel: the kernel of ours or the user's that it calls; None where it calls none.
-        product: the same cast as it enters a module's product; None where it enters none.
-        casts_16_bits: whether values of a 16-bit input become what they become in `before`'s dtype.
-        casts_values: whether it gives values, which a power of two multiplies exactly.
-        may_refuse: whether it may decline an input by NotImplementedError, as a user's kernel may.
+        after: the recipe's cast of it along its last axis. Parts with 32 rows are by row, all others belong
+            to the whole tensor.
+        axis: axis of the cast, -1 or -2.
+        code: whose code it is, whatever module calls it.
+        kernel: the kernel, ours or the user's, that it calls; None if it calls none.
+        product: the same cast as it enters a module's product; None if it enters none.
+        casts_16_bits: whether values of a 16-bit input give the same as in `before`'s dtype.
+        casts_values: whether it returns values, which a power of two multiplies exactly.
+        may_refuse: whether it may refuse an input by NotImplementedError, as a user's kernel may.
     """
 
     name: str
@@ -63,7 +63,7 @@ class ProbedCast:
 
     @property
     def every_row(self) -> Tensor:
-        """The rows as they are."""
+        """All rows, in order."""
         return torch.arange(ROWS, device=self.before.device)
 
     @property
@@ -72,19 +72,18 @@ class ProbedCast:
         return self.before.abs().amax(-1).argmax().view(1)
 
     def order(self, count: int) -> Tensor:
-        """Which rows make an input of `count`, 32 or more: at the end each of them; before these, in turns,
-        the quiet ones."""
+        """Return the indices of rows for an input of `count` rows, 32 or more: the quiet rows in turn, then
+        every row at the end."""
         turns = [_QUIET[turn % len(_QUIET)] for turn in range(5, 5 + count - ROWS)]
         return torch.cat([torch.tensor(turns, device=self.before.device), self.every_row])
 
     def input(self, order: Tensor, *leading: int) -> Tensor:
-        """Rows in an order, [*leading, rows, width], turned so that they lie along the axis."""
+        """Arrange rows in an order, [*leading, rows, width], turned so that they lie along the axis."""
         x = self.before[order].view(*leading, -1, self.before.shape[-1])
         return x if self.axis == -1 else x.mT
 
     def wrong(self, found: tuple[Tensor, ...], order: Tensor, factor: float = 1) -> str:
-        """What is wrong of what a cast made of rows in an order, multiplied by a factor; empty where nothing
-        is."""
+        """Return what is wrong in a cast of rows in an order, multiplied by a factor; empty if nothing is."""
         for values, after in zip(found, self.after, strict=True):
             rows = rows_of(values, self.axis)
             by_row = len(after) == ROWS and len(rows) == len(order)
@@ -95,12 +94,12 @@ class ProbedCast:
 
 
 def rows_of(values: Tensor, axis: int) -> Tensor:
-    """A tensor as a matrix whose rows lie along its axis; a vector as it is."""
+    """Return a tensor as a matrix whose rows lie along its axis; a vector unchanged."""
     return values if values.dim() < 2 else values.movedim(axis, -1).flatten(0, -2)
 
 
 def first_wrong(rows: Tensor, expected: Tensor) -> str:
-    """The first row whose bits are not the expected ones, in words; empty where all are."""
+    """Return the first row whose bits differ from the expected ones, in words; empty if none does."""
     if (rows.shape, rows.dtype) != (expected.shape, expected.dtype):
         found, wanted = (f"{one.dtype} {list(one.shape)}" for one in (rows, expected))
         return f"{found} where {wanted} was expected, in the rows"
@@ -114,9 +113,9 @@ def first_wrong(rows: Tensor, expected: Tensor) -> str:
 
 
 def _bits(values: Tensor) -> Tensor:
-    """As integers, of which no two are equal but alike: zeros have signs, and a NaN is one."""
+    """View as integers, equal only if all bits are: zeros have signs, and a NaN equals itself."""
     return values.view(_INTEGERS[values.element_size()])
 
 
-#: By bytes an element.
+#: By bytes per element.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -1,4 +1,4 @@
-"""The resident model: what a process keeps between the cases that it measures."""
+"""The resident model: kept by a process between the cases that it measures."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from mxcheck.models.load import LoadedModel
     from mxcheck.models.recipe import Recipe
 
-#: Hears of every step, as `reporting.board` has it.
+#: Called for every step; see `reporting.board`.
 Tell = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resident:
-    """What one model needs once: itself, its text, the reference's measurement, and what its layers start
-    from; where there is no such thing, the reason."""
+    """Shared state of a model's cases: the model, its text, the reference's measurement, and its layer
+    states, or the reason why it has none."""
 
     label: str
     loaded: LoadedModel
@@ -55,29 +55,29 @@ class Host(Protocol):
     """Shares this machine with other processes."""
 
     def pin(self) -> None:
-        """Have CUDA count the GPUs as the host does. Called before torch first looks for them."""
+        """Make CUDA number the GPUs as the host does. Called before torch first looks for them."""
 
     def take(self, label: str, *, device: str, whole: bool) -> Mapping[int, int]:
-        """Wait for what a model needs, or for as many devices whole. Returns bytes by index of the device."""
+        """Wait for what a model needs, or for as many whole devices. Returns bytes by index of the device."""
 
     def can_give_more(self, label: str) -> bool:
-        """Whether devices whole are more than what `take` gave."""
+        """Return whether whole devices are more than what `take` gave."""
 
     def give_back(self) -> None:
         """Return what was taken."""
 
 
 class Session:
-    """Keeps one model resident: cases that come model by model load each once.
+    """Keep one model resident: cases that come model by model load each once.
 
-    As a context manager it lets go of the model at the end. Torch uses one thread while it measures, unless
+    As a context manager it frees the model at the end. Torch uses one thread while it measures, unless
     OMP_NUM_THREADS is set: a fixed count is a fixed arithmetic. Before and after it has its own.
 
     Args:
         measuring: what is measured and how.
-        shared: a folder that all processes of a run see; None: one of this session's own.
-        host: waits for what a model needs; None: nobody else uses this machine.
-        tell: hears of every step.
+        shared: a folder that all processes of a run see; None: a private one.
+        host: waits for what a model needs; None: no other process uses this machine.
+        tell: called for every step.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class Session:
     ) -> None:
         self.measuring = Measuring() if measuring is None else measuring
         self.tell = tell
-        #: Whether a case was found to be measured when it is asked for (`canaries.live`).
+        #: Whether a case was found to be measured on demand (`canaries.live`).
         self.live = False
-        #: What of the casts' code this process has asked, and found right (`SteadyCasts`).
+        #: Keys of casts' code that this process has tested and found right (`SteadyCasts`).
         self.held = set[Hashable]()
-        #: Seconds spent loading so far, references measured and kernels asked included.
+        #: Seconds spent loading so far, including measuring references and testing kernels.
         self.loading = 0.0
         self._kernels = KernelCells()
         self._host = host
@@ -106,7 +106,7 @@ class Session:
         if shared is None:
             shared = Path(tempfile.mkdtemp(prefix="mxcheck-"))
             weakref.finalize(self, shutil.rmtree, shared)
-        #: The folder that all processes of the run see.
+        #: Folder that all processes of the run see.
         self.shared = shared
 
     def __enter__(self) -> Session:
@@ -117,11 +117,11 @@ class Session:
 
     @cached_property
     def threads(self) -> int:
-        """How many threads torch has while this session measures: one a process, so that the number of
-        processes is the one place where a run is spread over cores.
+        """Torch's number of threads while this session measures: one per process, so that only the number of
+        processes spreads a run over cores.
 
-        A fixed count is a fixed arithmetic; and on a busy machine two threads that wait for each other
-        were measured ten times slower than one. OMP_NUM_THREADS, where it is set, is left alone.
+        A fixed count is a fixed arithmetic; and on a busy machine two threads that wait for each other were
+        ten times slower than one. OMP_NUM_THREADS, if set, is respected.
         """
         if "OMP_NUM_THREADS" not in os.environ:
             return 1
@@ -131,7 +131,7 @@ class Session:
 
     @cached_property
     def device(self) -> str:
-        """`cpu`, or `cuda` where there is one and nothing says otherwise."""
+        """`cpu`, or `cuda` if there is one and nothing says otherwise."""
         if self._host is not None:
             self._host.pin()
         load_torch()
@@ -144,7 +144,7 @@ class Session:
 
     @cached_property
     def device_class(self) -> str:
-        """What must be equal for two machines to share a baseline override: `cpu`, `cuda-sm90`."""
+        """Key by which machines share a baseline override: `cpu`, `cuda-sm90`."""
         if self.device == "cpu":
             return "cpu"
         import torch
@@ -154,23 +154,23 @@ class Session:
 
     @cached_property
     def environment(self) -> dict[str, str]:
-        """What the figures are made with."""
+        """Environment of the figures."""
         return environment(device=self.device, kernel=self.measuring.kernel, threads=self.threads)
 
     @cached_property
     def broken(self) -> str:
-        """Why nothing that this process measures counts, in one line; empty where it measures canaries right
-        and, as far as is known yet, when it is asked to."""
+        """Reason why no measurement of this process counts, in one line; empty if it measures canaries right
+        and, as far as is known yet, measures on demand."""
         from mxcheck.measure.canaries.broken_measuring import broken_measuring
 
         return broken_measuring()
 
     def try_canaries(self) -> None:
-        """Measure canaries, unless this process has: before anything else is measured."""
+        """Measure canaries, once per process, before anything else is measured."""
         _ = self.broken
 
     def checks(self) -> tuple[Check, ...]:
-        """What fails of every case of this process, whichever it is; none where it measures right."""
+        """Return the checks that fail in every case of this process; none if it measures right."""
         import torch
 
         broken = self.broken
@@ -182,13 +182,14 @@ class Session:
         return (check(2, "canaries", False, broken),) if broken else ()
 
     def with_resident(self, resident: Resident) -> Session:
-        """This session with another bench, whose model it neither loads nor lets go of. It tells nothing."""
+        """Return this session with another bench, whose model it neither loads nor frees. It tells
+        nothing."""
         other = copy.copy(self)
         other._resident, other._host, other.tell = resident, None, lambda _: None
         return other
 
     def arithmetic(self, dtype: torch.dtype) -> str:
-        """A digest of fixed products in `dtype`: how this process multiplies."""
+        """Return a digest of fixed products in `dtype`: how this process multiplies."""
         from mxcheck.evaluation.arithmetic import product_digest
 
         if dtype not in self._arithmetic:  # it does not change from case to case
@@ -196,7 +197,7 @@ class Session:
         return self._arithmetic[dtype]
 
     def unavailable(self, recipe: Recipe) -> str | None:
-        """Why a library's step cannot run here, asked before any model is loaded; None: it can."""
+        """Return why a library's precision cannot run here, before any model is loaded; None if it can."""
         if recipe.library is None:
             return None
         from mxcheck.models.backends.backend import backend
@@ -204,7 +205,8 @@ class Session:
         return backend(recipe.precision).missing(self.device)
 
     def kernel_cells(self, recipe: Recipe) -> dict[str, KernelCell]:
-        """What a recipe's kernel gives for the cells that it casts with, asked once a process."""
+        """Return the results of a recipe's kernel for the cells that it casts with, tested once per
+        process."""
 
         def tell(cell: str) -> None:
             self.tell({"do": "step", "what": f"kernel {recipe.kernel} on {cell}"})
@@ -215,18 +217,18 @@ class Session:
         return found
 
     def kernel_so_far(self, recipe: Recipe) -> AskedKernel | None:
-        """A recipe's kernel, as far as it was asked; None where it was not."""
+        """Return a recipe's kernel, as far as it was tested; None if it was not."""
         found = self._kernels.so_far(recipe)
         return AskedKernel(name=recipe.kernel, cells=found) if found else None
 
     def resident(self, label: str) -> Resident:
         """Load a model and measure its reference, unless it is resident already. Raises ValueError, in one
-        line, where it cannot be loaded or has no text."""
+        line, if it cannot be loaded or has no text."""
         if self._resident is not None and self._resident.label == label:
             return self._resident
         if label in self._failed:
             raise ValueError(self._failed[label])
-        self.free()  # the old one before the new one comes
+        self.free()  # free the old one first
         load_torch()
         from mxcheck.kernels.usual_settings import usual_settings
 
@@ -238,15 +240,15 @@ class Session:
                 self._resident = self._load(label)
             self.loading += time.monotonic() - began
         except BaseException as error:
-            self.free()  # what does not become resident holds nothing of the host
+            self.free()  # what does not become resident must hold nothing of the host
             if isinstance(error, ValueError):
-                self._failed[label] = str(error)  # its other cases need not load it again to hear the same
+                self._failed[label] = str(error)  # its other cases need not load it again for the same error
             raise
         return self._resident
 
     def enlarge(self, label: str) -> bool:
-        """After memory ran out: let go of everything, so that the model gets its devices whole when it is
-        asked for again. False where it had them whole already."""
+        """Free everything after memory ran out, so that the model gets whole devices when it is requested
+        again. Returns False if it already had them."""
         if self._host is None or label in self._whole or not self._host.can_give_more(label):
             return False
         self._whole.add(label)
@@ -254,17 +256,17 @@ class Session:
         return True
 
     def case_is_over(self) -> None:
-        """A case has ended: a model that each case loads anew is let go of."""
+        """End a case: free a model that each case loads anew."""
         if self._resident is not None and self._resident.loaded.source.anew:
             self.keep_only(None)
 
     def keep_only(self, label: str | None) -> None:
-        """Let go of the resident model unless it is this one."""
+        """Free the resident model unless it is this one."""
         if self._resident is not None and self._resident.label != label:
             self.free()
 
     def free(self) -> None:
-        """Let go of the resident model, and give back what it held of the host."""
+        """Free the resident model, and return what it held of the host."""
         self._resident = None
         if "device" in self.__dict__:
             on_device.empty(self.device)
@@ -272,7 +274,7 @@ class Session:
             self._host.give_back()
 
     def progress(self, what: str, tokens: torch.Tensor, together: int) -> Callable[[int], None]:
-        """Tell that a measurement begins; what it returns tells of each batch."""
+        """Report that a measurement begins; return a function that reports each batch."""
         sequences, length = tokens.shape
         batches = -(-sequences // together)
         self.tell({"do": "measure", "what": what, "batches": batches, "length": length})
@@ -284,11 +286,11 @@ class Session:
         return batch
 
     def _take(self, label: str) -> None:
-        """Wait for what the model needs of this host: once memory ran out, for its devices whole."""
+        """Wait for what the model needs of this host: after memory ran out, for whole devices."""
         if self._host is None:
             return
         held = self._host.take(label, device=self.device, whole=label in self._whole)
-        if held.keys() != (self._devices or {}).keys():  # another GPU may be of another kind
+        if held.keys() != (self._devices or {}).keys():  # another GPU may be another model
             self._arithmetic.clear()
             for name in ("device_class", "environment"):
                 self.__dict__.pop(name, None)
@@ -302,8 +304,8 @@ class Session:
 
         measuring = self.measuring
         if has_own_tokens(measuring, label):
-            own_tokens_path(measuring, label)  # says what to do, before the model is loaded
-        disable_progress_bar()  # of single tensors, into the captured output of a red case
+            own_tokens_path(measuring, label)  # raises with a remedy before the model is loaded
+        disable_progress_bar()  # it would print single tensors into the captured output of a red case
         loaded = load(
             model_source(measuring.name_of(label)).name,
             device=self.device,
@@ -329,13 +331,13 @@ class Session:
         )
 
     def states_path(self, label: str, weights: str) -> Path:
-        """Where the reference states of a model with these weights (their fingerprint) lie: a model that is
+        """Return the path of the reference states of a model with these weights (their fingerprint): a model
         loaded in another dtype has others."""
         return states_path(self.measuring.baselines / label, weights)
 
     def keep_states(self, label: str) -> None:
-        """Store what the resident model's layers start from, unless it is stored already: for the first case
-        that is accepted. Raises ValueError where others were stored since the model was loaded."""
+        """Store the resident model's layer states, unless stored already: for the first case that is
+        accepted. Raises ValueError if others were stored since the model was loaded."""
         from mxcheck.evaluation.layer_states import load_states, save_states
 
         bench = self.resident(label)
@@ -352,7 +354,7 @@ class Session:
             )
 
     def _states(self, label: str, loaded: LoadedModel, tokens: torch.Tensor) -> LayerStates | str:
-        """The stored ones, else this machine's own; or why there are none."""
+        """Return the stored states, else this machine's own; or why there are none."""
         from mxcheck.evaluation.layer_states import check_states, load_states, reference_states
 
         weights = loaded.weights_fingerprint

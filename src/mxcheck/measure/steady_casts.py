@@ -1,25 +1,23 @@
-"""Whether the casts of a case give the same bits first and last, and for every kind of input.
+"""Check that the casts of a case give the same bits first and last, and for every kind of input.
 
-The digests of a record are of a small probe, which is sent in before the text. That the text then meets the
-same casts does not follow: one may be wrong from the hundredth call on, beyond 2^20 elements, at two threads,
-of a slice, in 16 bits. So the probe comes again when all else is done: to every module as it came first, and
-to one module of each cast in other shapes. Each row has to become what it became at first, so that nothing
-more is stored.
+The digests of a record come from a small probe, which is cast before the text. That does not prove that the
+text meets the same casts: one may be wrong from the hundredth call on, beyond 2^20 elements, at two threads,
+on a slice, in 16 bits. So the probe is cast again at the end: by every module as at first, and by one module
+of each cast in other shapes. Each row must give the same bits as at first, so nothing more is stored.
 
 Every input holds all rows of the probe, made uneven: 21 of them are quiet, and lack its largest magnitude.
-The other rows come in the last 32 alone. A scale that spans the tensor is therefore that of these 32, if the
-last rows are looked at. The rows before come in a cycle of 21, so that blocks along another axis get other
-scales.
+The other rows are only among the last 32. So a scale that spans the tensor is that of these 32, if the last
+rows are read. The rows before come in a cycle of 21, so that blocks along another axis get other scales.
 
-What came first is held as well: an activation enters its product as a cast made anew from the recipe, in
-fp32, casts the probe; and the kernel that was called is the recipe's.
+The first casts are checked as well: an activation must enter its product as a cast newly made from the
+recipe, in fp32, casts the probe; and the kernel that was called must be the recipe's.
 
-A user's kernel may refuse an input (NotImplementedError): a case needs none of them but the probe. What it
-refuses is noted, and no fault.
+A user's kernel may refuse an input (NotImplementedError): a case needs only the probe. Refusals are noted,
+and are no fault.
 
-A library is asked by `operand` alone, first and last. That leaves alone what a library fixes by the first
-batch that `forward` sees: the activations' scale of Transformer Engine's delayed scaling (`te_fp8_delayed`),
-which is therefore not held.
+A library is tested through `operand` alone, first and last. That does not check what a library fixes by the
+first batch that `forward` sees: the activations' scale of Transformer Engine's delayed scaling
+(`te_fp8_delayed`).
 """
 
 from __future__ import annotations
@@ -56,18 +54,18 @@ FIRST, LAST = "the fixed probe", "the fixed probe once more, last in the case"
 
 
 class SteadyCasts:
-    """The casts of a conversion, asked first and last.
+    """The casts of a conversion, tested first and last.
 
     Attributes:
         conversion: the model, converted.
-        wrong: by module, the first thing that was wrong of it, in words.
+        wrong: by module, its first fault, in words.
         refused: kinds of input that a user's kernel refused, in words, and why.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, held: set[Hashable] | None = None) -> None:
         """Convert `model`. Raises as `convert` does.
 
-        `held` says what of the code was asked before, and adds to it: what takes longest is asked once.
+        `held` holds the keys of code tested before, and is extended: the longest tests run once.
         """
         called: list[Kernel] = []
         with called_kernels(called.append):
@@ -86,10 +84,10 @@ class SteadyCasts:
             self._note(next(iter(self.conversion.modules)), _other_kernel(others, of_weights, "weights"))
 
     def first(self) -> Digests:
-        """The digests of the record, before the text."""
+        """Return the digests of the record, before the text."""
         self._digests = self._probed(FIRST)
         for one, width in self._distinct_casts():
-            self._of_uneven_probe(one, width)  # now, before the text: later calls may give something else
+            self._of_uneven_probe(one, width)  # now, before the text: later calls may give other bits
         for one in self._casts:
             if one.operand is not None and one.cast is None:
                 self._note(one.name, f"its {one.what} are not cast")
@@ -97,8 +95,8 @@ class SteadyCasts:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """While the context lasts the text is measured: no module may run in training mode then, or be left
-        in it."""
+        """Check that no module runs in training mode while the text is measured, within the context, or is
+        left in it."""
         ran = set[nn.Module]()
 
         def note(module: nn.Module, _: object) -> None:
@@ -124,7 +122,7 @@ class SteadyCasts:
                 self._note(name or "the model", f"{what}{more}")
 
     def last(self, length: int) -> None:
-        """Ask everything once more. `length` is that of the text's sequences."""
+        """Test everything again. `length` is that of the text's sequences."""
         again = self._probed(LAST)
         for name, kinds in self._digests.items():
             for kind, then in kinds.items():
@@ -141,7 +139,7 @@ class SteadyCasts:
         called: list[Kernel] = []
 
         def see(name: str, values: Tensor, axis: int) -> str | None:
-            # of the cast that gave the values: an attention's linear modules came before
+            # of the cast that gave the values: an attention's linear modules were called before
             kernels = set(called[-1:])
             one = self._by_place[name, axis]
             expected, known = self._of_recipe(one.operand, axis, values)
@@ -161,8 +159,8 @@ class SteadyCasts:
         }
 
     def _of_recipe(self, operand: Operand | None, axis: int, like: Tensor) -> tuple[Tensor, str]:
-        """What the recipe makes of a probe of the shape of `like`, in its dtype, and the digest of that: by
-        our own kernel in fp32, then rounded; by another in the dtype that it is called in."""
+        """Cast a probe of the shape and dtype of `like` by the recipe, and return it with its digest: by our
+        own kernel in fp32, then rounded; by another in the dtype that it is called in."""
         key = operand, axis, like.shape, like.dtype
         if key not in self._expected:
             x = probe_like(like.to(torch.float32 if self._own else like.dtype))
@@ -171,7 +169,7 @@ class SteadyCasts:
         return self._expected[key]
 
     def _of_uneven_probe(self, one: CallCast, width: int) -> tuple[Tensor, Tensor]:
-        """The uneven probe as a cast gets it, and what the recipe makes of it along its last axis."""
+        """Return the uneven probe as a cast gets it, and the recipe's cast of it along its last axis."""
         assert one.operand is not None
         parameter = next(self.conversion.model.parameters())
         in_fp32 = self._own or not one.operand.is_exact_in_16_bits
@@ -183,11 +181,11 @@ class SteadyCasts:
         return self._uneven[key]
 
     def _cast_anew(self, operand: Operand | None, axis: int, x: Tensor) -> Tensor:
-        """By a cast that is made of the recipe, into memory of its own, whatever the cast gives back."""
+        """Cast x by a cast newly made from the recipe, into new memory, whatever the cast returns."""
         return activation_cast(operand, self.conversion.recipe.kernel, axis=axis)(x).clone()
 
     def _distinct_casts(self) -> Iterator[tuple[CallCast, int]]:
-        """One of each cast: what is cast by what, in rows of one width."""
+        """Yield one of each cast: one operand by one cast, in rows of one width."""
         seen = set[Hashable]()
         for one in self._casts:
             for width in _widths(one):
@@ -197,7 +195,7 @@ class SteadyCasts:
                     yield one, width
 
     def _distinct(self) -> Iterator[ProbedCast]:
-        """The same, and one of each width of a library's."""
+        """Yield the same, and one of each width for a library's."""
         for one, width in self._distinct_casts():
             yield self._probed_cast(one, width)
         seen = set[int]()
@@ -268,7 +266,8 @@ def _other_kernel(found: set[Kernel], expected: Kernel, what: str) -> str:
 
 
 def _widths(one: CallCast) -> list[int]:
-    """Of the rows that it casts: those of a linear module's products; of what is no linear module, any."""
+    """Return the widths of the rows that it casts: those of a linear module's products; any for other
+    modules."""
     if not isinstance(one.part, ConvertedLinear):
         return [ATTENTION_LENGTH]
     module = one.part.module
@@ -277,7 +276,7 @@ def _widths(one: CallCast) -> list[int]:
 
 
 def _product(linear: ConvertedLinear) -> CastParts:
-    """The cast of a linear module's activation as it enters the product."""
+    """Return the cast of a linear module's activation as it enters the product."""
     dtype = next(linear.module.parameters()).dtype
 
     def cast(x: Tensor) -> tuple[Tensor, ...]:

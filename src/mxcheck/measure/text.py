@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EvaluationText:
-    """`tokens`: int64 [sequences, length]; `path`: a file that has them; `facts` for the record."""
+    """Tokens, int64 [sequences, length]; `path`: a file that has them; `facts`: for the record."""
 
     tokens: torch.Tensor
     path: Path
@@ -30,13 +30,13 @@ class EvaluationText:
 
 
 def has_own_tokens(measuring: Measuring, label: str) -> bool:
-    """Whether a model is measured on tokens that were sampled from it."""
+    """Return whether a model is measured on tokens sampled from it."""
     return measuring.corpus.is_self and model_source(measuring.name_of(label)).text is None
 
 
 def own_tokens_path(measuring: Measuring, label: str) -> Path:
-    """Where a model's own tokens lie: with the reference models, else with the baselines. Raises ValueError,
-    with the command that makes them, where there are none."""
+    """Return the path of a model's own tokens: with the reference models, else with the baselines. Raises
+    ValueError, with the command that makes them, if there are none."""
     name = measuring.name_of(label)
     path = model_source(name).tokens or measuring.baselines / label / "tokens.safetensors"
     if not path.is_file():
@@ -49,7 +49,8 @@ def own_tokens_path(measuring: Measuring, label: str) -> Path:
 
 
 def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, shared: Path) -> EvaluationText:
-    """What `loaded` is measured on. A corpus's tokens are also written to `shared`, for child processes."""
+    """Return the text that `loaded` is measured on. Also writes a corpus's tokens to `shared`, for child
+    processes."""
     if has_own_tokens(measuring, label):
         text = _own(measuring, label)
         _check_ids(text.tokens, loaded, f"{text.path}: these are not {label}'s tokens; sample them anew")
@@ -72,7 +73,7 @@ def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, sh
             revision=loaded.source.revision,
             trust_remote_code=label in measuring.trusted,
         )
-        tokenizer("a")  # some damage shows only here
+        tokenizer("a")  # some damage shows only when it is used
     limit = positions(loaded.model.config.get_text_config())
     corpus, samples, usual = measuring.corpus, measuring.max_samples, DEFAULT_LENGTH
     if corpus.is_self and (encoded := loaded.source.text) is not None:
@@ -85,13 +86,13 @@ def evaluation_text(measuring: Measuring, label: str, loaded: LoadedModel, *, sh
         raise ValueError(f"--mx-sequence-length={length}: {label} has {limit} positions; give at most that")
     made = corpus_tokens(corpus, tokenizer, length=length, sequences=samples)
     _check_ids(made.tokens, loaded, f"the tokenizer beside {label} is another model's; give its own")
-    path = shared / f"mxcheck-tokens-{label}-{os.getpid()}.safetensors"  # a worker, a file
+    path = shared / f"mxcheck-tokens-{label}-{os.getpid()}.safetensors"  # one file per worker
     save_tokens(made.tokens, path)
     return EvaluationText(tokens=made.tokens, path=path, facts=made.facts, fingerprints=made.fingerprints)
 
 
 def _check_ids(tokens: torch.Tensor, loaded: LoadedModel, mend: str) -> None:
-    """Refuse token ids that the model has no embedding of."""
+    """Refuse token ids without an embedding in the model."""
     embedding: Any = loaded.model.get_input_embeddings()
     rows = int(embedding.weight.shape[0])
     if (largest := int(tokens.max())) >= rows:

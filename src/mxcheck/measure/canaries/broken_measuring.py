@@ -1,9 +1,9 @@
-"""The smoke test of what measures: before a process measures, it measures what is known.
+"""Smoke test of the measuring code: before a process measures a case, it measures known results.
 
-What was accepted holds the figures of a case only as long as it was right itself. A measurement that has
-always been wrong moves nothing. So every process first evaluates a toy model beside a few lines of
-arithmetic, counts the bytes of its weights, and encodes a text of three words; and every case of the process
-fails in step 2 where one of them comes out otherwise.
+A baseline protects the figures of a case only if it was right itself: a measurement that has always been
+wrong moves nothing. So every process first compares `evaluate` on a toy model with a few lines of arithmetic,
+counts the bytes of its weights, and encodes a text of three words. If one of them is wrong, every case of the
+process fails in step 2.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from mxcheck.measure.canaries.hindrance import no_room
 from mxcheck.measure.memory import is_out_of_memory
 
-#: What is tried: each yields what is wrong, and how.
+#: A trial: yields what is wrong, and how.
 Trial = Callable[[], Iterator[tuple[str, str]]]
 
 
 def trials() -> tuple[Trial, ...]:
-    """All of them."""
+    """Return all trials."""
     from mxcheck.measure.canaries.scored import scored
     from mxcheck.measure.canaries.texts import tokenized
     from mxcheck.measure.canaries.weights import weighed
@@ -27,8 +27,8 @@ def trials() -> tuple[Trial, ...]:
 
 
 def broken_measuring(chosen: Sequence[Trial] | None = None) -> str:
-    """Why nothing that this process measures counts, in one line; empty where all is right. Raises
-    what torch raises where memory runs out."""
+    """Return why no measurement of this process counts, in one line; empty if all is right. Raises torch's
+    error if memory runs out."""
     import torch
 
     found: list[tuple[str, str]] = []
@@ -36,7 +36,7 @@ def broken_measuring(chosen: Sequence[Trial] | None = None) -> str:
         try:
             with torch.device("cpu"):
                 found += trial()
-        except Exception as error:  # whatever it is, it is told: the toy model raises nothing
+        except Exception as error:  # any error is reported: the toy model raises none
             if is_out_of_memory(error):
                 raise
             found.append((trial.__name__, " ".join(f"raised {type(error).__name__}: {error}".split())))

@@ -1,5 +1,5 @@
-"""What hinders canaries and is no fault of mxcheck: no room for the few small files that some of them read,
-no memory."""
+"""Find what hinders canaries though mxcheck is right: no disk space for the few small files that some of them
+read, no memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from mxcheck.files.printed import one_line, told
 
-#: More bytes than any canary writes.
+#: Number of bytes above what any canary writes.
 _BYTES = 1 << 18
 
 
 def no_room() -> str:
-    """Why nothing can be written in the temporary folder, in one line; empty where it can. Asked when a
-    canary has failed."""
+    """Return why the temporary folder cannot be written, in one line; empty if it can. Called when a canary
+    has failed."""
     where = "the temporary folder"
     try:
         where = f"{where} {tempfile.gettempdir()}"

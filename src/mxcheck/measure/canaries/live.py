@@ -1,8 +1,8 @@
-"""Whether what a case is judged by is measured now: the case again, on other weights and fewer tokens.
+"""Test that a case is measured now: measure it again, on other weights and fewer tokens.
 
-Digests that were kept from an earlier run, by model and recipe, are the accepted ones whatever the cast does
-today. Equal bits cannot tell; so a row of one weight changes its sign, and its digests have to change, and
-those of no other module.
+Digests cached from an earlier run, by model and recipe, would equal the accepted ones whatever the cast does
+today. Equal bits cannot reveal that; so one row of a weight changes its sign, which must change the digests
+of its module and of no other.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _SEQUENCES, _LENGTH, _LEAST = 1, 16, 2
 
 
 def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]) -> str | None:
-    """What of a record was not measured when it should have been, in one line; empty where all was. None: the
-    model has no weight to try it on.
+    """Return what of a record was not measured when it should have been, in one line; empty if all was. None:
+    the model has no weight to try it on.
 
     Args:
         record: of the model on the bench.
-        bench: its model is changed for as long as this takes, and put back bit for bit.
+        bench: its model is changed during the call, and restored bit for bit.
         measure: measures the same case on a bench.
     """
     from mxcheck.evaluation.measure import evaluate
@@ -37,7 +37,8 @@ def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]
     if (name := _chosen(record, bench.loaded.model)) is None:
         return None
     whole = bench.text.tokens
-    # Fewer than there are, or their losses may be the same: an expert's weights need not be used by them.
+    # Fewer tokens than in the record, so that the losses differ even if the changed weights (an expert's,
+    # say) are not used.
     length = min(_LENGTH, max(_LEAST, whole.shape[1] - 1))
     tokens = whole[:_SEQUENCES, :length].contiguous()
     with _turned(bench.loaded.model, name):
@@ -64,7 +65,7 @@ def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]
 
 
 def _chosen(record: Record, model: nn.Module) -> str | None:
-    """The smallest module whose weights were cast and that shares them with no other."""
+    """Return the smallest module whose weights were cast and are shared with no other."""
     sizes: dict[str, int] = {}
     for name, digests in record.digests.items():
         if name in record.replaced and {"codes", "scales"} <= digests.keys():
@@ -85,7 +86,7 @@ def _chosen(record: Record, model: nn.Module) -> str | None:
 
 
 def _memory(values: Tensor) -> tuple[int, int]:
-    """Where a tensor's elements lie: the address of the first, and of the end."""
+    """Return the addresses of a tensor's first element and of its end."""
     steps = zip(values.shape, values.stride(), strict=True)
     span = 1 + sum((size - 1) * step for size, step in steps) if values.numel() else 0
     return values.data_ptr(), values.data_ptr() + span * values.element_size()
@@ -93,7 +94,7 @@ def _memory(values: Tensor) -> tuple[int, int]:
 
 @contextmanager
 def _turned(model: nn.Module, name: str) -> Iterator[None]:
-    """While the context lasts, the row with a module's largest weight has the other sign."""
+    """Flip the sign of the row with a module's largest weight, within the context."""
     import torch
 
     weight = model.get_submodule(name).get_parameter("weight")

@@ -1,4 +1,4 @@
-"""What `evaluate` makes of a toy model, beside the same figures from its logits, one token at a time."""
+"""Compare `evaluate` on a toy model with the same figures computed from its logits, one token at a time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.gate.predictions import KL_PERCENTILES, PROBABILITY_CHANGE_PERCENTILES
 from mxcheck.measure.canaries.toy_model import VOCABULARY, ToyForCausalLM, toy_model
 
-#: Of float64 sums of a few numbers.
+#: Rounding of float64 sums of a few numbers.
 _ROUNDING = 1e-9
 _SEQUENCES, _LENGTH, _PARTS = 5, 14, 4
-#: Five positions a chunk, of thirteen: the last has three.
+#: Five of thirteen positions per chunk: the last chunk has three.
 _BY_CHUNKS = Limits(small=0, chunk=5 * VOCABULARY + 1)
-#: A model, its chunks, and sequences a pass: of five the last pass has fewer.
+#: Name, chunks, and sequences per pass: with five sequences the last pass has fewer.
 _WAYS = (("whole", None, 8), ("by batches", None, 2), ("by chunks", _BY_CHUNKS, 2))
 
 
 def scored() -> Iterator[tuple[str, str]]:
-    """Figures that `evaluate` gets wrong: what it was asked, and what is wrong."""
+    """Yield the figures that `evaluate` gets wrong: what it was asked, and what is wrong."""
     generator = torch.Generator().manual_seed(7)
     tokens = torch.randint(
         0, VOCABULARY, (_SEQUENCES, _LENGTH), generator=generator, dtype=torch.int64, device="cpu"
@@ -88,7 +88,7 @@ def _figures(found: Measurement) -> dict[str, Any]:
 
 
 def _by_hand(reference: ToyForCausalLM, model: ToyForCausalLM, tokens: torch.Tensor) -> dict[str, Any]:
-    """The same figures from plain lists of logits."""
+    """Compute the same figures from plain lists of logits."""
     with torch.inference_mode():
         p_logits, q_logits = (one(input_ids=tokens).logits.tolist() for one in (reference, model))
     table: list[list[dict[str, float]]] = []

@@ -1,4 +1,4 @@
-"""What `corpus_tokens` makes of a few short documents, written down."""
+"""Check the tokens that `corpus_tokens` makes of a few short documents."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from transformers import PreTrainedTokenizerFast
 from mxcheck.evaluation.corpora import corpus_tokens
 from mxcheck.evaluation.corpus_names import corpus_choice
 
-#: Ids: the BOS is 0, a line's end 1, and letters follow.
+#: Token ids: BOS is 0, a line's end 1, then the letters.
 _LETTERS = "abcdefgh"
 _DOCUMENTS = ("ab", "cde", "fgh")
-#: Joined by an empty line they are twelve tokens; `fgh` is the last block of three.
+#: Joined by an empty line, the documents are twelve tokens; `fgh` is the last block of three.
 _BLOCKS = [[2, 3, 1], [1, 4, 5], [6, 1, 1], [7, 8, 9]]
 
 
 def tokenized() -> Iterator[tuple[str, str]]:
-    """Texts that become other tokens: which, and what is wrong."""
+    """Yield the texts that become other tokens: which, and what is wrong."""
     with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
         path = Path(folder) / "canary.jsonl"
         path.write_text("".join(f"{json.dumps({'text': one})}\n" for one in _DOCUMENTS), encoding="utf-8")
@@ -47,7 +47,7 @@ def tokenized() -> Iterator[tuple[str, str]]:
 
 
 def _tokenizer(*, bos: bool) -> Any:
-    """A letter a token; with a BOS that is put before a text unasked, or without."""
+    """Return a tokenizer with a token per letter, which puts a BOS before a text by default, or not."""
     vocabulary = {word: index for index, word in enumerate(["<s>", "\n", *_LETTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")

@@ -1,4 +1,4 @@
-"""A causal language model of a few thousand numbers, whose every figure can be computed by hand."""
+"""A causal language model of a few thousand numbers, all of whose figures can be computed by hand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
-#: Tokens of the vocabulary, and widths: of the hidden states, and of the MLP.
+#: Size of the vocabulary; widths of the hidden states and of the MLP.
 VOCABULARY, WIDTH, INNER = 11, 48, 80
 
 
 class ToyAttention(nn.Module):
-    """What a token takes from the one before it."""
+    """A token's update from the token before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ToyMLP(nn.Module):
 
 
 class ToyLayer(nn.Module):
-    """Both, each added to its input."""
+    """Attention and MLP, each added to its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class ToyDecoder(nn.Module):
 
 
 class ToyForCausalLM(PreTrainedModel):
-    """The decoder, and a head that is the embedding's own weight, or one of its own."""
+    """The decoder, and a head with the embedding's weight, or its own."""
 
     config_class = PretrainedConfig
 
@@ -99,7 +99,7 @@ class ToyForCausalLM(PreTrainedModel):
 
 
 def toy_model(seed: int, *, tied: bool = True, dtype: torch.dtype = torch.float64) -> ToyForCausalLM:
-    """A model whose weights are drawn from `seed`, on the CPU, whatever this process has for defaults."""
+    """Return a model with weights drawn from `seed`, on the CPU, whatever the defaults of this process."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         model = ToyForCausalLM(tied=tied)

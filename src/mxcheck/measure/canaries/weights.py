@@ -1,4 +1,4 @@
-"""The bytes of a toy model's weights under some recipes, beside the sums of their codes and scales."""
+"""Compare the bytes of a toy model's weights under some recipes with the sums of their codes and scales."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mxcheck.models.convert import convert
 from mxcheck.models.ladder import ALL_LINEARS
 from mxcheck.models.recipe import recipe
 
-#: Elements of each weight. The head's are the embedding's, where it is tied.
+#: Elements of each weight. A tied head shares the embedding's.
 _EMBEDDING, _Q, _UP, _DOWN = VOCABULARY * WIDTH, WIDTH * WIDTH, INNER * WIDTH, WIDTH * INNER
 _LOADED = 4 * (_EMBEDDING + _Q + _UP + _DOWN)
-#: Bytes a row of 48 and of 80 elements, scales included: of blocks of 32 the rows have two and three.
+#: Bytes per row of 48 and of 80 elements, scales included: rows have two and three blocks of 32.
 _ROWS = {
     "fp8_e4m3": (48 + 2, 80 + 3),
     "mxint8": (48 + 2, 80 + 3),
@@ -22,18 +22,19 @@ _ROWS = {
     "fp4_e2m1": (24 + 2, 40 + 3),
     "nvfp4": (24 + 3, 40 + 5),  # blocks of 16
 }
-#: NVFP4 has one fp32 scale a tensor besides.
+#: NVFP4 also has one fp32 scale per tensor.
 _A_TENSOR = {"nvfp4": 4}
 
 
 def _of_mlp(name: str) -> int:
-    """Bytes of a model whose MLP alone is quantized."""
+    """Return the bytes of a model with only its MLP quantized."""
     short, long = _ROWS[name]
     return 4 * (_EMBEDDING + _Q) + INNER * short + WIDTH * long + 2 * _A_TENSOR.get(name, 0)
 
 
 def _of_all(name: str) -> int:
-    """Of one whose linears are, a tied head among them: the embedding stays as it was loaded."""
+    """Return the bytes of a model with all linears quantized, including a tied head: the embedding stays as
+    loaded."""
     short, long = _ROWS[name]
     rows = (INNER + WIDTH + VOCABULARY) * short + WIDTH * long
     return 4 * _EMBEDDING + rows + 4 * _A_TENSOR.get(name, 0)
@@ -51,7 +52,7 @@ _EXPECTED: tuple[tuple[str, str | None, bool, int, int], ...] = (
 
 
 def weighed() -> Iterator[tuple[str, str]]:
-    """Bytes that a conversion counts wrong: of what, and what is wrong."""
+    """Yield the bytes that a conversion counts wrong: of what, and what is wrong."""
     for name, tier, tied, expected, loaded in _EXPECTED:
         model = toy_model(3, tied=tied, dtype=torch.float32)
         conversion = convert(model, recipe(name, tier=tier))
