@@ -1,9 +1,9 @@
-"""The first acceptance of a case: what is held where no baseline and no bounds say what is right.
+"""The checks of a first acceptance, made where a case has neither a baseline nor bounds.
 
-"Twice what was measured" would bless whatever is measured first. Two things are known without any earlier
-run: what the oracle makes of an operand, and about what its error costs: rounding errors hardly know of each
-other, so that the same errors with random signs cost about as much. Products or a text that are wrong after
-right casts, and casts that some calls skip, do not meet that. A third is the order among the model's steps.
+Bounds of "twice what was measured" would accept any first measurement. Three things are known without an
+earlier run: the oracle's cast of each operand; the approximate cost of its error, since rounding errors are
+nearly independent and cost about as much with random signs (wrong products or text after right casts, and
+casts that some calls skip, do not); and the order of the model's precisions.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import rise
 
-#: What the KL of a sound recipe may be, as a share of that of the same errors with random signs.
-#: docs/gate.md shows what the window was chosen from.
+#: Allowed KL of a sound recipe, as a share of the KL of the same errors with random signs. docs/gate.md shows
+#: the measurements behind this window.
 WINDOW = (0.6, 2.5)
-#: Of the logits' standard deviation: 16-bit products of another length move them by a hundredth.
+#: Share of the logits' standard deviation: 16-bit products of another length move logits by a hundredth.
 SEES_LATER = 0.1
-#: Of a uniform distribution's entropy: a model with random weights comes to more than this.
+#: Share of a uniform distribution's entropy: a model with random weights exceeds it.
 MOST_OF_UNIFORM = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absolute:
-    """What is known of a case without its baseline.
+    """Facts about a case that need no baseline.
 
     Attributes:
-        signed: KL of the same errors with random signs, in nats per token, one a seed; empty where mxcheck
-            does not know the errors.
-        compared: how many values of cast operands were compared with the oracle's.
-        wrong: operand -> what is other than the oracle has it.
-        unknown: why mxcheck knows no more (a library casts, …); empty where it does.
+        signed: KL of the same errors with random signs, in nats per token, one for each seed; empty where
+            mxcheck does not know the errors.
+        compared: number of cast operand values compared with the oracle's.
+        wrong: operand -> how it differs from the oracle's.
+        unknown: why mxcheck knows no more (a library casts, …), or empty.
         of_uniform: the reference's entropy as a share of that of a uniform distribution over its vocabulary.
-        uniform: that distribution's entropy, which is its cross-entropy on any text, in nats per token.
-        sees_later: how far a token that follows moves the reference's logits of those before it, in standard
+        uniform: entropy of that distribution, equal to its cross-entropy on any text, in nats per token.
+        sees_later: how far a later token moves the reference's logits at earlier positions, in standard
             deviations of the logits.
-        zeros: matrices of the reference of which every element is zero.
+        zeros: the reference's matrices that are all zeros.
     """
 
     signed: tuple[float, ...] = ()
@@ -57,8 +57,8 @@ class Absolute:
 
 
 def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterator[Check]:
-    """What a first acceptance asserts besides the steps that need no baseline. `stands`: where the record
-    stands among the steps that were accepted before it."""
+    """Yield the checks that a first acceptance adds to those that need no baseline. `stands` compares the
+    record with the accepted precisions of its model."""
     yield check(
         1,
         "zeros",
@@ -127,15 +127,15 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
 
 
 def share_of_signed(kl: float, found: Absolute) -> float:
-    """The KL as a share of the median of those with random signs. One seed in five may put a sign on one
-    error that decides the KL, so that neither mean nor a single seed would do."""
+    """Return the KL as a share of the median KL with random signs. One seed in five may change the sign of an
+    error that dominates the KL, so a mean or a single seed would be unreliable."""
     typical = median(found.signed)
     return kl / typical if typical else math.inf
 
 
 def first_bounds(record: Record) -> Bounds:
-    """The bounds that a first acceptance proposes: twice what was measured, in two digits. The rise has the
-    KL's, which it is expected to equal on the model's own samples, unless it is larger on other text. Raises
+    """Propose the bounds of a first acceptance: twice the measured figures, to two digits. The rise gets the
+    KL's bound, its expected value on the model's own samples, unless it is larger on other text. Raises
     ValueError where the record has no KL."""
     kl = two_digits_up(2 * max(record.exact_kl[0], 0.0))
     upper = rise(record)[2]
@@ -144,14 +144,14 @@ def first_bounds(record: Record) -> Bounds:
 
 
 def two_digits_up(value: float) -> float:
-    """The next number of two significant digits, from 0 upwards."""
+    """Round up to two significant digits, for values from 0 upwards."""
     if value <= 0:
         return 0.0
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return float(f"{math.ceil(value / unit) * unit:.1e}")
 
 
-#: What begins a new file.
+#: Header of a new file.
 HEAD = """\
 # Bounds of {model}: what a precision may cost on it, in nats per token. Read, edit and commit them.
 # A case gets its line when it is first accepted: twice the KL that was measured then. No update changes it.
@@ -162,7 +162,7 @@ HEAD = """\
 
 
 def bounds_lines(record: Record, bounds: Bounds, found: Absolute, *, today: date) -> str:
-    """A case's line in its model's `bounds.toml`, under a comment that says what it was made from."""
+    """Return a case's line for its model's `bounds.toml`, under a comment with the measurements behind it."""
     stage = record.case.stage
     key = stage if stage.replace("-", "").replace("_", "").isalnum() else f'"{stage}"'
     entry = f"kl = {bounds.kl:g}" + ("" if bounds.rise == bounds.kl else f", rise = {bounds.rise:g}")

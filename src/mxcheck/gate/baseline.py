@@ -1,4 +1,4 @@
-"""Accepted records on disk: one small JSON a case, sealed, written atomically."""
+"""Accepted records on disk: one small sealed JSON file for each case, written atomically."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def _canonical(data: dict[str, Any]) -> str:
 
 
 def seal_of(data: dict[str, Any]) -> str:
-    """The hash over everything in a baseline but the seal."""
+    """Return the hash over everything in a baseline except the seal."""
     return hashlib.sha256(_canonical(data).encode()).hexdigest()
 
 
 def encode(record: Record) -> str:
-    """The file's text: sorted keys, one list of numbers a line, trailing newline.
+    """Serialize a record: sorted keys, one list of numbers on each line, trailing newline.
 
-    The seal is a hash over everything else. It is no signature: it catches edits by hand and bad merges,
-    which could otherwise widen a tolerance (the stored noise) without moving anything that is compared.
+    The seal hashes everything else. It is no signature: it detects edits by hand and bad merges, which could
+    otherwise widen a tolerance (the stored noise) without changing a compared figure.
     """
     data: dict[str, Any] = {"format_version": FORMAT_VERSION, **record.as_dict()}
     return _layout({**data, "seal": seal_of(data)})
@@ -47,7 +47,8 @@ def _layout(data: dict[str, Any]) -> str:
 
 
 def _broken(value: Any, indent: str, *, levels: int) -> str:
-    """Tables a line a key, as long as they hold tables and to so many levels; all else on one line."""
+    """Serialize a table with one key on each line while it holds tables, down to `levels`; all else on one
+    line."""
     tables = isinstance(value, dict) and (not indent or any(isinstance(one, dict) for one in value.values()))
     if not value or not isinstance(value, dict) or (not tables and len(indent) > 1) or levels == 0:
         return json.dumps(value, sort_keys=True, allow_nan=False)
@@ -58,12 +59,12 @@ def _broken(value: Any, indent: str, *, levels: int) -> str:
     return f"{{\n{inner}\n{indent}}}"
 
 
-#: How a file that is no baseline any more comes back.
+#: How to restore a damaged baseline file.
 _RESTORE = "restore it from version control, or accept anew with --snapshot-update"
 
 
 def parsed(text: str, *, where: str) -> dict[str, Any]:
-    """A baseline's text as JSON. Raises BaselineError, naming `where`."""
+    """Parse a baseline's text as JSON. Raises BaselineError, naming `where`."""
     try:
         data = json_data(text)
     except DataError as error:
@@ -72,11 +73,11 @@ def parsed(text: str, *, where: str) -> dict[str, Any]:
 
 
 def unseal(data: dict[str, Any], *, where: str) -> None:
-    """Take off the seal. Raises BaselineError, naming `where`, if it is not that of `data`."""
+    """Remove the seal. Raises BaselineError, naming `where`, if it does not match `data`."""
     seal = data.pop("seal", None)
     try:
         expected = seal_of(data)
-    except ValueError as error:  # NaN, which JSON has not
+    except ValueError as error:  # NaN, which JSON does not allow
         raise BaselineError(f"corrupt baseline {where}: {error}; {_RESTORE}") from error
     if seal != expected:
         raise BaselineError(
@@ -86,9 +87,8 @@ def unseal(data: dict[str, Any], *, where: str) -> None:
 
 
 def decode(text: str, *, where: str) -> Record:
-    """Read a baseline's text. Raises BaselineError, naming `where`, if it is corrupt, of another format
-    version, does not bear its seal, or contradicts itself.
-    """
+    """Decode a baseline's text. Raises BaselineError, naming `where`, if it is corrupt, of another format
+    version, has a seal that does not match, or contradicts itself."""
     data = parsed(text, where=where)
     if data.get("format_version") != FORMAT_VERSION:
         raise BaselineError(
@@ -108,8 +108,8 @@ def decode(text: str, *, where: str) -> Record:
 
 
 def read_text(path: Path) -> str:
-    """The text of a baseline. Raises FileNotFoundError where there is nothing at `path`, BaselineError where
-    there is something else than a text file that can be read."""
+    """Return the text of a baseline. Raises FileNotFoundError where nothing is at `path`, BaselineError where
+    something other than a readable text file is."""
     try:
         return plain_data.read_text(path)
     except DataError as error:
@@ -122,16 +122,17 @@ def read(path: Path) -> Record:
 
 
 def states_path(folder: Path, weights: str) -> Path:
-    """Where the reference states of a model whose weights have this fingerprint lie, beside its baselines."""
+    """Return the path of the reference states of a model with this weights fingerprint, beside its
+    baselines."""
     return folder / f"states-{weights[:8]}.safetensors"
 
 
 def baseline_paths(root: Path, case: Case, device_class: str) -> tuple[Path, Path]:
-    """Where a case's baseline is read, and where a new one is written.
+    """Return the path from which a case's baseline is read, and the path to which a new one is written.
 
-    Read: this device class's override where there is one, else the common file, in the model's folder that is
-    in force (`shipped`). Written: below `root`; the common file is the CPU's, any other device class writes
-    its own override.
+    Read: this device class's override if present, else the common file, in the model's folder in force
+        (`shipped`). Written: below `root`, to the common file by the CPU, to an override by any other device
+        class.
     """
     common = root / case.baseline
     override = common.with_name(f"{common.stem}@{device_class}.json")

@@ -1,4 +1,5 @@
-"""Bounds: how much a precision may cost. A model's own lie beside its baselines; ours serve our models."""
+"""Bounds: the permitted cost of a precision. A model's bounds lie beside its baselines; ours apply to our
+models."""
 
 from __future__ import annotations
 
@@ -17,18 +18,18 @@ from mxcheck.formats.choices import misspelt, unknown
 from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.shipped import folder_in_force
 
-#: No cost comes near it; a number of 400 digits is none.
+#: Larger than any cost; a number of 400 digits is refused.
 _MOST = 1e9
-#: A stage with those of its options that may have a line of their own (`Case.bounds_key`), in their order.
+#: A stage with those options that may have a line of their own (`Case.bounds_key`), in order.
 _STAGE = re.compile(r"(?P<plain>[^+]+)(\+attention)?(\+outputs)?(\+global-\w+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """Upper bounds in nats per token: on the KL divergence to the reference, and on the rise of the
-    cross-entropy, to which the gate adds an allowance for the sampling error of the tokens at hand. `whose`
-    says which file they are from, `own` whether it is the model's, and `reason` what is written there for a
-    case that the checks of a first acceptance refuse."""
+    cross-entropy, to which the gate adds an allowance for the sampling error of the tokens. `whose` names the
+    source file, `own` says whether it is the model's, and `reason` is its justification for a case that fails
+    the checks of a first acceptance."""
 
     kl: float
     rise: float
@@ -45,8 +46,8 @@ class BoundsError(ValueError):
 
 
 class BoundsTables:
-    """Tables of bounds, the first that has a line before the others: the user's (`--mx-bounds`), the
-    model's own (`bounds.toml` beside its baselines), and ours, which are for our models alone."""
+    """Tables of bounds, in order of precedence: the user's (`--mx-bounds`), the model's (`bounds.toml` beside
+    its baselines), and ours, which apply to our models only."""
 
     def __init__(
         self,
@@ -61,16 +62,16 @@ class BoundsTables:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The models that the user's file has tables for."""
+        """Models with tables in the user's file."""
         return tuple(label for table in self._tables[:-1] for label in table.get("models", {}))
 
     def find(self, case: Case) -> Bounds | None:
-        """The bounds of a case; None where no table has them. Raises ValueError for a bad file of the
-        model's."""
+        """Return the bounds of a case, or None where no table has them. Raises ValueError for an invalid file
+        of the model's."""
         own = []
         if self._baselines is not None:
             own = [read_bounds(folder_in_force(self._baselines, case.model), self._stages)]
-        # a model's own line is of one case, with all its options
+        # a line of a model's own file is for one case, with all its options
         lines = [_line(table, case.model, case.stage) for table in own]
         theirs, ours = self._tables[:-1], self._tables[-1:]
         for found in (_of(theirs, case), *lines, _of(ours, case)):
@@ -79,7 +80,7 @@ class BoundsTables:
         return None
 
     def of(self, case: Case) -> Bounds:
-        """The same. Raises ValueError, naming what is lacking, where there are none."""
+        """Return the bounds of a case. Raises ValueError, naming the missing line, where there are none."""
         found = self.find(case)
         if found is None:
             raise ValueError(
@@ -91,9 +92,10 @@ class BoundsTables:
 
 
 def _of(tables: list[dict[str, Any]], case: Case) -> Bounds | None:
-    """Its own line, else the largest of those of the stage with fewer of the options that cost."""
+    """Return the bounds of the case's own line, else the largest of the stage with fewer of the options that
+    cost."""
     plain, *options = case.bounds_key.split("+")
-    for table in tables:  # all of the user's before ours: what they wrote is never loosened
+    for table in tables:  # all of the user's before ours: ours never loosen them
         for count in range(len(options), -1, -1):
             fewer = ("+".join([plain, *some]) for some in combinations(options, count))
             if found := [line for name in fewer if (line := _line(table, case.model, name)) is not None]:
@@ -106,7 +108,7 @@ def _line(table: dict[str, Any], model: str, stage: str) -> Bounds | None:
     for section in (table.get("models", {}).get(model, {}), default):
         if stage in section:
             entry = section[stage]
-            # On text sampled from the reference the expected rise is the KL divergence itself.
+            # On text sampled from the reference the expected rise equals the KL divergence.
             return Bounds(
                 kl=float(entry["kl"]),
                 rise=float(entry.get("rise", entry["kl"])),
@@ -118,14 +120,14 @@ def _line(table: dict[str, Any], model: str, stage: str) -> Bounds | None:
 
 
 def bounds_path(folder: Path) -> Path:
-    """Where the bounds of a model lie whose baselines are in `folder`."""
+    """Return the path of the bounds of a model whose baselines are in `folder`."""
     return folder / "bounds.toml"
 
 
 def read_bounds(folder: Path, stages: Collection[str] | None = None) -> dict[str, Any]:
-    """The table in a model's `bounds.toml`; empty where there is no such file. Raises ValueError, in one
-    line, for a file that cannot be read, for a line that holds anything but bounds, and for one whose stage,
-    less its options, is none of `stages` (None: whichever): it would never be read."""
+    """Return the table in a model's `bounds.toml`, empty where there is no file. Raises ValueError, in one
+    line, for an unreadable file, for a line that holds anything but bounds, and for a line whose stage
+    without its options is not in `stages` (None: any), since it would never be read."""
     path = bounds_path(folder)
     if not path.exists() and not path.is_symlink():
         return {}
@@ -142,7 +144,7 @@ def read_bounds(folder: Path, stages: Collection[str] | None = None) -> dict[str
 
 
 def _loaded(path: Path, named: str) -> dict[str, Any]:
-    """A TOML file. Raises ValueError, in one line, for whatever cannot be read as one."""
+    """Load a TOML file. Raises ValueError, in one line, where it cannot be read."""
     try:
         return read_toml(path)
     except FileNotFoundError as error:
@@ -169,13 +171,13 @@ def _check_entry(entry: Any, where: str, allowed: Collection[str]) -> None:
 def _checked(
     table: dict[str, Any], path: str, stages: Collection[str], known: Collection[str] | None
 ) -> dict[str, Any]:
-    """Refuse, in one line that names the file, whatever would be ignored or fail later."""
+    """Refuse, in one line that names the file, entries that would be ignored or fail later."""
     for name in table.keys() - {"default", "models"}:
         raise BoundsError(f"bounds file {path}: {unknown('table', name, ('default', 'models'))}")
     models = _table(table.get("models", {}), "models", path)
     for name in models:
         if known is not None and name not in known:
-            others = [one for one in known if one not in models]  # one with a table of its own is not meant
+            others = [one for one in known if one not in models]  # one with its own table is no misspelling
             if (error := misspelt("model in [models]", name, others)) is not None:
                 raise BoundsError(f"bounds file {path}: {error}")
     sections = [("default", table.get("default", {})), *((f"models.{name}", models[name]) for name in models)]
@@ -202,12 +204,12 @@ def load_bounds(
     baselines: Path | None = None,
     models: tuple[str, ...] | None = None,
 ) -> BoundsTables:
-    """Our table, with the TOML file at `path` before it, and the files beside the models' baselines in the
-    folder `baselines` between. Raises ValueError for a bad file.
+    """Return our table, the TOML file at `path` before it, and between them the files beside the models'
+    baselines in the folder `baselines`. Raises ValueError for an invalid file.
 
-    `own` are the user's recipes, for which the file at `path` may have lines too; `models` are those
-    that are known (None: any): a table of a name that is nearly one of theirs is refused, since nobody would
-    read it; any other may be of a model of another run.
+    `own` are the user's recipes, for which the file at `path` may have lines too. `models` are the known
+    models (None: any): a table whose name nearly matches one of them is refused, since it would never be
+    read; any other may belong to a model of another run.
     """
     ours = toml_data(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
     ours["whose"] = "mxcheck's own table"

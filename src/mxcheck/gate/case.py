@@ -1,4 +1,4 @@
-"""One case of the gate: a model, what is on trial, and the options that change its result."""
+"""One case of the gate: a model, the subject of the measurement, and the options that change its result."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Kind = Literal["recipe", "checkpoint", "engine", "training"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _COSTLY = ("attention", "outputs")
-#: No longer than this, so that every file that bears the name can be written (255 bytes).
+#: Longest case name: every file named after it must fit in 255 bytes.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,149}")
-#: How each part of a name is written. The dash between precision and tier is the first of a stage, so that
-#: neither has one; a `+` begins an option.
+#: Syntax of each part of a name. The first dash of a stage separates precision and tier, so that neither
+#: contains one; a `+` begins an option.
 _PARTS = {
     "model": (_NAME, "at most 150 letters, digits, '_', '.' and '-', the first a letter or digit"),
     "subject": (_NAME, "at most 150 letters, digits, '_', '.' and '-', the first a letter or digit"),
@@ -26,22 +26,22 @@ _PARTS = {
     "option": (re.compile(r"[A-Za-z0-9_.-]+"), "letters, digits, '_', '.' and '-'"),
 }
 #: `checkpoint.my-fp8`, `engine.vllm-0.32+batch8`, `training.fp8_e4m3-B`. No recipe's name begins with such a
-#: word and a dot (`check_recipe_name`), so that the first dot tells the kinds apart.
+#: word and a dot (`check_recipe_name`), so the first dot distinguishes the kinds.
 _OTHER_KIND = re.compile(rf"({'|'.join(KINDS[1:])})\.(.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Case:
-    """Identity of one measurement. `options` are the non-default ones, in their fixed order.
+    """Identity of one measurement. `options` are the non-default ones, in a fixed order.
 
-    What is on trial depends on `kind`:
+    `kind` determines the subject:
 
     - `recipe`: mxcheck's emulation of `precision` and `tier`.
     - `checkpoint`: a checkpoint that somebody made of `model`; `subject` is its name.
     - `engine`: a running engine that serves `model`; `subject` is its name.
     - `training`: training `model` under `precision` and `tier`.
 
-    Raises ValueError for a name that cannot be part of a file's and of a test's, or that another case has.
+    Raises ValueError for a name that cannot be part of a file name and a test name, or that another case has.
     """
 
     model: str
@@ -85,25 +85,25 @@ class Case:
 
     @property
     def bounds_key(self) -> str:
-        """Its line of a table of bounds: options that quantize more may have one of their own; others do not
-        change what a precision may cost."""
+        """Key of the case in a table of bounds. Options that quantize more may have a line of their own;
+        others do not change the permitted cost of a precision."""
         costly = [option for option in self.options if option in _COSTLY or option.startswith("global-")]
         return "+".join([self.plain, *costly])
 
     @property
     def id(self) -> str:
-        """pytest id, also what `-k` matches."""
+        """pytest id, which `-k` matches too."""
         return f"{self.model}-{self.stage}"
 
     @property
     def baseline(self) -> Path:
-        """Where the accepted record lies, relative to the baselines directory."""
+        """Path of the accepted record, relative to the baselines directory."""
         return Path(self.model) / f"{self.stage}.json"
 
 
 def case_of(model: str, stage: str) -> Case:
-    """The case of `model` whose stage is written so: the inverse of `Case.stage` (no precision has a dash).
-    Raises ValueError for what is no stage."""
+    """Return the case of `model` with this stage: the inverse of `Case.stage` (no precision has a dash).
+    Raises ValueError for an invalid stage."""
     plain, *options = stage.split("+")
     if not plain or not all(options):
         raise ValueError(
@@ -121,7 +121,7 @@ def case_of(model: str, stage: str) -> Case:
 
 
 def check_recipe_name(name: str) -> None:
-    """Raises ValueError for a recipe's name that would read as a case of another kind."""
+    """Raise ValueError for a recipe name that would read as a case of another kind."""
     if _OTHER_KIND.fullmatch(name):
         raise ValueError(
             f"a recipe cannot be called {got(name, 160)}: {name.partition('.')[0]!r} and a dot begin the "
@@ -129,13 +129,13 @@ def check_recipe_name(name: str) -> None:
         )
 
 
-#: `NAME=` before a model's name. A directory whose own name has a `=` is written `./a=b`.
+#: `NAME=` before a model's name. A directory whose name contains `=` is written `./a=b`.
 _NAMED = re.compile(rf"({_NAME.pattern})=(.*)", re.DOTALL)
 
 
 def named_model(text: str) -> tuple[str, str]:
-    """The label and the name of a model that an option gives, as `NAME=PATH` or by its name alone. Raises
-    ValueError as `model_label`, and where nothing follows the `=`."""
+    """Split an option's model, `NAME=PATH` or a name alone, into label and name. Raises ValueError as
+    `model_label` does, and where nothing follows the `=`."""
     found = _NAMED.fullmatch(text)
     if found is None:
         return model_label(text), text
@@ -149,7 +149,7 @@ def named_model(text: str) -> tuple[str, str]:
 
 
 def named_as(label: str, name: str) -> str:
-    """How an option gives a model: the inverse of `named_model`."""
+    """Return a model as an option gives it: the inverse of `named_model`."""
     try:
         alone = named_model(name)
     except ValueError:
@@ -158,10 +158,9 @@ def named_as(label: str, name: str) -> str:
 
 
 def model_label(name: str) -> str:
-    """A model's name as ids and directories carry it: a hub id `org/name` becomes `org--name`, at whatever
-    revision (a baseline's fingerprints tell the weights apart), a path its last component. Two models of one
-    run that get the same label are refused by the caller.
-    """
+    """Return the label of a model for ids and directories: a hub id `org/name` becomes `org--name`, without
+    its revision (a baseline's fingerprints distinguish the weights), a path its last component. The caller
+    refuses two models of one run with the same label."""
     stripped = name.rstrip("/")
     if stripped and (name.startswith((".", "/", "~")) or Path(stripped).is_dir()):
         label = Path(os.path.expanduser(stripped)).resolve().name  # noqa: PTH111  (Path's raises where this does not)

@@ -1,7 +1,7 @@
-"""Which link of the chain broke, when a case is red: decided by the table of symptoms in causes.toml.
+"""The cause of a red case, determined from the table of symptoms in causes.toml.
 
-The links are environment, weights, tokenizer, tokens, reference, conversion, numerics; what none of them
-explains lies with the bounds or with the gate's own files.
+The links of the chain are environment, weights, tokenizer, tokens, reference, conversion and numerics. A
+failure that none of them explains lies in the bounds or in the gate's own files.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ LINKS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row of the table. It matches where all symptoms of `when`, and none of `unless`, are seen. `{…}` in
-    the texts are filled in by `cause`."""
+    """A row of the table. It matches where all symptoms of `when` and none of `unless` are present. `cause`
+    fills in `{…}` in the texts."""
 
     link: str
     when: frozenset[str]
@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """The link that broke, one sentence on why it is this one, and what to look at first."""
+    """The broken link, one sentence that gives the evidence, and what to inspect first."""
 
     link: str
     means: str
@@ -52,7 +52,7 @@ class Cause:
 
 @cache
 def table() -> tuple[Row, ...]:
-    """The rows of causes.toml, in their order."""
+    """Return the rows of causes.toml, in order."""
     text = resources.files("mxcheck.gate").joinpath("causes.toml").read_text(encoding="utf-8")
     return tuple(
         Row(
@@ -67,8 +67,8 @@ def table() -> tuple[Row, ...]:
 
 
 def cause(verdict: Verdict, record: Record, baseline: Record | None) -> Cause:
-    """The first row of the table that matches a red verdict, or one without a baseline. Raises ValueError
-    where nothing is wrong."""
+    """Return the cause for a red verdict, or for one without a baseline, from the first matching row. Raises
+    ValueError where nothing is wrong."""
     seen = symptoms(verdict, record, baseline)
     for row in table():
         if row.when <= seen and not row.unless & seen:
@@ -78,7 +78,7 @@ def cause(verdict: Verdict, record: Record, baseline: Record | None) -> Cause:
 
 
 def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> frozenset[str]:
-    """The keys of the failed checks, and what else is known."""
+    """Return the keys of the failed checks, and other symptoms."""
     failed = {check.key for check in verdict.failures}
     layers = any(key.startswith("layers: ") for key in failed)
     facts = {
@@ -96,7 +96,7 @@ def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> froze
     }
     if baseline is not None:
         facts |= _compared(record, baseline)
-        # A bound that these figures break is broken by accepted ones that are no better.
+        # Accepted figures that are no better break the same bound.
         facts["accepted too"] = ("KL bound" not in failed or _no_better(record, baseline)) and (
             "rise bound" not in failed or rise(baseline)[2] >= rise(record)[2]
         )
@@ -127,13 +127,13 @@ def _compared(record: Record, baseline: Record) -> dict[str, bool]:
 
 
 def _library(record: Record) -> str | None:
-    """The package that casts and multiplies, where it is not mxcheck."""
+    """Return the package that casts and multiplies, or None if it is mxcheck."""
     library = record.recipe.get("library")
     return None if library is None else str(library["name"])
 
 
 def _roles_of_changed_casts(record: Record, baseline: Record) -> dict[str, tuple[int, int]]:
-    """By role: of how many modules a cast changed bits, and how many there are."""
+    """Return by role the number of modules with changed casts, and the number of modules."""
     now, then = record.digests, baseline.digests
     role = {name: record.replaced.get(name, name) for name in now.keys() | then.keys()}
     total = Counter(role.values())
@@ -142,7 +142,8 @@ def _roles_of_changed_casts(record: Record, baseline: Record) -> dict[str, tuple
 
 
 def _versions(record: Record, baseline: Record) -> dict[str, str]:
-    """Libraries of another version than the accepted: `torch` -> `torch 2.14.0, accepted with 2.13.0`."""
+    """Return libraries whose version differs from the accepted one: `torch` -> `torch 2.14.0, accepted with
+    2.13.0`."""
     libraries = {"python", "torch", "transformers", _library(record)} - {None}
     return {name: text for name, text in _environment(record, baseline).items() if name in libraries}
 
@@ -157,7 +158,7 @@ def _environment(record: Record, baseline: Record) -> dict[str, str]:
 
 
 def _words(record: Record, baseline: Record) -> dict[str, str]:
-    """What the texts of the table name."""
+    """Return the values for the placeholders in the table's texts."""
     versions = _versions(record, baseline)
     others = [text for name, text in _environment(record, baseline).items() if name not in versions]
     return {

@@ -1,4 +1,4 @@
-"""One assertion of the gate, and the words that its messages share."""
+"""One assertion of the gate, and wording that its messages share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mxcheck.gate.drift import Drift
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One assertion of one step: what was asked, whether it held, and the figures. `key` is the assertion's
-    own name, by which gate/cause.py tells the checks of one step apart."""
+    """One assertion of one step: the question, whether it held, and the figures. `key` names the assertion,
+    so that gate/cause.py can distinguish the checks of one step."""
 
     step: int
     key: str
@@ -25,7 +25,7 @@ def check(step: int, key: str, passed: bool, message: str) -> Check:
 
 
 def drift_check(step: int, key: str, what: str, found: Drift) -> Check:
-    """Whether a drift is within its bounds."""
+    """Check that a drift is within its bounds."""
     return check(
         step,
         key,
@@ -37,18 +37,18 @@ def drift_check(step: int, key: str, what: str, found: Drift) -> Check:
 
 
 def count_check(step: int, key: str, now: Sequence[float], then: Sequence[float]) -> Check:
-    """That sequences cannot be paired."""
+    """Return the failed check for sequences that cannot be paired."""
     return check(step, key, False, f"{len(now)} sequences, accepted {len(then)}")
 
 
 def changes(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
-    """`key is a, accepted b` for each key whose values differ."""
+    """Return `key is a, accepted b` for each key whose values differ."""
     keys = sorted(now.keys() | then.keys())
     pairs = {key: (now.get(key, "unset"), then.get(key, "unset")) for key in keys}
     return [f"{key} is {a}, accepted {b}" for key, (a, b) in pairs.items() if a != b]
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first names, and the number of the others."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

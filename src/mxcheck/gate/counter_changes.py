@@ -1,21 +1,22 @@
-"""What moved between two cases' counters, which of it may, and a sentence for each.
+"""Changes between the counters of two cases: which are permitted, and a sentence for each.
 
 Weights are cast from stored numbers, so their counts are equal on every machine. So are all counts where a
 machine multiplies as the accepting one did. Elsewhere activations differ in their last bits, and some cross a
-threshold of the cast. Measured with torch held to its plainest instructions (`default` of
+threshold of the cast. Measured with torch limited to its plainest instructions (`default` of
 measure/noise.py) against AVX2, on ref-llama, ref-moe and SmolLM2-135M (30 layers, bf16, 32 tokens), six
 recipes each:
 
-- of saturated, flushed and top elements at most 0.82 % of an operand's elements moved (nvfp4; 0.29 % with
-  power-of-two scales). The bound is `SHARE`, six times that. Noise changes single numbers and not their
-  distribution, so depth cannot carry it there;
-- of a module's rows each of four experts gained or lost at most 0.2 %, so that at most 0.4 % entered another
-  one. The bound is `SHARE` of the rows, too: of all that entered another expert, because of a hundred experts
-  none takes as many;
-- no count of NaN, Inf or zero blocks moved. NaN and Inf are held exactly, zero blocks as elements are;
-- histograms of scales moved by 4 % of the blocks with E8M0 scales, but by 28 % with nvfp4, whose one scale a
-  tensor follows its largest element: they are shown and not judged. A wrong scale also moves what saturates,
-  is flushed or has the top code.
+- of saturated, flushed and top elements at most 0.82 % of an operand's elements changed (nvfp4; 0.29 % with
+  power-of-two scales). The bound is `SHARE`, six times that. Noise changes single numbers, not their
+  distribution, so depth does not increase it beyond the bound;
+- each of four experts gained or lost at most 0.2 % of a module's rows, so at most 0.4 % entered another
+  expert. The bound is `SHARE` of the rows that entered another expert in total, because a hundred experts
+  each take fewer;
+- no count of NaN, Inf or zero blocks changed. NaN and Inf must be equal; zero blocks are bounded as elements
+  are;
+- histograms of scales changed by 4 % of the blocks with E8M0 scales, but by 28 % with nvfp4, whose tensor
+  scale follows the largest element: they are shown and not judged. A wrong scale also changes the saturated,
+  flushed and top counts.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from dataclasses import dataclass
 
 from mxcheck.gate.counters import Absent, Counters, OperandCounts
 
-#: Of an operand's elements (of a module's rows), in other arithmetic. See above.
+#: Share of an operand's elements, or of a module's rows, in other arithmetic. See above.
 SHARE = 0.05
 
-#: figure -> what it says of the operand, in a sentence
+#: figure -> its wording in a sentence
 _VERBS: Mapping[str, str] = {
     "saturated": "saturated",
     "flushed": "were flushed to zero",
@@ -41,12 +42,12 @@ _ABSENT = "absent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One counter that is not what was accepted.
+    """One counter that differs from the accepted one.
 
     Attributes:
-        module, operand, figure: which; `figure` is a field of `OperandCounts`, `absent` where one side has
-            no counts, or `rows` of an expert.
-        share: how much of the operand moved, from 0 to 1; 1 where that has no size.
+        module, operand, figure: identify the counter; `figure` is a field of `OperandCounts`, `absent` where
+            one side has no counts, or `rows` of an expert.
+        share: share of the operand that changed, from 0 to 1; 1 where its size differs.
         within: whether the change is allowed.
         message: one sentence.
     """
@@ -60,7 +61,7 @@ class Change:
 
 
 def changes(now: Counters, then: Counters, *, same_inputs: bool) -> tuple[Change, ...]:
-    """Every counter that moved: those that may not first, and of these the largest share first.
+    """Return every changed counter, those beyond their bounds first, then by descending share.
 
     Args:
         same_inputs: this machine multiplies as the accepting one did, so that activations are equal bit for
@@ -91,7 +92,7 @@ def _figures(
     module: str, operand: str, now: OperandCounts, then: OperandCounts, exact: bool
 ) -> Iterator[Change]:
     if now.elements != then.elements:
-        # The rest has another size, and cannot be compared.
+        # The rest has another size, so it cannot be compared.
         said = f"{now.elements} elements were cast (accepted {then.elements})"
         yield _change(module, operand, "elements", 1.0, False, said)
         return
@@ -134,7 +135,7 @@ def _rows(now: Counters, then: Counters, same_inputs: bool) -> Iterator[Change]:
             yield _change(module, "rows", "rows", 1.0, False, said)
             continue
         moved = [abs(ours - theirs) for ours, theirs in zip(a, b, strict=True)]
-        # each row that entered another expert is lost by one and gained by one
+        # each row that entered another expert counts as one lost and one gained
         within = not same_inputs and sum(moved) <= 2 * SHARE * sum(a)
         for expert, (ours, theirs) in enumerate(zip(a, b, strict=True)):
             if ours != theirs:
@@ -148,6 +149,6 @@ def _change(module: str, operand: str, figure: str, share: float, within: bool, 
 
 
 def _sentence(now: int, then: int, of: int, rest: str) -> str:
-    """In per cent, unless the two would read alike."""
+    """Describe a count in per cent, unless both would read alike."""
     a, b = (f"{100 * number / of:.3g} %" for number in (now, then))
     return f"{a} {rest} (accepted {b})" if a != b else f"{now} of {of} {rest} (accepted {then})"

@@ -1,7 +1,7 @@
-"""What the casts of a case did, as plain data: what saturated, what vanished, and the scales, by operand.
+"""Counters of a case's casts, as plain data: saturated and flushed elements, and scales, by operand.
 
-A loss says that something moved; these say where and how: `12 % of activations of layers.3.mlp.down_proj
-saturated (accepted 0 %)`.
+A loss shows that something changed; counters show where and how: `12 % of activations of
+layers.3.mlp.down_proj saturated (accepted 0 %)`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-#: Operands of a module in the order of tables: of its linear products, and of both products of attention.
+#: Operands of a module in the order of tables: of its linear products, then of both products of attention.
 OPERANDS = ("weights", "activations", "queries", "keys", "probabilities", "values")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absent:
-    """In place of what could not be counted: why not."""
+    """The reason why an operand could not be counted."""
 
     reason: str
 
@@ -27,11 +27,11 @@ class Absent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperandCounts:
-    """What the casts of one operand did, added up. All are numbers of elements, but for the last two.
+    """Totals over the casts of one operand. All count elements, except the last two fields.
 
     Attributes:
-        elements: that were cast.
-        saturated: finite, and beyond the format's largest value at their scale.
+        elements: elements cast.
+        saturated: finite before the cast, and beyond the format's largest value at their scale.
         flushed: not zero before the cast, zero after it.
         top: with the code of the largest magnitude.
         nan: NaN before the cast.
@@ -40,7 +40,7 @@ class OperandCounts:
         scales: scale code -> number of blocks; absent where the scale is an fp32 number.
 
     Raises:
-        ValueError: what is no count, or counts that cannot be true together.
+        ValueError: an invalid count, or counts that cannot be true together.
     """
 
     elements: int
@@ -77,7 +77,7 @@ class OperandCounts:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         numbers = {name: getattr(self, name) for name in _NUMBERS}
         if isinstance(self.scales, Absent):
             return {**numbers, "scales": {"absent": self.scales.reason}}
@@ -86,7 +86,7 @@ class OperandCounts:
 
 _NUMBERS = tuple(field.name for field in fields(OperandCounts) if field.name != "scales")
 
-#: module -> operand (of `OPERANDS`) -> its counts, or why there are none.
+#: module -> operand (of `OPERANDS`) -> its counts, or why they are absent.
 Operands: TypeAlias = Mapping[str, Mapping[str, OperandCounts | Absent]]
 
 
@@ -96,14 +96,14 @@ class Counters:
 
     Attributes:
         operands: by module and operand. Weights are counted once, activations in one small pass.
-        expert_rows: experts module -> rows of activations that each expert's first product took.
+        expert_rows: experts module -> rows of activations in each expert's first product.
     """
 
     operands: Operands
     expert_rows: Mapping[str, tuple[int, ...]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return {
             "operands": {
                 module: {operand: _plain(counts) for operand, counts in found.items()}
@@ -118,10 +118,10 @@ def _plain(counts: OperandCounts | Absent) -> dict[str, Any]:
 
 
 def counters_from_dict(data: object) -> Counters:
-    """The inverse of `Counters.as_dict`.
+    """Decode the output of `Counters.as_dict`.
 
     Raises:
-        ValueError: in one line, with the place: missing or unknown names, what is no count, or counts that
+        ValueError: in one line, with the place: missing or unknown names, an invalid count, or counts that
             cannot be true together.
     """
     table = _table("counters", data, ("operands", "expert_rows"))
@@ -164,7 +164,8 @@ def _code(key: str) -> int:
 def _table(
     what: str, data: object, names: tuple[str, ...] | None = None, *, some: bool = False
 ) -> dict[str, Any]:
-    """A dict whose keys are strings: all of `names` (`some`: at least one of them), and no others."""
+    """Return `data` as a dict whose keys are strings: all of `names` (`some`: at least one), and no
+    others."""
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ValueError(f"{what} must be a table by name, got {data!r:.40}")
     if names is not None:

@@ -1,4 +1,4 @@
-"""What becomes of a case: held against its baseline, accepted as the new one, or red. Decided, not done."""
+"""Decide whether a case passes, is accepted, or is red. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mxcheck.gate.verdict import Verdict, judge
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What a run was asked to accept: what changed, only what is missing, or what is within tolerance.
-    `measure`: nothing, and nothing is to be judged either."""
+    """What a run may accept: changed baselines, missing ones only, or those within tolerance. `measure`:
+    accept and judge nothing."""
 
     changed: bool = False
     missing: bool = False
@@ -31,12 +31,12 @@ class Update:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """What lies where a case's baseline is read.
+    """The accepted record of a case, or why there is none.
 
     Attributes:
-        record: the accepted one; None where there is none, or none that can be read.
-        trouble: why it could not be read, or held against, in one line.
-        exists: whether there is a file at all.
+        record: the accepted record; None where it is absent or unreadable.
+        trouble: why it could not be read or compared, in one line.
+        exists: whether the file exists.
     """
 
     record: Record | None
@@ -45,7 +45,7 @@ class Accepted:
 
 
 def read_accepted(path: Path) -> Accepted:
-    """The baseline at `path`, read once."""
+    """Read the baseline at `path` once."""
     try:
         record = read(path)
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def read_accepted(path: Path) -> Accepted:
         return Accepted(record=None, trouble=str(error))
     states = states_path(path.parent, record.fingerprints.get("weights", ""))
     if "states" in record.fingerprints and not states.exists():
-        # This machine may come to the same states by itself; another will not.
+        # This machine may reproduce the states; another machine will not.
         trouble = f"{states}, from which {path} was measured, is gone; restore it from version control"
         return Accepted(record=None, trouble=trouble)
     return Accepted(record=record)
@@ -62,10 +62,10 @@ def read_accepted(path: Path) -> Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How a case ends, and why.
+    """The outcome of a case, and its reasons.
 
-    `write` says with which noise the record is to be stored: measured now, or the one that was accepted;
-    empty, nothing is to be written.
+    `write` selects the noise to store with the record: measured now, or the accepted one. Empty: write
+    nothing.
     """
 
     result: CaseResult
@@ -74,12 +74,12 @@ class Decision:
 
 
 def is_first(record: Record, accepted: Accepted, bounds: Bounds | None, update: Update) -> bool:
-    """Whether an update would accept casts for the first time: no baseline of these casts, weights and tokens
-    that can be read says what is right, and neither does a table of bounds, or a line of the model's own with
-    a reason."""
+    """Return whether an update would accept these casts for the first time: there is no readable baseline of
+    the same casts, weights and tokens, and no table of bounds has a line for them, nor does the model's own
+    file have a line with a reason."""
     asked = update.changed or (update.missing and not accepted.exists)
     unsaid = bounds is None or (bounds.own and not bounds.reason)
-    # a file that cannot be read says nothing, and neither does one of another case or of other casts
+    # an unreadable file counts as none, and so does one of another case or of other casts
     return asked and not update.recentre and unsaid and not _knows(accepted.record, record)
 
 
@@ -101,15 +101,14 @@ def decide(
     replaces: bool = True,
     absolute: Sequence[Check] = (),
 ) -> Decision:
-    """What becomes of a case. `replaces` says whether a file lies where the record would go, `absolute` what
-    was asserted of the process that measured it, and of a case that is accepted for the first time
-    (`is_first`).
+    """Decide how a case ends. `replaces` says whether a file exists at the record's path; `absolute` are the
+    checks of the process that measured it, and of a first acceptance (`is_first`).
 
-    What needs no baseline (the reference on its own samples, the conversion, the bounds) is asserted before
-    every update: it can never accept a value that breaks its bounds. Re-centring does the opposite: it
-    rewrites what passes against its baseline, and accepts nothing new.
+    Checks that need no baseline (the reference on its own samples, the conversion, the bounds) precede every
+    update, so that it cannot accept a value outside its bounds. Re-centring does the opposite: it rewrites
+    cases that pass against their baselines, and accepts nothing new.
 
-    Raises ValueError, in one line, where the record contradicts itself: no verdict counts of such a one.
+    Raises ValueError, in one line, where the record contradicts itself: no verdict on such a record is valid.
     """
     check_figures(record)
     verdict = judge(record, accepted.record, bounds, absolute)
@@ -121,7 +120,7 @@ def decide(
     elif updating and verdict.acceptable and not holds and not update.recentre:
         outcome, write = Outcome.UPDATED if replaces else Outcome.ACCEPTED, "measured"
     elif holds and updating and update.recentre:
-        # nothing about the noise that was measured is in question
+        # the measured noise is unaffected
         outcome, write = Outcome.RECENTRED, "accepted"
     elif holds:
         outcome = Outcome.PASSED
@@ -141,18 +140,18 @@ def decide(
 
 
 def stored(decision: Decision, accepted: Accepted, path: Path, measure: Callable[[], Noise]) -> Record:
-    """The record as it is written where `decision.write` says so, with its noise: what `measure` finds now,
-    with what the file at `path` knows of another machine, or the one that was accepted."""
+    """Return the record to write where `decision.write` says so, with its noise: either that of `measure`,
+    combined with what the file at `path` records of another machine, or the accepted noise."""
     record = decision.result.record
     assert record is not None, "what is written was measured"
-    record = replace(record, kernel_cells={})  # of whose code made the bits a baseline says nothing
+    record = replace(record, kernel_cells={})  # a baseline does not record whose code made the bits
     if decision.write == "measured":
         return replace(record, noise=with_earlier_noise(measure(), record, path))
     return replace(record, noise=None if accepted.record is None else accepted.record.noise)
 
 
 def drift_of(record: Record, accepted: Record) -> Drift | None:
-    """The drift that the table shows; None where the sequences cannot be paired."""
+    """Return the drift for the table, or None where the sequences cannot be paired."""
     if len(accepted.sequence_losses) != len(record.sequence_losses):
         return None
     return drift(record, accepted, "loss")

@@ -1,4 +1,4 @@
-"""The smallest changes of a case that the gate, and a statistical test on its tokens, would see."""
+"""The smallest changes of a case that the gate, and a statistical test on its tokens, would detect."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import exponential, student_quantile
 from mxcheck.gate.verdict import rise
 
-#: One-sided level and power of the test that `minimal_detectable_effect` is about.
+#: One-sided level and power of the test in `minimal_detectable_effect`.
 LEVEL = 0.05
 POWER = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detectable:
-    """What is seen of one case. Nats per token, but for the percentages.
+    """Smallest detectable changes of one case, in nats per token unless named a percentage.
 
     `rise` is the minimal detectable effect of a paired test clustered by sequence, `rise_percent` the same
-    of the perplexity, `unpaired_percent` that of two independent samples of as many sequences. `*_here` and
-    `*_elsewhere` are the bounds of step 6 where a machine multiplies as the accepting one did, and where it
-    does not: a change of all sequences alike is seen from the median's on (of few sequences, perhaps from
-    that of the root mean square), one of a single sequence from the maximum's. `kl_headroom` is what step 5
-    still lets pass.
+    for the perplexity, `unpaired_percent` that of two independent samples of as many sequences. `*_here` and
+    `*_elsewhere` are the bounds of step 6 on a machine that multiplies as the accepting one did, and on any
+    other: a uniform change of all sequences is detected from the median's bound on (with few sequences,
+    perhaps from the root mean square's), a change of a single sequence from the maximum's. `kl_headroom` is
+    the increase that step 5 still permits.
     """
 
     sequences: int
@@ -44,10 +44,10 @@ class Detectable:
 
 
 def minimal_detectable_effect(error: float, sequences: int) -> float:
-    """Smallest true mean that a one-sided test at `LEVEL` finds with probability `POWER`, given the
-    standard error `error` of the mean of `sequences` independent sequence means: (t_0.95 + t_0.8) error
-    with `sequences` - 1 degrees of freedom (Bloom, Evaluation Review 19(5), 1995). Infinite for one sequence.
-    """
+    """Return the smallest true mean that a one-sided test at `LEVEL` detects with probability `POWER`, given
+    the standard error `error` of the mean of `sequences` independent sequence means: (t_0.95 + t_0.8) error
+    with `sequences` - 1 degrees of freedom (Bloom, Evaluation Review 19(5), 1995). Infinite for one
+    sequence."""
     if sequences < 2:
         return math.inf
     degrees = sequences - 1
@@ -55,8 +55,8 @@ def minimal_detectable_effect(error: float, sequences: int) -> float:
 
 
 def detectable(baseline: Record, bounds: Bounds) -> Detectable:
-    """What would be seen of the accepted case `baseline` under `bounds`. Raises ValueError where it has no
-    KL."""
+    """Return the changes detectable in the accepted case `baseline` under `bounds`. Raises ValueError where
+    it has no KL."""
     accepted_kl, _ = baseline.exact_kl
     sequences = len(baseline.sequence_losses)
     _, error, _ = rise(baseline)
@@ -82,16 +82,16 @@ def detectable(baseline: Record, bounds: Bounds) -> Detectable:
 
 
 def _narrowest(found: Drift) -> float:
-    """The change of all sequences alike that is seen: the median's bound, but for few sequences, of which
-    the root mean square may have the narrower one."""
+    """Return the smallest detectable uniform change of all sequences: the median's bound, or that of the root
+    mean square, which may be narrower with few sequences."""
     return min(found.median_bound, found.rms_bound, found.max_bound)
 
 
 def _percent(nats: float) -> float:
-    """A rise of the cross-entropy as one of the perplexity."""
+    """Convert a rise of the cross-entropy in nats to a percentage of the perplexity."""
     return 100 * (exponential(nats) - 1)
 
 
 def _unpaired_error(losses: list[float]) -> float:
-    """Standard error of the difference of the means of two independent samples like this one."""
+    """Return the standard error of the difference of the means of two independent samples like this one."""
     return math.sqrt(2 / len(losses)) * stdev(losses) if len(losses) > 1 else math.inf

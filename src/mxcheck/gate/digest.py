@@ -1,4 +1,4 @@
-"""A digest of a folder: whether two runs rested on the same files."""
+"""A digest of a folder, to compare the files of two runs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def folder_digest(folder: Path, pattern: str = "*") -> str:
-    """16 hexadecimal digits of the files below a folder that match `pattern`, by path, but for what Python
-    compiles: that appears and goes, under names of its own, while others import. A folder that is not there
-    counts as an empty one."""
+    """Return 16 hexadecimal digits over the files below a folder that match `pattern`, by path. Files that
+    Python compiles are excluded: imports in other processes create and remove them under temporary names. A
+    missing folder counts as empty."""
     digest = sha256()
     for path in sorted(folder.rglob(pattern)):
         name = path.relative_to(folder)

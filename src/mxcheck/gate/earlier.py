@@ -1,8 +1,8 @@
-"""Baselines of the format before this one, and what they share with a new record.
+"""Baselines of the previous format version, and what they share with a new record.
 
-A new format adds figures. Where a machine multiplies as the accepting one did and every figure that the
-earlier file has comes out equal to the bit, the new record is the accepted one with more in it; elsewhere
-nothing shows that, and a person has to accept.
+A new format adds figures. Where a machine multiplies as the accepting one did and every figure of the earlier
+file is reproduced to the bit, the new record only extends the accepted one; elsewhere nothing proves that,
+and a person has to accept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mxcheck.gate.record import FORMAT_VERSION, OPTIONAL, Noise, Record, record_
 
 EARLIER_VERSION = 3
 
-#: What the earlier format has in another form, or what says how and not what was measured.
+#: Fields with another form in the earlier format, or that describe the method and not the result.
 _OTHERWISE = frozenset({"digests", "sqnr", "environment", "noise"})
 _NOISE = ("reference", "loss", "kl")
 
@@ -30,9 +30,8 @@ _NOISE = ("reference", "loss", "kl")
 class Earlier:
     """An accepted record of the earlier format.
 
-    Attributes:
-        record: its figures; those that its format does not have are absent.
-        fields: the names of the fields that it has in the same form.
+    record: its figures; those that its format lacks are absent.
+        fields: names of the fields that it has in the same form.
     """
 
     record: Record
@@ -40,7 +39,7 @@ class Earlier:
 
 
 def read_earlier(path: Path) -> Earlier | None:
-    """The baseline at `path`, if it is of the earlier format; None for one of this format. Raises
+    """Read the baseline at `path` if it is of the earlier format; None for the current one. Raises
     BaselineError, in one line, for anything else."""
     try:
         text = read_text(path)
@@ -84,11 +83,12 @@ def _record(data: Mapping[str, Any]) -> Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """Whether a new record only adds to an accepted one.
+    """The comparison of a new record with the accepted one that it may extend.
 
     Attributes:
         moved: fields of the earlier record whose new values are not equal to the bit.
-        drift: how far reference's losses, losses and KL moved, by the bounds of the earlier record.
+        drift: how far the reference's losses, the losses and the KL moved, with the bounds of the earlier
+            record.
     """
 
     moved: tuple[str, ...]
@@ -96,7 +96,7 @@ class Extension:
 
     @property
     def adds_only(self) -> bool:
-        """Whether every figure that was accepted is unchanged."""
+        """Whether every accepted figure is unchanged."""
         return not self.moved
 
     @property
@@ -115,14 +115,14 @@ def extension(earlier: Earlier, record: Record) -> Extension:
 
 
 def _value(record: Record, name: str) -> Any:
-    if name == "fingerprints":  # the states that layers start from are new
+    if name == "fingerprints":  # the starting states of the layers are new
         return {key: value for key, value in record.fingerprints.items() if key != "states"}
     return getattr(record, name)
 
 
 def extended(earlier: Earlier, record: Record, noise: Noise) -> Record:
-    """The new record with the noise that was accepted, to which the newly measured one adds. Raises
-    ValueError where the accepted noise comes out otherwise."""
+    """Return the new record with the accepted noise, extended by the newly measured one. Raises ValueError
+    where the accepted noise is not reproduced."""
     accepted = earlier.record.noise
     if accepted is None:
         return replace(record, noise=noise)
@@ -137,11 +137,11 @@ def extended(earlier: Earlier, record: Record, noise: Noise) -> Record:
 
 
 def with_earlier_noise(noise: Noise, record: Record, path: Path) -> Noise:
-    """The noise that `record` is to be accepted with where the file at `path` is of the earlier format.
+    """Return the noise with which to accept `record` where the file at `path` is of the earlier format.
 
-    A machine of other arithmetic that accepted the same case knows of noise that cannot be measured here
-    (bfloat16 products come out otherwise with AVX-512, which not every machine has). It counts where the new
-    record is within the bounds of the earlier one: what lies beyond is no noise.
+    A machine of other arithmetic that accepted the same case may have measured noise that cannot be
+    reproduced here (bfloat16 products differ with AVX-512, which not every machine has). It is kept where the
+    new record is within the bounds of the earlier one: a larger change is not noise.
     """
     try:
         earlier = read_earlier(path)
@@ -149,7 +149,7 @@ def with_earlier_noise(noise: Noise, record: Record, path: Path) -> Noise:
             return noise
         within = extension(earlier, record).within
     except (BaselineError, ValueError):
-        return noise  # what cannot be read or paired says nothing; the acceptance replaces it
+        return noise  # a file that cannot be read or paired contributes nothing; the acceptance replaces it
     if not within or same_arithmetic(record, earlier.record):
         return noise
     return widened(noise, record, earlier.record)

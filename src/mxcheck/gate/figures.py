@@ -1,7 +1,7 @@
-"""A record's figures against each other: what is shown must be what was measured.
+"""Consistency of a record's figures: summaries must match the measurements.
 
-The gate judges sequences. Their means, the perplexity and the agreement are what people read and quote, and
-no other check would see that they are wrong.
+The gate judges sequences. People read and quote the means, the perplexity and the agreement, and no other
+check verifies those.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from mxcheck.gate.predictions import Predictions, part_bounds, percentiles_of
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import exponential
 
-#: Of sums of some hundred doubles in another order; relative, and absolute near zero.
+#: Tolerance for sums of some hundred doubles in another order; relative, and absolute near zero.
 ROUNDING = 1e-12
 
 
 def check_figures(record: Record) -> None:
-    """Raises ValueError, in one line, where a record contradicts itself."""
+    """Raise ValueError, in one line, where a record contradicts itself."""
     _refuse(_contradictions(record))
 
 
@@ -40,7 +40,7 @@ def _contradictions(record: Record) -> Iterator[str]:
             yield f"{what} {shown!r}, mean of its sequences {mean!r}"
     if not _equal(record.perplexity, expected := exponential(record.cross_entropy)):
         yield f"perplexity {record.perplexity!r}, exp(cross-entropy) {expected!r}"
-    # The same log-probabilities rank the same token first, and differ by nothing.
+    # Equal log-probabilities rank the same token first, and have no KL.
     if record.predictions is not None:
         yield from _prediction_contradictions(record.predictions, record)
     if record.bit_equal and (record.top1_agreement, record.kl) != (1.0, 0.0):
@@ -81,7 +81,7 @@ def _prediction_contradictions(found: Predictions, record: Record) -> Iterator[s
 
 
 def _order_contradictions(found: Predictions) -> Iterator[str]:
-    """What must not be larger than what."""
+    """Yield each violation of an order between figures."""
     kl = percentiles_of(found, "kl_percentiles")
     change = percentiles_of(found, "probability_change_percentiles")
     largest_part = max(found.kl_by_position)
@@ -100,13 +100,13 @@ def _order_contradictions(found: Predictions) -> Iterator[str]:
         ),
         ("0 and the least k3 of a sequence", [0.0, min(found.sequence_k3)]),
     ):
-        # NaN is in no order; the gate judges it where the losses are held
+        # NaN has no order; the gate judges it where the losses are checked
         if any(above < below - ROUNDING * max(1.0, abs(below)) for below, above in pairwise(values)):
             yield f"{what} do not ascend: {', '.join(map(repr, values))}"
 
 
 def _equal(shown: float | None, expected: float) -> bool:
-    """Equal but for rounding; NaN and infinities, which the gate judges, count as equal to themselves."""
+    """Compare up to rounding; NaN and infinities, which the gate judges, equal themselves."""
     if shown is None:
         return False
     if math.isnan(shown) or math.isnan(expected):

@@ -1,4 +1,4 @@
-"""Step 4: whether the casts gave the accepted bits, and the same ones all through the case."""
+"""Step 4: check that the casts give the accepted bits, and the same ones throughout the case."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from mxcheck.gate.check import Check, check, some
 from mxcheck.gate.record import Record
 from mxcheck.gate.row_groups import changed_rows
 
-#: What the digests of a module are of, what that means, and what their rows are called.
+#: Kind of each digest of a module, what a difference means, and the name of its rows.
 _KINDS = (
     ("codes", "codes of the quantized weights", "rows"),
     ("scales", "scales of the quantized weights", "rows"),
     ("operands", "operands of the products (fixed activation probe)", "operands"),
 )
-#: The check of a named kernel on operands whose casts changed (`measure.changed_casts`).
+#: Key of the check of a named kernel on operands whose casts changed (`measure.changed_casts`).
 KERNEL_OPERANDS = "kernel operands"
-#: The checks that hold digests against accepted ones.
+#: Keys of the checks that compare digests with accepted ones.
 DIGESTED = frozenset(f"cast {kind}" for kind, _, _ in _KINDS)
 
 
 def casts_steady(record: Record) -> Iterator[Check]:
-    """That every cast of ours stayed the same, first and last and for every kind of input. It needs no
+    """Check that every mxcheck cast stayed the same, from first to last and for every kind of input. Needs no
     baseline."""
     if record.kind != "recipe":
         return
@@ -37,8 +37,7 @@ def casts_steady(record: Record) -> Iterator[Check]:
 
 
 def kernel_held(record: Record) -> Iterator[Check]:
-    """That the kernel gave the oracle's bits for what the case casts with, where it was asked. It needs no
-    baseline."""
+    """Check that a named kernel gave the oracle's bits for the case's casts. Needs no baseline."""
     if (asked := record.asked_kernel) is None:
         return
     held = f"the kernel {asked.name} was held against the oracle: {', '.join(asked.cells)}"
@@ -46,11 +45,11 @@ def kernel_held(record: Record) -> Iterator[Check]:
 
 
 def casts_held(record: Record, baseline: Record) -> Iterator[Check]:
-    """A check for each of what is digested."""
+    """Yield one check for each kind of digest."""
     names = sorted(
         name
         for name in record.digests.keys() | baseline.digests.keys()
-        # a module that was lost or added is the matter of step 3
+        # step 3 covers a module that was lost or added
         if (name in record.replaced) == (name in baseline.replaced)
     )
     if record.kind == "recipe" and not record.digests and not baseline.digests:
@@ -70,7 +69,7 @@ def casts_held(record: Record, baseline: Record) -> Iterator[Check]:
 
 
 def _changed(record: Record, baseline: Record, name: str, kind: str, rows: str) -> str:
-    """Which rows of a module's digests changed; empty where none did."""
+    """Describe the changed rows of a module's digests; empty where none changed."""
     now, then = (one.digests.get(name, {}).get(kind) for one in (record, baseline))
     if now is None or then is None:
         return "" if now is then else "now only" if then is None else "then only"

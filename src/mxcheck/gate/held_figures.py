@@ -1,4 +1,4 @@
-"""Step 6: how far the figures of a case have moved since they were accepted."""
+"""Step 6: compare the figures of a case with the accepted ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mxcheck.gate.sublayers import check_sublayers, same_layers
 
 
 def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
-    """Every check of step 6 that both records have the figures for."""
+    """Yield every check of step 6 for which both records have the figures."""
     if len(record.sequence_losses) != len(baseline.sequence_losses):
         yield count_check(6, "losses", record.sequence_losses, baseline.sequence_losses)
         return
@@ -51,15 +51,15 @@ def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
 
 
 def _same_states(record: Record, baseline: Record) -> bool:
-    """Whether the casts that were counted had the accepted inputs: layers multiplied alike."""
+    """Return whether the counted casts had the accepted inputs, because the layers multiplied alike."""
     if record.sublayers is None or baseline.sublayers is None:
         return record.sublayers is baseline.sublayers
     return same_layers(record.sublayers, baseline.sublayers)
 
 
 def _in_16_bits(baseline: Record) -> bool:
-    """Whether the case, or its reference, multiplies in a 16-bit type. (An environment names the type that a
-    model was loaded in where it is not float32.)"""
+    """Return whether the case, or its reference, multiplies in a 16-bit type. (An environment names the type
+    in which a model was loaded unless it is float32.)"""
     return baseline.precision == "bf16" or baseline.environment.get("dtype") in ("bfloat16", "float16")
 
 
@@ -76,11 +76,11 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
         )
         yield drift_check(6, "entropy", "entropies of the quantized model", found)
     if exact and record.predictions is not None and baseline.predictions is not None:
-        # Elsewhere it moves more than the KL does, and says nothing that KL and losses do not.
+        # Elsewhere it moves more than the KL does, and adds nothing to KL and losses.
         change = differences(record.predictions.sequence_k3, baseline.predictions.sequence_k3)
         yield drift_check(6, "k3", "k3", moved(change))
         now, then = _shown(record.predictions), _shown(baseline.predictions)
-        # NaN is equal to nothing
+        # NaN equals nothing
         other = [name for name in sorted(then) if not abs(now[name] - then[name]) <= EXACT_TOLERANCE]
         words = [f"{name} is {now[name]:.9g}, accepted {then[name]:.9g}" for name in other]
         yield check(6, "predictions", not other, some(words) if words else "figures of tokens as accepted")
@@ -95,7 +95,7 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
 
 
 def _shown(found: Predictions) -> dict[str, float]:
-    """The figures over single tokens that no bound is known for, by name."""
+    """Return by name the single-token figures that have no bound."""
     return {
         "mean of the probability changes": found.probability_change,
         "rms of the probability changes": found.probability_change_rms,

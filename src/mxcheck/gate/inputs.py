@@ -1,4 +1,4 @@
-"""Step 1: whether a record and its baseline are of the same case, on the same inputs."""
+"""Step 1: check that a record and its baseline are of the same case and the same inputs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from mxcheck.gate.check import Check, changes, check
 from mxcheck.gate.record import Record
 
-#: What names a case. A record of another one under this name was stored, or copied, where it does not belong.
+#: Fields that identify a case. A record of another case under this name was stored or copied by mistake.
 _IDENTITY = ("kind", "subject", "model", "precision", "tier", "options")
 
 
 def comparable(record: Record, baseline: Record) -> Check:
-    """Records of different cases, or of different recipes, are not comparable."""
+    """Check that two records are of the same case and recipe."""
     now, then = ({key: getattr(one, key) for key in _IDENTITY} for one in (record, baseline))
     another = {
         "case": changes(now, then),
@@ -24,14 +24,14 @@ def comparable(record: Record, baseline: Record) -> Check:
 
 
 def _leaves(data: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """A nested table as one, by path: `roles.mlp.weights.block_size`."""
+    """Flatten a nested table by path: `roles.mlp.weights.block_size`."""
     leaves: dict[str, Any] = {}
     for key, value in data.items():
         leaves |= _leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
     return leaves
 
 
-#: Facts of a corpus that say how it was come by, not what was read: the fingerprints hold that.
+#: Facts about the origin of a corpus, not its content, which the fingerprints cover.
 _INCIDENTAL = ("asked", "because", "revision")
 
 

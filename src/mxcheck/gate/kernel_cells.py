@@ -1,4 +1,4 @@
-"""What the kernel of a case gave for the cells of the kernel suite that its casts are of, as plain data."""
+"""Verdicts of the kernel suite for the cells that a case casts with, as plain data."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ VERDICTS = (EXACT, LAST_BIT, KNOWN, NOT_COUNTED, SILENT, NOT_COMPARED, RED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelCell:
-    """A format with a rule and a rounding, asked of a kernel and held against the oracle.
+    """The result of comparing a kernel with the oracle for one format, rule and rounding.
 
     Attributes:
-        verdict: `exact`; `in the last bit`: values of a format whose scale has a significand; `known`: no
-            other differences than the findings of a published implementation, in the numbers that were
-            counted; `like what is known, but not counted at this block size`: differences of the same kinds
-            from the same groups of inputs, for which there are no numbers; `where OCP is silent`: no
-            other ones than those; `not compared`: the kernel refuses what it was asked; `red`: bits are
-            wrong.
-        words: of `exact` nothing; of all others the findings, the differences or the reason, in one line.
-        example: the lines of the first counterexample of what is red.
+        verdict: `exact`; `in the last bit`: values of a format whose scale has a significand; `known`: only
+            the findings of a published implementation differ, in the recorded numbers; `like what is known,
+            but not counted at this block size`: differences of the same kinds from the same groups of inputs,
+            without recorded numbers; `where OCP is silent`: only differences where OCP specifies nothing;
+            `not compared`: the kernel refuses the cast; `red`: bits are wrong.
+        words: empty for `exact`; otherwise the findings, the differences or the reason, in one line.
+        example: lines of the first counterexample of a red cell.
     """
 
     verdict: str
@@ -42,24 +41,24 @@ class KernelCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedKernel:
-    """A kernel that was named, and what it gave for each cell that was asked of it."""
+    """A named kernel, and its result for each cell that was tested."""
 
     name: str
     cells: Mapping[str, KernelCell]
 
     @property
     def wrong(self) -> str:
-        """How it differs from the oracle, in one line; empty where it does not."""
+        """The kernel's differences from the oracle in one line, or empty."""
         wrong = [f"{name}: {one.words}" for name, one in self.cells.items() if one.verdict == RED]
         return f"the kernel {self.name} differs from the oracle: {'; '.join(wrong)}" if wrong else ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return {"name": self.name, "cells": kernel_cells_as_dict(self.cells)}
 
 
 def asked_kernel_from_dict(data: Any) -> AskedKernel | None:
-    """The inverse of `AskedKernel.as_dict`; None of None. Raises ValueError for what is none."""
+    """Decode the output of `AskedKernel.as_dict`; None gives None. Raises ValueError for anything else."""
     if data is None:
         return None
     if not isinstance(data, dict) or data.keys() != {"name", "cells"} or not isinstance(data["name"], str):
@@ -70,12 +69,12 @@ def asked_kernel_from_dict(data: Any) -> AskedKernel | None:
 
 
 def kernel_cells_as_dict(cells: Mapping[str, KernelCell]) -> dict[str, Any]:
-    """Plain JSON types."""
+    """Return plain JSON types."""
     return {name: {**asdict(one), "example": list(one.example)} for name, one in cells.items()}
 
 
 def kernel_cells_from_dict(data: Mapping[str, Any]) -> dict[str, KernelCell]:
-    """The inverse. Raises ValueError for what is none."""
+    """Decode the output of `kernel_cells_as_dict`. Raises ValueError for anything else."""
     return {name: _cell(name, one) for name, one in data.items()}
 
 
@@ -93,5 +92,5 @@ def _cell(name: str, data: Any) -> KernelCell:
 
 
 def examples(cells: Mapping[str, KernelCell]) -> list[str]:
-    """Lines of the counterexamples of what is red."""
+    """Return the lines of the red cells' counterexamples."""
     return [line for one in cells.values() if one.verdict == RED for line in one.example]

@@ -1,4 +1,4 @@
-"""The noise of a case, from what it gave in other arithmetic."""
+"""The noise of a case, from its results in other arithmetic."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mxcheck.gate.sublayers import SublayerError, sublayer_noise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Results of one case in one environment, in nats per token and sequence; and its casts' digests.
+    """Results of one case in one environment, in nats per token and sequence, and the digests of its casts.
 
-    `failure` says in one line why there are none, `unavailable` that the step cannot run there (its library
-    needs other instructions); both are empty where there are results.
+    `failure` gives in one line the reason for absent results; `unavailable` says that the precision cannot
+    run there (its library needs other instructions). Both are empty where there are results.
     """
 
     environment: str
@@ -30,22 +30,22 @@ class Trial:
     unavailable: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         layers = {place: error.as_dict() for place, error in self.sublayers.items()}
         return {**asdict(self), "digests": digests_as_dict(self.digests), "sublayers": layers}
 
 
 def trial_from_dict(data: dict[str, Any]) -> Trial:
-    """The inverse of `Trial.as_dict`. Raises ValueError or TypeError for what is none."""
+    """Decode the output of `Trial.as_dict`. Raises ValueError or TypeError for anything else."""
     digests, layers = digests_from_dict(data["digests"]), sublayers_from_dict(data["sublayers"])
     return Trial(**{**data, "digests": digests, "sublayers": layers})
 
 
 def worst(record: Record, trials: Sequence[Trial]) -> Noise:
-    """The worst of the trials, but for environments in which the step cannot run.
+    """Return the worst of the trials, except environments in which the precision cannot run.
 
-    Raises ValueError where it failed in an environment or can run in none, and where a cast gave other bits:
-    that is no noise.
+    Raises ValueError where the case failed in an environment or can run in none, and where a cast gave other
+    bits, which is not noise.
     """
     unavailable = [trial.unavailable for trial in trials if trial.unavailable]
     trials = [trial for trial in trials if not trial.unavailable]
@@ -77,7 +77,7 @@ def worst(record: Record, trials: Sequence[Trial]) -> Noise:
 
 
 def _changes(other: Trial | Record, record: Record) -> dict[str, float]:
-    """How far the losses and the KL of a case moved from `record` to `other`."""
+    """Return how far the losses and the KL of a case moved from `record` to `other`."""
     assert other.sequence_kl is not None, "noise is measured of what has a KL"
     found: dict[str, float] = {}
     for short, now, then in (
@@ -95,8 +95,8 @@ def _changes(other: Trial | Record, record: Record) -> dict[str, float]:
 
 
 def widened(noise: Noise, record: Record, other: Record) -> Noise:
-    """The noise of `record`, and what another machine's record of the same case knows of it: the noise that
-    was measured there, and how far the two records lie apart."""
+    """Widen the noise of `record` by another machine's record of the same case: by the noise measured there,
+    and by the distance between the two records."""
     knows = [_changes(other, record)]
     if other.noise is not None:
         knows.append({name: getattr(other.noise, name) for name in knows[0]})

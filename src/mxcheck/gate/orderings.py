@@ -1,5 +1,5 @@
-"""Which of two steps costs a model more: the orderings that the reference models have shown, and whether two
-records show one. Paired by sequence, and clustered by sequence as everything here (docs/gate.md)."""
+"""Orderings of precisions by cost, as the reference models show them, and the test of an ordering on two
+records. The test is paired and clustered by sequence (docs/gate.md)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Ordering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deviation:
-    """What a reference model shows in place of an ordering, and why. Where that is `undecided`, only the
-    reverse is ruled out."""
+    """The comparison that a reference model shows in place of an ordering, and why. `undecided` rules out
+    only the reverse."""
 
     model: str
     lower: str
@@ -43,8 +43,8 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How much more the higher stage costs: the mean over sequences of KL(higher) - KL(lower) and its
-    standard error, both in nats a token, and the ratio of the mean KLs."""
+    """The extra cost of the higher stage: mean over sequences of KL(higher) - KL(lower) and its standard
+    error, both in nats per token, and the ratio of the mean KLs."""
 
     difference: float
     error: float
@@ -59,7 +59,7 @@ class Comparison:
 
     @property
     def shows(self) -> Shown:
-        """One-sided at 95 %, in either direction."""
+        """One-sided test at 95 %, in either direction."""
         if self.margin > UPPER_95:
             return "holds"
         return "reversed" if self.margin < -UPPER_95 else "undecided"
@@ -103,8 +103,8 @@ def compare(lower: Record, higher: Record) -> Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where a record stands among the model's accepted steps: with how many it was compared, and what it
-    shows against the orderings, in words."""
+    """The comparison of a record with the model's accepted precisions: their number, and the orderings that
+    it contradicts, in words."""
 
     compared: int = 0
     reversed: tuple[str, ...] = ()
@@ -114,10 +114,10 @@ def standing(record: Record, accepted: Callable[[Case], Record | None]) -> Stand
     """Compare a record with the accepted ones of its model, by the orderings that no reference model
     reverses.
 
-    `accepted` gives the accepted record of another step, None where there is none that can be read. Passed
-    over: under options that these orderings were not tried with, text or weights other than the record's, a
-    KL that is absent or not finite, and fewer than four sequences. One in a thousand of two equal costs is
-    taken for reversed, by Student's t over the sequences.
+    `accepted` returns the accepted record of another precision, or None where none is readable. Records are
+    skipped that have options for which these orderings were not tested, other text or weights, an absent or
+    non-finite KL, or fewer than four sequences. Two equal costs are taken for reversed once in a thousand
+    comparisons, by Student's t over the sequences.
     """
     if not _tried(record) or not _has_kl(record) or len(record.sequence_losses) < _LEAST_SEQUENCES:
         return Standing()
@@ -139,7 +139,8 @@ def standing(record: Record, accepted: Callable[[Case], Record | None]) -> Stand
 
 
 def _tried(record: Record) -> bool:
-    """Whether no option but `rceil` changes the recipe: the others say which text, and how much of it."""
+    """Return whether `rceil` is the only option that changes the recipe: the others choose the text and its
+    length."""
     of_the_text = (record.corpus["used"], "rceil")
     return all(one in of_the_text or _SIZE.fullmatch(one) for one in record.case.options)
 
@@ -153,7 +154,7 @@ def _same_inputs(one: Record, other: Record) -> bool:
 
 
 def deviation(model: str, ordering: Ordering) -> Deviation | None:
-    """The exception that a model makes from an ordering, if it does."""
+    """Return the model's exception from an ordering, or None."""
     for one in EXCEPTIONS:
         if (one.model, one.lower, one.higher) == (model, ordering.lower, ordering.higher):
             return one
@@ -188,8 +189,8 @@ _MIXED = (
     ("mixed-D", "fp4_e2m1-B", "D has the attention in more significant bits"),
 )
 
-#: What all trained models show but for the exceptions. fp6_e3m2 and fp8_e5m2, and fp6_e2m3 and fp8_e4m3, have
-#: the same number of significant bits each: no order is asserted between them.
+#: Orderings that all trained models show, apart from the exceptions. fp6_e3m2 and fp8_e5m2, and fp6_e2m3 and
+#: fp8_e4m3, have equal numbers of significant bits: no order is asserted between them.
 ORDERINGS: tuple[Ordering, ...] = (
     *(
         Ordering(lower=f"{lower}-{tier}", higher=f"{higher}-{tier}", why=why)
@@ -200,7 +201,7 @@ ORDERINGS: tuple[Ordering, ...] = (
     *(Ordering(lower=lower, higher=higher, why=why) for lower, higher, why in _MIXED),
 )
 
-#: How sure a first acceptance is that two steps are reversed, and of how many sequences at least.
+#: Confidence with which a first acceptance calls two precisions reversed, and the least number of sequences.
 CERTAIN = 0.999
 _LEAST_SEQUENCES = 4
 _SIZE = re.compile(r"(samples|length)[0-9]+")
@@ -251,8 +252,8 @@ EXCEPTIONS: tuple[Deviation, ...] = (
     ),
 )
 
-#: The orderings that no reference model reverses, under `floor` or `rceil`: what any model is expected to
-#: show. fp4_e3m0 shrinks what it casts under `floor` alone, so that its place depends on the rule.
+#: Orderings that no reference model reverses, under `floor` or `rceil`: expected of any model. fp4_e3m0
+#: shrinks its input under `floor` only, so that its place depends on the rule.
 SHOWN_BY_ALL: tuple[Ordering, ...] = tuple(
     one
     for one in ORDERINGS

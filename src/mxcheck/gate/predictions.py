@@ -14,16 +14,17 @@ from typing import Any
 from mxcheck.gate.statistics import differences, in_standard_errors, mean_and_error
 
 #: Percentiles over tokens of the KL, and of Δp = q(t) - p(t); 0 is the minimum, 100 the maximum. Those of Δp
-#: are the ones that llama.cpp's `llama-perplexity --kl-divergence` prints.
+#: match llama.cpp's `llama-perplexity --kl-divergence`.
 KL_PERCENTILES = (50, 90, 99, 99.9, 100)
 PROBABILITY_CHANGE_PERCENTILES = (0, 0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
-#: The scored positions of a sequence are cut into so many parts (fewer where there are fewer positions).
+#: Number of parts into which the scored positions of a sequence are cut (fewer where there are fewer
+#: positions).
 POSITION_PARTS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """What a case's predictions are like beside the reference's, on the same tokens.
+    """The model's predictions compared with the reference's, on the same tokens.
 
     Attributes:
         sequence_entropies: the model's entropy, one mean a sequence, in nats per token.
@@ -50,7 +51,7 @@ class Predictions:
 
     @property
     def k3(self) -> float:
-        """The KL by k3, in nats per token."""
+        """KL by k3, in nats per token."""
         return mean_and_error(self.sequence_k3)[0]
 
     @property
@@ -59,11 +60,11 @@ class Predictions:
         return mean_and_error(self.sequence_k3)[1]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return asdict(self)
 
 
-#: What the percentiles of a field are called, in ascending order.
+#: Names of a field's percentiles, in ascending order.
 _PERCENTILES = {
     "kl_percentiles": tuple(map(str, KL_PERCENTILES)),
     "probability_change_percentiles": tuple(map(str, PROBABILITY_CHANGE_PERCENTILES)),
@@ -72,7 +73,7 @@ _SEQUENCES = ("sequence_entropies", "sequence_top1", "sequence_k3")
 
 
 def predictions_from_dict(data: object) -> Predictions:
-    """The inverse of `Predictions.as_dict`.
+    """Decode the output of `Predictions.as_dict`.
 
     Raises ValueError, in one line, for missing or unknown fields, for a value that is no number or list of
     numbers, for lists by sequence of different lengths or none, and for other percentiles.
@@ -109,20 +110,21 @@ def _is_number(value: object) -> bool:
 
 
 def percentiles_of(found: Predictions, field: str) -> list[float]:
-    """The values of `kl_percentiles` or `probability_change_percentiles`, lowest percentile first."""
+    """Return the values of `kl_percentiles` or `probability_change_percentiles`, lowest percentile first."""
     values: dict[str, float] = getattr(found, field)
     return [values[name] for name in _PERCENTILES[field]]
 
 
 def part_bounds(positions: int) -> list[int]:
-    """Where the parts of a sequence of so many scored positions begin, and the end of the last."""
+    """Return the start of each part of a sequence with this number of scored positions, and the end of the
+    last."""
     parts = min(POSITION_PARTS, positions)
     return [part * positions // parts for part in range(parts + 1)]
 
 
-#: How many standard errors two unbiased estimates of the KL may lie apart, and up to which KL, in nats per
-#: token, k3 is one of them. Of a coarser model few tokens carry most of q/p: a text without them has a mean
-#: below 1 and a standard error that is far too small. docs/statistics.md shows what both were chosen from.
+#: Permitted difference of two unbiased estimates of the KL in standard errors, and the largest KL, in nats
+#: per token, at which k3 is used. With a coarser model few tokens carry most of q/p: a text without them has
+#: a mean below 1 and a standard error that is far too small. docs/statistics.md shows how both were chosen.
 ESTIMATES_Z = 8.0
 K3_UP_TO = 0.2
 
@@ -133,10 +135,10 @@ def check_estimates(
     reference_losses: Sequence[float],
     sequence_kl: Sequence[float] | None = None,
 ) -> tuple[bool, str]:
-    """Whether the estimates of the KL agree, as they must on text sampled from the reference.
+    """Check that the estimates of the KL agree, as they must on text sampled from the reference.
 
-    There the rise of the loss, k3 and the exact KL have one expectation, whatever the model is. k3 less the
-    rise is the mean of q(t)/p(t) - 1, which must be 0: that is left where the exact KL is not known.
+    There the rise of the loss, k3 and the exact KL have one expectation for any model. k3 minus the rise is
+    the mean of q(t)/p(t) - 1, which must be 0: the only check where the exact KL is unknown.
 
     Args:
         sequence_k3: the KL by k3, one mean a sequence, in nats per token.
@@ -145,7 +147,7 @@ def check_estimates(
         sequence_kl: the KL over the whole vocabulary, likewise; None where only the probabilities of the true
             next tokens are known.
 
-    Of a model coarser than `K3_UP_TO` the rise alone is held against the KL, and nothing without the KL.
+    For a model coarser than `K3_UP_TO` only the rise is compared with the KL, and nothing without the KL.
 
     Returns whether they agree, and the worst pair in words. Raises ValueError where the lengths differ.
     """
@@ -154,7 +156,7 @@ def check_estimates(
     pairs: dict[str, list[float]] = {}
     if sequence_kl is not None:
         pairs["the rise and the KL"] = differences(rises, sequence_kl)
-    coarse = K3_UP_TO < fmean(known) < math.inf  # what is no number is to fail below
+    coarse = K3_UP_TO < fmean(known) < math.inf  # NaN must fail below
     if not coarse:
         pairs["k3 and the rise (mean of q/p - 1)"] = differences(sequence_k3, rises)
         if sequence_kl is not None:
@@ -165,7 +167,7 @@ def check_estimates(
     # NaN is worse than any number
     worst = max(scores, key=lambda pair: math.inf if math.isnan(scores[pair]) else abs(scores[pair]))
     mean, error = mean_and_error(pairs[worst])
-    # as of step 2: a standard error of few sequences is itself uncertain
+    # as in step 2: a standard error of few sequences is itself uncertain
     bound = ESTIMATES_Z * (1 + 5 / max(1, len(rises) - 1))
     return abs(scores[worst]) <= bound, (
         f"KL on the reference's own samples: {worst} are {mean:+.2e} ± {error:.2e} nats/token apart, "

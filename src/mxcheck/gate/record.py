@@ -1,4 +1,4 @@
-"""What a case measured, as plain data: it travels from worker to controller and lies under `baselines/`."""
+"""Measurements of a case, as plain data: sent from worker to controller and stored under `baselines/`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from mxcheck.gate.sublayers import (
     sublayer_noise_from_dict,
 )
 
-#: Layout of the JSON file. A file of another version is refused, never guessed at.
+#: Version of the JSON layout. A file of another version is refused.
 FORMAT_VERSION = 4
 
-#: Figures that a kind of case may be unable to give: each is then None, and `Record.absent` has the reason.
+#: Figures that some kinds of case cannot give: each is then None, and `Record.absent` has the reason.
 OPTIONAL = (
     "bit_equal",
     "entropy",
@@ -43,12 +43,12 @@ OPTIONAL = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """How far the results moved when only this machine's arithmetic changed (nats per token, by sequence).
+    """Changes of the results when only this machine's arithmetic changed (nats per token, by sequence).
 
-    `environments` names the settings that were tried; the figures are the worst of them. Of the absolute
-    changes of the sequences `*_median` is the median, `*_rms` the root mean square, `*_max` the largest; for
-    the reference's losses, the case's losses and the case's KL. `sublayers` are the changes of the layers'
-    figures, None where there are none.
+    `environments` names the tested settings; the figures are the worst of them. Over the absolute changes of
+    the sequences, `*_median` is the median, `*_rms` the root mean square, `*_max` the maximum; for the
+    reference's losses, the case's losses and the case's KL. `sublayers` are the changes of the layers'
+    figures, or None.
     """
 
     environments: list[str]
@@ -68,27 +68,27 @@ class Noise:
 class Record:
     """One case's result. Losses, entropies and KL are in nats per token.
 
-    `kind`, `subject`, `model`, `precision`, `tier` and `options` are the case's. `corpus` says which text was
-    measured, `metrics` holds the user's own figures, one mean a sequence. `weight_bytes` are those of all
-    weights with codes and scales packed, `original_bytes` as loaded. `unconverted` maps modules that a
-    library left as they are to its reason.
+    `kind`, `subject`, `model`, `precision`, `tier` and `options` are the case's. `corpus` identifies the
+    measured text, `metrics` holds the user's own figures, one mean for each sequence. `weight_bytes` is the
+    size of all weights with codes and scales packed, `original_bytes` as loaded. `unconverted` maps modules
+    that a library did not convert to its reason.
 
-    `arithmetic` is a digest of fixed products in the stage's type: where it and the reference's losses are
+    `arithmetic` is a digest of fixed products in the stage's type. Where it and the reference's losses equal
     the accepted ones, this machine multiplies as the accepting one did.
 
-    Sequences are listed in the order of the tokens. `digests` holds, by module, what no machine may change:
-    the weight's codes and scales, and the operands that a fixed probe brings to the product, each by groups
+    Sequences are listed in the order of the tokens. `digests` holds, by module, bits that are equal on every
+    machine: the weight's codes and scales, and the operands of the product in a fixed probe, each by groups
     of rows. `predictions` are figures over single tokens; `sublayers` the errors of each decoder layer, its
-    attention and its MLP on stored reference states; `counters` what the casts did.
+    attention and its MLP on stored reference states; `counters` counts the effects of the casts.
 
-    `unsteady` names the modules whose casts did not stay the same in the case, and what is wrong of them. It
-    is left out of JSON where it is empty, as it is of whatever was accepted.
+    `unsteady` maps modules whose casts changed during the case to a description. JSON omits it where it is
+    empty, as it is in every accepted record.
 
-    `kernel_cells` is what a named kernel gave for the cells of the kernel suite that the case casts with. No
-    baseline has it, and neither has a case that is cast by our own kernel.
+    `kernel_cells` holds a named kernel's results for the cells of the kernel suite that the case casts with.
+    It is absent from baselines, and from cases that our own kernel casts.
 
-    `absent` says why a figure is None (its name) or why a part of one is missing (`sublayers` and `counters`,
-    by `<figure>: <part>`).
+    `absent` maps a figure that is None (its name), or a missing part of one (`sublayers` and `counters`,
+    `<figure>: <part>`), to the reason.
     """
 
     kind: Kind
@@ -132,12 +132,13 @@ class Record:
 
     @property
     def self_sampled(self) -> bool:
-        """Whether the text is the reference's own, so that its cross-entropy must equal its entropy."""
+        """Whether the text was sampled from the reference, so that its cross-entropy must equal its
+        entropy."""
         return bool(self.corpus["used"] == "self")
 
     @property
     def case(self) -> Case:
-        """What it is the record of."""
+        """The case that was measured."""
         return Case(
             kind=self.kind,
             subject=self.subject,
@@ -153,21 +154,21 @@ class Record:
 
     @property
     def asked_kernel(self) -> AskedKernel | None:
-        """The named kernel that cast, with what it gave for the cells; None where none was asked."""
+        """The named kernel of the casts with its results for the cells, or None."""
         if not self.kernel_cells:
             return None
         return AskedKernel(name=self.environment.get("kernel", "of the case"), cells=self.kernel_cells)
 
     @property
     def exact_kl(self) -> tuple[float, list[float]]:
-        """The KL over the whole vocabulary: of all tokens, and by sequence. Raises ValueError, with the
+        """The KL over the whole vocabulary: over all tokens, and by sequence. Raises ValueError, with the
         reason, where the record has none."""
         if self.kl is None or self.sequence_kl is None:
             raise ValueError(f"{self.id} has no KL: {self.absent.get('kl', 'no reason is recorded')}")
         return self.kl, self.sequence_kl
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         data = {one.name: getattr(self, one.name) for one in fields(self)}
         if not self.unsteady:
             del data["unsteady"]
@@ -185,12 +186,11 @@ class Record:
 
 
 def record_from_dict(data: dict[str, Any]) -> Record:
-    """The inverse of `Record.as_dict`.
+    """Decode the output of `Record.as_dict`.
 
-    Raises ValueError, in one line, naming missing or unknown fields, the first that holds another type, one
-    that is absent without a reason, or one that no case can have: lists by sequence that are empty or of
-    different lengths, no scored token, a name that no case has. NaN and infinity are figures: the gate judges
-    them.
+    Raises ValueError, in one line, for missing or unknown fields, the first field of another type, a field
+    that is absent without a reason, and impossible values: lists by sequence that are empty or of different
+    lengths, no scored token, an invalid case name. NaN and infinity are accepted: the gate judges them.
     """
     if not isinstance(data, dict):
         raise ValueError(f"a record must be a dict, got {data!r:.40}")
@@ -222,7 +222,7 @@ def record_from_dict(data: dict[str, Any]) -> Record:
     return record
 
 
-#: Figures that are one number a sequence.
+#: Figures with one number for each sequence.
 _BY_SEQUENCE = (
     "reference_losses",
     "reference_entropies",
@@ -244,7 +244,7 @@ def _noise_from_dict(data: dict[str, Any]) -> Noise:
 
 
 def sublayers_from_dict(data: Mapping[str, Any]) -> dict[str, SublayerError]:
-    """The layers' errors of a record from plain JSON types. Raises ValueError for what is none."""
+    """Decode the layers' errors of a record from plain JSON types. Raises ValueError for anything else."""
     return {place: sublayer_error_from_dict(error, where=place) for place, error in data.items()}
 
 
@@ -268,14 +268,14 @@ def _check_fields(data: dict[str, Any], kind: type[Any]) -> None:
     if missing or unknown:
         raise ValueError(f"missing fields: {missing or 'none'}, unknown fields: {unknown or 'none'}")
     for name, hint in _HINTS[kind].items():
-        if name in _NESTED:  # its reader looks into it
+        if name in _NESTED:  # checked by its own reader
             hint = dict[str, Any] | None if NoneType in get_args(hint) else dict[str, Any]
         if not _fits(data[name], hint):
             raise ValueError(f"{name} must be {_words(hint)}, got {data[name]!r:.40}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value`, as JSON has it, is what the annotation `hint` says, all the way down."""
+    """Return whether the JSON value `value` matches the annotation `hint`, at every depth."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is UnionType:
         return any(_fits(value, one) for one in inner)
@@ -291,7 +291,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Text that can be printed: neither half a character nor what commands a terminal."""
+    """Return whether a string is printable: without lone surrogates or terminal control characters."""
     return isinstance(value, str) and not any(
         "\ud800" <= one <= "\udfff" or (one < " " and one not in "\n\t") or "\x7f" <= one <= "\x9f"
         for one in value
@@ -299,7 +299,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """A whole number is a float too, as other writers have it, if a float can hold it."""
+    """Accept a float, or an integer that a float can hold, since other writers store floats as integers."""
     return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
@@ -313,7 +313,7 @@ _SCALARS: Mapping[Any, Callable[[Any], bool]] = {
 
 
 def _words(hint: Any) -> str:
-    """An annotation as people read it."""
+    """Describe an annotation in words."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is UnionType:
         return " or ".join(map(_words, inner))

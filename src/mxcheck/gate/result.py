@@ -1,4 +1,4 @@
-"""How a case ended, as data: what a worker sends, a shard keeps, and the table shows."""
+"""The outcome of a case, as data: sent by workers, kept by shards, and shown in the table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mxcheck.gate.verdict import STEPS
 
 
 class Outcome(StrEnum):
-    """How a case ended; the value is the table's word."""
+    """The outcome of a case; the value is the table's word."""
 
     PASSED = "pass"
     ACCEPTED = "accepted"
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
 
     @property
     def green(self) -> bool:
-        """Whether the case was measured and is as it should be."""
+        """Whether the case was measured and passed."""
         return self in _GREEN
 
     @property
@@ -54,21 +54,21 @@ _GREEN = frozenset({Outcome.PASSED, Outcome.ACCEPTED, Outcome.UPDATED, Outcome.R
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseResult:
-    """One case's end.
+    """The result of one case.
 
     Attributes:
-        case: which.
-        outcome: how it ended.
-        failures: the checks that failed.
-        record: what was measured; None where it ended before.
-        bounds: what the precision may cost on this model.
-        drift: how far the losses moved since they were accepted; None where there is nothing to pair.
-        reason: why a case without figures has none, in one line.
-        message: what a red or skipped case says, in several lines.
+        case: the case.
+        outcome: its outcome.
+        failures: failed checks.
+        record: the measurements; None where the case ended earlier.
+        bounds: permitted cost of the precision on this model.
+        drift: change of the losses since acceptance; None where there is nothing to pair.
+        reason: reason for absent figures, in one line.
+        message: message of a red or skipped case, in several lines.
         seconds: wall time without waiting for a device; of it `load_seconds` for loading the model.
-        worker: xdist's name of the process, `main` without xdist.
-        cause: the link of the chain that broke, of a case whose checks failed.
-        kernel: the kernel that was asked, of a case that ended before it had a record.
+        worker: xdist's name of the worker, `main` without xdist.
+        cause: the broken link, for a case with failed checks.
+        kernel: the tested kernel, for a case that ended before it had a record.
     """
 
     case: Case
@@ -87,23 +87,23 @@ class CaseResult:
 
     @property
     def asked_kernel(self) -> AskedKernel | None:
-        """The kernel that the case names, if it was asked."""
+        """The named kernel, if it was tested."""
         return self.kernel if self.record is None else self.record.asked_kernel
 
     @property
     def failed_steps(self) -> tuple[int, ...]:
-        """The steps of the failed checks, ascending."""
+        """Steps of the failed checks, ascending."""
         return tuple(sorted({check.step for check in self.failures}))
 
     @property
     def word(self) -> str:
-        """The table's: `pass`, `FAIL step 4,6`, `FAIL missing`."""
+        """The table's word: `pass`, `FAIL step 4,6`, `FAIL missing`."""
         if self.outcome is not Outcome.FAILED:
             return self.outcome.value
         return f"{self.outcome.value} step {','.join(map(str, self.failed_steps))}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return {
             **{
                 name: getattr(self, name)
@@ -121,8 +121,8 @@ class CaseResult:
 
 
 def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
-    """The inverse of `CaseResult.as_dict`. Raises ValueError, in one line, for what is none, and for what
-    contradicts itself."""
+    """Decode the output of `CaseResult.as_dict`. Raises ValueError, in one line, for anything else, and for
+    contradictory data."""
     try:
         return _result(data)
     except MALFORMED as error:
@@ -130,7 +130,7 @@ def result_from_dict(data: Mapping[str, Any]) -> CaseResult:
 
 
 def case_from_dict(data: Any) -> Case:
-    """A case from plain JSON types. Raises ValueError for what is none."""
+    """Decode a case from plain JSON types. Raises ValueError for anything else."""
     names = [one.name for one in fields(Case)]
     if not isinstance(data, Mapping) or data.keys() != set(names):
         raise ValueError(f"a case must be a table of {', '.join(names)}, got {got(data, 60)}")
@@ -183,8 +183,8 @@ def _result(data: Any) -> CaseResult:
 
 
 def check_green(result: CaseResult) -> None:
-    """Raises ValueError where a case that is green has figures that no check of the gate lets pass: such a
-    row was not written by a run, or was damaged since."""
+    """Raise ValueError where a green case has figures that no check of the gate passes: no run wrote such a
+    row, or it was damaged since."""
     record = result.record
     if record is None or not result.outcome.green:
         return
@@ -211,7 +211,7 @@ def _failure(data: Any) -> Check:
 
 
 def _bounds(data: Any) -> Bounds:
-    """A case's bounds: two numbers, and where they are from."""
+    """Decode a case's bounds: two numbers, and their source."""
     if not isinstance(data, Mapping):
         raise TypeError(f"bounds must be a dict, got {got(data)}")
     for name, value in data.items():
@@ -227,7 +227,7 @@ def _bounds(data: Any) -> Bounds:
 
 
 def _figures(kind: type[_Figures], data: Any) -> _Figures:
-    """Several numbers by name, as a drift is."""
+    """Decode several numbers by name, such as a drift."""
     if not isinstance(data, Mapping):
         raise TypeError(f"a {kind.__name__.lower()} must be a dict, got {got(data)}")
     for name, value in data.items():
@@ -241,6 +241,6 @@ def _check_number(name: str, value: Any) -> None:
 
 
 def all_green(results: Iterable[CaseResult]) -> bool:
-    """Whether a run is green: no case is red, and one at least was measured."""
+    """Return whether a run is green: no case is red, and at least one was measured."""
     outcomes = [result.outcome for result in results]
     return any(outcome.green for outcome in outcomes) and not any(outcome.red for outcome in outcomes)

@@ -1,4 +1,4 @@
-"""Which rows of a tensor changed, by the digests of its row groups."""
+"""Identify the changed rows of a tensor by the digests of its row groups."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroups:
-    """Digests of the rows of something.
+    """Digests of the rows of a tensor.
 
     Attributes:
-        rows: how many there are.
-        groups: one digest for each ceil(rows / groups) rows, in their order; the last is of what is left.
+        rows: number of rows.
+        groups: one digest for each ceil(rows / groups) rows, in order; the last group holds the remainder.
 
-    Raises ValueError where so many digests are not those of so many rows.
+    Raises ValueError where the number of digests does not fit the number of rows.
     """
 
     rows: int
@@ -35,16 +35,16 @@ class RowGroups:
 
     @property
     def size(self) -> int:
-        """Rows a group."""
+        """Rows in a group."""
         return max(1, -(-self.rows // len(self.groups)))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return {"rows": self.rows, "groups": list(self.groups)}
 
 
 def row_groups_from_dict(data: Any) -> RowGroups:
-    """The inverse of `RowGroups.as_dict`. Raises ValueError for what is none."""
+    """Decode the output of `RowGroups.as_dict`. Raises ValueError for anything else."""
     if (
         not isinstance(data, dict)
         or data.keys() != {"rows", "groups"}
@@ -54,12 +54,12 @@ def row_groups_from_dict(data: Any) -> RowGroups:
     return RowGroups(rows=data["rows"], groups=tuple(data["groups"]))
 
 
-#: Of a record: module -> codes, scales or operands -> their digests.
+#: A record's digests: module -> codes, scales or operands -> their digests.
 Digests: TypeAlias = dict[str, dict[str, RowGroups]]
 
 
 def digests_as_dict(digests: Digests) -> dict[str, Any]:
-    """Plain JSON types."""
+    """Return plain JSON types."""
     return {
         module: {kind: groups.as_dict() for kind, groups in found.items()}
         for module, found in digests.items()
@@ -67,7 +67,7 @@ def digests_as_dict(digests: Digests) -> dict[str, Any]:
 
 
 def digests_from_dict(data: Mapping[str, Any]) -> Digests:
-    """The inverse of `digests_as_dict`. Raises ValueError for what is none."""
+    """Decode the output of `digests_as_dict`. Raises ValueError for anything else."""
     for module, found in data.items():
         if not isinstance(found, dict) or not found.keys() <= {"codes", "scales", "operands"}:
             raise ValueError(f"digests of {module} must be of codes, scales or operands, got {found!r:.40}")
@@ -78,8 +78,8 @@ def digests_from_dict(data: Mapping[str, Any]) -> Digests:
 
 
 def changed_rows(now: RowGroups, then: RowGroups, what: str = "rows") -> str:
-    """The rows that changed, such as "rows 128 to 255 of 1024"; empty where none did. `what` is what the rows
-    are called, in the plural."""
+    """Describe the changed rows, such as "rows 128 to 255 of 1024"; empty where none changed. `what` is the
+    plural noun for the rows."""
     if now == then:
         return ""
     if now.rows != then.rows:
@@ -92,7 +92,7 @@ def changed_rows(now: RowGroups, then: RowGroups, what: str = "rows") -> str:
 
 
 def _stretches(rows: int, size: int, now: Sequence[str], then: Sequence[str]) -> Iterator[str]:
-    """First and last row, counted from 0, of each run of groups that changed."""
+    """Yield first and last row, counted from 0, of each run of changed groups."""
     groups = list(enumerate(zip(now, then, strict=True)))
     for changed, run in groupby(groups, key=lambda group: group[1][0] != group[1][1]):
         numbers = [number for number, _ in run]

@@ -1,8 +1,7 @@
-"""The baselines that come with mxcheck: those of its reference models. They are read, and never written.
+"""The read-only baselines of the reference models that mxcheck ships.
 
-A wheel has them as data of the package. In a source tree they are the folder of accepted baselines itself.
-Models are told by their label: of another model that bears one of these, every record says that its weights
-are others.
+A wheel holds them as package data. In a source tree they are the folder of accepted baselines itself. Models
+are identified by label: if another model has the same label, every record reports that its weights differ.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from mxcheck.files.write import PART, WriteError
 
-#: The models that have some.
+#: Models that have shipped baselines.
 SHIPPED = (
     *("ref-llama", "ref-neo", "ref-moe", "outlier-llama", "long-llama"),
     *("short-moe", "bf16-llama", "wide-gpt2"),
@@ -23,15 +22,15 @@ SHIPPED = (
 
 @cache
 def shipped() -> Path | None:
-    """The folder of those baselines; None where there is none."""
+    """Return the folder of those baselines, or None."""
     package = Path(__file__).parent.parent
     tree = package.parent.parent if package.parent.name == "src" else package
     return next((folder for folder in (package / "baselines", tree / "baselines") if folder.is_dir()), None)
 
 
 def folder_in_force(root: Path, model: str) -> Path:
-    """Where the accepted baselines of a model are read: all from the project's folder below `root` where it
-    has one, else from ours where there is one, else where the project's would be."""
+    """Return the folder from which a model's accepted baselines are read: the project's folder below `root`
+    if the model has one, else ours if present, else the project's future folder."""
     own, ours = root / model, shipped()
     if own.exists() or own.is_symlink() or ours is None or model not in SHIPPED:
         return own
@@ -39,18 +38,19 @@ def folder_in_force(root: Path, model: str) -> Path:
 
 
 def in_force(root: Path, name: Path) -> Path:
-    """Where a file of the accepted baselines is read, by its name below `root`: MODEL/FILE."""
+    """Return the path from which a file of the accepted baselines is read; `name` is MODEL/FILE below
+    `root`."""
     return folder_in_force(root, name.parts[0]).joinpath(*name.parts[1:])
 
 
 def taken_from_ours(root: Path, models: list[str]) -> list[str]:
-    """Those of the models whose baselines are ours."""
+    """Return those of the models whose baselines are ours."""
     return [model for model in models if folder_in_force(root, model) != root / model]
 
 
 def adopt(root: Path, model: str) -> None:
-    """Give the project a copy of our baselines of a model, where they are what it reads, before anything of
-    them is accepted anew: from then on it has its own alone. Raises WriteError."""
+    """Copy our baselines of a model into the project, if the project reads ours, before one of them is
+    accepted again: afterwards it reads its own only. Raises WriteError."""
     ours, own = folder_in_force(root, model), root / model
     if ours == own:
         return

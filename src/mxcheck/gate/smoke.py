@@ -1,8 +1,8 @@
-"""The gate's smoke check: before it judges the first case, it judges eight records whose verdict is known.
+"""The gate's smoke check: judge eight records with known verdicts before the first case.
 
-A gate that was patched, or installed in part, turns no case red; it only sees less. One record that has to
-fail for each step, one that has to pass, and one for drift on other arithmetic show the coarse faults in a
-millisecond. The fine ones are the tests' business (`validation/known_verdicts`).
+A patched or partly installed gate turns no case red; it only detects less. One record that must fail for each
+step, one that must pass, and one for drift on other arithmetic reveal the coarse faults in a millisecond.
+Tests reveal the fine ones (`validation/known_verdicts`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NOISE = Noise(
     kl_rms=1e-3,
     kl_max=3e-3,
 )
-#: Four sequences of a hundred tokens, which cost 0.005 of loss and of KL.
+#: Four sequences of a hundred tokens, with a rise and a KL of 0.005.
 _SOUND = Record(
     kind="recipe",
     subject="",
@@ -81,7 +81,8 @@ _SOUND = Record(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """A record and its verdict: `what` differs from the accepted record, and the steps `fails` must fail."""
+    """A record and its verdict: `what` is its difference from the accepted record, `fails` the steps that
+    must fail."""
 
     what: str
     fails: tuple[int, ...]
@@ -126,7 +127,8 @@ _KNOWN = (
 
 
 def broken_gate() -> str:
-    """Why no verdict of this gate counts, in one line; empty where it judges the known records right."""
+    """Return why no verdict of this gate is valid, in one line; empty where it judges the known records
+    correctly."""
     for known in _KNOWN:
         record = replace(_SOUND, **{"noise": None, **known.changes})
         try:

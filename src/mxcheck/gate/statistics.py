@@ -38,7 +38,7 @@ def in_standard_errors(values: Sequence[float]) -> float:
 
 
 def exponential(value: float) -> float:
-    """exp, and infinity where it overflows: a ruined model is still a row of the table."""
+    """Return exp(value), or infinity where it overflows: a ruined model still needs a row of the table."""
     try:
         return math.exp(value)
     except OverflowError:
@@ -50,7 +50,7 @@ def rms(values: Sequence[float]) -> float:
 
 
 def typical(values: Sequence[float]) -> float:
-    """Median of the absolute values; NaN where one is NaN, which no order has a place for."""
+    """Return the median of the absolute values; NaN where one is NaN, since NaN has no order."""
     if any(map(math.isnan, values)):
         return math.nan
     return median(abs(value) for value in values)
@@ -62,10 +62,10 @@ def largest(values: Sequence[float]) -> float:
 
 @cache
 def student_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t with a whole number of degrees of freedom, from the median upwards.
+    """Return the quantile of Student's t with a whole number of degrees of freedom, from the median upwards.
 
-    By bisection of the exact distribution function, to about 1e-12. Raises ValueError for a probability below
-    0.5, for 1 or more, and without a degree of freedom.
+    Uses bisection of the exact distribution function, to about 1e-12. Raises ValueError for a probability
+    below 0.5, for 1 or more, and without a degree of freedom.
     """
     if not 0.5 <= probability < 1 or degrees < 1:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""How far the errors of decoder layers, of their attention and of their MLP have moved since accepted.
+"""Changes in the errors of decoder layers, of their attention and of their MLP since acceptance.
 
-Each figure is compared in a unit of its own, place by place. What a wrong cast does to all layers shows in
-the median over places, what it does to one layer in the largest change.
+Each figure is compared in its own unit, place by place. A wrong cast in all layers changes the median over
+places, one in a single layer the maximum.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "sublayer_noise_from_dict",
 ]
 
-#: What 1 in a sketch stands for; a sketch's root mean square is 1 / this.
+#: The number that 1 in a sketch represents; a sketch's root mean square is 1 / this.
 SKETCH_UNIT = 0.01
 
 
@@ -53,13 +53,13 @@ class SublayerError:
     sketch: tuple[int, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return {**asdict(self), "sketch": list(self.sketch)}
 
 
 def sublayer_error_from_dict(data: Mapping[str, Any], *, where: str) -> SublayerError:
-    """The inverse of `SublayerError.as_dict`. Raises ValueError, naming `where` and the field, for fields
-    that are missing, unknown, or hold anything but finite numbers."""
+    """Decode the output of `SublayerError.as_dict`. Raises ValueError, naming `where` and the field, for
+    fields that are missing, unknown, or not finite numbers."""
     _check_fields(data, SublayerError, where)
     sketch = data["sketch"]
     if not isinstance(sketch, list) or not all(type(value) is int for value in sketch):
@@ -87,8 +87,8 @@ def _finite(value: Any, where: str) -> float:
 
 
 def _relative(now: float, then: float, unit: float) -> float:
-    """|now - then| in units of `unit`; infinite where the unit is zero, or where one is no number: no order
-    has a place for NaN, so that a median or a maximum could pass over it."""
+    """Return |now - then| in units of `unit`; infinite where the unit is zero or a value is NaN, which a
+    median or a maximum could pass over."""
     if now == then:
         return 0.0
     change = abs(now - then) / abs(unit) if unit else math.inf
@@ -96,7 +96,7 @@ def _relative(now: float, then: float, unit: float) -> float:
 
 
 def _turned(now: Sequence[int], then: Sequence[int]) -> float:
-    """‖now - then‖ / ‖then‖ of two sketches: 0 for the same error, 1.41 for unrelated ones."""
+    """Return ‖now - then‖ / ‖then‖ of two sketches: 0 for equal errors, 1.41 for unrelated ones."""
     if len(now) != len(then):
         return math.inf
     change = math.dist(now, then)
@@ -105,13 +105,13 @@ def _turned(now: Sequence[int], then: Sequence[int]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """How one figure is compared.
+    """How a figure is compared.
 
     Attributes:
-        words: what it is called in a message.
-        change: of one place, now and then: how far it moved, in the figure's own unit.
-        typical, largest: what other arithmetic may change of the median place and of the worst one at least,
-            where less noise was measured. docs/layers.md shows what they were chosen from.
+        words: its name in messages.
+        change: how far the figure of one place moved, in its own unit, from values now and then.
+        typical, largest: minimum bounds in other arithmetic for the median place and for the worst, where
+            less noise was measured. docs/layers.md shows how they were chosen.
     """
 
     words: str
@@ -149,7 +149,7 @@ FIGURES: Mapping[str, Figure] = {
     "size": Figure(
         words="size of the reference's own update, relative",
         change=lambda now, then: _relative(now.size, then.size, then.size),
-        typical=1e-4,  # a reference in bfloat16 rounds its update: 2.8e-4 of the worst place
+        typical=1e-4,  # a bfloat16 reference rounds its update: 2.8e-4 at the worst place
         largest=2e-3,
     ),
     "sketch": Figure(
@@ -160,31 +160,31 @@ FIGURES: Mapping[str, Figure] = {
     ),
 }
 
-#: Where this machine multiplies as the accepting one did: less than one unit of any sketch.
+#: On a machine that multiplies as the accepting one did: less than one unit of any sketch.
 EXACT_TOLERANCE = 1e-9
-#: Elsewhere, this multiple of the measured noise, and not less than the figure's own bounds.
+#: Elsewhere: this multiple of the measured noise, and at least the figure's own bounds.
 NOISE_MULTIPLE = 4.0
-#: Of a figure's own bounds, where products are rounded to 16 bits: 0.1 % of gain and norm, as much as the
-#: bound of their median, was seen to move between two machines.
+#: Multiple of a figure's own bounds where products are rounded to 16 bits: gain and norm differed by 0.1 %
+#: between two machines, as much as the bound of their median.
 COARSE_MULTIPLE = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SublayerNoise:
-    """By figure, how far it moved when only this machine's arithmetic changed: of the median place
-    (`typical`) and of the worst (`largest`), in the worst environment."""
+    """Changes of each figure when only this machine's arithmetic changed: at the median place (`typical`) and
+    at the worst (`largest`), in the worst environment."""
 
     typical: dict[str, float]
     largest: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return asdict(self)
 
 
 def sublayer_noise_from_dict(data: Mapping[str, Any], *, where: str) -> SublayerNoise:
-    """The inverse of `SublayerNoise.as_dict`. Raises ValueError, naming `where`, unless it holds a number of
-    0 or more for every figure."""
+    """Decode the output of `SublayerNoise.as_dict`. Raises ValueError, naming `where`, unless it holds a
+    number of 0 or more for every figure."""
     _check_fields(data, SublayerNoise, where)
     for name in ("typical", "largest"):
         table = data[name]
@@ -199,7 +199,7 @@ def sublayer_noise_from_dict(data: Mapping[str, Any], *, where: str) -> Sublayer
 def moves(
     now: Mapping[str, SublayerError], then: Mapping[str, SublayerError], figure: str
 ) -> dict[str, float]:
-    """By place, how far `figure` moved. Raises ValueError where the places differ."""
+    """Return by place how far `figure` moved. Raises ValueError where the places differ."""
     if now.keys() != then.keys():
         other = sorted(now.keys() ^ then.keys())
         raise ValueError(f"cannot compare different places: {other[0]} is in one of the two only")
@@ -210,8 +210,8 @@ def moves(
 def sublayer_noise(
     accepted: Mapping[str, SublayerError], trials: Sequence[Mapping[str, SublayerError]]
 ) -> SublayerNoise:
-    """The worst of the `trials`, each measured in another environment. Raises ValueError where there is none,
-    where one has other places, and where a figure moved without bound: that is no noise."""
+    """Return the worst of the `trials`, each measured in another environment. Raises ValueError without a
+    trial, where places differ, and where a figure moved without bound, which is not noise."""
     if not trials or not accepted:
         raise ValueError(
             "noise needs places and at least one trial; got none: measure in an environment first"
@@ -229,10 +229,10 @@ def sublayer_noise(
 
 
 def same_layers(now: Mapping[str, SublayerError], then: Mapping[str, SublayerError]) -> bool:
-    """Whether the reference's layers came out equal to the bit, by their sizes.
+    """Return whether the reference's layers were reproduced to the bit, by their sizes.
 
-    Equal fixed products and equal losses do not settle that: with two threads, ref-moe's layers came out
-    otherwise by 7e-9 at 32 tokens though the products of other shapes were equal.
+    Equal fixed products and equal losses do not imply that: with two threads, ref-moe's layers differed by
+    7e-9 at 32 tokens though the products of other shapes were equal.
     """
     return all(now[place].size == then[place].size for place in now.keys() & then.keys())
 
@@ -245,12 +245,13 @@ def check_sublayers(
     noise: SublayerNoise | None,
     in_16_bits: bool = False,
 ) -> list[tuple[str, bool, str]]:
-    """Hold the figures of every place against the accepted ones: `(key, passed, message)` by check.
+    """Compare the figures of every place with the accepted ones; return `(key, passed, message)` for each
+    check.
 
-    The first check is that the places are the accepted ones; the others, one a figure, are made only where
-    they are. `noise` None: none was measured, and each figure's own bounds are held. `in_16_bits`: the case
-    or its reference multiplies in a 16-bit type, so that another machine rounds every product otherwise: the
-    figures' own bounds are then ten times as wide, and the sketch is not held.
+    The first check is that the places are the accepted ones; only then follow the others, one for each
+    figure. `noise` None: none was measured, so each figure's own bounds apply. `in_16_bits`: the case or its
+    reference multiplies in a 16-bit type, so another machine rounds every product differently: the figures'
+    own bounds are then ten times as wide, and the sketch is not checked.
     """
     lost, added = sorted(then.keys() - now.keys()), sorted(now.keys() - then.keys())
     parts = [
@@ -276,7 +277,7 @@ def check_sublayers(
 
 
 def _bounds(name: str, figure: Figure, noise: SublayerNoise | None, *, times: float) -> tuple[float, float]:
-    """Of the median place and of the worst, on other arithmetic."""
+    """Return the bounds of the median place and of the worst in other arithmetic."""
     typical, largest = times * figure.typical, times * figure.largest
     if noise is None:
         return typical, largest
@@ -294,7 +295,7 @@ def _check(
     figure, (typical, largest) = FIGURES[name], bounds
     change = moves(now, then, name)
     middle, most = median(change.values()), max(change.values())
-    if len(change) <= 2:  # their median is moved by a single place, which noise may hit
+    if len(change) <= 2:  # a single place, which noise may hit, moves their median
         typical = largest
     passed = middle <= typical and most <= largest
     message = (
@@ -312,7 +313,8 @@ def _worst(
     now: Mapping[str, SublayerError],
     then: Mapping[str, SublayerError],
 ) -> str:
-    """The places that moved most, three at most: from where to where, and how many more did move."""
+    """Describe the places that moved most, at most three, with old and new figures, and the number of other
+    moved places."""
     places = sorted((place for place in change if change[place] > bound), key=lambda one: -change[one])
     if name == "sketch":
         words = [f"{place} by {change[place]:.2g}" for place in places[:3]]

@@ -25,16 +25,17 @@ STEPS = {
     6: "drift",
 }
 
-#: |mean(loss - entropy)| of the reference on text sampled from itself, in standard errors. Its expectation
-#: is zero; four standard errors are passed by chance once in 16,000 samplings, and the tokens are fixed. The
-#: standard error of few sequences is itself uncertain (Student's t), so the bound widens by 5 / (n - 1).
+#: Bound of |mean(loss - entropy)| of the reference on text sampled from itself, in standard errors. The
+#: expectation is zero; a sampling exceeds four standard errors by chance once in 16,000, and the tokens are
+#: fixed. The standard error of few sequences is itself uncertain (Student's t), so the bound widens by 5 / (n
+#: - 1).
 SELF_SAMPLED_Z = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """All checks of a case in the order of the steps; `alone` are those that need no baseline (of steps 2 to
-    5), which are made even where the records are not comparable and `checks` stops at that."""
+    """All checks of a case in the order of the steps. `alone` are those of steps 2 to 5 that need no
+    baseline; they are made even where the records are not comparable and `checks` ends there."""
 
     checks: tuple[Check, ...]
     alone: tuple[Check, ...]
@@ -49,7 +50,7 @@ class Verdict:
 
     @property
     def acceptable(self) -> bool:
-        """Whether an update could store the record: what needs no baseline holds."""
+        """Whether an update could store the record: every check without a baseline passes."""
         return all(check.passed for check in self.alone)
 
     @property
@@ -60,12 +61,10 @@ class Verdict:
 def judge(
     record: Record, baseline: Record | None, bounds: Bounds | None, absolute: Sequence[Check] = ()
 ) -> Verdict:
-    """Every check that can be made; without a baseline, those that need none: of steps 2 to 5, and
-    `absolute`.
+    """Make every possible check; without a baseline, those of steps 2 to 5 that need none, and `absolute`.
 
-    `bounds` None: nobody has said what the case may cost, which is wrong of a case that was accepted.
-    `absolute`: what was asserted of the process that measured, and of casts that are accepted for the first
-    time.
+    `bounds` None: no file gives the permitted cost, which fails an accepted case. `absolute` are the checks
+    of the measuring process, and of casts that are accepted for the first time.
     """
     own_samples, bits = tuple(_own_samples(record)), tuple(_bits(record))
     costs = tuple(_bounds(record, bounds)) if bounds is not None else ()
@@ -91,13 +90,14 @@ def judge(
 
 
 def rise(record: Record) -> tuple[float, float, float]:
-    """Paired rise of the cross-entropy over the reference: mean, standard error, upper 95 % bound."""
+    """Return the paired rise of the cross-entropy over the reference: mean, standard error, upper 95 %
+    bound."""
     mean, error = mean_and_error(differences(record.sequence_losses, record.reference_losses))
     return mean, error, mean + UPPER_95 * error
 
 
 def self_sampled_z(record: Record) -> float:
-    """The reference's mean (loss - entropy) in standard errors, clustered by sequence."""
+    """Return the reference's mean (loss - entropy) in standard errors, clustered by sequence."""
     return in_standard_errors(differences(record.reference_losses, record.reference_entropies))
 
 
@@ -126,7 +126,7 @@ def _reference(record: Record, baseline: Record) -> Iterator[Check]:
         return
     yield drift_check(2, "reference", "reference's losses", drift(record, baseline, "reference"))
     if same_arithmetic(record, baseline):
-        # Elsewhere their noise is not known; there the reference's own samples hold them.
+        # Their noise elsewhere is unknown; there the reference's own samples check them.
         change = differences(record.reference_entropies, baseline.reference_entropies)
         yield drift_check(2, "reference entropies", "reference's entropies", moved(change))
 
@@ -166,7 +166,8 @@ def _conversion(record: Record, baseline: Record) -> Iterator[Check]:
 
 
 def _missing(record: Record) -> dict[str, str]:
-    """What a record has no figures of, and why. A figure that is None and gives no reason counts, too."""
+    """Map each figure that a record lacks to the reason. A figure that is None without a reason is
+    included."""
     none = [name for name in OPTIONAL if getattr(record, name) is None]
     return {**dict.fromkeys(none, "no reason is recorded"), **record.absent}
 
@@ -194,7 +195,7 @@ def _modules(record: Record, baseline: Record) -> Check:
 
 
 def _changed(record: Record, baseline: Record) -> list[str]:
-    """Modules left as they are, now or then but not both, or for another reason."""
+    """Return the modules that were left unconverted only now or only then, or for another reason."""
     now, then = record.unconverted, baseline.unconverted
     return [name for name in now.keys() | then.keys() if now.get(name) != then.get(name)]
 
@@ -208,7 +209,7 @@ def _bounds(record: Record, bounds: Bounds) -> Iterator[Check]:
             f"KL to the reference {record.kl:.6f} nats/token, bound {bounds.kl:g}{_whose(bounds)}",
         )
     mean, error, upper = rise(record)
-    held = mean if math.isinf(error) else upper  # one sequence has no error bar: its rise itself is held
+    held = mean if math.isinf(error) else upper  # one sequence has no error bar: its rise itself is compared
     bound = bounds.rise + sampling_allowance(bounds, record.scored_tokens)
     yield check(
         5,
@@ -225,7 +226,7 @@ def _whose(bounds: Bounds) -> str:
 
 
 def sampling_allowance(bounds: Bounds, scored_tokens: int) -> float:
-    """Four standard errors of the mean rise of a case at its KL bound, in nats per token.
+    """Return four standard errors of the mean rise of a case at its KL bound, in nats per token.
 
     On text sampled from p the rise log p - log q has, to second order, the mean KL and the variance 2 KL.
     """
