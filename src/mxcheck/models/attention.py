@@ -1,11 +1,11 @@
 """The two products of attention: queries by keys, and attention weights by values.
 
-They are found while an attention module's own forward runs, so every architecture that computes them
-eagerly is served alike; 24 modelling files of transformers 5.23 bypass its attention interface, and a mask
-function that is not registered with an attention function of one's own silently lets the future in.
+Products are found while an attention module's own forward runs, so every architecture that computes them
+eagerly is supported alike; 24 modelling files of transformers 5.23 bypass its attention interface, and a
+custom attention function without a registered mask function silently attends to future tokens.
 
-Values are cast in blocks along the axis of key positions, which span later tokens than the one that looks
-at them. A later token therefore moves earlier logits of its own block, though the mask holds.
+Values are cast in blocks along the axis of key positions, which extend past the query position. A later token
+therefore moves earlier logits of its own block, though the mask holds.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 
 
 def attention_modules(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """The modules that compute attention, by name: the innermost ones of an attention class that own a
-    linear module of role attention; and such linear modules that none of them owns (the linear attention of
-    hybrid models), with the reason why their products stay as they are. Raises ValueError where there is no
-    attention module."""
+    """Return the modules that compute attention, by name: the innermost modules of an attention class that
+    own a linear module of role attention. Also return linear modules of that role without such an owner (the
+    linear attention of hybrid models), with the reason why their products stay unconverted. Raises ValueError
+    where there is no attention module."""
     projections = [name for name, role in classify(model).items() if role == "attention"]
     modules = dict(model.named_modules())
     found, missed = {}, {}
@@ -49,13 +49,14 @@ def attention_modules(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str,
 
 
 def _class_of(module: nn.Module) -> str:
-    """Its class's name; none for a whole layer, whose name may say what kind of attention is in it."""
+    """Return the module's class name, or an empty string for a whole layer, whose name may mention its
+    attention."""
     name = type(module).__name__
     return "" if name.endswith(("Layer", "Block")) else name
 
 
 class ConvertedAttention:
-    """An attention module, both of whose products take cast operands."""
+    """An attention module with casts on the operands of both products."""
 
     def __init__(self, name: str, module: nn.Module, operand: Operand, kernel: str) -> None:
         self.name = name
@@ -67,7 +68,7 @@ class ConvertedAttention:
         self._forward = Method(module)
 
     def observe(self, operand: Tensor) -> None:
-        """Sees each operand as it enters a product; the probe puts its own in."""
+        """Observe each operand as it enters a product; the probe replaces this method."""
 
     def activate(self) -> None:
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Every place at which a converted model casts at a call: what a check of the casts goes through."""
+"""Enumerate the casts that a converted model makes at each call, for checks of the casts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mxcheck.models.linear import Converted
 from mxcheck.models.products import Cast
 from mxcheck.models.recipe import Operand
 
-#: What the results of element-wise operations are called among the names of modules.
+#: Name for the results of element-wise operations among the names of modules.
 ELEMENTWISE = "element-wise results"
 
 Part = Converted | ConvertedAttention | GlobalQuantization
@@ -23,11 +23,11 @@ class CallCast:
     """One cast at a call.
 
     Attributes:
-        name: of the module that it belongs to.
-        what: what it casts, in the plural.
-        part, attribute: where the cast is kept.
-        operand: what the recipe says of it; None: it is left as it is.
-        axis: that the recipe's blocks lie along.
+        name: of the module that owns the cast.
+        what: plural noun for its inputs.
+        part, attribute: where the cast is stored.
+        operand: its entry in the recipe; None: not cast.
+        axis: the axis of the recipe's blocks.
     """
 
     name: str
@@ -47,18 +47,18 @@ class CallCast:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Where such a cast is kept, the same for all modules of a kind."""
+        """Where such a cast is stored, the same for all modules of a kind."""
         return type(self.part).__name__, self.attribute
 
     @property
     def cast(self) -> Cast | None:
-        """The cast as it stands there; None where there is none."""
+        """The cast now stored there, or None."""
         found: Cast | None = getattr(self.part, self.attribute)
         return found
 
 
 def call_casts(conversion: Conversion) -> Iterator[CallCast]:
-    """Every cast at a call that mxcheck makes; a library's modules have none."""
+    """Yield every cast at a call that mxcheck makes; modules of a library have none."""
     recipe = conversion.recipe
     if recipe.library is None:
         for name, module in conversion.modules.items():

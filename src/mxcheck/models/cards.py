@@ -1,4 +1,4 @@
-"""Model cards: what is known of a zoo model before anything of it is loaded. Torch-free."""
+"""Model cards: facts about a zoo model that are known before loading. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mxcheck.files.plain_data import toml_data
 from mxcheck.files.printed import got
 from mxcheck.formats.choices import choose, unknown
 
-#: The dtypes a model is loaded in, and their bytes an element.
+#: Loadable dtypes, with bytes for each element.
 ITEM_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 GIB = 2**30
 
-#: What a device of 80 GB has for tensors.
+#: Memory for tensors on a device of 80 GB.
 DEVICE_BYTES = 72 * GIB
 
-#: A device's own reserve, and the chunks in which cross-entropy and KL are taken (under 1.2 GiB).
+#: Memory that a device reserves, plus the chunks for cross-entropy and KL (under 1.2 GiB).
 _FIXED_BYTES = 2 * GIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """One model of the zoo. Memory is an estimate, derived here from the parameters and never stored."""
+    """One model of the zoo. Memory is an estimate from the number of parameters and is never stored."""
 
     name: str
     #: `organisation/model` on the Hugging Face hub, and the commit or branch to load.
@@ -36,44 +36,41 @@ class ModelCard:
     revision: str = "main"
     #: The transformers class.
     architecture: str
-    #: The checkpoint's, in which the model is loaded.
+    #: The checkpoint's dtype, in which the model is loaded.
     dtype: str
     #: Counted once where embeddings are tied.
     parameters: int
     vocabulary: int
     attention_heads: int
-    #: Sequences at once, and tokens in each.
+    #: Sequences in a batch, and tokens in each.
     batch_size: int
     sequence_length: int
-    #: The hub asks for an account that has accepted the licence.
+    #: Whether the hub requires an account that has accepted the licence.
     gated: bool = False
     #: Whether the hub's repository holds safetensors files: nothing else is loaded.
     safetensors: bool = True
     notes: str = ""
 
     def weight_bytes(self, dtype: str | None = None) -> int:
-        """Bytes of the weights in `dtype` (None: the checkpoint's)."""
+        """Return the bytes of the weights in `dtype` (None: the checkpoint's)."""
         return self.parameters * _item_bytes(dtype or self.dtype)
 
     def working_bytes(self, dtype: str | None = None) -> int:
-        """Bytes needed beside the weights: the logits of one batch, the scores of one layer of eager
-        attention (product, fp32 softmax, cast back) and a fixed allowance of 2 GiB.
-        """
+        """Return the bytes needed besides the weights: the logits of one batch, the scores of one layer of
+        eager attention (product, fp32 softmax, cast back) and a fixed allowance of 2 GiB."""
         item = _item_bytes(dtype or self.dtype)
         logits = self.batch_size * self.sequence_length * self.vocabulary * item
         scores = self.batch_size * self.attention_heads * self.sequence_length**2 * (2 * item + 4)
         return logits + scores + _FIXED_BYTES
 
     def bytes_needed(self, dtype: str | None = None) -> int:
-        """Bytes to measure the model on one device: conversion in place holds the original weights and the
-        quantized ones, every one of them at worst.
-        """
+        """Return the bytes needed to measure the model on one device: conversion in place holds the original
+        weights and at worst a quantized copy of each."""
         return 2 * self.weight_bytes(dtype) + self.working_bytes(dtype)
 
     def devices(self, dtype: str | None = None, *, device_bytes: int = DEVICE_BYTES) -> int:
-        """The fewest devices of `device_bytes` that hold their share of the weights and the working bytes.
-        Raises ValueError where the working bytes alone exceed a device.
-        """
+        """Return the fewest devices of `device_bytes` that hold their share of the weights and the working
+        bytes. Raises ValueError where the working bytes alone exceed a device."""
         room = device_bytes - self.working_bytes(dtype)
         if room <= 0:
             raise ValueError(
@@ -83,7 +80,7 @@ class ModelCard:
         return math.ceil(2 * self.weight_bytes(dtype) / room)
 
     def bytes_per_device(self, dtype: str | None = None, *, device_bytes: int = DEVICE_BYTES) -> int:
-        """Bytes needed on each of `devices(...)`, the weights spread evenly."""
+        """Return the bytes needed on each of `devices(...)`, with the weights spread evenly."""
         share = math.ceil(2 * self.weight_bytes(dtype) / self.devices(dtype, device_bytes=device_bytes))
         return share + self.working_bytes(dtype)
 
@@ -93,9 +90,8 @@ def _item_bytes(dtype: str) -> int:
 
 
 def read_cards(text: str) -> dict[str, ModelCard]:
-    """The cards of a TOML text, one table a model. Raises ValueError for an unknown or missing key and for a
-    value of another type.
-    """
+    """Parse the cards of a TOML text, one table for each model. Raises ValueError for an unknown or missing
+    key and for a value of another type."""
     hints = get_type_hints(ModelCard)
     fields = {field.name: field for field in dataclasses.fields(ModelCard) if field.name != "name"}
     cards = {}
@@ -119,7 +115,7 @@ def read_cards(text: str) -> dict[str, ModelCard]:
 
 
 class _Cards(Mapping[str, ModelCard]):
-    """zoo.toml, read when it is first looked into."""
+    """zoo.toml, read at the first access."""
 
     @cached_property
     def _table(self) -> dict[str, ModelCard]:

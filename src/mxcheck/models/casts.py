@@ -1,4 +1,4 @@
-"""An operand's cast as a function of tensors, by the recipe's kernel."""
+"""An operand's cast as a function of tensors, computed by the recipe's kernel."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _HOUSE = resolve_kernel("eager")[0]
 
 
 def _says_no(error: Exception, kernel: Kernel) -> bool:
-    """Whether a kernel itself says that it does not do this, as a refusal or by a `raise` of its own."""
+    """Return whether a kernel itself refuses the cast, by a refusal or by a `raise` of its own."""
     return refusal(error, kernel) is not None or own_word(error, kernel)
 
 
 def identity(x: Tensor) -> Tensor:
-    """The cast of an operand that the recipe leaves alone."""
+    """Return x unchanged: the cast of an unquantized operand."""
     return x
 
 
 def round_to_bf16(x: Tensor) -> Tensor:
-    """Each element rounded to bfloat16 (to nearest, ties to even), in x's dtype."""
+    """Round each element to bfloat16 (to nearest, ties to even), in x's dtype."""
     return x.to(torch.bfloat16).to(x.dtype)
 
 
 def refuse_gradient(what: str, tensors: Iterable[object]) -> None:
-    """Raise ValueError where autograd would follow one of `tensors` (anything else is left aside) through
-    `what`: no gradient passes a cast, and without a word some parameters would get none."""
+    """Raise ValueError where autograd would record one of `tensors` (other objects are ignored) through
+    `what`: casts pass no gradient, so some parameters would silently get none."""
     if not torch.is_grad_enabled():
         return
     if any(isinstance(one, Tensor) and one.requires_grad for one in tensors):
@@ -55,11 +55,11 @@ def refuse_gradient(what: str, tensors: Iterable[object]) -> None:
 
 
 class CastRefusedError(NotSupported):
-    """A kernel that does not cast an operand of a model; in one line.
+    """A kernel refuses an operand of a model. The message is one line.
 
     Attributes:
-        kernel, spec: which, and the cast that it was asked for.
-        reason: the kernel's own.
+        kernel, spec: the kernel, and the requested cast.
+        reason: the kernel's own message.
     """
 
     def __init__(self, kernel: str | Kernel, of: str, x: Tensor, spec: CastSpec, error: Exception) -> None:
@@ -76,10 +76,10 @@ class CastRefusedError(NotSupported):
 
 
 class CastFailedError(ValueError):
-    """A kernel of somebody's that raises at an operand of a model, or returns what is no result; in one line.
+    """A user's kernel raises on an operand of a model, or returns an invalid result. The message is one line.
 
     Attributes:
-        reason: the type of the error, and what it says.
+        reason: the type of the error, and its message.
     """
 
     def __init__(
@@ -102,10 +102,11 @@ def _is_the_machine_s(error: BaseException) -> bool:
 
 @contextmanager
 def _by_name(kernel: str | Kernel, own: Kernel, of: str, x: Tensor, spec: CastSpec) -> Iterator[None]:
-    """What a kernel raises, with what it was to cast. What is the machine's, or of our own kernel, passes."""
+    """Add the cast's name and operand to a kernel's error. Errors of the machine, or of our own kernel, pass
+    unchanged."""
     try:
         yield
-    except BaseException as error:  # pytest's outcomes too: a skip would hide what is wrong
+    except BaseException as error:  # pytest's outcomes too: a skip would hide the error
         if own is _HOUSE or is_interrupt(error) or _is_the_machine_s(error):
             raise
         if isinstance(error, _NO) and _says_no(error, own):
@@ -114,8 +115,8 @@ def _by_name(kernel: str | Kernel, own: Kernel, of: str, x: Tensor, spec: CastSp
 
 
 def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1, of: str = "a tensor") -> Cast:
-    """The cast of an operand at each call; its result has the input's shape and dtype. `of` says what it
-    casts, and where, where its kernel refuses it."""
+    """Return the cast of an operand at each call; its result has the input's shape and dtype. `of` describes
+    the operand in a refusal by the kernel."""
     if operand is None:
         return identity
     if operand.format == BF16:
@@ -132,12 +133,12 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1, of:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CastWeight:
-    """A weight after its cast: its values, what would be stored of it (codes, then scales), and the bytes
-    that this takes when packed: none where there is no cast, and the weight stays. `counts`: what the cast
-    did; None where there are no codes.
+    """A weight after its cast: its values, the tensors to store (codes, then scales), and their packed size
+    in bytes; nothing is stored where the weight is not cast. `counts` are the counters of the cast; None
+    where there are no codes.
 
-    Of a kernel that gives values `stored` and `counts` are those of the codes that stand for exactly these
-    values; where there are none, nothing is stored, and the bytes are those of the format."""
+    For a kernel that returns values, `stored` and `counts` are those of the codes for exactly these values;
+    where such codes do not exist, nothing is stored, and the size is that of the format."""
 
     values: Tensor
     stored: tuple[Tensor, ...]
@@ -148,7 +149,7 @@ class CastWeight:
 def cast_weight(
     weight: Tensor, operand: Operand | None, kernel: str, *, axis: int, of: str = "a weight"
 ) -> CastWeight:
-    """Cast a weight once along `axis`. Values are in the weight's dtype, or in fp32 where that one does not
+    """Cast a weight once along `axis`. Values are in the weight's dtype, or in fp32 where that dtype cannot
     hold them (see `Operand.is_exact_in_16_bits`)."""
     if operand is None or operand.format == BF16:
         values = weight if operand is None else round_to_bf16(weight)
@@ -172,7 +173,7 @@ def cast_weight(
 
 
 def _of_values(weight: Tensor, values: Tensor, house: QuantizedTensor) -> CastWeight:
-    """A weight by a kernel that gives values, beside our own cast of it."""
+    """Combine a kernel's values with our own cast of the weight."""
     if not stand_for(house, values):
         return CastWeight(values=values, stored=(), nbytes=house.nbytes)
     return CastWeight(
@@ -181,14 +182,14 @@ def _of_values(weight: Tensor, values: Tensor, house: QuantizedTensor) -> CastWe
 
 
 def _parts(quantized: QuantizedTensor) -> tuple[Tensor, ...]:
-    """What would be stored of it."""
+    """Return the tensors to store."""
     found = (quantized.codes, quantized.scales, quantized.tensor_scale)
     return tuple(part for part in found if part is not None)
 
 
 def digest_weights(casts: Sequence[CastWeight]) -> WeightDigest | None:
-    """The digest of a module's weights; None where no codes stand for the values of one. Codes are read as
-    they are, one a byte: packing changes nothing that a digest would see."""
+    """Return the digest of a module's weights; None where the values of one have no codes. Codes are digested
+    unpacked, one for each byte: packing adds no information."""
     if not all(cast.stored for cast in casts):
         return None
     scales = [scale for cast in casts for scale in cast.stored[1:]]

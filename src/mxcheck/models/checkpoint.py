@@ -1,4 +1,4 @@
-"""What a checkpoint must be before and after it is loaded, and what to do where it is not."""
+"""Checks of a checkpoint before and after loading, and the errors for an unsuitable one."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from mxcheck.models.taken import check_equal_where_twice, read_tensor
 from mxcheck.models.weight_files import CONFIG, Stored, is_complete, read_json, stored_tensors, weight_files
 from mxcheck.models.zoo import ModelSource
 
-#: The longest that is repeated of what the hub's library says, beside what to do.
+#: Longest excerpt of the hub library's message in an error.
 _WORDS = 150
 _NOT_IN_CACHE = "is not complete in the hub cache, and the hub was not reached or did not give it"
-#: Why the hub gave nothing. In this order: a gated repository is also one that was not found.
+#: Reasons why the hub returned nothing. The order matters: a gated repository also counts as not found.
 _HUB_REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (GatedRepoError, "is gated and this account has no access to it"),
     (RepositoryNotFoundError, "does not exist on the hub, or is private"),
@@ -47,11 +47,11 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def inspect(source: ModelSource, folder: Path) -> list[Stored]:
-    """What the loader will read of a directory, tensor by tensor.
+    """List the tensors that the loader will read from a directory.
 
-    Raises ValueError, in one line, before anything of it is loaded: a directory that holds something else
-    (an adapter, GGUF, pickles, no configuration), quantized weights, files that are missing, damaged, lead
-    out of the directory or contradict each other.
+    Raises ValueError, in one line, before anything is loaded: for other contents (an adapter, GGUF, pickles,
+    no configuration), for quantized weights, and for files that are missing, damaged, outside the directory
+    or contradictory.
     """
     with reading(lambda error: unloadable(source, error)):
         check_no_adapter(folder)
@@ -77,8 +77,8 @@ def inspect(source: ModelSource, folder: Path) -> list[Stored]:
 
 
 def inspect_before(source: ModelSource) -> list[Stored] | None:
-    """`inspect` a directory, or a snapshot of the hub cache that is complete; where weights are yet to come,
-    what is known before, and None."""
+    """`inspect` a directory, or a complete snapshot of the hub cache. Before a download, check the available
+    facts and return None."""
     if source.is_directory:
         return inspect(source, Path(source.location))
     with reading(lambda error: unloadable(source, error)):
@@ -94,7 +94,7 @@ def inspect_before(source: ModelSource) -> list[Stored] | None:
 
 
 def folder_of(source: ModelSource) -> Path:
-    """Where a model's files lie: its directory, or its snapshot in the hub cache, once it was loaded."""
+    """Return the folder of a model's files: its directory, or after loading its snapshot in the hub cache."""
     if source.is_directory:
         return Path(source.location)
     with reading(lambda error: unloadable(source, error)):
@@ -105,7 +105,8 @@ def folder_of(source: ModelSource) -> Path:
 
 
 def hub_file(source: ModelSource, name: str) -> Path | None:
-    """A file of a model on the hub, by its cache; None: it has none. Raises OSError where the hub refuses."""
+    """Return a file of a model on the hub through the cache, or None if it has none. Raises OSError where the
+    hub refuses."""
     path: str | None = cached_file(
         source.location,
         name,
@@ -118,8 +119,8 @@ def hub_file(source: ModelSource, name: str) -> Path | None:
 
 
 def unloadable(source: ModelSource, error: BaseException) -> ValueError:
-    """The error for a checkpoint that could not be read: what is wrong with it and what to place where, in
-    one line and without credentials."""
+    """Return the error for an unreadable checkpoint: the problem and the remedy, in one line and without
+    credentials."""
     if isinstance(error, UnfitError):
         return refused(source.name, str(error))
     words = words_of(error)
@@ -139,7 +140,7 @@ def unloadable(source: ModelSource, error: BaseException) -> ValueError:
                 f"and pickled weights (*.bin) may execute code and are never loaded; {_conversion(source)}"
             )
         reason = "has no safetensors in the hub cache, and the hub gave none"
-    if reason is None and not isinstance(error, OSError):  # no fault of the hub's: downloading mends nothing
+    if reason is None and not isinstance(error, OSError):  # not the hub's error: a download is no remedy
         return refused(source.name, f"cannot be loaded: {words}")
     if reason is None:
         reason = f"cannot be loaded: {words if len(words) <= _WORDS else f'{words[:_WORDS]}…'}"
@@ -155,7 +156,7 @@ def unloadable(source: ModelSource, error: BaseException) -> ValueError:
 
 
 def check_materialised(model: nn.Module, source: ModelSource) -> None:
-    """Refuse a model of which tensors were left on the meta device: they have no values."""
+    """Refuse a model with tensors on the meta device: they have no values."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     left = [name for name, value in tensors if value.is_meta]
     if not left:
@@ -175,8 +176,8 @@ def check_materialised(model: nn.Module, source: ModelSource) -> None:
 
 
 def check_finite(model: nn.Module, source: ModelSource) -> None:
-    """Refuse weights that are NaN or infinite, and buffers that are stored with them, naming the first
-    tensor and its file; where the files' are finite, the type of loading cannot hold them."""
+    """Refuse NaN or infinity in weights and stored buffers, naming the first tensor and its file; where the
+    file's values are finite, say that the dtype of loading cannot hold them."""
     state = model.state_dict()
     bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if not bad:
@@ -202,7 +203,8 @@ def check_finite(model: nn.Module, source: ModelSource) -> None:
 
 
 def _hub_reason(error: BaseException) -> str | None:
-    """What the hub, or its cache, answered: the first kind of the table in the error's chain."""
+    """Return the hub's or its cache's reason: the first kind of the table that occurs in the error's
+    chain."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -218,7 +220,7 @@ def _pickled(source: ModelSource) -> bool:
 
 
 def _conversion(source: ModelSource) -> str:
-    """How to make a safetensors directory of pickled weights: for the user to run, who may trust them."""
+    """Describe how the user, if they trust pickled weights, can convert them to a safetensors directory."""
     folder = source.card.name if source.card is not None else source.location.rpartition("/")[2]
     arguments = f"'{source.location}', revision='{source.revision}'"
     return (

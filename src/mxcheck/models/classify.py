@@ -1,4 +1,4 @@
-"""The role of every linear-like module of a causal language model, by rule and not by a list of names."""
+"""The role of every linear-like module of a causal language model, by rules and not by a list of names."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-#: Words in a class name or a path that give a role. Attention first: `BloomAttention` owns `dense`.
+#: Words in a class name or a path that determine a role. Attention first: `BloomAttention` owns `dense`.
 _WORDS = (
     ("attention", re.compile(r"attention|attn", re.IGNORECASE)),
     ("mlp", re.compile(r"mlp|ffn|feedforward|feed_forward|expert|moe", re.IGNORECASE)),
 )
 _LAYER = re.compile(r"\.\d+(\.|$)")
-#: Classes that hold a whole layer or a part of one: their names say nothing of one linear in it.
+#: Classes of a whole layer or part of one: their names do not describe a single linear in it.
 _CONTAINER = re.compile(r"(Layer|Block)$")
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _ROUTER_CLASS = re.compile(r"Router$")
-#: A gate may gate other things than experts, so its outputs are counted too.
+#: Gates can control other things than experts, so the number of outputs is checked too.
 _GATE_CLASS = re.compile(r"(?<!Forget)Gat(e|ing)$")
-#: What follows a model's own name in the name of its class.
+#: Suffixes that follow a model's own name in its class name.
 _HEAD = re.compile(r"(For[A-Z]\w+|LMHeadModel|Model)$")
 
 
 def expert_parameters(module: nn.Module) -> list[str]:
-    """Names of the 3-D weights [experts, …] that an `*Experts` class of transformers 5 holds directly."""
+    """Return the names of the 3-D weights [experts, …] that an `*Experts` class of transformers 5 owns
+    directly."""
     if not type(module).__name__.endswith("Experts"):
         return []
     return [name for name, value in module.named_parameters(recurse=False) if value.dim() == 3]
 
 
 def weight_parameters(module: nn.Module) -> list[str]:
-    """Names of the weights of a linear-like module that enter its linear products."""
+    """Return the names of the weights of a linear-like module that enter its linear products."""
     return expert_parameters(module) or ["weight"]
 
 
 def reduction_axis(module: nn.Module) -> int:
-    """The axis of the weights along which the products of a linear-like module sum: -1 for [..., out, in],
-    -2 where the weight is stored [..., in, out] (`Conv1D`, and experts that transformers calls transposed).
+    """Return the axis of the weights along which the products of a linear-like module sum: -1 for [..., out,
+    in], -2 where the weight is stored [..., in, out] (`Conv1D`, and experts that transformers calls
+    transposed).
 
-    Raises ValueError for experts that do not tell how they are stored: those outside the experts interface
-    of transformers, Llama 4's (transposed) and JetMoe's (not) among them.
+    Raises ValueError for experts that do not declare their layout: those outside the experts interface of
+    transformers, such as Llama 4's (transposed) and JetMoe's (not).
     """
     if not expert_parameters(module):
         return -2 if isinstance(module, Conv1D) else -1
@@ -56,8 +58,8 @@ def reduction_axis(module: nn.Module) -> int:
 
 
 def classify(model: nn.Module) -> dict[str, str]:
-    """Role of every linear-like module by its qualified name: `mlp`, `attention`, `router`, `lm_head` or
-    `other`. What no rule places is `other`, never guessed.
+    """Return the role of every linear-like module by its qualified name: `mlp`, `attention`, `router`,
+    `lm_head` or `other`, where no rule applies.
 
     Linear-like are `nn.Linear` and its subclasses, transformers' `Conv1D`, experts stored as 3-D parameters
     (one module, however many experts), and routers that hold a 2-D weight directly.
@@ -65,7 +67,7 @@ def classify(model: nn.Module) -> dict[str, str]:
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     modules = dict(model.named_modules())
     stem = _HEAD.sub("", type(model).__name__)
-    # `Lfm2MoeShortConv` is no mixture of experts: the model's own name tells nothing of its parts.
+    # `Lfm2MoeShortConv` is no mixture of experts: the model's own name says nothing about its parts.
     classes = {name: type(module).__name__.removeprefix(stem) for name, module in modules.items()}
     config = getattr(model, "config", None)
     # A router scores every expert, or one shared expert.
@@ -113,14 +115,14 @@ def _role(name: str, module: nn.Module, classes: dict[str, str], router_widths: 
 
 
 def _outputs(module: nn.Module) -> int:
-    """The number of outputs of a linear-like module that is no experts."""
+    """Return the number of outputs of a linear-like module other than experts."""
     if isinstance(module, nn.Linear):
         return module.out_features
     return module.nf if isinstance(module, Conv1D) else module.get_parameter("weight").shape[0]
 
 
 def _ancestors_in_the_layer(name: str, layer: str) -> Iterator[str]:
-    """The names of a module's ancestors up to its layer, nearest first."""
+    """Yield the names of a module's ancestors up to its layer, nearest first."""
     owner = name.rpartition(".")[0]
     while len(owner) >= len(layer):
         yield owner

@@ -1,4 +1,4 @@
-"""Quantizing a transformers model in place, and undoing it bit for bit."""
+"""Quantize a transformers model in place, and undo it bit for bit."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mxcheck.models.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 #: Attribute of a converted model: its recipe, or None while the conversion is suspended. A second conversion
-#: would quantize what is already quantized.
+#: would quantize quantized operands.
 _MARK = "_mxcheck_conversion"
 
 
 class UnavailableError(Exception):
-    """A step that cannot run here, or not on this model; the message says why in one line."""
+    """A precision that cannot run here, or not on this model; the message gives the reason in one line."""
 
 
 class Conversion:
-    """A model as a recipe changed it.
+    """A model converted by a recipe.
 
     `replaced` maps the name of every changed module to its role (`attention products` and `norm`,
-    `activation` for what is no linear module); `unconverted` maps those that were left as they are, by a
-    library or because no rule places them, to the reason. `weight_bytes` are the bytes of all weights with
-    codes packed, `original_bytes` before.
+    `activation` for other than linear modules); `unconverted` maps modules that a library refuses or no rule
+    matches to the reason. `weight_bytes` is the size of all weights with codes packed, `original_bytes` the
+    size before.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
@@ -52,14 +52,14 @@ class Conversion:
         self._active = False
 
     def undo(self) -> None:
-        """Give the model back as it was, bit for bit. A second call does nothing."""
+        """Restore the model bit for bit. A second call does nothing."""
         if self._active:
             self._revert()
             delattr(self.model, _MARK)
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """The unconverted model, for as long as the context lasts."""
+        """Restore the unconverted model while the context lasts."""
         if not self._active:
             yield
             return
@@ -70,9 +70,9 @@ class Conversion:
             self._activate()
 
     def note_what_ran(self) -> None:
-        """After a forward pass: names, in `unconverted`, the modules that the model did not call (it reads
-        their weights itself, or leaves them idle), so that nothing of them was cast but the weight; and, in
-        `replaced`, how many element-wise operations that are no modules were cast in a pass."""
+        """Record the results of a forward pass: in `unconverted`, the modules that the model did not call (it
+        reads their weights itself, or does not use them), of which only the weight was cast; in `replaced`,
+        the number of element-wise operations outside modules that were cast."""
         for name, module in self.modules.items():
             if module.calls == 0:
                 self.unconverted[name] = "the model does not call it: its activations are not cast"
@@ -104,18 +104,18 @@ class Conversion:
 
 
 def convert(model: nn.Module, recipe: Recipe) -> Conversion:
-    """Quantize `model` in place as `recipe` says, and return the handle that undoes it.
+    """Quantize `model` in place by `recipe`, and return the handle that undoes it.
 
     `fp32` changes nothing; `bf16` casts every floating-point parameter (buffers, such as the rotary
-    frequencies, keep their dtype, as when a checkpoint is loaded in bf16). For other precisions every
-    linear-like module whose role the recipe names is converted, by mxcheck's casts or by a library.
+    frequencies, keep their dtype, as when a checkpoint is loaded in bf16). Other precisions convert every
+    linear-like module whose role the recipe names, by mxcheck's casts or by a library.
 
     A model with casts is for inference: a call that would record a gradient through them raises ValueError.
-    Where a cast has one scale for the whole tensor (`nvfp4`, `nvfp8_emu_*`), every token of a sequence moves
-    that scale, and with it the logits before it: the model that is measured is not causal, and its figures
-    are those of a sequence that is there as a whole (see `Recipe.looks_ahead`).
+    Where a cast has one scale for the whole tensor (`nvfp4`, `nvfp8_emu_*`), every token of a sequence
+    affects that scale, and so the earlier logits: the measured model is not causal, and its figures apply to
+    complete sequences (see `Recipe.looks_ahead`).
 
-    Raises ValueError where the model is converted already, or where no module has a role of the recipe;
+    Raises ValueError where the model is already converted, or no module has a role of the recipe;
     UnavailableError where a library is missing, or converts none of the modules.
     """
     if hasattr(model, _MARK):
@@ -141,8 +141,8 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
 
 
 def sequences_a_pass(model: nn.Module) -> int | None:
-    """How many sequences may go through `model` together, where it, or a part of it, is converted by a recipe
-    whose casts would else feel the sequences beside (`Recipe.sequences_a_pass`); None: any number."""
+    """Return how many sequences may pass through `model` together where a recipe on it, or on a part of it,
+    has casts that depend on the other sequences (`Recipe.sequences_a_pass`); None: any number."""
     recipes = [getattr(module, _MARK, None) for module in model.modules()]
     return min((one.sequences_a_pass for one in recipes if one and one.sequences_a_pass), default=None)
 
@@ -180,7 +180,7 @@ def _convert_by_library(conversion: Conversion, modules: dict[str, nn.Module]) -
         else:
             conversion.modules[name] = LibraryLinear(name, module, library)
     if not conversion.modules:
-        name = next(iter(modules))  # of those asked for: what no rule places is in `unconverted` too
+        name = next(iter(modules))  # of the requested roles: `unconverted` also has modules without a rule
         raise UnavailableError(
             f"{conversion.recipe.precision} converts none of the {len(modules)} modules: {name}: "
             f"{conversion.unconverted[name]}"
@@ -188,7 +188,8 @@ def _convert_by_library(conversion: Conversion, modules: dict[str, nn.Module]) -
 
 
 def _weight_bytes(conversion: Conversion) -> int:
-    """What the weights take with codes packed: of a tied head that is quantized, the embedding stays."""
+    """Return the size of the weights with codes packed; a quantized tied head leaves the embedding in
+    place."""
     left: dict[int, int] = {}
     for name, module in conversion.model.named_modules():
         converted = conversion.modules.get(name)
@@ -202,6 +203,6 @@ def _weight_bytes(conversion: Conversion) -> int:
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    """The type of its weights; of several (routers may stay in fp32), the widest."""
+    """Return the dtype of the weights; of several (routers may stay in fp32), the widest."""
     types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     return max(types, key=lambda dtype: (dtype.itemsize, dtype != torch.bfloat16))

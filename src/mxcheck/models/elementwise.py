@@ -1,6 +1,7 @@
-"""Global quantization: the results of element-wise operations cast too, to show what selective saves.
+"""Global quantization: cast the results of element-wise operations too, to show the benefit of selective
+casts.
 
-Cast are the results of norms and activation functions (modules of their own), of the gate of experts that
+Casts the results of norms and activation functions (modules of their own), of the gate of experts that
 compute it inline, of every softmax, and of every addition of two hidden states: the residual stream.
 """
 
@@ -23,19 +24,19 @@ from mxcheck.models.products import Cast, busy, undisturbed
 from mxcheck.models.recipe import Operand
 
 _NORM = re.compile(r"Norm(Gated)?(\d|$)")
-#: Activation functions from outside transformers' table: torch's own (MPT), a model's own (BLOOM).
+#: Activation functions outside transformers' table: torch's own (MPT), a model's own (BLOOM).
 _OTHER_ACTIVATION = re.compile(r"(gelu|relu|silu)$", re.IGNORECASE)
 _ENTRIES: list[Any] = list(ACT2CLS.values())  # a class, or a class and its arguments
 _ACTIVATIONS: tuple[type, ...] = tuple(e[0] if isinstance(e, tuple) else e for e in _ENTRIES)
 _GATE = "_apply_gate"
-#: Activation functions called as functions, outside a module of their own.
+#: Activation functions that are called as functions, without a module.
 _FUNCTIONS = tuple(getattr(torch.nn.functional, name) for name in ("gelu", "relu", "silu"))
 _SOFTMAX = (torch.nn.functional.softmax, torch.softmax, Tensor.softmax)
 _ADDITIONS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, Tensor.add_)
 
 
 def elementwise_modules(model: nn.Module) -> dict[str, str]:
-    """Kind, `norm` or `activation`, of every module whose result global quantization casts."""
+    """Return the kind, `norm` or `activation`, of every module whose result global quantization casts."""
     kinds = {}
     for name, module in model.named_modules():
         if _NORM.search(type(module).__name__):
@@ -50,13 +51,13 @@ def elementwise_modules(model: nn.Module) -> dict[str, str]:
 
 
 def _has_gate(module: nn.Module) -> bool:
-    """Whether experts compute their gate inline, without an activation module of their own (gpt-oss)."""
+    """Return whether experts compute their gate inline, without an activation module (gpt-oss)."""
     return hasattr(module, _GATE) and not hasattr(module, "act_fn")
 
 
 class _Operations(TorchFunctionMode):
-    """Casts the results of softmax and of additions of two hidden states [batch, length, `width`], or
-    [tokens, `width`], as OPT flattens them."""
+    """Cast the results of softmax and of additions of two hidden states [batch, length, `width`], or [tokens,
+    `width`], as OPT flattens them."""
 
     def __init__(self, cast: Cast, width: int, counts: Counter[str]) -> None:
         super().__init__()
@@ -78,14 +79,14 @@ class _Operations(TorchFunctionMode):
         if func in _ADDITIONS and len(args) == 2 and all(map(self._hidden, args)):
             refuse_gradient("the residual stream", [result])
             self._counts["addition"] += 1
-            # in place where the model adds in place: other names may hold the same tensor
+            # in place where the model adds in place: the tensor may have aliases
             return result.copy_(self._cast(result)) if result is args[0] else self._cast(result)
         return result
 
 
 class GlobalQuantization:
-    """The element-wise operations of a model, cast. `counts`: those of one forward pass of the whole model
-    that are no modules."""
+    """Casts on a model's element-wise operations. `counts`: operations outside modules, in one forward pass
+    of the whole model."""
 
     def __init__(self, model: PreTrainedModel, operand: Operand, kernel: str) -> None:
         self.cast: Cast = activation_cast(operand, kernel, of="results of element-wise operations")
@@ -116,7 +117,7 @@ class GlobalQuantization:
 
     def _cast_result(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def cast_result(*args: Any, **kwargs: Any) -> Tensor:
-            with undisturbed("module"):  # what it computes on the way is no result of its own
+            with undisturbed("module"):  # intermediate values of the module are not its result
                 result = function(*args, **kwargs)
             refuse_gradient("a norm or an activation", [result])
             return self.cast(result)

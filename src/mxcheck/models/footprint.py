@@ -1,4 +1,4 @@
-"""What a model takes, estimated before anything of it is loaded: memory and time. Torch-free."""
+"""Estimate a model's memory and time before anything of it is loaded. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from mxcheck.models.refusal import UnfitError, reading, refused, words_of
 from mxcheck.models.weight_files import CONFIG, read_header, read_json, stored_tensors
 from mxcheck.models.zoo import ModelSource
 
-#: A process with torch, transformers and the ladder's libraries, and what the allocator keeps of the models
-#: that it had before: a worker has several. (Measured, models of a few MiB included: 0.48 to 0.59 GiB for the
-#: first case, 0.73 for a process that ran five steps of the ladder on six reference models.)
+#: Memory of a process with torch, transformers and the ladder's libraries, plus what the allocator keeps of
+#: earlier models: a worker has several. (Measured, including models of a few MiB: 0.48 to 0.59 GiB for the
+#: first case, 0.73 for a process that ran five precisions on six reference models.)
 PROCESS_BYTES = GIB * 7 // 10
-#: Up to so many logits of all tokens together they are kept whole; of more there is a chunk at a time, and
-#: what is kept is the decoder's output, at most so many bytes (`evaluation.logits`).
+#: Maximum size of the logits of all tokens that are kept whole. Larger ones are computed in chunks, and the
+#: decoder's output is kept instead, at most this many bytes (`evaluation.logits`).
 _KEPT_LOGITS, _CHUNK_LOGITS, _KEPT_BYTES = 2**25, 2**23, GIB
-#: Copies in float64 of the logits that are looked at together.
+#: Float64 copies of the logits that are processed together.
 _COPIES = 6
-#: Multiply-adds a second of a nominal core: only ratios between cases matter. Where a run was before, its own
-#: durations stand in their place.
+#: Multiply-adds per second of a nominal core: only ratios between cases matter. Durations of an earlier run
+#: replace the estimates.
 _NOMINAL_SPEED = 2e10
-#: What a case takes however short its text is: its probe, digests and layers.
+#: Fixed cost of a case with any text: its probe, digests and layers.
 _CASE_SECONDS = 0.3
-#: Bytes a second that a checkpoint is read and checked at, and what a load takes besides.
+#: Bytes per second for reading and checking a checkpoint, and the fixed cost of a load.
 _NOMINAL_READING, _LOAD_SECONDS = 2e8, 1.5
-#: No model has as many of anything.
+#: Larger than any count in a model.
 _ABSURD = 2**50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """What one model takes.
+    """Estimated resources of one model.
 
     Attributes:
-        weight_bytes: the weights, as loaded and once more quantized.
-        working_bytes: everything beside the weights: it is needed on each device of several.
-        case_seconds: a nominal case.
-        load_seconds: loading it, and measuring its reference.
-        guessed: why the sizes of its files are all that the estimate rests on; empty where it is more.
+        weight_bytes: the weights, as loaded plus a quantized copy.
+        working_bytes: everything besides the weights, needed on each of several devices.
+        case_seconds: time of a nominal case.
+        load_seconds: time to load it and measure its reference.
+        guessed: why the estimate uses the sizes of its files only; empty where it does not.
     """
 
     weight_bytes: int
@@ -52,12 +52,12 @@ class Footprint:
 
     @property
     def bytes_needed(self) -> int:
-        """On one device."""
+        """Bytes on one device."""
         return self.weight_bytes + self.working_bytes
 
     def devices(self, device_bytes: int) -> int:
-        """The fewest devices of `device_bytes` that hold a share of the weights each and the working bytes.
-        Raises ValueError where the working bytes alone exceed a device."""
+        """Return the fewest devices of `device_bytes` that hold a share of the weights each and the working
+        bytes. Raises ValueError where the working bytes alone exceed a device."""
         room = device_bytes - self.working_bytes
         if room <= 0:
             raise ValueError(
@@ -67,7 +67,7 @@ class Footprint:
         return max(1, math.ceil(self.weight_bytes / room))
 
     def bytes_per_device(self, devices: int) -> int:
-        """Needed on each of so many."""
+        """Return the bytes needed on each of this many devices."""
         return math.ceil(self.weight_bytes / devices) + self.working_bytes
 
 
@@ -80,17 +80,17 @@ def footprint(
     batch_size: int,
     text: tuple[int, int] | None = None,
 ) -> Footprint | None:
-    """An estimate by a model's card, or by the headers of its safetensors files; where these cannot be read,
-    by the sizes of its files.
+    """Estimate from a model's card, or from the headers of its safetensors files; where these cannot be read,
+    from the sizes of its files.
 
     Args:
         source: the model.
-        dtype: what it is loaded in; None: the source's.
-        sequences, length: how many tokens are measured at most; None: as many as usual.
-        batch_size: sequences a forward pass.
-        text: sequences, and tokens in each, of the text that it is measured on, where that is known.
+        dtype: the dtype of loading; None: the source's.
+        sequences, length: maximum numbers of measured sequences and tokens in each; None: the usual.
+        batch_size: sequences in a forward pass.
+        text: sequences, and tokens in each, of the measured text, if known.
 
-    Returns None where nothing is known before it is loaded: a hub id that the zoo has no card for.
+    Returns None where nothing is known before loading: a hub id without a card.
     """
     item = ITEM_BYTES[dtype or source.dtype]
     if text is not None:
@@ -108,7 +108,7 @@ def footprint(
         try:
             with reading(lambda error: UnfitError(words_of(error))):
                 shape = _read(Path(source.location))
-        except UnfitError as error:  # the loader says so too, of this model alone
+        except UnfitError as error:  # the loader reports it too, for this model alone
             shape, guessed = _by_sizes(Path(source.location)), str(refused(source.name, str(error)))
         parameters, vocabulary = shape.parameters, shape.vocabulary
         length = length or min(shape.positions, 2048)
@@ -127,7 +127,8 @@ def footprint(
 
 
 def _scores_and_logits(batch: int, length: int, vocabulary: int, heads: int, item: int) -> int:
-    """The logits of one pass, and the scores of one layer of attention (product, fp32 softmax, cast)."""
+    """Return the bytes of one pass's logits, and of one layer's attention scores (product, fp32 softmax,
+    cast)."""
     return batch * length * vocabulary * item + batch * heads * length**2 * (2 * item + 4)
 
 
@@ -141,8 +142,8 @@ class _Shape:
 
 
 def _working(shape: _Shape, sequences: int, length: int, batch: int, item: int) -> int:
-    """What is beside the weights and the process: scores, the logits or states of the reference, and the
-    logits that are looked at together."""
+    """Return the bytes besides the weights and the process: scores, the logits or states of the reference,
+    and the logits that are processed together."""
     whole = sequences * length * shape.vocabulary
     if whole <= _KEPT_LOGITS:
         kept, together = whole * item, batch * length * shape.vocabulary
@@ -153,7 +154,7 @@ def _working(shape: _Shape, sequences: int, length: int, batch: int, item: int) 
 
 
 def _read(folder: Path) -> _Shape:
-    """The shape of a model directory. Raises UnfitError where it cannot be told."""
+    """Read the shape of a model directory. Raises UnfitError where it cannot be determined."""
     config = read_json(folder / CONFIG)
     stored = stored_tensors([path for path in sorted(folder.glob("*.safetensors")) if _is_model(path)])
     parameters = sum(math.prod(tensor.shape) for tensor in stored)
@@ -174,11 +175,11 @@ def _read(folder: Path) -> _Shape:
 
 
 def _by_sizes(folder: Path) -> _Shape:
-    """Weights of two bytes each, as large as the files; a usual vocabulary; as wide as models of so many
-    parameters are, with heads of 128."""
+    """Guess the shape from the size of the files: weights of two bytes each, a usual vocabulary, the usual
+    width for this number of parameters, heads of 128."""
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file()]
     parameters = sum(sizes) // 2
-    # 12 width^2 parameters a layer, and a layer for each 128 of the width
+    # 12 width^2 parameters in a layer, and a layer for each 128 of the width
     width = max(1, round((parameters * 128 / 12) ** (1 / 3)))
     return _Shape(
         parameters=parameters,
@@ -190,7 +191,7 @@ def _by_sizes(folder: Path) -> _Shape:
 
 
 def _number(config: dict[str, Any], keys: tuple[str, ...], usual: int) -> int:
-    """The first of the keys that holds a count that a model can have."""
+    """Return the first of the keys that holds a plausible count."""
     for key in keys:
         value = config.get(key)
         if type(value) is int and 0 < value < _ABSURD:
@@ -203,8 +204,8 @@ def _is_model(path: Path) -> bool:
 
 
 def text_shape(tokens: Path) -> tuple[int, int] | None:
-    """Sequences and tokens in each of a text's file; None where there is none, or none that can be read: who
-    measures it says so."""
+    """Return sequences and tokens in each of a text's file; None where it is missing or unreadable, which the
+    measurement reports."""
     if not tokens.is_file():
         return None
     try:

@@ -1,5 +1,4 @@
-"""What a directory holds where it is no model in its original precision: told before anything is loaded.
-Torch-free."""
+"""Identify a directory that is no model in its original precision before anything is loaded. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,12 +10,12 @@ from typing import Any
 from mxcheck.models.refusal import UnfitError, listed
 from mxcheck.models.weight_files import CONFIG, Stored, read_json
 
-#: Where configurations say that the weights are quantized already: transformers, compressed-tensors before
-#: it was one of transformers' methods, MLX.
+#: Configuration keys of quantized weights: transformers, compressed-tensors before transformers adopted it,
+#: MLX.
 _QUANTIZED_KEYS = ("quantization_config", "compression_config", "quantization")
-#: Where the method's name stands in such an entry.
+#: Keys of the method's name in such an entry.
 _METHOD_KEYS = ("quant_method", "quant_algo", "quantization_method", "method", "format", "mode")
-#: What quantizers leave beside the weights: ModelOpt, GPTQ, AWQ, quanto (both of its ways to save).
+#: Files that quantizers write beside the weights: ModelOpt, GPTQ, AWQ, quanto (both ways to save).
 QUANTIZED_FILES = {
     "hf_quant_config.json": "modelopt",
     "quantize_config.json": "gptq",
@@ -29,13 +28,13 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTERS = (ADAPTER_CONFIG, "adapter_model.safetensors", "adapter_model.bin")
 #: Weights that may execute code when they are read.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.distcp")
-#: torch.distributed.checkpoint, as transformers writes it: its loader asks for these before safetensors.
+#: torch.distributed.checkpoint, as transformers writes it: its loader prefers these to safetensors.
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
-#: What a weight is stored in that is the model's own.
+#: Stored dtypes of unquantized weights.
 PLAIN_DTYPES = ("F64", "F32", "F16", "BF16")
 _INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
-#: Names that quantizers give to their codes, scales and zero points.
+#: Names that quantizers use for their codes, scales and zero points.
 _CODES = re.compile(
     r"\.(qweight|qzeros|g_idx|qdata|SCB|SZB|CB|absmax|weight_packed|weight_scale(_inv|_2)?|weight_zero_point"
     r"|weight_global_scale|weight_format|weight_shape|quant_state\..*|W_q|input_scale|output_scale)$"
@@ -47,15 +46,15 @@ _ORIGINAL = "give the original model"
 
 
 def quantization_of(config: dict[str, Any]) -> str | None:
-    """The method by which a configuration says that its weights are quantized; None: it says nothing.
+    """Return the quantization method that a configuration declares, or None.
 
-    Of every part of it, the text model's among them, and whether or not transformers knows the method.
+    Every part is searched, including the text model's, for methods that transformers knows or not.
     """
     for place in _parts(config):
         for key in _QUANTIZED_KEYS:
             entry = place.get(key)
             if entry is None or (key == "quantization" and not (isinstance(entry, dict) and "bits" in entry)):
-                continue  # null, or another thing of that name
+                continue  # null, or another object of that name
             if not isinstance(entry, dict):
                 return f"{key} {str(entry)[:40]}"
             return _method(entry) or f"unknown, by {key} of {CONFIG}"
@@ -88,13 +87,13 @@ def _bits_and_bytes(entry: dict[str, Any]) -> bool:
 
 
 def check_original(config: dict[str, Any], folder: Path) -> None:
-    """Refuse, by UnfitError, a model that says that it is quantized already."""
+    """Raise UnfitError for a model that declares quantized weights."""
     method = quantization_of(config)
     for name, writer in QUANTIZED_FILES.items():
         if method is None and (folder / name).is_file():
             said = read_json(folder / name).get("quantization", {})
             if isinstance(said, dict) and "quant_algo" in said and said["quant_algo"] is None:
-                continue  # ModelOpt exports plain models too, and says so
+                continue  # ModelOpt exports plain models too, and declares them
             algorithm = _method(said) if isinstance(said, dict) else None
             method = f"{writer}{f' {algorithm}' if algorithm else ''}, by {name}"
     if method is not None:
@@ -102,7 +101,8 @@ def check_original(config: dict[str, Any], folder: Path) -> None:
 
 
 def check_no_adapter(folder: Path) -> None:
-    """Refuse, by UnfitError, an adapter, and a model beside which one lies: nobody would apply it."""
+    """Raise UnfitError for an adapter, and for a model with an adapter beside it, which would not be
+    applied."""
     found = [name for name in ADAPTERS if (folder / name).is_file()]
     if not found:
         return
@@ -122,7 +122,7 @@ def check_no_adapter(folder: Path) -> None:
 
 
 def check_is_safetensors(folder: Path) -> None:
-    """Refuse, by UnfitError, a directory without safetensors: by what it holds in their place."""
+    """Raise UnfitError for a directory without safetensors, naming what it holds instead."""
     if any(_DISTRIBUTED.fullmatch(path.name) for path in folder.iterdir()):
         raise UnfitError(
             "a distributed checkpoint (shard-*.safetensors); load it with transformers and save it whole "
@@ -142,7 +142,7 @@ def check_is_safetensors(folder: Path) -> None:
 
 
 def check_plain(stored: list[Stored]) -> None:
-    """Refuse, by UnfitError, weights that are stored as codes, and adapters among them."""
+    """Raise UnfitError for weights stored as codes, and for adapters among them."""
     adapted = [one.name for one in stored if _ADAPTED.search(one.name)]
     if adapted:
         raise UnfitError(
@@ -163,13 +163,13 @@ def check_plain(stored: list[Stored]) -> None:
             )
 
 
-#: transformers writes a name for each, and a causal language model has no use for any.
+#: transformers creates a name for each label; a causal language model needs none.
 _LABELS = 10**6
 
 
 def check_layers(config: dict[str, Any], stored: list[Stored]) -> None:
-    """Refuse, by UnfitError, a configuration of more layers than there are tensors, or of labels without
-    end: they would be made, one by one, before the loader finds that it has nothing for them."""
+    """Raise UnfitError for a configuration with more layers than there are tensors, or with too many labels:
+    all would be created before the loader finds no weights for them."""
     text = config.get("text_config")
     labels = config.get("num_labels")
     if isinstance(labels, int) and labels > _LABELS:

@@ -1,4 +1,4 @@
-"""The ladder: every precision a model is measured in, what it quantizes and what it needs. Torch-free."""
+"""The ladder: every precision in which a model is measured, its casts and its requirements. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from types import MappingProxyType
 
 from mxcheck.formats.elements import ELEMENT_FORMATS
 
-#: Roles of linear-like modules, as `mxcheck.models.classify` gives them.
+#: Roles of linear-like modules, as `mxcheck.models.classify` returns them.
 ROLES = ("attention", "mlp", "router", "lm_head", "other")
 
-#: Tiers that apply one precision to the roles named.
+#: Tiers that apply one precision to the named roles.
 TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"A": ("mlp",), "B": ("attention", "mlp")})
-#: Tiers that fix a format for each role: their precision is the word `mixed`.
+#: Tiers with a fixed format for each role: their precision is `mixed`.
 MIXED_TIERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "C": MappingProxyType({"attention": "fp8_e4m3", "mlp": "fp6_e3m2"}),
         "D": MappingProxyType({"attention": "fp6_e3m2", "mlp": "fp4_e2m1"}),
     }
 )
-#: What `--mx-all-linears` runs in place of a tier: every linear, head and routers too.
+#: Tier of `--mx-all-linears`: every linear, including head and routers.
 ALL_LINEARS = "linears"
 
 
@@ -30,14 +30,14 @@ class Step:
     """One precision of the ladder.
 
     Attributes:
-        group: what `--mx-skip` leaves out.
+        group: group name for `--mx-skip`.
         operand: the format that both operands of the chosen products are cast to (a block format, or
             `bf16`); None where the whole model changes, a tier fixes the formats, or a library casts.
-        library: the package that casts and multiplies; None where mxcheck casts.
-        settings: what the library is told beyond its defaults.
-        needs: what it needs, for the table of docs/ladder.md.
-        spans_tokens: a library's cast of an activation depends on all of its tokens: one scale a tensor, or
-            columns that any row makes outliers. (Of ours, the formats say so.)
+        library: package that casts and multiplies; None where mxcheck casts.
+        settings: the library's settings other than its defaults.
+        needs: requirements, for the table of docs/ladder.md.
+        spans_tokens: whether a library's cast of an activation depends on all of its tokens: one scale for
+            the tensor, or columns that any row makes outliers. (For our casts, the formats determine it.)
     """
 
     name: str
@@ -95,20 +95,20 @@ def _steps() -> tuple[Step, ...]:
     )
 
 
-#: name -> step, in the order of tables.
+#: name -> precision, in the order of tables.
 LADDER: Mapping[str, Step] = MappingProxyType({step.name: step for step in _steps()})
-#: Steps that change the whole model and therefore have no tier.
+#: Precisions that change the whole model and therefore have no tier.
 WHOLE_MODEL = ("fp32", "bf16")
-#: Steps in which the chosen products take their operands through one MX element format.
+#: Precisions that cast the operands of the chosen products to one MX element format.
 MX = tuple(ELEMENT_FORMATS)
-#: Of these, the float formats of OCP MX v1.0, which stand in the ladder under the scale rule `rceil` too.
+#: Of these, the float formats of OCP MX v1.0, which the ladder also has with the scale rule `rceil`.
 ROUNDED_UP = ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1")
-#: What `--mx-skip` takes.
+#: Allowed values of `--mx-skip`.
 GROUPS = tuple(dict.fromkeys(step.group for step in LADDER.values() if step.group != "fp32"))
 
 
 def stages() -> tuple[tuple[str, str | None], ...]:
-    """Every precision with each of its tiers, in the order of tables."""
+    """Return every precision with each of its tiers, in the order of tables."""
     return tuple(
         (name, tier)
         for name in LADDER
@@ -119,5 +119,5 @@ def stages() -> tuple[tuple[str, str | None], ...]:
 
 
 def installed(step: Step) -> bool:
-    """Whether the step's library is there, as far as can be told without importing it."""
+    """Return whether the precision's library is installed, as far as known without an import."""
     return step.library is None or find_spec(step.library) is not None

@@ -1,4 +1,4 @@
-"""One linear-like module, quantized by our casts or by a library, and put back bit for bit."""
+"""One linear-like module, quantized by our casts or by a library, and restored bit for bit."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from mxcheck.models.recipe import Casts, Recipe
 
 
 class Converted(Protocol):
-    """A module that a recipe changed."""
+    """A module that a recipe converted."""
 
     module: nn.Module
-    #: Of the weights' codes and scales; None where they have none.
+    #: Digest of the weights' codes and scales; None where they have none.
     weight_digest: WeightDigest | None
     #: Bytes of the weights' packed codes and scales.
     weight_bytes: int
-    #: How often its forward ran while it was converted.
+    #: Number of forward calls while converted.
     calls: int
 
     def activate(self) -> None:
-        """Quantize from now on."""
+        """Start to quantize."""
 
     def revert(self) -> None:
-        """Put the module back as it was."""
+        """Restore the module."""
 
 
 class Method:
-    """A module's method (its forward, if nothing else is said), replaced and put back. What stood there
-    before (accelerate puts its own on a model that is spread over devices) is kept."""
+    """Replace a module's method (by default its forward) and restore it. A method that was set on the
+    instance before (accelerate sets one on a model spread over devices) is kept."""
 
     def __init__(self, module: nn.Module, name: str = "forward") -> None:
         self._module = module
@@ -62,17 +62,17 @@ class Method:
 
 
 class ConvertedLinear:
-    """A linear-like module whose operands mxcheck casts."""
+    """A linear-like module with mxcheck's casts on its operands."""
 
     def __init__(self, name: str, module: nn.Module, casts: Casts, recipe: Recipe) -> None:
         self.name = name
         self.module = module
-        #: How often its forward ran while it was converted.
+        #: Number of forward calls while converted.
         self.calls = 0
         _check_experts(name, module)
         self.cast: Cast = activation_cast(casts.activations, recipe.kernel, of=f"activations of {name}")
         of = f"results of {name}"
-        #: The cast of its results, where the recipe casts them.
+        #: The cast of its results, if the recipe casts them.
         self.result = activation_cast(casts.activations, recipe.kernel, of=of) if recipe.outputs else None
         self._wide = any(
             operand is not None and not operand.is_exact_in_16_bits
@@ -81,22 +81,22 @@ class ConvertedLinear:
         self._forward = Method(module)
         self._originals = {key: module.get_parameter(key) for key in weight_parameters(module)}
         self._quantized: dict[str, nn.Parameter] = {}
-        #: Along which the products sum, and the weights' blocks lie.
+        #: The axis along which the products sum and the weights' blocks lie.
         self.axis = reduction_axis(module)
         axis, casts_of_weights = self.axis, list[CastWeight]()
         for key, original in self._originals.items():
             cast = cast_weight(
                 original.detach(), casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}"
             )
-            # the original's own flag: `requires_grad_(False)` on the converted model shall reach it
+            # share the original's flag: `requires_grad_(False)` on the converted model must reach it
             self._quantized[key] = nn.Parameter(cast.values, requires_grad=original.requires_grad)
             casts_of_weights.append(cast)
         self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
         self.weight_digest = digest_weights(casts_of_weights)
-        #: What the casts of its weights did, together; None where one of the weights has no codes.
+        #: Total counters of its weights' casts; None where one of the weights has no codes.
         counts = [cast.counts for cast in casts_of_weights if cast.counts is not None]
         self.weight_counts = total(counts) if len(counts) == len(casts_of_weights) else None
-        #: Of experts: rows of activations that entered the first product of each, while it was converted.
+        #: For experts: rows of activations in the first product of each, while converted.
         self.expert_rows: list[int] = []
         if names := expert_parameters(module):
             self.expert_rows = [0] * len(self._originals[names[0]])
@@ -109,19 +109,19 @@ class ConvertedLinear:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the unconverted module, given cast operands, computes the product: it is linear, and does
+        """Whether the unconverted module computes the same product from cast operands: it is linear, and does
         not multiply in fp32 where it is in 16 bits."""
         in_16_bits = any(original.dtype.itemsize < 4 for original in self._originals.values())
         return self.is_linear and not (self._wide and in_16_bits)
 
     def weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """The name of each weight in its module, the weight as it was, and as the module has it now."""
+        """Yield each weight's name in its module, the original weight, and the current one."""
         for key, original in self._originals.items():
             yield key, original.detach(), self.module.get_parameter(key).detach()
 
     def _note_expert(self, x: Tensor, weight: Tensor) -> None:
-        """Count the rows of `x` [..., rows, in], if `weight` is a slice of the first experts' weights, one
-        expert's or all of them."""
+        """Count the rows of `x` [..., rows, in] if `weight` is a slice of the first experts' weights: one
+        expert's or all."""
         if not self.expert_rows or storage(weight) != storage(self._first):
             return
         first = (weight.storage_offset() - self._first.storage_offset()) // self._first.stride(0)
@@ -132,14 +132,14 @@ class ConvertedLinear:
 
     def activate(self) -> None:
         weights = {storage(value) for value in self._quantized.values()}
-        # Of experts and routers, whose result is not their product's, each product's result is cast;
-        # elsewhere the module's own, with its bias.
+        # For experts and routers, whose result is not that of one product, cast each product's result;
+        # elsewhere the module's own, including its bias.
         inside = not self.is_linear
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             refuse_gradient(self.name, (*args, *kwargs.values(), *self._quantized.values()))
             with LinearCast(
-                lambda x: self.cast(x),  # late: the probe puts its own cast in
+                lambda x: self.cast(x),  # looked up at the call: the probe replaces the cast
                 result=self.result if inside else None,
                 wide=self._wide,
                 weights=weights,
@@ -173,8 +173,8 @@ class ConvertedLinear:
 
 
 def _check_experts(name: str, module: nn.Module) -> None:
-    """Refuse experts whose products do not take the activation first: other implementations than the loop
-    over experts gather the weights and multiply from the other side."""
+    """Refuse experts whose products do not take the activation first: implementations other than the loop
+    over experts gather the weights and swap the operands."""
     implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
     if expert_parameters(module) and implementation not in (None, "eager"):
         raise ValueError(
@@ -197,11 +197,12 @@ class LibraryLinear:
         self.weight_bytes = replacement.weight_bytes
 
     def operand(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Codes and scales of the activation `x` as the library casts it, and what else it takes of it."""
+        """Return codes and scales of the activation `x` as the library casts it, and the other tensors that
+        it derives."""
         return self._replacement.operand(x)
 
     def operand_digest(self, x: Tensor) -> Digest:
-        """Of what `operand` gives of `x`."""
+        """Return the digest of `operand(x)`."""
         return self._replacement.operand_digest(x)
 
     def activate(self) -> None:

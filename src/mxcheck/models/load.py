@@ -1,5 +1,5 @@
-"""One loader for reference models, zoo models, directories and hub ids: explicit dtype, eager attention,
-safetensors only, no code of the checkpoint unless asked for."""
+"""The loader for reference models, zoo models, directories and hub ids: explicit dtype, eager attention,
+safetensors only, and no code of the checkpoint unless allowed."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from mxcheck.models.weight_files import Stored
 from mxcheck.models.zoo import ModelSource, model_source
 
 #: One load at a time in a process: transformers sets torch's default dtype while it builds a model, so that
-#: of 60 models loaded by concurrent threads 44 had wrong dtypes (transformers 5.23). Processes may do as
-#: they like: the hub cache has file locks.
+#: of 60 models loaded by concurrent threads 44 had wrong dtypes (transformers 5.23). Processes need no lock:
+#: the hub cache has file locks.
 _LOADING = threading.Lock()
 
-#: Parameters that may be missing before the loader is not asked.
+#: Maximum number of missing parameters with which the loader is still called.
 _MUCH = 10**8
 
-#: transformers asks a service of the hub to convert a repository that has no safetensors, unless told not to.
+#: By default transformers asks a hub service to convert a repository without safetensors.
 _NO_CONVERSION_SERVICE = {"DISABLE_SAFETENSORS_CONVERSION": "1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
-    """A model ready to be measured. Fingerprints are SHA-256: of every weight's name, dtype, shape and
-    bytes as loaded, and of the tokenizer's files."""
+    """A model ready to be measured. Fingerprints are SHA-256: of every weight's name, dtype, shape and bytes
+    as loaded, and of the tokenizer's files."""
 
     source: ModelSource
     model: PreTrainedModel
@@ -71,14 +71,14 @@ def load(
     """Load a model of the zoo, a directory or a hub id with eager attention in `dtype` (None: the source's,
     which is the checkpoint's for a model with a card and float32 for any other).
 
-    `device="cuda"` spreads a model by accelerate: over `devices`, bytes by index, where there are several of
-    them; without `devices` over all that there are, if its card says that one is too small. `"cuda:0"` never
-    does. `trust_remote_code` executes the checkpoint's code if it needs it.
+    `device="cuda"` lets accelerate spread a model: over `devices` (index -> bytes) where there are several,
+    or without `devices` over all GPUs, if by its card the model is too large for one. `"cuda:0"` never
+    spreads. `trust_remote_code` executes the checkpoint's code if it needs it.
 
-    Raises ValueError, in one line that names the model, for whatever its files have against it: what they
-    hold is no model in its original precision, they are damaged or contradict each other, tensors of the
-    model are missing, tensors of the files were not taken (`mxcheck.models.taken`), weights are not finite;
-    and for a hub that does not give the model. torch.OutOfMemoryError and MemoryError pass.
+    Raises ValueError, in one line that names the model, for unsuitable files: they hold no model in its
+    original precision, are damaged or contradictory, lack tensors of the model, hold tensors that the model
+    did not take (`mxcheck.models.taken`), or hold weights that are not finite; and where the hub does not
+    deliver the model. torch.OutOfMemoryError and MemoryError pass.
     """
     source = model_source(name)
     dtype = choose("dtype", dtype or source.dtype, ITEM_BYTES)
@@ -91,14 +91,14 @@ def load(
     if device == "cuda" and devices is not None and len(devices) > 1:
         _check_accelerate(f"model {source.name!r} goes over {len(devices)} devices")
         device_map = "auto"
-        # Half of each: the quantized weights come beside the original ones.
+        # Half of each: the quantized weights need the other half.
         max_memory = {index: size // 2 for index, size in devices.items()}
-    # Settings of the process: within the lock, or threads would put back each other's.
+    # Process-wide settings: set within the lock, or threads would restore each other's values.
     with _LOADING, usual_settings(), _environment(_NO_CONVERSION_SERVICE):
         model = _from_pretrained(source, dtype, device_map, max_memory, trust_remote_code)
     check_materialised(model, source)
     if hasattr(model, "set_experts_implementation"):
-        # The loop over experts: the one implementation whose products are plain linear calls.
+        # The loop over experts: the only implementation with plain linear calls as products.
         model.set_experts_implementation("eager")
     model.eval().requires_grad_(False)
     check_finite(model, source)
@@ -115,7 +115,7 @@ def load(
 
 
 def _extension(source: ModelSource) -> dict[str, Any]:
-    """What of the configuration is replaced where a model is given more positions than its files say."""
+    """Return the configuration's replacements where a model gets more positions than its files declare."""
     if source.positions is None:
         return {}
     rope = {"rope_type": "default", "rope_theta": source.rope_theta}
@@ -166,9 +166,9 @@ def _from_pretrained(
 
 
 def _check_size(source: ModelSource, stored: Sequence[Stored], trust_remote_code: bool) -> None:
-    """Refuse a configuration of a much larger model than the files hold: the loader would first allocate
-    what is missing, and could take the whole host's memory. A small difference is left to it, which names
-    the tensors. The model is made, without storage, only where a number of its configuration gives reason."""
+    """Refuse a configuration of a much larger model than the files hold: the loader would first allocate the
+    missing part, and could exhaust the host's memory. The loader reports small differences itself, naming the
+    tensors. The model is built, without storage, only where a number in the configuration is suspicious."""
     held = sum(math.prod(one.shape) for one in stored)
     too_many = held + max(held, _MUCH)
     config = AutoConfig.from_pretrained(
@@ -177,7 +177,7 @@ def _check_size(source: ModelSource, stored: Sequence[Stored], trust_remote_code
     numbers = [value for value in config.get_text_config().to_dict().values() if type(value) is int]
     hidden = getattr(config.get_text_config(), "hidden_size", None)
     width = hidden if type(hidden) is int else 1
-    # The most that one number of it can ask for: an embedding, experts' matrices, a mask of all positions.
+    # The largest tensors that one number can cause: an embedding, experts' matrices, a mask of all positions.
     second, largest = sorted([1, 1, *numbers])[-2:]
     if largest * max(largest, width * second) <= too_many:
         return
@@ -193,9 +193,9 @@ def _check_size(source: ModelSource, stored: Sequence[Stored], trust_remote_code
 
 
 def unloaded(name: str, *, dtype: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model that a configuration describes: its modules, with names and shapes and without storage.
+    """Build the model that a configuration describes: its modules, with names and shapes and without storage.
 
-    Raises ValueError, in one line, for whatever `load` has against the configuration.
+    Raises ValueError, in one line, for a configuration that `load` refuses.
     """
     source = model_source(name)
     with _LOADING, usual_settings(), _environment(_NO_CONVERSION_SERVICE):
@@ -218,8 +218,8 @@ def unloaded(name: str, *, dtype: str, trust_remote_code: bool = False) -> PreTr
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Without transformers' table of names that do not fit, which `check_taken` and what is above say in one
-    line: it prints what it reads from the files. An error that refers to it gets the reason it stands for."""
+    """Suppress transformers' table of mismatched names, which contains text from the files; `check_taken` and
+    the code above report it in one line. An error that refers to the table gets the reason itself."""
     logger = logging.getLogger("transformers.modeling_utils")
     reports = []
 
@@ -241,7 +241,8 @@ def _without_load_report() -> Iterator[None]:
 
 
 def _spread(card: ModelCard, dtype: str, *, device_bytes: int, devices: int) -> bool:
-    """Whether the model goes over all devices: there are several, and one is too small by its card."""
+    """Return whether the model is spread over all devices: there are several, and by its card one is too
+    small."""
     if devices == 1 or card.bytes_needed(dtype) <= device_bytes:
         return False
     _check_accelerate(
@@ -271,8 +272,8 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def positions(config: Any) -> int | None:
-    """How many positions a text model has by its configuration; None where it sets no limit (ALiBi). Dynamic
-    NTK stretches them by its factor."""
+    """Return the number of positions of a text model by its configuration; None where it sets no limit
+    (ALiBi). Dynamic NTK multiplies it by its factor."""
     rotary = getattr(config, "rope_parameters", None) or {}
     factor = rotary.get("factor", 1) if rotary.get("rope_type") == "dynamic" else 1
     for key in ("max_position_embeddings", "max_seq_len"):  # MPT has the second
@@ -282,8 +283,8 @@ def positions(config: Any) -> int | None:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over every parameter, and every buffer that a checkpoint has (routers' biases among them), in
-    the order of their names."""
+    """Return the SHA-256 over every parameter, and every buffer that a checkpoint stores (such as routers'
+    biases), in the order of their names."""
     total = hashlib.sha256()
     stored = model.state_dict().keys()
     buffers = [(name, value) for name, value in model.named_buffers() if name in stored]
@@ -294,6 +295,6 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def tensor_bytes(value: torch.Tensor) -> memoryview:
-    """The tensor's bytes in C order, without a copy where it lies contiguous in host memory."""
+    """Return the tensor's bytes in C order, without a copy where it is contiguous in host memory."""
     array: Any = value.detach().cpu().contiguous().view(torch.uint8).numpy()
     return memoryview(array).cast("B")

@@ -1,10 +1,10 @@
-"""Activation outliers, built into a trained model without changing what it computes.
+"""Insert activation outliers into a trained model without changing its function.
 
-Large language models carry a few channels whose activations are tens of times larger than the rest
-(Dettmers et al., LLM.int8(), 2022), and these decide which block formats hold. A small model has none, so
-they are put in: some channels of each norm's weight are multiplied by a power of two and the matching
-columns of the linears that read the norm's output are divided by it. In fp32 every product is the same
-number, so the logits stay bit-equal; what changes is what a block of 32 neighbours looks like.
+Large language models carry a few channels whose activations are tens of times larger than the rest (Dettmers
+et al., LLM.int8(), 2022), and these determine which block formats work. A small model has none, so they are
+inserted: some channels of each norm's weight are multiplied by a power of two, and the matching columns of
+the linears that read the norm's output are divided by it. In fp32 every product stays the same, so the logits
+are bit-equal; only the distribution within a block of 32 neighbours changes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-#: Channels of each norm that become outliers, spread so that they land in different blocks of 32.
+#: Channels of each norm that become outliers, spread over different blocks of 32.
 CHANNELS = (5, 37, 75, 110)
-#: 2^4: sixteen times the neighbours, the order reported for models of 7B parameters and more.
+#: 2^4: sixteen times the neighbours, the order of magnitude reported for models of 7B parameters and more.
 FACTOR = 16.0
 
 

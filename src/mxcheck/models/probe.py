@@ -1,13 +1,13 @@
-"""What no machine may change: the bits that a fixed probe brings to every quantized product.
+"""Bits that are equal on every machine: the operands of every quantized product in a fixed probe.
 
-The probe is sent through each converted module, and the operands are caught where they enter the product,
-behind everything that could forget a cast. Later products of one module (an expert's down projection) read
-the result of earlier ones, which depends on how the machine multiplies; so the probe stands in for the
-activation at every cast. The digests are therefore equal on every machine, and a cast that moves one bit
-is seen however small its effect on the loss.
+The probe is sent through each converted module, and the operands are read where they enter the product, after
+every place that could omit a cast. Later products of one module (an expert's down projection) read the result
+of earlier ones, which depends on how the machine multiplies; so the probe replaces the activation at every
+cast. The digests are therefore equal on every machine, and a cast that moves one bit is detected however
+small its effect on the loss.
 
-A weight's codes and scales were digested when it was cast. Here its values are, at the product that reads
-them: only there it is certain that the product takes them.
+A weight's codes and scales are digested when it is cast. Here its values are digested at the product that
+reads them: only this proves that the product uses them.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ from mxcheck.models.load import positions
 from mxcheck.models.products import PRODUCTS, Cast, casting
 
 ROWS = 32
-#: Tokens of the forward pass that brings the probe to the products of attention: two blocks of 32 keys.
+#: Tokens of the forward pass that applies the probe to the attention products: two blocks of 32 keys.
 ATTENTION_LENGTH = 64
-#: What the probe is multiplied by for libraries: values above bitsandbytes' threshold of 6 take another path,
-#: and it must be seen too.
+#: Factor on the probe for libraries: it must also cover values above bitsandbytes' threshold of 6, which use
+#: another code path.
 LIBRARY_FACTOR = 8
 
 
 def probe(rows: int, columns: int) -> torch.Tensor:
-    """A fixed fp32 matrix [rows, columns]: 8-bit significands (so that ties are common) times powers of two
-    over 16 octaves, and zeros. Made from integers alone, so it is the same on every machine.
-    """
+    """Return a fixed fp32 matrix [rows, columns]: 8-bit significands (so that ties are common) times powers
+    of two over 16 octaves, and zeros. It is computed from integers, so it is the same on every machine."""
     return torch.tensor(_probe(rows, columns))  # a copy: a cast that writes over it spoils no other
 
 
@@ -56,27 +55,27 @@ def _probe(rows: int, columns: int) -> NDArray[np.float32]:
 
 
 def probe_like(x: Tensor) -> Tensor:
-    """The probe in x's shape, dtype and device."""
+    """Return the probe in x's shape, dtype and device."""
     return probe(x.numel() // x.shape[-1], x.shape[-1]).view(x.shape).to(x.device, x.dtype)
 
 
-#: Sees an activation as it enters a product of a module, by the module's name, and the axis of its blocks.
-#: Returns its digest where it knows that, else None.
+#: Observes an activation as it enters a product, given the module's name and the axis of the blocks. Returns
+#: its digest if known, else None.
 See = Callable[[str, Tensor, int], str | None]
 
 
 def _unseen(_name: str, _activation: Tensor, _axis: int) -> None:
-    """Nobody looks."""
+    """Ignore the activation."""
 
 
 def whole_digest(operand: Tensor) -> str:
-    """One digest of all rows."""
+    """Return one digest of all rows."""
     return digest(operand, most_groups=1).groups[0]
 
 
 class Operands(TorchFunctionMode):
-    """Sees the tensors that enter each product, in the order of the calls and of their arguments:
-    `activation` the first operand, `other` what is not."""
+    """Observe the tensors that enter each product, in the order of the calls and of their arguments:
+    `activation` receives the first operand, `other` the rest."""
 
     def __init__(self, activation: Callable[[Tensor], None], other: Callable[[Tensor], None]) -> None:
         super().__init__()
@@ -86,7 +85,7 @@ class Operands(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         places = PRODUCTS.get(func)
-        if places is not None and not casting():  # a kernel may multiply for itself
+        if places is not None and not casting():  # a kernel may multiply internally
             position, keyword = places.first
             for key, operand in (*enumerate(args), *(kwargs or {}).items()):
                 if isinstance(operand, torch.Tensor):
@@ -138,8 +137,8 @@ def _operands(name: str, converted: Converted, see: See) -> Digest:
 
 
 def _grouped(operands: list[str]) -> Digest:
-    """One digest an operand; where there are too many (experts make products by the hundred), one of several
-    neighbours."""
+    """Return one digest for each operand; where there are too many (experts compute hundreds of products),
+    one for each group of neighbours."""
     size = max(1, -(-len(operands) // MOST_GROUPS))
     groups = [operands[start : start + size] for start in range(0, len(operands), size)]
     return Digest(
@@ -166,7 +165,8 @@ def _watched(converted: ConvertedAttention, found: list[str], see: See) -> Itera
 
 
 def _of_attention(conversion: Conversion, see: See) -> dict[str, Digest]:
-    """Of all attention modules, in one forward pass of the model: they take arguments of many kinds."""
+    """Return the digests of all attention modules from one forward pass of the model, since their arguments
+    vary."""
     model = conversion.model
     device = next(model.parameters()).device
     found: dict[str, list[str]] = {name: [] for name in conversion.attention}
@@ -183,8 +183,8 @@ def _of_attention(conversion: Conversion, see: See) -> dict[str, Digest]:
 
 @contextmanager
 def unnoted(conversion: Conversion) -> Iterator[None]:
-    """What a conversion notes of its calls (`calls`, `expert_rows`, `counts`) put back when the context ends:
-    they are of the text, and a probe is none."""
+    """Restore a conversion's records of its calls (`calls`, `expert_rows`, `counts`) when the context ends:
+    they describe the text, not a probe."""
     modules = list(conversion.modules.values())
     calls = [module.calls for module in modules]
     experts = [module for module in modules if isinstance(module, ConvertedLinear)]
@@ -202,12 +202,13 @@ def unnoted(conversion: Conversion) -> Iterator[None]:
 
 
 def digests(conversion: Conversion, see: See = _unseen) -> dict[str, dict[str, Digest]]:
-    """By module: the digests of its weights' `codes` and `scales`, one a row group, and of the `operands`
-    that the probe brings to its products, one an operand (of several neighbours, where there are more than
-    8). For a whole-model stage, by parameter: `codes` are its elements as converted.
+    """Return the digests by module: of its weights' `codes` and `scales`, one for each row group, and of the
+    `operands` that the probe brings to its products, one for each operand (or for several neighbours, where
+    there are more than 8). For a whole-model precision they are by parameter: `codes` are its elements as
+    converted.
 
-    `see` sees each activation besides: the cast of a probe of its shape. The conversion's notes of its
-    calls stay as they are.
+    `see` also observes each activation: the cast of a probe of its shape. The conversion's records of its
+    calls are preserved.
     """
     found: dict[str, dict[str, Digest]]
     with unnoted(conversion):
@@ -229,8 +230,8 @@ def digests(conversion: Conversion, see: See = _unseen) -> dict[str, dict[str, D
 
 
 def _of_weights(module: Converted) -> dict[str, Digest]:
-    """None of a module whose kernel gave values that no codes stand for: what it multiplies is digested at
-    the product."""
+    """Return the digests of a module's weights, or none where a kernel's values have no codes: the multiplied
+    values are digested at the product."""
     made = module.weight_digest
     if made is None:
         return {}

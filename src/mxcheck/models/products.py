@@ -1,7 +1,7 @@
-"""Where products take their operands: the functions of torch that multiply matrices, seen by a function mode.
+"""Intercept the operands of products with a torch function mode on the functions that multiply matrices.
 
 A converted module keeps its class and its forward; while that runs, the operands of every product pass
-through the recipe's casts. One mechanism therefore serves `nn.Linear`, its subclasses, `Conv1D`, experts
+through the recipe's casts. One mechanism therefore covers `nn.Linear`, its subclasses, `Conv1D`, experts
 stored as 3-D parameters, and the two products of attention in every architecture that computes them eagerly.
 """
 
@@ -22,7 +22,7 @@ Cast = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """Where the two operands stand among a function's arguments, and what they are called."""
+    """Positions and names of the two operands among a function's arguments."""
 
     first: tuple[int, str]
     second: tuple[int, str]
@@ -48,7 +48,7 @@ PRODUCTS: Mapping[Callable[..., Any], Arguments] = {
     torch.baddbmm: _BATCHED,
     Tensor.baddbmm: _BATCHED,
 }
-#: Ways to compute attention that do not show their operands.
+#: Attention functions that hide their operands.
 FUSED = (torch.nn.functional.scaled_dot_product_attention, torch.einsum)
 
 _BUSY: ContextVar[str] = ContextVar("mxcheck_busy", default="")
@@ -56,7 +56,7 @@ _BUSY: ContextVar[str] = ContextVar("mxcheck_busy", default="")
 
 @dataclass(slots=True)
 class Call:
-    """One product about to be computed."""
+    """One product before it is computed."""
 
     func: Callable[..., Any]
     args: list[Any]
@@ -75,7 +75,7 @@ class Call:
             self.kwargs[keyword] = value
 
     def widen(self) -> None:
-        """Take every operand, the bias too, to fp32."""
+        """Convert every operand, the bias too, to fp32."""
         self.args = [_wide(value) for value in self.args]
         self.kwargs = {name: _wide(value) for name, value in self.kwargs.items()}
 
@@ -89,11 +89,11 @@ def _wide(value: Any) -> Any:
 
 
 class LinearCast(TorchFunctionMode):
-    """While active, the activation of every product goes through `cast`, and its result through `result`.
+    """While active, apply `cast` to the activation of every product, and `result` to its result.
 
-    With `wide` products are computed in fp32 and rounded once to the activation's type: for casts whose
-    values a 16-bit type does not hold. `weights` are the storages of the module's parameters. `observe` sees
-    both operands of each product before anything is done to them.
+    With `wide`, products are computed in fp32 and rounded once to the activation's dtype: for casts whose
+    values a 16-bit type cannot hold. `weights` are the storages of the module's parameters. `observe`
+    receives both operands of each product before any change.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class LinearCast(TorchFunctionMode):
 
 
 class AttentionCast(TorchFunctionMode):
-    """While active, both operands of every product that is no linear one are cast: the first along its last
-    axis, the second along the one before, the axes that the product sums over.
+    """While active, cast both operands of every product except linear ones, along the axes over which the
+    product sums: the last of the first operand, the second to last of the second.
 
-    `weights` are the storages of the module's parameters: a product with one of them is a linear one.
-    `observe` sees the operands as they enter the product.
+    `weights` are the storages of the module's parameters: a product with one of them is linear. `observe`
+    receives the operands as they enter the product.
     """
 
     def __init__(
@@ -177,8 +177,8 @@ class AttentionCast(TorchFunctionMode):
 
 @contextmanager
 def undisturbed(what: str) -> Iterator[None]:
-    """Marks what no mode of ours may touch: a `cast`, whose kernel may add and multiply, and the `product` of
-    a linear module, which the attention around it must leave alone."""
+    """Mark code that our modes must not touch: a `cast`, whose kernel may add and multiply, and the `product`
+    of a linear module, which the surrounding attention must not cast again."""
     token = _BUSY.set(what)
     try:
         yield
@@ -187,15 +187,15 @@ def undisturbed(what: str) -> Iterator[None]:
 
 
 def busy() -> bool:
-    """Whether a cast, or a product whose operands are cast already, is being computed."""
+    """Return whether a cast, or a product with already cast operands, is being computed."""
     return bool(_BUSY.get())
 
 
 def casting() -> bool:
-    """Whether a cast is being computed."""
+    """Return whether a cast is being computed."""
     return _BUSY.get() == "cast"
 
 
 def storage(value: Tensor) -> int:
-    """Where a tensor's memory lies, the same for every view of it."""
+    """Return the address of a tensor's memory, the same for every view of it."""
     return value.untyped_storage().data_ptr()

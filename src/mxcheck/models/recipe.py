@@ -1,4 +1,4 @@
-"""What to quantize and how, as data. Torch-free: the pytest plugin builds recipes while it collects."""
+"""Recipes as data. Torch-free: the pytest plugin builds them during collection."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, ROLES, TIERS, WHOLE_MODEL
 
-#: An operand "format" that is no block format: each element rounded to bfloat16.
+#: An operand "format" that is no block format: each element is rounded to bfloat16.
 BF16 = "bf16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operand:
-    """How one operand of a product is cast: `bf16`, or a block format with what decides its bits.
+    """The cast of one operand of a product: `bf16`, or a block format with the options that determine its
+    bits.
 
-    None is the format's own (`mxcheck.formats.spec.cast_spec`).
+    None means the format's default (`mxcheck.formats.spec.cast_spec`).
     """
 
     format: str
@@ -37,7 +38,7 @@ class Operand:
             raise ValueError("bf16 rounds each element to even: it takes no block size, rule or rounding")
 
     def spec(self, *, axis: int) -> CastSpec:
-        """The cast along `axis`, the products' reduction axis."""
+        """Return the cast along `axis`, the products' reduction axis."""
         return cast_spec(
             self.format,
             axis=axis,
@@ -49,16 +50,16 @@ class Operand:
 
     @property
     def shares_a_scale_per_tensor(self) -> bool:
-        """Whether one scale spans the tensor, so that sequences of one forward pass feel each other."""
+        """Whether one scale spans the tensor, so that sequences of one forward pass affect each other."""
         return self.format == "nvfp4" or (self.format != BF16 and BLOCK_FORMATS[self.format].whole_tensor)
 
     @property
     def is_exact_in_16_bits(self) -> bool:
-        """Whether its values, in a 16-bit model, fit that model's type: scales that are powers of two do."""
+        """Whether the dtype of a 16-bit model can hold its values: with power-of-two scales it can."""
         return self.format == BF16 or BLOCK_FORMATS[self.format].scale == E8M0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types with nothing left implied."""
+        """Return plain JSON types, with all defaults explicit."""
         if self.format == BF16:
             return {"format": BF16, "rounding": self.rounding}
         spec = self.spec(axis=-1)
@@ -74,7 +75,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Casts:
-    """The operands of one role's linear products; None leaves that operand as it is."""
+    """The operands of one role's linear products; None leaves that operand unquantized."""
 
     weights: Operand | None = None
     activations: Operand | None = None
@@ -85,14 +86,14 @@ class Recipe:
     """How a model is quantized.
 
     Attributes:
-        precision: a step of the ladder, or the name of a recipe of the user's.
-        tier: A, B, C, D or `linears`; None for whole-model steps and for users' recipes.
-        roles: role -> casts of its linear products, each along its reduction axis: weights once,
-            activations at each call. Where a library casts (`bnb_int8`, …) the casts are empty.
+        precision: a precision of the ladder, or the name of a user's recipe.
+        tier: A, B, C, D or `linears`; None for whole-model precisions and for users' recipes.
+        roles: role -> casts of its linear products, each along its reduction axis: weights once, activations
+            at each call. Where a library casts (`bnb_int8`, …) the casts are empty.
         attention: the cast of the operands of both attention products (queries by keys, weights by values).
-        outputs: also cast the linear products' results (so keys and values too) as their activations are.
+        outputs: also cast the linear products' results (so keys and values too), like their activations.
         elementwise: the cast of the results of norms, activations, softmax and residual additions.
-        kernel: whose code casts.
+        kernel: name of the kernel that casts.
     """
 
     precision: str
@@ -132,7 +133,7 @@ class Recipe:
 
     @property
     def operands(self) -> tuple[Operand, ...]:
-        """Every different cast of the recipe."""
+        """Every distinct cast of the recipe."""
         return tuple(dict.fromkeys(self._operands()))
 
     def _operands(self) -> Iterator[Operand]:
@@ -143,13 +144,13 @@ class Recipe:
     @property
     def sequences_a_pass(self) -> int | None:
         """1 where the sequences of one forward pass share a scale (or a library's statistics), so that the
-        result would depend on the batch size; None where it does not."""
+        result would depend on the batch size; else None."""
         return 1 if self.library is not None or self._spans_activations else None
 
     @property
     def looks_ahead(self) -> bool:
         """Whether a token's result depends on later ones: where one scale spans an activation's tokens
-        (`nvfp4`'s tensor scale is of the whole sequence; an engine that decodes token by token has another),
+        (`nvfp4`'s tensor scale covers the whole sequence; an engine that decodes token by token has another),
         and where values are cast in blocks along the keys (`attention`)."""
         library = self.library is not None and LADDER[self.precision].spans_tokens
         return library or self.attention is not None or self._spans_activations
@@ -162,10 +163,10 @@ class Recipe:
         return any(operand.shares_a_scale_per_tensor for operand in spanning)
 
     def changes_bits(self, dtype: str) -> bool | None:
-        """Whether a model whose weights are `dtype` (`float32`, `bfloat16`, `float16`) must come out
-        otherwise: all but fp32 and recipes without a cast do. Rounding to bfloat16 what is bfloat16 changes
-        nothing (False); but a bfloat16 model computes some results, routers' among them, in fp32: where such
-        may be rounded, None."""
+        """Return whether the conversion must change the results of a model whose weights are `dtype`
+        (`float32`, `bfloat16`, `float16`): True for all but fp32 and recipes without a cast. Rounding
+        bfloat16 to bfloat16 changes nothing (False); but a bfloat16 model computes some results, such as
+        routers', in fp32: where those may be rounded, None."""
         if self.precision == "fp32":
             return False
         if self.library is None and self.precision != "bf16" and not self.operands:
@@ -181,8 +182,8 @@ class Recipe:
         return None if inside else False
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for the record. The kernel is left out: whose code made the bits is no part
-        of what the bits should be."""
+        """Return plain JSON types, for the record. The kernel is omitted: the expected bits do not depend on
+        it."""
         return {
             "precision": self.precision,
             "tier": self.tier,
@@ -206,7 +207,7 @@ def _plain(operand: Operand | None) -> dict[str, Any] | None:
 
 
 def recipe_from_dict(data: Mapping[str, Any], *, kernel: str = "eager") -> Recipe:
-    """The inverse of `Recipe.as_dict`."""
+    """Decode the output of `Recipe.as_dict`."""
 
     def operand(fields: Mapping[str, Any] | None) -> Operand | None:
         if fields is None:
@@ -240,21 +241,21 @@ def recipe(
     elementwise: str | None = None,
     kernel: str = "eager",
 ) -> Recipe:
-    """The recipe of one case of the ladder.
+    """Return the recipe of one case of the ladder.
 
     Args:
-        precision: a step of the ladder; `mixed` for the tiers C and D.
+        precision: a precision of the ladder; `mixed` for the tiers C and D.
         tier: `A`: MLP; `B`: MLP and attention projections; `C`: MLP fp6_e3m2, attention fp8_e4m3; `D`: MLP
             fp4_e2m1, attention fp6_e3m2; `linears`: every linear, head and routers too. Not for fp32, bf16.
-        block_size, scale_rule, rounding: of formats with E8M0 scales; None is the format's own.
-        attention: also cast the operands of both attention products, as the attention's (else the MLP's)
-            activations are.
+        block_size, scale_rule, rounding: of formats with E8M0 scales; None is the format's default.
+        attention: also cast the operands of both attention products, like the attention's (else the MLP's)
+            activations.
         outputs: also cast the linear products' results.
-        weights_only: leave activations as they are.
+        weights_only: leave activations unquantized.
         elementwise: `bf16` or a block format: also cast the results of element-wise operations.
-        kernel: whose code casts.
+        kernel: name of the kernel that casts.
 
-    Raises ValueError for a name that is not known, and where a tier is missing or out of place.
+    Raises ValueError for an unknown name, and where a tier is missing or does not apply.
     """
     precision = choose_format("precision", precision, LADDER)
     step = LADDER[precision]

@@ -1,4 +1,4 @@
-"""One line for a model that is refused, whatever raised it. Torch-free."""
+"""One-line errors for refused models, from any exception. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from contextlib import contextmanager
 
 from mxcheck.files.printed import one_line
 
-#: The longest line, in characters.
+#: Maximum length of a line, in characters.
 LINE = 300
-#: The longest name of a model or a tensor in it.
+#: Maximum length of a model's or tensor's name in it.
 _NAME = 120
-#: How many names are told; the rest is counted.
+#: Maximum number of names; the others are counted.
 _NAMES = 3
 
-#: Credentials that an endpoint's address or a library's message may carry.
+#: Credentials that an endpoint's address or a library's message may contain.
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@|\bhf_\w{8,}")
 
-#: On a CPU torch raises a plain RuntimeError where memory runs out, and some of CUDA's libraries do.
+#: torch raises a plain RuntimeError where memory runs out on a CPU, as do some CUDA libraries.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
 class UnfitError(ValueError):
-    """What is wrong with a model's files. Who knows the model's name says it (`refused`)."""
+    """An error in a model's files. The caller adds the model's name (`refused`)."""
 
 
 class RefusedError(ValueError):
-    """A model that is refused by name: its message is one line already."""
+    """A refusal that names the model: its message is one line already."""
 
 
 def refused(name: str, what: str) -> RefusedError:
-    """The refusal of a model: one line of at most `LINE` characters, control characters escaped."""
+    """Return the refusal of a model: one line of at most `LINE` characters, control characters escaped."""
     return RefusedError(_cut(f"model {shown(repr(name))}: {one_line(what)}"))
 
 
 def words_of(error: BaseException) -> str:
-    """What an error says, on one line, escaped and without credentials; its type where its words are none by
-    themselves."""
+    """Return an error's message on one line, escaped and without credentials; with its type where the message
+    alone is unclear."""
     said = _CREDENTIALS.sub("***", one_line(str(error))).removesuffix(".")
     plain = isinstance(error, OSError) or type(error) is ValueError
     return said if plain and said else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
 def shown(name: str) -> str:
-    """A name as a line prints it: escaped, and the middle of a long one cut."""
+    """Return a name for display: escaped, and with the middle of a long name cut."""
     name = one_line(name)
     return name if len(name) <= _NAME else f"{name[: _NAME // 3]}…{name[-(2 * _NAME // 3) :]}"
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and the number of the others."""
     ordered = sorted(names, key=_natural)
     more = f" and {len(ordered) - _NAMES} more" if len(ordered) > _NAMES else ""
     return (
@@ -62,10 +62,10 @@ def listed(names: Iterable[str]) -> str:
 
 @contextmanager
 def reading(refusal: Callable[[BaseException], ValueError]) -> Iterator[None]:
-    """Turn whatever is raised while a model's files are read into `refusal(error)`: the libraries that read
-    them raise of every kind, a panic of compiled code among them.
+    """Convert any exception while a model's files are read into `refusal(error)`: the libraries raise
+    exceptions of every type, including panics of compiled code.
 
-    What was refused by name passes, and so do errors that tell nothing of the files: memory that ran out, an
+    Refusals by name pass, and so do errors that say nothing about the files: exhausted memory, an
     interruption.
     """
     try:
@@ -79,7 +79,7 @@ def reading(refusal: Callable[[BaseException], ValueError]) -> Iterator[None]:
 
 
 def is_of_the_host(error: BaseException) -> bool:
-    """Whether an error tells of the machine alone: memory that ran out, an interruption."""
+    """Return whether an error concerns the machine only: exhausted memory, an interruption."""
     if not isinstance(error, Exception):
         return type(error).__module__ != "pyo3_runtime"  # a panic in Rust, which is no Exception
     if isinstance(error, MemoryError):
@@ -95,5 +95,5 @@ def _cut(line: str) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Layer 10 after layer 2."""
+    """Sort key that places layer 10 after layer 2."""
     return [(int(part[:18]), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]

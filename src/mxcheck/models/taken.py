@@ -1,4 +1,4 @@
-"""Loading, looked at from the files: every tensor of them is one that the model took."""
+"""Verify a load from the files: the model took every tensor that they hold."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from mxcheck.models.weight_files import Stored
 
 #: Constants that older versions of transformers stored with the weights, of one element each.
 _FORMER_CONSTANTS = re.compile(r"\.attn\.(attention\.)?masked_bias$")
-#: The causal masks that older versions stored.
+#: Causal masks that older versions stored.
 _MASKS = (".attn.bias", ".attention.bias", ".causal_mask")
-#: Computed from the configuration, and stored by older versions.
+#: Tensors that are computed from the configuration, and that older versions stored.
 _ROTARY = "rotary_emb.inv_freq"
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """Where the loader puts a tensor of the files: `target` in the model; `merged` with others of the same
-    pattern, as transformers 5 merges a layer's experts, or None."""
+    """The destination of a tensor of the files: `target` in the model; `merged`, the pattern of the tensors
+    merged with it (as transformers 5 merges a layer's experts), or None."""
 
     stored: Stored
     target: str
@@ -42,15 +42,15 @@ class _Place:
 
 
 def check_taken(model: PreTrainedModel, stored: Sequence[Stored], unexpected: Collection[str]) -> None:
-    """Refuse, by UnfitError, tensors of the files that the model did not take.
+    """Raise UnfitError for tensors of the files that the model did not take.
 
-    `unexpected` are the names that the loader had no place for; it has left out those that the architecture
-    declares as ignorable. A copy of a buffer that the model computes by itself is no loss either, nor is a
-    second copy of a tensor, under another name or as its tied twin, of equal bits.
+    `unexpected` are the names for which the loader found no place, without those that the architecture
+    declares ignorable. Permitted are a copy of a buffer that the model computes itself, and a second copy of
+    a tensor with equal bits, under another name or as its tied twin.
 
-    What the loader does not tell: of two names for one tensor it takes the first; it unties what the
-    configuration ties where both are there and differ; it reads integers for numbers; and it puts experts in
-    the order of their numbers, whichever these are.
+    The loader does not report that it takes the first of two names for one tensor; that it unties tensors
+    that the configuration ties where both are present and differ; that it reads integers as numbers; and that
+    it orders experts by their numbers, whatever these are.
     """
     places = _places(model, stored)
     check_no_places(model, [place.stored for place in places if place.target in unexpected])
@@ -75,7 +75,7 @@ def check_taken(model: PreTrainedModel, stored: Sequence[Stored], unexpected: Co
 
 
 def check_no_places(model: PreTrainedModel, unplaced: Sequence[Stored]) -> None:
-    """Refuse tensors without a place in the model, but for copies of what it computes."""
+    """Refuse tensors without a place in the model, except copies of computed ones."""
     buffers = dict(model.named_buffers())
     lost = [one.name for one in unplaced if not _is_computed(one, buffers)]
     if lost:
@@ -97,7 +97,8 @@ def _why(model: PreTrainedModel, lost: Sequence[str]) -> str:
 
 
 def _is_computed(one: Stored, buffers: dict[str, torch.Tensor]) -> bool:
-    """A buffer that the model has anyway, or had: a causal mask, the number that stood for minus infinity."""
+    """Return whether a tensor is a buffer that the model has or had: a causal mask, the stand-in for minus
+    infinity."""
     if _FORMER_CONSTANTS.search(one.name) and all(size == 1 for size in one.shape):
         return True
     mask = one.name.endswith(_MASKS) and len(one.shape) == 4 and one.shape[-1] == one.shape[-2]
@@ -115,12 +116,12 @@ def _is_computed(one: Stored, buffers: dict[str, torch.Tensor]) -> bool:
 
 
 def _check_rotary(model: PreTrainedModel, stored: Iterable[Stored]) -> None:
-    """Rotary frequencies that older versions stored with the weights: where the model computes others from
-    config.json, one of the two is another model's. 16-bit copies differ by less than a hundredth, or, where
-    fp16 has few bits left, by less than 1e-6."""
+    """Check rotary frequencies that older versions stored with the weights: where the model computes others
+    from config.json, one of the two belongs to another model. 16-bit copies differ by less than a hundredth,
+    or, where fp16 has few bits left, by less than 1e-6."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None)
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-        return  # scaled ones were stored unscaled
+        return  # scaled frequencies were stored unscaled
     own = [value for name, value in model.named_buffers() if name.endswith(_ROTARY)]
     for one in stored:
         same = [value for value in own if tuple(value.shape) == one.shape]
@@ -135,7 +136,7 @@ def _check_rotary(model: PreTrainedModel, stored: Iterable[Stored]) -> None:
 
 
 def _places(model: PreTrainedModel, stored: Iterable[Stored]) -> list[_Place]:
-    """As transformers' loader maps names, in its order: each of its renamings, then one merge at most."""
+    """Map names as transformers' loader does, in its order: each of its renamings, then at most one merge."""
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -150,7 +151,7 @@ def _places(model: PreTrainedModel, stored: Iterable[Stored]) -> list[_Place]:
 
 
 def _check_one(target: str, found: list[_Place]) -> None:
-    """One tensor of the model: from one of the files, or from several that are merged."""
+    """Check one tensor of the model, which comes from one stored tensor or from several that are merged."""
     direct = [place.stored for place in found if place.merged is None]
     if direct and len(direct) < len(found):
         raise UnfitError(
@@ -162,7 +163,7 @@ def _check_one(target: str, found: list[_Place]) -> None:
         names = {place.stored.name for place in found if place.merged == pattern}
         numbers = [[int(part) for part in re.findall(r"\d+", name)] for name in names]
         if len({len(row) for row in numbers}) != 1:
-            continue  # other names of one pattern, which no number tells apart
+            continue  # different names of one pattern without distinguishing numbers
         counted = [sorted(column) for column in zip(*numbers, strict=True) if len(set(column)) > 1]
         for column in counted:
             if len(column) == len(names) and column != list(range(len(names))):
@@ -183,8 +184,8 @@ def _check_tied(one: list[_Place], other: list[_Place]) -> None:
 
 
 def check_equal_where_twice(stored: Iterable[Stored]) -> None:
-    """Refuse, by UnfitError, a tensor that stands in two files with different values: which one is loaded
-    depends on the loader's order."""
+    """Raise UnfitError for a tensor stored in two files with different values: the loader's order would
+    decide."""
     copies = defaultdict(list)
     for one in stored:
         copies[one.name].append(one)
@@ -204,7 +205,7 @@ def _check_equal(copies: Sequence[Stored], what: str) -> None:
 
 
 def _equal(one: Stored, other: Stored) -> bool:
-    """Bit by bit; in different types, by value."""
+    """Compare bit by bit; in different dtypes, by value."""
     if one.shape != other.shape:
         return False
     a, b = read_tensor(one), read_tensor(other)
@@ -214,7 +215,7 @@ def _equal(one: Stored, other: Stored) -> bool:
 
 
 def read_tensor(one: Stored) -> torch.Tensor:
-    """The values of a stored tensor."""
+    """Read the values of a stored tensor."""
     with safe_open(one.file, framework="pt") as tensors:
         value: torch.Tensor = tensors.get_tensor(one.name)
     return value

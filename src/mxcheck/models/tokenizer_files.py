@@ -12,15 +12,15 @@ from mxcheck.models.refusal import UnfitError, reading
 from mxcheck.models.weight_files import read_json
 from mxcheck.models.zoo import ModelSource
 
-#: What decides which token ids a text becomes, in this order.
+#: Files that determine the token ids of a text, in this order.
 _FILES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"),
     *("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.tiktoken", "tiktoken.model"),
     *("added_tokens.json", "special_tokens_map.json"),
 )
 _CONFIG = "tokenizer_config.json"
-#: What of the tokenizer's configuration decides it too. The rest of that file is rewritten by every version
-#: of transformers (the class's name, the longest length, a chat template) and changes no id.
+#: Keys of the tokenizer's configuration that determine them too. Every version of transformers rewrites the
+#: rest of that file (the class's name, the longest length, a chat template) without changing an id.
 _KEYS = (
     *("add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder", "do_lower_case"),
     *("additional_special_tokens", "extra_special_tokens", "legacy", "split_special_tokens"),
@@ -29,10 +29,10 @@ _KEYS = (
 
 
 def tokenizer_fingerprint(source: ModelSource) -> str:
-    """SHA-256 of every file that decides a text's token ids: the vocabulary and merges in each of their
-    forms, tokens that were added, special tokens, and what the tokenizer's configuration says of them.
+    """Return the SHA-256 of every file that determines a text's token ids: the vocabulary and merges in each
+    form, added tokens, special tokens, and the related keys of the tokenizer's configuration.
 
-    A tokenizer of one file, with a configuration that says none of it, has the hash of that file alone.
+    A single-file tokenizer without any of these keys has the hash of that file alone.
     """
     total = hashlib.sha256()
     found = False

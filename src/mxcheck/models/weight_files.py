@@ -1,5 +1,5 @@
-"""The files of a model directory, by what stands in them: JSON, and the headers of safetensors files. What is
-read here is checked here. Torch-free."""
+"""The files of a model directory: JSON, and the headers of safetensors files, checked as they are read.
+Torch-free."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mxcheck.models.refusal import UnfitError, listed
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
-#: The longest header that the safetensors library reads.
+#: Longest header that the safetensors library reads.
 _HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One tensor as it lies in a file. `dtype` is the format's own name: F32, BF16, I8, F8_E4M3."""
+    """One tensor as stored in a file. `dtype` is the format's own name: F32, BF16, I8, F8_E4M3."""
 
     name: str
     file: Path
@@ -30,10 +30,10 @@ class Stored:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file. Raises UnfitError for anything else, and OSError."""
+    """Read the object of a JSON file. Raises UnfitError for anything else, and OSError."""
     _check_file(path)
     try:
-        data = json_data(read_text(path), twice=True)  # as the loader reads it: the last counts
+        data = json_data(read_text(path), twice=True)  # as the loader reads it: the last duplicate key counts
     except DataError as error:
         raise UnfitError(f"{path.name} is no JSON that can be read: {error}") from error
     if not isinstance(data, dict):
@@ -42,11 +42,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """The files that transformers reads the weights of a directory from, as its loader chooses them: the one
-    that the configuration names, else `model.safetensors`, else the shards of the index.
+    """Return the files from which transformers reads the weights of a directory, as its loader chooses them:
+    the file that the configuration names, else `model.safetensors`, else the shards of the index.
 
-    Raises UnfitError where there are none, where the index leads out of the directory, names what is not
-    there, tensors or files, or leaves a shard out, and where two sets of weights lie side by side.
+    Raises UnfitError where there are none, where the index leads out of the directory, names missing tensors
+    or files, or omits a shard, and where a directory holds two sets of weights.
     """
     named = config.get("transformers_weights")
     if named is not None:
@@ -74,9 +74,8 @@ def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
 
 
 def _check_tensors(folder: Path, first: Path, files: list[Path], places: Mapping[str, str]) -> None:
-    """Refuse an index that places a tensor where it is not, and files beside those that are read which hold
-    the same tensors: shards of an earlier download, under whichever name. What cannot be read beside them is
-    nothing that the loader opens."""
+    """Refuse an index that places a tensor in the wrong file, and unread files with the same tensors, such as
+    shards of an earlier download. Unreadable extra files are ignored, since the loader does not open them."""
     names = {file: {one.name for one in read_header(file)} for file in files}
     for name, place in places.items():
         if name not in names[folder / place]:
@@ -89,14 +88,14 @@ def _check_tensors(folder: Path, first: Path, files: list[Path], places: Mapping
 
 
 def _names_in(path: Path) -> set[str]:
-    """The tensors of a file; none where it cannot be read."""
+    """Return the tensors of a file; none where it cannot be read."""
     try:
         return {one.name for one in read_header(path)}
     except (UnfitError, OSError):
         return set()
 
 
-#: Another type of the same weights, which the loader reads where it is asked for: `model.fp16.safetensors`.
+#: Another dtype of the same weights, which the loader reads on request: `model.fp16.safetensors`.
 _VARIANT = re.compile(r"model\.[A-Za-z0-9_]+(-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -107,8 +106,8 @@ def _two_sets(first: Path, unread: Iterable[str]) -> UnfitError:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a snapshot of a hub cache has its weights already. Raises UnfitError for an index that nobody
-    should follow."""
+    """Return whether a snapshot of a hub cache already has its weights. Raises UnfitError for an unsafe
+    index."""
     if (folder / WEIGHTS).exists():
         return True
     index = folder / INDEX
@@ -122,7 +121,7 @@ def _there(path: Path) -> bool:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what cannot be read as a file: a reader would wait for ever on a pipe."""
+    """Refuse anything but a regular file: a reader would wait for ever on a pipe."""
     if path.is_symlink() and not path.exists():
         raise UnfitError(_dangling(path))
     if path.exists() and not path.is_file():
@@ -139,12 +138,12 @@ def _dangling(path: Path) -> str:
 
 
 def _places(index: Path) -> dict[str, str]:
-    """The file of each tensor, by an index."""
+    """Return the file of each tensor, from an index."""
     data = read_json(index)
     places = data.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise UnfitError(f"{index.name} must hold a weight_map of tensors to files")
-    if not isinstance(data.get("metadata"), dict):  # the loader fails on it, and names neither
+    if not isinstance(data.get("metadata"), dict):  # the loader fails on it without naming file or key
         raise UnfitError(f'{index.name} must hold metadata, an object; add "metadata": {{}}')
     for name, place in places.items():
         if not isinstance(place, str) or not place.endswith(".safetensors"):
@@ -157,8 +156,8 @@ def _shards(folder: Path, index: Path, places: Mapping[str, str]) -> list[Path]:
 
 
 def _inside(name: str, where: str) -> Path:
-    """A file that a checkpoint names: in its own directory. A link there may lead elsewhere, as a hub cache's
-    do: who made the directory made the link."""
+    """Return the path of a file that a checkpoint names, which must be in its own directory. A link there may
+    lead elsewhere, as in a hub cache: the owner of the directory created it."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name:
         raise UnfitError(f"{where} leads out of the directory, to {name}; give names of files inside it")
@@ -166,13 +165,13 @@ def _inside(name: str, where: str) -> Path:
 
 
 def stored_tensors(files: list[Path]) -> list[Stored]:
-    """Every tensor of safetensors files, by their headers. Raises OSError and UnfitError."""
+    """Return every tensor of safetensors files, from their headers. Raises OSError and UnfitError."""
     return [tensor for file in files for tensor in read_header(file)]
 
 
 def read_header(path: Path) -> list[Stored]:
-    """The tensors of a safetensors file: 8 bytes, little-endian, are the header's length, then it is JSON by
-    tensor. Raises OSError, and UnfitError where that is not what the file begins with.
+    """Read the tensors of a safetensors file: 8 bytes, little-endian, are the header's length, then follows
+    JSON by tensor. Raises OSError, and UnfitError where the file does not begin so.
 
     Source: the format's description in the safetensors repository.
     """

@@ -1,4 +1,4 @@
-"""Which models there are and where they lie. Torch-free."""
+"""The known models and the locations of their files. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mxcheck.models.refusal import refused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedText:
-    """Text that a model is measured on in place of tokens of its own: the start of a corpus, by the model's
-    tokenizer, in so many sequences of so many tokens."""
+    """Text for a model without tokens of its own: the start of a corpus, encoded by the model's tokenizer, in
+    this many sequences of this many tokens."""
 
     corpus: str
     sequences: int
@@ -29,13 +29,13 @@ class _Reference:
     """An embedded model.
 
     Attributes:
-        weights: the one whose files it is made from; empty: its own.
-        outliers: activation outliers are built in. It computes what it did: its text is the other model's.
-        positions, rope_theta: in place of the configuration's. A larger base turns slower, so that 1,024
+        weights: the model whose files it uses; empty: its own.
+        outliers: insert activation outliers. The function is unchanged, so its text is the other model's.
+        positions, rope_theta: replace the configuration's. A larger base rotates slower, so that 1,024
             positions stay within the angles that training on 256 has seen (reference/README.md).
-        dtype: that it is loaded in.
-        text: that it is measured on in place of tokens of its own.
-        anew: each case loads it again, as a process does that comes back to a model.
+        dtype: dtype in which it is loaded.
+        text: measured text, in place of tokens of its own.
+        anew: reload it for each case, as a process does that returns to a model.
     """
 
     weights: str = ""
@@ -63,7 +63,7 @@ _REFERENCES = {
 }
 #: The embedded reference models.
 REFERENCE_MODELS = tuple(_REFERENCES)
-#: Files that are taken for models.
+#: Files that users pass for models, and why each is refused.
 _FILE_KINDS = {
     ".gguf": "a GGUF file, whose weights are quantized or converted",
     ".safetensors": "a safetensors file, which is not the whole model",
@@ -71,22 +71,22 @@ _FILE_KINDS = {
     ".pt": "a pickle, which may execute code and is never loaded",
     ".pth": "a pickle, which may execute code and is never loaded",
 }
-#: Models that a make target writes, and where to: relative to the directory in which mxcheck runs.
+#: Models that a make target writes, and their paths relative to the directory in which mxcheck runs.
 MADE_MODELS = {"smollm2-135m-instruct-q4": "make real-model"}
 MADE = Path("build/real-model")
 
-#: What git allows as a name of a branch or tag, as far as it is used; commits too.
+#: Names of branches, tags and commits that are accepted, a subset of git's.
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Where a model comes from: a directory or a hub id at a revision, the dtype it is loaded in, its card if
-    it is one of the zoo, whether activation outliers are built in, and the positions and the rotary base that
-    it has in place of its configuration's.
+    """The source of a model: a directory or a hub id at a revision, the dtype in which it is loaded, its card
+    if the zoo has one, whether activation outliers are inserted, and the positions and the rotary base that
+    replace its configuration's.
 
-    `tokens` is the file of its own text where it does not lie with the baselines, `text` what it is measured
-    on instead, and `anew` whether each case loads it again.
+    `tokens` is the file of its own text where it is not beside the baselines, `text` the text measured
+    instead, and `anew` whether each case reloads it.
     """
 
     name: str
@@ -104,12 +104,12 @@ class ModelSource:
 
 
 def model_source(name: str) -> ModelSource:
-    """Resolve a name of the zoo, a directory, or a hub id `organisation/model`, in this order: a bare name of
-    the zoo is the zoo's even where a directory is called so, and `./name` is the directory.
+    """Resolve a name of the zoo, a directory, or a hub id `organisation/model`, in this order: a bare zoo
+    name refers to the zoo even where a directory has that name, and `./name` is the directory.
 
-    A hub id that the zoo has a card for is loaded as the card says: revision and dtype. `organisation/model@
-    revision` pins any hub id to a branch, a tag or a commit. Raises ValueError, in one line, for a directory
-    that does not exist, for what cannot be a revision, and for a name that is none of these.
+    A hub id with a card in the zoo is loaded with the card's revision and dtype. `organisation/model@
+    revision` pins any hub id to a branch, a tag or a commit. Raises ValueError, in one line, for a missing
+    directory, for an invalid revision, and for a name that is none of these.
     """
     if name in REFERENCE_MODELS:
         return _embedded(name, _REFERENCES[name])
@@ -168,8 +168,8 @@ def _embedded(name: str, kind: _Reference) -> ModelSource:
 
 
 def known_labels(baselines: Path, more: Iterable[str] = ()) -> tuple[str, ...]:
-    """The labels that somebody may have written bounds for: of our models, of the cards, of every folder of
-    accepted baselines, and `more`."""
+    """Return the labels for which bounds may exist: of our models, of the cards, of every folder of accepted
+    baselines, and `more`."""
     accepted = [path.name for path in baselines.glob("*/") if path.is_dir()]
     return tuple(sorted({*REFERENCE_MODELS, *MADE_MODELS, *CARDS, *accepted, *more}))
 

@@ -1,6 +1,6 @@
-"""Stages of the ladder that another library computes: what such a library has to say and to do.
+"""The interface of precisions that another library computes.
 
-Torch-free, so that a stage can be named while pytest collects; a library is imported when it is asked.
+Torch-free, so that pytest can name a precision during collection; a library is imported when it is used.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
-    """What a library makes of one linear module. It shares no storage with the module.
+    """A library's replacement for one linear module. It shares no storage with the module.
 
     Attributes:
         forward: x [..., in] -> [..., out], in x's dtype and on x's device.
-        weight_digest: of what the library holds of the weight: codes and scales.
+        weight_digest: digest of the library's weight: codes and scales.
         weight_bytes: the size of these codes and scales; the bias is not counted.
-        operand: codes and scales of an activation [..., in] as the library casts it, whatever else it takes
-            of it after them. It changes nothing that `forward` depends on.
+        operand: codes and scales of an activation [..., in] as the library casts it, then any other tensors
+            that it derives from it. It changes no state of `forward`.
     """
 
     forward: Callable[[torch.Tensor], torch.Tensor]
@@ -38,30 +38,31 @@ class Replacement:
     operand: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
     def operand_digest(self, x: torch.Tensor) -> Digest:
-        """Of what `operand` gives of x."""
+        """Return the digest of `operand(x)`."""
         from mxcheck.kernels.digest import digest
 
         return digest(*self.operand(x))
 
 
 class Backend(Protocol):
-    """One stage. `mxcheck.models.convert` asks in this order: `missing`, `refuses`, `replace`."""
+    """One precision. `mxcheck.models.convert` calls `missing`, `refuses` and `replace`, in this order."""
 
     @property
     def name(self) -> str:
-        """The precision that it is."""
+        """Name of the precision."""
 
     def missing(self, device: str) -> str | None:
-        """Why the stage cannot run for a model on `device`, in one line with what it needs; None: it can."""
+        """Return why the precision cannot run for a model on `device`, in one line with its requirement, or
+        None."""
 
     def refuses(self, module: nn.Module) -> str | None:
-        """Why this module, where it lies, cannot be converted (its class, its shape); None: it can."""
+        """Return why this module, on its device, cannot be converted (its class, its shape), or None."""
 
     def replace(self, module: nn.Module) -> Replacement:
         """Convert a copy of a module that is not refused."""
 
 
-# precision -> the module of this package whose `BACKENDS` has it
+# precision -> the module of this package whose `BACKENDS` contains it
 _MODULES: Mapping[str, str] = MappingProxyType(
     {
         "bnb_int8": "bitsandbytes",
@@ -72,12 +73,12 @@ _MODULES: Mapping[str, str] = MappingProxyType(
         "scaled_mm_fp8_row": "scaled_mm",
     }
 )
-#: The precisions that have a backend.
+#: Precisions with a backend.
 BACKEND_PRECISIONS = tuple(_MODULES)
 
 
 def backend(precision: str) -> Backend:
-    """The backend of a precision. Imports torch, and none of the libraries.
+    """Return the backend of a precision. Imports torch, and none of the libraries.
 
     Raises:
         ValueError: no backend has that precision.

@@ -1,16 +1,16 @@
-"""LLM.int8() by bitsandbytes: int8 products with a scale a row, and outlier columns left as they are.
+"""LLM.int8() by bitsandbytes: int8 products with one scale for each row; outlier columns stay unquantized.
 
 Source: bitsandbytes 0.50, `nn.Linear8bitLt` in eval mode with `has_fp16_weights=False`; Dettmers et al. 2022,
-arXiv:2208.07339. What the library does, and what follows from it:
+arXiv:2208.07339. Behaviour of the library, and its consequences:
 
 - Weights and activations are rounded to float16 first, then scaled by 127 / amax of their row (fp32) and
-  rounded to the nearest integer. Held against exact arithmetic, its codes are right but for exact ties, where
-  the rounded quotient 127 / amax can bring them to either side.
-- A column of the activation in which any row of the *batch* reaches the threshold is taken out of the int8
+  rounded to the nearest integer. Compared with exact arithmetic, its codes are right except at exact ties,
+  where the rounded quotient 127 / amax can move them to either side.
+- A column of the activation in which any row of the *batch* reaches the threshold is excluded from the int8
   product and multiplied in x's dtype with the dequantized weight. A row's result therefore depends on the
-  rows beside it: the batches belong to the result.
-- On the CPU the product is scaled by 6.200124e-05, where 1 / 127^2 is 6.2000124e-05 (a digit is missing): it
-  is too large by 1.8e-5 of itself.
+  other rows: a result belongs to its batches.
+- On the CPU the product is scaled by 6.200124e-05, where 1 / 127^2 is 6.2000124e-05 (a digit is missing), so
+  it is too large by a relative 1.8e-5.
 - A row that is all zeros, or all outliers, has the scale 0 and codes from a conversion of NaN, which are
   multiplied by 0.
 """
@@ -33,7 +33,7 @@ from mxcheck.models.backends.linear import bias_of, features, nbytes, not_linear
 from mxcheck.models.backends.requirements import broken, not_installed
 from mxcheck.models.ladder import LADDER
 
-#: The magnitude from which an activation is an outlier; the paper's, and transformers' default.
+#: Least magnitude of an outlier activation: the paper's value, and transformers' default.
 THRESHOLD: float = LADDER["bnb_int8"].settings["threshold"]
 
 _OBTAIN = "pip install bitsandbytes"
@@ -43,7 +43,7 @@ _LOGGER = logging.getLogger("bitsandbytes.autograd._functions")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitsAndBytes:
-    """`Linear8bitLt` in the place of a linear layer."""
+    """Replaces a linear layer by `Linear8bitLt`."""
 
     name: str = "bnb_int8"
     threshold: float = THRESHOLD
@@ -88,7 +88,7 @@ class BitsAndBytes:
         )
 
     def operand(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """An activation [..., in] as the library casts it: int8 codes, scales, the indices of the outlier
+        """Cast an activation [..., in] as the library does: int8 codes, scales, the indices of the outlier
         columns, and these columns in x's dtype."""
         from bitsandbytes.functional import int8_vectorwise_quant
 
@@ -110,19 +110,19 @@ class BitsAndBytes:
             threshold=self.threshold,
             device=torch.device("meta"),
         )
-        # The library quantizes on the way from the CPU to a device, and nowhere else.
+        # The library quantizes only on a move from the CPU to a device.
         cast: Any = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
         layer.weight = cast.to(weight.device)
         if bias is not None:
             layer.bias = nn.Parameter(bias, requires_grad=False)
-        return layer.eval()  # in train mode it takes another path on the CPU
+        return layer.eval()  # train mode uses another code path on the CPU
 
 
 @contextmanager
 def _cast_unmentioned() -> Iterator[None]:
-    """Drop the one message that the library logs at every call for x in another dtype than float16.
+    """Drop the message that the library logs at every call for x in a dtype other than float16.
 
-    Such x is what this stage wants: float16 would also round the results and the outlier columns.
+    Other dtypes are intended here: float16 would also round the results and the outlier columns.
     """
     _LOGGER.addFilter(_is_no_cast_message)
     try:
@@ -136,8 +136,8 @@ def _is_no_cast_message(record: logging.LogRecord) -> bool:
 
 
 def _wrong_products(kind: str) -> str | None:
-    """Whether torch multiplies int8 wrongly on this CPU: with oneDNN held to AVX2 on a machine with AVX-512,
-    torch 2.13 did, silently. (On CUDA bitsandbytes multiplies itself.)"""
+    """Return the error if torch multiplies int8 wrongly on this CPU, or None: with oneDNN limited to AVX2 on
+    a machine with AVX-512, torch 2.13 did, silently. (On CUDA bitsandbytes multiplies itself.)"""
     if kind != "cpu":
         return None
     a = (torch.arange(64 * 128, dtype=torch.int32) % 255 - 127).view(64, 128)
@@ -152,7 +152,8 @@ def _wrong_products(kind: str) -> str | None:
 
 
 def _without_native_library(kind: str) -> str | None:
-    """bitsandbytes imports without its binary for this CUDA, and fails when it is first called."""
+    """Return the error if bitsandbytes lacks its binary for this CUDA, or None: it imports without one, and
+    fails at the first call."""
     from bitsandbytes.cextension import lib
 
     if kind == "cpu" or getattr(lib, "compiled_with_cuda", False):  # int8 on the CPU is torch's own code

@@ -1,4 +1,4 @@
-"""What every backend takes from a linear module."""
+"""Properties of a linear module that every backend needs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-# Subclasses of nn.Linear with a forward of their own that is the same product.
+# Subclasses of nn.Linear whose own forward computes the same product.
 _SAME_PRODUCT = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
 
 
 def not_linear(module: nn.Module) -> str | None:
-    """Why a module is not just x W^T + b; None: it is."""
+    """Return why a module is not just x W^T + b, or None."""
     kind = type(module)
     if isinstance(module, Conv1D):
         return None
@@ -23,25 +23,26 @@ def not_linear(module: nn.Module) -> str | None:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """A copy of the weight, [out, in], contiguous. (Conv1D stores [in, out].)"""
+    """Return a contiguous copy of the weight, [out, in]. (Conv1D stores [in, out].)"""
     weight = module.get_parameter("weight").detach()
     return (weight.t() if isinstance(module, Conv1D) else weight).clone(memory_format=torch.contiguous_format)
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
-    """A copy of the bias, [out], if there is one."""
+    """Return a copy of the bias, [out], or None."""
     bias = getattr(module, "bias", None)
     return None if bias is None else bias.detach().clone()
 
 
 def features(module: nn.Module) -> tuple[int, int]:
-    """(in, out)."""
+    """Return (in, out)."""
     first, second = module.get_parameter("weight").shape
     return (first, second) if isinstance(module, Conv1D) else (second, first)
 
 
 def indivisible(module: nn.Module, of_in: int, of_out: int, needed_by: str) -> str | None:
-    """Why the shape of the weight does not do; None: `of_in` divides in, and `of_out` out."""
+    """Return why the weight's shape is unsupported, or None where `of_in` divides in and `of_out` divides
+    out."""
     for name, size, divisor in zip(("in", "out"), features(module), (of_in, of_out), strict=True):
         if size % divisor:
             return f"{name}_features is {size}; {needed_by} needs a multiple of {divisor}"
@@ -49,5 +50,5 @@ def indivisible(module: nn.Module, of_in: int, of_out: int, needed_by: str) -> s
 
 
 def nbytes(*tensors: Tensor) -> int:
-    """The size of tensors in bytes."""
+    """Return the size of tensors in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

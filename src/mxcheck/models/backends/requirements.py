@@ -1,4 +1,5 @@
-"""What a library needs, told before anything is loaded. Each answer is a reason in one line, or None."""
+"""Check a library's requirements before anything is loaded. Each function returns a reason in one line, or
+None."""
 
 from __future__ import annotations
 
@@ -12,19 +13,19 @@ from mxcheck.files.printed import WORDS, one_line
 
 Capability = tuple[int, int]
 
-# What a binary raises that was built for another torch or CUDA, or lacks a part: an undefined symbol, a
-# shared object that is not there, a version that an `assert` refuses, a name that torch no longer has.
+# Errors of a binary that was built for another torch or CUDA, or lacks a part: an undefined symbol, a missing
+# shared object, a version that an `assert` refuses, a name that torch no longer has.
 _BROKEN = (ImportError, OSError, RuntimeError, AssertionError, AttributeError)
 
 
 def not_installed(package: str, obtain: str) -> str | None:
-    """Whether `package` is nowhere on sys.path. Imports nothing."""
+    """Return an error if `package` is not on sys.path, or None. Imports nothing."""
     return None if find_spec(package) is not None else f"{package} is not installed: {obtain}"
 
 
 @cache
 def broken(module: str) -> str | None:
-    """Whether an installed module cannot be imported."""
+    """Return an error if an installed module cannot be imported, or None."""
     try:
         import_module(module)
     except _BROKEN as error:
@@ -38,7 +39,7 @@ def broken(module: str) -> str | None:
 
 
 def cuda_capability(device: str) -> Capability | None:
-    """The compute capability of a CUDA device; None for any other device, or where torch sees none."""
+    """Return the compute capability of a CUDA device; None for any other device, or where torch sees none."""
     if torch.device(device).type != "cuda" or torch.version.hip or not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_capability(device)
@@ -47,7 +48,7 @@ def cuda_capability(device: str) -> Capability | None:
 def unfit_device(
     device: str, capability: Capability | None, *, at_least: Capability, below: Capability | None = None
 ) -> str | None:
-    """Whether `device`, whose `capability` is given, is no CUDA device of that range."""
+    """Return an error unless `device`, with this `capability`, is a CUDA device within the range."""
     if capability is not None and capability >= at_least and (below is None or capability < below):
         return None
     least = ".".join(map(str, at_least))

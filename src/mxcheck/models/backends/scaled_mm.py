@@ -1,13 +1,13 @@
-"""Real FP8 products: torch's own scaled matrix product of e4m3 codes, with fp32 scales.
+"""Real FP8 products: torch's scaled matrix product of e4m3 codes, with fp32 scales.
 
-The house kernel casts both operands (`e4m3_tensor`: one scale a tensor, `e4m3_row`: one a token, and one an
-output feature of the weight); torch multiplies the codes. The result is rounded to x's dtype once, after the
-bias.
+mxcheck's kernel casts both operands (`e4m3_tensor`: one scale for the tensor; `e4m3_row`: one for each token,
+and one for each output feature of the weight); torch multiplies the codes. The result is rounded to x's dtype
+once, after the bias.
 
-Source: torch.nn.functional.scaled_mm, 2.13, and ATen/native/cuda/ScaledBlas.cpp for what CUDA demands. CPU:
+Source: torch.nn.functional.scaled_mm, 2.13, and ATen/native/cuda/ScaledBlas.cpp for CUDA's requirements. CPU:
 any shape, fp32 result. CUDA: compute capability 8.9 or later, in and out multiples of 16; the row-wise
-kernels give bfloat16, but for cuBLAS 12.9 on 9.0, which gives fp32. CUDA is unverified: it needs a GPU that
-this was not written on.
+kernels return bfloat16, except cuBLAS 12.9 on 9.0, which returns fp32. CUDA is unverified: the development
+machine had no GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CUDA_MULTIPLE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaledMM:
-    """torch's scaled product, with the scales of `format`, which is a name of `mxcheck.quantize`."""
+    """torch's scaled product with the scales of `format`, a format name of `mxcheck.quantize`."""
 
     name: str
     format: str
@@ -81,15 +81,15 @@ class ScaledMM:
         return codes.view(torch.uint8), scales
 
     def _cast(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes [rows, k] and scales: [rows, 1], or [1]."""
+        """Cast to codes [rows, k] and scales: [rows, 1], or [1]."""
         quantized = quantize(x, self.format, axis=-1)
-        # One scale comes expanded, with a stride of 0, which cannot be viewed as bytes.
+        # A single scale is expanded with a stride of 0, which cannot be viewed as bytes.
         scales = quantized.scales.clone(memory_format=torch.contiguous_format)
         scales = scales if self._by_row else scales.reshape(1)
         return quantized.codes.view(torch.float8_e4m3fn), scales
 
     def _product(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
-        """a [M, K] times b [N, K] transposed."""
+        """Multiply a [M, K] by the transpose of b [N, K]."""
         from torch.nn.functional import ScalingType, scaled_mm
 
         kind = ScalingType.RowWise if self._by_row else ScalingType.TensorWise
@@ -98,7 +98,7 @@ class ScaledMM:
         return scaled_mm(codes_a, codes_b.t(), scales_a, kind, scales_b, kind, output_dtype=dtype)
 
     def _trial(self) -> str | None:
-        """Why a small product fails on this CPU."""
+        """Return why a small product fails on this CPU, or None."""
         operand = self._cast(torch.ones(16, 16))
         try:
             self._product(operand, operand, torch.float32)
@@ -108,7 +108,7 @@ class ScaledMM:
 
 
 def product_dtype(by_row: bool, capability: Capability | None, cuda: str | None) -> torch.dtype:
-    """The widest dtype that torch's kernel gives its result in; `capability` is None on the CPU.
+    """Return the widest dtype in which torch's kernel returns its result; `capability` is None on the CPU.
 
     `cuda` is the CUDA version of this build of torch, such as "12.8".
     """

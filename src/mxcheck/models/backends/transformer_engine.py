@@ -1,19 +1,19 @@
-"""FP8 and MXFP8 linear layers by Transformer Engine. Unverified: it needs a GPU that this was not written on.
+"""FP8 and MXFP8 linear layers by Transformer Engine. Unverified: the development machine had no GPU.
 
 Source: Transformer Engine 2.20, transformer_engine.pytorch (`Linear`, `autocast`, the quantizers) and
-transformer_engine.common.recipe, each recipe with its own defaults; in the forward pass that is E4M3. What
-follows from the library:
+transformer_engine.common.recipe, each recipe with its own defaults; in the forward pass that is E4M3.
+Behaviour of the library:
 
 - MXFP8 scales round up (`reciprocal`). For an fp32 model the bias is rounded to bfloat16.
-- Rows come in multiples of 8 (FP8) or 32 (MXFP8). Missing ones are filled with zeros, which change no scale,
-  and cut off the result.
-- *Delayed scaling* casts by the amax of earlier batches. The library's history moves in training only:
+- The number of rows must be a multiple of 8 (FP8) or 32 (MXFP8). Zero rows, which change no scale, pad the
+  input and are cut off the result.
+- *Delayed scaling* casts by the amax of earlier batches. The library updates its history in training only:
   without gradients every scale stays 1, as in a fresh layer, and at 1 weights of a usual size are subnormal
-  in E4M3. (`autocast(enabled=False, calibrating=True)` does not calibrate `Linear`: it gives it no
-  quantizers.) So the state is fixed here as one batch of calibration would leave it: the weight's scale from
-  the weight, the activation's from the first batch that `forward` sees. It then stays, and later values
-  beyond that batch's amax saturate. The first batch therefore belongs to the result. `operand` casts
-  each activation by its own amax, as if it were that batch, and leaves the state alone.
+  in E4M3. (`autocast(enabled=False, calibrating=True)` does not calibrate `Linear`, since it creates no
+  quantizers.) So the state is set here as after one batch of calibration: the weight's scale from the weight,
+  the activation's from the first batch in `forward`. Afterwards it is constant, and later values beyond that
+  batch's amax saturate. The first batch therefore affects the result. `operand` casts each activation by its
+  own amax, as if it were that batch, and does not change the state.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _MXFP8_BLOCK = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerEngine:
-    """`te.Linear` under one recipe in the place of a linear layer.
+    """Replaces a linear layer by `te.Linear` under one recipe.
 
     Attributes:
         recipe, settings: the class in transformer_engine.common.recipe, and its arguments.
-        available: the function of transformer_engine.pytorch that says whether the recipe runs.
+        available: the function of transformer_engine.pytorch that reports whether the recipe runs.
         at_least, below: the range of compute capabilities of that recipe.
-        of_in, of_out: what has to divide in_features and out_features.
+        of_in, of_out: required divisors of in_features and out_features.
     """
 
     name: str
@@ -67,8 +67,8 @@ class TransformerEngine:
         return self.unmet(device, cuda_capability(device))
 
     def unmet(self, device: str, capability: Capability | None) -> str | None:
-        """As `missing`, the compute capability of `device` being given. The library is imported only where
-        the device would do."""
+        """As `missing`, given the compute capability of `device`. Imports the library only where the device
+        is suitable."""
         return (
             not_installed("transformer_engine", _OBTAIN)
             or unfit_device(device, capability, at_least=self.at_least, below=self.below)
@@ -128,7 +128,7 @@ class TransformerEngine:
 
 
 def _layer(module: nn.Module, recipe: Any) -> Any:
-    """A `te.Linear` with the weights of `module`, whose quantizers for `recipe` exist."""
+    """Create a `te.Linear` with the weights of `module` and quantizers for `recipe`."""
     import transformer_engine.pytorch as te
 
     weight, bias = weight_of(module), bias_of(module)
@@ -146,7 +146,7 @@ def _layer(module: nn.Module, recipe: Any) -> Any:
         if bias is not None:
             layer.bias.copy_(bias)
     layer.requires_grad_(False)
-    # They are made by the first forward under the recipe; this one multiplies in the weight's own dtype.
+    # The first forward under the recipe creates them; this one multiplies in the weight's own dtype.
     rows = torch.zeros(_ROWS, inputs, dtype=weight.dtype, device=weight.device)
     with (
         torch.cuda.device(weight.device),
@@ -158,11 +158,11 @@ def _layer(module: nn.Module, recipe: Any) -> Any:
 
 
 def _leave(_: Tensor) -> None:
-    """An initialization that does nothing."""
+    """Initialize nothing."""
 
 
 def _quantizers(layer: Any) -> tuple[Any, Any]:
-    """The layer's casts of its input and of its weight."""
+    """Return the layer's quantizers of its input and of its weight."""
     from transformer_engine.pytorch.constants import FP8FwdTensorIdx
 
     made = layer.quantizers["scaling_fwd"]
@@ -176,12 +176,13 @@ def _calibrate(quantizer: Any, x: Tensor, largest: float) -> None:
 
 
 def _operand(quantizer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes [rows, n] (uint8) and scales of a matrix: fp32 [1], or for MXFP8 E8M0 codes [rows, n / 32]."""
+    """Cast a matrix to codes [rows, n] (uint8) and scales: fp32 [1], or for MXFP8 E8M0 codes [rows, n /
+    32]."""
     cast = quantizer.copy()
     cast.set_usage(rowwise=True, columnwise=False)
     cast.optimize_for_gemm = False  # it would reorder MXFP8 scales
     quantized = cast.quantize(x.detach())
-    # There is no public way to the codes and scales.
+    # Codes and scales have no public accessor.
     if hasattr(quantized, "_rowwise_data"):
         scales = quantized._rowwise_scale_inv[
             : x.shape[0], : x.shape[1] // _MXFP8_BLOCK
@@ -191,7 +192,7 @@ def _operand(quantizer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _padded(x: Tensor) -> Tensor:
-    """x [..., in] as rows, filled up with zeros to a multiple of 32."""
+    """Flatten x [..., in] to rows and pad them with zeros to a multiple of 32."""
     rows = x.detach().reshape(-1, x.shape[-1])
     return nn.functional.pad(rows, (0, 0, 0, -rows.shape[0] % _ROWS)).contiguous()
 
