@@ -1,4 +1,4 @@
-"""Holding a record against its baseline, or accepting it as the new one."""
+"""Compare a record with its baseline, or accept it as the new one."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def settle(
     ask_the_oracle: Callable[[Record], Iterable[Check]] = lambda _: (),
     of_process: Sequence[Check] = (),
 ) -> CaseResult:
-    """Hold `record` against the file at `path`; write what is accepted to `target`, as `decide` has it.
+    """Compare `record` with the file at `path`; write an accepted one to `target`, as `decide` rules.
 
-    `baseline_of` says where another case's baseline is read. `keep_inputs` stores what an accepted record was
-    measured from, before the record. `bounds` is what the case may cost; None: nobody has said, and its first
-    acceptance asserts what `measure_absolute` finds and makes its line in the model's bounds.toml.
-    `ask_the_oracle` says who is wrong where a named kernel's casts are others than those of the accepted
+    `baseline_of` returns the path of another case's baseline. `keep_inputs` stores the inputs of an accepted
+    record, before the record. `bounds` is the permitted cost of the case; None: there is none yet, so a first
+    acceptance checks the result of `measure_absolute` and adds the case's line to the model's bounds.toml.
+    `ask_the_oracle` determines who is wrong where a named kernel's casts differ from those of the accepted
     record. `of_process` are checks of the process that measured it.
     """
     update = asked_update(snapshot, recentre=recentre, measure=measure)
@@ -66,12 +66,12 @@ def settle(
         if found is not None:
             add_bounds(record, found, target.parent)
         try:
-            # Here, and not in syrupy: what it could not write it looks for again when the run ends, and where
-            # no folder can be that is an error of the whole run.
+            # Here, not in syrupy: syrupy looks for an unwritten snapshot again when the run ends, and an
+            # impossible folder would be an error of the whole run.
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WriteError(target, error) from error
-        # Through syrupy, which compares texts first: an identical file is left alone.
+        # Through syrupy, which compares texts first and leaves an identical file unchanged.
         written = snapshot.use_extension(extension_for(target, holds=False))
         if not written == new:
             raise _why_not(written, target)
@@ -86,7 +86,7 @@ def settle(
 
 
 def asked_update(snapshot: SnapshotAssertion, *, recentre: bool, measure: bool) -> Update:
-    """What the command line asks to be accepted."""
+    """Return the update that the command line requests."""
     return Update(
         changed=snapshot.update_snapshots,
         missing=snapshot.update_new_snapshots_only,
@@ -96,7 +96,7 @@ def asked_update(snapshot: SnapshotAssertion, *, recentre: bool, measure: bool) 
 
 
 def _why_not(written: SnapshotAssertion, target: Path) -> Exception:
-    """What was raised while syrupy compared or wrote, such as a full disk: syrupy keeps it to itself."""
+    """Return the exception, such as a full disk, that syrupy suppressed while it compared or wrote."""
     raised = [done.exception for done in written.executions.values() if done.exception is not None]
     if not raised:
         return AssertionError("syrupy was asked to update")
@@ -104,7 +104,7 @@ def _why_not(written: SnapshotAssertion, target: Path) -> Exception:
 
 
 def _message(decision: Decision, accepted: Record | None, trouble: str, accept_command: str) -> str:
-    """What a red case says; nothing of another."""
+    """Return the message of a red case, or an empty string."""
     record, verdict = decision.result.record, decision.verdict
     assert record is not None
     if not decision.result.outcome.red:

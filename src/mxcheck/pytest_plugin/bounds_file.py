@@ -1,4 +1,4 @@
-"""A case's line in its model's `bounds.toml`, added once."""
+"""Add a case's line to its model's `bounds.toml`, once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mxcheck.gate.record import Record
 
 def add_bounds(record: Record, found: Absolute, folder: Path) -> None:
     """Add the line of a case that is accepted for the first time to the file in `folder`, the model's
-    baselines, unless it has one. What people wrote there stays as it is. Other workers and other runs of
-    this host may add theirs at the same time.
+    baselines, unless it has one. Existing lines are preserved. Other workers and other runs of this host may
+    add theirs at the same time.
 
-    Raises ValueError where the file cannot be read, where a line at its end would be another's (the file has
-    sections), and where the record has no KL.
+    Raises ValueError where the file cannot be read, where an appended line would belong to another section,
+    and where the record has no KL.
     """
-    path = bounds_path(folder).resolve()  # a link stays one
+    path = bounds_path(folder).resolve()  # preserve a link
     with FileLock(_lock(path)):
         kept = read_bounds(folder).get("default", {})
         stage = record.case.stage
@@ -44,6 +44,6 @@ def add_bounds(record: Record, found: Absolute, folder: Path) -> None:
 
 
 def _lock(path: Path) -> Path:
-    """Beside no file of the repository, and the same for all runs of this user."""
+    """Return the path of the lock, outside the repository and the same for all runs of this user."""
     name = sha256(str(path).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"mxcheck-{os.getuid()}-bounds-{name}.lock"

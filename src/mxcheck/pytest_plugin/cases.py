@@ -1,4 +1,4 @@
-"""Which cases a run has, and the recipe of each. Loads no torch."""
+"""The cases of a run, and the recipe of each. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from mxcheck.run.default_gate import beside, has_stage
 
 
 def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
-    """Names of the ladder's steps and of the user's recipes that the run asks for, in the ladder's order.
+    """Return the names of the run's precisions and of the user's recipes, in the ladder's order.
 
-    Without `--mx-precision`, those whose library is installed. Raises ValueError where none is left.
+    Without `--mx-precision`, these are the precisions whose library is installed. Raises ValueError where
+    none is left.
     """
     own = tuple(recipes)
     named = options.names("precision")
@@ -57,8 +58,8 @@ def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
 
 
 def left_out(options: Options) -> tuple[str, ...]:
-    """Steps that a run which names none leaves out, because their library is not installed; those of a group
-    to skip are not counted."""
+    """Return the precisions that a run without `--mx-precision` omits because their library is not installed,
+    except those of a group to skip."""
     if options.names("precision"):
         return ()
     return tuple(
@@ -69,7 +70,7 @@ def left_out(options: Options) -> tuple[str, ...]:
 
 
 def chosen_tiers(options: Options) -> list[str]:
-    """The tiers that the run asks for, in their order."""
+    """Return the run's tiers, in order."""
     named = options.names("tier")
     everywhere = [*TIERS, *MIXED_TIERS]
     if all(map(options.on_the_command_line, ("mlp-only", "all-linears"))):
@@ -78,7 +79,7 @@ def chosen_tiers(options: Options) -> list[str]:
         if options.flag(flag):
             tier = options.on_the_command_line("tier")
             if tier and not options.on_the_command_line(flag):
-                continue  # a preset's
+                continue  # set by a preset
             if tier and named != [means]:
                 raise ValueError(
                     f"--mx-{flag} takes the place of a tier, got --mx-tier={','.join(named)} too; drop one"
@@ -92,8 +93,8 @@ def chosen_tiers(options: Options) -> list[str]:
 
 
 def tiers_of(name: str, tiers: list[str], options: Options) -> list[str]:
-    """Which of the run's tiers a step has. `mixed`, where it is asked for by name and the command line names
-    no tier, has both of its own."""
+    """Return the run's tiers that apply to a precision. `mixed` has both of its own, where it is requested by
+    name and the command line names no tier."""
     own = MIXED_TIERS if name == "mixed" else (*TIERS, ALL_LINEARS)
     found = [tier for tier in tiers if tier in own]
     if found or name not in options.names("precision"):
@@ -115,11 +116,11 @@ def lay_out(
     text: tuple[str, ...],
     kernel: str,
 ) -> dict[Case, Recipe]:
-    """Every case of the run and its recipe: model by model, in the order of the ladder and the tiers.
+    """Return every case of the run with its recipe: model by model, in the order of the ladder and the tiers.
 
-    `own` are the user's recipes by name; `text` are the labels of the options that change what every case is
-    measured on. A reference model that is there for few stages has those alone (`run.default_gate`). Raises
-    ValueError, in one line, for what no step or recipe can do.
+    `own` are the user's recipes by name; `text` are the labels of the options that change the text of every
+    case. A reference model for few stages has only those (`run.default_gate`). Raises ValueError, in one
+    line, for options that no precision or recipe supports.
     """
     tiers = chosen_tiers(options)
     globally = [choose_format("--mx-global", name, ELEMENTWISE) for name in options.names("global")]
@@ -150,13 +151,13 @@ def lay_out(
 
 
 def _is_whole_ladder(options: Options) -> bool:
-    """Whether the run names no steps, or all: then more than the ladder stands beside it."""
+    """Return whether the run names no precisions, or all: then further cases are added to the ladder."""
     named = options.names("precision")
     return not named or "all" in named
 
 
 def _check_meaning(names: list[str], changes: Changes, globally: list[str]) -> None:
-    """Refuse an option that would change nothing that runs. Raises ValueError naming it."""
+    """Refuse an option without effect on the run. Raises ValueError naming it."""
     steps = [LADDER[name] for name in names if name in LADDER]
     scales, ours = any(map(has_e8m0_scales, steps)), any(map(is_cast_by_us, steps))
     for option, is_given, has_meaning in (

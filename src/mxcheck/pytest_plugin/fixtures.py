@@ -1,4 +1,4 @@
-"""What the suites' tests ask for."""
+"""Fixtures of the suites' tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mxcheck.pytest_plugin.kernel_bench import KernelBench, NotLoadedError
     from mxcheck.pytest_plugin.session import GateSession
 
-#: This worker's gate, once a case has asked for it.
+#: This worker's gate, once a case has requested it.
 GATE = pytest.StashKey["GateSession"]()
 
 
@@ -31,7 +31,7 @@ def mx_session(
 
     shared = tmp_path_factory.getbasetemp()
     if hasattr(request.config, "workerinput"):
-        shared = shared.parent  # xdist's workers share the folder above theirs
+        shared = shared.parent  # xdist's workers share the parent of their folders
     gate = GateSession(request.config, settings(request.config), request.session.items, shared)
     request.config.stash[GATE] = gate
     yield gate
@@ -40,7 +40,7 @@ def mx_session(
 
 @pytest.fixture
 def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: Any) -> Any:
-    """Measures a case, holds it against its baseline (or accepts it), and fails with the gate's message."""
+    """Measure a case, compare it with its baseline (or accept it), and fail with the gate's message."""
     try:
         check_snapshot(snapshot)
     except ValueError as error:
@@ -59,7 +59,7 @@ def mx_gate(mx_session: GateSession, request: pytest.FixtureRequest, snapshot: A
 
 @pytest.fixture
 def mx_in_order(request: pytest.FixtureRequest) -> Any:
-    """Holds the accepted baselines of two steps against the ordering, or the exception, that is known."""
+    """Compare the accepted baselines of two precisions with the known ordering, or with its exception."""
     from mxcheck.pytest_plugin.orderings import hold
 
     def ordered(one: Any) -> None:
@@ -73,7 +73,7 @@ def mx_in_order(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="session")
 def mx_kernels(request: pytest.FixtureRequest) -> KernelBench:
-    """This worker's implementations under test, loaded once each."""
+    """This worker's kernels, loaded once each."""
     from mxcheck.pytest_plugin.kernel_bench import KernelBench
 
     return KernelBench(device=settings(request.config).device)
@@ -81,9 +81,9 @@ def mx_kernels(request: pytest.FixtureRequest) -> KernelBench:
 
 @pytest.fixture
 def mx_usual_settings(mx_kernels: KernelBench) -> Generator[None, None, None]:
-    """Torch and numpy as they usually are, whatever the project's conftest has set, and one thread: small
-    tensors, many calls, and waiting for a second thread on a busy machine took four times as long. Fails
-    where subnormal numbers become zero."""
+    """Restore torch's and numpy's default settings, whatever the project's conftest has set, and use one
+    thread: with small tensors and many calls, waiting for a second thread on a busy machine took four times
+    as long. Fails where subnormal numbers become zero."""
     from mxcheck.kernels.usual_settings import usual_settings
     from mxcheck.pytest_plugin.kernel_bench import NotLoadedError
 
@@ -96,7 +96,7 @@ def mx_usual_settings(mx_kernels: KernelBench) -> Generator[None, None, None]:
 
 
 def _refuse(error: NotLoadedError) -> NoReturn:
-    """One failure says it; the other tests of the worker are skipped with its line."""
+    """Fail the first test that needs it; skip the worker's other tests with the same line."""
     if error.told:
         pytest.skip(printable(str(error)))
     pytest.fail(printable(str(error)), pytrace=False)
@@ -104,7 +104,7 @@ def _refuse(error: NotLoadedError) -> NoReturn:
 
 @pytest.fixture
 def mx_many_calls(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> Any:
-    """Calls an implementation thousands of times, and from two threads, with the same numbers."""
+    """Call a kernel thousands of times with the same numbers, and from two threads."""
 
     def hold(one: Any, level: str) -> None:
         from mxcheck.pytest_plugin.kernel_bench import NotLoadedError
@@ -124,8 +124,8 @@ def mx_many_calls(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> An
 
 @pytest.fixture
 def mx_conformance(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> Any:
-    """Holds an implementation's cell against the oracle. Fails with the smallest counterexample; a known
-    finding is an expected failure, and what is not supported a skip with the implementation's own reason."""
+    """Compare a cell of a kernel with the oracle. Fails with the smallest counterexample; a known finding is
+    an expected failure, and an unsupported cell is skipped with the kernel's own reason."""
 
     def hold(case: Any) -> None:
         row, verdict, message = mx_kernels.hold(case)
@@ -142,7 +142,7 @@ def mx_conformance(mx_kernels: KernelBench, request: pytest.FixtureRequest) -> A
 
 @pytest.fixture
 def mx_reproduce(mx_kernels: KernelBench) -> Any:
-    """What the implementation of a finding makes of its counterexample today."""
+    """Apply a finding's kernel to its counterexample, and return the current result."""
 
     def reproduce(finding: Any) -> dict[str, Any]:
         from mxcheck.conformance.run import reproduce

@@ -1,4 +1,4 @@
-"""One worker's implementations under test, and what a result means for a test."""
+"""One worker's kernels under test, and the verdict of each test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class NotLoadedError(ValueError):
-    """An implementation that cannot be loaded, in one line; `told` if a test of this worker said so."""
+    """A kernel that cannot be loaded, in one line; `told` if a test of this worker has reported it."""
 
     def __init__(self, text: str, *, told: bool) -> None:
         super().__init__(text)
@@ -24,14 +24,14 @@ class NotLoadedError(ValueError):
 
 @dataclass(slots=True)
 class KernelBench:
-    """One worker's implementations, loaded once each; an implementation that cannot be loaded stays so."""
+    """One worker's kernels, loaded once each; a failed load is not repeated."""
 
     device: str = "cpu"
     loaded: dict[str, Callable[..., Any] | str] = field(default_factory=dict)
     told: bool = False
 
     def kernel(self, one: Implementation) -> Callable[..., Any]:
-        """The function.
+        """Return the function.
 
         Raises:
             NotLoadedError: there is none.
@@ -44,7 +44,7 @@ class KernelBench:
         if not told:
             try:
                 device = "cpu" if one.cpu_only else resolve_device(self.device)
-                with usual_settings():  # what its module sets as it is imported is none of the next one's
+                with usual_settings():  # isolate settings that a module changes at import
                     self.loaded[one.name] = on_device(load_target(one.target), device)
                     check_subnormals()
             except KeyboardInterrupt:
@@ -57,7 +57,7 @@ class KernelBench:
         return function
 
     def check_process(self) -> None:
-        """Raises NotLoadedError where nothing can be compared in this process."""
+        """Raise NotLoadedError where this process cannot compare anything."""
         from mxcheck.kernels.usual_settings import check_subnormals
 
         try:
@@ -67,8 +67,8 @@ class KernelBench:
             raise NotLoadedError(f"mxcheck: {error}", told=told) from error
 
     def many_calls(self, one: Implementation, level: str) -> tuple[int, list[str]]:
-        """How often an implementation was called with the same numbers, and what it gave otherwise then, with
-        two threads, or called by two: lines. `level` has the cells of which the first that it does is asked.
+        """Return how often a kernel was called with the same numbers, and lines on results that changed
+        during the calls, with two threads, or with two callers. The first supported cell of `level` is used.
 
         Raises:
             NotLoadedError: there is no such function.
@@ -97,9 +97,9 @@ class KernelBench:
         return calls, [f"mxcheck: {one.name}, {asking.cell.id}: {line}" for line in found]
 
     def hold(self, case: KernelCase) -> tuple[dict[str, Any], str, str]:
-        """(row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`, `known`,
-        `exact`, `last bit` (nothing but values in the last place of formats whose scale has a significand),
-        or `told`: an error that another case failed with already."""
+        """Return (row of the matrix, verdict, message) of a case. The verdict is `red`, `unsupported`,
+        `known`, `exact`, `last bit` (only values in the last place of formats whose scale has a significand),
+        or `told`: an error that failed another case already."""
         from mxcheck.conformance.describe import as_data
         from mxcheck.conformance.held_cell import argument, hold_cell
 

@@ -1,5 +1,4 @@
-"""The kernel suite's side of the plugin: which implementations and cells, and what a result means for a
-test."""
+"""The plugin's part for the kernel suite: its kernels, cells and parameters."""
 
 from __future__ import annotations
 
@@ -21,13 +20,13 @@ from mxcheck.kernels.names_in_source import check_has
 from mxcheck.kernels.registry import Implementation, implementation, implementations
 from mxcheck.pytest_plugin.settings import Settings
 
-#: Implementations with a matrix product of their own (`mxcheck.kernels.peers.products`), ours first.
+#: Kernels with a matrix product of their own (`mxcheck.kernels.peers.products`), ours first.
 PRODUCT_NAMES = ("eager", "torchao", "scaled_mm", "microxcaling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelCase:
-    """An implementation in the middle, and the cast that it is asked for."""
+    """A kernel under test, and the cast that it must compute."""
 
     implementation: Implementation
     cell: Cell
@@ -40,8 +39,9 @@ class KernelCase:
 
 
 def make_importable(settings: Settings, *, started_in: Path, root: Path) -> None:
-    """Put on sys.path what the options name: for a kernel `module:function` the folder that pytest was
-    started in, as `python -m pytest` does and the bare command does not; and the checkout of microxcaling.
+    """Make the named modules importable: add to sys.path, for a kernel `module:function`, the folder in which
+    pytest was started, as `python -m pytest` does and the bare command does not; and the checkout of
+    microxcaling.
 
     Raises:
         ValueError: it is no checkout of it.
@@ -65,7 +65,7 @@ def _find_microxcaling(path: str, root: Path) -> None:
 
 
 def chosen(settings: Settings) -> tuple[list[Implementation], list[tuple[Implementation, str]]]:
-    """The implementations of this run, and those that cannot be called here, each with the reason.
+    """Return the kernels of this run, and those that cannot be called here with the reason for each.
 
     Raises:
         ValueError: an implementation that was named on the command line is unknown or not installed.
@@ -82,11 +82,12 @@ def chosen(settings: Settings) -> tuple[list[Implementation], list[tuple[Impleme
 
 
 def check_findable(named: list[Implementation], *, collected: list[Path]) -> None:
-    """Refuse a kernel whose module is nowhere, or has no such function. Imports nothing, so of a package it
-    looks for the outermost one only.
+    """Refuse a kernel whose module is missing, or lacks the function. Nothing is imported, so for a package
+    only the outermost one is searched for.
 
     Args:
-        collected: directories that are searched too: pytest puts a test file's on sys.path as it collects.
+        collected: directories to search too: during collection pytest adds a test file's directory to
+            sys.path.
 
     Raises:
         ValueError: there is no such module, or no such function in it.
@@ -116,12 +117,12 @@ def check_findable(named: list[Implementation], *, collected: list[Path]) -> Non
 
 
 def format_marks(name: str) -> list[pytest.MarkDecorator]:
-    """Of a case of this format: by our name and by the field's, for `-m` and `-k`."""
+    """Return the marks of a case of this format, by our name and by the field's, for `-m` and `-k`."""
     return [getattr(pytest.mark, one) for one in (name, *aliases_of(name))]
 
 
 def kernel_cases(settings: Settings) -> list[Any]:
-    """Parameters of the conformance test, an implementation that is missing among them as one skip."""
+    """Return the parameters of the conformance test; a missing kernel becomes one skip."""
     present, missing = chosen(settings)
     level = "full" if settings.level == "exhaustive" else settings.level
     found = [
@@ -137,8 +138,8 @@ def kernel_cases(settings: Settings) -> list[Any]:
 
 
 def implementation_cases(settings: Settings) -> list[Any]:
-    """Parameters of the test of many calls: our own and what packages offer; of the peers those that were
-    named. `eager_values` is what `eager` calls for values."""
+    """Return the parameters of the test of many calls: our own kernels and those from packages; peers only if
+    named. `eager_values` is the function that `eager` calls for values."""
     found = chosen(settings)[0]
     if not settings.kernels:
         found = [one for one in found if not one.cpu_only and one.name != "eager_values"]
@@ -146,7 +147,7 @@ def implementation_cases(settings: Settings) -> list[Any]:
 
 
 def finding_cases(settings: Settings, findings: tuple[Finding, ...]) -> list[Any]:
-    """Parameters of the test of findings: those of this run's implementations."""
+    """Return the parameters of the test of findings: those of this run's kernels."""
     names = [one.name for one in chosen(settings)[0]]
     found = [pytest.param(one, id=one.name) for one in findings if one.implementation in names]
     skip = pytest.mark.skip(reason=f"no finding is known of {', '.join(names)}")
@@ -154,7 +155,8 @@ def finding_cases(settings: Settings, findings: tuple[Finding, ...]) -> list[Any
 
 
 def product_cases(settings: Settings) -> list[Any]:
-    """Parameters of the tests of products: what has one, of the implementations that were named if any."""
+    """Return the parameters of the tests of products: the kernels that have one, among the named ones if
+    any."""
     names = [name for name in PRODUCT_NAMES if not settings.kernels or name in settings.kernels]
     skip = pytest.mark.skip(reason=f"only {', '.join(PRODUCT_NAMES)} have a matrix product here")
     found = [pytest.param(name, id=name) for name in names]
@@ -162,8 +164,8 @@ def product_cases(settings: Settings) -> list[Any]:
 
 
 def layout_cases(settings: Settings) -> list[Any]:
-    """Parameters of the tests of layouts: the formats with a scale a block, unless the kernels that were
-    named are all others'."""
+    """Return the parameters of the tests of layouts: the formats with one scale for each block, unless none
+    of the named kernels is ours."""
     if settings.kernels and "eager" not in settings.kernels:
         skip = pytest.mark.skip(reason="the tests of layouts are of mxcheck's own code: --mx-kernel=eager")
         return [pytest.param(None, id="all-formats", marks=[skip])]
@@ -172,7 +174,7 @@ def layout_cases(settings: Settings) -> list[Any]:
 
 
 def exhaustive_cases(settings: Settings) -> list[Any]:
-    """Parameters of the exhaustive test: one skip unless it was asked for."""
+    """Return the parameters of the exhaustive test: a single skip unless it was requested."""
     if settings.level != "exhaustive":
         skip = pytest.mark.skip(reason="2^32 inputs a format: asked for with --mx-level=exhaustive")
         return [pytest.param(None, id="all-formats", marks=[skip])]

@@ -1,4 +1,4 @@
-"""One worker's lease: what its model needs of the host, for as long as the model is resident."""
+"""One worker's lease: the host's resources for its model, while the model is resident."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from mxcheck.scheduling.devices import CPU, Device, cpu_device, gpu_devices, gpu
 from mxcheck.scheduling.leases import Lease, Request
 from mxcheck.scheduling.ledger import Ledger
 
-#: A context, cuBLAS's workspace and the tensors of a small model.
+#: Memory of a CUDA context, cuBLAS's workspace and the tensors of a small model.
 _LEAST_OF_A_GPU = GIB
 
 
 def host_devices(settings: Settings, *, on_gpu: bool) -> list[Device]:
-    """What this host has for the run: its visible GPUs, or its cores. Raises ValueError, in one line, for
-    GPUs that cannot be told apart."""
+    """Return the host's devices for the run: its visible GPUs, or its cores. Raises ValueError, in one line,
+    for GPUs that cannot be distinguished."""
     if on_gpu and (found := visible(gpus())):
         return gpu_devices(found, workers_per_device=settings.workers_per_device)
     return [cpu_device(workers_per_device=settings.workers_per_device)]
 
 
 def looks_for_gpus(settings: Settings) -> bool:
-    """Whether the run would use GPUs if there are some. Told without importing torch, which the controller
-    does not: a build for the CPU says so in its version's file."""
+    """Return whether the run would use GPUs where present. Torch is not imported, since the controller does
+    not: the version file identifies a CPU build."""
     return settings.device != "cpu" and not _torch_is_for_cpus()
 
 
@@ -50,13 +50,14 @@ def _torch_is_for_cpus() -> bool:
 
 
 def pin_visible_gpus(settings: Settings) -> None:
-    """Have CUDA count the GPUs as we do, by naming them: before torch first looks for them, and only then."""
+    """Make CUDA count the GPUs as we do, by setting their names before torch first looks for them, and only
+    then."""
     if looks_for_gpus(settings) and (found := visible(gpus())):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in found)
 
 
 def threads() -> int:
-    """Threads of a worker's torch: OMP_NUM_THREADS, where it is a number, else one."""
+    """Return the threads of a worker's torch: OMP_NUM_THREADS if it is a number, else one."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, int(named)) if named.isdecimal() else 1
 
@@ -64,7 +65,7 @@ def threads() -> int:
 def request_for(
     label: str, known: Footprint | None, devices: list[Device], *, on_gpu: bool, twice: bool = False
 ) -> Request:
-    """What a model needs. Of one that nothing is known of before it is loaded: a device for itself.
+    """Return the request for a model. An unknown model, before it is loaded, gets a device for itself.
 
     `twice`: another process measures the same model meanwhile (the noise of a new baseline).
     Raises ValueError where no number of these devices could hold it.
@@ -85,7 +86,7 @@ def request_for(
 
 
 class Leasing:
-    """Takes and gives back. `tell` hears which model waits, and in a few words why; `twice` as in
+    """Acquire and release leases. `tell` receives the waiting model with a short reason; `twice` as in
     `request_for`."""
 
     def __init__(
@@ -98,32 +99,32 @@ class Leasing:
         self._ledger = Ledger(settings.leases)
         self._lease: Lease | None = None
         self._been_on: set[str] = set()
-        #: Seconds spent waiting so far.
+        #: Total waiting time in seconds.
         self.waited = 0.0
 
     @property
     def lease(self) -> Lease | None:
-        """What this worker has now."""
+        """This worker's current lease."""
         return self._lease
 
     @property
     def names(self) -> list[str]:
-        """The devices of the lease, as the ledger has them: UUIDs of GPUs."""
+        """The devices of the lease, by their names in the ledger: UUIDs of GPUs."""
         return [] if self._lease is None else list(self._lease.bytes_of)
 
     def pin(self) -> None:
-        """Have CUDA count the GPUs as the host does."""
+        """Make CUDA count the GPUs as the host does."""
         pin_visible_gpus(self._settings)
 
     def can_give_more(self, label: str) -> bool:
-        """Whether devices whole are more than what `take` gave. Not so for a model whose needs are unknown
-        before it is loaded: it has its devices whole from the start."""
+        """Return whether whole devices exceed the lease of `take`. False for a model with unknown needs: it
+        has whole devices from the start."""
         return estimated(self._settings, label) is not None
 
     def take(self, label: str, *, device: str, whole: bool) -> dict[int, int]:
-        """Wait for what a model needs, or for as many devices whole, and put torch on them; returns the
-        bytes of the lease by index of its device. Raises ValueError, in one line, for a model that is larger
-        than the host, and a ledger that cannot be used."""
+        """Wait for a model's request, or for the same number of whole devices, and select them in torch.
+        Return the bytes of the lease by index of its device. Raises ValueError, in one line, for a model that
+        is larger than the host, and for an unusable ledger."""
         on_gpu = device != CPU
         devices = host_devices(self._settings, on_gpu=on_gpu)
         if on_gpu and devices[0].name == CPU:
@@ -154,7 +155,7 @@ class Leasing:
         return lease
 
     def _waits(self, label: str) -> Callable[[str], None]:
-        """Tells why, and again once a second."""
+        """Return a callback that reports the reason, and repeats it once a second."""
         last = 0.0
 
         def wait(why: str) -> None:
@@ -166,20 +167,20 @@ class Leasing:
         return wait
 
     def give_back(self) -> None:
-        """What is held, if anything is."""
+        """Release the lease, if any."""
         if self._lease is not None:
             self._ledger.release(self._lease)
         self._lease = None
 
     def close(self) -> None:
-        """This worker needs no lease any more."""
+        """Release the lease and leave the ledger."""
         self._lease = None
         self._ledger.close()
 
 
 @contextmanager
 def _no_hang(config: pytest.Config) -> Iterator[None]:
-    """Who waits for a device does not hang: faulthandler's timeout starts again afterwards."""
+    """Pause faulthandler's timeout while waiting for a lease; restart it afterwards."""
     there = config.pluginmanager.has_plugin("faulthandler")
     timeout = float(config.getini("faulthandler_timeout") or 0.0) if there else 0.0
     if timeout <= 0:

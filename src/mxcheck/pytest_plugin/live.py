@@ -1,4 +1,4 @@
-"""The live display, in the one process that people look at; workers of xdist tell it through a channel."""
+"""The live display, in the controller; xdist's workers send it events through a channel."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 PLUGIN = "mxcheck-live"
 #: Seconds between two lines where the output is no terminal.
 _PERIOD = 10.0
-#: Seconds between two looks at whether a line is due.
+#: Interval in seconds at which a due line is checked for.
 _LOOK = 0.5
 _CHANNEL = "mx_live"
 
 
 def teller(config: pytest.Config) -> Callable[[dict[str, Any]], None]:
-    """What a worker, or a run without workers, says its events to."""
+    """Return the function that takes the events of a worker, or of a run without workers."""
     channel = getattr(config, "workerinput", {}).get(_CHANNEL)
     if channel is None:
         display: Any = config.pluginmanager.get_plugin(PLUGIN)
         return (lambda _: None) if display is None else (lambda event: _show(display, "main", event))
 
     def send(event: dict[str, Any]) -> None:
-        with suppress(OSError):  # the controller is gone: nobody looks, and the case need not suffer for it
+        with suppress(OSError):  # the controller is gone: nobody reads, and the case must not fail for that
             channel.send(event)
 
     return send
 
 
 def _show(display: Live, worker: str, event: dict[str, Any]) -> None:
-    with suppress(OSError, ValueError):  # a terminal that is gone is nothing that a case is judged by
+    with suppress(OSError, ValueError):  # a lost terminal must not affect a case
         display.heard(worker, event)
 
 
 class Live:
-    """A table at the bottom of a terminal; a line now and then elsewhere. Silent until a run has cases; under
-    `-q` it says one line, when the run waits for others."""
+    """A table at the bottom of a terminal, or periodic lines elsewhere. Silent until a run has cases; under
+    `-q` it prints one line, when the run waits for others."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -53,12 +53,12 @@ class Live:
         self._lock = threading.RLock()
         self._screen: _Screen | None = None
         self._lines: _Lines | None = None
-        #: Last words of workers that had to die, by the case that they died of.
+        #: Last output of workers that died, by the case in which they died.
         self.last_words: dict[str, str] = {}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """A worker is about to start: give it a channel to tell its events through."""
+        """Give a starting worker a channel for its events."""
         channel = node.gateway.newchannel()
         # Called in execnet's receiving thread.
         channel.setcallback(lambda event: _show(self, node.gateway.id, event))
@@ -66,13 +66,13 @@ class Live:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """A worker is done, or dead."""
+        """Note that a worker has finished or died."""
         with self._lock:
             if self._board is not None:
                 self._board.gone(node.gateway.id)
 
     def begin(self, expected: Expected) -> None:
-        """The run has these cases."""
+        """Start with the run's expected cases."""
         from mxcheck.reporting.board import Board
 
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -88,33 +88,33 @@ class Live:
             self._lines = _Lines(reporter, due, self._lock)
 
     def heard(self, worker: str, event: dict[str, Any]) -> None:
-        """An event of a worker."""
+        """Process an event of a worker."""
         if event["do"] == "died":
             self.last_words[event["case"]] = event["why"]
             return
         with self._lock:
             if self._board is None:
                 return
-            # What is shown is written by a thread of its own: a terminal that is stopped must not hold a
-            # worker up, and a step that takes minutes has no events.
+            # A separate thread draws: a stopped terminal must not delay a worker, and work that takes minutes
+            # has no events.
             self._board.heard(worker, event, time.monotonic())
 
     def case_ended(self, case: str, seconds: float | None) -> None:
-        """A case has a result."""
+        """Process the result of a case."""
         with self._lock:
             if self._board is not None:
                 self._board.case_ended(case, seconds)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """No dots where the table counts."""
+        """Suppress the dots where the table counts."""
         if self._screen is None or self._config.option.verbose > 0 or not report.passed:
             return None
         return ("passed" if report.when == "call" else "", "", "")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """The last word is the reporter's."""
+        """Stop before the reporter's final output."""
         with self._lock:
             shown = [one for one in (self._screen, self._lines) if one is not None]
             self._screen = self._lines = self._board = None
@@ -123,8 +123,8 @@ class Live:
 
 
 class Due:
-    """Which line is due at a time, by any clock: what the run does, each `period` seconds; of a `quiet` run
-    that it waits, once."""
+    """Select the line that is due at a time, by any clock: the run's activity, each `period` seconds; for a
+    `quiet` run only that it waits, once."""
 
     def __init__(self, board: Board, *, period: float, quiet: bool) -> None:
         self._board, self._period, self._quiet = board, period, quiet
@@ -132,8 +132,8 @@ class Due:
         self._said = False
 
     def at(self, now: float) -> str | None:
-        """The line; None where none is due. The first is due a period after the first call; a run that waits
-        says so at once, and one whose cases have all ended nothing more."""
+        """Return the line, or None where none is due. The first is due a period after the first call; a
+        waiting run reports it at once, and a run whose cases have all ended reports nothing more."""
         if self._board.over:
             return None
         waiting = self._board.waiting()
@@ -152,7 +152,7 @@ class Due:
 
 
 class _Lines:
-    """Lines as they are due, past pytest's capture, which holds this process's output while a test runs."""
+    """Prints due lines, bypassing pytest's capture, which takes this process's output while a test runs."""
 
     def __init__(self, reporter: Any, due: Due, lock: threading.RLock) -> None:
         self._reporter, self._due, self._lock = reporter, due, lock
@@ -163,7 +163,7 @@ class _Lines:
             OSError,
             ValueError,
             AttributeError,
-        ):  # a file that is none of the system's: nobody reads along
+        ):  # no file of the system: nobody reads along
             return
         self._thread = threading.Thread(target=self._run, name=PLUGIN, daemon=True)
         self._thread.start()
@@ -178,12 +178,12 @@ class _Lines:
             if dots:
                 self._reporter._tw._current_line = ""
                 self._reporter.currentfspath = None  # or its next line would begin another
-            with suppress(OSError, ValueError):  # an output that is gone is nothing that a case is judged by
+            with suppress(OSError, ValueError):  # a lost output must not affect a case
                 self._output.write(f"{chr(10) if dots else ''}{one_line(line)}\n")
                 self._output.flush()
 
     def stop(self) -> None:
-        """Say nothing more."""
+        """Stop printing."""
         self._over.set()
         if hasattr(self, "_thread"):
             self._thread.join()
@@ -191,7 +191,7 @@ class _Lines:
 
 
 class _Screen:
-    """rich's live table. What pytest writes meanwhile goes above it, a line at a time."""
+    """rich's live table. pytest's output meanwhile goes above it, a line at a time."""
 
     def __init__(self, reporter: Any, board: Board, lock: threading.RLock) -> None:
         from rich.live import Live as RichLive
@@ -200,7 +200,7 @@ class _Screen:
 
         self._writer = reporter._tw
         self._before = self._writer._file
-        # A copy of the terminal: pytest's capture takes the original away while a test runs.
+        # A copy of the terminal: pytest's capture redirects the original while a test runs.
         self._terminal = os.fdopen(os.dup(self._before.fileno()), "w", encoding="utf-8")
         console = Screen(file=self._terminal, force_terminal=True)
 
@@ -221,7 +221,7 @@ class _Screen:
         self._live.start()
 
     def stop(self) -> None:
-        """Take the table away and give the terminal back."""
+        """Remove the table and release the terminal."""
         self._live.stop()
         self._writer._file = self._before
         self._before.write(self._above.rest)
@@ -229,7 +229,7 @@ class _Screen:
 
 
 class _Above:
-    """A file for pytest's reporter: whole lines appear above the table, parts of lines wait."""
+    """A file for pytest's reporter: complete lines appear above the table, partial lines wait."""
 
     def __init__(self, console: Any) -> None:
         self._console = console
@@ -244,4 +244,4 @@ class _Above:
         return len(text)
 
     def flush(self) -> None:
-        """Lines are shown as they end."""
+        """Do nothing: lines are shown when they are complete."""

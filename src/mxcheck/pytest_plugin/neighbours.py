@@ -1,4 +1,5 @@
-"""What a run needs around it: syrupy, which stores baselines, and assertions; and what cannot be there."""
+"""Requirements and conflicts of a run: syrupy, which stores baselines, and assertions are needed; some
+plugins conflict."""
 
 from __future__ import annotations
 
@@ -9,22 +10,22 @@ from typing import Any
 
 import pytest
 
-#: syrupy's options, and what each asks for.
+#: syrupy's options, and the request that each stands for.
 CHANGED, MISSING = "update_snapshots", "update_new_snapshots_only"
 
 
 def accepts(config: pytest.Config) -> bool:
-    """Whether the run accepts baselines: each model is then measured by a second process as well."""
+    """Return whether the run accepts baselines: then a second process measures each model as well."""
     return updates(config) or bool(config.getoption(MISSING, False))
 
 
 def updates(config: pytest.Config) -> bool:
-    """Whether it accepts those that have changed, too."""
+    """Return whether it also accepts changed baselines."""
     return bool(config.getoption(CHANGED, False))
 
 
 def require_syrupy(config: pytest.Config) -> None:
-    """Raises ValueError, in one line, where syrupy is left out."""
+    """Raise ValueError, in one line, where syrupy is disabled."""
     if not config.pluginmanager.has_plugin("syrupy"):
         raise ValueError(
             "baselines are stored by pytest's plugin syrupy, which this run leaves out (-p no:syrupy, or no "
@@ -33,8 +34,8 @@ def require_syrupy(config: pytest.Config) -> None:
 
 
 def require_assertions(config: pytest.Config) -> None:
-    """Raises ValueError, in one line, where no assertion of the suites would be executed: under `python -O`
-    those are that pytest has rewritten."""
+    """Raise ValueError, in one line, where the suites' assertions would not be executed: under `python -O`
+    only those that pytest has rewritten are."""
     if not __debug__ and config.getoption("assertmode") != "rewrite":
         raise ValueError(
             "under python -O (PYTHONOPTIMIZE) and --assert=plain no assertion is executed, and whatever is "
@@ -43,7 +44,7 @@ def require_assertions(config: pytest.Config) -> None:
 
 
 def require_docstrings() -> None:
-    """Raises ValueError, in one line, under `python -OO`: transformers makes classes by docstrings."""
+    """Raise ValueError, in one line, under `python -OO`: transformers builds classes from docstrings."""
     if sys.flags.optimize > 1:
         raise ValueError(
             "transformers cannot be imported under python -OO (PYTHONOPTIMIZE=2), which leaves out "
@@ -52,8 +53,8 @@ def require_docstrings() -> None:
 
 
 def refuse_repeats(config: pytest.Config) -> None:
-    """Raises ValueError, in one line, where pytest-repeat would add numbers to the names of cases: names are
-    what results, baselines and `-k` go by."""
+    """Raise ValueError, in one line, where pytest-repeat would add numbers to the names of cases, by which
+    results, baselines and `-k` identify them."""
     if config.pluginmanager.has_plugin("repeat") and (config.getoption("count", 1) or 1) > 1:
         raise ValueError(
             "pytest-repeat (--count) gives cases names that no baseline has; leave it out, and repeat the run"
@@ -61,8 +62,9 @@ def refuse_repeats(config: pytest.Config) -> None:
 
 
 def refuse_pytest_snapshot(manager: pytest.PytestPluginManager) -> None:
-    """pytest-snapshot and syrupy define the same option and fixture: no run with both can start. Told
-    before the second of them is loaded, where ours comes before it: pytest loads plugins in no order.
+    """Refuse a run with both pytest-snapshot and syrupy: they define the same option and fixture, so pytest
+    cannot start. Raised before the second is loaded, if ours is loaded before it: pytest loads plugins in no
+    order.
 
     Raises pytest.UsageError, in one line.
     """
@@ -76,7 +78,7 @@ def refuse_pytest_snapshot(manager: pytest.PytestPluginManager) -> None:
 
 
 def check_snapshot(snapshot: Any) -> None:
-    """Raises ValueError, in one line, where the fixture is another plugin's or conftest's."""
+    """Raise ValueError, in one line, where the fixture belongs to another plugin or a conftest."""
     from syrupy.assertion import SnapshotAssertion
 
     if not isinstance(snapshot, SnapshotAssertion):

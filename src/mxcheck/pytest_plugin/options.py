@@ -19,7 +19,8 @@ from mxcheck.models.recipe import BF16
 from mxcheck.run.measuring import DEFAULT_LENGTH, DEFAULT_SAMPLES
 
 MODEL_SCALE_RULES = tuple(rule for rule in SCALE_RULES if rule != "amax")
-# Stochastic rounding wants a random integer for each element of each activation; the kernel suite has them.
+# Stochastic rounding needs a random integer for each element of each activation; the kernel suite provides
+# them.
 MODEL_ROUNDINGS = tuple(rounding for rounding in ROUNDINGS if rounding != "stochastic")
 AXES = tuple(map(str, range(-4, 4)))
 BLOCK_SIZES = ("16", "32", "64", "128")
@@ -27,7 +28,7 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ELEMENTWISE = (BF16, *MX)
 DEFAULT_MIN_FREE_RATIO = 0.5
-#: Options that say nothing about what is measured.
+#: Options that do not affect the measurement.
 _ASIDE = frozenset(
     {
         "recentre",
@@ -142,7 +143,7 @@ FLAGS = {
 #: Lists in which a format may have the field's name.
 _OF_FORMATS = ("precision", "format", "global")
 
-#: The largest whole number that an option takes: more than any model, text or host has.
+#: Largest integer for an option: more than any model, text or host has.
 MOST = {
     "max-samples": 2**31 - 1,
     "sequence-length": 2**24,
@@ -150,10 +151,10 @@ MOST = {
     "workers-per-device": 2**10,
 }
 
-#: Former names of options, which are still taken.
+#: Former names of options, which are still accepted.
 FORMER = {"bounds": "budgets"}
 
-#: Presets that are there without an ini file; one of the same name there goes before.
+#: Built-in presets; a preset of the same name in the ini file takes precedence.
 PRESETS = {
     "quick": "--mx-precision=fp32,bf16,fp8_e4m3,fp4_e2m1 --mx-tier=B",
     "medium": "--mx-tier=A,B",
@@ -195,8 +196,8 @@ def _key(name: str) -> str:
 
 
 def own_options(arguments: list[str]) -> list[str]:
-    """Those of a command line's words that are ours and say what is measured, each one word with its value:
-    pytest would take a path after a space for one to collect from."""
+    """Return our measurement options among a command line's words, each joined with its value in one word:
+    pytest would collect from a path after a space."""
     flags = {"--no-mx", *(f"--mx-{name}" for name in FLAGS)}
     words: list[str] = []
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -210,21 +211,21 @@ def own_options(arguments: list[str]) -> list[str]:
 
 
 def given(config: pytest.Config) -> bool:
-    """Whether this run says anything about mxcheck at all."""
+    """Return whether this run sets any option of mxcheck."""
     return typed(config.option) or any(config.getini(_key(name)) is not None for name in (*LISTS, *VALUES))
 
 
 def typed(options: argparse.Namespace) -> bool:
-    """Whether a command line says anything about mxcheck."""
+    """Return whether a command line sets any option of mxcheck."""
     named = any(getattr(options, _key(name)) is not None for name in (*LISTS, *VALUES))
     return named or any(getattr(options, _key(flag)) for flag in FLAGS) or bool(options.no_mx)
 
 
 class Options:
-    """What the run says: the command line before the preset, the preset before the ini file.
+    """The run's options. The command line takes precedence over the preset, the preset over the ini file.
 
-    Raises ValueError, in one line, for a preset that is not there or not well formed, and for an option or
-    ini key without a value.
+    Raises ValueError, in one line, for a preset that is missing or malformed, and for an option or ini key
+    without a value.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -243,7 +244,7 @@ class Options:
         return str(chosen or self._config.getini(key) or "")
 
     def names(self, name: str) -> list[str]:
-        """A list: repeated, with commas, or both."""
+        """Return a list that was given by repetition, with commas, or both."""
         key = _key(name)
         chosen = self._config.getoption(key) or self._preset.get(name) or self._config.getini(key) or []
         names = [part.strip() for text in chosen for part in text.split(",")]
@@ -260,7 +261,7 @@ class Options:
         if not text:
             return default
         most = MOST[name]
-        # Python does not read a number of thousands of digits at all.
+        # Python refuses to parse a number of thousands of digits.
         if not text.isdecimal() or len(text) > len(str(most)) or not 1 <= int(text) <= most:
             raise ValueError(f"--mx-{name} must be a whole number from 1 to {most}, got {text!r:.40}")
         return int(text)
@@ -281,10 +282,10 @@ class Options:
 
 
 def _refuse_empty(what: str, given: str | list[str] | None) -> None:
-    """Refuse an empty value, or a list with an empty name: a variable that is not set would choose."""
+    """Refuse an empty value, or a list with an empty name, as from an unset variable."""
     if given is None:
         return
-    # A value that is one path may have commas.
+    # A value that is one path may contain commas.
     parts = [given] if isinstance(given, str) else [part for text in given for part in text.split(",")]
     if not parts or not all(part.strip() for part in parts):
         raise ValueError(
@@ -294,7 +295,7 @@ def _refuse_empty(what: str, given: str | list[str] | None) -> None:
 
 
 def _preset(config: pytest.Config) -> dict[str, list[str]]:
-    """The options of the chosen preset, by name."""
+    """Return the options of the chosen preset, by name."""
     presets = dict(PRESETS)
     for line in config.getini("mx_presets"):
         name, colon, words = line.partition(":")

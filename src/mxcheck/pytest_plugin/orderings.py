@@ -1,4 +1,4 @@
-"""The orderings of a run: which of them take part, and whether the accepted baselines show them."""
+"""The orderings of a run: select them, and compare the accepted baselines with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mxcheck.pytest_plugin.options import Options
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.run.default_gate import WHOLE_LADDER
 
-#: What a comparison may show where this is expected. An order that was too close to call may become clear.
+#: Permitted results of a comparison for each expected one. An order that was undecided may become clear.
 _ALLOWED: dict[Shown, tuple[Shown, ...]] = {
     "holds": ("holds",),
     "undecided": ("undecided", "holds"),
@@ -26,7 +26,7 @@ _ALLOWED: dict[Shown, tuple[Shown, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOrdering:
-    """An ordering on one of the reference models, and the exception that this model makes."""
+    """An ordering on one of the reference models, and this model's exception, if any."""
 
     model: str
     ordering: Ordering
@@ -48,11 +48,11 @@ def _case(model: str, stage: str) -> Case:
 
 
 def orderings_of(config: pytest.Config, run: Settings, parameter: str) -> list[ModelOrdering]:
-    """The orderings of the run's reference models between steps that it asks for, whatever the tiers: those
-    that hold as `mx_ordering`, the exceptions as `mx_ordering_exception`.
+    """Return the orderings of the run's reference models between its precisions, whatever the tiers: those
+    that hold for `mx_ordering`, the exceptions for `mx_ordering_exception`.
 
-    None where options make other cases of them: the orderings were shown at the defaults. Looks at the
-    options only, so that every worker of xdist collects the same.
+    None where options change the cases, since the orderings were shown at the defaults. Only the options are
+    read, so that every xdist worker collects the same tests.
     """
     steps = chosen_steps(Options(config), run.own)
     plain = {case.plain for case in run.cases if not case.options}
@@ -73,8 +73,8 @@ def orderings_of(config: pytest.Config, run: Settings, parameter: str) -> list[M
 
 
 def hold(one: ModelOrdering, baselines: Path) -> Comparison:
-    """Compare the accepted records of an ordering: skipped where one is missing, failed where they show
-    something else than is expected."""
+    """Compare the accepted records of an ordering: skip where one is missing, fail where they show an
+    unexpected result."""
     records = []
     for case in one.cases:
         path = in_force(baselines, case.baseline)
@@ -94,7 +94,7 @@ def hold(one: ModelOrdering, baselines: Path) -> Comparison:
 
 
 def judge(one: ModelOrdering, found: Comparison) -> str:
-    """What is wrong with a comparison, in a few lines; empty where it shows what is expected."""
+    """Return the error in a comparison, in a few lines; empty where the result is expected."""
     expected: Shown = one.exception.shows if one.exception else "holds"
     if found.shows in _ALLOWED[expected]:
         return ""

@@ -1,4 +1,5 @@
-"""Recipes of the user's own, from `[tool.mxcheck.recipes]` of the project's pyproject.toml. Loads no torch.
+"""Recipes of the user's own, from `[tool.mxcheck.recipes]` of the project's pyproject.toml. Does not import
+torch.
 
 [tool.mxcheck.recipes.w4a8]
 mlp = { weights = "fp4_e2m1", activations = { format = "fp8_e4m3", scale_rule = "even" } }
@@ -33,9 +34,10 @@ class RecipesError(ValueError):
 
 
 def own_recipes(path: Path, *, kernel: str) -> dict[str, Recipe]:
-    """The recipes of the file at `path`, by name; none where there is no file or no such table.
+    """Return the recipes of the file at `path`, by name; none where the file or table is missing.
 
-    Raises ValueError, in one line that names file and recipe, for what would be ignored or fail later.
+    Raises ValueError, in one line that names file and recipe, for entries that would be ignored or fail
+    later.
     """
     try:
         table = read_toml(path)

@@ -1,4 +1,5 @@
-"""The controller's part of placement: what the run's cases cost, whether this host can hold its workers."""
+"""The controller's part of placement: estimate the costs of the run's cases, and check that this host can
+hold its workers."""
 
 from __future__ import annotations
 
@@ -24,25 +25,25 @@ from mxcheck.scheduling.placement import Group, Item, Placement
 if TYPE_CHECKING:
     from mxcheck.reporting.board import Expected
 
-#: Where pytest's cache keeps the seconds of earlier runs.
+#: Key of earlier runs' durations, in seconds, in pytest's cache.
 _DURATIONS, _LOADS = "mxcheck/durations", "mxcheck/loads"
 
 
 def case_of(node_id: str, cases: Mapping[str, Case]) -> Case | None:
-    """The case of a node id, by `cases` by id; None where it is another test."""
+    """Return the case of a node id from `cases`, which maps ids to cases; None for another test."""
     name = parameter_of(node_id)
     return None if name is None else cases.get(name)
 
 
 def parameter_of(node_id: str) -> str | None:
-    """What stands in the brackets of a test of the model suite; None for any other test."""
+    """Return the parameter in brackets of a test of the model suite; None for any other test."""
     function, bracket, parameter = node_id.rpartition("::")[2].partition("[")
     return parameter.removesuffix("]") if bracket and function == "test_accuracy" else None
 
 
 def selected_cases(config: pytest.Config, node_ids: Sequence[str]) -> list[Case]:
-    """The cases among a run's tests. Our options are looked at only where there could be one: other people's
-    runs have none."""
+    """Return the cases among a run's tests. Our options are read only where a case is possible: other
+    people's runs have none."""
     if all(parameter_of(node_id) is None for node_id in node_ids):
         return []
     cases = {case.id: case for case in settings(config).cases}
@@ -50,9 +51,9 @@ def selected_cases(config: pytest.Config, node_ids: Sequence[str]) -> list[Case]
 
 
 def places(settings: Settings) -> int:
-    """How many workers this host has room for: devices times workers per device (on a CPU, cores for
-    devices), as far as memory holds them; at least one. Raises pytest.UsageError for GPUs that cannot be told
-    apart."""
+    """Return the number of workers that fit on this host: devices times workers per device (on a CPU, cores
+    instead of devices), limited by memory; at least one. Raises pytest.UsageError for GPUs that cannot be
+    distinguished."""
     try:
         devices = host_devices(settings, on_gpu=looks_for_gpus(settings))
     except ValueError as error:
@@ -63,7 +64,8 @@ def places(settings: Settings) -> int:
 
 
 def _smallest(settings: Settings, labels: Iterable[str], *, twice: bool) -> tuple[int, str] | None:
-    """The least bytes that a worker needs, and the model that needs them; None: of none is anything known."""
+    """Return the least bytes that a worker needs, and the model that needs them; None where no model is
+    known."""
     needs = [
         ((2 if twice else 1) * known.bytes_needed, label)
         for label in dict.fromkeys(labels)
@@ -82,8 +84,8 @@ def _nominal(settings: Settings, cases: Sequence[Case]) -> dict[Case, float]:
 
 
 def seconds_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]) -> dict[Case, float]:
-    """What each case is expected to take, without loading: as it took last time, else as estimated. Where
-    some have been measured, the estimates of the others are brought to the same scale."""
+    """Return the expected duration of each case without loading: the last measured one, else an estimate.
+    Where some were measured, the other estimates are scaled accordingly."""
     stored: dict[str, float] = _cached(config, _DURATIONS)
     nominal = _nominal(settings, cases)
     measured = {case: stored[key] for case in cases if (key := stored_key(settings, case)) in stored}
@@ -93,8 +95,8 @@ def seconds_of(config: pytest.Config, settings: Settings, cases: Sequence[Case])
 
 
 def expected_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]) -> Expected:
-    """The same for the live display, with what is done once for all cases of a model: loading it, and where
-    the run accepts, measuring them all again in each environment that tells of noise."""
+    """Return expected durations for the live display, including work done once for all cases of a model:
+    loading it, and in an accepting run measuring them again in each environment for the noise."""
     from mxcheck.measure.noise import ENVIRONMENTS
     from mxcheck.reporting.board import Expected
 
@@ -116,7 +118,7 @@ def expected_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]
 
 
 def plan(config: pytest.Config, node_ids: Sequence[str]) -> Placement[Any] | None:
-    """The placement of a run's tests on workers; None where no case of ours is among them."""
+    """Return the placement of a run's tests on workers; None where it has no case of ours."""
     cases = selected_cases(config, node_ids)
     if not cases:
         return None
@@ -144,15 +146,15 @@ def _slots(label: str, known: Footprint | None, devices: list[Device], *, twice:
     try:
         request = request_for(label, known, devices, on_gpu=devices[0].name != CPU, twice=twice)
     except ValueError:
-        return 1  # larger than the host: its cases say so
+        return 1  # larger than the host: its cases report it
     if request.bytes_each is None:
         return devices[0].slots
     return request.slots * request.devices
 
 
 def check_host(config: pytest.Config, node_ids: Sequence[str], workers: int) -> None:
-    """Refuse, before anything is loaded, a run that could never be: a ledger that cannot be used, more
-    workers than memory can hold. Raises pytest.UsageError."""
+    """Refuse, before anything is loaded, an impossible run: an unusable ledger, or more workers than memory
+    can hold. Raises pytest.UsageError."""
     cases = selected_cases(config, node_ids)
     if not cases:
         return
@@ -175,9 +177,9 @@ def check_host(config: pytest.Config, node_ids: Sequence[str], workers: int) -> 
 
 
 def remember(config: pytest.Config, settings: Settings, results: Mapping[str, CaseResult]) -> None:
-    """Keep what the cases of this run took, for the next one."""
+    """Store the durations of this run's cases for the next run."""
     cache: Any = getattr(config, "cache", None)
-    if cache is None or accepts(config):  # whose times hold the noise's, of all of a model's cases
+    if cache is None or accepts(config):  # these durations include the noise of all of a model's cases
         return
     durations, loads = _cached(config, _DURATIONS), _cached(config, _LOADS)
     for case in settings.cases:
@@ -189,7 +191,7 @@ def remember(config: pytest.Config, settings: Settings, results: Mapping[str, Ca
         if loading:
             loads[f"{case.model} on {settings.device}"] = loading
     with warnings.catch_warnings():
-        # Nothing is lost but an estimate; pytest, which has things of its own to keep, says so itself.
+        # Only an estimate is lost; pytest, which writes to the same cache, reports the error itself.
         warnings.simplefilter("ignore", pytest.PytestCacheWarning)
         cache.set(_DURATIONS, durations)
         cache.set(_LOADS, loads)

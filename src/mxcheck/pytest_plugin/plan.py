@@ -1,7 +1,7 @@
-"""What a run would do, told without running it: for an engine that spreads its models over machines.
+"""Plan a run without running it, for an engine that spreads its models over machines.
 
 A plugin for `pytest --collect-only -p mxcheck.pytest_plugin.plan`: the project's own pytest reads the
-options, with its ini file, presets and conftest; no second reader can come to other cases. Loads no torch.
+options, with its ini file, presets and conftest, so the cases cannot differ. Does not import torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import UNKNOWN, estimated, model_seconds
 from mxcheck.scheduling.sharding import split
 
-#: The environment variable that names the file to write.
+#: Environment variable with the path of the output file.
 PLAN_FILE = "MXCHECK_PLAN_FILE"
 
 
@@ -35,9 +35,9 @@ class PlannedModel:
 
     Attributes:
         label: its name in ids.
-        shard: which part of the run it is; the costliest is the first.
-        cases: the ids of those of its cases that are selected (`-k` may leave none).
-        footprint: what it takes; the one of an unknown model where nothing is known before it is loaded.
+        shard: index of its part of the run; the costliest model is first.
+        cases: the ids of its selected cases (`-k` may leave none).
+        footprint: its estimate; that of an unknown model where nothing is known before loading.
     """
 
     label: str
@@ -48,9 +48,9 @@ class PlannedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run: its models, costliest first, and those of its options that an engine has to know.
+    """A run: its models, costliest first, and the options that an engine needs.
 
-    `shard` and `report` are empty where no option says so; `report` is absolute.
+    `shard` and `report` are empty where no option sets them; `report` is absolute.
     """
 
     models: tuple[PlannedModel, ...]
@@ -61,7 +61,7 @@ class Plan:
 
 
 def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) -> Plan:
-    """The plan of a run of which these cases are selected."""
+    """Plan a run with these selected cases."""
     known = {label: estimated(settings, label) for label in settings.models}
     costs = {
         label: model_seconds(
@@ -89,7 +89,7 @@ def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) ->
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan of a file. Raises ValueError, in one line, for what is none."""
+    """Read the plan of a file. Raises ValueError, in one line, for anything else."""
     try:
         data = read_json(path)
         models = tuple(
@@ -103,8 +103,8 @@ def read_plan(path: Path) -> Plan:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """End, without a plan, where the command line names nothing to collect: what pytest would find by itself
-    has other tests in it, and only pytest can tell a path from an option's value."""
+    """End without a plan where the command line names nothing to collect: pytest's default collection
+    contains other tests, and only pytest can distinguish a path from an option's value."""
     return None if config.args_source is pytest.Config.ArgsSource.ARGS else 0
 
 

@@ -1,5 +1,5 @@
-"""The door: what pytest sees of mxcheck. Loaded into every pytest run of an environment, so it imports
-nothing heavy and does nothing unless a test asks for a case."""
+"""mxcheck's entry point in pytest. It is loaded into every pytest run of an environment, so it imports
+nothing heavy and does nothing unless a test requests a case."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> None:
-    """The first moment at which our options are known; nothing is written yet, and no conftest loaded."""
+    """Check the options at the earliest possible moment: nothing is written yet, and no conftest loaded."""
     known = early_config.known_args_namespace
     if typed(known) or _name_models(early_config, known.file_or_dir):
         check_root(early_config, parser)
@@ -108,7 +108,7 @@ def _register_reports(config: pytest.Config) -> None:
 
 
 def _find_kernels(config: pytest.Config) -> None:
-    """Make what the options name importable, and refuse a name that means nothing."""
+    """Make the named kernels importable, and refuse an unknown name."""
     from mxcheck.pytest_plugin.kernels import check_findable, chosen, make_importable
 
     run = settings(config)
@@ -121,14 +121,14 @@ def _find_kernels(config: pytest.Config) -> None:
 
 
 def _paths(config: pytest.Config, words: list[str]) -> list[Path]:
-    """Directories that pytest is going to collect from, and to put on sys.path as it does."""
+    """Return the directories that pytest will collect from and add to sys.path."""
     named = [config.invocation_params.dir / word.partition("::")[0] for word in words]
     return [path if path.is_dir() else path.parent for path in named if path.exists()]
 
 
 def _find_device(config: pytest.Config) -> None:
-    """Refuse a device that was asked for on the command line and is not there. (An ini file's is looked at
-    where a test needs it: other runs of that project have no use for torch.)"""
+    """Refuse a device on the command line that is missing. (An ini file's device is checked where a test
+    needs it: other runs of that project do not import torch.)"""
     if config.getoption("mx_device") != "cuda":
         return
     from mxcheck.conformance.devices import resolve_device
@@ -181,7 +181,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             _parametrize_kernels(metafunc)
     except (ValueError, pytest.UsageError) as error:
         line = str(error).removeprefix("mxcheck: ")
-        # Of all errors in collection this is the one that pytest shows without a traceback.
+        # The only error in collection that pytest shows without a traceback.
         raise pytest.Collector.CollectError(f"mxcheck: {line}") from error
 
 
@@ -193,7 +193,7 @@ _KERNEL_PARAMETERS = _ORDERINGS | {
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """What a cell was called before still selects it."""
+    """Let a cell's former name select it still."""
     case = item.callspec.params.get("mx_kernel_case") if hasattr(item, "callspec") else None
     if case is not None and case.cell.former_id:
         item.extra_keyword_matches.add(case.cell.former_id)
@@ -201,8 +201,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Generator[None, Any, Any]:
-    """Ours in place of xdist's `load`, unless `--dist` asked for that by name; it is `load` itself where a
-    run has no model. Another plugin's scheduler stays."""
+    """Replace xdist's `load` scheduler by ours, unless `--dist` names it; without models ours behaves as
+    `load`. Another plugin's scheduler is kept."""
     made = yield
     from xdist.scheduler import LoadScheduling
 
@@ -218,7 +218,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Generator[No
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """`-n auto`: devices times workers per device, in a run of the model suite."""
+    """Return the workers of `-n auto`: devices times workers per device, in a run of the model suite."""
     import os
 
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or not _name_models(config, config.args):
@@ -229,8 +229,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def _name_models(config: pytest.Config, words: list[str]) -> bool:
-    """Whether these words, of the command line or `testpaths`, name the model suite, as far as can be told
-    before anything is collected."""
+    """Return whether these words, of the command line or `testpaths`, name the model suite, as far as known
+    before collection."""
     if any("mxcheck.suite" in word for word in words):
         return True
     return any((folder / "test_accuracy.py").is_file() for folder in _paths(config, words))
@@ -238,15 +238,15 @@ def _name_models(config: pytest.Config, words: list[str]) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
-    """Drop the tests of orderings from a run that has none: pytest would make each a skipped one, in every
-    run of somebody's own models."""
+    """Drop the tests of orderings from a run without any: pytest would make each a skipped test in every run
+    of a user's own models."""
     made = yield
     return [item for item in made if not _is_without_ordering(item)] if isinstance(made, list) else made
 
 
 def _is_without_ordering(item: Any) -> bool:
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    # In place of a parameter that is none, pytest puts a mark of its own.
+    # pytest replaces an empty parameter set by a mark of its own.
     return any(name in parameters and not hasattr(parameters[name], "ordering") for name in _ORDERINGS)
 
 
@@ -266,7 +266,7 @@ def _parametrize_orderings(metafunc: pytest.Metafunc) -> None:
 
     for name in _ORDERINGS.intersection(metafunc.fixturenames):
         found = orderings_of(metafunc.config, settings(metafunc.config), name)
-        if not found:  # dropped by pytest_pycollect_makeitem; an empty set fails where an ini option says so
+        if not found:  # dropped by pytest_pycollect_makeitem; an empty set fails if an ini option says so
             metafunc.parametrize(name, [None], ids=["none"])
             continue
         metafunc.parametrize(
@@ -308,7 +308,7 @@ def _marks(case: Any) -> list[pytest.MarkDecorator]:
     from mxcheck.models.ladder import LADDER
     from mxcheck.models.zoo import REFERENCE_MODELS
 
-    # A recipe of the user's is no marker.
+    # A user's recipe is no marker.
     names = [case.precision, *aliases_of(case.precision)] if case.precision in LADDER else []
     names += [] if case.tier is None else [f"tier_{case.tier}"]
     if case.model in REFERENCE_MODELS:
@@ -318,18 +318,18 @@ def _marks(case: Any) -> list[pytest.MarkDecorator]:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
-    """Inside xdist's own, which tells the controller that a worker has finished."""
+    """Runs inside xdist's hook, which tells the controller that a worker has finished."""
     from mxcheck.pytest_plugin.deaths import told_to_the_controller
 
     with told_to_the_controller(session.config), warnings.catch_warnings():
-        # A collection that is only listed, or a worker that died: nothing of ours is left to syrupy to find.
+        # A collection that is only listed, or a worker that died: leave nothing of ours for syrupy to find.
         warnings.filterwarnings("ignore", r"syrupy: received \d+ of \d+ xdist worker snapshot reports")
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """What our tests run is other people's code, which may end the process, and talks as it is imported."""
+    """Contain the code under test, which may end the process, and suppress its output at import."""
     from mxcheck.pytest_plugin.deaths import no_silent_exit
     from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
 
@@ -343,7 +343,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What our test found goes to the controller on its report."""
+    """Put our test's results on its report, for the controller."""
     report = yield
     put_on_report(item, report)
     return report
@@ -351,7 +351,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
-    """What a model held is given back when the next test is none of its cases."""
+    """Release a model's resources when the next test is none of its cases."""
     yield
     gate = item.config.stash.get(GATE, None)
     if gate is not None:

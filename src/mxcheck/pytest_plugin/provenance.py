@@ -1,4 +1,4 @@
-"""What a run's verdicts rest on: the commit, the package, the accepted baselines."""
+"""The basis of a run's verdicts: the commit, the package, the accepted baselines."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from mxcheck.reporting.shards import Basis
 
 _PACKAGE = Path(__file__).parent.parent
-#: The environment variable that names a run, so that no shard of another one is joined to its.
+#: Environment variable that names a run, so that shards of different runs are not merged.
 RUN = "MXCHECK_RUN"
-#: In place of a commit: no repository (an installed package, an unpacked archive), or no git installed.
+#: Used instead of a commit: no repository (an installed package, an unpacked archive), or no git installed.
 NO_COMMIT = "no commit known to git"
 
 
 def basis(root: Path, baselines: Path, *, selection: str, arguments: str, options: str) -> Basis:
-    """What a run that starts now in `root` rests on."""
+    """Return the basis of a run that starts now in `root`."""
     from mxcheck.reporting.shards import Basis
 
     commit, changes = commit_of(root)
@@ -42,8 +42,8 @@ def basis(root: Path, baselines: Path, *, selection: str, arguments: str, option
 
 
 def _digest_of(baselines: Path) -> str:
-    """Of the records, and each model's bounds.toml: the project's, and ours of models that it has no folder
-    for."""
+    """Return the digest of the records and each model's bounds.toml: the project's, and ours for models
+    without a folder in the project."""
     digests = [folder_digest(baselines, "*.[jt]*")]
     ours = shipped()
     for model in taken_from_ours(baselines, list(SHIPPED)):
@@ -53,9 +53,9 @@ def _digest_of(baselines: Path) -> str:
 
 
 def commit_of(root: Path) -> tuple[str, str]:
-    """The commit that is checked out in `root`, or `NO_COMMIT`, and a digest of the tracked files that are
-    not as it has them; empty where all are. Raises ValueError where git is there and fails in a repository:
-    a commit that it would not tell must not pass for none."""
+    """Return the commit checked out in `root`, or `NO_COMMIT`, and a digest of the modified tracked files,
+    empty where there are none. Raises ValueError where git is installed but fails in a repository: an unknown
+    commit must not pass for none."""
     try:
         commit = _git(root, "rev-parse", "--verify", "HEAD").strip()
         top = Path(_git(root, "rev-parse", "--show-toplevel").rstrip("\n"))
@@ -81,8 +81,8 @@ def commit_of(root: Path) -> tuple[str, str]:
 
 
 def _git(root: Path, *words: str) -> str:
-    """What git prints. Raises FileNotFoundError where it is not installed, another OSError where it cannot be
-    started, CalledProcessError where it knows no repository with a commit here."""
+    """Return git's output. Raises FileNotFoundError where git is not installed, another OSError where it
+    cannot be started, CalledProcessError where it finds no repository with a commit here."""
     command = ["git", "-C", str(root), *words]
     done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603  (git, no shell)
     return done.stdout.decode(errors="surrogateescape")

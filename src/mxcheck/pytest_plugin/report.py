@@ -1,4 +1,4 @@
-"""Header and table, in the controller: results arrive with the reports of the workers."""
+"""Header and table, in the controller; workers send results with their reports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mxcheck.pytest_plugin.work import estimated
 
 
 class RunReport:
-    """Collects the results of a run and prints them. Costs nothing where no test asks for a case."""
+    """Collect and print the results of a run. Does nothing where no test requests a case."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -53,7 +53,7 @@ class RunReport:
     def _settings(self) -> Settings:
         return settings(self._config)
 
-    @pytest.hookimpl(tryfirst=True)  # the reporter asks for our lines in its own
+    @pytest.hookimpl(tryfirst=True)  # the reporter asks for our lines in its own hook
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._begin([item.nodeid for item in session.items], workers=1)
 
@@ -69,11 +69,12 @@ class RunReport:
         if reporter is None or not (lines := self._header()):
             return
         reporter.ensure_newline()
-        for line in ["", *lines] if reporter.isatty else lines:  # xdist's status has no end on a terminal
+        for line in ["", *lines] if reporter.isatty else lines:  # ends xdist's status line
             reporter.write_line(printable(line))
 
     def _begin(self, node_ids: list[str], workers: int) -> None:
-        """The tests are known: is there a case among them, and can this host hold the run?"""
+        """Check, once the tests are known, whether a case is among them and whether this host can hold the
+        run."""
         self._selected = selected_cases(self._config, node_ids)
         if not self._selected or self._config.option.collectonly:
             return
@@ -106,11 +107,12 @@ class RunReport:
         ]
 
     def _notes(self, selected: list[Case]) -> list[str]:
-        """What the options do not reach, and what is left out for want of a library: nothing is silent."""
+        """Return notes on options without effect, and on precisions omitted for want of a library, so that
+        nothing is silent."""
         lines = []
         for label in dict.fromkeys(label for case in selected for label in case.options):
             if self._stands_beside(label):
-                continue  # nobody asked for it
+                continue  # nobody requested it
             without = dict.fromkeys(case.precision for case in selected if label not in case.options)
             if without:
                 lines.append(f"mxcheck: +{label} does not apply to {', '.join(without)}")
@@ -134,7 +136,7 @@ class RunReport:
         return lines
 
     def _stands_beside(self, label: str) -> bool:
-        """Whether a case with this option stands beside the same one without it."""
+        """Return whether a case with this option is run in addition to the one without it."""
         cases = self._settings.recipes
         return any(
             label in case.options
@@ -149,7 +151,7 @@ class RunReport:
 
     @property
     def results(self) -> dict[str, CaseResult]:
-        """Those so far, by the case's id, for what else reports on the run."""
+        """The results so far, by the case's id, for other reporters of the run."""
         return self._results
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -170,26 +172,26 @@ class RunReport:
         elif report.skipped and (result is None or result.outcome is not Outcome.SKIPPED):
             self._end(name, Outcome.SKIPPED, reason="skipped before it ran")
         elif report.failed and (result is None or result.outcome.green):
-            # A test that raised, or a worker that died: it has no result of its own.
+            # A test that raised, or a worker that died, has no result.
             when: str = report.when  # xdist's "???" is no phase that pytest knows
             self._end(name, Outcome.CRASHED if when == "???" else Outcome.ERROR)
         if report.when == "call" or not report.passed:
             self._live.case_ended(name, None if result is None else result.seconds)
 
     def _end(self, name: str, outcome: Outcome, *, reason: str = "") -> None:
-        """A case ends otherwise than its result says, or has none."""
+        """Record an outcome that differs from the case's result, or replaces a missing one."""
         before = self._results.get(name) or CaseResult(case=self._by_id[name], outcome=outcome)
         self._results[name] = replace(before, outcome=outcome, reason=reason or before.reason)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """Why a worker died, where it could still say so."""
+        """Record why a worker died, if it could report it."""
         if why := self._live.last_words.get(parameter_of(crashitem) or ""):
             report.longrepr = f"{report.longrepr}: {why}"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """What was to run and did not has a row too, and no such run is green."""
+        """Add a row for each selected case that did not run, and fail such a run."""
         option = self._config.option
         if self._kernels_not_compared:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
@@ -208,8 +210,8 @@ class RunReport:
 
     @property
     def _kernel_not_asked(self) -> str:
-        """Why no bit of the kernel that was named was held against the oracle, by any case of the run; empty
-        where one was. Of a shard, the other shards may."""
+        """The reason why no case of the run compared a bit of the named kernel with the oracle; empty where
+        one did. For a shard, the other shards may."""
         name = self._settings.kernel
         if name in OWN or self._settings.shard is not None:
             return ""
@@ -222,7 +224,7 @@ class RunReport:
 
     @property
     def _compared_nothing(self) -> bool:
-        """Whether each case was skipped. Of a shard, the merge says so of the whole run."""
+        """Whether each case was skipped. For a shard, the merge checks the whole run."""
         skipped = all(
             result.outcome is Outcome.SKIPPED and result.record is None for result in self._results.values()
         )
@@ -256,8 +258,8 @@ class RunReport:
 
     @property
     def _kernels_not_compared(self) -> dict[str, str]:
-        """Implementations that were named and of which no cell was compared, each with what it refused first.
-        Where nothing is named, what is installed is asked, and some of it casts on other machines only."""
+        """Named kernels of which no cell was compared, each with its first refusal. Where none is named, all
+        installed kernels are tested, and some of them cast on other machines only."""
         if not self._settings.kernels:
             return {}
         by_name: dict[str, list[dict[str, Any]]] = {}
@@ -289,7 +291,7 @@ class RunReport:
         self._keep(terminalreporter, {"conformance.md": markdown(rows), "conformance.json": as_json(rows)})
 
     def _keep(self, terminalreporter: Any, texts: dict[str, str]) -> None:
-        """Write the report's files, where one was asked for. A run that cannot is red, and goes on."""
+        """Write the report's files, if requested. A failure makes the run red, and the run continues."""
         if (folder := self._settings.report) is None:
             return
         try:
@@ -324,7 +326,8 @@ class RunReport:
 
 
 def _show(terminalreporter: Any, table: str) -> None:
-    """A table, line by line: of what a terminal has no letters for, pytest escapes the ends of lines too."""
+    """Print a table line by line: where a terminal cannot encode a character, pytest escapes the newlines
+    too."""
     for line in table.splitlines():
         terminalreporter.write_line(line)
 
@@ -334,7 +337,7 @@ def _relative(path: Any, config: pytest.Config) -> str:
 
 
 def _compared(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """How many cells were compared of an implementation whose domain was learned."""
+    """Return how many cells were compared for a kernel whose domain was learned."""
     if not row["domain"].startswith("learned"):
         return ""
     own = [one for one in rows if one["implementation"] == row["implementation"]]

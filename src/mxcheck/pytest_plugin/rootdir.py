@@ -1,5 +1,5 @@
-"""Paths after a space: pytest, before it knows our options, takes one that exists for a path to collect from,
-and looks there for the project: its ini file, its baselines, its cache."""
+"""Paths after a space: before pytest knows our options, it collects from such a path if it exists, and looks
+there for the project: its ini file, baselines and cache."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from _pytest.config.findpaths import determine_setup
 
 
 def check_root(config: pytest.Config, parser: pytest.Parser) -> None:
-    """Refuse a command line whose options' values moved pytest's root directory or its ini file: all would be
-    read from and written to another project. Raises pytest.UsageError, in one line with what to write."""
+    """Refuse a command line whose option values moved pytest's root directory or its ini file: everything
+    would be read from and written to another project. Raises pytest.UsageError, in one line with the correct
+    form."""
     words = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *map(str, config.invocation_params.args)]
     known = parser.parse_known_args(words, namespace=copy.copy(config.option))
     root, ini, *_ = determine_setup(
@@ -43,5 +44,5 @@ def check_root(config: pytest.Config, parser: pytest.Parser) -> None:
 
 
 def _is_there(config: pytest.Config, word: str) -> bool:
-    """As pytest looks at it: `path::test` is a path."""
+    """Return whether pytest takes the word for an existing path: `path::test` is one."""
     return Path(config.invocation_params.dir, word.partition("::")[0]).exists()

@@ -1,4 +1,4 @@
-"""A run's settings, read once, by whoever is the first to need them."""
+"""A run's settings, read once, at the first use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SETTINGS = pytest.StashKey[Settings]()
 
 
 def settings(config: pytest.Config) -> Settings:
-    """This run's settings. Raises pytest.UsageError, in one line, for options that cannot be."""
+    """Return this run's settings. Raises pytest.UsageError, in one line, for invalid options."""
     if _SETTINGS not in config.stash:
         config.stash[_SETTINGS] = read_settings(config)
     return config.stash[_SETTINGS]

@@ -1,4 +1,4 @@
-"""What a run is asked to collect, and what narrows that: shards of one run are asked for the same."""
+"""What a run collects, and the options that narrow it: these must be equal for all shards of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-#: Options that may leave out cases, by their names in pytest's configuration.
+#: Options that may exclude cases, by their names in pytest's configuration.
 _NARROWING = {
     "-k": "keyword",
     "-m": "markexpr",
@@ -19,17 +19,18 @@ _NARROWING = {
 
 
 def narrowing(config: pytest.Config) -> str:
-    """The options and node ids that may leave out cases of a run; empty where all of them are asked for."""
+    """Return the options and node ids that may exclude cases of a run; empty where all are selected."""
     words = []
     for name, key in _NARROWING.items():
-        value = config.getoption(key, None)  # -p no:cacheprovider takes its options away
+        value = config.getoption(key, None)  # -p no:cacheprovider removes its options
         values = value if isinstance(value, list) else [value]
         words += [name if one is True else f"{name} {one}" for one in values if one]
     return " ".join([*words, *(_from_root(config, word) for word in config.args if "::" in word)])
 
 
 def collected(config: pytest.Config) -> str:
-    """What the command line names to collect; paths from the root directory, wherever pytest was started."""
+    """Return what the command line collects; paths are relative to the root directory, wherever pytest was
+    started."""
     return " ".join(_from_root(config, word) for word in config.args)
 
 
@@ -42,8 +43,8 @@ def _from_root(config: pytest.Config, word: str) -> str:
 
 
 def kernels_alone(config: pytest.Config) -> bool:
-    """Whether a run names the kernel suite and nothing else: then options that both suites have need mean
-    nothing to a model."""
+    """Return whether a run names only the kernel suite: then options that both suites have need not apply to
+    a model."""
     return bool(config.args) and all(_names_kernels(config, word) for word in config.args)
 
 

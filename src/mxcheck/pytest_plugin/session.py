@@ -1,4 +1,4 @@
-"""One worker's session of the gate: cases in, results out."""
+"""One worker's session of the gate, from cases to results."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from mxcheck.pytest_plugin.neighbours import accepts
 from mxcheck.pytest_plugin.options import own_options
 from mxcheck.pytest_plugin.settings import Settings
 
-#: The exit status of a worker whose CUDA context is broken.
+#: Exit status of a worker whose CUDA context is broken.
 _BROKEN_CONTEXT = 70
 
 
 class GateSession:
-    """Holds the cases of one worker. `shared` is a folder that all workers of the run see."""
+    """The gate of one worker. `shared` is a folder that all workers of the run share."""
 
     def __init__(
         self, config: pytest.Config, settings: Settings, items: Sequence[pytest.Item], shared: Path
@@ -56,11 +56,11 @@ class GateSession:
         )
         self.session = Session(settings.measuring, shared=shared, host=self._leasing, tell=self._tell)
         self._broken = broken_gate()
-        self._noise_seconds = 0.0  # of the case at hand
+        self._noise_seconds = 0.0  # of the current case
 
     def timed(self, case: Case, snapshot: SnapshotAssertion) -> CaseResult:
-        """`hold`, and where and how long: seconds without those spent waiting for a device, of them those of
-        loading the model."""
+        """Run `hold`, and add the worker and the seconds without waiting for a device; `load_seconds` of them
+        for loading the model."""
         began, waited, loading = time.monotonic(), self._leasing.waited, self.session.loading
         self._noise_seconds = 0.0
         result = self.hold(case, snapshot)
@@ -71,19 +71,19 @@ class GateSession:
         return replace(result, seconds=round(spent, 3), load_seconds=round(loaded, 3), worker=self._worker)
 
     def move_on(self, model: str | None) -> None:
-        """The next case is of this model, if it is a case: another one's need not stay."""
+        """Release the resident model unless the next case, if any, is of this model."""
         self.session.keep_only(model)
 
     def close(self) -> None:
-        """The last case is over."""
+        """Release everything after the last case."""
         self.session.free()
         self._leasing.close()
 
     def hold(self, case: Case, snapshot: SnapshotAssertion) -> CaseResult:
-        """Measure a case and hold it against its baseline, or accept it."""
+        """Measure a case and compare it with its baseline, or accept it."""
         if self._broken:
             return error_of(case, self._broken)
-        # The first case of a process imports torch, which takes seconds: nobody need wonder.
+        # The first case of a process imports torch, which takes seconds: show that.
         self._tell({"do": "step", "what": f"{case.id} starting"})
         baselines = self._settings.baselines
         try:
@@ -116,8 +116,8 @@ class GateSession:
         )
 
     def _give_up(self, case: Case, error: BaseException) -> CaseResult:
-        """A CUDA context that is broken stays so: whatever this process would measure next fails too. A
-        worker of xdist dies, which costs this case, and is replaced; without one, the rest is red by name."""
+        """Handle a broken CUDA context, which fails every later measurement of this process. An xdist worker
+        exits, which fails this case, and is replaced; without xdist, the remaining cases are red by name."""
         words = f"the CUDA context is broken: {told(error)}"
         if self._worker != "main":
             self._tell({"do": "died", "case": case.id, "why": words})
@@ -126,15 +126,15 @@ class GateSession:
         return error_of(case, words)
 
     def _accept_command(self, case: Case) -> str:
-        """What to type: this run's own suite and options, narrowed to this case: in brackets, as its id ends
-        the test's name, or `-A` would match `-A+attention` too."""
+        """Return the command that accepts this case: the run's own suite and options, narrowed to the case.
+        Brackets end the test's name after the id, or `-A` would match `-A+attention` too."""
         suite = ["--pyargs", "mxcheck.suite.models"] if "--pyargs" in self._arguments else []
         words = ["pytest", *suite, *own_options(self._arguments), "-k", f"[{case.id}]", "--snapshot-update"]
         return shlex.join(words)
 
     def _noise(self, record: Record) -> Noise:
-        """How far other instruction sets move a case; with it, all selected cases of its model that can run
-        here are measured."""
+        """Return how far other instruction sets move a case; all selected cases of its model that can run
+        here are measured at the same time."""
         recipes = self._settings.recipes
         cases = {
             other.id: other
@@ -157,8 +157,8 @@ class GateSession:
 
 
 def _poisons(error: BaseException) -> bool:
-    """An error after which CUDA refuses everything in this process: an assertion on the device, an illegal
-    access. Not every error of CUDA's is one, so that the context itself is asked, where there is one."""
+    """Return whether CUDA refuses all work in this process after this error: an assertion on the device, an
+    illegal access. Not every CUDA error is one, so the context itself is tested, if any."""
     import torch
 
     if "CUDA error:" not in str(error) or is_out_of_memory(error):

@@ -1,4 +1,4 @@
-"""The run that the options describe, checked. Loads no torch."""
+"""The run's settings from its options, checked. Does not import torch."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ from mxcheck.scheduling.sharding import Shard, parse_shard, split
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The run that the options describe: plain data, the same in controller and workers."""
+    """A run's settings: plain data, the same in controller and workers."""
 
     models: Mapping[str, str]  # label -> name as given
     recipes: Mapping[Case, Recipe]
     own: tuple[str, ...]  # names of the user's recipes, whether they run or not
-    left_out: tuple[str, ...]  # steps whose library is not installed, where none was named
+    left_out: tuple[str, ...]  # precisions whose library is not installed, where none was named
     trusted: tuple[str, ...]  # labels of models whose checkpoint may execute code
     scale_rule: str
     rounding: str
     block_size: int
-    dtype: str | None  # as torch names it; None: the model's own
+    dtype: str | None  # torch's name; None: the model's own
     corpus: CorpusChoice
     max_samples: int
     sequence_length: int | None
     batch_size: int | None
     metrics: tuple[str, ...]
-    kernels: tuple[str, ...]  # as named; none: each suite's default
+    kernels: tuple[str, ...]  # as named; empty: each suite's default
     level: str
     narrowing: Narrowing  # of the kernel suite
     microxcaling: str
@@ -84,7 +84,7 @@ class Settings:
 
     @property
     def measuring(self) -> Measuring:
-        """What of it decides a record."""
+        """The settings that determine a record."""
         return Measuring(
             models=self.models,
             recipes=self.recipes,
@@ -102,7 +102,7 @@ class Settings:
 
     @property
     def kernel(self) -> str:
-        """The one cast of a model run."""
+        """The kernel of a model run."""
         return self.kernels[0] if self.kernels else "eager"
 
 
@@ -193,7 +193,7 @@ def _read(config: pytest.Config) -> Settings:
 def _with_cases(
     models: Mapping[str, str], whole: Mapping[Case, Recipe], *, named: list[str]
 ) -> dict[str, str]:
-    """The models that have a case of the run. Raises ValueError where the run names another."""
+    """Return the models that have a case in the run. Raises ValueError where the run names another."""
     there = {case.model for case in whole}
     for label in models if named else ():
         if label not in there:
@@ -262,7 +262,7 @@ def _bounds(
 
 
 def _report_folder(config: pytest.Config, options: Options) -> Path | None:
-    """Where to write, checked before the run and not after it."""
+    """Return the output folder, checked before the run."""
     name = options.value("report")
     if not name:
         return None
@@ -276,7 +276,8 @@ def _report_folder(config: pytest.Config, options: Options) -> Path | None:
 
 
 def _leases(config: pytest.Config, options: Options) -> Path:
-    """The host's ledger: the option's, else the environment's, else the user's own in the temporary one."""
+    """Return the host's ledger: the option's, else the environment's, else the user's own in the temporary
+    folder."""
     named = options.value("leases") or os.environ.get("MXCHECK_LEASES", "")
     return config.rootpath / named if named else default_folder()
 
@@ -300,7 +301,8 @@ def _part(
     given: Mapping[str, Any],
     baselines: Path | None,
 ) -> dict[str, str]:
-    """The models of a shard. By estimates alone, never by durations: those differ from machine to machine."""
+    """Return the models of a shard. Only estimates are used, since measured durations differ between
+    machines."""
     if shard.count > len(models):
         raise ValueError(
             f"--mx-shard={shard}: the run is split by whole models and has {len(models)}; "
@@ -317,7 +319,7 @@ def _part(
 
 
 def _trusted(options: Options, models: Mapping[str, str]) -> tuple[str, ...]:
-    """The labels of the models that are named: as `--mx-models` names them, or by either part of that."""
+    """Return the labels of the named models: by the form of `--mx-models`, or by either part of it."""
     names = {label: label for label in models}
     names |= {name: label for label, name in models.items()}
     names |= {f"{label}={name}": label for label, name in models.items()}
@@ -329,7 +331,7 @@ def _labels(names: list[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for given in names:
         label, name = named_model(given)
-        model_source(name)  # there is one
+        model_source(name)  # raises where it is missing
         if label in labels or (label in REFERENCE_MODELS and name != label):
             raise ValueError(
                 f"--mx-models: {labels.get(label, label)!r} and {name!r} are both {label!r} in ids "

@@ -1,4 +1,4 @@
-"""What a run of one shard leaves for `mxcheck merge`. In the controller, beside the report."""
+"""Write a shard's file for `mxcheck merge`, in the controller, beside the report."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mxcheck.scheduling.sharding import Shard
 if TYPE_CHECKING:
     from mxcheck.reporting.shards import Basis
 
-#: A collection that found nothing, as `-k` may have it, is none of these: it has ended.
+#: Not for a collection that found nothing, as with `-k`: that one has ended.
 _NO_COLLECTION = "no collection has ended, so nothing ran: look at the log for what ended the workers"
 
 
 class ShardReport:
-    """Collects what is red besides the report's rows, and writes the shard's file when the run ends."""
+    """Collect failures besides the report's rows, and write the shard's file when the run ends."""
 
     def __init__(self, config: pytest.Config, run: Settings, shard: Shard, report: RunReport) -> None:
         from mxcheck.reporting.shards import file_name
@@ -39,12 +39,12 @@ class ShardReport:
         self._report = report
         self._path = run.report / file_name(shard.index, shard.count)
         self._basis: Basis | None = None
-        self._selected: list[str] | None = None  # until a collection has ended: no worker may live so long
+        self._selected: list[str] | None = None  # until a collection has ended, if ever
         self._failed: dict[str, str] = {}
 
     def pytest_sessionstart(self) -> None:
         try:
-            self._path.unlink(missing_ok=True)  # of an earlier run: if this one dies, it must be missing
+            self._path.unlink(missing_ok=True)  # of an earlier run: it must not stand for this one
         except OSError as error:
             raise pytest.UsageError(f"mxcheck: {WriteError(self._path, error)}") from error
         try:
@@ -58,7 +58,7 @@ class ShardReport:
         except ValueError as error:
             raise pytest.UsageError(f"mxcheck: {error}") from error
 
-    # First, as the report may end the run where this host cannot hold it.
+    # First, since the report may end the run where this host cannot hold it.
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._selected = [item.nodeid for item in session.items]
@@ -80,7 +80,7 @@ class ShardReport:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
-        """Last of all: the report may add rows until then, and others may change the exit status."""
+        """Runs last: the report may add rows until then, and other plugins may change the exit status."""
         result = yield
         self._write(session)
         return result
@@ -127,7 +127,7 @@ class ShardReport:
 
 
 def _deciding(run: Settings, *, updates: bool) -> str:
-    """The options that decide a verdict and are no part of a case's name."""
+    """Return the options that affect a verdict and are no part of a case's name."""
     bounds = sha256(Path(run.bounds).read_bytes()).hexdigest()[:16] if run.bounds else "ours"
     words = {
         "kernel": run.kernel,

@@ -1,4 +1,4 @@
-"""Baselines as syrupy snapshots: one JSON file a case. The gate judges; syrupy stores and counts."""
+"""Baselines as syrupy snapshots: one JSON file for each case. The gate judges; syrupy stores and counts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class BaselineExtension(AbstractSyrupyExtension):
     """Storage and comparison of one case; `extension_for` binds it to a file.
 
-    It discovers nothing and deletes nothing: syrupy's clean-up of unused snapshots would remove the
-    baselines of every case that a narrowed, stopped or crashed run did not reach. `mxcheck baselines prune`
-    finds orphans instead.
+    It discovers and deletes nothing: syrupy's clean-up of unused snapshots would remove the baselines of
+    every case that a narrowed, stopped or crashed run did not reach. `mxcheck baselines prune` finds orphans
+    instead.
     """
 
     file_extension = "json"
@@ -76,6 +76,6 @@ class BaselineExtension(AbstractSyrupyExtension):
 
 
 def extension_for(path: Path, *, holds: bool) -> type[BaselineExtension]:
-    """The extension of the case whose baseline is `path`. `holds` says that the gate found the record to hold
+    """Return the extension of the case whose baseline is `path`. `holds` says that the gate passed the record
     against it; otherwise texts are compared, for acceptance and re-centring."""
     return type("CaseBaseline", (BaselineExtension,), {"path": path, "holds": holds})

@@ -1,5 +1,5 @@
-"""From a worker to the controller: what a test found, on the report of its call, and as flat properties for
-whatever else reads reports (`--junitxml`, other plugins)."""
+"""Send a test's results from a worker to the controller: on the report of its call, and as flat properties
+for other readers of reports (`--junitxml`, other plugins)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _RESULT = pytest.StashKey[dict[str, Any]]()
 _CELL = pytest.StashKey[dict[str, Any]]()
 
 
-#: What the result of a case is called on the report of its call.
+#: Attribute name of a case's result on the report of its call.
 RESULT = "mx_result"
 
 
 def keep_result(item: pytest.Item, result: CaseResult) -> None:
-    """A case's result."""
+    """Store a case's result."""
     record = result.record
     item.stash[_RESULT] = result.as_dict()
     _tell(
@@ -34,7 +34,7 @@ def keep_result(item: pytest.Item, result: CaseResult) -> None:
 
 
 def keep_cell(item: pytest.Item, row: dict[str, Any], verdict: str) -> None:
-    """A row of the conformance matrix."""
+    """Store a row of the conformance matrix."""
     item.stash[_CELL] = row
     _tell(
         item,
@@ -45,17 +45,17 @@ def keep_cell(item: pytest.Item, row: dict[str, Any], verdict: str) -> None:
 
 
 def keep_ordering(item: pytest.Item, *, ratio: float, margin: float) -> None:
-    """What the baselines of an ordering show."""
+    """Store what the baselines of an ordering show."""
     _tell(item, ratio=ratio, margin=margin)
 
 
 def keep_calls(item: pytest.Item, calls: int) -> None:
-    """How often a kernel was called with the same numbers: fewer times where it is slow."""
+    """Store how often a kernel was called with the same numbers: fewer times where it is slow."""
     _tell(item, calls=calls)
 
 
 def _tell(item: pytest.Item, **figures: str | float | None) -> None:
-    """Only what there is, in place of what an earlier run of the test had."""
+    """Set the properties that have a value, replacing those of an earlier run of the test."""
     told = {f"mx_{name}": value for name, value in figures.items()}
     others = [one for one in item.user_properties if one[0] not in told]
     item.user_properties[:] = [
@@ -65,8 +65,8 @@ def _tell(item: pytest.Item, **figures: str | float | None) -> None:
 
 
 def put_on_report(item: pytest.Item, report: pytest.TestReport) -> None:
-    """On the report of the call, and of no other phase: attributes go with it through xdist. Whatever runs
-    the test again starts anew."""
+    """Put the results on the report of the call, and of no other phase: xdist transports its attributes. A
+    repeated test starts anew."""
     if report.when == "call":
         for name, key in ((RESULT, _RESULT), ("mx_cell", _CELL)):
             if key in item.stash:
@@ -75,12 +75,12 @@ def put_on_report(item: pytest.Item, report: pytest.TestReport) -> None:
 
 
 def sent_result(report: pytest.TestReport) -> Mapping[str, Any] | None:
-    """The result of a case, as `result_from_dict` reads it; None where there is none."""
+    """Return the result of a case, in the form of `result_from_dict`; None where there is none."""
     found: Mapping[str, Any] | None = getattr(report, RESULT, None)
     return found
 
 
 def sent_cell(report: pytest.TestReport) -> dict[str, Any] | None:
-    """The row of a cell; None where there is none."""
+    """Return the row of a cell; None where there is none."""
     found: dict[str, Any] | None = getattr(report, "mx_cell", None)
     return found

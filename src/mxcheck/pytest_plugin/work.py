@@ -1,4 +1,4 @@
-"""What cases cost, as a pure function of the options: xdist's controller has node ids and nothing else."""
+"""Costs of cases, as a pure function of the options: xdist's controller knows only node ids."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from mxcheck.gate.case import Case
     from mxcheck.pytest_plugin.settings import Settings
 
-#: Of a model of which nothing is known before it is loaded: it goes early, and takes a device for itself.
+#: Footprint of a model of which nothing is known before loading: it is scheduled early, on a device for
+#: itself.
 UNKNOWN = Footprint(weight_bytes=0, working_bytes=0, case_seconds=600.0, load_seconds=600.0)
-#: A converted model casts, which the reference does not; one sequence a pass is slower by itself (measured:
-#: 1.5 to 1.9 times on the reference models).
+#: A converted model casts, which the reference does not; one sequence in a pass is slower by itself
+#: (measured: 1.5 to 1.9 times on the reference models).
 _CONVERTED, _ONE_BY_ONE = 1.2, 1.8
 
 
@@ -32,8 +33,9 @@ def estimate(
     batch_size: int | None,
     own: Path | None = None,
 ) -> Footprint | None:
-    """What a model named so takes on its own text, or on a corpus (`own` is None); None where nothing is
-    known of it. `own` is the folder of its baselines, where the text of a model that is not ours lies."""
+    """Return the estimated footprint of a model on its own text, or on a corpus (`own` is None); None if it
+    cannot be known before loading. `own` is the folder of its baselines, which holds the text of a model that
+    is not ours."""
     source = model_source(name)
     usual = DEFAULT_BATCH_SIZE if source.card is None else source.card.batch_size
     text = None
@@ -47,7 +49,7 @@ def estimate(
 
 
 def estimated(settings: Settings, label: str) -> Footprint | None:
-    """The same for a model of the run."""
+    """Return the estimated footprint of a model of the run."""
     return estimate(
         settings.models[label],
         dtype=settings.dtype,
@@ -59,16 +61,16 @@ def estimated(settings: Settings, label: str) -> Footprint | None:
 
 
 def case_seconds(known: Footprint | None, recipe: Recipe) -> float:
-    """A case's nominal seconds, its model being loaded."""
+    """Return a case's nominal seconds once its model is loaded."""
     factor = _ONE_BY_ONE if recipe.sequences_a_pass else _CONVERTED
     return (known or UNKNOWN).case_seconds * factor
 
 
 def model_seconds(known: Footprint | None, recipes: Iterable[Recipe]) -> float:
-    """Nominal seconds of a model's cases, one after another."""
+    """Return the nominal seconds of a model's cases in sequence."""
     return (known or UNKNOWN).load_seconds + sum(case_seconds(known, recipe) for recipe in recipes)
 
 
 def stored_key(settings: Settings, case: Case) -> str:
-    """Under which a case's duration is stored: on another kind of device it says nothing."""
+    """Return the cache key of a case's duration, which applies to one kind of device only."""
     return f"{case.id} on {settings.device}"

@@ -1,4 +1,4 @@
-"""xdist's side of placement: nodes and node ids in, indices out. Called by xdist's DSession alone."""
+"""xdist's side of placement: from nodes and node ids to indices. Called only by xdist's DSession."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PLUGIN = "mxcheck-scheduling"
 
 
 class ModelScheduling:
-    """Places models where a run has some, and is xdist's `load` where it has none.
+    """Place models where a run has some, and act as xdist's `load` where it has none.
 
-    `plan` makes the placement of a run's node ids; None: there is no model among them. Until the workers have
-    collected, nodes and collections are kept by xdist's own LoadScheduling. (Neither of its group schedulers
-    would do: one hangs after a worker's death, the other does not group.)
+    `plan` creates the placement of a run's node ids; None: there is no model among them. Until the workers
+    have collected, xdist's own LoadScheduling keeps nodes and collections. (Neither of its group schedulers
+    is suitable: one hangs after a worker's death, the other does not group.)
 
-    It is registered as a plugin too: what has started and ended tells, when a worker dies, which item died
-    with it.
+    It is registered as a plugin too, to record started and ended items: when a worker dies, they identify the
+    item that died with it.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class ModelScheduling:
 
     @property
     def nodes(self) -> list[WorkerController]:
-        """The workers that are part of the run: DSession shuts them down."""
+        """The workers of the run, which DSession shuts down."""
         nodes: list[WorkerController] = self._load.nodes
         return nodes
 
     @property
     def collection_is_completed(self) -> bool:
-        """Whether all workers have collected, once: one that dies later is replaced."""
+        """Whether all workers have collected at some time: one that dies later is replaced."""
         self._collected = self._collected or self._load.collection_is_completed
         return self._collected
 
@@ -60,7 +60,7 @@ class ModelScheduling:
 
     @property
     def has_pending(self) -> bool:
-        """Whether something has not ended."""
+        """Whether an item has not ended."""
         return bool(self._load.has_pending if self._placement is None else self._placement.unfinished)
 
     def add_node(self, node: WorkerController) -> None:
@@ -72,21 +72,21 @@ class ModelScheduling:
         self._load.add_node_collection(node, collection)
 
     def schedule(self) -> None:
-        """`DSession.worker_collectionfinish`, when all workers have collected, and for each that comes later
-        in place of a dead one."""
+        """`DSession.worker_collectionfinish`, when all workers have collected, and again for each replacement
+        of a dead worker."""
         if self._load.collection is None:
             collections = list(self._load.node2collection.values())
             self._placement = self._plan(collections[0])
             if self._placement is None or any(one != collections[0] for one in collections):
                 self._placement = None
-                self._load.schedule()  # which reports workers that collected differently
+                self._load.schedule()  # also reports workers that collected differently
                 return
             self._load.collection = collections[0]
         if self._placement is None:
             self._load.schedule()
             return
         for node in self.nodes:
-            # One that collected otherwise than the others gets nothing: xdist has logged it.
+            # A worker with a different collection gets nothing: xdist has logged it.
             if node not in self._placement.workers and node in self._load.node2collection:
                 self._placement.join(node)
         self._send()
@@ -100,7 +100,7 @@ class ModelScheduling:
         self._send()
 
     def mark_test_pending(self, item: str) -> None:
-        """A plugin's `pytest_handlecrashitem` that wants an item to be run again."""
+        """Run an item again, as a plugin's `pytest_handlecrashitem` requests."""
         if self._placement is None:
             self._load.mark_test_pending(item)
             return
@@ -109,12 +109,12 @@ class ModelScheduling:
         self._send()
 
     def remove_pending_tests_from_node(self, node: WorkerController, indices: Sequence[int]) -> None:
-        """The answer to a `steal`, which is never asked for."""
+        """Ignore the answer to a `steal`, which is never requested."""
         raise NotImplementedError
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """`DSession.worker_errordown` and `worker_workerfinished`: a worker is gone. Returns the item that
-        died with it: begun, and not reported. What had not begun is run by others."""
+        """`DSession.worker_errordown` and `worker_workerfinished`: a worker is gone. Return the item that
+        died with it: begun, and not reported. Other workers run its remaining items."""
         if self._placement is None:
             item = self._load.remove_node(node)
             return None if item is None else str(item)
@@ -132,11 +132,11 @@ class ModelScheduling:
         return died
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """A worker has begun an item."""
+        """Note that a worker has begun an item."""
         self._begun.add(nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """An item is over, its teardown too: what dies before that has died of it."""
+        """Note that an item is over, including its teardown: a death before that belongs to it."""
         self._over.add(nodeid)
 
     @property
@@ -147,11 +147,11 @@ class ModelScheduling:
     def _send(self) -> None:
         assert self._placement is not None
         for node in self._placement.workers:
-            if node.shutting_down:  # DSession's doing, after -x
+            if node.shutting_down:  # DSession shuts it down, after -x
                 self._placement.stop(node)
         for node, indices, stop in self._placement.orders():
-            # A worker that died a moment ago takes nothing any more. The event that says so is under way, and
-            # remove_node then hands on what it was sent.
+            # A worker that has just died accepts nothing. The event is under way, and remove_node then
+            # reassigns its items.
             with suppress(OSError):
                 if indices:
                     node.send_runtest_some(indices)
