@@ -1,4 +1,4 @@
-"""Baselines as people look at them: a list, and what changed between two sets."""
+"""Baselines as tables: a list, and the differences between two sets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import differences, rms
 from mxcheck.reporting.numbers import figure
 
-#: One set of baselines: by path relative to its root. A file that cannot be read is kept as its error.
+#: One set of baselines: by path relative to its root. An unreadable file is represented by its error.
 Baselines = Mapping[str, Record | BaselineError]
 
 
 def read_directory(root: Path) -> dict[str, Record | BaselineError]:
-    """Every baseline below `root`. Raises ValueError where there is no such directory."""
+    """Read every baseline below `root`. Raises ValueError where there is no such directory."""
     if not root.is_dir():
         raise ValueError(f"baselines directory {root} does not exist; name one with --baselines")
     found: dict[str, Record | BaselineError] = {}
@@ -34,17 +34,16 @@ def read_directory(root: Path) -> dict[str, Record | BaselineError]:
 
 
 def read_revision(revision: str, root: Path) -> dict[str, Record | BaselineError]:
-    """The baselines below `root` as a git revision has them. Raises ValueError, with git's own words, where
-    the revision or the directory is unknown to git.
-    """
+    """Read the baselines below `root` from a git revision. Raises ValueError, with git's message, where git
+    does not know the revision or the directory."""
     if not root.is_dir():
         raise ValueError(
             f"{revision!r} is not a directory, and baselines directory {root}, where it could be a git "
             f"revision, does not exist; name one with --baselines"
         )
-    # First its name as git has it: what begins with - would be an option of `git archive`.
+    # Resolve its name first: `git archive` would take one that begins with - for an option.
     named = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-    # From a subdirectory, git archives that directory alone, by names relative to it.
+    # From a subdirectory, git archives only that directory, with names relative to it.
     done = named if named.returncode else _git(root, "archive", "--format=tar", named.stdout.decode().strip())
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines()
@@ -75,7 +74,7 @@ def _git(root: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def list_table(baselines: Baselines) -> Table:
-    """Every accepted case and its figures."""
+    """Return the table of every accepted case and its figures."""
     table = Table("baseline", box=None, pad_edge=False)
     for name in ("perplexity", "KL", "top-1 %", "modules", "noise (loss rms)", "accepted with"):
         table.add_column(name, justify="right")
@@ -97,7 +96,8 @@ def list_table(baselines: Baselines) -> Table:
 
 
 def diff_table(before: Baselines, after: Baselines) -> Table | None:
-    """What changed from one set to the other, a row a case; None where nothing did."""
+    """Return the table of changes from one set to the other, one row for each case; None where there are
+    none."""
     table = Table("baseline", "what", box=None, pad_edge=False)
     for name in ("perplexity", "KL", "loss rms", "digests"):
         table.add_column(name, justify="right")

@@ -1,14 +1,14 @@
-"""What a run is doing now: fed with events, read as a table or a line. No clock of its own, no terminal.
+"""The current state of a run, from events, as a table or a line. It has no clock of its own and no terminal.
 
-Events are plain dicts, for they travel from workers; `do` says what happened:
+Events are plain dicts, since workers send them; `do` is the kind:
 
 - `wait` (`model`, `why`): it waits for a device;
-- `step` (`what`): it does something whose length is not known, as loading a model; `once` names the model
-  where all of its cases are served by that;
+- `step` (`what`): it starts work of unknown length, such as loading a model; `once` names the model where the
+  work serves all of its cases;
 - `measure` (`what`, `batches`, `length` in tokens): a measurement begins, of a case or of a reference;
-- `batch` (`sequences`, `memory` in bytes): so many sequences more are through, so much memory is taken;
-- `shared` (`case`, `model`, `seconds`): of a case's seconds, those that served all cases of its model, which
-  are loading it and measuring its noise.
+- `batch` (`sequences`, `memory` in bytes): this many more sequences are done, this much memory is used;
+- `shared` (`case`, `model`, `seconds`): the part of a case's seconds that served all cases of its model:
+  loading it and measuring its noise.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """Seconds that are expected: of each case by id, and of what is done once for all cases of a model; and
-    whose each case is. As stored from earlier runs, or as estimated, which is right in proportion only."""
+    """Expected seconds of each case by id, and of the work done once for all cases of a model; and the model
+    of each case. They are stored from earlier runs, or estimated, which gives the proportions only."""
 
     cases: Mapping[str, float]
     shared: Mapping[str, float] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Expected:
 
 @dataclass(slots=True)
 class _Line:
-    """One worker."""
+    """The state of one worker."""
 
     doing: str = "starting"
     waits: bool = False
@@ -54,7 +54,7 @@ class _Line:
 
     @property
     def speed(self) -> float | None:
-        """Tokens a second of the measurement under way."""
+        """Tokens per second of the current measurement."""
         return self.tokens / (self.latest - self.began) if self.latest > self.began else None
 
 
@@ -70,7 +70,7 @@ class Board:
     _now: float = 0.0
 
     def heard(self, worker: str, event: Mapping[str, Any], now: float) -> None:
-        """A worker said something."""
+        """Process an event of a worker."""
         if event["do"] == "shared":
             self._of_the_model[event["case"]] = event["seconds"]
             self.shared[event["model"]] = self.shared.get(event["model"], 0.0) + event["seconds"]
@@ -94,22 +94,22 @@ class Board:
             line.latest, line.memory = now, event["memory"]
 
     def case_ended(self, case: str, seconds: float | None) -> None:
-        """A case has a result; `seconds` is what it took, where that is known."""
+        """Note that a case has a result; `seconds` is its duration, where known."""
         if seconds is None:
             self.ended[case] = self.expected.cases.get(case, 0.0)
         else:
             self.ended[case] = max(0.0, seconds - self._of_the_model.pop(case, 0.0))
 
     def gone(self, worker: str) -> None:
-        """A worker has died, or is done."""
+        """Note that a worker has died or finished."""
         self.lines.pop(worker, None)
 
     def seconds_left(self) -> float | None:
-        """What the rest will take, by what ended beside what was expected of it; None before a case ended,
-        and while every worker waits: nobody knows for how long.
+        """Return the expected remaining seconds, from the ratio of actual to expected durations; None before
+        a case has ended, and while every worker waits, since the wait is unknown.
 
-        What is done once for all cases of a model goes by a rate of its own: the case that did it says
-        nothing of what the others take.
+        Work that is done once for all cases of a model has its own ratio: the case that did it does not
+        predict the others.
         """
         workers = sum(not line.waits for line in self.lines.values())
         cases, shared = self.expected.cases, self.expected.shared
@@ -132,12 +132,12 @@ class Board:
         return self.expected.cases.keys() <= self.ended.keys()
 
     def waiting(self) -> str | None:
-        """Who waits for what, in one line; None while nobody does."""
+        """Describe in one line the waiting workers and the reasons; None where none waits."""
         waiting = [f"{worker} {line.doing}" for worker, line in self.lines.items() if line.waits]
         return f"mxcheck: {'; '.join(waiting)}" if waiting else None
 
     def line(self) -> str:
-        """All of it in one line, for a log."""
+        """Return the whole state in one line, for a log."""
         left = self.seconds_left()
         parts = [f"mxcheck: {len(self.ended)} of {len(self.expected.cases)} cases"]
         if left is not None:
@@ -147,7 +147,7 @@ class Board:
         return "; ".join(parts)
 
     def renderable(self) -> RenderableType:
-        """All of it as a table with a bar, for a terminal."""
+        """Return the whole state as a table with a bar, for a terminal."""
         table = titled_table("")
         for name in ("worker", "case", "batches", "", "tokens/s", "memory"):
             table.add_column(
@@ -175,7 +175,7 @@ class Board:
 
 
 def _rate(took: Mapping[str, float], expected: Mapping[str, float]) -> float | None:
-    """Seconds taken for a second expected; None where none was expected of what is over."""
+    """Return the ratio of actual to expected seconds; None where nothing was expected of the ended cases."""
     told = sum(expected[name] for name in took if name in expected)
     return sum(seconds for name, seconds in took.items() if name in expected) / told if told else None
 
@@ -189,7 +189,7 @@ def _figures(line: _Line) -> tuple[str, str, str]:
 
 
 def duration(seconds: float) -> str:
-    """In words, as exact as an estimate may be."""
+    """Format a duration in words, with the precision of an estimate."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What the gate would see of each accepted case, as a table."""
+"""The smallest changes of each accepted case that the gate would detect, as a table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CAPTION = (
 
 
 def detectable_table(baselines: Baselines, bounds: BoundsTables) -> Table:
-    """A row a case. Raises ValueError where a case has no bounds."""
+    """Return a table with one row for each case. Raises ValueError where a case has no bounds."""
     table = Table("baseline", box=None, pad_edge=False, caption=_CAPTION, caption_justify="left")
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
@@ -48,7 +48,7 @@ def detectable_table(baselines: Baselines, bounds: BoundsTables) -> Table:
         else:
             table.add_row(f"{name}: unreadable", style="bold red")
     if troubles := [str(record) for record in baselines.values() if isinstance(record, BaselineError)]:
-        table.caption = "\n".join([*troubles, _CAPTION])  # in a cell they would take every column's room
+        table.caption = "\n".join([*troubles, _CAPTION])  # a cell would widen its column for every row
     return table
 
 

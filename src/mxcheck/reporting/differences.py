@@ -1,4 +1,4 @@
-"""What a kernel returned for a cast, and which of its bits are not the oracle's."""
+"""A kernel's result for a cast, and its differences from the oracle."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Got:
 
     Attributes:
         codes: uint8, x's shape; None where the kernel returned values.
-        scales: in the order of `Cast.blocks`.
-        tensor_scale: float32, of NVFP4.
+        scales: one for each block, in the order of `Cast.blocks`.
+        tensor_scale: float32, for NVFP4.
         values: float32 (of a 16-bit result upcast), x's shape; None where the kernel returned codes.
     """
 
@@ -38,18 +38,18 @@ class Got:
     values: NDArray[np.float32] | None = None
 
     def bits(self, place: int) -> int:
-        """What was returned for an element of the flattened x."""
+        """Return the bits of an element of the flattened x."""
         if self.codes is not None:
             return int(self.codes.ravel()[place])
         assert self.values is not None
         return int(self.values.ravel().view(np.uint32)[place])
 
     def columns(self, layout: str) -> list[str]:
-        """Headers of `cells`."""
+        """Return the headers of `cells`."""
         return ["got", layout, "its value"] if self.codes is not None else ["got", "fp32"]
 
     def cells(self, place: int, block: int, *, wrong: bool) -> list[str]:
-        """An element of the flattened x, marked where it is wrong."""
+        """Return the cells of an element of the flattened x, marked where it is wrong."""
         mark = "≠ " if wrong else "  "
         bits = self.bits(place)
         if self.codes is None:
@@ -64,7 +64,7 @@ class Got:
         return [f"{mark}{bits:02X}", binary(self.spec.element, bits), decimal(value)]
 
     def scale_text(self, block: int) -> str:
-        """A block's scale: its code or bits, and what it means."""
+        """Format a block's scale: its code or bits, and its value."""
         assert self.scales is not None
         number = self.scales[block]
         if self.spec.block.scale == E8M0:
@@ -76,13 +76,13 @@ class Got:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Differences:
-    """Where a result is not the oracle's.
+    """Marks of the differences between a result and the oracle.
 
     Attributes:
-        elements: x's shape: of codes, or of values.
-        scales: one a block, in the order of `Cast.blocks`.
-        tensor_scale: NVFP4's.
-        values: whether values were compared, not codes and scales.
+        elements: x's shape, for codes or values.
+        scales: one for each block, in the order of `Cast.blocks`.
+        tensor_scale: for NVFP4.
+        values: whether values were compared instead of codes and scales.
     """
 
     elements: Bools
@@ -95,7 +95,7 @@ class Differences:
         return bool(self.tensor_scale or self.scales.any() or self.elements.any())
 
     def summary(self, spec: CastSpec) -> str:
-        """In one line."""
+        """Summarize in one line."""
         what = "values" if self.values else "codes"
         if not self.any:
             scales = "" if self.values else f" and {self.scales.size} scales"
@@ -109,8 +109,8 @@ class Differences:
 
 
 def differences(done: Cast, got: Got, dtype: str) -> Differences:
-    """Compare by bits: 0 and -0 differ, NaNs equal each other, and codes under a scale that has to be NaN
-    mean nothing. Values are compared as `dtype` has them: rounded to float32, then to it."""
+    """Compare by bits: 0 and -0 differ, NaNs equal each other, and codes under a scale that must be NaN are
+    ignored. Values are compared in `dtype`: rounded to float32, then to it."""
     none = np.zeros(len(done.blocks), np.bool_)
     if got.values is not None:
         expected = round_to(done.values, dtype)

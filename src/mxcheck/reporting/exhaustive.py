@@ -1,4 +1,4 @@
-"""Exhaustive sweeps: the bar while they run, the table at the end, the summary as Markdown and as JSON."""
+"""Exhaustive sweeps: a bar during the run, then the table, and the summary as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _WHAT = (
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Callable[[Sweep, int, int], None]]:
-    """A bar with the time left; where the output is no terminal, a line every 5 percent.
+    """Show a bar with the time left; where the output is no terminal, a line every 5 percent.
 
-    Yields what `mxcheck.conformance.exhaustive.run` takes as `progress`.
+    Yields the `progress` argument of `mxcheck.conformance.exhaustive.run`.
     """
     if not console.is_terminal:
         yield _lines(console)
@@ -38,7 +38,7 @@ def progress_bar(console: Console) -> Iterator[Callable[[Sweep, int, int], None]
         task = bar.add_task("exhaustive", total=None)
 
         def update(sweep: Sweep, done: int, total: int) -> None:
-            if bar.tasks[0].total is None:  # the first call: what an earlier run did says nothing of speed
+            if bar.tasks[0].total is None:  # the first call: an earlier run's part does not affect the speed
                 bar.reset(task, total=total, completed=done)
             bar.update(task, description=sweep.name, completed=done)
 
@@ -62,7 +62,7 @@ def _lines(console: Console) -> Callable[[Sweep, int, int], None]:
 
 
 def sweeps_table(results: Sequence[SweepResult]) -> Table:
-    """One line a sweep."""
+    """Return a table with one line for each sweep."""
     table = titled_table("mxcheck: exhaustive sweeps", _WHAT)
     for number, name in enumerate(_COLUMNS):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
@@ -82,7 +82,7 @@ def _cells(one: SweepResult) -> tuple[str, ...]:
 
 
 def describe(result: SweepResult) -> list[str]:
-    """A sweep with mismatches, in lines; none where all is exact."""
+    """Describe a sweep with mismatches, in lines; none where all is exact."""
     if not result.mismatches:
         return []
     sweep = result.sweep
@@ -97,10 +97,10 @@ def describe(result: SweepResult) -> list[str]:
 
 
 def markdown(results: Sequence[SweepResult], facts: Mapping[str, str]) -> str:
-    """The summary for people.
+    """Return the summary for people.
 
     Args:
-        facts: what the run rests on, by name: date, device, versions.
+        facts: the basis of the run, by name: date, device, versions.
     """
     compared = sum(one.compared for one in results)
     mismatches = sum(one.mismatches for one in results)
@@ -126,7 +126,7 @@ def markdown(results: Sequence[SweepResult], facts: Mapping[str, str]) -> str:
 
 
 def as_json(results: Sequence[SweepResult], facts: Mapping[str, str]) -> str:
-    """The summary for programs."""
+    """Return the summary for programs."""
     rows: list[dict[str, Any]] = [
         {
             "sweep": one.sweep.name,

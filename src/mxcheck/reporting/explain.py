@@ -1,4 +1,4 @@
-"""`mxcheck explain`: a cast block by block, with how each bit came about, and what a kernel made of it."""
+"""`mxcheck explain`: a cast block by block, with the origin of each bit, and a kernel's result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mxcheck.reporting.differences import Differences, Got
 from mxcheck.reporting.numbers import binary, decimal, layout_of
 from mxcheck.reporting.steps import Cast, Step, block_steps, element_notes, runs, tensor_steps
 
-#: Elements (runs of equal ones counted once) that are shown of a tensor that has more.
+#: Maximum number of elements shown of a larger tensor (runs of equal ones count once).
 SHOWN = 64
 _MOST_BLOCKS = 8
 _WRONG = "bold red"
@@ -32,7 +32,7 @@ _NOTE_WIDTH = 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What a kernel made of the tensor, and where that is wrong."""
+    """A kernel's result for the tensor, and its differences."""
 
     kernel: str
     dtype: str
@@ -43,7 +43,7 @@ class Comparison:
 def print_explanation(
     console: Console, done: Cast, *, dtype: str, comparison: Comparison | None = None
 ) -> None:
-    """Everything, as wide as the figures need: no figure is folded or cut, only notes are folded."""
+    """Print everything at the width that the figures need: only notes are folded, and nothing is cut."""
     for part in _parts(done, dtype, comparison, console):
         if isinstance(part, Table):
             console.width = max(console.width, _size(console, part).minimum)
@@ -100,7 +100,7 @@ def _headline(done: Cast, dtype: str) -> str:
 
 
 def _steps(steps: Sequence[Step], wrong: str) -> Iterator[Text]:
-    """Steps below each other; `wrong`, what a kernel has instead, behind the last."""
+    """Yield the steps below each other, and `wrong`, a kernel's result instead, after the last."""
     width = max(len(name) for name, _ in steps) + 2
     for number, (name, text) in enumerate(steps, 1):
         line = Text(f"  {name:<{width}}{text}")
@@ -150,7 +150,7 @@ def _blocks_to_show(done: Cast, comparison: Comparison | None) -> list[int]:
 
 
 def _rows(done: Cast, block: int, comparison: Comparison | None) -> list[list[int]]:
-    """Places in the flattened x, neighbours with the same bits together."""
+    """Return the places in the flattened x, with neighbours of equal bits grouped."""
     places = [int(place) for place in done.blocks[block]]
     bits = done.x.ravel().view(np.uint32)
     random = None if done.spec.rounding != "stochastic" else np.asarray(done.spec.random).ravel()
@@ -179,8 +179,8 @@ def _fitting(
     comparison: Comparison | None,
     console: Console,
 ) -> Table:
-    """The table of a block that this console has room for: with less space between columns, then without
-    those that the others imply. Where none fits, the last, wider than the console."""
+    """Return the table of a block that fits this console: first with less space between columns, then without
+    those that others imply. Where none fits, return the narrowest."""
     everything, bits = _columns(done, block, rows, comparison), layout_of(done.spec.element)
     implied = (
         (2, ()),
@@ -204,7 +204,7 @@ def _fitting(
 
 
 def _size(console: Console, table: Table) -> Measurement:
-    """Its width without and with folded notes, whatever the console's."""
+    """Return its width without and with folded notes, whatever the console's."""
     return console.measure(table, options=console.options.update(width=10_000))
 
 
@@ -272,7 +272,7 @@ def _cells(done: Cast, block: int, place: int) -> list[str]:
     x, value = float(done.x.ravel()[place]), float(done.values.ravel()[place])
     scale, code, element = done.scale(block), int(done.codes.ravel()[place]), done.spec.element
     given = [decimal(x), _bits(done.x.ravel()[place])]
-    if math.isnan(scale):  # the codes mean nothing
+    if math.isnan(scale):  # the codes are undefined
         return [*given, "-", "any", "", "-", "NaN", "-", "-"]
     error = value - x
     relative = abs(error / x) if x and math.isfinite(x) else 0.0

@@ -1,5 +1,5 @@
-"""What a red case says: the step that failed, what moved, which link of the chain broke, where, what differs
-around it, and what to type."""
+"""The message of a red case: the failed step, what moved, the broken link, the layers, differences in the
+environment, and the command that accepts it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ WORST_LAYERS, MOST_COUNTS = 5, 3
 
 
 def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *, accept: str) -> str:
-    """Several lines, the most telling first: pytest cuts long messages from the end."""
+    """Return several lines, the most important first: pytest cuts long messages at the end."""
     failures = verdict.failures
     first = failures[0]
     lines = [f"{record.id}: step {first.step} ({STEPS[first.step]}): {first.message}"]
     lines += [f"  also step {check.step} ({STEPS[check.step]}): {check.message}" for check in failures[1:]]
     lines += [f"  {line}" for line in examples(record.kernel_cells)]
-    # whose fault it is, also where it is not the kernel's
+    # who is wrong, also where it is not the kernel
     lines += [f"  {one.message}" for one in verdict.checks if one.key == KERNEL_OPERANDS and one.passed]
     broken = cause(verdict, record, baseline)
     lines.append(f"  cause: {broken.link}: {broken.means}")
@@ -51,8 +51,8 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
 
 
 def worst_layers(record: Record, baseline: Record | None) -> list[str]:
-    """The sublayers whose error is the largest part of their update; where a baseline has them, those whose
-    error turned most come first."""
+    """Return the sublayers with the largest error relative to their update; with a baseline, first those
+    whose error changed direction most."""
     now = record.sublayers or {}
     then = (baseline and baseline.sublayers) or {}
 
@@ -74,7 +74,7 @@ def worst_layers(record: Record, baseline: Record | None) -> list[str]:
 
 
 def count_changes(record: Record, baseline: Record | None) -> list[str]:
-    """What the casts did that they may not, the largest share of an operand first."""
+    """Return the counters outside their bounds, the largest share of an operand first."""
     if baseline is None or record.counters is None or baseline.counters is None:
         return []
     same = same_arithmetic(record, baseline)
@@ -84,7 +84,7 @@ def count_changes(record: Record, baseline: Record | None) -> list[str]:
 
 
 def environment_differences(record: Record, baseline: Record) -> list[str]:
-    """One line for each thing that differs, `what: now, accepted then`."""
+    """Return a line for each difference, `what: now, accepted then`."""
     now, then = record.environment, baseline.environment
     return [
         f"{key}: {now.get(key, 'unset')}, accepted with {then.get(key, 'unset')}"

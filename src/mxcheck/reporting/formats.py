@@ -1,4 +1,4 @@
-"""`mxcheck formats`: the formats and their properties, as tables. Reads the formats' data, nothing else."""
+"""`mxcheck formats`: the formats and their properties, as tables, from the formats' data alone."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from mxcheck.formats.spec import DIALECTS, ROUNDINGS
 from mxcheck.reporting.numbers import multiple
 from mxcheck.reporting.titled import titled_table
 
-#: The formats that OCP MX v1.0 does not have.
+#: Formats outside OCP MX v1.0.
 EXPERIMENTAL = ("fp4_e3m0",)
-#: The least width without a cell cut.
+#: Least width at which no cell is cut.
 WIDTH = 110
 _BLOCK_SCALE_BITS = 8  # e8m0 and e4m3
 _NONE = "-"
 
 
 def tables(width: int) -> tuple[Table, ...]:
-    """All of them, for a console of this width, which is `WIDTH` or more."""
+    """Return all tables for a console of this width, which is at least `WIDTH`."""
     padding = 2 if width >= 120 else 1
     return elements_table(padding), blocks_table(padding), dialects_table(padding)
 
 
 def elements_table(padding: int = 2) -> Table:
-    """A row a format of elements, and E8M0, the format of their scales."""
+    """Return a table with one row for each element format, and for E8M0, the format of their scales."""
     table = _table(
         "Elements (OCP MX v1.0, section 5.3), and the scale E8M0 (5.4)",
         "bits: sign/exponent/mantissa; emax: exponent of max; range: max over the smallest positive value\n"
@@ -75,7 +75,7 @@ def _element(element: ElementFormat) -> list[str]:
         subnormals = multiple(last_subnormal)
     else:
         subnormals = f"{multiple(element.min_subnormal)} … {multiple(last_subnormal)}"
-    # Without mantissa bits the field 0 holds zero alone, and the smallest positive value is normal.
+    # Without mantissa bits the field 0 holds only zero, and the smallest positive value is normal.
     least = element.min_subnormal if element.mantissa_bits else element.min_normal
     fields = f"1/{element.exponent_bits}/{element.mantissa_bits}"
     return [
@@ -94,7 +94,7 @@ def _element(element: ElementFormat) -> list[str]:
 
 
 def _codes(element: ElementFormat, magnitudes: Sequence[int] | frozenset[int]) -> str:
-    """Special codes of either sign: neighbours as a range."""
+    """Format special codes of either sign: neighbours as a range."""
     if not magnitudes:
         return _NONE
     signs = [[code | sign for code in sorted(magnitudes)] for sign in (0, element.sign_bit)]
@@ -108,7 +108,7 @@ def _decibels(largest: float, smallest: float) -> str:
 
 
 def blocks_table(padding: int = 2) -> Table:
-    """A row a format that a cast can be asked for."""
+    """Return a table with one row for each format of a cast."""
     table = _table(
         "Formats of a cast",
         "bits/element: with its share of its block's scale, without fp32 scales\n"
@@ -150,7 +150,7 @@ def _block(block: BlockFormat) -> list[str]:
 
 
 def dialects_table(padding: int = 2) -> Table:
-    """A row a name for a scale rule, a rounding and what NaN and Inf do."""
+    """Return a table with one row for each dialect: its scale rule, rounding, and policy for NaN and Inf."""
     table = _table(
         "Dialects, of formats with E8M0 scales",
         "block: NaN or Inf makes its block NaN\nelement (FP8 only): a NaN stays,\nan Inf saturates",

@@ -1,4 +1,4 @@
-"""What an implementation's cast looks like: a line, and the rules that were tried, the nearest first."""
+"""The identified rule of a kernel's cast: a line, and a table of the tested rules, nearest first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from mxcheck.conformance.identify import Identity, Match
 from mxcheck.formats.field_rules import FIELD_DIALECTS, FIELD_POLICIES, FIELD_ROUNDINGS
 from mxcheck.reporting.titled import titled_table
 
-#: Rows of the table: what is further off says nothing.
+#: Maximum number of rows: more distant rules carry no information.
 _MOST_SHOWN = 6
 
 
 def conclusion(found: Identity) -> str:
-    """looks like `floor` with ties toward zero."""
+    """Return the conclusion: looks like `floor` with ties toward zero."""
     best = found.best
     if not found.fits:
         return f"like none; nearest is {found.words}: {best.blocks:,} of {found.blocks:,} blocks differ"
@@ -30,12 +30,13 @@ def conclusion(found: Identity) -> str:
 
 
 def asked_for(found: Identity) -> str:
-    """What it was asked for, and how."""
+    """Return the requested cast and its form."""
     return f"asked for {found.cell.id}, {found.dtype}, blocks of {found.block_size}"
 
 
 def identity_table(found: Identity) -> Table:
-    """A row a rule and rounding: how much of an answer differs from it."""
+    """Return a table with one row for each rule and rounding: the share of the answers that differs from
+    it."""
     table = titled_table(
         asked_for(found),
         f"within: of {found.blocks:,} blocks within the range; codes: (or values) under equal scales\n"

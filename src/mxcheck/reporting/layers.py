@@ -1,4 +1,4 @@
-"""The layers of a case by what its casts cost in them: this is where one looks for the layers that hurt."""
+"""The layers of a case, sorted by the error of its casts, to find the most harmful ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _CAPTION = (
 
 
 def layers_table(record: Record) -> Table:
-    """A row for each decoder layer, its attention and its MLP, the largest error first."""
+    """Return a table with one row for each decoder layer, its attention and its MLP, the largest error
+    first."""
     table = titled_table(f"mxcheck: layers of {record.id}", _CAPTION)
     table.add_column("place", no_wrap=True)
     for name in ("error %", "99 %", "gain %", "update %"):
@@ -29,7 +30,7 @@ def layers_table(record: Record) -> Table:
 
 
 def without_layers(record: Record) -> str:
-    """Why a case has no such table; empty where it has one."""
+    """Return why a case has no such table, or an empty string."""
     return (
         ""
         if record.sublayers

@@ -1,9 +1,8 @@
 """The conformance matrix: implementation x format x rule, as a table, as Markdown and as JSON.
 
-Reads rows, nothing else. A row is plain data: `implementation`, `version`, `format`, `rule`, `level`,
-`elements`, `verdict` (`exact`, `last bit`, `known`, `red`, `unsupported`, `error`), `reason` (why all of the
-cell is not supported, or None), `unsupported` (group of inputs -> why), `mismatches`, `findings`,
-`counterexamples`.
+Reads only rows. A row is plain data: `implementation`, `version`, `format`, `rule`, `level`, `elements`,
+`verdict` (`exact`, `last bit`, `known`, `red`, `unsupported`, `error`), `reason` (why the whole cell is
+unsupported, or None), `unsupported` (group of inputs -> why), `mismatches`, `findings`, `counterexamples`.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ _STYLES = {
 
 
 def cell_text(row: Row | None) -> str:
-    """What stands in the matrix for a cell; `*` behind it where some of its inputs were refused, or not asked
-    by what was learned."""
+    """Return the matrix entry of a cell; `*` marks one with inputs that were refused, or skipped by a learned
+    domain."""
     if row is None:
         return ""
     star = "*" if row["unsupported"] or row.get("domain", "").startswith("learned") else ""
@@ -58,13 +57,15 @@ def cell_text(row: Row | None) -> str:
 
 
 def nothing_compared(name: str, refusal: str) -> str:
-    """That an implementation is red since it gave nothing to compare; `refusal` is its first, if any."""
+    """Return the message of a kernel that is red because it gave nothing to compare; `refusal` is its first,
+    if any."""
     why = f"; its first refusal: {refusal}" if refusal else ""
     return f"red: nothing that {name} gave was compared{why}"
 
 
 def matrix_table(rows: Sequence[Row]) -> Table:
-    """One line an implementation and format, one column a rule; lines with nothing supported are left out."""
+    """Return a table with one line for each kernel and format, and one column for each rule; lines without a
+    supported cell are omitted."""
     table = titled_table(
         f"mxcheck: conformance, bit by bit (level {rows[0]['level']})" if rows else "mxcheck: conformance",
         _CAPTION,
@@ -88,12 +89,12 @@ def _styled(row: Row | None) -> str | Text:
 
 
 def rendered(rows: Sequence[Row], *, color: bool) -> str:
-    """The table and what it cannot hold: findings by name, and why something is not supported."""
+    """Return the table, and below it findings by name and the reasons for unsupported cells."""
     return render(matrix_table(rows), color=color) + printable("".join(f"{line}\n" for line in _notes(rows)))
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Rows in the order of tables, whichever came first: ours, then the others by name."""
+    """Return rows in the order of tables: ours, then the others by name."""
     formats = list(BLOCK_FORMATS)
     return sorted(
         rows,
@@ -107,7 +108,7 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The matrix as Markdown, with its notes."""
+    """Return the matrix as Markdown, with its notes."""
     rules = _rules(rows)
     lines = markdown_table(
         ("implementation", "format", *rules),
@@ -123,7 +124,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    """Every row, with its counterexamples."""
+    """Return every row, with its counterexamples, as JSON."""
     return json.dumps(list(rows), indent=1, sort_keys=True) + "\n"
 
 
@@ -135,12 +136,12 @@ _CAPTION = (
 )
 
 
-#: In place of a format's name in a reason that names it.
+#: Replaces the name of a format in a reason.
 _ITS_FORMAT = "\0"
 
 
 def _rules(rows: Sequence[Row]) -> list[str]:
-    """Rules with rounding to even first, formats without a choice of rule last."""
+    """Return rules with rounding to even first, and formats without a choice of rule last."""
 
     def order(rule: str) -> tuple[bool, int, int]:
         return rule == "amax", rule.count("-"), SCALE_RULES.index(rule.partition("-")[0])
@@ -162,7 +163,7 @@ def _title(row: Row) -> str:
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """Findings, then for each implementation the cells and the inputs that it does not support."""
+    """Yield findings, then for each kernel its unsupported cells and inputs."""
     causes = {name: cause for row in rows for name, cause in (row.get("findings") or {}).items()}
     for name, cause in causes.items():
         yield f"finding {name}: {cause}"
@@ -180,7 +181,7 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _last_bits(title: str, rows: Sequence[Row]) -> Iterator[str]:
-    """How many values of each format are off in the last bit."""
+    """Yield how many values of each format are off in the last bit."""
     counts = {
         row["format"]: (sum(kinds.get(LAST_BIT, 0) for kinds in row["mismatches"].values()), row["elements"])
         for row in rows
@@ -192,8 +193,8 @@ def _last_bits(title: str, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _refused_inputs(rows: Sequence[Row]) -> list[str]:
-    """Each reason once, with the groups of inputs that it is about, and the formats if not all of them.
-    Reasons that differ in the name of their format or in their last word only are one."""
+    """Return each reason once, with its groups of inputs, and the formats if not all. Reasons that differ
+    only in the name of their format or in their last word are merged."""
     everywhere = {row["format"] for row in rows}
     told: dict[str, tuple[dict[str, None], dict[str, None], dict[str, None]]] = {}
     for row in rows:
@@ -214,7 +215,7 @@ def _refused_inputs(rows: Sequence[Row]) -> list[str]:
 
 
 def _grouped(reasons: list[str]) -> list[str]:
-    """Reasons that differ in their last word only, as one: `x has no format a, b, c`."""
+    """Merge reasons that differ only in their last word: `x has no format a, b, c`."""
     groups: dict[str, list[str]] = {}
     for reason in reasons:
         start, _, end = reason.rpartition(" ")

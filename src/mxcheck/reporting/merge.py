@@ -1,4 +1,4 @@
-"""The shards of one run, joined: whether they belong together, and what the whole run says."""
+"""Merge the shards of one run: check that they belong together, and judge the whole run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, all_green
 from mxcheck.reporting.shards import ShardRun, file_name, find, read
 
-#: pytest's exit statuses but for 0, in words.
+#: pytest's exit statuses except 0, in words.
 _NO_TESTS = 5
 _STATUSES = {
     1: "tests failed that it did not name",
@@ -26,9 +26,9 @@ _STATUSES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """A whole run. `results` by case id, in the table's order, each selected case with one; `red` are the
+    """A whole run. `results` by case id, in the table's order, one for each selected case; `red` are the
     messages of red cases by id, `failures` those of failed tests that are no cases, by shard and node id;
-    `troubles` says in a line each what else makes the run red."""
+    `troubles` are further reasons for red, a line each."""
 
     shards: tuple[ShardRun, ...]
     files: tuple[Path, ...]
@@ -43,12 +43,12 @@ class Merged:
 
     @property
     def exit_status(self) -> int:
-        """Of the command that prints it: 0 green, 1 red."""
+        """Exit status of the command that prints it: 0 green, 1 red."""
         return 0 if self.green else 1
 
 
 def merge_folder(folder: Path) -> Merged:
-    """Join the shards whose files lie below `folder`.
+    """Merge the shards whose files lie below `folder`.
 
     Raises ValueError, in one line that names the files, where they are not the complete shards of one run.
     """
@@ -102,7 +102,7 @@ def _each_once(found: Found) -> None:
 
 def _same_basis(found: Found) -> None:
     for what, key, cure in (
-        ("runs", "run", "remove those of the other runs"),  # first: another run may differ in the rest
+        ("runs", "run", "remove those of the other runs"),  # first: another run may differ in the others too
         ("mxcheck", "mxcheck", "install one version everywhere"),
         ("commit", "commit", "check out one commit everywhere"),
         ("uncommitted changes", "changes", "commit them, or give every machine the same files"),
@@ -133,7 +133,8 @@ def _same_cases(found: Found) -> None:
 
 
 def _same_devices(found: Found) -> None:
-    """`--mx-device=auto` takes what a machine has; what the CPU's baselines pass says nothing of a GPU."""
+    """Check that all shards used the same device: `--mx-device=auto` uses what a machine has, and passing the
+    CPU's baselines implies nothing for a GPU."""
     kinds: dict[str, list[Path]] = {}
     for path, shard in found:
         records = [result.record for result in shard.results if result.record is not None]
@@ -159,7 +160,8 @@ def _none_missing(found: Found, folder: Path) -> None:
 
 
 def _whole(found: Found) -> None:
-    """Shards of one N and the same cases come to the same parts, unless something else is very wrong."""
+    """Check the parts: shards of one N and the same cases compute the same parts, unless something is very
+    wrong."""
     owners = Counter(name for _, shard in found for name in shard.part)
     files = _names([path for path, _ in found])
     for case in found[0][1].cases:
@@ -226,16 +228,16 @@ def _joined(files: tuple[Path, ...], shards: tuple[ShardRun, ...]) -> Merged:
 
 
 def _left_out(shard: ShardRun) -> list[str]:
-    """Cases of a part that were not selected, where nothing was asked to leave any out."""
+    """Return the cases of a part that were not selected though no option narrows the run."""
     return [] if shard.basis.selection else [name for name in shard.part if name not in shard.selected]
 
 
 def _accounted(shard: ShardRun, red: Mapping[str, str]) -> bool:
-    """Whether what a shard shows explains the exit status of its pytest."""
+    """Return whether a shard's contents explain the exit status of its pytest."""
     if shard.exit_status == 1:
         return bool(shard.failures) or any(name in red for name in shard.selected)
     if shard.exit_status == _NO_TESTS:
-        return not shard.selected  # such as -k left this part nothing
+        return not shard.selected  # for example, -k left this part nothing
     return shard.exit_status == 0
 
 

@@ -1,4 +1,4 @@
-"""A run that was joined from its shards, as text, as Markdown and as JSON."""
+"""A merged run as text, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mxcheck.reporting.markdown import cell, code, fenced, table, words
 from mxcheck.reporting.merge import Merged
 from mxcheck.reporting.table import lines_below, render, results_table
 
-#: Characters of one message, and bytes of all: a job summary holds 1 MiB, and a longer one is not shown at
-#: all. A traceback of a case that raised is long, and the log has it.
+#: Maximum characters of one message, and bytes of all: a job summary holds 1 MiB, and a longer one is not
+#: shown at all. The traceback of a case that raised is long; the log contains it.
 _LONGEST, _ALL = 4000, 512 * 1024
 
 
 def verdict_line(merged: Merged) -> str:
-    """`green` or `red`, and what is counted."""
+    """Return `green` or `red`, and the counts."""
     counted = Counter(result.word for result in merged.results.values())
     counts = ", ".join(f"{count} {word}" for word, count in counted.most_common()) or "none"
     left_out = len(merged.shards[0].cases) - len(merged.results)
@@ -47,8 +47,8 @@ def _commit(merged: Merged) -> str:
 
 
 def text(merged: Merged, *, color: bool) -> str:
-    """The table and the lines below it that one run of all cases prints, then every red message, then what
-    else went wrong, then the verdict."""
+    """Return the table and the lines below it as an undivided run prints them, then every red message, then
+    other failures, then the verdict."""
     rows = list(merged.results.values())
     parts = [f"{line}\n" for line in lines_below(rows)]
     parts += [f"\n{name}\n{message}\n" for name, message in merged.failures.items()]
@@ -59,12 +59,12 @@ def text(merged: Merged, *, color: bool) -> str:
 
 
 def as_json(merged: Merged) -> str:
-    """The rows as `--mx-report` writes those of one run, in `accuracy.json`."""
+    """Return the rows in the form that `--mx-report` writes for one run, in `accuracy.json`."""
     return json.dumps([result.as_dict() for result in merged.results.values()])
 
 
 def markdown(merged: Merged) -> str:
-    """For the summary of a CI job."""
+    """Return the summary of a CI job."""
     rows = list(merged.results.values())
     shards = [
         (shard.name, code(str(file)), str(len(shard.selected)), str(shard.exit_status))
@@ -83,12 +83,13 @@ def markdown(merged: Merged) -> str:
 
 
 def refused_markdown(error: ValueError) -> str:
-    """The same where the shards could not be joined: a summary without a verdict would look like success."""
+    """Return the summary where the shards could not be merged: one without a verdict would look like
+    success."""
     return f"## mxcheck: red: no verdict\n\n{words(str(error))}\n\n"
 
 
 def _messages(messages: Mapping[str, str]) -> list[list[str]]:
-    """Each message while there is room, and how many there was none for: the table has all cases."""
+    """Return messages while there is room, and the number of the rest: the table has all cases."""
     blocks: list[list[str]] = []
     left = _ALL
     for name, message in messages.items():

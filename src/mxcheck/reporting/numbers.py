@@ -1,4 +1,4 @@
-"""Numbers as tables write them. Standard library only."""
+"""Format numbers for tables. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from mxcheck.formats.elements import ElementFormat
 
 
 def pattern(value: float) -> str:
-    """The bits of a float32 value, as 8 hexadecimal digits."""
+    """Return the bits of a float32 value, as 8 hexadecimal digits."""
     return f"{struct.unpack('<I', struct.pack('<f', value))[0]:08x}"
 
 
 def decimal(value: float) -> str:
-    """The fewest digits that tell a float32 value from its neighbours; of any other value nine."""
+    """Return the fewest digits that distinguish a float32 value from its neighbours; nine for any other
+    value."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -24,11 +25,11 @@ def decimal(value: float) -> str:
     shortest = next(
         near for digits in range(1, 10) if _float32(near := float(f"{value:.{digits}g}")) == value
     )
-    return f"{shortest:.9g}"  # without an exponent where that is not longer: 300000, not 3e+05
+    return f"{shortest:.9g}"  # without an exponent unless that is longer: 300000, not 3e+05
 
 
 def is_float32(value: float) -> bool:
-    """Whether float32 holds a finite value exactly."""
+    """Return whether float32 holds a finite value exactly."""
     return _float32(value) == value
 
 
@@ -40,18 +41,19 @@ def _float32(value: float) -> float:
 
 
 def power(exponent: int) -> str:
-    """A power of two: the number where that is shorter to read."""
+    """Format a power of two, as the number itself where that is shorter to read."""
     return {0: "1", 1: "2"}.get(exponent, f"2^{exponent}")
 
 
 def scientific(value: float) -> str:
-    """A positive value as its significand in [1, 2) times a power of two, exact."""
+    """Format a positive value exactly as its significand in [1, 2) times a power of two."""
     significand, exponent = math.frexp(value)
     return f"{2 * significand!r}".removesuffix(".0") + f" · 2^{exponent - 1}"
 
 
 def multiple(value: float) -> str:
-    """A positive value as a whole number times a power of two, such as 7·2^-9; from 1/16 on the number."""
+    """Format a positive value as an integer times a power of two, such as 7·2^-9; from 1/16 on as the
+    number."""
     if value >= 1 / 16:
         return f"{value!r}".removesuffix(".0") if value < 1 << 20 else power(math.frexp(value)[1] - 1)
     significand, exponent = math.frexp(value)
@@ -61,7 +63,7 @@ def multiple(value: float) -> str:
 
 
 def binary(element: ElementFormat, code: int) -> str:
-    """The bits of a code, split as sign | exponent | mantissa; mxint8: sign | the rest."""
+    """Return the bits of a code, split as sign | exponent | mantissa; mxint8: sign | the rest."""
     digits = f"{code:0{element.bits}b}"
     exponent = element.bits - 1 if element.twos_complement else element.exponent_bits
     parts = (digits[0], digits[1 : 1 + exponent], digits[1 + exponent :])
@@ -69,12 +71,13 @@ def binary(element: ElementFormat, code: int) -> str:
 
 
 def layout_of(element: ElementFormat) -> str:
-    """What the places of `binary` are: s|eeee|mmm, or s|iiiiiii."""
+    """Return the legend of `binary`: s|eeee|mmm, or s|iiiiiii."""
     letters = "si" if element.twos_complement else "sem"
     fields = binary(element, 0).split("|")
     return "|".join(letter * len(field) for letter, field in zip(letters, fields, strict=False))
 
 
 def figure(value: float | None, spec: str, *, times: float = 1) -> str:
-    """A figure `times` so much by a format's `spec`; a dash where it is absent."""
+    """Format a figure multiplied by `times` with the format specification `spec`; a dash where it is
+    absent."""
     return "-" if value is None else format(times * value, spec)

@@ -1,4 +1,4 @@
-"""What one shard of a run leaves for `mxcheck merge`: a JSON file. Records, nothing else."""
+"""The JSON file of one shard for `mxcheck merge`. Uses only records."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, case_from_dict, check_green, result_from_dict
 from mxcheck.reporting.table import lines_below, results_table
 
-#: Layout of the file. A file of another version is refused, never guessed at.
+#: Version of the file's layout. A file of another version is refused.
 FORMAT_VERSION = 4
 
-#: The longest file that is read: half a megabyte a case.
+#: Longest file that is read: half a megabyte for each case.
 _MOST_BYTES = 2**30
 
 
@@ -30,14 +30,14 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
-    """What a shard's verdicts rest on; it has to be the same for all shards of a run.
+    """The basis of a shard's verdicts, which must be equal for all shards of a run.
 
-    `commit` is that of pytest's root directory, or says that there is none; `changes` a digest of the tracked
-    files that are not as the commit has them, empty where all are. `sources` and `baselines` are digests of
-    the package's files and of the accepted records as they were when the run began; `selection` what may
-    leave out cases, such as `-k`, empty where nothing does; `arguments` what is collected; `options` those
-    that decide a verdict and are no part of a case's name. `run` is the name that
-    whoever started the shards gave all of them, empty where nobody did.
+    `commit` is that of pytest's root directory, or says that there is none; `changes` is a digest of the
+    tracked files that differ from the commit, or empty. `sources` and `baselines` are digests of the
+    package's files and of the accepted records at the start of the run; `selection` holds options that may
+    exclude cases, such as `-k`, or is empty; `arguments` holds what is collected; `options` those that affect
+    a verdict and are no part of a case's name. `run` is the name that the starter of the shards gave all of
+    them, or empty.
     """
 
     mxcheck: str
@@ -55,9 +55,9 @@ class Basis:
 class ShardRun:
     """The `index`-th of `count` parts of a run, as its controller saw it end.
 
-    `cases` are those of the whole run, in the table's order; `part` the ids of this shard's, `selected` of
-    those that the basis' `selection` left. `results` are the controller's, `messages` what the red ones say,
-    by id; `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
+    `cases` are those of the whole run, in the table's order; `part` the ids of this shard's cases, `selected`
+    those that remain after the basis' `selection`. `results` are the controller's, `messages` those of the
+    red ones, by id; `failures` the failed tests that are no cases, by node id. `exit_status` is pytest's.
     """
 
     index: int
@@ -81,12 +81,13 @@ def file_name(index: int, count: int) -> str:
 
 
 def find(folder: Path) -> list[Path]:
-    """The shards' files anywhere below a folder: CI unpacks each artefact into a folder of its own."""
+    """Return the shards' files anywhere below a folder: CI unpacks each artefact into a folder of its own."""
     return sorted(folder.rglob("shard-*-of-*.json"))
 
 
 def encode(shard: ShardRun) -> str:
-    """The file's text. Numbers keep every bit; NaN and infinities are written as Python's json has them."""
+    """Return the file's text. Numbers keep every bit; NaN and infinities are written in the form of Python's
+    json."""
     data = {field.name: getattr(shard, field.name) for field in fields(shard)}
     data |= {
         "basis": asdict(shard.basis),
@@ -149,11 +150,11 @@ _KINDS: Mapping[str, type] = {
 
 
 def _check(shard: ShardRun) -> None:
-    """Raises ValueError where a shard contradicts itself."""
+    """Raise ValueError where a shard contradicts itself."""
     if not 1 <= shard.index <= shard.count:
         raise ValueError(f"it is shard {shard.name}")
     cases = [case.id for case in shard.cases]
-    if shard.count > max(1, len(cases)):  # whatever asks which are missing counts to it
+    if shard.count > max(1, len(cases)):  # the search for missing shards counts up to it
         raise ValueError(f"it is one of {shard.count:,} of a run of {len(cases)} cases")
     for what, names, within in (
         ("cases", cases, cases),
@@ -171,7 +172,7 @@ def _check(shard: ShardRun) -> None:
             raise ValueError(f"the result of {result.case.id} is one of another case of that name")
         check_green(result)
         results_table([result])  # raises where the table could not show it,
-        lines_below([result])  # or what stands below it
+        lines_below([result])  # or the lines below it could not
     for name, message in {**shard.messages, **shard.failures}.items():
         if not isinstance(message, str):
             raise TypeError(f"the message of {name} is {got(message)}")

@@ -1,7 +1,7 @@
-"""How the exact oracle comes to each bit of a cast: the steps as facts, for `mxcheck.reporting.explain`.
+"""How the exact oracle derives each bit of a cast: the steps as facts, for `mxcheck.reporting.explain`.
 
-The bits are the oracle's. What is worked out here anew, in rationals, is why; where a step would lead
-elsewhere than the oracle went, an assertion fails, so an explanation cannot tell a story of its own.
+The bits are the oracle's. Only the reasons are recomputed, in rationals; where a step contradicts the oracle,
+an assertion fails, so an explanation cannot be wrong silently.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from mxcheck.formats.real_scales import NVFP4_BLOCK_SCALE
 from mxcheck.formats.spec import RANDOM_BITS, CastSpec, resolve_axis
 from mxcheck.reporting.numbers import binary, decimal, pattern, power, scientific
 
-#: (what, how it came about)
+#: (what, its derivation)
 Step = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cast:
-    """A tensor and what the oracle makes of it. Arrays of elements have x's shape.
+    """A tensor and the oracle's result. Arrays of elements have x's shape.
 
     Attributes:
-        scales: as `quantize_array` gives them, one a block in the order of `blocks`.
-        values: exact.
-        blocks: indices into the flattened x, one array a block: what shares one scale.
+        scales: as `quantize_array` returns them, one for each block in the order of `blocks`.
+        values: exact values.
+        blocks: indices into the flattened x, one array for each block of elements with one scale.
     """
 
     x: NDArray[np.float32]
@@ -45,12 +45,12 @@ class Cast:
     blocks: tuple[NDArray[np.int64], ...]
 
     def scale(self, block: int) -> float:
-        """What a block's codes are multiplied by, exact; NaN where its codes mean nothing."""
+        """Return the exact multiplier of a block's codes; NaN where its codes are undefined."""
         return scale_value(self.scales[block], self.tensor_scale, self.spec)
 
 
 def scale_value(scale: np.generic, tensor_scale: NDArray[np.float32] | None, spec: CastSpec) -> float:
-    """What an element is multiplied by: exact."""
+    """Return the exact multiplier of an element."""
     if spec.block.scale == E8M0:
         return scale_values()[int(scale)]
     if tensor_scale is None:
@@ -59,7 +59,7 @@ def scale_value(scale: np.generic, tensor_scale: NDArray[np.float32] | None, spe
 
 
 def cast(x: NDArray[np.float32], spec: CastSpec) -> Cast:
-    """The oracle's cast.
+    """Compute the oracle's cast.
 
     Raises:
         ValueError: as `mxcheck.formats.oracle.quantize_array`.
@@ -77,7 +77,7 @@ def cast(x: NDArray[np.float32], spec: CastSpec) -> Cast:
 
 
 def in_block_order(scales: NDArray[np.generic], spec: CastSpec) -> NDArray[np.generic]:
-    """Scales as a kernel returns them, flattened in the order of `Cast.blocks`."""
+    """Flatten the scales of a kernel in the order of `Cast.blocks`."""
     return scales.ravel() if spec.block.whole_tensor else np.moveaxis(scales, spec.axis, -1).ravel()
 
 
@@ -93,7 +93,7 @@ def _blocks(shape: tuple[int, ...], spec: CastSpec) -> Iterator[NDArray[np.int64
 
 
 def tensor_steps(done: Cast) -> list[Step]:
-    """The scale of the whole tensor: NVFP4's; nothing for other formats."""
+    """Return the steps to NVFP4's tensor scale; none for other formats."""
     if done.spec.block.scale != E4M3:
         return []
     assert done.tensor_scale is not None
@@ -103,7 +103,7 @@ def tensor_steps(done: Cast) -> list[Step]:
 
 
 def block_steps(done: Cast, block: int) -> list[Step]:
-    """From a block's amax to its scale."""
+    """Return the steps from a block's amax to its scale."""
     values = done.x.ravel()[done.blocks[block]]
     kind = done.spec.block.scale
     if kind == E8M0:
@@ -116,7 +116,7 @@ def block_steps(done: Cast, block: int) -> list[Step]:
 
 
 def _amax(values: NDArray[np.float32], name: str) -> tuple[float, Step]:
-    """amax of values: NaN where any is NaN."""
+    """Return the amax of values, NaN where any is NaN, and its step."""
     amax = float(np.abs(values).max())
     if math.isfinite(amax) and amax:
         return amax, (name, f"{decimal(amax)} ({pattern(amax)}) = {scientific(amax)}")
@@ -181,7 +181,7 @@ def _power_of_two(values: NDArray[np.float32], code: int, spec: CastSpec) -> lis
 
 
 def _exponent(amax: Fraction, element: ElementFormat, rule: str) -> tuple[int, str]:
-    """The scale's exponent before the clamp, and the rule's formula with its numbers."""
+    """Return the scale's exponent before the clamp, and the rule's formula with its numbers."""
     binade = floor_log2(amax)
     significand = amax / Fraction(2) ** binade
     floor = binade - element.emax
@@ -217,7 +217,7 @@ def _exponent(amax: Fraction, element: ElementFormat, rule: str) -> tuple[int, s
 
 
 def element_notes(done: Cast, block: int, place: int, random: int) -> tuple[str, ...]:
-    """What is remarkable about one element (of the flattened x)."""
+    """Return notes on one element (of the flattened x)."""
     x, scale, spec = float(done.x.ravel()[place]), done.scale(block), done.spec
     if math.isnan(scale):
         return ("a NaN" if math.isnan(x) else "an Inf" if math.isinf(x) else "NaN by its scale",)
@@ -234,7 +234,7 @@ def element_notes(done: Cast, block: int, place: int, random: int) -> tuple[str,
 def rounding_notes(
     quotient: Fraction, element: ElementFormat, rounding: str, random: int = 0
 ) -> tuple[str, ...]:
-    """What happens to a value between two codes, or beyond the last one."""
+    """Explain the rounding of a value between two codes, or beyond the last one."""
     size = abs(quotient)
     exponent = max(floor_log2(size), element.emin) if size else element.emin
     step = Fraction(2) ** (exponent - element.mantissa_bits)
@@ -260,7 +260,7 @@ def rounding_notes(
 
 
 def runs(places: Sequence[int], same: Sequence[object]) -> list[list[int]]:
-    """Neighbouring places whose `same` is equal, together."""
+    """Group neighbouring places with equal `same`."""
     found: list[list[int]] = []
     for number, place in enumerate(places):
         if number and same[number] == same[number - 1]:

@@ -1,4 +1,4 @@
-"""The table at the end of a run. Reads records and verdicts, nothing else."""
+"""The table at the end of a run. Reads only records and verdicts."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from mxcheck.reporting.titled import titled_table
 
 
 def percent_change(record: Record) -> tuple[float, float]:
-    """Change of the perplexity against the reference in percent, and its standard error, which is the
-    paired one (clustered by sequence) carried through the exponential."""
+    """Return the change of the perplexity against the reference in percent, and its standard error: the
+    paired one (clustered by sequence) propagated through the exponential."""
     mean, error, _ = rise(record)
     return 100 * (exponential(mean) - 1), 100 * exponential(mean) * error
 
 
 def results_table(rows: Sequence[CaseResult], *, wide: bool = False) -> Table:
-    """A row a case; before each model's, unless its case fp32 is among them, one of the reference. `wide`
-    adds how many modules were replaced, the changes of cross-entropy and entropy, and seconds."""
+    """Return a table with one row for each case. Before each model's rows comes a row of the reference,
+    unless the case fp32 is among them. `wide` adds the number of replaced modules, the changes of
+    cross-entropy and entropy, and seconds."""
     table = titled_table("mxcheck: accuracy", _CAPTION)
     for name in ("model", "precision", "tier"):
         table.add_column(name, no_wrap=True)
@@ -75,7 +76,7 @@ _WIDE = ("modules", "Δ cross-ent.", "Δ entropy", "seconds")
 
 
 def _reference(record: Record) -> list[str]:
-    """What every figure of a model is beside: its own, unquantized."""
+    """Return the row of a model's reference: the model itself, unquantized."""
     loss, entropy = record.reference_cross_entropy, record.reference_entropy
     figures = [f"{exponential(loss):.3f}", f"{loss:.5f}", f"{entropy:.5f}"]
     return ["reference", "", *figures]
@@ -131,7 +132,8 @@ def _cells(row: CaseResult, metrics: Sequence[str]) -> list[str]:
 
 
 def _saturated(record: Record) -> str:
-    """The share of the counted elements, weights and activations together; empty where none were counted."""
+    """Return the saturated share of the counted elements, weights and activations together; empty where none
+    were counted."""
     if record.counters is None:
         return ""
     counted = [
@@ -149,7 +151,7 @@ def _share(kl: float | None, bound: float) -> str:
 
 
 def skipped_lines(rows: Sequence[CaseResult]) -> list[str]:
-    """Why cases were skipped: one line a reason, with the precisions and the models that it is about."""
+    """Return one line for each reason of skipped cases, with its precisions and models."""
     by_reason: dict[str, list[CaseResult]] = {}
     for row in rows:
         if row.outcome is Outcome.SKIPPED:
@@ -162,7 +164,8 @@ def skipped_lines(rows: Sequence[CaseResult]) -> list[str]:
 
 
 def unverified_lines(rows: Sequence[CaseResult]) -> list[str]:
-    """Experts that no token of the text reached, by model: what their casts do was not seen."""
+    """Return by model the experts that no token of the text reached: the effect of their casts is
+    unverified."""
     found: dict[str, list[str]] = {}
     for row in rows:
         counters = None if row.record is None else row.record.counters
@@ -182,7 +185,7 @@ def unverified_lines(rows: Sequence[CaseResult]) -> list[str]:
 
 
 def what_next(rows: Sequence[CaseResult]) -> list[str]:
-    """What to do about models none of whose cases was ever accepted; and that nothing was judged."""
+    """Return the next action for models without an accepted case, and a note if nothing was judged."""
     lines = []
     if any(row.outcome is Outcome.MEASURED for row in rows):
         lines.append("mxcheck: measured only (--mx-measure): nothing was judged")
@@ -199,7 +202,7 @@ def what_next(rows: Sequence[CaseResult]) -> list[str]:
 
 
 def looking_ahead_lines(rows: Sequence[CaseResult]) -> list[str]:
-    """What is not causal, in one line: such figures are those of sequences that are there as a whole."""
+    """Return one line on the non-causal cases: their figures apply to complete sequences."""
     cases = [row.case for row in rows if row.record is not None and _looks_ahead(row.record)]
     if not cases:
         return []
@@ -209,7 +212,7 @@ def looking_ahead_lines(rows: Sequence[CaseResult]) -> list[str]:
 
 
 def _looks_ahead(record: Record) -> bool:
-    """As `Recipe.looks_ahead`, of the recipe as a record has it."""
+    """Return `Recipe.looks_ahead` for the recipe in a record."""
     step = LADDER.get(record.precision)
     if (step is not None and step.spans_tokens) or record.recipe.get("attention"):
         return True
@@ -219,7 +222,7 @@ def _looks_ahead(record: Record) -> bool:
 
 
 def kernel_lines(rows: Sequence[CaseResult]) -> list[str]:
-    """What each named kernel gave for the cells that the cases cast with: one line a kernel."""
+    """Return one line for each named kernel, with its results for the cells that the cases cast with."""
     by_kernel: dict[str, dict[str, KernelCell]] = {}
     for asked in [row.asked_kernel for row in rows]:
         if asked is not None:
@@ -242,16 +245,16 @@ def _by_verdict(cells: Mapping[str, KernelCell]) -> str:
 
 
 def lines_below(rows: Sequence[CaseResult]) -> list[str]:
-    """What stands below the table."""
+    """Return the lines below the table."""
     return [*kernel_lines(rows), *skipped_lines(rows), *looking_ahead_lines(rows), *unverified_lines(rows)]
 
 
-# A caption is no narrower than that, however few columns a table has.
+# Minimum width of a caption, however few columns a table has.
 _CAPTION_WIDTH = 110
 
 
 def render(table: Table, *, color: bool) -> str:
-    """The table as text, as wide as it needs to be: figures are never folded or cut."""
+    """Return the table as text, at its full width: figures are never folded or cut."""
     needed = Screen(width=10_000).measure(table).maximum
     caption, table.caption = table.caption, None
     shown = _printed(table, width=needed, color=color)

@@ -1,4 +1,4 @@
-"""The look that all tables of the terminal share."""
+"""The common style of the terminal's tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from rich.table import Table
 def titled_table(
     title: str, caption: str | None = None, *, title_style: str | None = None, padding: int = 1
 ) -> Table:
-    """An empty table: title and caption to the left, a line under the head, `padding` between columns."""
+    """Return an empty table: title and caption to the left, a line under the head, `padding` between
+    columns."""
     return Table(
         title=title,
         title_justify="left",

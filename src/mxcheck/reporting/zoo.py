@@ -1,4 +1,4 @@
-"""`mxcheck models` and `mxcheck ladder` as tables. Gets plain data, and knows no model and no library."""
+"""`mxcheck models` and `mxcheck ladder` as tables, from plain data without a model or a library."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mxcheck.reporting.titled import titled_table
 
 _GIB = 2**30
 _BILLION, _MILLION = 10**9, 10**6
-#: What a git hash is cut to where it is shown and not typed.
+#: Length of a git hash that is displayed and not typed.
 _SHORT = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What a model needs in one dtype, in bytes: on a device that holds all of it, and on each of the fewest
-    `devices` that hold it together."""
+    """Memory of a model in one dtype, in bytes: on a single device, and on each of the fewest `devices` that
+    hold it together."""
 
     alone: int
     devices: int
@@ -27,7 +27,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """One model. `hub_id` is empty where it is embedded; `memory` is by bytes an element, 2 and 4."""
+    """One model. `hub_id` is empty for an embedded model; `memory` is by bytes per element, 2 and 4."""
 
     name: str
     hub_id: str = ""
@@ -43,8 +43,8 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRow:
-    """One step of the ladder. `tiers` is empty where it converts the whole model; `reason`: why it cannot run
-    here, empty where it can."""
+    """One precision of the ladder. `tiers` is empty where it converts the whole model; `reason` says why it
+    cannot run here, or is empty."""
 
     name: str
     what: str
@@ -54,7 +54,7 @@ class StepRow:
 
 
 def models_table(embedded: Sequence[ModelRow], cards: Sequence[ModelRow], *, device_bytes: int) -> Table:
-    """The models of the package, then those that a card describes."""
+    """Return the table of the package's models, then of those with a card."""
     table = _table(
         "Models",
         "GiB: weights, as loaded and quantized, and one batch, if all is on one device; "
@@ -104,11 +104,11 @@ def _count(parameters: int) -> str:
 
 
 def ladder_table(steps: Sequence[StepRow], *, device: str) -> Table:
-    """Every step, and whether it runs for a model on `device`."""
+    """Return the table of every precision, and whether it runs for a model on `device`."""
     table = _table("The ladder", "tier -: the whole model, without tiers")
     for name in ("precision", "what", "tiers"):
         table.add_column(name, no_wrap=True)
-    table.add_column("needs")  # the longest are folded
+    table.add_column("needs")  # long requirements are folded
     table.add_column(f"on {device}", no_wrap=True)
     for step in steps:
         here = "no" if step.reason else "runs"
@@ -117,7 +117,7 @@ def ladder_table(steps: Sequence[StepRow], *, device: str) -> Table:
 
 
 def reasons(steps: Iterable[StepRow]) -> list[str]:
-    """Why steps cannot run here: one line a reason, after the names of the steps that it is about."""
+    """Return one line for each reason why precisions cannot run here, after their names."""
     names: dict[str, list[str]] = {}
     for step in steps:
         if step.reason:
