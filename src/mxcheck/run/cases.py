@@ -1,4 +1,4 @@
-"""What the steps of the ladder become under the options that change a recipe. Loads no torch."""
+"""The ladder's precisions under the options that change a recipe. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mxcheck.models.recipe import BF16, Recipe, recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """The options that change what a recipe does. None and False are the defaults."""
+    """The options that change a recipe. None and False are the defaults."""
 
     scale_rule: str | None = None
     rounding: str | None = None
@@ -21,7 +21,7 @@ class Changes:
     weights_only: bool = False
 
     def labels(self, step: Step) -> tuple[str, ...]:
-        """What they add to the name of a case of `step`: only those that mean something to it."""
+        """Return their labels in the name of a case of `step`: only those that apply to it."""
         scales, ours = has_e8m0_scales(step), is_cast_by_us(step)
         labels = {
             self.scale_rule or "": scales,
@@ -35,21 +35,20 @@ class Changes:
 
 
 def is_cast_by_us(step: Step) -> bool:
-    """Whether mxcheck's casts make it: neither the whole model nor a library's."""
+    """Return whether mxcheck casts: the precision is neither a whole-model one nor a library's."""
     return step.library is None and step.name not in WHOLE_MODEL
 
 
 def has_e8m0_scales(step: Step) -> bool:
-    """Whether scale rule, rounding and block size are the user's to choose."""
+    """Return whether scale rule, rounding and block size can be chosen."""
     return step.name == "mixed" or step.name in MX
 
 
 def stage(
     name: str, tier: str | None, changes: Changes, *, elementwise: str | None = None, kernel: str = "eager"
 ) -> tuple[tuple[str, ...], Recipe]:
-    """The labels and the recipe of a step of the ladder with these changes: those that mean nothing to the
-    step are left out. Raises ValueError for a scale rule that its format has not.
-    """
+    """Return the labels and the recipe of a precision with these changes; those that do not apply to it are
+    omitted. Raises ValueError for a scale rule that its format does not have."""
     if name in WHOLE_MODEL:
         return (), recipe(name, kernel=kernel)
     step = LADDER[name]

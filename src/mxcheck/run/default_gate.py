@@ -1,7 +1,7 @@
-"""What the default gate runs of the reference models besides the whole ladder, and of which of them less.
+"""The cases of the default gate beyond the whole ladder, and the models with fewer cases.
 
-Some code is reached by no trained model under plain steps: other modules, other types, options. A few cases
-reach it, and cost seconds. Loads no torch.
+No trained model under plain precisions reaches some code: other modules, dtypes, options. A few cheap cases
+reach it. Does not import torch.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from mxcheck.models.ladder import ROUNDED_UP
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.run.cases import Changes
 
-#: Models that are there for what loading, text and modules do, which few steps show.
+#: Models that test loading, text and modules, for which a few precisions suffice.
 FEW_STAGES: Mapping[str, tuple[tuple[str, str | None], ...]] = {
     "short-moe": (("fp32", None), ("fp4_e2m1", "B")),
     "bf16-llama": (("fp32", None), ("fp8_e4m3", "B")),
     "wide-gpt2": (("fp32", None), ("fp8_e4m3", "B")),
 }
-#: The reference models that have every stage.
+#: Reference models with every stage.
 WHOLE_LADDER = tuple(name for name in REFERENCE_MODELS if name not in FEW_STAGES)
-#: Options that quantize more, on one stage of one model each.
+#: Options that quantize more, each on one stage of one model.
 _BESIDE = {
     ("ref-neo", "fp8_e4m3", "B"): (Changes(outputs=True),),
     ("wide-gpt2", "fp8_e4m3", "B"): (Changes(attention=True),),
@@ -28,13 +28,13 @@ _BESIDE = {
 
 
 def has_stage(model: str, precision: str, tier: str | None) -> bool:
-    """Whether a step of the ladder under a tier is one of a model's."""
+    """Return whether a model is run with a precision of the ladder under a tier."""
     return model not in FEW_STAGES or (precision, tier) in FEW_STAGES[model]
 
 
 def beside(model: str, precision: str, tier: str | None) -> tuple[Changes, ...]:
-    """What stands beside a stage of the whole ladder: the float formats under the rule that rounds scales up,
-    which the field has left OCP's for, and a model's own options."""
+    """Return the additional cases of a stage of the whole ladder: the float formats under the rule that
+    rounds scales up, which is common in practice instead of OCP's, and a model's own options."""
     rounded_up = model not in FEW_STAGES and tier == "B" and precision in ROUNDED_UP
     own = _BESIDE.get((model, precision, tier or ""), ())
     return ((Changes(scale_rule="rceil"),) if rounded_up else ()) + own

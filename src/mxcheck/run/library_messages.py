@@ -1,6 +1,5 @@
-"""What libraries say as they are imported that is about themselves, and not about the user's code, machine or
-model. Each is named by who says it and how it reads; whatever else they say is shown.
-"""
+"""Messages at import in which libraries report on themselves, not on the user's code, machine or model. Each
+is identified by its source and its text; all other messages are shown."""
 
 from __future__ import annotations
 
@@ -12,7 +11,8 @@ from collections.abc import Callable
 
 
 def _torch_is_for_cpus() -> bool:
-    """Where torch has GPUs, a library that cannot be loaded is news."""
+    """Return whether torch is a CPU build: where torch has GPUs, a library that cannot be loaded must be
+    reported."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.version.cuda is None and torch.version.hip is None
 
@@ -21,7 +21,7 @@ def _always() -> bool:
     return True
 
 
-#: Logger, how its message reads, and where it says nothing of use. transformers imports torchao.
+#: Logger, pattern of its message, and where it is irrelevant. transformers imports torchao.
 _LOGGED: tuple[tuple[str, str, Callable[[], bool]], ...] = (
     ("torchao", r"Failed to load .*torchao.*_C.*\.so", _torch_is_for_cpus),
     ("torchao.kernel.intmm", r"Warning: Detected no triton", _torch_is_for_cpus),
@@ -31,8 +31,8 @@ _LOGGED: tuple[tuple[str, str, Callable[[], bool]], ...] = (
         _always,
     ),
 )
-#: How a warning reads, its kinds, and the module that it is about (a file, where Python compiles it for the
-#: first time; an escape is a SyntaxWarning from Python 3.12 on).
+#: Pattern of a warning, its categories, and the module that it concerns (a file, where Python compiles it for
+#: the first time; an invalid escape is a SyntaxWarning from Python 3.12 on).
 _WARNED: tuple[tuple[str, tuple[type[Warning], ...], str], ...] = (
     ("invalid escape sequence", (DeprecationWarning, SyntaxWarning), r".*[\\/]torchao[\\/]"),
     (r"`torch\.jit\.script_method` is deprecated", (DeprecationWarning,), r"torch\.jit\._script$"),
@@ -46,12 +46,12 @@ class _IsKnown(logging.Filter):
         self._applies = applies
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is shown."""
+        """Return whether the record is shown."""
         return not (self._pattern.match(record.getMessage()) and self._applies())
 
 
 def leave_out_logged() -> None:
-    """From now on, in this process. Again is the same as once."""
+    """Filter log messages from now on, in this process. Idempotent."""
     for name, pattern, applies in _LOGGED:
         logger = logging.getLogger(name)
         if not any(isinstance(one, _IsKnown) for one in logger.filters):
@@ -59,7 +59,8 @@ def leave_out_logged() -> None:
 
 
 def leave_out_warned() -> None:
-    """Until the innermost `warnings.catch_warnings` ends; before filters that make errors of warnings."""
+    """Filter warnings until the innermost `warnings.catch_warnings` ends, before filters that turn warnings
+    into errors."""
     for message, categories, module in _WARNED:
         for category in categories:
             warnings.filterwarnings("ignore", message, category, module=module)

@@ -1,4 +1,4 @@
-"""What is measured and how, as plain data: the part of a run that decides a record. Loads no torch."""
+"""The settings of a run that determine a record, as plain data. Does not import torch."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def _own_text() -> CorpusChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measuring:
-    """What decides the record of a case.
+    """The settings that determine the record of a case.
 
     Attributes:
-        models: label of a case's model -> a name of the zoo, a directory, a hub id; a label that is not
-            listed is a name itself.
-        recipes: the recipe of a case; of a case without options that is not listed, the ladder's.
-        trusted: labels of models whose checkpoint may execute code of its own.
-        dtype: to load models in, as torch names it; None: the model card's, else fp32.
-        corpus: the text that models are measured on.
-        max_samples: sequences at most.
-        sequence_length: tokens a sequence; None: as sampled, or what the model has, at most 2,048.
-        batch_size: sequences a forward pass; None: the model card's, else 8. It changes no result.
+        models: label of a case's model -> a name of the zoo, a directory, a hub id; an unlisted label is a
+            name itself.
+        recipes: the recipe of a case; an unlisted case without options uses the ladder's.
+        trusted: labels of models whose checkpoint may execute code.
+        dtype: dtype of loading, by torch's name; None: the model card's, else fp32.
+        corpus: the measured text.
+        max_samples: maximum number of sequences.
+        sequence_length: tokens in a sequence; None: as sampled, or the model's length, at most 2,048.
+        batch_size: sequences in a forward pass; None: the model card's, else 8. It changes no result.
         metrics: names of the user's own metrics.
-        kernel: whose code casts where `recipes` does not say.
+        kernel: name of the kernel that casts where `recipes` does not say.
         device: `auto`, `cpu` or `cuda`.
-        baselines: where the tokens of a model that is not ours lie.
+        baselines: folder with the tokens of models that are not ours.
     """
 
     models: Mapping[str, str] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Measuring:
     baselines: Path = Path("baselines")
 
     def name_of(self, label: str) -> str:
-        """The model behind a label, as it was given."""
+        """Return the model of a label, as it was given."""
         return self.models.get(label, label)
 
     def recipe_of(self, case: Case) -> Recipe:
-        """A case's recipe. Raises ValueError, in one line, where neither `recipes` nor the ladder has it, and
-        for a case of another kind."""
+        """Return a case's recipe. Raises ValueError, in one line, where neither `recipes` nor the ladder has
+        it, and for a case of another kind."""
         if case.kind != "recipe":
             raise ValueError(
                 f"{case.id} is a case of kind {case.kind}, which has no recipe; give one of kind recipe"
@@ -73,6 +73,6 @@ class Measuring:
         return recipe(case.precision, tier=case.tier, kernel=self.kernel)
 
     def batch_size_of(self, label: str) -> int:
-        """Sequences a forward pass of a model."""
+        """Return the sequences in a forward pass of a model."""
         card = model_source(self.name_of(label)).card
         return self.batch_size or (DEFAULT_BATCH_SIZE if card is None else card.batch_size)

@@ -1,4 +1,4 @@
-"""What a host has to lease: its GPUs, or, where it has none, its cores and memory."""
+"""The devices that a host can lease: its GPUs, or, without GPUs, its cores and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 _MIB = 2**20
 _FIELDS = "index,uuid,name,memory.total,memory.free"
 CPU = "cpu"
-#: It answers in well under a second; a driver that is ill may never.
+#: Seconds to wait for nvidia-smi: it answers in well under a second, but never with a faulty driver.
 _ANSWER_SECONDS = 60.0
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -22,9 +22,9 @@ class Device:
     """One device.
 
     Attributes:
-        name: what the ledger calls it: `cpu`, or a GPU's UUID, which is the same in every process.
-        index: its place among the devices that this process may use, which is CUDA's own.
-        slots: leases that fit on it at once: workers on a GPU, threads on the CPU.
+        name: its name in the ledger: `cpu`, or a GPU's UUID, which is the same in every process.
+        index: its index among the devices that this process may use, which is CUDA's.
+        slots: number of simultaneous leases: workers on a GPU, threads on the CPU.
         total_bytes: its memory.
     """
 
@@ -36,7 +36,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A line of nvidia-smi: memory in bytes, index as the PCI bus has it."""
+    """A line of nvidia-smi: memory in bytes, index in the PCI bus order."""
 
     index: int
     uuid: str
@@ -46,9 +46,9 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """All GPUs of the host, without a CUDA context: none where there is no nvidia-smi, or no driver.
+    """Return all GPUs of the host, without a CUDA context: none without nvidia-smi or a driver.
 
-    Raises ValueError for an answer that cannot be read, or that does not come.
+    Raises ValueError for an unreadable or missing answer.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -69,7 +69,7 @@ def gpus() -> list[Gpu]:
 
 
 def parse(text: str) -> list[Gpu]:
-    """The GPUs of nvidia-smi's answer. Raises ValueError for a line of another form."""
+    """Parse nvidia-smi's answer. Raises ValueError for a line of another form."""
     found = []
     for line in filter(str.strip, text.splitlines()):
         try:
@@ -91,12 +91,12 @@ def parse(text: str) -> list[Gpu]:
 
 
 def visible(found: Sequence[Gpu], environ: Mapping[str, str] = os.environ) -> list[Gpu]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, in its order: as CUDA has it, the first entry that names no
-    GPU ends the list.
+    """Return the GPUs in CUDA_VISIBLE_DEVICES, in its order; as in CUDA, the first entry that names no GPU
+    ends the list.
 
-    Raises ValueError where an index says nothing: CUDA counts the fastest GPU first unless CUDA_DEVICE_ORDER
-    is PCI_BUS_ID, so among different GPUs an index could mean another one here than there. And for a part of
-    a GPU (MIG), whose memory nvidia-smi does not tell in this form.
+    Raises ValueError where an index is ambiguous: CUDA counts the fastest GPU first unless CUDA_DEVICE_ORDER
+    is PCI_BUS_ID, so with different GPUs an index could mean another one in CUDA than here. Also raises it
+    for a part of a GPU (MIG), whose memory nvidia-smi does not report in this form.
     """
     named = environ.get("CUDA_VISIBLE_DEVICES")
     mixed = len({gpu.model for gpu in found}) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
@@ -131,7 +131,7 @@ def visible(found: Sequence[Gpu], environ: Mapping[str, str] = os.environ) -> li
 
 
 def gpu_devices(found: Sequence[Gpu], *, workers_per_device: int) -> list[Device]:
-    """What can be leased of the visible GPUs."""
+    """Return the leasable devices of the visible GPUs."""
     return [
         Device(name=gpu.uuid, index=index, slots=workers_per_device, total_bytes=gpu.total_bytes)
         for index, gpu in enumerate(found)
@@ -139,12 +139,12 @@ def gpu_devices(found: Sequence[Gpu], *, workers_per_device: int) -> list[Device
 
 
 def cpu_device(*, workers_per_device: int) -> Device:
-    """The host without GPUs: its cores are slots."""
+    """Return the device of a host without GPUs, with its cores as slots."""
     return Device(name=CPU, index=0, slots=cores() * workers_per_device, total_bytes=memory_bytes())
 
 
 def cores() -> int:
-    """Cores that this process may use; at least one."""
+    """Return the number of cores that this process may use; at least one."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for group in _groups():
         quota = _words(group / "cpu.max")  # microseconds of a period, or `max`
@@ -154,25 +154,26 @@ def cores() -> int:
 
 
 def memory_bytes() -> int:
-    """The memory that this process may use: the machine's, or its container's."""
+    """Return the memory that this process may use: the machine's, or its container's."""
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits().values()])
 
 
 def _limits() -> dict[Path, int]:
-    """The limits on memory that hold for this process, by control group (version 2)."""
+    """Return the memory limits of this process, by control group (version 2)."""
     found = {group: _words(group / "memory.max") for group in _groups()}
     return {group: int(words[0]) for group, words in found.items() if words and words[0].isdecimal()}
 
 
 def _groups() -> list[Path]:
-    """The control groups that this process is in, innermost first: a container's, or a batch job's."""
+    """Return the control groups of this process, innermost first: a container's, or a batch job's."""
     own = [line.removeprefix("0::") for line in _text("/proc/self/cgroup").splitlines() if line[:3] == "0::"]
     inner = _CGROUPS / own[0].lstrip("/") if own else _CGROUPS
     return [group for group in (inner, *inner.parents) if group.is_relative_to(_CGROUPS)]
 
 
 def used_bytes(devices: Sequence[Device]) -> dict[str, int]:
-    """Memory in use on each device now, whoever uses it; devices that nothing tells of are left out."""
+    """Return the memory now in use on each device, by any process; devices without this information are
+    omitted."""
     names = {device.name: device.total_bytes for device in devices}
     used = {
         gpu.uuid: gpu.total_bytes - gpu.free_bytes
@@ -185,7 +186,8 @@ def used_bytes(devices: Sequence[Device]) -> dict[str, int]:
 
 
 def _used_memory(total: int) -> int:
-    """Memory in use, without what the kernel would give back: of the group with the limit, else of all."""
+    """Return the memory in use without the kernel's reclaimable part: of the control group with the limit,
+    else of the machine."""
     for group, limit in _limits().items():
         if limit == total and (words := _words(group / "memory.current")):
             cached = [words[1] for words in _lines(group / "memory.stat") if words[0] == "inactive_file"]

@@ -1,4 +1,4 @@
-"""Who may have what: the rules of the ledger, on plain data. `ledger.py` keeps it in a file."""
+"""The rules that grant leases, on plain data. `ledger.py` keeps them in a file."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from mxcheck.scheduling.devices import CPU, Device
 
 _GIB = 2**30
-#: The share of a device by which a request may exceed what is free of it, if nobody of ours is on it.
+#: Share of a device by which a request may exceed its free memory if none of our leases is on it.
 _SLACK = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What somebody needs, all of it or nothing.
+    """A request for resources, granted as a whole or not at all.
 
     Attributes:
-        what: what it is for, for people.
-        devices: how many.
-        slots: of each: 1 on a GPU, threads on the CPU.
-        bytes_each: memory on each; None: each whole, with nobody else of ours on it.
+        what: its purpose, for people.
+        devices: number of devices.
+        slots: slots on each: 1 on a GPU, threads on the CPU.
+        bytes_each: memory on each; None: the whole device, without another of our leases.
     """
 
     what: str
@@ -31,7 +31,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """What a holder has: memory and slots of each device, by name."""
+    """A holder's resources: memory and slots of each device, by name."""
 
     holder: str
     what: str
@@ -40,7 +40,7 @@ class Lease:
 
 
 def check(request: Request, devices: Sequence[Device]) -> None:
-    """Raises ValueError for what this host could not give if it were idle."""
+    """Raise ValueError for a request that this host could not grant if it were idle."""
     if len(devices) < request.devices:
         raise ValueError(f"{request.what} needs {request.devices} devices, this host has {len(devices)}")
     wide = [device for device in devices if request.slots <= device.slots]
@@ -60,10 +60,10 @@ def check(request: Request, devices: Sequence[Device]) -> None:
 
 
 def _lets_in(device: Device, missing: int) -> bool:
-    """Whether somebody gets a device, or a host, that nobody of ours is on, though its memory falls short.
+    """Return whether to grant a device, or a host, without our leases though its memory falls short.
 
-    Estimates are no better than this; and what is in use of an empty GPU may be the context that the asker
-    itself has there. A host without GPUs cannot be waited for: every desktop uses some of its memory.
+    Estimates are no more exact than this; and the memory in use on an empty GPU may be the requester's own
+    CUDA context. Waiting does not help on a host without GPUs: every desktop uses some of its memory.
     """
     return device.name == CPU or missing <= _SLACK * device.total_bytes
 
@@ -71,10 +71,10 @@ def _lets_in(device: Device, missing: int) -> bool:
 def others_hold(
     device: Device, leases: Collection[Lease], used: Mapping[str, int], seen: Mapping[str, int]
 ) -> int:
-    """Bytes of a device that processes outside the ledger hold, as far as it can be told.
+    """Estimate the bytes of a device that processes outside the ledger hold.
 
-    With none of ours on it that is all that is in use. With some, what they lease may not be taken yet, so
-    that the last such reading stands, raised by whatever is in use beyond all leases.
+    Without our leases on it, that is all memory in use. With leases, their memory may not be allocated yet,
+    so the last reading without leases remains valid, plus any use beyond all leases.
     """
     if device.name not in used:
         return seen.get(device.name, 0)
@@ -94,16 +94,16 @@ def grant(
     min_free_ratio: float = 0.0,
     prefer: Collection[str] = (),
 ) -> Lease | str:
-    """The lease, or in a few words why not yet.
+    """Return the lease, or a short reason why it must wait.
 
     Args:
-        request: what is asked for.
-        devices: what may be given.
-        leases: what others have.
+        request: the requested resources.
+        devices: the available devices.
+        leases: the leases of other holders.
         others: bytes that processes outside the ledger hold, by device.
-        min_free_ratio: a GPU of which others leave less than this share is left alone. The memory of a host
-            is not: every desktop uses some of it.
-        prefer: devices that the holder has been on: its CUDA context stays there.
+        min_free_ratio: a GPU with a smaller share of free memory, outside our leases, is not used. This does
+            not apply to a host's memory: every desktop uses some of it.
+        prefer: devices that the holder has used: its CUDA context remains there.
     """
     fitting: list[tuple[tuple[bool, int, int, int], Device, int]] = []
     reasons = []

@@ -1,8 +1,8 @@
-"""The host's ledger: which process holds what, in one file that all runs share.
+"""The host's ledger of leases by process, in one file that all runs share.
 
-Every holder keeps a lock on a file of its own, which the kernel drops when the process dies: however it died,
-whoever looks next strikes out what it held. Requests are served in the order in which they came. Local disks
-only: locks on network file systems are not to be relied on.
+Every holder keeps a lock on its own file, which the kernel releases when the process dies in any way: the
+next reader then removes its leases. Requests are served in order of arrival. Local disks only: locks on
+network file systems are unreliable.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from mxcheck.scheduling.ledger_file import (
     write_state,
 )
 
-#: Seconds between two looks of somebody who waits.
+#: Seconds between two polls of a waiting process.
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 0.1
-#: Seconds to wait for devices on which nobody of ours is.
+#: Seconds to wait for devices without our leases.
 _PATIENCE = 3600.0
 
 
 def default_folder() -> Path:
-    """A user's ledger, where no option names one. Raises LedgerError where there is no temporary folder."""
+    """Return a user's default ledger, where no option names one. Raises LedgerError where there is no
+    temporary folder."""
     try:
         return Path(tempfile.gettempdir()) / f"mxcheck-{os.getuid()}"
     except OSError as error:
@@ -49,7 +50,7 @@ def default_folder() -> Path:
 
 
 class Ledger:
-    """One process's door to the ledger in `folder`. `used` tells the memory in use by device.
+    """One process's interface to the ledger in `folder`. `used` returns the memory in use by device.
 
     Every method raises LedgerError where the folder or its file cannot be used.
     """
@@ -77,11 +78,11 @@ class Ledger:
         waiting: Callable[[str], None] = lambda _: None,
         patience: float = _PATIENCE,
     ) -> Lease:
-        """Wait until everything that is asked for is there, and take it.
+        """Wait until the whole request can be granted, and take the lease.
 
-        `waiting` is called with the reason each time it is not. Raises ValueError for what the host could not
-        give if it were idle, and when it was waited for longer than `patience` seconds while no run of ours
-        held any of the devices: then nobody knows whether it ever comes.
+        `waiting` is called with the reason at each refusal. Raises ValueError for a request that an idle host
+        could not grant, and after more than `patience` seconds of waiting while no run of ours held any of
+        the devices, since the wait might never end.
         """
         check(request, devices)
         names = {device.name for device in devices}
@@ -135,7 +136,7 @@ class Ledger:
             request, devices, state.leases, {}, holder=holder, min_free_ratio=min_free_ratio, prefer=prefer
         )
         if isinstance(answer, str):
-            return answer  # not even by the ledger: no need to ask the driver
+            return answer  # refused by the ledger alone: no need to ask the driver
         used = self._used(devices)
         for device in devices:
             known[device.name] = others_hold(device, state.leases, used, known)
@@ -145,27 +146,27 @@ class Ledger:
         )
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; one that is gone already is nothing to complain of."""
+        """Release a lease; ignore one that is already released."""
         with self._open() as state:
             state.leases = [one for one in state.leases if one != lease]
 
     def leases(self) -> list[Lease]:
-        """What is held by processes that live."""
+        """Return the leases of living processes."""
         with self._open() as state:
             return list(state.leases)
 
     def waiting(self) -> int:
-        """How many living processes wait."""
+        """Return the number of living processes that wait."""
         with self._open() as state:
             return len(state.queue)
 
     def check_usable(self) -> None:
-        """Raises LedgerError where it is not, before anybody depends on it."""
+        """Raise LedgerError where the ledger is unusable, before anything depends on it."""
         with self._open():
             pass
 
     def close(self) -> None:
-        """Give everything back and leave no trace."""
+        """Release all leases and remove this process from the ledger."""
         if self._holder is None or self._holder[0] != os.getpid():
             return
         _, name, lock = self._holder
@@ -176,7 +177,7 @@ class Ledger:
         self._lock_file(name).unlink(missing_ok=True)
 
     def _hold(self) -> str:
-        """This process's name in the ledger, locked."""
+        """Return this process's name in the ledger, with its lock held."""
         if self._holder is None or self._holder[0] != os.getpid():
             self._make_folder()
             name = holder_name(os.getpid(), uuid.uuid4().hex)
@@ -203,7 +204,7 @@ class Ledger:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = self._folder.lstat()
         if self._folder != default_folder():
-            return  # one that was named may be another's, or several users'
+            return  # a named folder may be another's, or several users'
         whose = "is another user's" if found.st_uid != os.getuid() else ""
         whose = whose or ("is a link" if not stat.S_ISDIR(found.st_mode) else "")
         whose = whose or ("can be written to by other users" if found.st_mode & 0o022 else "")
@@ -215,7 +216,7 @@ class Ledger:
 
     @contextmanager
     def _open(self) -> Iterator[State]:
-        """The state, without what the dead held; written back if it has changed."""
+        """Yield the state, without the leases of dead processes; write it back if it has changed."""
         self._make_folder()
         with (
             _named_errors(self._folder),
@@ -229,7 +230,7 @@ class Ledger:
                 write_state(self._file, state)
 
     def _dead(self, state: State) -> set[str]:
-        """Holders whose lock the kernel has dropped."""
+        """Return the holders whose lock the kernel has released."""
         mine = self._holder[1] if self._holder is not None and self._holder[0] == os.getpid() else None
         names = {lease.holder for lease in state.leases} | {one.holder for one in state.queue}
         dead = set()

@@ -1,5 +1,5 @@
-"""The ledger's file: what it holds, and what is refused of it. Whoever shares the folder can write it, and
-what a holder is called names a file of the folder."""
+"""The ledger's file: its contents, and checks on reading it. Every user of the shared folder can write it,
+and a holder's name is also the name of a file in the folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mxcheck.files.write import PART, write_whole
 from mxcheck.scheduling.leases import Lease
 
 _VERSION = 1
-#: Every run of a host holds a few leases.
+#: Largest file that is read: every run of a host holds a few leases.
 _MOST_BYTES = 2**24
-#: Process and a random word, as `holder_name` writes them: nothing that leads to another folder.
+#: Process id and a random word, as `holder_name` writes them, so that a name cannot lead out of the folder.
 _HOLDER = re.compile(r"[0-9]{1,20}-[0-9a-f]{8}")
 
 
@@ -31,7 +31,7 @@ class LedgerError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Who waits, in the order of tickets, and for which devices."""
+    """A waiting process, in the order of tickets, and its requested devices."""
 
     ticket: int
     holder: str
@@ -40,8 +40,8 @@ class Waiting:
 
 @dataclass(slots=True, kw_only=True)
 class State:
-    """The file's contents. `queue` is in the order in which its tickets came; `others`: bytes that processes
-    outside the ledger held on a device when it was last free of ours."""
+    """The file's contents. `queue` is in the order in which tickets arrived; `others`: bytes that processes
+    outside the ledger held on a device when it last had none of our leases."""
 
     next_ticket: int = 1
     leases: list[Lease] = field(default_factory=list)
@@ -49,22 +49,23 @@ class State:
     others: dict[str, int] = field(default_factory=dict)
 
     def strike(self, holders: Collection[str]) -> None:
-        """Take out what these have and wait for."""
+        """Remove the leases and queue entries of these holders."""
         self.leases = [lease for lease in self.leases if lease.holder not in holders]
         self.queue = [one for one in self.queue if one.holder not in holders]
 
     def text(self) -> str:
-        """The file's text."""
+        """Return the file's text."""
         return json.dumps({"version": _VERSION, **asdict(self)}, sort_keys=True, indent=1)
 
 
 def holder_name(process: int, word: str) -> str:
-    """What a process is called in the ledger. `word` are hexadecimal digits, at least eight."""
+    """Return a process's name in the ledger. `word` has at least eight hexadecimal digits."""
     return f"{process}-{word[:8]}"
 
 
 def read_state(path: Path) -> State:
-    """The state in a file; an empty one where there is no file. Raises LedgerError for what is none."""
+    """Read the state from a file; an empty state where there is no file. Raises LedgerError for anything
+    else."""
     try:
         if path.is_symlink():
             raise ValueError("it is a link")
@@ -79,8 +80,8 @@ def read_state(path: Path) -> State:
 
 
 def write_state(path: Path, state: State) -> None:
-    """Write it whole: whoever reads meanwhile sees the old one. The caller has the ledger's lock: what is
-    half written beside it is left of a process that was killed."""
+    """Write the file atomically: concurrent readers see the old one. The caller holds the ledger's lock, so a
+    partial file beside it belongs to a killed process."""
     for part in path.parent.glob(f".{path.name}.*{PART}"):
         if part.is_file() or part.is_symlink():
             part.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Which worker runs what next: no clock, no process, no pytest. Told what happens, it says what to send.
+"""Assign tests to workers, without a clock, a process or pytest: it receives events and returns orders.
 
-Cases come in groups (a model's), which cost something to load. A worker keeps its group until that is done.
-Groups start with the costliest. A second worker shares one only where that ends it sooner.
-What has no group (other tests) is handed out in order, in shrinking chunks, when no group waits to start.
+Cases form groups (one for each model) with a loading cost. A worker keeps its group until that is done.
+Groups start in order of descending cost. A second worker shares a group only where that ends it sooner. Items
+without a group (other tests) are assigned in order, in shrinking chunks, when no group waits to start.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-#: A worker begins an item when it knows the next one, so two are all it ever needs.
+#: A worker begins an item only when it knows the next one, so it needs two at a time.
 _AHEAD = 2
 
 W = TypeVar("W", bound=Hashable)
@@ -20,7 +20,7 @@ W = TypeVar("W", bound=Hashable)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One test: its group, if it has one, and its expected seconds without loading."""
+    """One test: its group, if any, and its expected seconds without loading."""
 
     group: str | None = None
     seconds: float = 0.0
@@ -28,7 +28,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """What starting a group takes: seconds; and slots of the host (devices) while a worker is on it."""
+    """Costs of a group: seconds to start it, and slots of the host (devices) while a worker is on it."""
 
     load_seconds: float = 0.0
     slots: int = 1
@@ -42,14 +42,14 @@ class _Worker:
 
 
 class Placement(Generic[W]):
-    """The state of one run. Items are known by their index in `items`.
+    """The state of one run. Items are identified by their index in `items`.
 
-    After every call that changes something, ask `orders()` for what to tell the workers.
+    After every change, call `orders()` for the workers' new orders.
 
     Args:
-        items: all of them.
-        groups: by the names that `items` use.
-        slots: of the host; no more groups are started than fit, so that workers beyond stay free.
+        items: all items.
+        groups: the groups, by the names in `items`.
+        slots: slots of the host; no more groups start than fit, so that surplus workers stay free.
     """
 
     def __init__(self, items: Sequence[Item], groups: Mapping[str, Group], slots: int) -> None:
@@ -66,48 +66,49 @@ class Placement(Generic[W]):
 
     @property
     def workers(self) -> list[W]:
-        """Those that are part of the run now."""
+        """The workers now in the run."""
         return list(self._workers)
 
     @property
     def unsent(self) -> int:
-        """Items that no worker has been told to run."""
+        """Number of items not sent to a worker."""
         return len(self._others) + sum(map(len, self._left.values()))
 
     @property
     def longest_queue(self) -> int:
-        """Of all workers, the most items that one has not ended."""
+        """The largest number of unfinished items at one worker."""
         return max((len(worker.queue) for worker in self._workers.values()), default=0)
 
     @property
     def unfinished(self) -> int:
-        """Items that have not ended."""
+        """Number of unfinished items."""
         return self.unsent + sum(len(worker.queue) for worker in self._workers.values())
 
     def join(self, worker: W) -> None:
-        """A worker is ready."""
+        """Add a worker that is ready."""
         self._workers[worker] = _Worker()
 
     def stop(self, worker: W) -> None:
-        """Somebody else has told a worker to stop: it gets nothing more."""
+        """Note that another component has stopped a worker: it gets nothing more."""
         self._workers[worker].stopped = True
 
     def ended(self, worker: W, index: int) -> None:
-        """An item ended."""
+        """Note that an item has ended."""
         self._workers[worker].queue.remove(index)
 
     def leave(self, worker: W) -> list[int]:
-        """A worker is gone. Returns what it had been told to run and has not ended, in this order: the caller
-        says of each whether it has ended (`again` puts it back)."""
+        """Remove a lost worker. Return its sent, unfinished items in order: the caller decides for each
+        whether it has ended (`again` puts it back)."""
         return self._workers.pop(worker).queue
 
     def again(self, index: int) -> None:
-        """An item is to be run after all; it is the next of its group."""
+        """Requeue an item as the next of its group."""
         group = self._items[index].group
         (self._others if group is None else self._left[group]).appendleft(index)
 
     def orders(self) -> list[tuple[W, list[int], bool]]:
-        """What to tell whom: items to run after those that it has, and whether to stop when they are done."""
+        """Return the orders: for each worker the items to add to its queue, and whether to stop after
+        them."""
         found = []
         for name, worker in self._workers.items():
             if worker.stopped or len(worker.queue) >= _AHEAD:
@@ -116,14 +117,14 @@ class Placement(Generic[W]):
             while len(worker.queue) < _AHEAD and (more := self._next(worker)):
                 worker.queue += more
                 sent += more
-            # It would wait with its last item for ever. One that has none is kept for what may come back.
+            # It would wait for ever with its last item. A worker without items is kept for requeued ones.
             worker.stopped = len(worker.queue) == 1
             if sent or worker.stopped:
                 found.append((name, sent, worker.stopped))
         return found
 
     def _next(self, worker: _Worker) -> list[int]:
-        """The next items of a worker; none where nothing is worth its while now."""
+        """Return the next items of a worker; none where nothing is useful now."""
         if worker.group is not None and self._left[worker.group]:
             return [self._left[worker.group].popleft()]
         for choose in (self._unstarted, self._chunk_of_others, self._shared):
@@ -132,8 +133,8 @@ class Placement(Generic[W]):
         return []
 
     def _unstarted(self, worker: _Worker) -> list[int]:
-        """The costliest group that nobody is on, if the host has slots for it. A worker that has an item left
-        takes it in any case: it gives back what it holds first, and is then the next in line."""
+        """Return the costliest group without a worker, if the host has slots for it. A worker with an
+        unfinished item takes it in any case: it releases its devices first, and is then the next in line."""
         on = {other.group for other in self._workers.values() if other.queue}
         waiting = [name for name, left in self._left.items() if left and name not in on]
         if not waiting:
@@ -145,7 +146,8 @@ class Placement(Generic[W]):
         return [self._left[name].popleft()]
 
     def _chunk_of_others(self, worker: _Worker) -> list[int]:
-        """Tests without a group: many while there are many, two at the end (as xdist's `load` has it)."""
+        """Return tests without a group: many while there are many, two at the end (as xdist's `load`
+        does)."""
         size = max(_AHEAD, len(self._others) // (4 * len(self._workers)))
         chunk = [self._others.popleft() for _ in range(min(size, len(self._others)))]
         if chunk:
@@ -153,7 +155,7 @@ class Placement(Generic[W]):
         return chunk
 
     def _shared(self, worker: _Worker) -> list[int]:
-        """The next item of a group that others are on: of the one where it gains most, if anywhere."""
+        """Return the next item of a group with other workers: of the one with the largest gain, if any."""
         gains = {
             name: self._gain(name, left[0])
             for name, left in self._left.items()
@@ -166,15 +168,16 @@ class Placement(Generic[W]):
         return [self._left[name].popleft()]
 
     def _gain(self, name: str, index: int) -> float:
-        """Seconds by which one more worker would be through with loading the group and an item of it before
-        those that are on it are through with all that they have not begun."""
+        """Return the seconds by which an additional worker would finish loading the group and one item of it
+        before the group's workers finish all that they have not begun."""
         on = [other.queue for other in self._workers.values() if other.group == name and other.queue]
         queued = sum(self._items[item].seconds for queue in on for item in queue[1:])
         alone = (self._rest(name) + queued) / max(1, len(on))
         return alone - self._groups[name].load_seconds - self._items[index].seconds
 
     def _fits(self, name: str, worker: _Worker) -> bool:
-        """Whether the host has slots for one more worker on the group; where nobody else is, it has to."""
+        """Return whether the host has slots for one more worker on the group; true where the group has
+        none."""
         taken = sum(
             self._groups[other.group].slots
             for other in self._workers.values()
@@ -186,6 +189,6 @@ class Placement(Generic[W]):
         return sum(self._items[index].seconds for index in self._left[name])
 
     def _cost(self, name: str) -> float:
-        """What a group takes of the host: seconds times slots."""
+        """Return the cost of a group: seconds times slots."""
         group = self._groups[name]
         return (group.load_seconds + self._rest(name)) * group.slots

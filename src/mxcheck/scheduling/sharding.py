@@ -1,4 +1,5 @@
-"""A run in parts, one a machine: whole models, longest first, the same parts wherever it is worked out."""
+"""Split a run into one part for each machine: whole models, longest first, with the same result on every
+machine."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """`2/4` is the second of four. Raises ValueError for anything else, and for a part beyond the last."""
+    """Parse `2/4`, the second of four. Raises ValueError for anything else, and for a part beyond the
+    last."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     index, count = map(int, found.groups()) if found else (0, 0)
     if not 1 <= index <= count:
@@ -28,10 +30,9 @@ def parse_shard(text: str) -> Shard:
 
 
 def split(costs: Mapping[str, float], count: int) -> list[list[str]]:
-    """The names in `count` parts of about the same cost: the costliest first, each to the part that has the
-    least so far (Graham 1969: at most 4/3 of the best). Names keep the order of `costs` within a part; equal
-    costs go by name, so that every machine comes to the same parts.
-    """
+    """Split the names into `count` parts of about the same cost: the costliest first, each to the part with
+    the lowest cost so far (Graham 1969: at most 4/3 of the optimum). Names keep the order of `costs` within a
+    part; equal costs are sorted by name, so that every machine computes the same parts."""
     parts: list[tuple[float, int]] = [(0.0, part) for part in range(count)]
     part_of = {}
     for name in sorted(costs, key=lambda name: (-costs[name], name)):
