@@ -1,4 +1,4 @@
-"""The side door: `mxcheck …`. Measuring goes through pytest."""
+"""The command line `mxcheck …`. Measurements go through pytest."""
 
 from mxcheck.cli.entry import main
 

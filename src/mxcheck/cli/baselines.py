@@ -1,4 +1,4 @@
-"""`mxcheck baselines …`: look at accepted baselines, prune, extend and re-centre them."""
+"""`mxcheck baselines …`: list, compare, prune, extend and re-centre accepted baselines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mxcheck.reporting.screen import say
 
 
 def add_commands(commands: Any) -> None:
-    """Add them to the parser's commands."""
+    """Add the commands to the parser."""
     baselines = commands.add_parser(
         "baselines", help="look at accepted baselines, prune, extend and re-centre them"
     )
@@ -135,8 +135,8 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _own(root: Path) -> list[str]:
-    """Models that are not ours and still somebody's: their own tokens lie here, or a baseline of theirs was
-    accepted on a corpus, which needs none."""
+    """Return the users' own models among the folders: their tokens are stored here, or a baseline of theirs
+    was accepted on a corpus, which needs none."""
     found = {path.parent.name for path in root.glob("*/tokens.safetensors")}
     for folder in root.glob("*/"):
         if folder.name not in found and any(map(_on_a_corpus, sorted(folder.glob("*.json")))):
@@ -145,7 +145,7 @@ def _own(root: Path) -> list[str]:
 
 
 def _on_a_corpus(path: Path) -> bool:
-    """Whether the baseline at `path` was accepted on a corpus; of one that cannot be read nobody knows."""
+    """Return whether the baseline at `path` was accepted on a corpus; False where it cannot be read."""
     try:
         return not read(path).self_sampled
     except (BaselineError, FileNotFoundError):
@@ -153,8 +153,8 @@ def _on_a_corpus(path: Path) -> bool:
 
 
 def _left_over(root: Path) -> list[Path]:
-    """Parts of files that were being written when their process died, an hour ago at least: a run may be
-    writing one now."""
+    """Return temporary files of processes that died while writing, at least an hour old: a run may be writing
+    a newer one."""
     old = time.time() - _WRITING
     parts = [path for folder in (root, *_folders(root)) for path in folder.glob(f".*{PART}")]
     return sorted(
@@ -162,12 +162,13 @@ def _left_over(root: Path) -> list[Path]:
     )
 
 
-#: Nothing is written for longer, in seconds.
+#: Maximum duration of a write, in seconds.
 _WRITING = 3600.0
 
 
 def _files(root: Path) -> list[str]:
-    """Every baseline below `root`, by its path there. Raises ValueError where there is no such directory."""
+    """Return every baseline below `root`, by its relative path. Raises ValueError where there is no such
+    directory."""
     if not root.is_dir():
         raise ValueError(f"baselines directory {root} does not exist; name one with --baselines")
     found = [
@@ -177,12 +178,12 @@ def _files(root: Path) -> list[str]:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Those of models. What lies behind a link is somebody else's."""
+    """Return the folders of models. Links are skipped: their targets belong to others."""
     return sorted(path for path in root.glob("*/") if not path.is_symlink())
 
 
 def _was_accepted(path: Path) -> bool:
-    """Whether a file is a baseline, sound or damaged. Other files may lie beside them."""
+    """Return whether a file is a baseline, sound or damaged. Other files may lie beside them."""
     if path.is_symlink() or not path.is_file():
         return False
     content = path.read_bytes()
@@ -190,8 +191,8 @@ def _was_accepted(path: Path) -> bool:
 
 
 def _unused_states(root: Path, orphans: list[str]) -> list[str]:
-    """Reference states that no baseline beside them rests on, once `orphans` are gone. Where one of the
-    baselines cannot be read, all states beside it count as used."""
+    """Return the reference states that no baseline beside them uses, once `orphans` are gone. Where one of
+    the baselines cannot be read, all states beside it count as used."""
     unused = []
     for states in (path for folder in _folders(root) for path in sorted(folder.glob("states-*.safetensors"))):
         beside = [
@@ -207,8 +208,8 @@ def _unused_states(root: Path, orphans: list[str]) -> list[str]:
 
 
 def _case_of(name: str) -> str:
-    """The file of the plain case: an override for one device class (`…@cuda-sm90.json`) and a case with
-    options (`…+attention.json`) belong to the case whose name they carry."""
+    """Return the file of the plain case: an override for one device class (`…@cuda-sm90.json`) and a case
+    with options (`…+attention.json`) belong to the case whose name they contain."""
     return f"{name.removesuffix('.json').partition('@')[0].partition('+')[0]}.json"
 
 

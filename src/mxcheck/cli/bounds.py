@@ -1,4 +1,4 @@
-"""`mxcheck bounds`: what each accepted case of a model costs, beside what it may cost."""
+"""`mxcheck bounds`: the cost of each accepted case of a model, beside its bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mxcheck.reporting.screen import say
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "bounds", help="what each accepted case of a model costs, beside what it may cost"
     )
@@ -36,8 +36,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _bounds(options: argparse.Namespace) -> int:
-    """Exit code 0 where every accepted case has bounds and is within them, 1 otherwise. Lines for those that
-    have none follow the table."""
+    """Return exit code 0 where every accepted case has bounds and is within them, else 1. Lines for cases
+    without bounds follow the table."""
     label, _ = named_model(options.model)
     accepted = read_directory(options.baselines / label)
     if not accepted:

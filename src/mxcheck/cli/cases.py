@@ -29,7 +29,7 @@ _COUNTS = ("least_rows", "rows_multiple", "least_columns", "columns_multiple")
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "cases",
         help="write the inputs that a cast is held with, for a program in any language",
@@ -47,7 +47,7 @@ RULE_HELP = "as in the name of a cell: floor, rceil, floor-away, … (default: t
 
 
 def add_domain_options(command: argparse.ArgumentParser) -> None:
-    """The level, and what narrows the cases to those that a program is made for."""
+    """Add the options for the level and the domain of a program."""
     command.add_argument("--level", help=f"{' or '.join(_LEVELS)} (default: quick)")
     lists = (
         ("--dtype", "NAMES", "of the input: float32, bfloat16, float16 (repeat or use commas; default: all)"),
@@ -72,14 +72,14 @@ def add_domain_options(command: argparse.ArgumentParser) -> None:
 
 
 def domain_options(options: argparse.Namespace) -> list[str]:
-    """Those of `add_domain_options` that are given."""
+    """Return those options of `add_domain_options` that are given."""
     names = ("level", "dtype", "block_size", "axis", *_COUNTS, "whole_blocks")
     given = [name for name in names if getattr(options, name) not in (None, [], False)]
     return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def words_of(header: Header) -> list[str]:
-    """The words of a command line that asks for cases like those of a file."""
+    """Return the words of a command line that requests cases like those of a file."""
     from mxcheck.conformance.case_header import DTYPE_BITS
     from mxcheck.kernels.domain import DTYPES
 
@@ -100,7 +100,7 @@ def words_of(header: Header) -> list[str]:
 
 
 def asked_cell(format_name: str, rule: str | None) -> Cell:
-    """The cell of a format and a rule.
+    """Return the cell of a format and a rule.
 
     Raises:
         ValueError: there is none.
@@ -111,10 +111,10 @@ def asked_cell(format_name: str, rule: str | None) -> Cell:
 
 
 def asked_examples(options: argparse.Namespace, cell: Cell) -> tuple[str, Iterator[Example]]:
-    """The level, and its examples in the domain that the options say.
+    """Return the level, and its examples in the domain of the options.
 
     Raises:
-        ValueError: an option that is not allowed.
+        ValueError: an option is not allowed.
     """
     level = choose("--level", options.level or "quick", _LEVELS)
 
@@ -122,13 +122,14 @@ def asked_examples(options: argparse.Namespace, cell: Cell) -> tuple[str, Iterat
     from mxcheck.conformance.matrices import matrices
 
     domain = _domain(options, cell)
-    # A file has contiguous copies: one of a matrix is enough.
+    # A file has contiguous copies: one copy of a matrix is enough.
     whole = (one.example for one in matrices(cell, level, replace(domain, contiguous=True)))
     return level, chain(examples(cell, level, domain), whole)
 
 
 def _domain(options: argparse.Namespace, cell: Cell) -> Domain:
-    """Inputs of any strides are in it: a file has contiguous copies of them, whose shapes it would lack."""
+    """Return the domain. It includes inputs of any strides: otherwise their shapes would be missing from a
+    file, which holds contiguous copies."""
     from mxcheck.kernels.domain import DTYPES, Domain
 
     dtypes = [DTYPES[choose("--dtype", name, DTYPES)] for name in _words(options.dtype)]

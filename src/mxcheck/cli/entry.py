@@ -1,4 +1,4 @@
-"""`mxcheck`: its commands, and what becomes of bad input."""
+"""`mxcheck`: its commands, and the handling of bad input."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ _GROUPS = (
     *(run, merge, leases),
 )
 
-#: A full disk or quota. An error in the midst of writing does not say of which file.
+#: A full disk or quota. A write error does not name the file.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0; 1 where `baselines diff`, `baselines prune`, `bounds`,
     `explain`, `identify`, `merge`, `run` or `verify` found something; 2 for bad input, and where the system
-    refuses a file; 141, as the shell says of other programs, where whoever reads the output has closed it,
-    143 (129) where SIGTERM (SIGHUP) ends it; 130 of a command that the same words go on with."""
+    refuses a file; 141, the shell's code for SIGPIPE, where the reader has closed the output; 143 (129) where
+    SIGTERM (SIGHUP) ends it; 130 for a command that can be resumed with the same words."""
     leave_out_logged()
     leave_out_warned()
     return carry_out(parse(sys.argv[1:] if arguments is None else arguments))
@@ -67,16 +67,16 @@ def carry_out(options: argparse.Namespace) -> int:
     try:
         with ended_in_order():
             code = int(options.run(options))
-        sys.stdout.flush()  # a full disk is told here, and not when the interpreter ends
+        sys.stdout.flush()  # report a full disk here, not when the interpreter exits
         return code
     except EndedFromOutside as ended:
         return ended.code
-    except BrokenPipeError:  # who reads has seen enough
+    except BrokenPipeError:  # the reader has closed the output
         _forget_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.filename is None and error.errno not in _NO_ROOM:
-            raise  # a fault of ours
+            raise  # our own error
         _forget_output()
         where, remedy = _about(error)
         Screen(stderr=True, soft_wrap=True).print(f"mxcheck: {where}: {told(error)}; {remedy}")
@@ -87,7 +87,7 @@ def carry_out(options: argparse.Namespace) -> int:
 
 
 def _about(error: OSError) -> tuple[str, str]:
-    """What the system refuses, and what to do."""
+    """Return the refused file or output, and the remedy."""
     where = "the output" if error.filename is None else str(error.filename)
     if error.errno in _NO_ROOM:
         return where, "make room, or let it be written elsewhere, and run this again"
@@ -95,13 +95,13 @@ def _about(error: OSError) -> tuple[str, str]:
 
 
 def _forget_output() -> None:
-    """What is left to be written would fail again when the interpreter ends."""
+    """Discard unwritten output, which would fail again when the interpreter exits."""
     with suppress(OSError, ValueError):  # no file of the system, as under test
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """The options of a command line, with `run`, which carries it out; bad usage ends the program."""
+    """Parse a command line into options with `run`, which executes it; bad usage ends the program."""
     parser = argparse.ArgumentParser(
         prog="mxcheck",
         description="Formats, single casts, the ladder, models and accepted baselines. "

@@ -15,7 +15,7 @@ _DEVICES = ("auto", "cpu", "cuda")
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "exhaustive",
         help="hold our casts against the oracle on every fp32 number there is",
@@ -60,7 +60,7 @@ def _exhaustive(options: argparse.Namespace) -> int:
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Before the run: what it rests on is what was there when it began.
+    # Before the run: the facts must describe its start.
     facts = {"device": describe_device(device), "torch": torch.__version__, "sources": sources_digest()}
     try:
         with progress_bar(Screen(stderr=True)) as progress:

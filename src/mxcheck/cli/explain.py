@@ -1,4 +1,4 @@
-"""`mxcheck explain`: one cast, step by step, and what a kernel makes of the same tensor."""
+"""`mxcheck explain`: one cast, step by step, and a kernel's result for the same tensor."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
 
 def numbers_are_no_options(words: list[str]) -> list[str]:
-    """Words of `mxcheck explain` in which argparse takes no negative number for an option: it knows -1, but
-    not -1e5 and not -inf. Behind a space all of them are plain values, and numbers to `float` and `int`."""
+    """Prefix negative numbers with a space, so that argparse does not take them for options: it recognizes
+    -1, but not -1e5 and -inf. With a space all are plain values, which `float` and `int` accept."""
     if words[:1] != ["explain"]:
         return words
     return [f" {word}" if _NEGATIVE.match(word) else word for word in words]
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "explain",
         help="show how each bit of a cast comes about; with --kernel, where a kernel differs",
@@ -83,10 +83,10 @@ def add_commands(commands: Any) -> None:
 
 
 def read_cast(options: argparse.Namespace) -> tuple[NDArray[np.float32], CastSpec]:
-    """The tensor (float32) and the cast that a command line asks for.
+    """Return the tensor (float32) and the cast that a command line requests.
 
     Raises:
-        ValueError: something that is not allowed, in one line.
+        ValueError: an input is not allowed; in one line.
     """
     from mxcheck.formats.notation import parse_hex, parse_random, parse_shape, parse_values
 
@@ -118,7 +118,7 @@ def read_cast(options: argparse.Namespace) -> tuple[NDArray[np.float32], CastSpe
 
 
 def _plain(words: list[str]) -> list[str]:
-    """Words without the space of `numbers_are_no_options`, which is no part of what was typed."""
+    """Remove the space of `numbers_are_no_options`."""
     return [word.strip() for word in words]
 
 
@@ -147,18 +147,18 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _place(error: BaseException) -> str:
-    """Where it was raised, in the last file that is of no installed package if there is one."""
+    """Return where an error was raised: the last file outside installed packages, if any."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     own = [one for one in frames if "site-packages" not in one.filename] or frames
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "no line of Python"
 
 
 def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -> Got:
-    """What a kernel makes of x in `dtype`.
+    """Return a kernel's result for x in `dtype`.
 
     Raises:
-        ValueError: no such kernel, or one that says that it does not do this.
-        KernelError: it failed, returned something else than a cast does, or changed its input.
+        ValueError: there is no such kernel, or it refuses the cast.
+        KernelError: it failed, returned no valid result, or changed its input.
     """
     from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""`mxcheck baselines extend`: bring baselines of the format before this one to this one, if nothing moved."""
+"""`mxcheck baselines extend`: convert baselines of the previous format version to this one, if nothing
+moved."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ _DTYPES = {"loaded-fp32": "float32", "loaded-bf16": "bfloat16", "loaded-fp16": "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What became of one file. `share` is the largest share of its bound that losses and KL moved by."""
+    """The result for one file. `share` is the largest ratio of a change of losses or KL to its bound."""
 
     name: str
     word: str
@@ -38,7 +39,7 @@ class Line:
 
 
 def extend(options: argparse.Namespace) -> int:
-    """Extend what can be. Exit code 0 where every file is of this format now, 1 otherwise."""
+    """Extend what can be extended. Returns exit code 0 where every file now has this format, else 1."""
     names = {name: name for name in REFERENCE_MODELS}
     names |= dict(named_model(given) for given in filter(None, map(str.strip, options.models.split(","))))
     lines = list(_lines(options.baselines, names))
@@ -68,7 +69,7 @@ def _table(lines: Sequence[Line]) -> Table:
 
 
 def _lines(root: Path, names: dict[str, str]) -> Iterator[Line]:
-    """What becomes of each file below `root`: first of those that need no measurement."""
+    """Yield the result for each file below `root`, first for those that need no measurement."""
     groups: dict[str, list[tuple[Path, Earlier]]] = {}
     for path in sorted(root.rglob("*.json")):
         name = path.relative_to(root).as_posix()
@@ -93,7 +94,7 @@ def _lines(root: Path, names: dict[str, str]) -> Iterator[Line]:
 
 
 def _of_group(group: list[tuple[Path, Earlier]], measuring: Measuring, root: Path) -> Iterator[Line]:
-    """What becomes of the files whose cases are measured on one resident model and text."""
+    """Yield the results for the files whose cases are measured on one resident model and text."""
     from mxcheck.measure.session import Session
 
     with Session(measuring) as session:
@@ -104,7 +105,7 @@ def _of_group(group: list[tuple[Path, Earlier]], measuring: Measuring, root: Pat
 
 
 def _unmeasurable(earlier: Earlier, name: str, names: dict[str, str]) -> str:
-    """Why a case cannot be measured here; empty where it can."""
+    """Return why a case cannot be measured here, or an empty string."""
     record = earlier.record
     if "@" in name:
         return "it was accepted on a device of another class; accept it anew there"
@@ -120,7 +121,7 @@ def _unmeasurable(earlier: Earlier, name: str, names: dict[str, str]) -> str:
 
 
 def _measuring(group: Sequence[Earlier], names: dict[str, str], root: Path) -> Measuring:
-    """How the cases of a group were measured, which is the same for all of them but for their recipes."""
+    """Return how the cases of a group were measured, which differs only in their recipes."""
     record = group[0].record
     dtypes = [_DTYPES[option] for option in record.options if option in _DTYPES]
     return Measuring(

@@ -10,7 +10,7 @@ from mxcheck.reporting.formats import WIDTH, tables
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "formats", help="the formats, their properties and the names of their casts"
     )

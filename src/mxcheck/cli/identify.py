@@ -1,4 +1,4 @@
-"""`mxcheck identify`: which scale rule, rounding and dialect a kernel follows."""
+"""`mxcheck identify`: the scale rule, rounding and dialect that a kernel follows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mxcheck.reporting.screen import say
 if TYPE_CHECKING:
     from mxcheck.conformance.identify import Identity
 
-#: Without `amax` and `stochastic`: there is nothing to tell them from.
+#: Without `amax` and `stochastic`, which have no alternatives to distinguish.
 _DTYPES = ("float32", "bfloat16", "float16")
 _RULES, _ROUNDINGS = SCALE_RULES[:-1], ROUNDINGS[:-1]
 _WIDTH = 140
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "identify",
         help="tell which scale rule, rounding and dialect a kernel follows",
@@ -114,7 +114,7 @@ def _names(texts: list[str]) -> list[str]:
 
 
 def _first_of_each(found: list[Identity]) -> list[Identity]:
-    """The first dtype of each cell; and those that look like something else than it."""
+    """Return the first dtype of each cell, and those that look like another rule."""
     told: list[Identity] = []
     for one in found:
         of_cell = [other for other in told if other.cell == one.cell]

@@ -1,4 +1,4 @@
-"""`mxcheck ladder`: every step, what it needs, and whether it can run here."""
+"""`mxcheck ladder`: every precision, its requirements, and whether it can run here."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, MX, Step, st
 from mxcheck.reporting.screen import say
 from mxcheck.reporting.zoo import StepRow, ladder_table, reasons
 
-#: The least width without a cell cut.
+#: Least width at which no cell is cut.
 WIDTH = 140
 
 _DEVICES = ("auto", "cpu", "cuda")
-#: What a step does, in a few words; the MX formats say it of themselves.
+#: A short description of each precision; the MX formats describe themselves.
 _WHAT: Mapping[str, str] = MappingProxyType(
     {
         "fp32": "nothing: the model against itself",
@@ -43,7 +43,7 @@ _WHAT: Mapping[str, str] = MappingProxyType(
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "ladder", help="every precision: what it does, what it needs, if it runs here"
     )

@@ -1,4 +1,4 @@
-"""`mxcheck leases`: what the runs of this host hold."""
+"""`mxcheck leases`: the leases of this host's runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mxcheck.scheduling.ledger import Ledger, default_folder
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "leases", help="what the runs of this host hold of its devices, and how many wait"
     )

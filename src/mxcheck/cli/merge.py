@@ -1,4 +1,4 @@
-"""`mxcheck merge`: the shards of a run, joined and judged."""
+"""`mxcheck merge`: merge and judge the shards of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mxcheck.reporting.screen import show
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "merge",
         help="join the shards of a run (pytest --mx-shard=i/N --mx-report=DIR) and give the verdict",
@@ -39,9 +39,9 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def judge(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
-    """Join the shards in and below a folder and print what they say; append it to `summary` and write the
-    rows to `rows`. Returns the exit code. Raises ValueError where they are not a run, and
-    where a merge of known shards comes out otherwise."""
+    """Merge the shards in and below a folder and print the result; append it to `summary` and write the rows
+    to `rows`. Returns the exit code. Raises ValueError where they are not one run, and where a merge of known
+    shards gives a wrong result."""
     from mxcheck.files.write import write_text
     from mxcheck.reporting.merge import merge_folder
     from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text

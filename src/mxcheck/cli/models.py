@@ -1,4 +1,4 @@
-"""`mxcheck models`: what is known of each model before anything of it is loaded."""
+"""`mxcheck models`: facts about each model that are known before loading."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mxcheck.models.zoo import MADE, MADE_MODELS, REFERENCE_MODELS, model_source
 from mxcheck.reporting.screen import say
 from mxcheck.reporting.zoo import Memory, ModelRow, models_table
 
-#: The least width without a cell cut.
+#: Least width at which no cell is cut.
 WIDTH = 180
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "models", help="the reference models and the model cards: where they come from, what they need"
     )

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 class KernelError(Exception):
-    """A kernel that gives no result to compare."""
+    """A kernel that returns no result to compare."""
 
 
 def named_kernel(name: str) -> Kernel:
-    """The kernel of that name, `package.module:function` on the device that it runs on, or the program of
-    `command:./my_cast --fast`.
+    """Return the kernel of that name, `package.module:function` on the device that it runs on, or the program
+    of `command:./my_cast --fast`.
 
     Raises:
         ValueError: there is no such kernel.
-        KernelError: its module raised something, which is the cause.
+        KernelError: its module raised an error, which is the cause.
     """
     from mxcheck.conformance.devices import on_device, resolve_device
     from mxcheck.kernels.api import resolve_kernel
@@ -32,7 +32,7 @@ def named_kernel(name: str) -> Kernel:
 
         check_subnormals()
         return program(name.removeprefix(PROGRAM))
-    # As `python -m` has it: the installed command would not see the modules of the directory it runs in.
+    # Like `python -m`: the installed command would not find the modules of the current directory.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     cpu_only = {one.name for one in implementations().values() if one.cpu_only}
@@ -42,7 +42,7 @@ def named_kernel(name: str) -> Kernel:
         raise
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # (whatever its module raises is told as its own)
+    except BaseException as error:  # (reported as the module's own error)
         raise KernelError(f"cannot be loaded: its module raised {type(error).__name__}") from error
     check_subnormals()
     return on_device(function, "cpu" if name in cpu_only else resolve_device("auto"))

@@ -1,4 +1,4 @@
-"""A bar for runs of long jobs that come in phases."""
+"""A progress bar for runs of long jobs in phases."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress_bar(screen: Console, title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Yields a function of (what ended, how many ended, how many there are).
+    """Yield a function of (the ended job, number of ended jobs, number of jobs).
 
-    A bar with the time left; where the output is no terminal, a line a job. It is drawn when something ends
-    and never by a thread: a process with threads must not fork.
+    Shows a bar with the time left, or, where the output is no terminal, one line for each job. It is drawn
+    when a job ends and never by a thread: a process with threads must not fork.
     """
     if not screen.is_terminal:
         yield lambda name, done, total: screen.print(f"{done} of {total}: {name}")
@@ -31,7 +31,7 @@ def progress_bar(screen: Console, title: str) -> Iterator[Callable[[str, int, in
 
         def update(name: str, done: int, total: int) -> None:
             nonlocal left
-            if total - done > left or done == 0:  # a new phase: what came before says nothing of its speed
+            if total - done > left or done == 0:  # a new phase: earlier ones do not predict its speed
                 bar.reset(task, total=total, completed=done)
             left = total - done
             bar.update(task, description=name, completed=done, refresh=True)

@@ -1,4 +1,4 @@
-"""`mxcheck run --ray`: a run of the model suite on a Ray cluster, every model a task."""
+"""`mxcheck run --ray`: run the model suite on a Ray cluster, with one task for each model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "run",
         allow_abbrev=False,
@@ -49,7 +49,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--mx-device", choices=("auto", "cpu", "cuda"), help="auto: GPUs where the cluster has any"
     )
-    # Read to be refused.
+    # Parsed in order to be refused.
     command.add_argument("-n", "--numprocesses", help=argparse.SUPPRESS)
     command.set_defaults(run=_run, passes_on=True)
 
@@ -96,11 +96,11 @@ def _stopped(more: str = "") -> int:
 
 
 def _import_ray() -> None:
-    """Raises ValueError where Ray is not there. What it reads as it is imported is set before."""
-    # What we start must not report to anybody; and under `uv run` Ray would send this directory to the nodes,
-    # in place of their own.
+    """Raise ValueError where Ray is not installed. Sets the variables that it reads at import first."""
+    # Disable Ray's usage reports; and under `uv run` Ray would send this directory to the nodes, replacing
+    # their own.
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    # Tasks that Ray itself kills for want of memory are tried again without end, unless one says otherwise.
+    # By default, Ray retries tasks that it killed for want of memory without limit.
     os.environ.setdefault("RAY_task_oom_retries", "3")
     try:
         import ray  # noqa: F401
@@ -121,7 +121,7 @@ def _check(plan: Plan) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse one that holds other shards further down, where the merge would find them."""
+    """Refuse a folder with other shards in subfolders, where the merge would find them."""
     from mxcheck.reporting.shards import find
 
     for path in find(folder):
@@ -130,7 +130,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier run left, which would be joined to this one's, or stand for it if it dies."""
+    """Remove an earlier run's files, which would be merged with this run's, or stand for it if it dies."""
     from mxcheck.reporting.shards import find
 
     for path in (*find(folder), folder / "accuracy.json"):
@@ -166,7 +166,7 @@ def _over_ray(
         tasks = run_models(
             plan.models,
             demands,
-            # Never auto: what was given GPUs must not run without them, nor what was given none with one.
+            # Never auto: a task with GPUs must not run without them, nor one without GPUs on one.
             arguments=lambda model: [*words, f"--mx-device={'cuda' if demands[model.label].gpus else 'cpu'}"],
             say=lambda line: screen.print(f"mxcheck: {line}"),
             directory=directory,
@@ -182,7 +182,8 @@ def _over_ray(
 
 
 def _judge(plan: Plan, outcomes: Sequence[Outcome], folder: Path, *, keep: bool) -> int:
-    """Write the shards, join them and print what one run would; rows go to the report folder as well."""
+    """Write and merge the shards, and print what an undivided run would; also write rows to the report
+    folder."""
     from mxcheck.engines.ray_shards import write_shards
 
     for outcome in outcomes:

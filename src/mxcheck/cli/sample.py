@@ -1,4 +1,4 @@
-"""`mxcheck sample`: evaluation tokens from a model of one's own."""
+"""`mxcheck sample`: evaluation tokens from the user's own model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mxcheck.reporting.screen import Screen, say
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     sample = commands.add_parser("sample", help="sample evaluation tokens from a model of your own")
     sample.add_argument(
         "model", help="directory, hub id (org/name@revision) or name of the zoo; NAME=PATH names it"

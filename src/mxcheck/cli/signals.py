@@ -1,5 +1,5 @@
-"""What ends a command from outside ends in order: what it has started is ended, and what it has written for
-itself is removed."""
+"""Orderly exit on signals: processes that a command started are ended, and its temporary files are
+removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class EndedFromOutside(KeyboardInterrupt):
-    """A signal that ends a process. It passes wherever Ctrl-C does: kernels and programs are not asked on."""
+    """A signal that ends the process. It propagates like Ctrl-C: no further kernels or programs are
+    called."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -22,8 +23,8 @@ class EndedFromOutside(KeyboardInterrupt):
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise, as Ctrl-C does. What is ignored (`nohup`) stays so; so does all in other
-    threads than the main one, which no signal reaches."""
+    """Let SIGTERM and SIGHUP raise, as Ctrl-C does. Ignored signals (`nohup`) stay ignored. Other threads
+    than the main one are unaffected, since no signal reaches them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,5 +40,5 @@ def ended_in_order() -> Iterator[None]:
 
 
 def _raise(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not cut short what the first one ends
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up of the first
     raise EndedFromOutside(number)

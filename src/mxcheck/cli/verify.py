@@ -1,4 +1,4 @@
-"""`mxcheck verify`: the results of a program in any language, held against the oracle bit by bit."""
+"""`mxcheck verify`: compare the results of a program in any language with the oracle bit by bit."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from mxcheck.conformance.case_files import CasesFile
     from mxcheck.conformance.shrinker import Counterexample
 
-# Reasons for which a program refuses cases that are told.
+# Maximum number of reasons shown for which a program refuses cases.
 _MOST_REASONS = 8
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "verify",
         usage="mxcheck verify CASES RESULTS\n       mxcheck verify --command COMMAND FORMAT [RULE] [options]",
@@ -107,7 +107,7 @@ _LIMITS = ("time_limit", "run_limit")
 
 
 def _limits(options: argparse.Namespace) -> dict[str, float]:
-    """Those that are given. Raises ValueError for one that is none."""
+    """Return the given limits. Raises ValueError for an invalid one."""
     given = {name: value for name in _LIMITS if (value := getattr(options, name)) is not None}
     for name, value in given.items():
         if not 0 < value < float("inf"):
@@ -150,12 +150,12 @@ def _verify_files(options: argparse.Namespace) -> int:
 
 
 def _right(held: Held) -> bool:
-    """Whether no bit is wrong; the last one of values whose scale has a significand is not."""
+    """Return whether no bit is wrong; the last bit of values whose scale has a significand does not count."""
     return {kind for kinds in held.counts.values() for kind in kinds} <= {LAST_BIT}
 
 
 def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
-    """Print what came of it. Returns the exit code."""
+    """Print the result. Returns the exit code."""
     header = cases.header
     if held.stderr:
         say(f"mxcheck: {name} wrote on stderr: {held.stderr}", error=True)
@@ -191,7 +191,7 @@ def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
 
 
 def _tallies(held: Held) -> list[str]:
-    """What differs in the groups that show the most, of the others in all."""
+    """Return the differences in the groups with the most, and the total of the others."""
     groups = sorted(held.counts.items(), key=lambda one: -sum(one[1].values()))
     lines = [f"{group_in_words(group)}: {_counted(kinds)}" for group, kinds in groups]
     others: Counter[str] = Counter()
@@ -205,7 +205,7 @@ def _counted(kinds: Mapping[str, int]) -> str:
 
 
 def _examples(found: list[tuple[str, Counterexample]], kernel: str | None) -> list[str]:
-    """The end of the title, and the lines of each cause."""
+    """Return the end of the title, and the lines of each cause."""
     from mxcheck.conformance.describe import describe, summary
 
     lines = [f"; causes: {summary([one for _, one in found])}"] if found else []

@@ -1,4 +1,4 @@
-"""What a model's task asks of a node."""
+"""The resources of a node that a model's task demands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mxcheck.pytest_plugin.plan import PlannedModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """Cores, whole GPUs, and bytes of main memory; 0 bytes where nothing is known of the model."""
+    """Cores, whole GPUs, and bytes of main memory; 0 bytes where the model's needs are unknown."""
 
     cpus: int
     gpus: int
@@ -24,16 +24,18 @@ class Demand:
         return ", ".join(parts)
 
     def fits(self, resources: Mapping[str, float]) -> bool:
-        """Whether a node that has `resources`, as Ray names and counts them, can ever meet it."""
+        """Return whether a node with `resources`, in Ray's names and units, can ever meet the demand."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
         return all(resources.get(name, 0) >= amount for name, amount in wanted.items())
 
 
 def demand(model: PlannedModel, *, on_gpus: bool, device_bytes: int) -> Demand:
-    """One core, as a run is one worker of one thread; on GPUs as many of `device_bytes` as the model needs by
-    its estimate, else its bytes. Raises ValueError, by name, where it cannot be split so far."""
+    """Return the demand of a model: one core, since a run is one worker with one thread; on GPUs as many of
+    `device_bytes` as the model needs by its estimate, else its bytes. Raises ValueError, naming the model,
+    where it cannot be split that far."""
     if not model.cases:
-        # `-k` left nothing, which the task says: on the others' kind of device, or it would be another run.
+        # `-k` left nothing, which the task reports: on the other tasks' kind of device, or it would be
+        # another run.
         return Demand(cpus=1, gpus=int(on_gpus), memory=0)
     if not on_gpus:
         return Demand(cpus=1, gpus=0, memory=model.footprint.bytes_needed)
@@ -45,8 +47,8 @@ def demand(model: PlannedModel, *, on_gpus: bool, device_bytes: int) -> Demand:
 
 
 def check_feasible(demands: Mapping[str, Demand], nodes: Iterable[Mapping[str, float]]) -> None:
-    """Raises ValueError for the first model whose demand none of `nodes`, by their resources, can ever meet:
-    Ray would wait for such a node without end."""
+    """Raise ValueError for the first model whose demand none of `nodes`, by their resources, can ever meet:
+    Ray would wait for such a node for ever."""
     there = list(nodes)
     for label, wanted in demands.items():
         if not any(map(wanted.fits, there)):

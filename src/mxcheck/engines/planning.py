@@ -1,4 +1,4 @@
-"""Ask the project's own pytest what a run would do."""
+"""Obtain the plan of a run from the project's own pytest."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pathlib import Path
 
 from mxcheck.pytest_plugin.plan import PLAN_FILE, Plan, read_plan
 
-#: What is collected where the command line names nothing.
+#: Collected where the command line names nothing.
 _SUITE = ("--pyargs", "mxcheck.suite.models")
 
 
 def plan_run(words: Sequence[str]) -> tuple[list[str], Plan]:
-    """pytest's arguments, which are `words` and the model suite if they name nothing to collect, and the plan
-    of such a run in the current directory, by a collection in a process of its own.
+    """Return pytest's arguments (`words`, plus the model suite if they name nothing to collect) and the plan
+    of such a run in the current directory, from a collection in a subprocess.
 
-    Raises ValueError with pytest's own words where that ends in an error, and where nothing is selected.
+    Raises ValueError with pytest's message where the collection fails or selects nothing.
     """
     arguments = list(words)
     found = _collected(arguments)
     if found is None:
         arguments = [*_SUITE, *words]
         found = _collected(arguments)
-    assert found is not None  # now something is named
+    assert found is not None  # the arguments now name something
     if not any(model.cases for model in found.models):
         raise ValueError(
             f"pytest selects no case of the model suite; see: pytest {shlex.join(arguments)} --collect-only"
@@ -37,7 +37,7 @@ def plan_run(words: Sequence[str]) -> tuple[list[str], Plan]:
 
 
 def _collected(arguments: list[str]) -> Plan | None:
-    """The plan, or None where nothing is named."""
+    """Return the plan, or None where nothing is named."""
     with tempfile.TemporaryDirectory(prefix="mxcheck-plan-") as folder:
         path = Path(folder) / "plan.json"
         command = [sys.executable, "-m", "pytest", "-p", "mxcheck.pytest_plugin.plan", *arguments]
@@ -51,7 +51,7 @@ def _collected(arguments: list[str]) -> Plan | None:
 
 
 def _complaint(output: str) -> str:
-    """The one line of ours if there is one, else the end of what pytest printed."""
+    """Return our own line if there is one, else the end of pytest's output."""
     ours = re.search(r"mxcheck: (.+)", output)
     if ours is not None:
         return ours[1].strip()

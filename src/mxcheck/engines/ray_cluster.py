@@ -1,5 +1,5 @@
-"""A Ray cluster and its nodes: reached or started, and looked at before anything runs. Only this module and
-`ray_run` import Ray, and they are imported where a run asks for it."""
+"""Connect to a Ray cluster or start one, and check its nodes before anything runs. Only this module and
+`ray_run` import Ray, and they are imported where a run needs it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mxcheck.engines import ray_task
 from mxcheck.engines.demand import Demand
 from mxcheck.files.printed import one_line
 
-#: Seconds that an address has to answer in, and a node to start a worker in.
+#: Seconds within which an address must answer, and a node must start a worker.
 _ANSWER, _START = 10.0, 120.0
-#: Characters of an error of Ray's that are shown.
+#: Maximum characters of a Ray error that are shown.
 _LONGEST = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A node that is alive: its id, a name for people, and its resources as Ray counts them."""
+    """A living node: its id, a name for people, and its resources in Ray's units."""
 
     id: str
     name: str
@@ -34,22 +34,22 @@ class Node:
 
 
 def in_short(error: Exception) -> str:
-    """An error of Ray's in a line: it prints tracebacks of the task's side, and pages of advice."""
+    """Shorten an error of Ray's to a line: it prints the task's tracebacks, and pages of advice."""
     words = repr(error.cause) if isinstance(error, RayTaskError) else str(error)
     return one_line(words, _LONGEST) or type(error).__name__
 
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """This process as a driver of the cluster at `address`: `HOST:PORT`, `auto` for one that runs on this
-    machine, `local` for one of one node that lives as long as the run. Raises ValueError, in one line, where
-    there is none."""
+    """Connect this process as a driver to the cluster at `address`: `HOST:PORT`, `auto` for a cluster on this
+    machine, `local` for a new single-node cluster for the duration of the run. Raises ValueError, in one
+    line, where there is none."""
     own = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ValueError(f"--ray {address}: {in_short(error)}") from error
-    # Tasks are sent whole: a node without mxcheck has to be able to say so.
+    # Tasks are sent by value: a node without mxcheck must be able to report that.
     ray.cloudpickle.register_pickle_by_value(ray_task)
     try:
         yield
@@ -58,7 +58,8 @@ def connected(address: str) -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Raises ValueError where `connected` could not reach it: Ray tries for a minute, then prints pages."""
+    """Raise ValueError where `connected` could not reach the address: Ray tries for a minute, then prints
+    pages."""
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")
@@ -78,7 +79,7 @@ def check_address(address: str) -> None:
 
 
 def alive() -> dict[str, Node]:
-    """The nodes that are alive now, by id."""
+    """Return the living nodes, by id."""
     return {
         node["NodeID"]: Node(id=node["NodeID"], name=_name(node), resources=node["Resources"])
         for node in ray.nodes()
@@ -87,15 +88,15 @@ def alive() -> dict[str, Node]:
 
 
 def _name(node: Mapping[str, str]) -> str:
-    """The name that `ray start --node-name` gave it, and its address, which nodes of one machine share."""
+    """Return the name given by `ray start --node-name`, and the address, which nodes of one machine share."""
     address = node["NodeManagerAddress"]
     name = node.get("NodeName") or address
     return f"{name} ({node['NodeID'][:8] if name == address else address})"
 
 
 def check_nodes(nodes: Iterable[Node], demands: Iterable[Demand], *, directory: str, version: str) -> None:
-    """Ask every node that can be given a task whether it could run it. Raises ValueError, naming the first
-    that cannot."""
+    """Ask every node that may get a task whether it could run it. Raises ValueError, naming the first that
+    cannot."""
     wanted = list(demands)
     ask = ray.remote(num_cpus=0, max_retries=0)(ray_task.complaint)
     asked = {

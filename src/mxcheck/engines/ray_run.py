@@ -1,4 +1,4 @@
-"""The tasks of a run on a Ray cluster: every model is one, and costs what it needs of one node."""
+"""The tasks of a run on a Ray cluster, one for each model, each with its demand on one node."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mxcheck.engines.demand import Demand
 from mxcheck.engines.ray_cluster import Node, alive, in_short
 from mxcheck.pytest_plugin.plan import PlannedModel
 
-#: How often a task is tried again whose node or process was lost. A red case is a result and no reason to.
+#: Maximum retries of a task whose node or process was lost. A red case is a result and is not retried.
 RETRIES = 3
-#: Seconds that a task waits for a node that could run it, when the last of them was lost.
+#: Seconds that a task waits for a suitable node after the last one was lost.
 PATIENCE = 60.0
-#: Seconds between looks at the nodes, and for tasks to end when they are cancelled.
+#: Seconds between polls of the nodes, and the time limit for cancelled tasks.
 _LOOK, _CANCEL = 1.0, 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a model's task: the text of its shard, or why there is none."""
+    """The outcome of a model's task: the text of its shard, or why there is none."""
 
     model: str
     shard: int
@@ -45,10 +45,11 @@ def run_models(
     say: Callable[[str], None],
     patience: float = PATIENCE,
 ) -> Generator[Outcome]:
-    """Run each model's shard somewhere and yield what became of it, as they end. `say` is told of lost nodes.
+    """Run each model's shard on some node and yield the outcomes as they end. `say` receives messages on lost
+    nodes.
 
-    A node that is lost, and a worker process that dies, is Ray's to notice, and the task is tried again, at
-    most RETRIES times. A generator that is closed before its end cancels what still runs.
+    Ray detects a lost node or worker process, and the task is retried, at most RETRIES times. Closing the
+    generator early cancels the running tasks.
     """
     settings = {"max_retries": RETRIES, "retry_exceptions": False, "scheduling_strategy": "SPREAD"}
     send = ray.remote(**settings)(ray_task.run_shard)
@@ -62,8 +63,8 @@ def run_models(
         for model in models  # costliest first
     }
     nodes = alive()
-    known = dict(nodes)  # a result may come from one that is lost by now
-    homeless: dict[Any, float] = {}  # since when no node could run it
+    known = dict(nodes)  # a result may come from a node that is now lost
+    homeless: dict[Any, float] = {}  # the time since which no node could run it
     try:
         while left:
             ended, _ = ray.wait(list(left), num_returns=1, timeout=_LOOK)
@@ -94,7 +95,7 @@ def _outcome(reference: Any, model: PlannedModel, known: Mapping[str, Node]) -> 
         found = ray.get(reference)
     except TaskCancelledError:
         return _failed(model, "", "its task was cancelled from outside this run")
-    except RayTaskError as error:  # raised on the node, as by a full disk, and not tried again
+    except RayTaskError as error:  # raised on the node, as by a full disk, and not retried
         return _failed(model, "", f"its task raised an error: {in_short(error)}")
     except RayError as error:
         return _failed(

@@ -1,4 +1,4 @@
-"""The shards that came back, as files for the merge; and what stands for one that did not."""
+"""Write the returned shards as files for the merge, and substitutes for lost ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 def write_shards(folder: Path, outcomes: Sequence[Outcome], selected: Mapping[str, Sequence[str]]) -> bool:
     """Write each outcome's shard. `selected` are the ids of each model's selected cases.
 
-    A lost one is written as the driver saw it: each selected case is red and says what became of the task, so
-    that the others still have their table. So is one that selected other cases than the driver did, as where
-    its workers died before they had any. Returns False where nothing came back, and then writes none.
+    A lost shard is written from the driver's view: each selected case is red with the task's outcome as
+    message, so that the other models still have their table. So is a shard with other selected cases than the
+    driver's, for example because its workers died before collection. Returns False, and writes nothing, where
+    no shard came back.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count = len(outcomes)
@@ -38,7 +39,7 @@ def write_shards(folder: Path, outcomes: Sequence[Outcome], selected: Mapping[st
         elif set((found := read(path)).selected) != set(wanted):
             why = f"node {one.node} selected {len(found.selected)} cases, and the driver {len(wanted)}"
             lost = _lost(one, wanted, found, why=why)
-            write_text(path, encode(replace(lost, failures=found.failures)))  # they may say why
+            write_text(path, encode(replace(lost, failures=found.failures)))  # they may explain it
     return True
 
 
@@ -56,6 +57,6 @@ def _lost(outcome: Outcome, selected: Sequence[str], like: ShardRun, *, why: str
         ),
         messages={name: f"{name}: {reason}" for name in selected},
         failures={},
-        # A shard of which nothing is selected is lost all the same.
+        # A shard without selected cases counts as lost too.
         exit_status=1,
     )

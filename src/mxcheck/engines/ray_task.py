@@ -1,5 +1,5 @@
-"""One shard of a run, on a node of a Ray cluster. It is sent there by value and needs the standard library
-alone: a node without mxcheck has to be able to say so."""
+"""Run one shard on a node of a Ray cluster. This module is sent by value and needs only the standard library:
+a node without mxcheck must be able to report that."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
-#: Bytes of pytest's output that are sent back.
+#: Maximum bytes of pytest's output that are sent back.
 _TAIL = 4000
 
 
 def complaint(directory: str, version: str) -> str:
-    """Why this node cannot run a shard of mxcheck `version` in `directory`; empty if it can."""
+    """Return why this node cannot run a shard of mxcheck `version` in `directory`; empty if it can."""
     if not Path(directory).is_dir():
         return (
             f"has no directory {directory}; every node has to see the project at this path (a shared file "
@@ -38,25 +38,25 @@ def run_shard(
     """Run pytest with `arguments` on the `index`-th of `count` shards. Returns plain types:
 
     `complaint`: why the node could not run it, else empty; `code`: pytest's exit code; `shard`: the text of
-    the shard's file, or None where pytest wrote none; `tail`: the end of what it printed; `seconds`; `node`:
-    its id.
+        the shard's file, or None where pytest wrote none; `tail`: the end of pytest's output; `seconds`;
+        `node`: its id.
 
-    pytest is a process of its own, as in a run by hand, and ends with this task: killed where the task is
+    pytest runs as a subprocess, as in a run by hand, and ends with this task: it is killed where the task is
     cancelled, and by the kernel where this process dies (`dies_with_parent`).
     """
     import ray
 
     context = ray.get_runtime_context()
     result: dict[str, object] = {"node": context.get_node_id()}
-    run = context.get_job_id()  # whatever the node's own environment says
+    run = context.get_job_id()  # overrides the node's environment
     if words := complaint(directory, version):
         return {**result, "complaint": words}
-    # Of the session's, which Ray's own administration clears: a worker that is killed leaves it behind.
+    # Within Ray's session, which Ray cleans up: a killed worker leaves it behind.
     session = Path(context.get_temp_dir()) / context.get_session_name()
     folder = Path(tempfile.mkdtemp(prefix="mxcheck-shard-", dir=session if session.is_dir() else None))
     command = [sys.executable, "-m", "pytest", "-p", "mxcheck.engines.dies_with_parent", *arguments]
-    # One worker of xdist: a case that kills its process costs itself, not the task.
-    # One word each: from a word of its own that is a directory pytest would find its root.
+    # One xdist worker: a case that kills its process fails itself, not the task.
+    # Each option is one word: pytest would search for its root from a separate word that is a directory.
     command += ["-n", "1", f"--mx-shard={index}/{count}", f"--mx-report={folder}"]
     started = time.monotonic()
     try:
@@ -68,7 +68,7 @@ def run_shard(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that all of it can be killed at once
+                start_new_session=True,  # to kill the whole group at once
             )
             try:
                 code = process.wait()

@@ -1,6 +1,7 @@
-"""What the tests of layouts expect, stated place by place in plain integers and numpy indices.
+"""The expected results of the tests of layouts, computed place by place with plain integers and numpy
+indices.
 
-Only the values of codes come from `mxcheck.formats`. The tests import this when they run, not before: it
+Only the values of codes come from `mxcheck.formats`. The tests import this module when they run, since it
 imports torch and numpy.
 """
 
@@ -24,7 +25,7 @@ GROUPS = {4: (2, 1), 6: (4, 3), 8: (1, 1)}
 
 
 def packed(codes: Array, bits: int, axis: int) -> Array:
-    """Each line of codes along the axis as one integer, code i at bit i * bits, its lowest byte first."""
+    """Return each line of codes along the axis as one integer, code i at bit i * bits, lowest byte first."""
     per_group, group_bytes = GROUPS[bits]
     length = -(-codes.shape[axis] // per_group) * group_bytes
 
@@ -36,7 +37,7 @@ def packed(codes: Array, bits: int, axis: int) -> Array:
 
 
 def values(quantized: QuantizedTensor) -> Array:
-    """Element times scale, exact in float64: element i along the axis has scale i div block size."""
+    """Return element times scale, exact in float64: element i along the axis has scale i div block size."""
     spec, tensor_scale = quantized.spec, quantized.tensor_scale
     if tensor_scale is None:
         table = np.array(scale_values())
@@ -50,7 +51,7 @@ def values(quantized: QuantizedTensor) -> Array:
 
 
 def rounded(exact: Array, dtype: torch.dtype) -> Array:
-    """Rounded to fp32, then to the dtype, ties to even; given out as fp32."""
+    """Round to fp32, then to the dtype, ties to even; return as fp32."""
     with np.errstate(over="ignore"):
         single = exact.astype(np.float32)
         if dtype == torch.float16:
@@ -62,7 +63,7 @@ def rounded(exact: Array, dtype: torch.dtype) -> Array:
 
 
 def swizzled(padded: Array, direction: str) -> Array:
-    """Each scale put into its place, one at a time, by the formula of the cuBLAS documentation."""
+    """Move each scale to its place, one at a time, by the formula of the cuBLAS documentation."""
     inner_tiles = padded.shape[1 if direction == "rowwise" else 0] // 4
     flat = np.zeros(padded.size, np.uint8)
     for (row, column), scale in np.ndenumerate(padded):
@@ -74,13 +75,13 @@ def swizzled(padded: Array, direction: str) -> Array:
 
 
 def assert_same(got: torch.Tensor, expected: Array) -> None:
-    """Equal shapes and bytes."""
+    """Assert equal shapes and bytes."""
     assert tuple(got.shape) == expected.shape
     _assert_nowhere(got.numpy() != expected)
 
 
 def assert_same_numbers(got: torch.Tensor, expected: Array) -> None:
-    """Equal bits in fp32, -0 and all; any NaN is as good as another."""
+    """Assert equal bits in fp32, including -0; all NaNs are equal."""
     numbers = got.float().numpy()
     nan = np.isnan(numbers) & np.isnan(expected)
     _assert_nowhere(~nan & (numbers.view(np.uint32) != expected.view(np.uint32)))
@@ -92,12 +93,12 @@ def _assert_nowhere(differ: Array) -> None:
 
 
 def random_bytes(shape: tuple[int, ...], *, below: int = 256, seed: int = 0) -> Array:
-    """Any bytes, the same each time."""
+    """Return random bytes, the same for each call."""
     return np.random.default_rng(seed).integers(0, below, shape, np.uint8)
 
 
 def made_of(codes: Array, scales: Array, spec: CastSpec) -> QuantizedTensor:
-    """A quantized tensor of any codes and scales; NVFP4's with some scale of the tensor."""
+    """Return a quantized tensor with the given codes and scales; for NVFP4 with a fixed tensor scale."""
     return QuantizedTensor(
         codes=torch.from_numpy(codes),
         scales=torch.from_numpy(scales),

@@ -1,7 +1,7 @@
-"""The tables that the oracle and our casts both read: a fault there would make the two agree on it.
+"""Tests of the tables that both the oracle and our casts read, since an error there would affect both alike.
 
-Held against figures written down here, from OCP MX v1.0, section 5.3 and 5.4 (fp4_e3m0, which is no part of
-it: sign, three bits of exponent with the bias 3, no mantissa).
+The expected figures are written down here, from OCP MX v1.0, section 5.3 and 5.4 (fp4_e3m0, which is not part
+of it: sign, three bits of exponent with the bias 3, no mantissa).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _TABLES = MappingProxyType(
         "mxint8": (256, set(), set(), Fraction(127, 64), "2^0", "2^-6", 0),
     }
 )
-#: Some codes of each, and what they stand for: both ends, both sides of the step from subnormal to normal.
+#: Some codes of each format, and their values: both ends, and both sides of the step from subnormal to
+#: normal.
 _CODES = MappingProxyType(
     {
         "fp8_e4m3": {0x01: "1/512", 0x07: "7/512", 0x08: "1/64", 0x38: "1", 0x7E: "448", 0xFE: "-448"},
@@ -63,7 +64,7 @@ def test_element_codes(name: str) -> None:
     assert {code: exact[code] for code in _CODES[name]} == {
         code: Fraction(text) for code, text in _CODES[name].items()
     }
-    # Between two neighbours of one sign lies a step: as many values as codes, each larger than the last.
+    # Neighbouring codes of one sign differ by one step: as many values as codes, each larger than the last.
     positive = [value for code, value in exact.items() if code < element.sign_bit]
     assert positive == sorted(set(positive))
 
@@ -94,7 +95,7 @@ def _power(text: str) -> Fraction:
     ids=lambda value: str(value),
 )
 def test_block_formats(name: str, element: str, size: int | None) -> None:
-    """The elements and the default block size of every block format."""
+    """Check the element format and the default block size of every block format."""
     from mxcheck.formats.blocks import BLOCK_FORMATS
 
     assert set(BLOCK_FORMATS) == {*_TABLES, "nvfp4", "e4m3_row", "e5m2_row", "e4m3_tensor", "e5m2_tensor"}

@@ -1,7 +1,7 @@
-"""The house kernel on every fp32 number there is: with `--mx-level=exhaustive`, minutes a format.
+"""mxcheck's kernel on every fp32 number: with `--mx-level=exhaustive`, minutes for each format.
 
-What is finished is kept in pytest's cache, so a run that was stopped goes on where it was. torch is imported
-inside the test, so that collecting this file costs nothing.
+Finished parts are kept in pytest's cache, so that a stopped run resumes. torch is imported inside the test,
+so that collecting this file costs nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("mx_usual_settings")
 def test_exhaustive(
     mx_exhaustive: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every bit pattern through each element cast and each scale rule of one format."""
+    """Check every bit pattern through each element cast and each scale rule of one format."""
     import torch
 
     from mxcheck.conformance.exhaustive import run
@@ -32,7 +32,7 @@ def test_exhaustive(
     kept = config.cache.mkdir("mxcheck-exhaustive") if hasattr(config, "cache") else None
     state = None if kept is None else kept / f"{mx_exhaustive}.json"
     with capsys.disabled():
-        # Workers of xdist share one terminal: no bars there.
+        # xdist's workers share one terminal: no bars there.
         quiet = "PYTEST_XDIST_WORKER" in os.environ or not Screen(stderr=True).is_terminal
         if quiet:
             results = run(sweeps([mx_exhaustive]), device=device, state_path=state)

@@ -1,4 +1,4 @@
-"""Known differences of published implementations: each still shows its counterexample, bit by bit."""
+"""Known differences of published implementations: each still reproduces its counterexample, bit by bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("mx_usual_settings")
 
 
 def test_finding_stands(mx_finding: Any, mx_reproduce: Callable[[Any], dict[str, Any]]) -> None:
-    """Red where a new version of the library gives other bits: look again, and update or delete the
+    """Fail where a new version of the library gives other bits: check again, and update or delete the
     finding."""
     results = mx_reproduce(mx_finding)
     assert results == {key: mx_finding.counterexample[key] for key in results}

@@ -1,7 +1,7 @@
-"""Our own layouts: how codes are packed, which scale is whose, and how scales are padded and swizzled.
+"""Our own layouts: packing of codes, assignment of scales to blocks, padding and swizzling of scales.
 
-What is expected is stated anew in `expected_layouts.py`, place by place. torch and numpy are imported inside
-the tests, so that collecting this file costs nothing.
+`expected_layouts.py` computes the expected results independently, place by place. torch and numpy are
+imported inside the tests, so that collecting this file costs nothing.
 
 Sources: OCP MX v1.0, section 5 (what a block is); cuBLAS library documentation, "1D Block Scaling Factors
 Layout"; Transformer Engine (columnwise scales).
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("mx_usual_settings")
 
 LENGTHS = (1, 2, 3, 4, 5, 31, 32, 33)
-MATRIX = (300, 660)  # several tiles of scales along both axes, none of them whole at the end
+MATRIX = (300, 660)  # several tiles of scales along both axes, the last ones partial
 TILES = {"rowwise": (128, 4), "columnwise": (4, 128)}  # in the axes of the scales
-AXES = {"rowwise": -1, "columnwise": 0}  # that blocks run along
+AXES = {"rowwise": -1, "columnwise": 0}  # the axes of the blocks
 POISON = 0xFF  # NaN, as an E8M0 scale and as an E4M3 scale
 
 each_axis = pytest.mark.parametrize("axis", [0, 1, 2, -1], ids=lambda axis: f"axis{axis}")
@@ -36,7 +36,8 @@ each_direction = pytest.mark.parametrize("direction", list(TILES))
 
 @each_axis
 def test_packed_codes(mx_layout: str, axis: int) -> None:
-    """4-bit codes two to a byte, the first in the low bits; 6-bit codes four to three bytes, lowest first."""
+    """Check packing: 4-bit codes two to a byte, the first in the low bits; 6-bit codes four to three bytes,
+    lowest first."""
     import numpy as np
     import torch
 
@@ -52,7 +53,7 @@ def test_packed_codes(mx_layout: str, axis: int) -> None:
         for source in (torch.from_numpy(codes), strided):
             assert_same(pack(source, element, axis), expected)
         assert_same(unpack(torch.from_numpy(expected), element, axis, length), codes)
-        # Whatever stands in the bits that no code fills: it is no code.
+        # Bits that no code fills may have any value.
         missing = list(shape)
         missing[axis] = -length % GROUPS[element.bits][0]
         filled = np.concatenate([codes, np.full(missing, (1 << element.bits) - 1, np.uint8)], axis)
@@ -62,7 +63,7 @@ def test_packed_codes(mx_layout: str, axis: int) -> None:
 
 @each_axis
 def test_sizes(mx_layout: str, axis: int) -> None:
-    """`nbytes` counts what has to be stored: packed codes, the scales, the scale of the tensor."""
+    """Check that `nbytes` counts what must be stored: packed codes, the scales, the tensor scale."""
     import torch
 
     from mxcheck.kernels.api import quantize
@@ -81,13 +82,13 @@ def test_sizes(mx_layout: str, axis: int) -> None:
         assert quantized.nbytes == code_bytes + scale_bytes, f"{length} elements along axis {axis}"
 
 
-# Which scale is whose
+# Assignment of scales to elements
 
 
 @each_axis
 def test_dequantized_values(mx_layout: str, axis: int) -> None:
-    """Element i along the axis has scale i div block size: any codes under any scales, a ragged tail, rounded
-    to fp32, where powers of two leave nothing to round, and then to the smaller dtype."""
+    """Check that element i along the axis has scale i div block size: any codes under any scales, with a
+    ragged tail, rounded to fp32 (exact under powers of two), and then to the smaller dtype."""
     import numpy as np
     import torch
 
@@ -118,7 +119,7 @@ def test_dequantized_values(mx_layout: str, axis: int) -> None:
 
 
 def test_operand(mx_layout: str) -> None:
-    """Rowwise is the matrix quantized along its rows, columnwise its transpose, transposed."""
+    """Check that rowwise is the matrix quantized along its rows, columnwise its transpose, transposed."""
     import torch
 
     from mxcheck.kernels.api import quantize
@@ -138,7 +139,8 @@ def test_operand(mx_layout: str) -> None:
 
 
 def test_columnwise_is_not_rowwise_transposed(mx_layout: str) -> None:
-    """A large number takes the ones that share its scale: in row 0 rowwise, in column 0 columnwise."""
+    """Check that a large number flushes the ones that share its scale: in row 0 rowwise, in column 0
+    columnwise."""
     import numpy as np
     import torch
 
@@ -146,7 +148,7 @@ def test_columnwise_is_not_rowwise_transposed(mx_layout: str) -> None:
 
     block = block_format(mx_layout)
     x = torch.ones(70, 70)
-    # Beyond the range of any element; with NVFP4 the other blocks must not vanish beside it.
+    # Beyond the range of any element; with NVFP4 it must not flush the other blocks.
     x[0, 0] = 2.0**40 if block.scale == E8M0 else 1024.0
     operand = quantize_operand(x, mx_layout)
     lost = np.zeros((70, 70), bool)
@@ -160,7 +162,7 @@ def test_columnwise_is_not_rowwise_transposed(mx_layout: str) -> None:
 
 @each_direction
 def test_padded_scales(mx_layout: str, direction: str) -> None:
-    """Whole tiles, filled up at the end of both axes with 0 or the byte that is asked for."""
+    """Check that scales fill whole tiles, padded at the end of both axes with 0 or the requested byte."""
     import numpy as np
     import torch
 
@@ -180,8 +182,8 @@ def test_padded_scales(mx_layout: str, direction: str) -> None:
 
 @each_direction
 def test_swizzled_scales(mx_layout: str, direction: str) -> None:
-    """Tile after tile, along the inner axis first. In a tile, outer r and inner c: (r mod 32) * 16 +
-    (r div 32) * 4 + c. The outer axis is the one without blocks."""
+    """Check the order: tile after tile, along the inner axis first. In a tile, outer r and inner c: (r mod
+    32) * 16 + (r div 32) * 4 + c. The outer axis is the one without blocks."""
     import torch
 
     from mxcheck.kernels.layouts import pad_scales, swizzle_scales, unswizzle_scales
@@ -197,7 +199,7 @@ def test_swizzled_scales(mx_layout: str, direction: str) -> None:
 
 @each_direction
 def test_poisoned_padding_is_not_read(mx_layout: str, direction: str) -> None:
-    """Scales that went through memory with NaN around them give the values that they gave before."""
+    """Check that scales surrounded by NaN in memory give the same values as before."""
     import torch
 
     from mxcheck.kernels import layouts
@@ -220,23 +222,23 @@ def test_poisoned_padding_is_not_read(mx_layout: str, direction: str) -> None:
     assert_same_numbers(got, rounded(values(quantized), torch.float32))
 
 
-# What goes in
+# Inputs
 
 
 def _shape(length: int, axis: int) -> tuple[int, ...]:
-    """Three axes of different lengths, that one as long as asked for."""
+    """Return a shape of three different lengths, with `length` along `axis`."""
     shape = [2, 3, 4]
     shape[axis] = length
     return tuple(shape)
 
 
 def _block_sizes(name: str) -> tuple[int, ...]:
-    """NVFP4 has its own, the others take any."""
+    """Return the block sizes: NVFP4 has its own, the others accept any."""
     return (16, 32, 64, 128) if block_format(name).scale == E8M0 else (16,)
 
 
 def _scales(name: str, direction: str) -> Array:
-    """Any bytes for the scales of MATRIX."""
+    """Return random bytes for the scales of MATRIX."""
     from mxcheck.suite.kernels.expected_layouts import random_bytes
 
     return random_bytes(scales_shape(MATRIX, cast_spec(name, axis=AXES[direction])), seed=2)

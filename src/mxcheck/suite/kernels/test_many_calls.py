@@ -1,4 +1,4 @@
-"""What a cell is too short for: a cast that changes after thousands of calls, or at two threads.
+"""Errors that a single cell cannot reveal: a cast that changes after thousands of calls, or with two threads.
 
 torch and numpy are imported inside the test, so that collecting this file costs nothing.
 """
@@ -14,6 +14,6 @@ pytestmark = pytest.mark.usefixtures("mx_usual_settings")
 
 
 def test_many_calls(mx_implementation: Any, mx_many_calls: Callable[[Any, str], None]) -> None:
-    """`quantize` and `fake_quantize` with one tiny tensor, again and again; a tensor that torch gives two
-    threads to; two callers, each in a thread of Python."""
+    """Call `quantize` and `fake_quantize` repeatedly with one tiny tensor; with a tensor that torch splits
+    over two threads; and from two Python threads."""
     mx_many_calls(mx_implementation, "quick")

@@ -1,9 +1,10 @@
-"""The product suite: matrix products of quantized operands, ours and the peers', against exact arithmetic.
+"""The product suite: compare matrix products of quantized operands, ours and the peers', with exact
+arithmetic.
 
-Each implementation casts both operands itself, along the reduction axis, and multiplies them. Its result is
-held against the exact product of the values that the oracle's cast decodes to, within the error bound of fp32
-accumulation in any order (`mxcheck.conformance.products`); so a wrong cast shows, too. torch and numpy are
-imported inside the tests, so that collecting this file costs nothing.
+Each kernel casts both operands itself, along the reduction axis, and multiplies them. Its result is compared
+with the exact product of the values that the oracle's cast decodes to, within the error bound of fp32
+accumulation in any order (`mxcheck.conformance.products`); so a wrong cast is detected, too. torch and numpy
+are imported inside the tests, so that collecting this file costs nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ FORMATS = (
     *("nvfp4", "e4m3_tensor", "e4m3_row"),
 )
 ROWS, COLUMNS = 4, 5
-LENGTHS = (32, 96, 100, 1024)  # 100: a ragged tail, whatever the block size
+LENGTHS = (32, 96, 100, 1024)  # 100: a ragged tail, for any block size
 SEEDS = range(8)
 
-# Findings: what leaves the bound on bf16 operands, and why.
+# Findings: products beyond the bound on bf16 operands, and why.
 _LOG2_IN_BF16 = "microxcaling casts in the dtype of its input: log2(amax) in bf16 gives the next scale up"
 _SCALE_IN_BF16 = "torchao divides amax by the largest element in bf16, so scale and codes differ"
 _BF16_FINDINGS: Mapping[tuple[str, str], str] = MappingProxyType(
@@ -56,7 +57,7 @@ def test_product(mx_product: str, name: str, length: int) -> None:
 
 @each_format
 def test_product_of_bf16(mx_product: str, name: str) -> None:
-    """The result may be bf16: then it is rounded once more, and the bound says so."""
+    """Check a product that may return bf16: the bound includes the additional rounding."""
     known = _BF16_FINDINGS.get((mx_product, name))
     beyond = []
     for seed in SEEDS:
@@ -71,7 +72,8 @@ def test_product_of_bf16(mx_product: str, name: str) -> None:
 
 @each_format
 def test_a_nan_poisons_the_outputs_that_use_its_block(mx_product: str, name: str) -> None:
-    """And no others: one row of the result, one column; all of it with one scale a tensor."""
+    """Check that a NaN affects no other outputs: one row of the result and one column, or all of it with one
+    scale for the tensor."""
     import torch
 
     a, b = _operands(96, 0)
@@ -84,7 +86,7 @@ def test_a_nan_poisons_the_outputs_that_use_its_block(mx_product: str, name: str
 
 
 def _report(implementation: str, name: str, a: torch.Tensor, b: torch.Tensor) -> ProductReport:
-    """The worst output of an implementation; a skip with the reason where it has no such product."""
+    """Return the report on a kernel's worst output; skip with the reason where it has no such product."""
     from mxcheck.conformance.products import verify_product
     from mxcheck.kernels.peers.products import PRODUCTS
     from mxcheck.kernels.products import product
@@ -100,9 +102,10 @@ def _report(implementation: str, name: str, a: torch.Tensor, b: torch.Tensor) ->
 
 
 def _operands(length: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp32 [ROWS, length] and [COLUMNS, length]: normal, each 16 elements of another size, some of them 0.
+    """Return fp32 [ROWS, length] and [COLUMNS, length]: normal numbers, each 16 elements of another size,
+    some of them 0.
 
-    So scales differ from block to block, and no two blocks can be mistaken for each other.
+    So scales differ between blocks, and no two blocks can be confused.
     """
     import torch
 

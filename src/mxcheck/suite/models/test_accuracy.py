@@ -1,4 +1,5 @@
-"""The model suite: every case of the ladder, quantized, measured, held against its accepted baseline."""
+"""The model suite: quantize and measure every case of the ladder, and compare it with its accepted
+baseline."""
 
 from __future__ import annotations
 
@@ -8,5 +9,5 @@ from mxcheck.gate.case import Case
 
 
 def test_accuracy(mx_case: Case, mx_gate: Callable[[Case], None]) -> None:
-    """The six steps of the gate: inputs, reference, conversion, casts, bounds, drift."""
+    """Check the six steps of the gate: inputs, reference, conversion, casts, bounds, drift."""
     mx_gate(mx_case)

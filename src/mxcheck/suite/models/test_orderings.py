@@ -1,4 +1,4 @@
-"""The accepted baselines of the reference models, in the order that physics gives them. Reads files only."""
+"""Check the expected orderings of the reference models on the accepted baselines. Reads files only."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def test_ordering(mx_ordering: Any, mx_in_order: Callable[[Any], None]) -> None:
-    """The step that should cost less does, by more than sampling can make it seem."""
+    """Check that the precision that should cost less does, by more than sampling error can explain."""
     mx_in_order(mx_ordering)
 
 
 def test_ordering_exception(mx_ordering_exception: Any, mx_in_order: Callable[[Any], None]) -> None:
-    """A known exception stands: still reversed, or no worse than too close to call."""
+    """Check a known exception: still reversed, or at most undecided."""
     mx_in_order(mx_ordering_exception)
