@@ -1,4 +1,4 @@
-"""How well mxcheck sees: faults put into its code, and environments in which nothing is wrong.
+"""Measure mxcheck's sensitivity, by faults put into its code, and its false alarms, in control environments.
 
 It runs in a checkout (`python -m validation`) and is not in the wheel.
 """
@@ -10,11 +10,12 @@ from pathlib import Path
 import mxcheck
 from mxcheck.gate.digest import folder_digest
 
-#: The folder that holds `validation`.
+#: The folder that contains `validation`.
 ROOT = Path(__file__).parent.parent
 
 
 def sources_digest() -> str:
-    """Digest of mxcheck with its data, and of this package: results of other sources do not count."""
+    """Return the digest of mxcheck with its data, and of this package: results from other sources do not
+    count."""
     assert mxcheck.__file__ is not None
     return folder_digest(Path(mxcheck.__file__).parent) + folder_digest(Path(__file__).parent)

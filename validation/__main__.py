@@ -1,4 +1,4 @@
-"""`python -m validation`, in a checkout: the commands that say how well mxcheck sees."""
+"""`python -m validation`, in a checkout: the commands that measure sensitivity and false alarms."""
 
 import sys
 

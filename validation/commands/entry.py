@@ -1,4 +1,4 @@
-"""`python -m validation`: its commands."""
+"""The command line `python -m validation`."""
 
 from __future__ import annotations
 

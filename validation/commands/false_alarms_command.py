@@ -1,4 +1,4 @@
-"""`python -m validation false-alarms`: the gate in environments in which nothing is wrong."""
+"""`python -m validation false-alarms`: the gate in control environments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mxcheck.reporting.screen import Screen, say, show
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "false-alarms",
         help="run the gate in control environments, and count what is red for nothing",

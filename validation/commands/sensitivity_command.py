@@ -1,4 +1,4 @@
-"""`python -m validation sensitivity`: which faults the suites see."""
+"""`python -m validation sensitivity`: the faults that the suites detect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     command = commands.add_parser(
         "sensitivity",
         help="put faults into the running code and see which suite catches them",

@@ -1,1 +1,1 @@
-"""Run the gate in environments in which nothing is wrong, and count what is red."""
+"""Run the gate in control environments, and count red cases."""

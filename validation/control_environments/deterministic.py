@@ -1,10 +1,10 @@
-"""A pytest plugin: torch's deterministic mode, which no environment variable switches on."""
+"""A pytest plugin that enables torch's deterministic mode, for which there is no environment variable."""
 
 from __future__ import annotations
 
 
 def pytest_sessionstart() -> None:
-    """Before the first test, in each worker."""
+    """Enable it before the first test, in each worker."""
     import torch
 
     torch.use_deterministic_algorithms(True)

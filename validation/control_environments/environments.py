@@ -1,4 +1,4 @@
-"""Control environments: everything that may differ between two people who run the same gate."""
+"""Control environments: every setting that may differ between two people who run the same gate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mxcheck.files.printed import WORDS, one_line
 
-#: MKL takes code paths of its own on Intel's processors; told that it runs on one, it takes them elsewhere.
-#: Both names: releases differ in which they ask.
+#: MKL has its own code paths for Intel's processors; this shim selects them on other processors. Both names
+#: are needed: releases differ in the one that they query.
 _AS_INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
 
 _INT8_WRONG = "torch multiplies int8 matrices wrongly"
@@ -26,17 +26,18 @@ _WHY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """One way to run the same gate.
+    """A set of settings under which the same gate runs.
 
     Attributes:
         settings: environment variables.
-        as_intel: whether MKL believes that it runs on a processor of Intel's.
+        as_intel: whether MKL is told that it runs on an Intel processor.
         workers: `-n`.
         batch_size: `--mx-batch-size`; None is the default.
         plugin: a pytest plugin that changes the process further.
-        words: further arguments of pytest. `{folder}` in them, and in the settings, is the run's own folder.
-        needs: a package that it needs, beyond what mxcheck does.
-        other_torch: whether it runs in the interpreter with another release of torch.
+        words: further arguments of pytest. `{folder}` in them, and in the settings, stands for the run's own
+            folder.
+        needs: a required package beyond those of mxcheck.
+        other_torch: whether it uses the interpreter with another release of torch.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +51,7 @@ class Environment:
 
     @property
     def name(self) -> str:
-        """What is not the default, in words: also its file's name."""
+        """The settings that are not the default, in words: also the name of its file."""
         words = ["torch-other"] if self.other_torch else []
         words += ["as-intel"] if self.as_intel else []
         words += [f"{key}={value}" for key, value in self.settings.items()]
@@ -60,18 +61,18 @@ class Environment:
 
     @property
     def breaks(self) -> Mapping[str, tuple[str, str]]:
-        """Steps of the ladder that are really broken there: what the gate says then, and why."""
+        """Precisions of the ladder that are really broken there: the gate's message, and the reason."""
         below = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE")
         return {"bnb_int8": (_INT8_WRONG, _WHY)} if self.settings.get("ONEDNN_MAX_CPU_ISA") in below else {}
 
     def arguments(self, folder: Path) -> list[str]:
-        """pytest's."""
+        """Return pytest's arguments."""
         batch = [f"--mx-batch-size={self.batch_size}"] if self.batch_size else []
         further = [word.replace("{folder}", str(folder)) for word in self.words]
         return [f"-n{self.workers}", *batch, *(["-p", self.plugin] if self.plugin else []), *further]
 
     def variables(self, folder: Path) -> dict[str, str]:
-        """The settings of a run in this folder."""
+        """Return the environment variables of a run in this folder."""
         return {name: value.replace("{folder}", str(folder)) for name, value in self.settings.items()}
 
 
@@ -96,12 +97,12 @@ def _onednn(value: str) -> dict[str, str]:
     return {"ONEDNN_MAX_CPU_ISA": value}
 
 
-#: The values of the four instruction set variables occur (but for a few that name what others do: MKL's SSSE3
-#: and SSE4_1, variants of AVX-512 and AMX), and so do threads, workers, batch sizes, hash seeds,
-#: deterministic mode and the other torch. MKL's variables do something on Intel's processors only (but for
-#: MKL_CBWR=COMPATIBLE), so most of theirs run as on one. First come those that are most likely to multiply
-#: otherwise: a run that is cut short has seen the most. Last come those that leave the arithmetic alone:
-#: pytest's own options, other people's plugins, and what their conftest may have set.
+#: Every value of the four instruction set variables occurs (except a few that repeat others' effects: MKL's
+#: SSSE3 and SSE4_1, variants of AVX-512 and AMX), and so do threads, workers, batch sizes, hash seeds,
+#: deterministic mode and the other torch. MKL's variables affect only Intel's processors (except
+#: MKL_CBWR=COMPATIBLE), so most of theirs use the shim. First come the environments most likely to multiply
+#: differently, so that an interrupted run has seen the most. Last come those that leave the arithmetic
+#: unchanged: pytest's own options, other people's plugins, and settings that their conftest may have changed.
 ENVIRONMENTS: Sequence[Environment] = (
     Environment(),
     Environment(settings=_aten("default")),
@@ -138,7 +139,7 @@ ENVIRONMENTS: Sequence[Environment] = (
     Environment(words=("--junitxml={folder}/junit.xml",), workers=2),
     Environment(settings={"PYTHONOPTIMIZE": "1"}, workers=2),
     Environment(words=("--assert=plain",), settings={"LC_ALL": "C.UTF-8", "TZ": "America/St_Johns"}),
-    # No compiled bytecode: what compiling warns of is warned of.
+    # No compiled bytecode, so that warnings of the compiler appear.
     Environment(settings={"PYTHONPYCACHEPREFIX": "{folder}/bytecode"}, workers=2),
     Environment(words=("--dist=loadfile",), workers=2),
     Environment(words=("--dist=worksteal",), workers=2),
@@ -152,7 +153,7 @@ ENVIRONMENTS: Sequence[Environment] = (
 
 
 def environment_named(name: str) -> Environment:
-    """Raises ValueError where there is none of that name."""
+    """Return the environment of that name. Raises ValueError where there is none."""
     for environment in ENVIRONMENTS:
         if environment.name == name:
             return environment
@@ -161,7 +162,7 @@ def environment_named(name: str) -> Environment:
 
 
 def left_out(environments: Sequence[Environment], *, other_torch: bool) -> dict[str, str]:
-    """Environments that cannot run here, by name, and why."""
+    """Return by name the environments that cannot run here, and why."""
     found = {}
     for one in environments:
         if one.other_torch and not other_torch:
@@ -172,9 +173,9 @@ def left_out(environments: Sequence[Environment], *, other_torch: bool) -> dict[
 
 
 def intel_shim(folder: Path) -> Path:
-    """A library that, loaded before MKL, makes it take its paths for Intel's processors (Linux).
+    """Build a library that, loaded before MKL, makes it use its paths for Intel's processors (Linux).
 
-    Raises ValueError where it would have no effect, and where there is no C compiler to make it with.
+    Raises ValueError where it would have no effect, and where there is no C compiler.
     """
     if sys.platform != "linux":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The gate in control environments: what moved in each, as a table, as Markdown, as JSON."""
+"""The gate in control environments: the changes in each, as a table, as Markdown, as JSON."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _WHAT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentRow:
-    """One environment's gate.
+    """The gate's result in one environment.
 
     Attributes:
-        cases: how many were run; `skipped` of them said why they cannot run.
-        red: case -> what the gate said: none of them should be here.
-        true_alarms: case -> what is really broken there, and the gate said so.
+        cases: number of cases run; `skipped` of them reported why they cannot run.
+        red: case -> the gate's message, for false alarms.
+        true_alarms: case -> the real error there that the gate reported.
         alike: cases for which the machine multiplied as the accepting one did: nothing may move by 1e-9.
-        arithmetics: digests of how it multiplied, by model and the type that a stage computes in.
-        shares: `reference`, `loss`, `kl` -> the largest share of its bound (median, rms or maximum) over the
-            cases that are not alike, and the case; nothing where there are none.
-        worst_rms: the largest rms of a case's changes of its sequences' losses, in nats per token.
-        seconds: of the run.
+        arithmetics: digests of fixed products, by model and the dtype in which a stage computes.
+        shares: `reference`, `loss`, `kl` -> the largest ratio to its bound (median, rms or maximum) over the
+            cases that are not alike, and the case; empty where there are none.
+        worst_rms: the largest rms change of the sequences' losses in a case, in nats per token.
+        seconds: duration of the run.
     """
 
     environment: str
@@ -62,7 +62,7 @@ class EnvironmentRow:
 
 
 def headline(rows: Sequence[EnvironmentRow]) -> str:
-    """The one sentence that matters."""
+    """Return the main result in one sentence."""
     judged = sum(row.cases - row.skipped - len(row.true_alarms) for row in rows)
     distinct = len({tuple(sorted(row.arithmetics.items())) for row in rows})
     red = sum(len(row.red) for row in rows)
@@ -73,7 +73,7 @@ def headline(rows: Sequence[EnvironmentRow]) -> str:
 
 
 def false_alarms_table(rows: Sequence[EnvironmentRow]) -> Table:
-    """One line an environment."""
+    """Return a table with one line for each environment."""
     table = titled_table("mxcheck: the gate in control environments", _WHAT)
     for number, name in enumerate(_COLUMNS):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
@@ -97,14 +97,14 @@ def _cells(row: EnvironmentRow) -> tuple[str, ...]:
 
 
 def describe(rows: Sequence[EnvironmentRow]) -> list[str]:
-    """Each red case, in a line, then each reason of true alarms."""
+    """Return a line for each red case, then one for each reason of true alarms."""
     red = [f"{row.environment}: {name}: {words}" for row in rows for name, words in sorted(row.red.items())]
     reasons = Counter(reason for row in rows for reason in row.true_alarms.values())
     return red + [f"true alarms, {count}: {reason}" for reason, count in reasons.items()]
 
 
 def nearest(rows: Sequence[EnvironmentRow]) -> list[str]:
-    """Which case came nearest to its bound, by quantity."""
+    """Return for each quantity the case nearest to its bound."""
     lines = []
     for quantity in ("reference", "loss", "kl"):
         found = [(*row.shares[quantity], row.environment) for row in rows if quantity in row.shares]
@@ -115,7 +115,7 @@ def nearest(rows: Sequence[EnvironmentRow]) -> list[str]:
 
 
 def markdown(rows: Sequence[EnvironmentRow], facts: Mapping[str, str]) -> str:
-    """The summary for people. `facts`: what the run rests on, by name: date, processor, versions."""
+    """Return the summary for people. `facts`: the basis of the run, by name: date, processor, versions."""
     cells = [[code(row.environment), *map(cell, _cells(row)[1:])] for row in rows]
     lines = [
         "# Control environments",
@@ -140,5 +140,5 @@ def markdown(rows: Sequence[EnvironmentRow], facts: Mapping[str, str]) -> str:
 
 
 def as_json(rows: Sequence[EnvironmentRow], facts: Mapping[str, str]) -> str:
-    """The summary for programs."""
+    """Return the summary for programs."""
     return json.dumps({**facts, "environments": [asdict(row) for row in rows]}, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""What control environments moved, and how near that came to the gate's bounds: judged from their records."""
+"""Judge the records of control environments: how far figures moved, and how near to the gate's bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mxcheck.gate.verdict import judge
 from validation.control_environments.false_alarm_tables import EnvironmentRow
 from validation.control_environments.gate_runs import read_run
 
-#: What `Drift` is asked for, and the words of tables.
+#: Quantities of `Drift`, and their names in tables.
 QUANTITIES = ("reference", "loss", "kl")
 
 
@@ -26,13 +26,13 @@ def summarise(
     *,
     anew: bool = False,
 ) -> EnvironmentRow:
-    """What came of one environment's run: red is what it said was, and what the gate says of its records now.
+    """Summarize one environment's run: red are cases that its gate, or the present gate, calls red.
 
     Args:
         baselines: the accepted records.
-        breaks: steps that are really broken there, what the gate says then and why. It is a true alarm.
-        anew: records are judged by the gate and baselines as they are now, and what the run's own gate said
-            of them does not count.
+        breaks: precisions that are really broken there, the gate's message and the reason: a true alarm.
+        anew: judge the records only by the present gate and baselines, and ignore the verdicts of the run's
+            own gate.
     """
     run = read_run(path)
     results = run.rows
@@ -85,7 +85,7 @@ def summarise(
 
 
 def _arithmetics(records: dict[str, Record]) -> Iterator[tuple[str, str]]:
-    """By model and type, a digest of how the machine multiplied (`same_arithmetic`)."""
+    """Yield by model and dtype a digest of fixed products (`same_arithmetic`)."""
     for record in records.values():
         losses = repr((record.arithmetic, record.reference_losses)).encode()
         kind = "bf16" if record.precision == "bf16" else "fp32"

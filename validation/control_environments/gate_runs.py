@@ -1,4 +1,4 @@
-"""The gate in control environments, one subprocess each: what it says, and what it measured, in files."""
+"""Run the gate in control environments, one subprocess each, and store its verdicts and records in files."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from mxcheck.gate.result import CaseResult, result_from_dict
 from validation import ROOT, sources_digest
 from validation.control_environments.environments import Environment, intel_shim
 
-#: The models' suite as `make gate` runs it, where the settings of this list do something.
+#: The models' suite as `make gate` runs it, on models that this list's settings affect.
 SUITE = ("--pyargs", "mxcheck.suite.models", "--mx-device", "cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is run in every environment.
+    """The gate run in every environment.
 
     Attributes:
         project: pytest's root directory, with baselines and settings.
-        state: where results are kept: an environment that has one there is not run again.
-        arguments: further arguments of pytest, for a shorter form.
-        other_python: an interpreter whose torch is another release; None leaves such environments out.
+        state: folder of results: an environment with a result there is not run again.
+        arguments: further arguments of pytest, for a shorter run.
+        other_python: an interpreter with another release of torch; None omits such environments.
     """
 
     project: Path
@@ -46,20 +46,20 @@ class Plan:
 
 
 def result_path(plan: Plan, environment: Environment) -> Path:
-    """Where an environment's result lies."""
+    """Return the path of an environment's result."""
     return plan.state / f"{environment.name.replace('/', '_')}.json"
 
 
 def is_finished(plan: Plan, environment: Environment) -> bool:
-    """Whether it has a result that rests on what there is now: sources, baselines, arguments, interpreter."""
+    """Return whether it has a result with the present basis: sources, baselines, arguments, interpreter."""
     path = result_path(plan, environment)
     return path.exists() and read_run(path).identity == _identity(plan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRun:
-    """What the gate said in one environment: pytest's exit code, and a row a case. `identity` is what it
-    rests on."""
+    """The gate's result in one environment: pytest's exit code, and one row for each case. `identity` is its
+    basis."""
 
     environment: str
     identity: Mapping[str, Any]
@@ -69,7 +69,8 @@ class GateRun:
 
 
 def read_run(path: Path) -> GateRun:
-    """The result of an environment. Raises ValueError, in one line that names the file, for what is none."""
+    """Read the result of an environment. Raises ValueError, in one line that names the file, for anything
+    else."""
     try:
         data = read_json(path, most=2**30)
         found = GateRun(**{**data, "rows": tuple(map(result_from_dict, data["rows"]))})
@@ -94,7 +95,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Gates:
-    """The gates that run now: what is stopped must not start another."""
+    """The running gates; once stopped, it starts no other."""
 
     lock: Lock = field(default_factory=Lock)
     running: set[subprocess.Popen[bytes]] = field(default_factory=set)
@@ -113,15 +114,15 @@ class _Gates:
             self.stopped = True
             for process in self.running:
                 if process.poll() is None:
-                    with suppress(ProcessLookupError):  # it ended just now
+                    with suppress(ProcessLookupError):  # it has just ended
                         os.killpg(process.pid, signal.SIGKILL)  # its workers too
 
 
 def run_all(plan: Plan, environments: Sequence[Environment], *, jobs: int) -> Iterator[Environment]:
-    """Run the gate in each environment that has no result yet, `jobs` at a time; yields each as it ends.
+    """Run the gate in each environment that has no result yet, `jobs` at a time; yield each as it ends.
 
-    Raises ValueError, when all others have ended, where runs end without a result. Stopped in the midst of
-    it, it stops the running gates.
+    Raises ValueError, when all others have ended, where runs end without a result. An interruption stops the
+    running gates.
     """
     plan.state.mkdir(parents=True, exist_ok=True)
     missing = [one for one in environments if not is_finished(plan, one)]
@@ -149,7 +150,7 @@ def _run(plan: Plan, environment: Environment, shim: Path | None, gates: _Gates)
     assert python is not None, "environments with another torch are left out where there is none"
     folder = plan.state / "reports" / environment.name.replace("/", "_")
     rows = folder / "accuracy.json"
-    rows.unlink(missing_ok=True)  # of a run that was stopped
+    rows.unlink(missing_ok=True)  # of an interrupted run
     command = [
         *(python, "-m", "pytest", f"--rootdir={plan.project}", "-p", "no:cacheprovider", *SUITE),
         *(f"--mx-report={folder.absolute()}", *environment.arguments(folder.absolute()), *plan.arguments),
@@ -168,7 +169,7 @@ def _run(plan: Plan, environment: Environment, shim: Path | None, gates: _Gates)
                 **_without_ours(os.environ),
                 **environment.variables(folder.absolute()),
                 **preload,
-                # Its own: how many gates run at once is --jobs's to say, and each needs its workers.
+                # A ledger of its own: --jobs limits the number of parallel gates, and each needs its workers.
                 "MXCHECK_LEASES": str((folder / "leases").absolute()),
                 # Some environments load a plugin of this package.
                 "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
@@ -191,6 +192,6 @@ def _run(plan: Plan, environment: Environment, shim: Path | None, gates: _Gates)
 
 
 def _without_ours(variables: os._Environ[str]) -> dict[str, str]:
-    """The user's environment without what this run is about to set, or what would change its tests."""
+    """Return the user's environment without variables that this run sets, or that would change its tests."""
     ours = ("ATEN_CPU_CAPABILITY", "MKL_", "ONEDNN_", "OMP_", "PYTEST_", "PYTHONHASHSEED", "LD_PRELOAD")
     return {name: value for name, value in variables.items() if not name.startswith(ours)}

@@ -1,4 +1,4 @@
-"""A pytest plugin: the tests in the opposite order."""
+"""A pytest plugin that reverses the order of the tests."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Turn them round."""
+    """Reverse the items."""
     items.reverse()

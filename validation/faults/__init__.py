@@ -1,1 +1,1 @@
-"""Faults as data: what is wrong, where, and which suite has to see it."""
+"""Faults as data: the error, its place, and the suite that must detect it."""

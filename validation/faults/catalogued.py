@@ -1,4 +1,5 @@
-"""The catalogue: every fault by name, from two files a group: its own, and that of faults written unseen."""
+"""The catalogue: every fault by name, from two files for each group: its own, and that of faults written
+unseen."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from validation.faults.fault import GROUPS, Fault
 
 
 def catalogue() -> Mapping[str, Fault]:
-    """Every fault of the catalogue, in the order of `GROUPS` and of their files, those of `unseen_*` last.
+    """Return every fault of the catalogue, in the order of `GROUPS` and of their files, those of `unseen_*`
+    last.
 
     Raises ValueError for what `assembled` refuses.
     """
@@ -24,7 +26,7 @@ def catalogue() -> Mapping[str, Fault]:
 
 def _faults(prefix: str, group: str) -> tuple[Fault, ...]:
     name = f"{__package__}.catalogue.{prefix}{group.replace(' ', '_')}"
-    if prefix and find_spec(name) is None:  # a group that came after they were written
+    if prefix and find_spec(name) is None:  # a group that was added after they were written
         return ()
     file = import_module(name)
     faults: tuple[Fault, ...] = file.FAULTS
@@ -32,10 +34,10 @@ def _faults(prefix: str, group: str) -> tuple[Fault, ...]:
 
 
 def assembled(by_group: Mapping[str, Iterable[Fault]]) -> dict[str, Fault]:
-    """Faults by name. `by_group` has those of each group's file.
+    """Return faults by name. `by_group` has those of each group's file.
 
-    Raises ValueError, in one line, for a name that is there twice, a group that is not its file's, and a
-    format or step of the ladder that there is not.
+    Raises ValueError, in one line, for a duplicate name, a group other than its file's, and an unknown format
+    or precision.
     """
     found: dict[str, Fault] = {}
     for group, faults in by_group.items():
@@ -57,9 +59,10 @@ def assembled(by_group: Mapping[str, Iterable[Fault]]) -> dict[str, Fault]:
 def chosen_faults(
     every: Mapping[str, Fault], *, names: Iterable[str] = (), groups: Iterable[str] = ()
 ) -> tuple[Fault, ...]:
-    """Those named and those of the groups named, in the catalogue's order; all where nothing is named.
+    """Return the named faults and those of the named groups, in the catalogue's order; all where nothing is
+    named.
 
-    Raises ValueError for a name or group that there is not.
+    Raises ValueError for an unknown name or group.
     """
     wanted = {choose("fault", name, every) for name in names}
     of_groups = {choose("group", group, GROUPS) for group in groups}

@@ -1,4 +1,4 @@
-"""A fault: a small, named change of the real code, applied while the program runs and taken back after."""
+"""A fault: a small, named change of the real code, applied while the program runs and reverted afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from validation.faults.fault_code import compiled, plain_function, rewrite_tree, tree_of
 from validation.faults.fault_place import Function, Step, located
 
-#: Where faults live, in the order of tables.
+#: Groups of faults, in the order of tables.
 GROUPS = (
     "element cast",
     "scale",
@@ -33,16 +33,16 @@ GROUPS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
-    """One place of a function given other code.
+    """Replace the code at one place of a function.
 
-    The function stays the same object and gets other code, so that every name for it sees the change.
+    The function object stays the same and gets other code, so that every reference to it sees the change.
 
     Attributes:
         target: `package.module:function` or `package.module:Class.method`.
-        at: the steps to the place (`fault_place`). Without any: the whole body but the docstring.
-        to: the code that stands there instead: an expression for an expression, statements for a statement or
-            a body. The name `it` in it means what stood there: `it + 1`, or `it` on a line of its own before
-            or after a statement. It may use the names that the function knows.
+        at: the steps to the place (`fault_place`). None: the whole body except the docstring.
+        to: the new code: an expression for an expression, statements for a statement or a body. The name `it`
+            in it stands for the old code: `it + 1`, or `it` on a line of its own before or after a statement.
+            It may use the names that the function knows.
     """
 
     target: str
@@ -51,18 +51,18 @@ class Rewrite:
 
 
 def rewrite(target: str, *at: Step, to: str) -> tuple[Rewrite]:
-    """One `Rewrite`, as the `changes` of a fault."""
+    """Return one `Rewrite`, as the `changes` of a fault."""
     return (Rewrite(target=target, at=at, to=to),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """A name of a module, or an attribute of a class, bound to another value.
+    """Bind a name of a module, or an attribute of a class, to another value.
 
     Attributes:
-        target: `package.module:NAME` or `package.module:Class.attribute`: where the value is looked up, which
-            is not where it comes from if it was imported by name.
-        value: the other value, made from the one that stands there.
+        target: `package.module:NAME` or `package.module:Class.attribute`: the place where the value is looked
+            up, which differs from its origin if it was imported by name.
+        value: computes the new value from the old one.
     """
 
     target: str
@@ -76,15 +76,15 @@ class Fault:
     Attributes:
         name: lower case with underscores, unique.
         group: one of `GROUPS`.
-        what: what is wrong, in one sentence.
-        source: where it has gone wrong like this, or what makes it likely.
-        changes: what has to be changed for it; usually one.
-        formats: the formats that it concerns: the kernel suite runs their cells.
-        options: options of a model run that reach it, where the plain ones do not (`--mx-attention`).
-        precisions: the steps of the ladder that the model suite runs.
-        survives: why it is not caught, where a run has shown that it is not.
-        unseen: written by somebody who had not read the checks, before any run looked for it. Such faults are
-            counted apart: the others may have been caught because a check was made for them.
+        what: the error, in one sentence.
+        source: where this error has occurred, or what makes it likely.
+        changes: the required changes; usually one.
+        formats: affected formats: the kernel suite runs their cells.
+        options: options of a model run that reach it, where the default ones do not (`--mx-attention`).
+        precisions: the precisions of the ladder that the model suite runs.
+        survives: why it is not detected, where a run has shown that it is not.
+        unseen: written by somebody who had not read the checks, before any run searched for it. Such faults
+            are counted separately: a check may have been written for each of the others.
     """
 
     name: str
@@ -101,10 +101,10 @@ class Fault:
 
 @contextmanager
 def applied(fault: Fault) -> Iterator[None]:
-    """The program with the fault in it, for as long as the context lasts.
+    """Apply the fault to the program while the context lasts.
 
-    What was computed and kept before stays as it was; a process of its own for each fault is on the safe
-    side. Raises ValueError, naming the fault, where a change does not fit the code any more.
+    Results computed and cached before stay as they were; a separate process for each fault avoids them.
+    Raises ValueError, naming the fault, where a change does not fit the code any more.
     """
     trees: dict[FunctionType, Function] = {}
     with ExitStack() as stack:
@@ -133,7 +133,8 @@ def _set(change: Setting) -> Iterator[None]:
 
 @contextmanager
 def _rewritten(change: Rewrite, trees: dict[FunctionType, Function]) -> Iterator[None]:
-    """`trees` holds the functions that the fault has changed: a later change of one adds to an earlier."""
+    """Apply a `Rewrite`. `trees` holds the functions that the fault has changed: a later change of one adds
+    to an earlier."""
     owner, name = _owner(change.target)
     function = plain_function(inspect.getattr_static(owner, name))
     tree = trees.setdefault(function, tree_of(function))
@@ -147,7 +148,7 @@ def _rewritten(change: Rewrite, trees: dict[FunctionType, Function]) -> Iterator
 
 
 def _owner(target: str) -> tuple[Any, str]:
-    """The module or class that has the name, and the name."""
+    """Return the module or class that has the name, and the name."""
     module, _, path = target.partition(":")
     owner: Any = import_module(module)
     *outer, name = path.split(".")

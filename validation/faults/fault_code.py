@@ -1,4 +1,4 @@
-"""The code of a function: read as a tree, changed at a place, and compiled for the same function object."""
+"""The code of a function: parse it, change it at a place, and compile it for the same function object."""
 
 from __future__ import annotations
 import __future__
@@ -13,12 +13,13 @@ from typing import Any
 
 from validation.faults.fault_place import Function
 
-#: What stands at a place, in the code that is put there.
+#: Name of the old code within new code.
 IT = "it"
 
 
 def plain_function(found: Any) -> FunctionType:
-    """The function behind decorators and descriptors: property, cached_property, static and class methods.
+    """Return the function behind decorators and descriptors: property, cached_property, static and class
+    methods.
 
     Raises ValueError where there is none written in Python.
     """
@@ -32,7 +33,7 @@ def plain_function(found: Any) -> FunctionType:
 
 
 def tree_of(function: FunctionType) -> Function:
-    """The function's syntax tree, with the lines of its file.
+    """Return the function's syntax tree, with the lines of its file.
 
     Raises ValueError where the file has no `def` at the function's line, OSError where there is no file.
     """
@@ -46,21 +47,21 @@ def tree_of(function: FunctionType) -> Function:
 
 
 def _first_line(node: Function) -> int:
-    """That of the first decorator, where a code object starts."""
+    """Return the line of the first decorator, or of the `def`, where a code object starts."""
     return min(one.lineno for one in (node, *node.decorator_list))
 
 
 def rewrite_tree(tree: Function, place: ast.AST, to: str) -> None:
-    """Put other code at one place of the function's tree.
+    """Replace the code at one place of the function's tree.
 
     Args:
         tree: the function.
-        place: a node of it: an expression, a statement, or a function, whose body is meant.
-        to: an expression in place of an expression, else statements. The name `it` means what stands there
-            now. The docstring of a function stays, and is no part of its body.
+        place: a node of it: an expression, a statement, or a function, which stands for its body.
+        to: an expression in place of an expression, else statements. The name `it` stands for the old code.
+            The docstring of a function is kept, and is no part of its body.
 
-    Raises SyntaxError for code that is none, ValueError where nothing changes or where the function has a
-    variable `it` of its own.
+    Raises SyntaxError for invalid code, ValueError where nothing changes or where the function has a variable
+    `it` of its own.
     """
     if any(isinstance(node, ast.Name) and node.id == IT for node in ast.walk(tree)):
         raise ValueError(f"has a variable {IT!r}, which here means the code that stands there; rename it")
@@ -81,7 +82,7 @@ def rewrite_tree(tree: Function, place: ast.AST, to: str) -> None:
 
 
 class _Put(ast.NodeTransformer):
-    """What stands at a place put wherever new code says `it`."""
+    """Substitute the old code wherever new code says `it`."""
 
     def __init__(self, there: ast.AST | list[ast.stmt]) -> None:
         self._there = there
@@ -96,7 +97,7 @@ class _Put(ast.NodeTransformer):
 
 
 class _Swap(ast.NodeTransformer):
-    """One node exchanged for another, or one statement for several."""
+    """Replace one node by another, or one statement by several."""
 
     def __init__(self, old: ast.AST, new: Any) -> None:
         self._old, self._new = old, new
@@ -106,7 +107,7 @@ class _Swap(ast.NodeTransformer):
 
 
 def _moved(new: ast.AST, place: ast.AST) -> ast.AST:
-    """New code in the line of its place, so that an error in it points there."""
+    """Set the line of new code to that of its place, so that an error in it points there."""
     for node in ast.walk(new):
         if isinstance(node, ast.expr | ast.stmt | ast.keyword | ast.arg | ast.excepthandler | ast.alias):
             ast.copy_location(node, place)
@@ -114,12 +115,12 @@ def _moved(new: ast.AST, place: ast.AST) -> ast.AST:
 
 
 def compiled(tree: Function, function: FunctionType) -> CodeType:
-    """The code of a changed tree of the function, with the free variables that it has.
+    """Compile a changed tree of the function, with the function's free variables.
 
-    A function takes no code with other free variables, so it is compiled where such names are in scope.
+    A function accepts no code with other free variables, so it is compiled where such names are in scope.
 
     Raises ValueError for other free variables, and for a name that neither the function nor its module knows:
-    new code may use a variable that has been renamed since.
+    new code may use a variable that has since been renamed.
     """
     names = function.__code__.co_freevars
     scope = ast.parse("".join(("def scope():\n", *(f"    {name} = None\n" for name in names), "    pass\n")))
@@ -147,7 +148,7 @@ def _code_of(outer: CodeType, name: str) -> CodeType:
 
 
 def _globals(code: CodeType) -> set[str]:
-    """Names that the code, and that of functions inside, looks up in its module."""
+    """Return the names that the code, and that of functions inside, looks up in its module."""
     inner = (one for one in code.co_consts if isinstance(one, CodeType))
     own = {one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
     return own.union(*map(_globals, inner))

@@ -1,10 +1,11 @@
-"""Places in a function: found by what they are (a call of NAME, the value of NAME), never by their text.
+"""Places in a function, found by their kind and name (a call of NAME, the value of NAME), never by their
+text.
 
-A path of steps leads to one expression or statement. Each step looks inside the place that the step before
-it found, and the first one inside the whole function. A place does not depend on formatting, on comments, on
-the names of other variables, or on code elsewhere in the function.
+A path of steps leads to one expression or statement. Each step searches the place that the previous step
+found; the first searches the whole function. A place does not depend on formatting, on comments, on the names
+of other variables, or on code elsewhere in the function.
 
-Steps look into lambdas and comprehensions, and not into functions defined inside: `function` leads there.
+Steps search lambdas and comprehensions, but not inner functions: `function` leads into those.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ _OPERATORS: Mapping[type[ast.AST], str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step on the way to a place; made by the functions below.
+    """One step on the path to a place; created by the functions below.
 
     Attributes:
         kind: one of `_KINDS`.
-        name: which of this kind; empty where the kind has no names.
-        nth: which of several that have this name, from 1 on, in the order of the text and an outer one before
-            those inside it. None: there has to be one only.
+        name: the name searched for; empty where the kind has no names.
+        nth: the index among several with this name, from 1 on, in the order of the text and an outer one
+            before those inside it. None: there must be only one.
     """
 
     kind: str
@@ -56,90 +57,91 @@ class Step:
 
 
 def call(name: str, *, nth: int | None = None) -> Step:
-    """The call of NAME: `NAME(...)`, `x.NAME(...)` or `NAME[key](...)`."""
+    """Find the call of NAME: `NAME(...)`, `x.NAME(...)` or `NAME[key](...)`."""
     return Step(kind="call", name=name, nth=nth)
 
 
 def argument(which: int | str, *, nth: int | None = None) -> Step:
-    """An argument of the call found before, or of any call inside.
+    """Find an argument of the call found before, or of any call inside.
 
     Args:
-        which: the place of a positional one, from 1 on; the name of a keyword; `**` for unpacked keywords.
+        which: the position of a positional one, from 1 on; the name of a keyword; `**` for unpacked keywords.
         nth: as in `Step`.
     """
     return Step(kind="argument", name=str(which), nth=nth)
 
 
 def assignment(name: str, *, nth: int | None = None) -> Step:
-    """The statement that binds NAME: `x`, `self.x`, or `x[]` for an item of x."""
+    """Find the statement that binds NAME: `x`, `self.x`, or `x[]` for an item of x."""
     return Step(kind="assignment", name=name, nth=nth)
 
 
 def value(name: str, *, nth: int | None = None) -> Step:
-    """What NAME, written as in `assignment`, is bound to."""
+    """Find the value that NAME, written as in `assignment`, is bound to."""
     return Step(kind="value", name=name, nth=nth)
 
 
 def returned(*, nth: int | None = None) -> Step:
-    """What the function returns."""
+    """Find the value that the function returns."""
     return Step(kind="returned value", nth=nth)
 
 
 def condition(name: str, *, nth: int | None = None) -> Step:
-    """The condition of an `if`, `while` or comprehension in which NAME, `x.NAME` or `x["NAME"]` occurs."""
+    """Find the condition of an `if`, `while` or comprehension that contains NAME, `x.NAME` or `x["NAME"]`."""
     return Step(kind="condition on", name=name, nth=nth)
 
 
 def choice(name: str, *, nth: int | None = None) -> Step:
-    """The whole expression `a if ... else b` in whose condition NAME, `x.NAME` or `x["NAME"]` occurs."""
+    """Find the whole expression `a if ... else b` whose condition contains NAME, `x.NAME` or `x["NAME"]`."""
     return Step(kind="choice by", name=name, nth=nth)
 
 
 def comparison(name: str, *, nth: int | None = None) -> Step:
-    """The comparison in which NAME, `x.NAME` or `x["NAME"]` occurs."""
+    """Find the comparison that contains NAME, `x.NAME` or `x["NAME"]`."""
     return Step(kind="comparison of", name=name, nth=nth)
 
 
 def operation(operator: str, *, nth: int | None = None) -> Step:
-    """The expression with this operator between its operands, `and` and `or` included."""
+    """Find the expression with this operator between its operands, including `and` and `or`."""
     return Step(kind="operation", name=operator, nth=nth)
 
 
 def mention(name: str, *, nth: int | None = None) -> Step:
-    """The expression NAME or `x.NAME`, where it is read."""
+    """Find the expression NAME or `x.NAME`, where it is read."""
     return Step(kind="mention of", name=name, nth=nth)
 
 
 def constant(what: object, *, nth: int | None = None) -> Step:
-    """The constant with this value and type."""
+    """Find the constant with this value and type."""
     return Step(kind="constant", name=repr(what), nth=nth)
 
 
 def entry(key: str, *, nth: int | None = None) -> Step:
-    """The value that a dictionary display gives the key."""
+    """Find the value of the key in a dictionary display."""
     return Step(kind="entry", name=key, nth=nth)
 
 
 def function(name: str) -> Step:
-    """The function of that name defined inside. Code in its place becomes its body."""
+    """Find the inner function of that name. Code in its place becomes its body."""
     return Step(kind="function", name=name)
 
 
 def statement() -> Step:
-    """The innermost statement around the place found before."""
+    """Find the innermost statement around the place found before."""
     return Step(kind="statement around it")
 
 
 def loop() -> Step:
-    """What the innermost `for` around the place found before goes through; a comprehension's counts."""
+    """Find the iterable of the innermost `for` around the place found before, including a comprehension's."""
     return Step(kind="loop around it")
 
 
 def located(tree: Function, path: tuple[Step, ...]) -> ast.AST:
-    """The one node that the path leads to: an expression, a statement, or `tree` itself for an empty path.
+    """Return the one node that the path leads to: an expression, a statement, or `tree` itself for an empty
+    path.
 
-    Raises ValueError where a step finds nothing, or several without an `nth`. It says in which lines of the
-    file they are, or what else of that kind there is.
+    Raises ValueError where a step finds nothing, or several without an `nth`. The message gives their lines
+    in the file, or the alternatives of that kind.
     """
     parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     place: ast.AST = tree
@@ -175,7 +177,8 @@ def _position(node: ast.AST) -> tuple[int, int]:
 
 
 def _inside(node: ast.AST) -> Iterator[ast.AST]:
-    """The node, but of a function its body, and all below; without annotations and functions inside."""
+    """Yield the node (without its body if it is a function) and all below, without annotations and inner
+    functions."""
     if isinstance(node, Function):
         below = list[ast.AST](node.body)
     else:
@@ -195,7 +198,7 @@ def _inside(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _identifier(node: ast.AST) -> str:
-    """The last name of `f`, `x.f`, `f[key]` and `x.f(...)`; empty for anything else."""
+    """Return the last name of `f`, `x.f`, `f[key]` and `x.f(...)`; empty for anything else."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
@@ -205,7 +208,7 @@ def _identifier(node: ast.AST) -> str:
 
 
 def _names(node: ast.AST) -> set[str]:
-    """Every name, attribute and key in text that occurs in the expression."""
+    """Return every name, attribute and key in text that occurs in the expression."""
     found = set[str]()
     for one in _inside(node):
         match one:

@@ -1,1 +1,1 @@
-"""Records, runs and merges whose verdict is known: what the gate has to say of each, written down by hand."""
+"""Records, runs and merges with known verdicts, which are written down by hand."""

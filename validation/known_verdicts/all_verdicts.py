@@ -1,4 +1,4 @@
-"""Everything whose verdict is known, asked at once."""
+"""Test all known verdicts at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from validation.known_verdicts.reports import missed_reports
 
 
 def all_missed() -> Iterator[str]:
-    """What mxcheck judges, reports, orders or merges otherwise than it must, in one line each."""
+    """Yield each wrong verdict, report, ordering or merge of mxcheck, in one line."""
     yield from (f"record {name}: {what}" for name, what in missed())
     yield from (f"report: a case that {what}" for what in missed_reports())
     yield from (f"ordering: {what}" for what in missed_orderings())

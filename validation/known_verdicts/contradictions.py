@@ -1,4 +1,5 @@
-"""Examples of records whose figures contradict each other: what is shown is not what was measured."""
+"""Examples of records whose figures contradict each other, so that summaries do not match the
+measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def _predictions(**changed: Any) -> dict[str, Any]:
 
 
 def _decided(changes: dict[str, Any]) -> str:
-    """What becomes of the healthy record with these fields, beside the same without a noise."""
+    """Return the decision on the healthy record with these fields, compared with the same without a noise."""
     record = replace(_FULL, **changes)
     try:
         return decide(record, Accepted(record=record), Bounds(kl=1.0, rise=1.0), Update()).result.word

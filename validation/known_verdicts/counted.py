@@ -1,7 +1,7 @@
-"""Examples of step 6: what the casts did. Their numbers are written down as those of `drifts` are.
+"""Examples of step 6: counters of the casts. Their numbers are written down as those of `drifts` are.
 
-In `healthy` an operand has 3200 elements in 100 blocks. On another machine 5 % may fare otherwise: 160
-elements, 5 blocks, and of the 200 rows of two experts 10. Of weights none may.
+In `healthy` an operand has 3200 elements in 100 blocks. On another machine 5 % may differ: 160 elements, 5
+blocks, and of the 200 rows of two experts 10. For weights none may.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _rows(*rows: int) -> Counters:
     return replace(COUNTERS, expert_rows={"layers.0.mlp": rows})
 
 
-#: Of a figure, what it may not be and what it may be on another machine.
+#: For each figure, a change that must fail and one that may occur on another machine.
 _SHARES = {"saturated": (640, 240), "flushed": (640, 240), "top": (640, 240), "zero_blocks": (20, 8)}
 
 

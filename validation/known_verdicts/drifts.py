@@ -1,9 +1,9 @@
 """Examples of step 6: drift.
 
-Those of a tolerance stand at twice and at half of it: of what the multiple, the floor and the shares of
-`mxcheck.gate.drift` make of the noise in `healthy`. The numbers are written down, never computed from those
-constants: one that became ten times as large would take its example along. Who changes a constant there
-changes them here.
+Examples of a tolerance lie at twice and at half of it: of the bound that results from the multiple, the floor
+and the shares of `mxcheck.gate.drift` and the noise in `healthy`. The numbers are written down, never
+computed from those constants, since a constant that became ten times as large would move its example with it.
+A change of a constant there requires a change here.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ DRIFT_HERE = (
     ),
 )
 
-# Step 6, on another machine. The numbers are beyond the bounds that stand at the noise above by half at
-# least, or half of them.
+# Step 6, on another machine. The numbers exceed the bounds given with the noise above by at least half, or
+# are half of them.
 DRIFT_ELSEWHERE = (
     bad(
         "drift-up-elsewhere",

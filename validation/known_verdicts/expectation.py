@@ -1,4 +1,4 @@
-"""Examples of what surrounds the six steps: calls, and what they must give, written down."""
+"""Examples for the surroundings of the six steps: calls with the results that they must return."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What a call must give."""
+    """The required result of a call."""
 
     name: str
     what: str

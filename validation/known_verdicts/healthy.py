@@ -1,4 +1,4 @@
-"""A healthy record, by hand, and examples made of it: a change, and the steps that must fail for it."""
+"""A healthy record, written by hand, and examples derived from it: a change, and the steps that must fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mxcheck.gate.sublayers import SublayerError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownRecord:
-    """A record to be judged against `baseline` (None: alone), and the steps that must fail, no other."""
+    """A record to judge against `baseline` (None: alone), and exactly the steps that must fail."""
 
     name: str
     wrong: str
@@ -30,7 +30,7 @@ class KnownRecord:
 WIDE = Bounds(kl=1.0, rise=1.0)
 TIGHT = Bounds(kl=0.005, rise=0.005)  # and 0.01 for the sampling error of 1600 tokens: 4 √(2 · 0.005 / 1600)
 
-# One healthy record: sixteen sequences of a hundred tokens. Its rise is 0.005 on average, as is its KL.
+# A healthy record: sixteen sequences of a hundred tokens. Its mean rise and its KL are 0.005.
 REFERENCE = [2.0, 2.1, 1.9, 2.05, 1.95, 2.2, 1.8, 2.0, 2.15, 1.85, 2.0, 2.02, 1.98, 2.3, 1.7, 2.0]
 ENTROPIES = [2.01, 2.09, 1.91, 2.04, 1.96, 2.19, 1.81, 1.99, 2.16, 1.84, 2.01, 2.01, 1.99, 2.29, 1.71, 1.99]
 LOSSES = [2.004, 2.106, 1.904, 2.056, 1.954, 2.206, 1.804, 2.006]
@@ -55,7 +55,7 @@ LAYERS = {
     for layer in range(2)
     for name in ("attention", "mlp")
 }
-#: Of the weights and of the activations of one module, in blocks of 32; and two experts took 100 rows each.
+#: Counters of one module's weights and activations, in blocks of 32; two experts took 100 rows each.
 COUNTS = OperandCounts(
     elements=3200,
     saturated=320,
@@ -102,7 +102,7 @@ PRINTS = {"weights": "a" * 64, "tokenizer": "b" * 64, "tokens": "c" * 64, "docum
 SELF = {"used": "self", "block_length": 256}
 OTHER_MACHINE = "e" * 64
 
-#: Whose bound decides. The median's: of losses 0.04, of KL 0.004, of step 2 4e-4; the others are wide.
+#: The median's bound decides: of losses 0.04, of KL 0.004, of step 2 4e-4; the others are wide.
 MEDIAN_DECIDES = Noise(
     environments=["example"],
     reference_median=1e-4,
@@ -115,8 +115,8 @@ MEDIAN_DECIDES = Noise(
     kl_rms=5e-3,
     kl_max=1e-2,
 )
-#: The rms's: of losses 0.04, of KL 0.004, of step 2 4e-4. (Below a quarter of the maximum's, 0.12, 0.012 and
-#: 1.2e-3, it would not count: one sequence of sixteen alone may move by that.)
+#: The rms's bound decides: of losses 0.04, of KL 0.004, of step 2 4e-4. (Below a quarter of the maximum's,
+#: 0.12, 0.012 and 1.2e-3, it would have no effect: one sequence of sixteen alone may move by that.)
 RMS_DECIDES = Noise(
     environments=["example"],
     reference_median=1e-3,
@@ -129,7 +129,7 @@ RMS_DECIDES = Noise(
     kl_rms=1e-3,
     kl_max=3e-3,
 )
-#: The maximum's: of losses 0.08, of KL 0.008, of step 2 4e-4.
+#: The maximum's bound decides: of losses 0.08, of KL 0.008, of step 2 4e-4.
 MAX_DECIDES = Noise(
     environments=["example"],
     reference_median=1e-3,
@@ -142,8 +142,8 @@ MAX_DECIDES = Noise(
     kl_rms=1e-2,
     kl_max=2e-3,
 )
-#: The shares decide. Of the median: losses 5e-4, which is 0.05 of √(2 · 0.005 / 100), KL 5e-5, 0.01 of it. Of
-#: the maximum: losses 0.012, twice the largest rise of 0.006, and KL 0.0024, 0.4 of the largest, 0.006.
+#: The shares decide. For the median: losses 5e-4, which is 0.05 of √(2 · 0.005 / 100), KL 5e-5, 0.01 of it.
+#: For the maximum: losses 0.012, twice the largest rise of 0.006, and KL 0.0024, 0.4 of the largest, 0.006.
 NO_NOISE = Noise(
     environments=["example"],
     reference_median=0.0,
@@ -200,12 +200,12 @@ HEALTHY = Record(
 
 
 def moved(values: Sequence[float], *changes: float) -> list[float]:
-    """`values` and `changes`, which go round."""
+    """Add `changes`, repeated cyclically, to `values`."""
     return [value + changes[index % len(changes)] for index, value in enumerate(values)]
 
 
 def some_moved(values: Sequence[float], change: float) -> list[float]:
-    """Seven of sixteen: fewer than the median sees. Their rms is 0.66 of the change."""
+    """Move seven of sixteen values: too few for the median. Their rms is 0.66 of the change."""
     return [value + change * (index < 7) for index, value in enumerate(values)]
 
 
@@ -222,9 +222,11 @@ def bad(
     bounds: Bounds = WIDE,
     **now: Any,
 ) -> KnownRecord:
-    """The healthy record with fields `now`, against the healthy one with fields `was`; `fails` must fail."""
+    """Return the healthy record with fields `now`, against the healthy one with fields `was`; `fails` must
+    fail."""
     baseline = replace(HEALTHY, **(was or {}))
-    # What is common to both is changed in `was` alone; the noise is the baseline's, a run measures none.
+    # `was` alone changes fields of both records; the noise belongs to the baseline, since a run measures
+    # none.
     record = replace(baseline, **{"noise": None, **now})
     return KnownRecord(
         name=name,
@@ -237,13 +239,13 @@ def bad(
 
 
 def good(name: str, wrong: str, **rest: Any) -> KnownRecord:
-    """One that must pass: a gate that cries wolf is switched off."""
+    """Return a record that must pass: people switch off a gate with false alarms."""
     return bad(name, wrong, **rest)
 
 
 def elsewhere(noise: Noise | None, *, was: dict[str, Any] | None = None, **now: Any) -> dict[str, Any]:
-    """Fields of a run on a machine that multiplies otherwise than the accepting one, whose record has `noise`
-    and the fields `was`."""
+    """Return the fields of a run on a machine that multiplies differently from the accepting one, whose
+    record has `noise` and the fields `was`."""
     return {"was": {"noise": noise, **(was or {})}, "arithmetic": OTHER_MACHINE, **now}
 
 

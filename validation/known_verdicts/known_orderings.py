@@ -1,4 +1,4 @@
-"""KLs whose order is known, and what must be said of each."""
+"""KLs with a known order, and the required verdict on each."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def _higher(by: float, scatter: float) -> list[float]:
     return [one + by + scatter * (-1) ** place for place, one in enumerate(_LOWER)]
 
 
-#: What is shown by KLs of the higher step that lie 0.01 above, 0.005 below, and on average next to nothing to
-#: either side.
+#: The result of comparing KLs of the higher precision that lie 0.01 above, 0.005 below, and on average almost
+#: equal.
 _HIGHER: tuple[tuple[Shown, list[float]], ...] = (
     ("holds", _higher(0.01, 0.003)),
     ("reversed", _higher(-0.005, 0.001)),
     ("undecided", _higher(0.0001, 0.003)),
     ("undecided", _higher(-0.0001, 0.003)),
 )
-#: What an ordering, and an exception that shows this, may come to.
+#: Possible verdicts on an ordering, and on an exception that shows this.
 _MAY: dict[Shown | None, tuple[Shown, ...]] = {
     None: ("holds",),
     "undecided": ("holds", "undecided"),
@@ -32,7 +32,7 @@ _MAY: dict[Shown | None, tuple[Shown, ...]] = {
 
 
 def missed_orderings() -> Iterator[str]:
-    """What is judged otherwise than it must be, in one line each."""
+    """Yield each wrong verdict, in one line."""
     for shows, higher in _HIGHER:
         found = compare_kl(_LOWER, higher)
         if found.shows != shows:

@@ -32,9 +32,9 @@ _ONE, _OTHER = "layers.1.mlp", "layers.0.attention"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Of one figure, what may not be and what may be: twice and half of what it may move by in all places and
-    in one, and of what it may here (a sketch by nothing: one unit is the least change; a size as elsewhere,
-    since what moves it is other arithmetic)."""
+    """For one figure, changes that must fail and that may occur: twice and half of its bound in all places
+    and in one, and of its bound on this machine (for a sketch zero: one unit is the least change; for a size
+    as elsewhere, since only other arithmetic moves it)."""
 
     everywhere: tuple[float, float]
     once: tuple[float, float]
@@ -52,7 +52,8 @@ BOUNDS: Mapping[str, Bounds] = {
 
 
 def _moved(figure: str, change: float) -> SublayerError:
-    """The healthy error with one figure moved; of a sketch, one that was 0, so that its length hardly is."""
+    """Return the healthy error with one figure moved; in a sketch, a component that was 0, so that its length
+    hardly changes."""
     error = LAYERS[_ONE]
     if figure == "sketch":
         first, second, third, last = error.sketch
@@ -69,7 +70,7 @@ def _once(figure: str, change: float) -> dict[str, SublayerError]:
 
 
 def _of(figure: str, bounds: Bounds) -> tuple[KnownRecord, ...]:
-    """What moves in all places falls, what moves in one rises."""
+    """Return examples of one figure: falling in all places, rising in one."""
     (wide, all_within), (far, one_within), (here, within) = bounds.everywhere, bounds.once, bounds.here
     return (
         bad(f"layers-{figure}-here", f"{figure} of one place", 6, sublayers=_once(figure, here)),
@@ -100,9 +101,10 @@ def _of(figure: str, bounds: Bounds) -> tuple[KnownRecord, ...]:
     )
 
 
-# Of every figure 0.02 was measured at the median place and 0.1 at the worst, so that 0.08 and 0.4 may be.
+# Measured noise of every figure: 0.02 at the median place and 0.1 at the worst, so that 0.08 and 0.4 may
+# occur.
 _MEASURED = SublayerNoise(typical=dict.fromkeys(BOUNDS, 0.02), largest=dict.fromkeys(BOUNDS, 0.1))
-#: No bound of losses decides here: those of the layers do.
+#: The layers' bounds decide here, not those of losses.
 _LOUD: Noise = replace(RMS_DECIDES, sublayers=_MEASURED)
 
 LAYER_NOISE = (

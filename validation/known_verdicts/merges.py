@@ -1,6 +1,6 @@
-"""Shards of runs whose verdict is known, and what a merge of them must say.
+"""Shards of runs with known verdicts, and the required result of their merge.
 
-A merge that loses a shard's red, or excuses its exit status, turns nothing red; it only makes more green.
+A merge that loses a shard's red, or excuses its exit status, turns no run red, only more runs green.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FAILED = (check(4, "cast codes", False, "an example's codes"),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Canary:
-    """Shards, and what a merge of them must say: `green`, `red`, or `refused`."""
+    """Shards, and the required result of their merge: `green`, `red`, or `refused`."""
 
     name: str
     what: str
@@ -54,7 +54,7 @@ def _result(case: Case) -> CaseResult:
 
 
 def _shard(index: int, **changes: Any) -> ShardRun:
-    """One of three, all green: two cases, with these fields."""
+    """Return one of three shards, all green: two cases, with these fields."""
     part = _CASES[2 * index - 2 : 2 * index]
     names = tuple(case.id for case in part)
     shard = ShardRun(
@@ -73,7 +73,7 @@ def _shard(index: int, **changes: Any) -> ShardRun:
 
 
 def green_shards() -> tuple[ShardRun, ...]:
-    """A run without anything wrong."""
+    """Return a run without any error."""
     return tuple(_shard(index) for index in range(1, _COUNT + 1))
 
 
@@ -82,7 +82,7 @@ def _with(index: int, **changes: Any) -> tuple[ShardRun, ...]:
 
 
 def _ended(index: int, outcome: Outcome, *, place: int = 1, exit_status: int = 1) -> tuple[ShardRun, ...]:
-    """The green run, of whose shards one has a case that ended so."""
+    """Return the green run with a case of this outcome in one shard."""
     results = list(_shard(index).results)
     lacks = outcome in (Outcome.SKIPPED, Outcome.ERROR, Outcome.CRASHED, Outcome.NOT_RUN)
     results[place] = replace(
@@ -147,7 +147,7 @@ def _known_runs() -> Iterator[_Canary]:
 
 
 def missed_merges(join: Callable[[Path], Merged] = merge_folder) -> Iterator[tuple[str, str]]:
-    """Runs that a merge judges otherwise than it must: name, and what happened, in one line."""
+    """Yield the name of each run that a merge misjudges, and the actual result, in one line."""
     for known in _known_runs():
         try:
             with tempfile.TemporaryDirectory(prefix="mxcheck-example-") as folder:

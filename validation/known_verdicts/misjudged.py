@@ -1,9 +1,9 @@
-"""What a gate says of records and calls whose verdict is known.
+"""Find wrong verdicts of a gate on known records and calls.
 
-A fault of the gate itself (a tolerance ten times too wide, a drift that is one-sided, a baseline compared
-with itself) turns no case red; it only makes the gate laxer. So it is asked to judge what is known: records
-that must fail at stated steps, records that must pass, and calls with the result that each must give. A run
-of the gate has a short form of it (`mxcheck.gate.smoke`); here is all of it, as tests.
+A fault of the gate itself (a tolerance ten times too wide, a one-sided drift, a baseline compared with
+itself) turns no case red; it only makes the gate laxer. So the gate judges known examples: records that must
+fail at stated steps, records that must pass, and calls with the result that each must return. A run of the
+gate includes a short form (`mxcheck.gate.smoke`); this is the full form, as tests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from validation.known_verdicts.whole_lists import WHOLE_LISTS
 
 _Found = TypeVar("_Found")
 
-#: Records to judge, and calls to make.
+#: Records to judge, and calls to execute.
 RECORDS: tuple[KnownRecord, ...] = (
     *(*STEP_RECORDS, *REFERENCE_STANDS, *DRIFT_RECORDS),
     *(*PREDICTION_RECORDS, *LAYER_RECORDS, *COUNT_RECORDS, *WHOLE_LISTS),
@@ -42,7 +42,8 @@ CALLS: tuple[Expectation, ...] = (*SURROUNDINGS, *ACCEPTANCE, *NOISES, *CONTRADI
 def missed(
     records: Sequence[KnownRecord] = RECORDS, calls: Sequence[Expectation] = CALLS
 ) -> Iterator[tuple[str, str]]:
-    """Known records and calls that the gate misjudges: name, and what happened, in one line."""
+    """Yield the name of each known record or call that the gate misjudges, and the actual result, in one
+    line."""
     for known in records:
         failed = _tried(partial(_failed_steps, known))
         if failed != known.fails:
@@ -58,8 +59,8 @@ def _failed_steps(known: KnownRecord) -> tuple[int, ...]:
 
 
 def _tried(call: Callable[[], _Found]) -> _Found | str:
-    """What a call gives, or in one line what it raised: none of them raises where nothing is wrong. Raises
-    MemoryError alone."""
+    """Return a call's result, or its error in one line, since no call raises where nothing is wrong. Only
+    MemoryError is raised."""
     try:
         return call()
     except MemoryError:

@@ -25,7 +25,7 @@ _FOUR = replace(
 
 
 def _noise(**changed: Any) -> tuple[Any, ...] | str:
-    """The worst of two trials, the second with these fields; or why there is none."""
+    """Return the worst of two trials, the second with these fields; or why there is none."""
     figures = {
         "reference_losses": [2.5, 2.0, 2.0, 2.0],
         "sequence_losses": [1.0, 2.0, 2.0, 2.0],
@@ -90,20 +90,20 @@ NOISE = (
 )
 
 
-#: No file can be there.
+#: A path where no file can exist.
 _NO_FILE = Path(os.devnull) / "none.json"
 
 
 def _stored(record: Record, update: Update, accepted: Noise) -> Noise | None:
-    """The noise that an update writes, where this one was accepted and `RMS_DECIDES` is measured."""
+    """Return the noise that an update writes, where this one was accepted and `RMS_DECIDES` is measured."""
     before = Accepted(record=replace(HEALTHY, noise=accepted))
     decision = decide(record, before, TIGHT, update)
     return stored(decision, before, _NO_FILE, lambda: RMS_DECIDES).noise
 
 
 def _widened() -> tuple[float, ...]:
-    """The noise of the healthy record beside a record of another machine, whose losses all lie 0.25 higher,
-    whose KL are the same, and whose own noise is 2."""
+    """Return the noise of the healthy record combined with a record of another machine, whose losses are all
+    0.25 higher, whose KL are the same, and whose own noise is 2."""
     figures: dict[str, Any] = dict.fromkeys(_FIGURES, 2.0)
     two = Noise(environments=[], **figures)
     there = replace(

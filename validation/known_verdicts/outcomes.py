@@ -1,4 +1,4 @@
-"""Examples of how a case ended: which ends are green, and that a result travels as it is."""
+"""Examples of outcomes: which are green, and that a result is transmitted unchanged."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _RED = ("FAILED", "MISSING", "CORRUPT", "ERROR", "CRASHED", "NOT_RUN", "NO_ROW")
 
 
 def _run(*names: str) -> bool:
-    """Whether a run whose cases ended so is green."""
+    """Return whether a run of cases with these outcomes is green."""
     return all_green(CaseResult(case=HEALTHY.case, outcome=Outcome[name]) for name in names)
 
 
 def _runs(name: str) -> list[bool]:
-    """The same of one such case alone, and of one after and before another that passed."""
+    """Return the same for one such case alone, and for one after and before another that passed."""
     return [_run(name), _run("PASSED", name), _run(name, "PASSED")]
 
 
 def _arrives(result: CaseResult) -> bool:
-    """Whether a result is the same where it was sent to."""
+    """Return whether a result is unchanged after transmission."""
     return result_from_dict(result.as_dict()) == result
 
 

@@ -35,11 +35,11 @@ def _predictions(**changed: Any) -> dict[str, Any]:
 
 
 def _k3(*values: float) -> dict[str, Any]:
-    """The healthy k3 moved by `values`, which go round."""
+    """Return the healthy k3 moved by `values`, repeated cyclically."""
     return _predictions(sequence_k3=moved(KL, *values))
 
 
-# Step 2. Of k3 that scatters by 0.001 about the rise the standard error is 2.6e-4. Of these 10.7 may be:
+# Step 2. With k3 scattered by 0.001 about the rise the standard error is 2.6e-4. 10.7 of these are allowed:
 # 2.75e-3.
 _COARSE = {"kl": 0.3, "sequence_kl": [0.3] * 16}
 _FINE = {"kl": 0.1, "sequence_kl": [0.1] * 16, "sequence_losses": moved(REFERENCE, 0.11, 0.09)}
@@ -131,7 +131,7 @@ K3_HERE = (
 )
 
 # Step 6. The noise is that of the losses. Without noise the median may move by 5e-4 and one sequence by twice
-# the largest change by quantization, which is 0.04.
+# quantization's largest change, which is 0.04.
 ENTROPIES_HERE = (
     good(
         "entropy-none",
@@ -241,7 +241,7 @@ ENTROPIES_ELSEWHERE = (
     ),
 )
 
-# Of 1600 tokens 80 disagree with the reference: by 1 + 3 √80 tokens, 0.0174, it may move elsewhere.
+# 80 of 1600 tokens disagree with the reference: elsewhere the agreement may move by 1 + 3 √80 tokens, 0.0174.
 _FIVE_IN_A_HUNDRED = {"top1_agreement": 0.95}
 TOP1 = (
     bad("top1-up", "the top-1 agreement rose by 2e-9", 6, top1_agreement=0.98 + 2e-9),
@@ -289,7 +289,7 @@ TOP1 = (
     ),
 )
 
-# Where no KL is known, k3 says what quantization does to a sequence: the median may move by 5e-4 (`drifts`).
+# Where no KL is known, k3 gives quantization's effect on a sequence: the median may move by 5e-4 (`drifts`).
 _K3_INSTEAD = {**_k3(0.001, -0.001), **_WITHOUT_KL}
 LOSSES_WITHOUT_KL = (
     bad(

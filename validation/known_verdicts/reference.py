@@ -21,8 +21,8 @@ from validation.known_verdicts.healthy import (
     some_moved,
 )
 
-# Step 2. The reference's noise is 1e-4 and the bounds 4e-4; without noise, the floor of 2e-6 alone. The mean
-# of loss less entropy has a standard error of 0.0026 here and may be 0.0138.
+# Step 2. The reference's noise is 1e-4 and the bounds 4e-4; without noise, only the floor of 2e-6. The mean
+# of loss minus entropy has a standard error of 0.0026 here and may be 0.0138.
 REFERENCE_STANDS = (
     bad(
         "reference-up",

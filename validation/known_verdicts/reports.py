@@ -1,6 +1,6 @@
-"""What the report of a run says of cases whose end is known.
+"""Reports of runs with known outcomes of the cases.
 
-A report that passes over a worker's death, or over a case that never ran, turns nothing red.
+A report that ignores a worker's death, or a case that never ran, turns no run red.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SKIPPED = CaseResult(case=_CASE, outcome=Outcome.SKIPPED, reason="an example")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reported:
-    """Reports of one case, each a phase, how it ended and what it carries; and the end that the case has."""
+    """Reports of one case, each with its phase, outcome and contents; and the case's required outcome."""
 
     name: str
     reports: tuple[tuple[str, str, CaseResult | None], ...]
@@ -73,7 +73,7 @@ _TOLD = replace(
 
 
 def _saturating() -> CaseResult:
-    """A red row whose activations saturate, and whose weights do not."""
+    """Return a red row whose activations saturate, and whose weights do not."""
     assert HEALTHY.counters is not None
     (name, operands), *_ = HEALTHY.counters.operands.items()
     counts = next(one for one in operands.values() if isinstance(one, OperandCounts))
@@ -83,12 +83,12 @@ def _saturating() -> CaseResult:
 
 
 def _told(result: CaseResult) -> str:
-    """A row of the table, in one line."""
+    """Return a row of the table, in one line."""
     return " ".join(render(results_table([result]), color=False).split())
 
 
 def _worst() -> str:
-    """The layer that is named first where one of them turned."""
+    """Return the layer that is named first where one of them turned."""
     assert HEALTHY.sublayers is not None
     last = list(HEALTHY.sublayers)[-1]
     turned = replace(HEALTHY.sublayers[last], sketch=(800, 600, 0, 0))
@@ -123,7 +123,7 @@ _TEXTS: tuple[Expectation, ...] = (
 
 
 def missed_reports() -> Iterator[str]:
-    """What a run reports otherwise than it must, in one line each."""
+    """Yield each wrong report of a run, in one line."""
     for text in _TEXTS:
         try:
             found = text.found()
@@ -144,7 +144,7 @@ def missed_reports() -> Iterator[str]:
 
 
 def _ended(one: _Reported) -> tuple[Outcome, int]:
-    """How the report says that the case ended, and the exit status that it leaves where pytest had none."""
+    """Return the case's outcome in the report, and the run's exit status where pytest had none."""
     live = SimpleNamespace(case_ended=lambda *_: None, last_words={})
     plugins = SimpleNamespace(get_plugin=lambda _: live)
     config: Any = SimpleNamespace(pluginmanager=plugins)

@@ -132,7 +132,7 @@ _OTHER = RowGroups(rows=64, groups=("x", "x"))
 
 
 def _of_q(**digests: RowGroups) -> Digests:
-    """The healthy digests, of one module with these."""
+    """Return the healthy digests with these for one module."""
     return {**DIGESTS, Q: {**DIGESTS[Q], **digests}}
 
 

@@ -51,7 +51,7 @@ STATISTICS = (
 
 
 def _read(text: str) -> str:
-    """Why a baseline's text is refused, in a word; or "taken"."""
+    """Return why a baseline's text is refused, in a word; or "taken"."""
     try:
         decode(text, where="example")
     except BaselineError as error:
@@ -99,7 +99,8 @@ FILES = (
 
 
 def _places(device: str, *overrides: str) -> tuple[str, str]:
-    """What is read and what would be written on a device, where the common file and these overrides lie."""
+    """Return the paths that are read and would be written on a device, with the common file and these
+    overrides present."""
     case = Case(model="example", precision="bf16")
     with tempfile.TemporaryDirectory(prefix="mxcheck-example-") as folder:
         common = Path(folder) / case.baseline

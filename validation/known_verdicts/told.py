@@ -1,4 +1,4 @@
-"""Examples of what a red case is told by: the bound of its rise, and its cause."""
+"""Examples of a red case's message: the bound of its rise, and its cause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from validation.known_verdicts.healthy import DIGESTS, HEALTHY, WIDE, Q
 
 
 def _upper_in_errors() -> float:
-    """The upper bound of the healthy record's rise, in standard errors above its mean."""
+    """Return the upper bound of the healthy record's rise, in standard errors above its mean."""
     mean, error, upper = rise(HEALTHY)
     return round((upper - mean) / error, 3)
 
@@ -21,7 +21,7 @@ def _cause(record: Record) -> str:
     return cause(judge(record, HEALTHY, WIDE), record, HEALTHY).link
 
 
-#: Other codes in one module: more than one row of the table has it, and the first is the cause.
+#: Other codes in one module: several rows of the table match, and the first is the cause.
 _OTHER_CODES = replace(
     HEALTHY,
     digests={**DIGESTS, Q: {**DIGESTS[Q], "codes": replace(DIGESTS[Q]["codes"], groups=("other", "codes"))}},

@@ -24,7 +24,7 @@ CHANGED, _NEW, RECENTRE = Update(changed=True), Update(missing=True), Update(cha
 
 
 def _measured(**changes: Any) -> Record:
-    """The healthy record as a run measures it, with these fields, and means that are theirs."""
+    """Return the healthy record as a run measures it, with these fields and consistent means."""
     record = replace(HEALTHY, **{"noise": None, **changes})
     loss = fmean(record.sequence_losses)
     return replace(
@@ -71,14 +71,14 @@ def _other(**changes: Any) -> Record:
 
 
 def _refused(found: Absolute, stands: Standing | None = None, *, kl: float = 0.0005) -> tuple[str, ...]:
-    """The checks of a first acceptance that fail."""
+    """Return the failed checks of a first acceptance."""
     checks = absolute_checks(replace(HEALTHY, kl=kl), found, stands or Standing())
     return tuple(one.key for one in checks if not one.passed)
 
 
 def _standing(step: str, change: float, options: Sequence[str] = (), **changes: Any) -> tuple[int, int]:
-    """With how many accepted steps the healthy record is compared, and how many of them it contradicts, where
-    `step` alone was accepted and costs `change` more."""
+    """Return the number of accepted precisions with which the healthy record is compared, and the number of
+    those that it contradicts, where only `step` was accepted and costs `change` more."""
     record = replace(HEALTHY, options=list(options))
     costs = [one + change * (1 + index % 3) for index, one in enumerate(HEALTHY.sequence_kl or [])]
     kept = replace(record, precision=step, sequence_kl=costs, **changes)
@@ -195,7 +195,8 @@ FIRST = (
 
 
 def _on_file(text: str) -> tuple[str, bool, bool]:
-    """What becomes of a record that moved where a file holds this text; whether it was read, and taken."""
+    """Return the decision on a record that moved where a file holds this text; whether it was read, and
+    accepted."""
     with tempfile.TemporaryDirectory(prefix="mxcheck-example-") as folder:
         path = Path(folder) / "example.json"
         path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Examples of comparisons that leave something out: the first or last sequence, a module, a place."""
+"""Examples of comparisons that omit something: the first or last sequence, a module, a place."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from validation.known_verdicts.healthy import (
 
 
 def _at(values: Sequence[float], index: int, change: float) -> list[float]:
-    """`values`, one of them moved."""
+    """Return `values` with one of them moved."""
     return [value + change * (place == index % len(values)) for place, value in enumerate(values)]
 
 
@@ -41,7 +41,7 @@ def _predictions(**changed: Any) -> dict[str, Any]:
     return {**PREDICTED, "predictions": replace(PREDICTIONS, **changed)}
 
 
-#: Lists by sequence, and the fields of the records of which one of them has moved at one place.
+#: Lists by sequence, and the fields of records in which one of them has moved at one place.
 _LISTS: dict[str, Any] = {
     "losses": lambda at: {"sequence_losses": _at(LOSSES, at, 2e-9)},
     "kl": lambda at: {"sequence_kl": _at(KL, at, 2e-9)},
@@ -100,7 +100,7 @@ REFERENCE_ENTROPIES = (
 
 _FIRST = "layers.0.down"  # the first by name
 _OTHER = RowGroups(rows=64, groups=("x", "x"))
-#: A digest that only one of two records has is red whichever of them it is.
+#: A digest in only one of two records is red, whichever record has it.
 MODULES = (
     bad(
         "digest-of-first",
@@ -130,7 +130,7 @@ _SHOWN: dict[str, Any] = {
         "probability_change_percentiles": {**PREDICTIONS.probability_change_percentiles, "100": 0.1 + 2e-9}
     },
 }
-#: What has a column in a table and no bound of its own.
+#: Figures with a column in a table and no bound of their own.
 SHOWN = (
     *(
         bad(name, f"{name} moved by 2e-9", 6, was=PREDICTED, **_predictions(**changed))

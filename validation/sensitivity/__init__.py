@@ -1,1 +1,1 @@
-"""Run the suites under each fault of the catalogue, and say what saw it."""
+"""Run the suites under each fault of the catalogue, and report which check detects it."""

@@ -1,4 +1,4 @@
-"""Work in forked children: each starts from what this process has imported, with nothing computed yet.
+"""Run jobs in forked children: each starts with this process's imports, before any computation.
 
 A child may die or hang, which is a result too.
 """
@@ -30,14 +30,14 @@ _LAST_WORDS = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Work for a child.
+    """A job for a child.
 
     Attributes:
-        name: what it is, for people.
-        result: the JSON file that its result goes to, at once or not at all.
-        log: where its output goes.
+        name: its name, for people.
+        result: path of the JSON file of its result, which is written atomically.
+        log: path of its output.
         limit: seconds until it counts as hanging.
-        work: what the child does.
+        work: the function that the child calls.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Job:
 
 
 def check_fork() -> None:
-    """Raises ValueError where processes cannot be forked."""
+    """Raise ValueError where processes cannot be forked."""
     if "fork" not in multiprocessing.get_all_start_methods():
         raise ValueError(
             f"a sensitivity run forks its processes, which {sys.platform} cannot do; run it on Linux"
@@ -56,7 +56,7 @@ def check_fork() -> None:
 
 
 def read_result(path: Path) -> SuiteRun:
-    """A finished job's result. Raises ValueError where the file is none."""
+    """Read a finished job's result. Raises ValueError for an invalid file."""
     try:
         return suite_run_from_dict(read_json(path))
     except (FileNotFoundError, *MALFORMED) as error:
@@ -66,9 +66,9 @@ def read_result(path: Path) -> SuiteRun:
 
 
 def in_children(jobs: Iterable[Job], count: int) -> Iterator[tuple[Job, SuiteRun]]:
-    """Carry out jobs, `count` at once; yields each with its result as it ends, in no order.
+    """Run jobs, `count` at once; yield each with its result as it ends, in no order.
 
-    Stopped in the midst of it, it stops the children; what has a result keeps it.
+    An interruption stops the children; finished results are kept.
     """
     context = multiprocessing.get_context("fork")
     waiting, running = deque(jobs), dict[int, tuple[Job, BaseProcess, float]]()
@@ -98,15 +98,15 @@ def in_children(jobs: Iterable[Job], count: int) -> Iterator[tuple[Job, SuiteRun
 
 
 def _ended(job: Job, process: BaseProcess, took: float, *, hangs: bool) -> SuiteRun:
-    """The result of a child that ended or must end now.
+    """Return the result of a child that has ended or must end now.
 
-    Raises ValueError where something outside killed it (the kernel, for want of memory): that says nothing
-    of its fault.
+    Raises ValueError where something outside killed it (such as the kernel, for want of memory): that says
+    nothing about its fault.
     """
     if not hangs:
-        process.join()  # its end is seen a little before its exit code is
+        process.join()  # its end is visible slightly before its exit code
     killed = process.exitcode == -signal.SIGKILL
-    _kill(process)  # if not itself, then what it left behind
+    _kill(process)  # its remaining children, if not itself
     if job.result.is_file():
         return read_result(job.result)
     if killed:
@@ -127,7 +127,7 @@ def _ended(job: Job, process: BaseProcess, took: float, *, hangs: bool) -> Suite
 
 
 def _kill(process: BaseProcess) -> None:
-    """End a child and what it started: they are a process group."""
+    """End a child and its descendants: they are a process group."""
     assert process.pid is not None
     with suppress(ProcessLookupError, PermissionError):  # no such group: it ended, or had not begun
         os.killpg(process.pid, signal.SIGKILL)
@@ -147,7 +147,7 @@ def _child(job: Job) -> None:
 
 
 def _end_with_parent() -> None:
-    """Where the parent is killed, its children would go on for nobody."""
+    """End this child when the parent is killed: nobody would read its result."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,19 +1,19 @@
-"""What a sensitivity run found out about one fault, as plain data."""
+"""The results of a sensitivity run for one fault, as plain data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Where a fault was caught.
+#: The stages at which a fault was detected.
 STAGES = ("reduced", "own tests", "full", "never")
-#: Faults of what judges, reports and keeps records: groups of the catalogue. The others are of the product.
+#: Groups of faults in code that judges, reports and keeps records. The others are faults of the product.
 OF_THE_GATE = ("gate", "record keeping")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """Whether a check alone would have seen a fault, and the worst of its figures over their bounds (above 1
-    it sees it; None: no case got so far)."""
+    """The verdict of a check alone on a fault, and the largest ratio of a figure to its bound
+    (detected above 1; None: no case reached the check)."""
 
     seen: bool
     margin: float | None
@@ -21,13 +21,13 @@ class Sight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelSight:
-    """What the kernel suite made of a fault.
+    """The kernel suite's result under a fault.
 
     Attributes:
         caught: whether it was red.
         cells: red cells of the conformance matrix, and all that ran.
         share: mismatches over elements compared, of the worst cell.
-        tests: names of the other red tests, each with how many were red and how many ran.
+        tests: names of the other red tests, each with the numbers of red tests and of tests run.
         ended: `finished`, `crash` or `hang`.
     """
 
@@ -40,14 +40,14 @@ class KernelSight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSight:
-    """What the model suite made of a fault.
+    """The model suite's result under a fault.
 
     Attributes:
         caught: whether it was red.
-        without_digests: whether it was red for more than the accepted digests of casts: any other check,
-            test or end.
+        without_digests: whether it was red for more than the accepted digests of casts: any other check, test
+            or outcome.
         cases: red cases and all that ran.
-        steps: those of DESIGN section 5 that failed in any case (`1` to `6`); `error` where a case ended
+        steps: the steps that failed in any case (`1` to `6`); `error` where a case ended
             without a verdict, names of other red tests, `crash`, `hang`.
     """
 
@@ -59,18 +59,18 @@ class ModelSight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detection:
-    """One fault: what it is, and which check saw it.
+    """A fault, and the checks that detected it.
 
     Attributes:
-        kernels: the kernel suite at `quick`, on the fault's formats; it did not run where there are none.
+        kernels: the kernel suite at `quick`, on the fault's formats; not run where there are none.
         models: the reduced model suite.
-        own_tests: how many records, reports, orderings and merges of known verdict were judged wrong.
+        own_tests: number of misjudged records, reports, orderings and merges with known verdicts.
         bounds: step 5 alone.
         drift: step 6 alone on the accepting machine, where nothing may move.
-        drift_elsewhere: step 6 alone on a machine that multiplies otherwise: only the noise bounds hold.
-        full: the full gate, which only survivors of the reduced one are taken to.
-        survives: the catalogue's reason why it is not caught, if it has one.
-        unseen: whether it was written by somebody who had read no check, before any run looked for it.
+        drift_elsewhere: step 6 alone on a machine that multiplies differently: only the noise bounds apply.
+        full: the full gate, which runs only for survivors of the reduced one.
+        survives: the catalogue's reason why it is not detected, if any.
+        unseen: whether its author had read no check, before any run searched for it.
     """
 
     name: str
@@ -88,13 +88,13 @@ class Detection:
 
     @property
     def without_digests(self) -> bool:
-        """Whether it was caught by more than the accepted digests of casts."""
+        """True if it was detected by more than the accepted digests of casts."""
         models = [one for one in (self.models, self.full) if one is not None]
         return self.kernels.caught or any(one.without_digests for one in models)
 
     @property
     def stage(self) -> str:
-        """Where it was caught, one of `STAGES`."""
+        """Stage at which it was detected, one of `STAGES`."""
         if self.kernels.caught or self.models.caught:
             return "reduced"
         if self.own_tests:
@@ -103,7 +103,7 @@ class Detection:
 
     @property
     def trouble(self) -> str:
-        """What the catalogue must mend, in one line; empty where it is right."""
+        """The required correction of the catalogue, in one line, or empty."""
         if self.stage == "never" and not self.survives:
             return f"{self.name} survived, and the catalogue does not say why"
         if self.stage != "never" and self.survives:

@@ -1,6 +1,6 @@
-"""A fault's runs, judged once more by the gate without the fault in it.
+"""Judge a fault's runs again by the gate without the fault.
 
-A gate with a fault in it may lie: what it said decides whether the fault was caught, and nothing else.
+A gate with a fault may report wrong figures: its verdict only decides whether the fault was detected.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def detection(
     healthy: SuiteRun,
     accepted: Path,
 ) -> Detection:
-    """What saw a fault. `healthy` is the same model suite without it, `accepted` are its baselines."""
+    """Return the checks that detected a fault. `healthy` is the same model suite without it, `accepted` are
+    its baselines."""
     bounds = {one.case: one.bounds for one in healthy.results if one.bounds is not None}
     pairs = [
         (one.record, read(accepted / one.case.baseline), bounds[one.case])
@@ -59,12 +60,13 @@ def detection(
 
 
 def _here(record: Record, baseline: Record) -> Record:
-    """The record as of a machine that multiplies as the accepting one: a fault may move the reference."""
+    """Return the record as of a machine that multiplies as the accepting one: a fault may move the
+    reference."""
     return replace(record, arithmetic=baseline.arithmetic, reference_losses=baseline.reference_losses)
 
 
 def kernel_sight(run: SuiteRun) -> KernelSight:
-    """What the kernel suite said."""
+    """Summarize the kernel suite's results."""
     red = [cell for cell in run.cells if cell["verdict"] in ("red", "error")]
     shares = [cell["mismatches"] / cell["elements"] for cell in red if cell["elements"]]
     return KernelSight(
@@ -77,7 +79,7 @@ def kernel_sight(run: SuiteRun) -> KernelSight:
 
 
 def model_sight(run: SuiteRun) -> ModelSight:
-    """What the model suite said."""
+    """Summarize the model suite's results."""
     red = [result for result in run.results if result.outcome.red]
     steps = {step for result in red for step in _steps(result)}
     steps |= {name.removeprefix("test_") for name, (failed, _) in run.tests.items() if failed}
@@ -96,7 +98,7 @@ def model_sight(run: SuiteRun) -> ModelSight:
 
 
 def _more(result: CaseResult) -> bool:
-    """Whether a red case would be red if no digest had been accepted."""
+    """Return whether a red case would be red if no digest had been accepted."""
     return not result.failures or any(one.key not in DIGESTED for one in result.failures)
 
 
@@ -107,7 +109,7 @@ def _steps(result: CaseResult) -> Sequence[str]:
 
 
 def bounds_sight(record: Record, bounds: Bounds) -> Sight:
-    """Step 5 alone: KL and the rise of the cross-entropy."""
+    """Apply step 5 alone: KL and the rise of the cross-entropy."""
     failed = judge(record, None, bounds).failed_steps
     mean, error, upper = rise(record)
     held = mean if math.isinf(error) else upper
@@ -116,7 +118,7 @@ def bounds_sight(record: Record, bounds: Bounds) -> Sight:
 
 
 def drift_sight(record: Record, baseline: Record) -> Sight:
-    """Step 6 alone: losses and KL by sequence."""
+    """Apply step 6 alone: losses and KL by sequence."""
     if len(record.sequence_losses) != len(baseline.sequence_losses):
         return Sight(seen=True, margin=math.inf)
     moved = [drift(record, baseline, quantity) for quantity in ("loss", "kl")]
@@ -127,7 +129,7 @@ def drift_sight(record: Record, baseline: Record) -> Sight:
 
 
 def _share(figure: float, bound: float) -> float:
-    """A figure in units of its bound: 0 at best, infinite where it is none."""
+    """Return a figure in units of its bound, at least 0; infinite where it is not finite."""
     if math.isnan(figure):
         return math.inf
     if figure <= 0:

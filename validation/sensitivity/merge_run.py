@@ -1,4 +1,4 @@
-"""A merge of a run whose shards are all green, with a fault in what merges."""
+"""Merge a run whose shards are all green, with a fault in the merge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from validation.sensitivity.suite_run import SuiteRun
 
 
 def run_merge() -> SuiteRun:
-    """What `mxcheck merge` does, as a suite of its own."""
+    """Run `mxcheck merge` as a suite of its own."""
     began = time.monotonic()
     messages: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mxcheck-merge-") as folder:

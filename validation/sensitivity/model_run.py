@@ -1,4 +1,5 @@
-"""The reduced model suite in this process, without pytest: measured, and decided by the gate."""
+"""Run the reduced model suite in this process, without pytest: measure the cases and decide them by the
+gate."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from validation.sensitivity.suite_run import SuiteRun
 
 
 def run_models(measuring: Measuring, *, update: bool = False) -> SuiteRun:
-    """Hold every case that `measuring` has a recipe for against its baselines, or accept it (`update`)."""
+    """Compare every case of `measuring`'s recipes with its baseline, or accept it (`update`)."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mxcheck-models-") as folder:
         results = _results(measuring, Path(folder), update=update)
@@ -82,6 +83,6 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
 
 
 def _of_model(measuring: Measuring, model: str, session: Session) -> Sequence[Case]:
-    """The cases of a model that can run here: their noise is measured at once."""
+    """Return the cases of a model that can run here: their noise is measured together."""
     recipes = measuring.recipes
     return [case for case in recipes if case.model == model and session.unavailable(recipes[case]) is None]

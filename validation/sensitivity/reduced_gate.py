@@ -1,4 +1,4 @@
-"""What is run under a fault: the reduced model suite, the kernel suite, and the full gate for survivors."""
+"""The runs under a fault: the reduced model suite, the kernel suite, and the full gate for survivors."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ from mxcheck.run.default_gate import FEW_STAGES, has_stage
 from mxcheck.run.measuring import Measuring
 from validation.faults.fault import Fault
 
-#: The reduced gate: a dense model, one with experts, and those that reach what these do not.
+#: The reduced gate: a dense model, one with experts, and models that cover the remaining code.
 MODELS = ("ref-llama", "ref-moe", *FEW_STAGES)
 SEQUENCES = 16
-#: Always run: the reference itself, and the loading type that changes nothing else.
+#: Always run: the reference itself, and the dtype of loading, which changes nothing else.
 WHOLE_MODEL = ("fp32", "bf16")
-TIERS = ("A", "B", "C", "D")  # the last two are of `mixed` alone
-#: Nothing about a fault is measured on a GPU: the committed baselines are a CPU's, and forks share no CUDA.
+TIERS = ("A", "B", "C", "D")  # the last two apply to `mixed` only
+#: Everything runs on the CPU: the committed baselines are a CPU's, and forks cannot share CUDA.
 _CPU = ("--mx-device", "cpu")
-#: Options that cost more than the steps that our bounds are of: how many times as much is let in.
+#: Options that cost more than the precisions for which our bounds are made, and the factor on the bounds.
 _COSTLY: dict[tuple[str, ...], float] = {
     ("--mx-rounding", "zero"): 8.0,
     ("--mx-scale-rule", "ceil"): 2.0,
     ("--mx-datasets", "prose"): 2.0,
 }
 _MODEL_SUITE = ("--pyargs", "mxcheck.suite.models", *_CPU)
-#: The full gate, without its baselines: every step that is installed, until something is red.
+#: The full gate, without its baselines: every installed precision, until a case is red.
 FULL_GATE = (*_MODEL_SUITE, "--mx-models", ",".join(REFERENCE_MODELS), "--mx-tier", "A,B", "-x")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReducedGate:
-    """The reduced model suite: options of the run, and the steps of the ladder."""
+    """The reduced model suite: options of the run, and precisions of the ladder."""
 
     options: tuple[str, ...]
     precisions: tuple[str, ...]
 
     @property
     def key(self) -> str:
-        """A name for its files."""
+        """Name of its files."""
         text = " ".join([*self.options, *self.precisions])
         words = re.findall(r"\w+", " ".join(self.options).replace("--mx-", "")) or ["plain"]
         return "-".join([*words, sha256(text.encode()).hexdigest()[:8]])
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Those of every run of it. With options only those that have every stage: the others have bounds of
-        the few stages that they have."""
+        """The models of its runs. With options only models with every stage: the others have bounds only for
+        their few stages."""
         return tuple(name for name in MODELS if not (self.options and name in FEW_STAGES))
 
     def let_in(self, accepted: Path) -> None:
-        """Give the models bounds of their own in the folder of baselines: where the options cost more, and
-        where a model's table has lines of whole texts only."""
+        """Write bounds of the models' own into the folder of baselines, where the options cost more, and
+        where a model's table has only lines for whole texts."""
         ours = load_bounds(baselines=accepted)
         for model in FEW_STAGES:
             if model not in self.models:
@@ -89,7 +89,7 @@ class ReducedGate:
             write_text(bounds_path(accepted / model), "".join(lines))
 
     def _cases(self, model: str) -> list[Case]:
-        """Those of a model without an option of the run."""
+        """Return a model's cases without an option of the run."""
         few = (f"samples{SEQUENCES}",)
         return [
             Case(model=model, precision=name, tier=tier, options=few)
@@ -99,13 +99,13 @@ class ReducedGate:
         ]
 
     def arguments(self, accepted: Path, *, update: bool = False) -> list[str]:
-        """Of pytest. `accepted` is the folder of baselines."""
+        """Return pytest's arguments. `accepted` is the folder of baselines."""
         return [
             *_MODEL_SUITE,
             *("--mx-models", ",".join(self.models)),
             *("--mx-max-samples", str(SEQUENCES)),
             *("--mx-precision", ",".join(self.precisions)),
-            # every linear takes the place of a tier
+            # every linear replaces a tier
             *(() if "--mx-all-linears" in self.options else ("--mx-tier", ",".join(TIERS))),
             f"--mx-baselines={accepted}",
             *self.options,
@@ -113,7 +113,7 @@ class ReducedGate:
         ]
 
     def measuring(self, accepted: Path) -> Measuring | None:
-        """The same cases without pytest; None where an option is one that only pytest's plugin knows."""
+        """Return the same cases without pytest; None where only pytest's plugin knows an option."""
         models = self.models
         tiers: tuple[str, ...] = TIERS
         changes = Changes()
@@ -125,7 +125,7 @@ class ReducedGate:
                 models = (
                     *models,
                     *next(words).split(","),
-                )  # besides ours, as the option adds them for pytest
+                )  # in addition to ours, as the option adds them for pytest
             elif word == "--mx-attention":
                 changes = replace(changes, attention=True)
             elif word == "--mx-quantize-outputs":
@@ -162,12 +162,13 @@ def _tiers_of(name: str, tiers: Iterable[str]) -> tuple[str | None, ...]:
 
 
 def gate_of(fault: Fault) -> ReducedGate:
-    """The reduced model suite that a fault is put under."""
+    """Return the reduced model suite for a fault."""
     return ReducedGate(options=fault.options, precisions=_in_order([*WHOLE_MODEL, *fault.precisions]))
 
 
 def accepting_gates(faults: Iterable[Fault]) -> dict[tuple[str, ...], ReducedGate]:
-    """By options, the suite with every step that a fault of these options needs: it is accepted once."""
+    """Return by options the suite with every precision that the faults with these options need: it is
+    accepted once."""
     needed: dict[tuple[str, ...], list[str]] = {}
     for fault in faults:
         needed.setdefault(fault.options, [*WHOLE_MODEL]).extend(fault.precisions)
@@ -183,7 +184,8 @@ def _in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def kernel_arguments(formats: Iterable[str]) -> list[str]:
-    """Of pytest: the cells and products of some formats, and all tests of layouts, which know no format."""
+    """Return pytest's arguments: the cells and products of some formats, and all tests of layouts, which do
+    not depend on the format."""
     return [
         *("--pyargs", "mxcheck.suite.kernels", *_CPU),
         *("--mx-kernel", "eager,eager_values", "--mx-level", "quick"),

@@ -30,12 +30,12 @@ from validation.sensitivity.sensitivity_state import Identity, check_unchanged, 
 from validation.sensitivity.suite_run import SuiteRun, run_suite
 
 #: Seconds until a child counts as hanging: a suite under a fault (alone on a core it takes 10 to 20), an
-#: acceptance, a full gate. A busy machine must not make a hang of what is only slow.
+#: acceptance, a full gate. On a busy machine a slow child must not count as hanging.
 LIMIT, ACCEPTANCE_LIMIT, FULL_LIMIT = 900.0, 3600.0, 5400.0
-#: (what ended, jobs that ended, jobs that are known of)
+#: (what ended, number of ended jobs, number of known jobs)
 Progress = Callable[[str, int, int], None]
 
-#: What both suites import, so that no child has to. None of it computes anything as it is imported.
+#: Imports of both suites, so that no child repeats them. None of them computes anything at import.
 _HEAVY = (
     *("numpy", "torch", "safetensors.torch", "transformers", "syrupy", "_pytest.logging"),
     *("transformers.models.llama.modeling_llama", "transformers.models.mixtral.modeling_mixtral"),
@@ -52,7 +52,7 @@ _HEAVY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """One run: where it keeps things, how many children, whom it tells, and what must stay as it was."""
+    """One run: its folder, number of children, progress callback, and the identity that must not change."""
 
     folder: Path
     jobs: int
@@ -78,7 +78,7 @@ class _Run:
         fault: Fault | None = None,
         limit: float = LIMIT,
     ) -> Job:
-        """pytest in a child, with a fault or healthy."""
+        """Return a job that runs pytest in a child, with a fault or healthy."""
         scratch = self.folder / "scratch" / f"{kind}-{name}"
         words = [*arguments, "--basetemp", str(scratch)]
         return self.job(kind, name, limit, partial(_under, fault, words, self.folder / "project"))
@@ -94,8 +94,8 @@ class _Run:
         update: bool = False,
         limit: float = LIMIT,
     ) -> Job:
-        """The reduced model suite in a child; by pytest where the fault or an option is of its plugin. In its
-        place a merge, where the fault is in what merges."""
+        """Return a job that runs the reduced model suite in a child; by pytest where the fault or an option
+        is in its plugin. Where the fault is in the merge, the job is a merge instead."""
         if fault is not None and concerns_merge(fault):
             return self.job(kind, name, limit, partial(_merge_under, fault))
         if gate.measuring(accepted) is None or (fault is not None and concerns_pytest(fault)):
@@ -106,7 +106,7 @@ class _Run:
         return self.folder / "accepted" / gate.key
 
     def all(self, jobs: Iterable[Job]) -> dict[str, SuiteRun]:
-        """Carry out what has no result yet; the results by the name of the job."""
+        """Run the jobs without a result; return the results by the name of the job."""
         jobs = list(jobs)
         results = {job.name: read_result(job.result) for job in jobs if job.result.is_file()}
         done, total = len(results), len(jobs)
@@ -115,7 +115,7 @@ class _Run:
             try:
                 check_unchanged(self.identity, identity(self.baselines))
             except ValueError:
-                job.result.unlink()  # the edit may be taken back, and then it would count
+                job.result.unlink()  # the edit may be reverted, and then it would count
                 raise
             results[job.name] = result
             done += 1
@@ -132,15 +132,15 @@ def run(
     full_gate: Sequence[str] = FULL_GATE,
     progress: Progress = lambda *_: None,
 ) -> list[Detection]:
-    """Put each fault under the reduced gate, what survives it under the full one, and judge what was seen.
+    """Run each fault under the reduced gate and survivors under the full one, and judge the results.
 
     Args:
         faults: in the order of the result.
-        state: a folder for what is finished; the same call goes on from it. Of other sources, baselines or
-            torch it is started over, with a warning in the log.
-        jobs: children at once, one thread each.
-        baselines: the committed ones, which the full gate is held against.
-        full_gate: its arguments of pytest, but for the baselines.
+        state: a folder of finished results, from which the same call resumes. With other sources, baselines
+            or torch it starts again, with a warning in the log.
+        jobs: number of parallel children, one thread each.
+        baselines: the committed ones, for the full gate.
+        full_gate: its arguments of pytest, except the baselines.
         progress: called before the first job of a phase and after each.
 
     Raises:
@@ -174,7 +174,7 @@ def run(
             )
         ]
         full = _full(this, survivors, [*full_gate, f"--mx-baselines={baselines.resolve()}"])
-        # Only now, when no child will be forked any more: what the gate keeps must be empty in each.
+        # Only now, after the last fork: the gate's caches must be empty in each child.
         return [
             detection(
                 fault,
@@ -189,7 +189,7 @@ def run(
 
 
 def facts() -> dict[str, str]:
-    """What a run's results depend on besides the faults, by name."""
+    """Return by name the facts, besides the faults, on which a run's results depend."""
     import torch
 
     return {
@@ -201,7 +201,8 @@ def facts() -> dict[str, str]:
 
 
 def import_all() -> None:
-    """Import what the children need, on one thread: a process with more than one must not fork."""
+    """Import the modules that the children need, on one thread: a process with more than one must not
+    fork."""
     for name in _HEAVY:
         import_module(name)
     import torch
@@ -210,7 +211,7 @@ def import_all() -> None:
 
 
 def _under(fault: Fault | None, arguments: Sequence[str], project: Path) -> SuiteRun:
-    """In a child: a suite with a fault in it, in a project folder of its own."""
+    """Run in a child: a suite with a fault in it, in a project folder of its own."""
     os.chdir(project)
     words = ["--rootdir", str(project), "-c", str(project / "pytest.ini"), *arguments]
     with nullcontext() if fault is None else applied(fault):
@@ -218,7 +219,8 @@ def _under(fault: Fault | None, arguments: Sequence[str], project: Path) -> Suit
 
 
 def _models_under(fault: Fault | None, gate: ReducedGate, accepted: Path, update: bool) -> SuiteRun:
-    """In a child: the reduced model suite with a fault in it, which its recipes are made under too."""
+    """Run in a child: the reduced model suite with a fault, which also applies while its recipes are
+    built."""
     with nullcontext() if fault is None else applied(fault):
         measuring = gate.measuring(accepted)
         assert measuring is not None, "the suite goes by pytest"
@@ -226,14 +228,14 @@ def _models_under(fault: Fault | None, gate: ReducedGate, accepted: Path, update
 
 
 def _merge_under(fault: Fault) -> SuiteRun:
-    """In a child: a merge with a fault in it."""
+    """Run in a child: a merge with a fault in it."""
     with applied(fault):
         return _tested(run_merge())
 
 
 def _tested(run: SuiteRun) -> SuiteRun:
-    """The run, and beside it mxcheck's own tests of what judges, reports and merges: with the fault in it, a
-    gate may be green that they see."""
+    """Return the run with the results of mxcheck's own tests of judging, reporting and merging: they may
+    detect a fault under which the gate is green."""
     return replace(run, own_tests=list(all_missed()))
 
 
@@ -242,17 +244,18 @@ _OF_PYTEST = ("mxcheck.pytest_plugin", "mxcheck.reporting", "mxcheck.scheduling"
 
 
 def concerns_merge(fault: Fault) -> bool:
-    """Whether a fault lies in what only `mxcheck merge` calls."""
+    """Return whether a fault lies in code that only `mxcheck merge` calls."""
     return all(change.target.startswith("mxcheck.reporting.merge:") for change in fault.changes)
 
 
 def concerns_pytest(fault: Fault) -> bool:
-    """Whether a fault lies in what only pytest calls: its plugin, and what that shows, splits and orders."""
+    """Return whether a fault lies in code that only pytest calls: its plugin, and the displays, shards and
+    orderings."""
     return any(change.target.startswith(_OF_PYTEST) for change in fault.changes)
 
 
 def _check_fit(this: _Run, faults: Sequence[Fault]) -> None:
-    """Raises ValueError for faults that do not fit the code any more, before hours are spent."""
+    """Raise ValueError for faults that do not fit the code any more, before hours are spent."""
     job = this.job("fit", "all", LIMIT, partial(_fit, faults))
     job.result.unlink(missing_ok=True)
     ((_, result),) = in_children([job], 1)
@@ -274,9 +277,9 @@ def _fit(faults: Sequence[Fault]) -> SuiteRun:
 def _healthy(
     this: _Run, gates: dict[tuple[str, ...], ReducedGate], faults: Sequence[Fault]
 ) -> dict[tuple[str, ...], SuiteRun]:
-    """Accept baselines, by options, and hold a run without a fault against them, and the kernel suite.
+    """Accept baselines, by options, then run the suites without a fault against them, and the kernel suite.
 
-    Raises ValueError where that is red: nothing could be said of a fault then.
+    Raises ValueError where that is red: results under a fault would be meaningless.
     """
     for gate in gates.values():
         gate.let_in(this.accepted(gate))
@@ -293,7 +296,7 @@ def _healthy(
         options: this.models("healthy", gate.key, gate, this.accepted(gate), limit=ACCEPTANCE_LIMIT)
         for options, gate in gates.items()
     }
-    # Some faults go by pytest, whose run must be green by itself, too.
+    # Some faults use pytest, whose run must be green by itself, too.
     by_pytest = {fault.options: gates[fault.options] for fault in faults if concerns_pytest(fault)}
     through_pytest = [
         this.suite(
@@ -311,7 +314,7 @@ def _healthy(
 def _check_green(job: Job, result: SuiteRun) -> None:
     if result.red or result.own_tests:
         first = " ".join((result.messages or result.own_tests)[:1]).strip().splitlines()[-1:]
-        job.result.unlink()  # to be tried again when it has been mended
+        job.result.unlink()  # to be repeated after a correction
         raise ValueError(
             f"{job.name}: without any fault it is red ({', '.join(first) or result.ended}); see {job.log}, "
             f"mend it, then run this again"
@@ -319,7 +322,7 @@ def _check_green(job: Job, result: SuiteRun) -> None:
 
 
 def _reduced(this: _Run, fault: Fault, accepting: ReducedGate) -> list[Job]:
-    """The suites that a fault is put under: the kernel suite where it concerns a format."""
+    """Return the suites for a fault: the kernel suite where it concerns a format."""
     models = this.models("models", fault.name, gate_of(fault), this.accepted(accepting), fault=fault)
     if not fault.formats:
         return [models]
@@ -327,7 +330,7 @@ def _reduced(this: _Run, fault: Fault, accepting: ReducedGate) -> list[Job]:
 
 
 def _full(this: _Run, survivors: Sequence[Fault], arguments: Sequence[str]) -> dict[str, SuiteRun]:
-    """Survivors under the full gate, and beside them the gate without a fault, which must be green."""
+    """Run survivors under the full gate, and the gate without a fault, which must be green."""
     if not survivors:
         return {}
     plain = this.suite("full", "without-a-fault", arguments, limit=FULL_LIMIT)

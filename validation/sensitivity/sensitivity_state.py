@@ -1,4 +1,4 @@
-"""How far a sensitivity run has come, in a folder: it can be stopped at any time and go on later."""
+"""The progress of a sensitivity run, in a folder, so that it can be stopped at any time and resumed."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _log = logging.getLogger(__name__)
 _IDENTITY = "identity.json"
 _LOCK = "lock"
 _CLOCK = "seconds"
-#: What a run keeps, besides its identity.
+#: Files of a run, besides its identity.
 _FOLDERS = ("results", "logs", "accepted", "project", "scratch")
 
 Identity = Mapping[str, str]
 
 
 def identity(baselines: Path) -> Identity:
-    """What finished results rest on: mxcheck with its data, the baselines of the full gate, the libraries and
-    instructions that compute."""
+    """Return the basis of finished results: mxcheck with its data, the baselines of the full gate, and the
+    libraries and instructions that compute."""
     import torch
 
     settings = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
@@ -51,7 +51,7 @@ def identity(baselines: Path) -> Identity:
 
 
 def check_unchanged(before: Identity, now: Identity) -> None:
-    """Raises ValueError where something was edited during the run: a child would find half of it."""
+    """Raise ValueError where something was edited during the run: children would see different sources."""
     if before != now:
         raise ValueError(
             f"other {', '.join(_changed(before, now))} than when the run began: nothing may be edited "
@@ -65,10 +65,10 @@ def _changed(before: Identity, now: Identity) -> list[str]:
 
 @contextmanager
 def locked_state(folder: Path, now: Identity) -> Iterator[Path]:
-    """The folder, which no other run may use meanwhile, empty of what another identity left.
+    """Yield the folder, locked against other runs and cleared of another identity's results.
 
     Raises:
-        ValueError: another run has it; it is no folder of a sensitivity run, or it is damaged.
+        ValueError: another run has locked it; it is no folder of a sensitivity run, or it is damaged.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not _is_ours(folder):
         raise ValueError(f"{folder} is not the state of a sensitivity run; name an empty or a new folder")
@@ -85,7 +85,7 @@ def locked_state(folder: Path, now: Identity) -> Iterator[Path]:
 
 
 def seconds_spent(folder: Path) -> float:
-    """Wall time of all runs that used this state, stopped ones too."""
+    """Return the wall time of all runs that used this state, including stopped ones."""
     clock = folder / _CLOCK
     try:
         seconds = float(read_text(clock, most=100))

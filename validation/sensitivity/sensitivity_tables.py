@@ -1,6 +1,6 @@
-"""The sensitivity run's two tables, as text, Markdown and JSON: by group, and one line a fault.
+"""The sensitivity run's two tables, as text, Markdown and JSON: by group, and one line for each fault.
 
-Reads detections, nothing else.
+Reads only detections.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mxcheck.reporting.markdown import cell, table
 from mxcheck.reporting.titled import titled_table
 from validation.sensitivity.detection import OF_THE_GATE, Detection, KernelSight, ModelSight, Sight
 
-#: Red tests of the kernel suite, besides its cells, that are named.
+#: Maximum number of red tests named, besides cells of the kernel suite.
 _MOST_TESTS = 2
 _CAUGHT: Mapping[str, Callable[[Detection], bool]] = {
     "kernel suite": lambda one: one.kernels.caught,
@@ -49,7 +49,7 @@ _WHAT = (
 
 
 def group_rows(detections: Sequence[Detection]) -> list[tuple[str, ...]]:
-    """One line a group in the order of the faults, and their sum, under `GROUP_COLUMNS`."""
+    """Return one line for each group in the order of the faults, and their sum, under `GROUP_COLUMNS`."""
     groups = dict.fromkeys(one.group for one in detections)
     lines = [_counts(group, [one for one in detections if one.group == group]) for group in groups]
     return [*lines, _counts("all", detections)]
@@ -67,7 +67,7 @@ def _counts(title: str, found: Sequence[Detection]) -> tuple[str, ...]:
 
 
 def matrix_row(one: Detection) -> tuple[str, ...]:
-    """A fault's line, under `MATRIX_COLUMNS`."""
+    """Return a fault's line, under `MATRIX_COLUMNS`."""
     return (
         one.name,
         one.what,
@@ -111,7 +111,7 @@ def _percent(share: float) -> str:
 
 
 def group_table(detections: Sequence[Detection]) -> Table:
-    """For the terminal."""
+    """Return the table of groups for the terminal."""
     *lines, last = group_rows(detections)
     found = _table("mxcheck: faults caught, by group", GROUP_COLUMNS)
     for line in lines:
@@ -122,7 +122,7 @@ def group_table(detections: Sequence[Detection]) -> Table:
 
 
 def matrix_table(detections: Sequence[Detection]) -> Table:
-    """For the terminal: without what the faults are."""
+    """Return the table of faults for the terminal, without their descriptions."""
     columns = [name for name in MATRIX_COLUMNS if name != "what is wrong"]
     found = _table("mxcheck: what saw each fault", columns, caption=_WHAT)
     for one in detections:
@@ -140,12 +140,12 @@ def _table(title: str, columns: Iterable[str], caption: str | None = None) -> Ta
 
 
 def trouble(detections: Sequence[Detection]) -> list[str]:
-    """What the catalogue must mend, a line each."""
+    """Return the required corrections of the catalogue, a line each."""
     return [one.trouble for one in detections if one.trouble]
 
 
 def markdown(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:
-    """The summary for people. `facts` is what the run rests on, by name: date, versions, wall time."""
+    """Return the summary for people. `facts` is the basis of the run, by name: date, versions, wall time."""
     groups = list(dict.fromkeys(one.group for one in detections))
     lines = [
         "# Sensitivity",
@@ -175,7 +175,8 @@ def markdown(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:
 
 
 def _headline(detections: Sequence[Detection]) -> str:
-    """Faults of the product, which the suites must see, and apart from them those of what judges."""
+    """Count faults of the product, which the suites must detect, and separately those of the code that
+    judges."""
     product = [one for one in detections if one.group not in OF_THE_GATE]
     gate = [one for one in detections if one.group in OF_THE_GATE]
     parts = []
@@ -215,7 +216,7 @@ def _markdown_table(
 
 
 def as_json(detections: Sequence[Detection], facts: Mapping[str, str]) -> str:
-    """The summary for programs: infinite margins are the word `inf`."""
+    """Return the summary for programs: infinite margins are the word `inf`."""
     rows = [{**asdict(one), "stage": one.stage} for one in detections]
     return json.dumps({**facts, "faults": [_plain(row) for row in rows]}, indent=1, allow_nan=False) + "\n"
 

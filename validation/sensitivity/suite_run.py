@@ -1,4 +1,4 @@
-"""One pytest run of a product suite in this process, and what of it is kept."""
+"""Run pytest on a product suite in this process, and keep its results."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.pytest_plugin.wire import sent_cell, sent_result
 
-#: Characters of a red test's message that are kept.
+#: Maximum characters kept of a red test's message.
 _MOST_SHOWN = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteRun:
-    """What came of a suite under a fault.
+    """The results of a suite under a fault.
 
     Attributes:
         ended: `finished`; `crash`: the process died; `hang`: it was stopped at its time limit.
         exit_code: pytest's own, where it finished.
-        results: the model suite's, one a case.
-        cells: the kernel suite's, one a cell of the conformance matrix, in short.
-        tests: of each other test function, how many failed, and how many ran.
-        own_tests: what mxcheck's own tests of its judging missed under the fault, a line each.
-        messages: of red tests, errors in collection and the process's last words.
+        results: the model suite's, one for each case.
+        cells: the kernel suite's, one for each cell of the conformance matrix, shortened.
+        tests: for each other test function, the numbers of failed tests and of tests run.
+        own_tests: wrong verdicts that mxcheck's own tests found under the fault, a line each.
+        messages: of red tests, errors in collection, and the process's last output.
         seconds: wall time.
     """
 
@@ -46,18 +46,19 @@ class SuiteRun:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}
         return {**own, "results": [result.as_dict() for result in self.results]}
 
     @property
     def red(self) -> bool:
-        """Whether somebody who runs the suite would see that something is wrong."""
+        """True if a user who runs the suite would see that something is wrong."""
         return self.ended != "finished" or self.exit_code != 0
 
 
 def suite_run_from_dict(data: Any) -> SuiteRun:
-    """The inverse of `SuiteRun.as_dict`. Raises ValueError, TypeError or LookupError for what is none."""
+    """Decode the output of `SuiteRun.as_dict`. Raises ValueError, TypeError or LookupError for anything
+    else."""
     found = SuiteRun(**{**data, "results": [result_from_dict(one) for one in data["results"]]})
     for name, right in (
         ("ended", found.ended in ("finished", "crash", "hang")),
@@ -82,7 +83,7 @@ def _is_pair(value: Any) -> bool:
 
 
 class Collector:
-    """A pytest plugin that keeps what a run reports."""
+    """A pytest plugin that keeps a run's reports."""
 
     def __init__(self) -> None:
         self.results: dict[str, CaseResult] = {}
@@ -119,7 +120,7 @@ class Collector:
         case = self._cases[report.nodeid]
         before = self.results.get(case.id, CaseResult(case=case, outcome=Outcome.ERROR))
         result = before if sent is None else result_from_dict(sent)
-        if report.failed and not result.outcome.red:  # it went wrong after the case had ended
+        if report.failed and not result.outcome.red:  # it failed after the case had ended
             result = replace(result, outcome=Outcome.ERROR)
         if report.failed or (report.when == "call" and sent is not None):
             self.results[case.id] = replace(result, message=message)
@@ -135,13 +136,13 @@ def _in_short(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_suite(arguments: Sequence[str]) -> SuiteRun:
-    """pytest with these arguments, in this process, without what an outer pytest or CI left around."""
+    """Run pytest with these arguments in this process, without settings from an outer pytest or CI."""
     for name in [name for name in os.environ if name.startswith("PYTEST_") or name == "CI"]:
         del os.environ[name]
     collector = Collector()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mxcheck-leases-") as leases:
-        # A ledger of its own: who waits for other runs of this host would seem to hang.
+        # A ledger of its own: waiting for other runs of this host would look like hanging.
         os.environ["MXCHECK_LEASES"] = leases
         words = ("-p", "no:cacheprovider", "-p", "no:xdist", "-q")
         code = pytest.main([*arguments, *words], plugins=[collector])

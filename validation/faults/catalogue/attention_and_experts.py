@@ -25,12 +25,12 @@ _MIXTRAL = "transformers.models.mixtral.modeling_mixtral"
 
 
 def _in_both(name: str, *at: Step, to: str) -> tuple[Rewrite, ...]:
-    """The same change of both models that have the function."""
+    """Change both models that have the function in the same way."""
     return tuple(Rewrite(target=f"{module}:{name}", at=at, to=to) for module in (_LLAMA, _MIXTRAL))
 
 
 def _in_the_product(new: str) -> tuple[Rewrite]:
-    """A change of how an operand (`x`, the first or second `place` of product 1 or 2) is cast."""
+    """Change the cast of an operand (`x`, the first or second `place` of product 1 or 2)."""
     return rewrite(
         "mxcheck.models.products:AttentionCast.__torch_function__",
         call("set"),
@@ -148,7 +148,7 @@ FAULTS: tuple[Fault, ...] = (
                 choice("is_transposed"),
                 to="-1 if module.is_transposed else -2",
             ),
-            # The probe asks for the width of an activation, which stays what it is.
+            # The probe reads the width of an activation, which stays the same.
             *rewrite("mxcheck.models.probe:_arguments", value("experts"), call("reduction_axis"), to="-1"),
         ),
     ),

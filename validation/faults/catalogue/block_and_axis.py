@@ -1,4 +1,4 @@
-"""Faults of what shares a scale: blocks, the axis that they run along, ragged tails, strides and pieces."""
+"""Faults of blocks: the elements that share a scale, their axis, ragged tails, strides and pieces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECTIONS = "mxcheck.kernels.blocks:sections"
 
 
 def _nvfp4_by_32(slot: Any) -> property:
-    """`BlockFormat.block_size`, 32 for NVFP4."""
+    """Return `BlockFormat.block_size` with 32 for NVFP4."""
 
     def read(block: Any) -> int | None:
         size: int | None = 32 if block.name == "nvfp4" else slot.__get__(block)

@@ -1,7 +1,7 @@
-"""Faults of who calls, and with what memory: a slice of other memory, two callers that share something.
+"""Faults that depend on the caller and its memory: a slice of other memory, two callers that share state.
 
-A model's text has neither slices with an offset nor a second caller. The kernel suite asks for them, and so
-does step 4 of the gate when a case has been measured.
+A model's text has neither slices with an offset nor a second caller. The kernel suite tests them, and so does
+step 4 of the gate after the measurement of a case.
 """
 
 from __future__ import annotations

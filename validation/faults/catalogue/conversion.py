@@ -1,4 +1,4 @@
-"""Faults of the conversion: what is quantized, with what, how often, and whether it is undone."""
+"""Faults of the conversion: the quantized modules, their casts, repetitions, and undo."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FAULTS: tuple[Fault, ...] = (
                 to="cast = self._quantized[key]\nvalue.data, cast.data = cast.data, value.data",
             ),
         ),
-        # the reference model whose embedding is the output layer too; the others have one each
+        # the only reference model whose embedding is the output layer too
         options=("--mx-all-linears", "--mx-models", "ref-neo"),
     ),
     _fault(
@@ -171,7 +171,7 @@ FAULTS: tuple[Fault, ...] = (
             to="(lambda q, x: torch.cat([q[:, :256], x[:, 256:]], 1) if x.ndim == 3 else q)"
             "(it, call.get(places.first))",
         ),
-        # the reference model whose text is longer
+        # the reference model with a longer text
         options=("--mx-models", "long-llama"),
     ),
     _fault(

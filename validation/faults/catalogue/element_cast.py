@@ -27,7 +27,7 @@ _BLOCKS = "mxcheck.kernels.eager:_cast_blocks"
 
 
 def _even_as(other: str) -> Setting:
-    """The rounding called `even` replaced by another one of the table."""
+    """Replace the rounding `even` by another one of the table."""
 
     def value(table: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**table, "even": table[other]}
@@ -36,7 +36,7 @@ def _even_as(other: str) -> Setting:
 
 
 def _ieee_e4m3(slot: Any) -> property:
-    """`ElementFormat.nan_magnitudes`, E4M3's whole top binade among them."""
+    """Return `ElementFormat.nan_magnitudes` with E4M3's whole top binade."""
 
     def read(element: Any) -> frozenset[int]:
         return frozenset(range(0x78, 0x80)) if element.name == "fp8_e4m3" else slot.__get__(element)

@@ -1,4 +1,4 @@
-"""Faults of the evaluation: what is scored, against what, in which arithmetic, and how it is averaged."""
+"""Faults of the evaluation: the scored tokens, their reference, the arithmetic, and the averages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PASSES = "mxcheck.evaluation.logits:passes"
 
 
 def _logits(to: str) -> tuple[Rewrite, ...]:
-    """Logits taken otherwise than in float64, the model's and the reference's alike."""
+    """Compute logits in another dtype than float64, for model and reference alike."""
     return (
         *rewrite(_EVALUATE, value("log_p"), call("double"), to=to),
         *rewrite(_DISTANCES, value("reference_log_p"), call("double"), to=to),

@@ -1,4 +1,4 @@
-"""Faults of the gate itself, while nothing else is wrong. All but one make it laxer."""
+"""Faults of the gate itself, with nothing else wrong. All but one make it laxer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Faults of layout: packed codes, padded and swizzled scales, operands for both products, decoding.
 
-A model run reaches the decoding and the count of bytes alone: it neither packs nor swizzles.
+A model run uses only the decoding and the count of bytes: it neither packs nor swizzles.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PACK = "mxcheck.kernels.quantized:pack"
 _UNPACK = "mxcheck.kernels.quantized:unpack"
 _TENSOR = "mxcheck.kernels.quantized:QuantizedTensor"
 _SWIZZLE = "mxcheck.kernels.layouts:swizzle_scales"
-#: The order in which the codes of a group are put into their word, and taken out of it.
+#: The order of a group's codes in their word, for packing and unpacking.
 _CODES_PACKED = (value("word"), call("_shifted"), argument(3))
 _CODES_UNPACKED = (value("codes"), call("_shifted"), argument(3))
 _REVERSED_FP4 = "it[:: -1 if element.bits == 4 else 1]"

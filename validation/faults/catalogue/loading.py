@@ -1,4 +1,4 @@
-"""Faults of loading: another model than the one that was asked for, or than its configuration says."""
+"""Faults of loading: the model differs from the requested one, or from its configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOADING = "mxcheck.models.load:_from_pretrained"
 
 
 def _after_loading(*lines: str) -> tuple[Rewrite]:
-    """Statements that see the loaded `model` before its fingerprint is taken."""
+    """Run statements on the loaded `model` before its fingerprint is taken."""
     return rewrite(
         "mxcheck.models.load:load", call("check_finite"), statement(), to="\n".join(("it", *lines))
     )

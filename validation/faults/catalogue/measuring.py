@@ -1,4 +1,4 @@
-"""Faults of what is measured and counted that may always have been there: what was accepted has them too."""
+"""Faults of measurements and counters that may have existed at acceptance: the baseline has them too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIKELIEST = "log_p.topk(log_p.shape[-1] * 9 // 10, dim=-1).values"
 
 
 def _kept(field: str) -> tuple[Rewrite]:
-    """A field of the record is what it was when a model was first measured under a recipe."""
+    """Keep a field of the record at its value of a model's first measurement under a recipe."""
     return rewrite(
         "mxcheck.measure.measure_case:_measured",
         call("Record"),

@@ -1,4 +1,4 @@
-"""Faults of how records are kept, compared in part, stored and joined, while every measurement is right."""
+"""Faults in keeping, comparing, storing and merging records, while every measurement is right."""
 
 from __future__ import annotations
 

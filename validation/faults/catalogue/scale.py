@@ -1,4 +1,4 @@
-"""Faults of the scale: its rule, its clamps, its special codes, what amax is taken of, and fp32 scales."""
+"""Faults of the scale: its rule, clamps and special codes, the domain of amax, and fp32 scales."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BY_RCEIL = ("--mx-scale-rule", "rceil")
 
 
 def _rule_as(rule: str, other: str) -> Setting:
-    """One scale rule replaced by another one of the table."""
+    """Replace one scale rule by another one of the table."""
 
     def value(table: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**table, rule: table[other]}

@@ -1,6 +1,6 @@
-"""Faults of state and size: casts that are right at first and of small inputs, and wrong of others.
+"""Faults of state and size: casts that are right for the first calls and small inputs, and wrong for others.
 
-Slices and callers that share something have a file of their own, `callers.py`.
+`callers.py` has the faults of slices and of callers that share state.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Weights are cast by the kernel that the run names, activations by ours.",
         source="a porter's slip: an option that reaches the conversion and not the calls",
         changes=rewrite(f"{_LINEAR}.__init__", value("self.cast"), argument(2), to="'eager'"),
-        # ours by another name: bits alone would not tell
+        # ours by another name: the bits alone do not identify it
         options=("--mx-kernel", "mxcheck.kernels.eager:quantize_eager"),
     ),
     _of_models(

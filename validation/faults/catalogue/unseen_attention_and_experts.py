@@ -1,4 +1,4 @@
-"""Faults of attention and experts that were written before any run looked for them."""
+"""Faults of attention and experts, written before any run searched for them."""
 
 from __future__ import annotations
 

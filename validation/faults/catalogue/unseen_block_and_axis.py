@@ -1,4 +1,4 @@
-"""Faults of what shares a scale that were written before any run looked for them."""
+"""Faults of blocks and their axis, written before any run searched for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of the conversion that were written before any run looked for them."""
+"""Faults of the conversion, written before any run searched for them."""
 
 from __future__ import annotations
 

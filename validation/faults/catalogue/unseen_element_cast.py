@@ -1,4 +1,4 @@
-"""Faults of the element cast that were written before any run looked for them."""
+"""Faults of the element cast, written before any run searched for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCKS = f"{_EAGER}:_cast_blocks"
 
 
 def _downwards(table: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The roundings, of which `zero` rounds towards minus infinity."""
+    """Return the roundings with `zero` rounding towards minus infinity."""
 
     def floor(values: Any, binade: Any, mantissa_bits: int, random: Any) -> None:
         del random

@@ -1,5 +1,5 @@
-"""Faults of the evaluation that were written before any run looked for them: scores and averages, what is
-measured of layers and casts, the text, and what goes into a record."""
+"""Faults of the evaluation, written before any run searched for them: scores and averages, measurements of
+layers and casts, the text, and the contents of a record."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Faults of the gate, and of the run around it, that were written before any run looked for them.
+"""Faults of the gate, and of the run around it, written before any run searched for them.
 
-The latter are of pytest's plugin, of shards and their merge, and of what is printed. Several of them show in
-another run than one that measures: an acceptance, a merge, a worker that died.
+The latter are faults of pytest's plugin, of shards and their merge, and of printed output. Several of them
+show only outside a measuring run: in an acceptance, a merge, or after a worker's death.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults of layout that were written before any run looked for them."""
+"""Faults of layout, written before any run searched for them."""
 
 from __future__ import annotations
 

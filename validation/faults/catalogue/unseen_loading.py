@@ -1,4 +1,4 @@
-"""Faults of loading that were written before any run looked for them."""
+"""Faults of loading, written before any run searched for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NEO = ("--mx-models", "ref-neo")
 
 
 def _after_loading(*lines: str) -> tuple[Rewrite]:
-    """Statements that see the loaded `model` before its fingerprint is taken."""
+    """Run statements on the loaded `model` before its fingerprint is taken."""
     return rewrite(
         "mxcheck.models.load:load", call("check_finite"), statement(), to="\n".join(("it", *lines))
     )

@@ -1,4 +1,4 @@
-"""Faults of the scale that were written before any run looked for them."""
+"""Faults of the scale, written before any run searched for them."""
 
 from __future__ import annotations
 
