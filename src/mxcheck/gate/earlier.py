@@ -96,12 +96,12 @@ class Extension:
 
     @property
     def adds_only(self) -> bool:
-        """Whether every accepted figure is unchanged."""
+        """True if every accepted figure is unchanged."""
         return not self.moved
 
     @property
     def within(self) -> bool:
-        """Whether every drift is within its bounds."""
+        """True if every drift is within its bounds."""
         return all(one.within for one in self.drift.values())
 
 

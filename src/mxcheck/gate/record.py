@@ -132,7 +132,7 @@ class Record:
 
     @property
     def self_sampled(self) -> bool:
-        """Whether the text was sampled from the reference, so that its cross-entropy must equal its
+        """True if the text was sampled from the reference, so that its cross-entropy must equal its
         entropy."""
         return bool(self.corpus["used"] == "self")
 

@@ -39,12 +39,12 @@ class Outcome(StrEnum):
 
     @property
     def green(self) -> bool:
-        """Whether the case was measured and passed."""
+        """True if the case was measured and passed."""
         return self in _GREEN
 
     @property
     def red(self) -> bool:
-        """Whether something is wrong. A skipped case is neither green nor red."""
+        """True if something is wrong. A skipped case is neither green nor red."""
         return not self.green and self is not Outcome.SKIPPED
 
 

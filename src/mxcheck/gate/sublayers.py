@@ -105,7 +105,7 @@ def _turned(now: Sequence[int], then: Sequence[int]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """How a figure is compared.
+    """Comparison of one figure.
 
     Attributes:
         words: its name in messages.

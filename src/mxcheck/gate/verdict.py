@@ -50,7 +50,7 @@ class Verdict:
 
     @property
     def acceptable(self) -> bool:
-        """Whether an update could store the record: every check without a baseline passes."""
+        """True if an update could store the record: every check without a baseline passes."""
         return all(check.passed for check in self.alone)
 
     @property

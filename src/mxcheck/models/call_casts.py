@@ -47,7 +47,7 @@ class CallCast:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Where such a cast is stored, the same for all modules of a kind."""
+        """Location of such a cast, the same for all modules of a kind."""
         return type(self.part).__name__, self.attribute
 
     @property

@@ -104,12 +104,12 @@ class ConvertedLinear:
 
     @property
     def is_linear(self) -> bool:
-        """Whether it is one product of its input: not experts or a router."""
+        """True if it is one product of its input: not experts or a router."""
         return isinstance(self.module, (nn.Linear, Conv1D))
 
     @property
     def is_plain(self) -> bool:
-        """Whether the unconverted module computes the same product from cast operands: it is linear, and does
+        """True if the unconverted module computes the same product from cast operands: it is linear, and does
         not multiply in fp32 where it is in 16 bits."""
         in_16_bits = any(original.dtype.itemsize < 4 for original in self._originals.values())
         return self.is_linear and not (self._wide and in_16_bits)

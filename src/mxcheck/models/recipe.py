@@ -50,12 +50,12 @@ class Operand:
 
     @property
     def shares_a_scale_per_tensor(self) -> bool:
-        """Whether one scale spans the tensor, so that sequences of one forward pass affect each other."""
+        """True if one scale spans the tensor, so that sequences of one forward pass affect each other."""
         return self.format == "nvfp4" or (self.format != BF16 and BLOCK_FORMATS[self.format].whole_tensor)
 
     @property
     def is_exact_in_16_bits(self) -> bool:
-        """Whether the dtype of a 16-bit model can hold its values: with power-of-two scales it can."""
+        """True if the dtype of a 16-bit model can hold its values: with power-of-two scales it can."""
         return self.format == BF16 or BLOCK_FORMATS[self.format].scale == E8M0
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Casts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a model is quantized.
+    """Quantization of a model.
 
     Attributes:
         precision: a precision of the ladder, or the name of a user's recipe.
@@ -149,7 +149,7 @@ class Recipe:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether a token's result depends on later ones: where one scale spans an activation's tokens
+        """True if a token's result depends on later ones: where one scale spans an activation's tokens
         (`nvfp4`'s tensor scale covers the whole sequence; an engine that decodes token by token has another),
         and where values are cast in blocks along the keys (`attention`)."""
         library = self.library is not None and LADDER[self.precision].spans_tokens
@@ -157,7 +157,7 @@ class Recipe:
 
     @property
     def _spans_activations(self) -> bool:
-        """Whether a cast of ours gives all tokens of an activation one scale."""
+        """True if a cast of ours gives all tokens of an activation one scale."""
         casts = [casts.activations for casts in self.roles.values()]
         spanning = [operand for operand in (*casts, self.attention, self.elementwise) if operand]
         return any(operand.shares_a_scale_per_tensor for operand in spanning)

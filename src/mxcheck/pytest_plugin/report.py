@@ -146,7 +146,7 @@ class RunReport:
 
     @property
     def has_rows(self) -> bool:
-        """Whether a test of the suites has been seen."""
+        """True if a test of the suites has been seen."""
         return bool(self._selected or self._cells)
 
     @property
@@ -224,7 +224,7 @@ class RunReport:
 
     @property
     def _compared_nothing(self) -> bool:
-        """Whether each case was skipped. For a shard, the merge checks the whole run."""
+        """True if each case was skipped. For a shard, the merge checks the whole run."""
         skipped = all(
             result.outcome is Outcome.SKIPPED and result.record is None for result in self._results.values()
         )

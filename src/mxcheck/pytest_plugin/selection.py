@@ -1,4 +1,4 @@
-"""What a run collects, and the options that narrow it: these must be equal for all shards of a run."""
+"""The tests that a run collects, and the options that narrow it: these must be equal for all shards of a run."""
 
 from __future__ import annotations
 

@@ -47,20 +47,20 @@ class ModelScheduling:
 
     @property
     def collection_is_completed(self) -> bool:
-        """Whether all workers have collected at some time: one that dies later is replaced."""
+        """True if all workers have collected at some time: one that dies later is replaced."""
         self._collected = self._collected or self._load.collection_is_completed
         return self._collected
 
     @property
     def tests_finished(self) -> bool:
-        """Whether DSession may stop all workers: nothing is left to send, and none waits with two items."""
+        """True if DSession may stop all workers: nothing is left to send, and none waits with two items."""
         if self._placement is None:
             return bool(self._load.tests_finished)
         return not self._placement.unsent and self._placement.longest_queue < 2
 
     @property
     def has_pending(self) -> bool:
-        """Whether an item has not ended."""
+        """True if an item has not ended."""
         return bool(self._load.has_pending if self._placement is None else self._placement.unfinished)
 
     def add_node(self, node: WorkerController) -> None:

@@ -128,7 +128,7 @@ class Board:
 
     @property
     def over(self) -> bool:
-        """Whether every case has ended: other tests of the run may follow."""
+        """True if every case has ended: other tests of the run may follow."""
         return self.expected.cases.keys() <= self.ended.keys()
 
     def waiting(self) -> str | None:

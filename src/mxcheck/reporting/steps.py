@@ -1,4 +1,4 @@
-"""How the exact oracle derives each bit of a cast: the steps as facts, for `mxcheck.reporting.explain`.
+"""Derivation of each bit of a cast by the exact oracle, as steps, for `mxcheck.reporting.explain`.
 
 The bits are the oracle's. Only the reasons are recomputed, in rationals; where a step contradicts the oracle,
 an assertion fails, so an explanation cannot be wrong silently.
