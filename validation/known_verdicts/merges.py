@@ -155,7 +155,7 @@ def missed_merges(join: Callable[[Path], Merged] = merge_folder) -> Iterator[tup
                 says = {0: "green", 1: "red"}[join(Path(folder)).exit_status]
         except ValueError:
             says = "refused"
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
+        except Exception as error:  # noqa: BLE001  (reported, whatever it is)
             says = " ".join(f"{type(error).__name__}: {error}".split())
         if says != known.says:
             yield known.name, f"{known.what}; expected {known.says}, got {says}"

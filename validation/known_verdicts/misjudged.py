@@ -65,7 +65,7 @@ def _tried(call: Callable[[], _Found]) -> _Found | str:
         return call()
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is told as one that is misjudged)
+    except Exception as error:  # noqa: BLE001  (reported as misjudged, whatever it is)
         return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -127,14 +127,14 @@ def missed_reports() -> Iterator[str]:
     for text in _TEXTS:
         try:
             found = text.found()
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
+        except Exception as error:  # noqa: BLE001  (reported, whatever it is)
             found = " ".join(f"{type(error).__name__}: {error}".split())
         if found != text.expected:
             yield f"is shown wrong: {text.what} is {found!r}, expected {text.expected!r}"
     for one in _REPORTED:
         try:
             outcome, status = _ended(one)
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
+        except Exception as error:  # noqa: BLE001  (reported, whatever it is)
             yield f"{one.name}: {' '.join(f'{type(error).__name__}: {error}'.split())}"
             continue
         if outcome is not one.ends:

@@ -183,7 +183,7 @@ def _run_kernel(name: str, x: NDArray[np.float32], spec: CastSpec, dtype: str) -
         raise KernelError(str(error)) from None
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001  (whatever a kernel raises is told as its own)
+    except BaseException as error:  # noqa: BLE001  (whatever a kernel raises is reported as its own)
         raise KernelError(one_line(f"raised {type(error).__name__}: {error} ({_place(error)})")) from None
     try:
         result = plain_result(kernel, result, tensor)

@@ -20,7 +20,7 @@ from mxcheck.gate.verdict import Verdict, judge
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """Baselines that a run may accept: changed baselines, missing ones only, or those within tolerance. `measure`:
+    """Baselines that a run may accept: changed ones, missing ones only, or those within tolerance. `measure`:
     accept and judge nothing."""
 
     changed: bool = False

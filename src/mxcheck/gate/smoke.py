@@ -138,7 +138,7 @@ def broken_gate() -> str:
                 "the gate cannot be tried: out of memory; run fewer workers (-n), or give this machine more; "
                 "no verdict of this run counts"
             )
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is told: none of these raises)
+        except Exception as error:  # noqa: BLE001  (reported, whatever it is: none of these raises)
             failed = " ".join(f"{type(error).__name__}: {error}".split())
         if failed != known.fails:
             return (

@@ -1,4 +1,4 @@
-"""The tests that a run collects, and the options that narrow it: these must be equal for all shards of a run."""
+"""Tests that a run collects, and options that narrow it: both must be equal for all shards of a run."""
 
 from __future__ import annotations
 
