@@ -24,7 +24,7 @@ from mxcheck.gate.result import CaseResult, result_from_dict
 from validation import ROOT, sources_digest
 from validation.control_environments.environments import Environment, intel_shim
 
-#: The models' suite as `make gate` runs it, on models that this list's settings affect.
+#: The models' suite as `make gate` runs it, on the CPU: the environments' settings affect only that.
 SUITE = ("--pyargs", "mxcheck.suite.models", "--mx-device", "cpu")
 
 
