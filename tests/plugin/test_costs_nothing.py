@@ -55,7 +55,7 @@ USES = [
 @pytest.mark.parametrize("arguments", USES, ids=lambda words: words[-1].removeprefix(f"{ROOT}/"))
 def test_loads_nothing_heavy(project: Project, arguments: tuple[str, ...]) -> None:
     (project.directory / "test_theirs.py").write_text("def test_theirs():\n    assert True\n")
-    (project.directory / "my_casts.py").write_text("import torch\n")
+    (project.directory / "my_casts.py").write_text("import torch\n\n\ndef quantize(x, spec): ...\n")
     assert loaded(project, *arguments) == "LOADED []"
 
 

@@ -29,9 +29,11 @@ def refusal(error: BaseException, kernel: Callable[..., Any]) -> str | None:
 
 def own_word(error: BaseException, kernel: Callable[..., Any]) -> bool:
     """Return whether an implementation itself refuses: by a `raise` or an `assert` in its own package. Errors
-    of the code that it calls have other reasons, from a wrong index to an illegal access of memory."""
+    of the code that it calls have other reasons, from a wrong index to an illegal access of memory. An error
+    of a device is no refusal."""
     return (
-        isinstance(error, (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError))
+        "CUDA error:" not in str(error)
+        and isinstance(error, (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError))
         and error.__traceback__ is not None
         and _is_its_own(_last_frame(error.__traceback__), kernel)
     )

@@ -114,6 +114,12 @@ def test_a_child_that_a_program_leaves_behind(capsys: Capture, tmp_path: Path) -
     assert_child_ends()
 
 
+def _heed_signals() -> None:
+    """A run in the background may ignore Ctrl-C, and its children inherit that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
 def test_a_signal_ends_the_program_too(number: int, code: int, tmp_path: Path) -> None:
     """And what was written for it is removed."""
@@ -123,6 +129,7 @@ def test_a_signal_ends_the_program_too(number: int, code: int, tmp_path: Path) -
         [sys.executable, "-m", "mxcheck", "verify", "--command", command, "fp8_e4m3", *FEW],
         env={**os.environ, "TMPDIR": str(folder)},
         stderr=subprocess.PIPE,
+        preexec_fn=_heed_signals,
     )
     with asked:
         while not Path("child").exists():

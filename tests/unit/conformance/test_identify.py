@@ -77,7 +77,7 @@ def test_ours_follow_what_they_are_asked_for(name: str, kernel: Kernel) -> None:
 def test_rules_that_nothing_tells_apart_are_all_named() -> None:
     """The largest number of E3M0 is a power of two; values do not show a scale."""
     found = identified(quantize_eager, Cell(format="fp4_e3m0", scale_rule="rceil"))
-    assert found.words == "`rceil` or `ceil` with ties to even"
+    assert found.words == "`ceil` or `rceil` with ties to even"
     found = identified(fake_quantize_eager, Cell(format="fp8_e4m3", scale_rule="rceil"))
     assert found.words == "`rceil` or `reciprocal` with ties to even"
 

@@ -249,6 +249,6 @@ def test_a_declared_domain_is_not_asked_outside() -> None:
 
     cell = Cell(format="fp8_e4m3", scale_rule="floor")
     assert run_cell(last_axis, cell, "quick").counts == {}
-    assert compare(last_axis, torch.ones(32), cell.spec()).unsupported == (
+    assert compare(last_axis, torch.ones(32), cell.spec()).unsupported.startswith(
         "outside of its domain: no input of 1 dimensions"
     )
