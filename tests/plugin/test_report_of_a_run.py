@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from gate_project import Project
 
 ONE = ("--mx-models=ref-llama", "--mx-precision=fp8_e4m3", "--mx-tier=B", "-k", "test_accuracy")
@@ -26,6 +28,17 @@ def test_a_report_that_cannot_be_written_is_red_and_its_links_are_left_alone(acc
     assert row.endswith("pass")
     assert precious.read_text() == "precious"
     assert not (report / "accuracy.json").is_symlink()
+
+
+def test_the_rows_of_red_cases_are_kept(accepted: Project) -> None:
+    """Of two cases one has lost its baseline."""
+    report = accepted.directory / "report"
+    (accepted.directory / "baselines" / "ref-llama" / "mxint8-B.json").unlink()
+    words = ("--mx-models=ref-llama", "--mx-precision=fp8_e4m3,mxint8", "--mx-tier=B", "-k", "test_accuracy")
+    run = accepted.gate(*words, f"--mx-report={report}")
+    assert run.code == 1, run.output
+    rows = json.loads((report / "accuracy.json").read_text())
+    assert {row["case"]["precision"] for row in rows} == {"fp8_e4m3", "mxint8"}
 
 
 def test_the_file_of_a_shard_that_is_a_folder_is_one_line(accepted: Project) -> None:
