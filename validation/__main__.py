@@ -1,4 +1,4 @@
-"""`python -m validation`, in a checkout: the commands that measure sensitivity and false alarms."""
+"""`python -m validation`, in a checkout: sensitivity, false alarms, and exhaustive sweeps."""
 
 import sys
 

@@ -46,7 +46,7 @@ USES = [
     # The kernel suite, with everything that is asked of it by an option, and as this repository has it.
     (
         *("-m", "pytest", "--collect-only", "-q", "--mx-kernel", "my_casts:quantize,gfloat,torchao"),
-        *("--mx-level", "exhaustive", "--mx-report", "reports", "--pyargs", "mxcheck.suite.kernels"),
+        *("--mx-level", "full", "--mx-report", "reports", "--pyargs", "mxcheck.suite.kernels"),
     ),
     ("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "kernels")),
 ]

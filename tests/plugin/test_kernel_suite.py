@@ -270,7 +270,11 @@ def test_unsupported_is_a_skip_with_the_kernels_own_reason(kernels: Project) -> 
         ),
         (("--mx-kernel", "nosuch.casts:f", "-n", "2"), "there is no module 'nosuch' on sys.path"),
         (("--mx-kernel", ".foo:x"), "--mx-kernel=.foo:x: give the module in full, without a dot before it"),
-        (("--mx-level", "fastest"), "unknown --mx-level 'fastest'; allowed: quick, full, exhaustive"),
+        (("--mx-level", "fastest"), "unknown --mx-level 'fastest'; allowed: quick, full"),
+        (
+            ("--mx-level", "exhaustive"),
+            "--mx-level=exhaustive is `python -m validation exhaustive` in a checko",
+        ),
         (
             ("--mx-microxcaling", "/nonexistent"),
             "/nonexistent: no checkout of microxcaling, there is no file mx/mx_ops.py in it; name the folder",

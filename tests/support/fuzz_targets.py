@@ -484,10 +484,10 @@ _SWEEPS = {
 
 
 def _sweep_state(data: bytes, folder: Path) -> None:
-    from mxcheck.conformance.sweep_state import SweepState
-    from mxcheck.conformance.sweeps import sweeps
-    from mxcheck.reporting.exhaustive import markdown, sweeps_table
     from mxcheck.reporting.table import render
+    from validation.sweeps.sweep import sweeps
+    from validation.sweeps.sweep_state import SweepState
+    from validation.sweeps.sweep_tables import markdown, sweeps_table
 
     (folder / "state.json").write_bytes(data)
     state = SweepState(folder / "state.json", _SWEEP_IDENTITY)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mxcheck.conformance.generator import Example
     from mxcheck.kernels.domain import Domain
 
-_LEVELS = LEVELS[:-1]
 # The last axis, the first, and one between two others.
 _AXES = (-1, 0, 1)
 _BLOCK_SIZES = (16, 32, 64, 128)
@@ -48,7 +47,7 @@ RULE_HELP = "as in the name of a cell: floor, rceil, floor-away, … (default: t
 
 def add_domain_options(command: argparse.ArgumentParser) -> None:
     """Add the options for the level and the domain of a program."""
-    command.add_argument("--level", help=f"{' or '.join(_LEVELS)} (default: quick)")
+    command.add_argument("--level", help=f"{' or '.join(LEVELS)} (default: quick)")
     lists = (
         ("--dtype", "NAMES", "of the input: float32, bfloat16, float16 (repeat or use commas; default: all)"),
         ("--block-size", "SIZES", "elements that share a scale (default: 16, 32, 64, 128)"),
@@ -116,7 +115,7 @@ def asked_examples(options: argparse.Namespace, cell: Cell) -> tuple[str, Iterat
     Raises:
         ValueError: an option is not allowed.
     """
-    level = choose("--level", options.level or "quick", _LEVELS)
+    level = choose("--level", options.level or "quick", LEVELS)
 
     from mxcheck.conformance.generator import examples
     from mxcheck.conformance.matrices import matrices

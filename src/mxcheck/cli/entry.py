@@ -14,7 +14,6 @@ from mxcheck.cli import (
     baselines,
     bounds,
     cases,
-    exhaustive,
     explain,
     formats,
     identify,
@@ -38,7 +37,6 @@ _GROUPS = (
         identify,
         cases,
         verify,
-        exhaustive,
         ladder,
         models,
         baselines,
@@ -112,6 +110,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in _GROUPS:
         group.add_commands(commands)
+    if words[:1] == ["exhaustive"]:
+        parser.error("exhaustive is `python -m validation exhaustive` in a checkout of mxcheck")
     options, others = parser.parse_known_args(explain.numbers_are_no_options(words))
     if others and not options.passes_on:
         parser.error(f"unknown arguments: {printable(' '.join(others))}")

@@ -131,7 +131,7 @@ def read_header(digest: bytes, cases: int, length: int, rest: Sequence[bytes | i
     name, rule, rounding, nonfinite, level = names
     cell = Cell(format=name, scale_rule=rule, rounding=rounding, nonfinite=nonfinite)
     cell.spec()
-    choose("level", level, LEVELS[:-1])
+    choose("level", level, LEVELS)
     if not cases or cases * CASE.size > length:
         raise ValueError(f"it has {cases:,} cases in {length:,} bytes")
     extent = Extent._make([*counts[:-MOST_BLOCK_SIZES], tuple(counts[-MOST_BLOCK_SIZES:])])

@@ -12,7 +12,7 @@ from mxcheck.formats.spec import ROUNDINGS, CastSpec, cast_spec
 #: Part of a cell's id for the NaN/Inf policy `element`. No part of an id may occur in the name of a test,
 #: module or folder: `-k "not te"` would deselect everything, as `test` contains `te`.
 NAN_STAYS = "nan_stays"
-LEVELS = ("quick", "full", "exhaustive")
+LEVELS = ("quick", "full")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def cells(level: str) -> tuple[Cell, ...]:
     """Return the cells of a level, in the order of tables.
 
     `quick` has every scale rule with rounding to even, every rounding with the default rule, and the dialect
-    `te`; the other levels have every combination.
+    `te`; `full` has every combination.
     """
     found: list[Cell] = []
     for name, block in BLOCK_FORMATS.items():

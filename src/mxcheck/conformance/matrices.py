@@ -36,10 +36,10 @@ _FEW_ROWS, _FEW_BLOCKS = (1, 33, 128), (2, 8)
 #: Most elements of a matrix; the most rows have at least one block each regardless. Above `quick` each pair
 #: occurs, except that of the most rows and the most blocks, a gigabyte; roundings other than even, in which
 #: kernels differ little, have smaller ones.
-MOST_ELEMENTS = {"quick": 1 << 20, "full": 1 << 25, "exhaustive": 1 << 25}
-_MOST_OF_OTHER_ROUNDINGS = {"quick": 1 << 18, "full": 1 << 22, "exhaustive": 1 << 22}
+MOST_ELEMENTS = {"quick": 1 << 20, "full": 1 << 25}
+_MOST_OF_OTHER_ROUNDINGS = {"quick": 1 << 18, "full": 1 << 22}
 #: Up to this size a matrix is cast in each dtype and in two layouts; a larger one in one dtype.
-_SMALL = {"quick": 1 << 16, "full": 1 << 19, "exhaustive": 1 << 19}
+_SMALL = {"quick": 1 << 16, "full": 1 << 19}
 #: Rows in the pool of a format with a scale per row.
 _POOL_ROWS = 24
 LAYOUTS = ("contiguous", "transposed", "sliced", "rows apart", "columns of a wider one", "at an offset")

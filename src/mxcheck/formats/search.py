@@ -3,8 +3,6 @@
 No formula rounds here, and nothing takes a logarithm. An element is looked up in the sorted values of its
 format, an E8M0 scale among the 255 bounds that its rule puts on amax, an fp32 number among all of fp32, each
 by bisection and exact comparison of fractions. From `codes.py` it uses only the values of the codes.
-
-`mxcheck.formats.bit_tables` turns the same searches into tables over the bit patterns of fp32.
 """
 
 from __future__ import annotations

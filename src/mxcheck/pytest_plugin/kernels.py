@@ -15,7 +15,6 @@ from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.formats.aliases import aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
-from mxcheck.formats.elements import ELEMENT_FORMATS
 from mxcheck.kernels.names_in_source import check_has
 from mxcheck.kernels.registry import Implementation, implementation, implementations
 from mxcheck.pytest_plugin.settings import Settings
@@ -124,12 +123,13 @@ def format_marks(name: str) -> list[pytest.MarkDecorator]:
 def kernel_cases(settings: Settings) -> list[Any]:
     """Return the parameters of the conformance test; a missing kernel becomes one skip."""
     present, missing = chosen(settings)
-    level = "full" if settings.level == "exhaustive" else settings.level
     found = [
         pytest.param(case, id=case.id, marks=format_marks(cell.format))
         for one in present
-        for cell in settings.narrowing.cells(level)
-        for case in [KernelCase(implementation=one, cell=cell, level=level, narrowing=settings.narrowing)]
+        for cell in settings.narrowing.cells(settings.level)
+        for case in [
+            KernelCase(implementation=one, cell=cell, level=settings.level, narrowing=settings.narrowing)
+        ]
     ]
     return found + [
         pytest.param(None, id=f"{one.name}-missing", marks=[pytest.mark.skip(reason=reason)])
@@ -171,14 +171,3 @@ def layout_cases(settings: Settings) -> list[Any]:
         return [pytest.param(None, id="all-formats", marks=[skip])]
     names = [name for name, block in BLOCK_FORMATS.items() if block.block_size is not None]
     return [pytest.param(name, id=name, marks=format_marks(name)) for name in names]
-
-
-def exhaustive_cases(settings: Settings) -> list[Any]:
-    """Return the parameters of the exhaustive test: a single skip unless it was requested."""
-    if settings.level != "exhaustive":
-        skip = pytest.mark.skip(reason="2^32 inputs a format: asked for with --mx-level=exhaustive")
-        return [pytest.param(None, id="all-formats", marks=[skip])]
-    if settings.kernels and "eager" not in settings.kernels:
-        skip = pytest.mark.skip(reason="the exhaustive sweeps are of mxcheck's own casts: --mx-kernel=eager")
-        return [pytest.param(None, id="all-formats", marks=[skip])]
-    return [pytest.param(name, id=name) for name in ELEMENT_FORMATS]

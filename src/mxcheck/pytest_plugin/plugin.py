@@ -188,7 +188,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 _ORDERINGS = frozenset({"mx_ordering", "mx_ordering_exception"})
 _KERNEL_PARAMETERS = _ORDERINGS | {
     *("mx_case", "mx_kernel_case", "mx_implementation", "mx_finding"),
-    *("mx_product", "mx_layout", "mx_exhaustive"),
+    *("mx_product", "mx_layout"),
 }
 
 
@@ -281,7 +281,6 @@ def _parametrize_orderings(metafunc: pytest.Metafunc) -> None:
 def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
     from mxcheck.conformance.findings import findings
     from mxcheck.pytest_plugin.kernels import (
-        exhaustive_cases,
         finding_cases,
         implementation_cases,
         kernel_cases,
@@ -300,8 +299,6 @@ def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("mx_product", product_cases(run))
     if "mx_layout" in metafunc.fixturenames:
         metafunc.parametrize("mx_layout", layout_cases(run))
-    if "mx_exhaustive" in metafunc.fixturenames:
-        metafunc.parametrize("mx_exhaustive", exhaustive_cases(run))
 
 
 def _marks(case: Any) -> list[pytest.MarkDecorator]:

@@ -154,6 +154,10 @@ def _read(config: pytest.Config) -> Settings:
         given = {"dtype": DTYPES.get(dtype), "samples": max_samples, "length": length}
         own = baselines if corpus.is_self else None
         models = _part(shard, models, whole, given | {"batch_size": batch_size}, own)
+    if options.value("level") == "exhaustive":
+        raise ValueError(
+            "--mx-level=exhaustive is `python -m validation exhaustive` in a checkout of mxcheck"
+        )
     return Settings(
         models=models,
         recipes={case: made for case, made in whole.items() if case.model in models},

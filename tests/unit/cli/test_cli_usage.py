@@ -34,6 +34,13 @@ def test_bad_usage_ends_with_2(capsys: Capture, arguments: list[str]) -> None:
     assert "usage: mxcheck" in capsys.readouterr().err
 
 
+def test_exhaustive_says_where_it_is(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["exhaustive", "--jobs", "2"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "mxcheck: error: exhaustive is `python -m validation exhaustive` in a checkout of mxcheck"
+
+
 @pytest.mark.parametrize(
     "arguments", [["formats"], ["explain", "fp4_e2m1", "--values", "1"]], ids=lambda w: w[0]
 )

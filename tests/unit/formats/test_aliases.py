@@ -10,13 +10,13 @@ import torch
 import mxcheck
 from mxcheck.cli.entry import parse
 from mxcheck.cli.explain import read_cast
-from mxcheck.conformance.sweeps import sweeps
 from mxcheck.formats.aliases import ALIASES, aliases_of, choose_format, own_name
 from mxcheck.formats.blocks import BLOCK_FORMATS, block_format
 from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.models.ladder import LADDER
 from mxcheck.models.recipe import Operand
+from validation.sweeps.sweep import sweeps
 
 #: Written down here too: what a user of the field means by them.
 MEANT = {

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from mxcheck.formats import oracle, search
-from mxcheck.formats.bit_tables import scale_thresholds
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.field_rules import FIELD_RULES, quantize_blocks
 from mxcheck.formats.oracle import quantize_array, scale_exponent, scale_exponents
@@ -21,6 +20,7 @@ from mxcheck.formats.search import fp32_value, search_scale
 from mxcheck.formats.spec import cast_spec, dialect
 from mxcheck.kernels import rules
 from mxcheck.kernels.eager import quantize_eager, scale_codes_of
+from validation.sweeps.bit_tables import scale_thresholds
 
 FP8 = ("fp8_e4m3", "fp8_e5m2")
 each_element = pytest.mark.parametrize("element", ELEMENT_FORMATS.values(), ids=lambda element: element.name)

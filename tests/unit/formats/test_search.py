@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mxcheck.formats import codes, oracle
-from mxcheck.formats.bit_tables import TABLE_ROUNDINGS, encode_bits, scale_thresholds
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.oracle import quantize_array, quantize_block
 from mxcheck.formats.search import element_table, quantize_block_by_search
 from mxcheck.formats.spec import ROUNDINGS, CastSpec
+from validation.sweeps.bit_tables import TABLE_ROUNDINGS, encode_bits, scale_thresholds
 
 RULES = [(name, rule) for name in ELEMENT_FORMATS for rule in BLOCK_FORMATS[name].scale_rules]
 each_rule = pytest.mark.parametrize(

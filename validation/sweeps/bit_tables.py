@@ -1,4 +1,4 @@
-"""The table search over bit patterns: the code of each of the 2^32 fp32 numbers, for exhaustive sweeps.
+"""The table search over bit patterns: the code of each of the 2^32 fp32 numbers.
 
 Codes are monotonic in the magnitude, and bits of fp32 magnitudes are in order of value. So a cast is a list
 of bits at which the code changes; each entry is found by the exact searches of `mxcheck.formats.search`, and

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mxcheck.conformance.sweeps import Sweep, SweepResult
 from mxcheck.reporting.markdown import cell, fenced
 from mxcheck.reporting.markdown import table as markdown_table
 from mxcheck.reporting.titled import titled_table
+from validation.sweeps.sweep import Sweep, SweepResult
 
 _COLUMNS = ("sweep", "inputs", "NaNs left out", "mismatches", "seconds")
 _WHAT = (
@@ -28,7 +28,7 @@ _WHAT = (
 def progress_bar(console: Console) -> Iterator[Callable[[Sweep, int, int], None]]:
     """Show a bar with the time left; where the output is no terminal, a line every 5 percent.
 
-    Yields the `progress` argument of `mxcheck.conformance.exhaustive.run`.
+    Yields the `progress` argument of `validation.sweeps.sweep_run.run`.
     """
     if not console.is_terminal:
         yield _lines(console)
@@ -108,7 +108,7 @@ def markdown(results: Sequence[SweepResult], facts: Mapping[str, str]) -> str:
     lines = [
         "# Exhaustive sweeps",
         "",
-        "Our casts against the exact table search; written by `mxcheck exhaustive --summary`.",
+        "Our casts against the exact table search; written by `python -m validation exhaustive --summary`.",
         _WHAT,
         "",
         f"**{compared:,} inputs in {len(results)} sweeps, {mismatches:,} mismatches.**",

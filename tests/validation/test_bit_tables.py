@@ -8,17 +8,17 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mxcheck.formats.bit_tables import (
+from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
+from mxcheck.formats.codes import encode
+from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
+from mxcheck.formats.oracle import scale_exponent
+from validation.sweeps.bit_tables import (
     TABLE_ROUNDINGS,
     element_thresholds,
     encode_bits,
     encode_range,
     scale_thresholds,
 )
-from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
-from mxcheck.formats.codes import encode
-from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
-from mxcheck.formats.oracle import scale_exponent
 
 FINITE = 0x7F80_0000
 SIGN = 1 << 31

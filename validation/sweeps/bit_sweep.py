@@ -15,8 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mxcheck.conformance.sweeps import MOST_SHOWN, Difference, Sweep, SweepResult
-from mxcheck.formats.bit_tables import element_thresholds, encode_bits, scale_thresholds
 from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN
 from mxcheck.formats.elements import ElementFormat, element_format
 from mxcheck.formats.search import FP32_INF
@@ -24,6 +22,8 @@ from mxcheck.formats.spec import cast_spec
 from mxcheck.kernels.eager import quantize_eager
 from mxcheck.kernels.elements import cast_elements
 from mxcheck.kernels.usual_settings import check_subnormals
+from validation.sweeps.bit_tables import element_thresholds, encode_bits, scale_thresholds
+from validation.sweeps.sweep import MOST_SHOWN, Difference, Sweep, SweepResult
 
 # Inputs per call. On a CPU they and the temporaries stay in cache (2^16: 2.6 ns an input; 2^20: 3.5 to 9 ns);
 # on a GPU the calls dominate the cost.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from mxcheck.conformance.bit_sweep import compare
-from mxcheck.conformance.sweep_state import Identity, locked_state, sources_digest
-from mxcheck.conformance.sweeps import ALL_INPUTS, Sweep, SweepResult
+from validation.sweeps.bit_sweep import compare
+from validation.sweeps.sweep import ALL_INPUTS, Sweep, SweepResult
+from validation.sweeps.sweep_state import Identity, locked_state, sweep_sources_digest
 
 #: Inputs between two writes of the state.
 CHUNK = 1 << 24
@@ -74,7 +74,7 @@ def run(
 def _identity(device: str, span: range, chunk: int) -> Identity:
     """Return what finished chunks depend on besides their numbers."""
     return {
-        "sources": sources_digest(),
+        "sources": sweep_sources_digest(),
         "device": describe_device(device),
         "torch": torch.__version__,
         "span": [span.start, span.stop],

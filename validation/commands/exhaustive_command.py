@@ -1,4 +1,4 @@
-"""`mxcheck exhaustive`: our casts on every fp32 number."""
+"""`python -m validation exhaustive`: our casts on every fp32 number."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _exhaustive(options: argparse.Namespace) -> int:
-    from mxcheck.conformance.sweeps import sweeps
+    from validation.sweeps.sweep import sweeps
 
     formats = [name.strip() for text in options.format for name in text.split(",") if name.strip()]
     chosen = sweeps(formats)
@@ -53,15 +53,15 @@ def _exhaustive(options: argparse.Namespace) -> int:
 
     import torch
 
-    from mxcheck.conformance.exhaustive import describe_device, run
-    from mxcheck.conformance.sweep_state import sources_digest
-    from mxcheck.reporting.exhaustive import as_json, describe, markdown, progress_bar, sweeps_table
+    from validation.sweeps.sweep_run import describe_device, run
+    from validation.sweeps.sweep_state import sweep_sources_digest
+    from validation.sweeps.sweep_tables import as_json, describe, markdown, progress_bar, sweeps_table
 
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     # Before the run: the facts must describe its start.
-    facts = {"device": describe_device(device), "torch": torch.__version__, "sources": sources_digest()}
+    facts = {"device": describe_device(device), "torch": torch.__version__, "sources": sweep_sources_digest()}
     try:
         with progress_bar(Screen(stderr=True)) as progress:
             results = run(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,20 +14,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from mxcheck.cli import main
-from mxcheck.conformance import bit_sweep, exhaustive, sweep_state
-from mxcheck.conformance.bit_sweep import compare
-from mxcheck.conformance.exhaustive import run
-from mxcheck.conformance.sweep_state import SOURCES, sources_digest
-from mxcheck.conformance.sweeps import Sweep, SweepResult, sweeps
-from mxcheck.formats.bit_tables import encode_bits, encode_range, scale_thresholds
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.oracle import quantize_block
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels import rules
+from validation import ROOT
+from validation.commands.entry import main
+from validation.sweeps import bit_sweep, sweep_run
+from validation.sweeps.bit_sweep import compare
+from validation.sweeps.bit_tables import encode_bits, encode_range, scale_thresholds
+from validation.sweeps.sweep import Sweep, SweepResult, sweeps
+from validation.sweeps.sweep_run import run
+from validation.sweeps.sweep_state import SOURCES, sweep_sources_digest
 
 INF, SIGN, END = 0x7F80_0000, 1 << 31, 1 << 32
-PACKAGE = Path(sweep_state.__file__).parent.parent
 
 each_sweep = pytest.mark.parametrize("sweep", sweeps(), ids=lambda sweep: sweep.name)
 
@@ -243,7 +241,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         seen.append((sweep.name, start))
         return compare(sweep, start, stop, device)
 
-    monkeypatch.setattr(exhaustive, "compare", counted)
+    monkeypatch.setattr(sweep_run, "compare", counted)
     return seen
 
 
@@ -290,7 +288,7 @@ def test_other_sources_start_over(
 ) -> None:
     path = tmp_path / "state.json"
     small_run(state_path=path)
-    monkeypatch.setattr(exhaustive, "sources_digest", lambda: "another")
+    monkeypatch.setattr(sweep_run, "sweep_sources_digest", lambda: "another")
     with caplog.at_level(logging.WARNING):
         small_run(state_path=path)
     assert caplog.messages == [f"mxcheck: {path} is of other sources: starting over"]
@@ -301,17 +299,17 @@ def test_other_sources_start_over(
 
 def test_the_digest_is_that_of_the_code(tmp_path: Path) -> None:
     for name in SOURCES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(PACKAGE / name, tmp_path / name)
-    digest = sources_digest()
-    assert sources_digest(tmp_path) == digest
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    digest = sweep_sources_digest()
+    assert sweep_sources_digest(tmp_path) == digest
     for name in SOURCES:
         path = tmp_path / name
         text = path.read_text()
         path.write_text(text.replace('"""', '"""Another docstring. ', 1) + "# and a comment\n")
-        assert sources_digest(tmp_path) == digest
+        assert sweep_sources_digest(tmp_path) == digest
         path.write_text(f"{text}\n_another = 1\n")
-        assert sources_digest(tmp_path) != digest
+        assert sweep_sources_digest(tmp_path) != digest
         path.write_text(text)
 
 
@@ -364,7 +362,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command on a small span."""
-    monkeypatch.setattr(exhaustive, "run", partial(run, span=SPAN, chunk=CHUNK))
+    monkeypatch.setattr(sweep_run, "run", partial(run, span=SPAN, chunk=CHUNK))
 
 
 @pytest.mark.usefixtures("short")
@@ -379,7 +377,7 @@ def test_command(tmp_path: Path, capsys: Capture) -> None:
     assert "**3,407,872 inputs in 13 sweeps, 0 mismatches.**" in text
     assert "| fp4_e2m1-block-even | 262,144 | 0 | 0 | " in text
     data = json.loads((tmp_path / "docs" / "sweeps.json").read_text())
-    assert data["sources"] == sources_digest()
+    assert data["sources"] == sweep_sources_digest()
     assert [row["inputs"] for row in data["sweeps"]] == [262_144] * 13
 
 
@@ -410,53 +408,3 @@ def test_command_tells_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_command_refuses(words: list[str], message: str, capsys: Capture) -> None:
     assert main(["exhaustive", *words]) == 2
     assert message in capsys.readouterr().err
-
-
-# The suite
-
-_CONFTEST = """
-from functools import partial
-from mxcheck.conformance import exhaustive
-from mxcheck.kernels import rules
-
-exhaustive.run = partial(exhaustive.run, span=range(0x3F86_0000, 0x3F8A_0000), chunk=1 << 16)
-"""
-_FAULT = "rules.ROUNDINGS['even'] = rules.ROUNDINGS['zero']\n"
-
-
-def pytest_run(directory: Path, *words: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "test_thin.py", "-n", "0", *words]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    """A project of somebody's with the exhaustive test on a small span."""
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "conftest.py").write_text(_CONFTEST)
-    (tmp_path / "test_thin.py").write_text("from mxcheck.suite.kernels.test_exhaustive import *\n")
-    return tmp_path
-
-
-def test_suite_is_one_skip_unless_asked_for(suite: Path) -> None:
-    code, out = pytest_run(suite)
-    assert code == 0
-    assert "2^32 inputs a format: asked for with --mx-level=exhaustive" in out
-    assert "1 skipped" in out
-
-
-def test_suite_goes_through_a_format_and_keeps_it(suite: Path) -> None:
-    code, out = pytest_run(suite, "--mx-level", "exhaustive", "-k", "fp4_e2m1")
-    assert (code, "1 passed" in out) == (0, True), out
-    (state,) = suite.glob(".pytest_cache/**/fp4_e2m1.json")
-    assert len(json.loads(state.read_text())["sweeps"]) == len(sweeps(["fp4_e2m1"]))
-
-
-def test_suite_fails_with_the_first_differences(suite: Path) -> None:
-    (suite / "conftest.py").write_text(_CONFTEST + _FAULT)
-    code, out = pytest_run(suite, "--mx-level", "exhaustive", "-k", "fp8_e4m3", "-p", "no:cacheprovider")
-    assert (code, "1 failed" in out) == (1, True), out
-    assert "mxcheck: fp8_e4m3-element-even: 131,071 of 262,144 inputs differ; the first:" in out
-    assert "  input 3f880001: got code 38, expected code 39" in out
-    assert "Traceback" not in out

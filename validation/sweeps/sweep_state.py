@@ -14,28 +14,28 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mxcheck.conformance.sweeps import Difference, Sweep, SweepResult, sweeps
 from mxcheck.files.plain_data import MALFORMED, read_json
 from mxcheck.files.printed import got, one_line, told
+from validation import ROOT
+from validation.sweeps.sweep import Difference, Sweep, SweepResult, sweeps
 
 _log = logging.getLogger(__name__)
 
 #: Sources that a sweep's results depend on: the kernel under test, the oracle, the comparison.
 SOURCES = (
-    *(f"kernels/{name}.py" for name in ("eager", "elements", "rules", "blocks")),
-    *(f"formats/{name}.py" for name in ("elements", "codes", "search", "bit_tables")),
-    "conformance/bit_sweep.py",
+    *(f"src/mxcheck/kernels/{name}.py" for name in ("eager", "elements", "rules", "blocks")),
+    *(f"src/mxcheck/formats/{name}.py" for name in ("elements", "codes", "search")),
+    *(f"validation/sweeps/{name}.py" for name in ("bit_tables", "bit_sweep")),
 )
-_PACKAGE = Path(__file__).parent.parent
 
 Identity = Mapping[str, Any]
 
 
-def sources_digest(package: Path = _PACKAGE) -> str:
+def sweep_sources_digest(root: Path = ROOT) -> str:
     """Digest of the code that results depend on, without comments, docstrings and layout."""
     digest = sha256()
     for name in SOURCES:
-        tree = ast.parse((package / name).read_text("utf-8"))
+        tree = ast.parse((root / name).read_text("utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
                 node.body = node.body[1:] or [ast.Pass()]

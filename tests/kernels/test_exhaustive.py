@@ -1,1 +1,0 @@
-from mxcheck.suite.kernels.test_exhaustive import *  # noqa: F403  (a thin file: the tests live in the package)
