@@ -15,13 +15,12 @@ from typing import Any
 
 from hostile_files import hostile, json_bytes, toml_bytes
 from hypothesis.strategies import SearchStrategy
-from sample_record import NOISE, build_full_record, build_record
+from sample_record import NOISE, build_full_record
 from sample_shards import CASES, build_result, build_shard, put
 
 from mxcheck.gate.baseline import BaselineError, encode, read, seal_of
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import case_of
-from mxcheck.gate.earlier import EARLIER_VERSION, read_earlier
 
 #: The longest refusal, in characters: it may list what is allowed, and a path.
 LONGEST = 4000
@@ -84,19 +83,6 @@ def _record(data: bytes, folder: Path) -> None:
     (folder / "x.json").write_bytes(data)
     record = read(folder / "x.json")
     encode(replace(record, noise=NOISE))
-
-
-def _earlier_data() -> Any:
-    data = json.loads(encode(build_record()))
-    for name in ("kind", "subject", "predictions", "sublayers", "counters", "absent", "seal"):
-        data.pop(name, None)
-    data["noise"].pop("sublayers")
-    return {**data, "format_version": EARLIER_VERSION, "sqnr": {}}
-
-
-def _earlier(data: bytes, folder: Path) -> None:
-    (folder / "x.json").write_bytes(data)
-    read_earlier(folder / "x.json")
 
 
 def _model_bounds(data: bytes, folder: Path) -> None:
@@ -576,7 +562,6 @@ TARGETS: Mapping[str, Target] = {
     target.kind: target
     for target in (
         _target("record", _RECORD, _sealed, _record, refusals=(BaselineError,)),
-        _target("record, earlier", _earlier_data, _sealed, _earlier, refusals=(BaselineError,)),
         _target(
             "bounds of a model", lambda: {"fp8_e4m3-B": _BOUNDS, "bf16": {"kl": 1}}, toml_bytes, _model_bounds
         ),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import astuple, replace
-from pathlib import Path
 from typing import Any
 
 from mxcheck.gate.decision import Accepted, Update, decide, stored
-from mxcheck.gate.noise import Trial, widened, worst
+from mxcheck.gate.noise import Trial, worst
 from mxcheck.gate.record import Noise, Record
 from validation.known_verdicts.expectation import expect
-from validation.known_verdicts.healthy import HEALTHY, LAYERS, LOSSES, MAX_DECIDES, RMS_DECIDES, TIGHT, moved
+from validation.known_verdicts.healthy import HEALTHY, LAYERS, MAX_DECIDES, RMS_DECIDES, TIGHT
 from validation.known_verdicts.updates import CHANGED, LOWER, NEAR, RECENTRE
 
 _PLACE = "layers.0.mlp"
@@ -90,33 +88,13 @@ NOISE = (
 )
 
 
-#: A path where no file can exist.
-_NO_FILE = Path(os.devnull) / "none.json"
-
-
 def _stored(record: Record, update: Update, accepted: Noise) -> Noise | None:
     """Return the noise that an update writes, where this one was accepted and `RMS_DECIDES` is measured."""
     before = Accepted(record=replace(HEALTHY, noise=accepted))
     decision = decide(record, before, TIGHT, update)
-    return stored(decision, before, _NO_FILE, lambda: RMS_DECIDES).noise
+    return stored(decision, before, lambda: RMS_DECIDES).noise
 
 
-def _widened() -> tuple[float, ...]:
-    """Return the noise of the healthy record combined with a record of another machine, whose losses are all
-    0.25 higher, whose KL are the same, and whose own noise is 2."""
-    figures: dict[str, Any] = dict.fromkeys(_FIGURES, 2.0)
-    two = Noise(environments=[], **figures)
-    there = replace(
-        HEALTHY,
-        environment={"capability": "AVX2"},
-        sequence_losses=moved(LOSSES, 0.25),
-        noise=replace(two, loss_median=0.0, loss_rms=0.0, loss_max=0.0, kl_max=0.0),
-    )
-    found = widened(RMS_DECIDES, HEALTHY, there)
-    return tuple(round(getattr(found, name), 12) for name in _FIGURES)
-
-
-_FIGURES = tuple(f"{what}_{how}" for what in ("reference", "loss", "kl") for how in ("median", "rms", "max"))
 STORED = (
     expect(
         "noise-stored",
@@ -129,12 +107,6 @@ STORED = (
         "the accepted noise is kept as it is where a record is re-centred",
         lambda: _stored(NEAR, RECENTRE, MAX_DECIDES) == MAX_DECIDES,
         True,
-    ),
-    expect(
-        "noise-widened",
-        "the largest of what is known of another machine",
-        _widened,
-        (2.0, 2.0, 2.0, 0.25, 0.25, 0.25, 2.0, 2.0, 3e-3),
     ),
 )
 

@@ -72,7 +72,7 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     )
     if decision.write:
         cases = {one.id: one for one in _of_model(measuring, case.model, session)}
-        new = stored(decision, accepted, path, lambda: noise_of(session, record, cases, gpus=()))
+        new = stored(decision, accepted, lambda: noise_of(session, record, cases, gpus=()))
         adopt(measuring.baselines, case.model)  # else the first baseline would hide our bounds from the rest
         session.keep_states(case.model)
         write_text(target, encode(new))

@@ -1,4 +1,4 @@
-"""`mxcheck baselines …`: list, compare, prune, extend and re-centre accepted baselines."""
+"""`mxcheck baselines …`: list, compare, prune and re-centre accepted baselines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.cli.console import console
-from mxcheck.cli.extend import extend
 from mxcheck.files.printed import some_of
 from mxcheck.files.write import PART
 from mxcheck.gate.baseline import BaselineError, read, states_path
@@ -27,9 +26,7 @@ from mxcheck.reporting.screen import say
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    baselines = commands.add_parser(
-        "baselines", help="look at accepted baselines, prune, extend and re-centre them"
-    )
+    baselines = commands.add_parser("baselines", help="look at accepted baselines, prune and re-centre them")
     actions = baselines.add_subparsers(required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", help="every accepted case and its figures")
@@ -71,16 +68,7 @@ def add_commands(commands: Any) -> None:
     )
     recentre.set_defaults(run=_recentre, passes_on=True)
 
-    extending = actions.add_parser(
-        "extend",
-        help="bring baselines of the format before this one to this one, where every figure that was "
-        "accepted comes out equal to the bit; elsewhere say how far they are within their bounds",
-    )
-    extending.add_argument(
-        "--models", default="", help="models besides ours, with commas: directories or hub ids"
-    )
-    extending.set_defaults(run=extend)
-    for action in (listing, diff, seen, prune, recentre, extending):
+    for action in (listing, diff, seen, prune, recentre):
         action.add_argument("--baselines", type=Path, default=Path("baselines"), help="default: baselines")
 
 

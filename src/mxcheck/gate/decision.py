@@ -11,7 +11,6 @@ from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check
 from mxcheck.gate.drift import Drift, drift
-from mxcheck.gate.earlier import with_earlier_noise
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
@@ -139,14 +138,14 @@ def decide(
     return Decision(result=result, verdict=verdict, write=write)
 
 
-def stored(decision: Decision, accepted: Accepted, path: Path, measure: Callable[[], Noise]) -> Record:
+def stored(decision: Decision, accepted: Accepted, measure: Callable[[], Noise]) -> Record:
     """Return the record to write where `decision.write` says so, with its noise: either that of `measure`,
-    combined with what the file at `path` records of another machine, or the accepted noise."""
+    or the accepted noise."""
     record = decision.result.record
     assert record is not None, "what is written was measured"
     record = replace(record, kernel_cells={})  # a baseline does not record whose code made the bits
     if decision.write == "measured":
-        return replace(record, noise=with_earlier_noise(measure(), record, path))
+        return replace(record, noise=measure())
     return replace(record, noise=None if accepted.record is None else accepted.record.noise)
 
 

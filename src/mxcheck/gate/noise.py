@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mxcheck.gate.record import Noise, Record, sublayers_from_dict
@@ -76,9 +76,8 @@ def worst(record: Record, trials: Sequence[Trial]) -> Noise:
     )
 
 
-def _changes(other: Trial | Record, record: Record) -> dict[str, float]:
+def _changes(other: Trial, record: Record) -> dict[str, float]:
     """Return how far the losses and the KL of a case moved from `record` to `other`."""
-    assert other.sequence_kl is not None, "noise is measured of what has a KL"
     found: dict[str, float] = {}
     for short, now, then in (
         ("reference", other.reference_losses, record.reference_losses),
@@ -92,14 +91,3 @@ def _changes(other: Trial | Record, record: Record) -> dict[str, float]:
             f"{short}_max": largest(change),
         }
     return found
-
-
-def widened(noise: Noise, record: Record, other: Record) -> Noise:
-    """Widen the noise of `record` by another machine's record of the same case: by the noise measured there,
-    and by the distance between the two records."""
-    knows = [_changes(other, record)]
-    if other.noise is not None:
-        knows.append({name: getattr(other.noise, name) for name in knows[0]})
-    figures = {name: max(getattr(noise, name), *(one[name] for one in knows)) for name in knows[0]}
-    where = f"accepted before on {other.environment.get('capability', 'another machine')}"
-    return replace(noise, environments=[*noise.environments, where], **figures)

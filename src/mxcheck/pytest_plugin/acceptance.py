@@ -60,7 +60,7 @@ def settle(
         absolute += ask_the_oracle(accepted.record)
     decision = decide(record, accepted, bounds, update, replaces=target.exists(), absolute=absolute)
     if decision.write:
-        new = stored(decision, accepted, path, measure_noise)
+        new = stored(decision, accepted, measure_noise)
         adopt(target.parent.parent, record.case.model)
         keep_inputs()
         if found is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,11 +42,11 @@ def test_no_other_verdict_is_red(verdict: str) -> None:
     assert judge(record, build_record(), BOUNDS).passed
 
 
-def test_no_baseline_has_it(tmp_path: Path) -> None:
+def test_no_baseline_has_it() -> None:
     record = build_record(kernel_cells={"fp8_e4m3-floor": KernelCell(verdict="exact")})
     decision = decide(record, NOTHING, BOUNDS, Update(changed=True), replaces=False)
     assert decision.write
-    written = stored(decision, NOTHING, tmp_path / "none.json", lambda: NOISE)
+    written = stored(decision, NOTHING, lambda: NOISE)
     assert "kernel_cells" not in written.as_dict()
 
 

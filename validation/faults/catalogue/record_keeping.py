@@ -126,17 +126,6 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     _fault(
-        name="noise_of_two_machines_added",
-        what="What two machines know of the noise is added.",
-        source="a porter's slip: errors added that are alternatives",
-        changes=rewrite(
-            f"{_NOISE}:widened",
-            value("figures"),
-            call("max"),
-            to="sum((getattr(noise, name), *(one[name] for one in knows)))",
-        ),
-    ),
-    _fault(
         name="noise_inflated_as_it_is_stored",
         what="A baseline is written with ten times the noise of the losses that was measured.",
         source="a unit that is converted twice",
