@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from mxcheck.formats.elements import ELEMENT_FORMATS
 from mxcheck.formats.field_rules import FIELD_RULES, quantize_blocks
 from mxcheck.formats.oracle import quantize_array
-from mxcheck.formats.search import FP32_INF
 from mxcheck.formats.spec import cast_spec, dialect
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 import published_te  # noqa: E402
 
-from validation.sweeps.bit_tables import scale_thresholds  # noqa: E402
+from validation.second_oracle.bit_tables import scale_thresholds  # noqa: E402
+from validation.second_oracle.search import FP32_INF  # noqa: E402
 
 _CHUNK = 1 << 22
 _LENGTH = 32

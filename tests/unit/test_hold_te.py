@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mxcheck.formats.oracle import quantize_array
-from mxcheck.formats.search import FP32_INF
 from mxcheck.formats.spec import cast_spec, dialect
+from validation.second_oracle.search import FP32_INF
 
 TE = cast_spec("fp8_e4m3", **dialect("te"))
 

@@ -12,7 +12,7 @@ from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.codes import encode
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.oracle import scale_exponent
-from validation.sweeps.bit_tables import (
+from validation.second_oracle.bit_tables import (
     TABLE_ROUNDINGS,
     element_thresholds,
     encode_bits,

@@ -20,9 +20,9 @@ from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels import rules
 from validation import ROOT
 from validation.commands.entry import main
+from validation.second_oracle.bit_tables import encode_bits, encode_range, scale_thresholds
 from validation.sweeps import bit_sweep, sweep_run
 from validation.sweeps.bit_sweep import compare
-from validation.sweeps.bit_tables import encode_bits, encode_range, scale_thresholds
 from validation.sweeps.sweep import Sweep, SweepResult, sweeps
 from validation.sweeps.sweep_run import run
 from validation.sweeps.sweep_state import SOURCES, sweep_sources_digest

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN
 from mxcheck.formats.elements import ElementFormat, element_format
-from mxcheck.formats.search import FP32_INF
 from mxcheck.formats.spec import cast_spec
 from mxcheck.kernels.eager import quantize_eager
-from mxcheck.kernels.elements import cast_elements
+from mxcheck.kernels.elements import encode, round_elements
 from mxcheck.kernels.usual_settings import check_subnormals
-from validation.sweeps.bit_tables import element_thresholds, encode_bits, scale_thresholds
+from validation.second_oracle.bit_tables import element_thresholds, encode_bits, scale_thresholds
+from validation.second_oracle.search import FP32_INF
 from validation.sweeps.sweep import MOST_SHOWN, Difference, Sweep, SweepResult
 
 # Inputs per call. On a CPU they and the temporaries stay in cache (2^16: 2.6 ns an input; 2^20: 3.5 to 9 ns);
@@ -88,6 +88,16 @@ def _cast(values: Tensor, sweep: Sweep, element: ElementFormat) -> tuple[Tensor,
     spec = cast_spec(sweep.format, block_size=1, scale_rule=sweep.scale_rule, rounding=sweep.rounding)
     codes, scales = quantize_eager(values.unsqueeze(1), spec)[:2]
     return scales.squeeze(1), codes.squeeze(1)
+
+
+def cast_elements(values: Tensor, element: ElementFormat, rounding: str) -> Tensor:
+    """Return codes (uint8) of fp32 values at scale 1: the element cast alone, saturating.
+
+    Inf saturates; NaN gets the format's largest NaN code, or an arbitrary one where the format has none.
+    """
+    rounded = values.clone()
+    round_elements(rounded, element, rounding)
+    return encode(rounded.copysign_(values), element)
 
 
 def _expected(sweep: Sweep, element: ElementFormat, start: int, stop: int, device: str) -> tuple[Tensor, ...]:

@@ -24,8 +24,9 @@ _log = logging.getLogger(__name__)
 #: Sources that a sweep's results depend on: the kernel under test, the oracle, the comparison.
 SOURCES = (
     *(f"src/mxcheck/kernels/{name}.py" for name in ("eager", "elements", "rules", "blocks")),
-    *(f"src/mxcheck/formats/{name}.py" for name in ("elements", "codes", "search")),
-    *(f"validation/sweeps/{name}.py" for name in ("bit_tables", "bit_sweep")),
+    *(f"src/mxcheck/formats/{name}.py" for name in ("elements", "codes")),
+    *(f"validation/second_oracle/{name}.py" for name in ("search", "bit_tables")),
+    "validation/sweeps/bit_sweep.py",
 )
 
 Identity = Mapping[str, Any]

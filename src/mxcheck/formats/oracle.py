@@ -2,7 +2,7 @@
 
 Two independent forms. `quantize_block` follows the definition literally, in rationals, one block at a time.
 `quantize_array` does the same in integers on numpy arrays; the tests compare the two with each other, and
-both with the table search of `mxcheck.formats.search`. None rounds in floating point, and none shares code
+both with a table search. None rounds in floating point, and none shares code
 with any kernel.
 
 What OCP leaves open is fixed here: a zero block has scale code 0 and keeps the signs of its zeros; scale

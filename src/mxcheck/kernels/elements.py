@@ -59,13 +59,3 @@ def clear(codes: Tensor, poisoned: Tensor) -> Tensor:
     if codes.device.type != "cpu" or poisoned.any():
         codes.masked_fill_(poisoned, 0)
     return codes
-
-
-def cast_elements(values: Tensor, element: ElementFormat, rounding: str = "even") -> Tensor:
-    """Return codes (uint8) of fp32 values at scale 1: the element cast alone, saturating.
-
-    Inf saturates; NaN gets the format's largest NaN code, or an arbitrary one where the format has none.
-    """
-    rounded = values.clone()
-    round_elements(rounded, element, rounding)
-    return encode(rounded.copysign_(values), element)

@@ -18,8 +18,8 @@ from mxcheck.formats.codes import code_values
 from mxcheck.formats.elements import element_format
 from mxcheck.formats.oracle import dequantize_array, quantize_array
 from mxcheck.formats.real_scales import fp32_quotient
-from mxcheck.formats.search import nearest_fp32, quantize_tensor_by_search
 from mxcheck.formats.spec import cast_spec, scales_shape
+from validation.second_oracle.search import nearest_fp32, quantize_tensor_by_search
 
 REAL_SCALED = [name for name, block in BLOCK_FORMATS.items() if block.scale != E8M0]
 each_format = pytest.mark.parametrize("name", REAL_SCALED)

@@ -12,15 +12,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mxcheck.formats import oracle, search
+from mxcheck.formats import oracle
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.field_rules import FIELD_RULES, quantize_blocks
 from mxcheck.formats.oracle import quantize_array, scale_exponent, scale_exponents
-from mxcheck.formats.search import fp32_value, search_scale
 from mxcheck.formats.spec import cast_spec, dialect
 from mxcheck.kernels import rules
 from mxcheck.kernels.eager import quantize_eager, scale_codes_of
-from validation.sweeps.bit_tables import scale_thresholds
+from validation.second_oracle import search
+from validation.second_oracle.bit_tables import scale_thresholds
+from validation.second_oracle.search import fp32_value, search_scale
 
 FP8 = ("fp8_e4m3", "fp8_e5m2")
 each_element = pytest.mark.parametrize("element", ELEMENT_FORMATS.values(), ids=lambda element: element.name)

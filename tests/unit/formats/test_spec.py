@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mxcheck.formats import codes, oracle, search
+from mxcheck.formats import codes, oracle
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import (
     DIALECTS,
@@ -21,6 +21,7 @@ from mxcheck.formats.spec import (
     resolve_axis,
     scales_shape,
 )
+from validation.second_oracle import search
 
 FP8 = {"fp8_e4m3", "fp8_e5m2"}
 

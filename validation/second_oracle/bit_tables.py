@@ -1,8 +1,8 @@
 """The table search over bit patterns: the code of each of the 2^32 fp32 numbers.
 
 Codes are monotonic in the magnitude, and bits of fp32 magnitudes are in order of value. So a cast is a list
-of bits at which the code changes; each entry is found by the exact searches of `mxcheck.formats.search`, and
-applying it takes no arithmetic.
+of bits at which the code changes; each entry is found by the exact searches of `search.py`, and applying it
+takes no arithmetic.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from mxcheck.formats.choices import choose
 from mxcheck.formats.elements import ElementFormat
-from mxcheck.formats.search import (
+from mxcheck.formats.spec import E8M0_RULES
+from validation.second_oracle.search import (
     FP32_INF,
     GREATEST_REACHED,
     element_table,
@@ -25,7 +26,6 @@ from mxcheck.formats.search import (
     nearest_index,
     scale_bounds,
 )
-from mxcheck.formats.spec import E8M0_RULES
 
 _Array = TypeVar("_Array", bound=NDArray[np.generic])
 UInt32 = NDArray[np.uint32]

@@ -20,9 +20,9 @@ from mxcheck.formats import codes, oracle
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.oracle import quantize_array, quantize_block
-from mxcheck.formats.search import element_table, quantize_block_by_search
 from mxcheck.formats.spec import ROUNDINGS, CastSpec
-from validation.sweeps.bit_tables import TABLE_ROUNDINGS, encode_bits, scale_thresholds
+from validation.second_oracle.bit_tables import TABLE_ROUNDINGS, encode_bits, scale_thresholds
+from validation.second_oracle.search import element_table, quantize_block_by_search
 
 RULES = [(name, rule) for name in ELEMENT_FORMATS for rule in BLOCK_FORMATS[name].scale_rules]
 each_rule = pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The second oracle: the casts of `oracle.py` and `real_scales.py`, computed by search.
+"""The second oracle: the casts of `oracle.py` and `real_scales.py` of `mxcheck.formats`, computed by search.
 
 No formula rounds here, and nothing takes a logarithm. An element is looked up in the sorted values of its
 format, an E8M0 scale among the 255 bounds that its rule puts on amax, an fp32 number among all of fp32, each
