@@ -16,18 +16,6 @@ from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import Verdict, rise
 
-LINKS = (
-    "environment",
-    "weights",
-    "tokenizer",
-    "tokens",
-    "reference",
-    "conversion",
-    "numerics",
-    "bounds",
-    "gate",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:

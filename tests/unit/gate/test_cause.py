@@ -12,7 +12,7 @@ from sample_record import COUNTS, ERROR, PREDICTIONS, UP, Q, build_digests, buil
 
 from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.cause import LINKS, Row, cause, symptoms, table
+from mxcheck.gate.cause import Row, cause, symptoms, table
 from mxcheck.gate.check import check
 from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.kernel_cells import KernelCell
@@ -20,6 +20,19 @@ from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import FIGURES
 from mxcheck.gate.verdict import judge
+
+#: The links of the chain, and what lies beyond it.
+LINKS = (
+    "environment",
+    "weights",
+    "tokenizer",
+    "tokens",
+    "reference",
+    "conversion",
+    "numerics",
+    "bounds",
+    "gate",
+)
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "causes.md"
 WIDE = Bounds(kl=1.0, rise=1.0)
