@@ -149,4 +149,4 @@ docs-output: $(STAMP) ## run the commands of the documentation's blocks of outpu
 	$(OFFLINE) $(BIN)/python tools/docs_output.py $(OUTPUT_ARGS)
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
