@@ -269,6 +269,7 @@ def test_a_tree_that_is_not_installed_has_metadata(check: ModuleType, tmp_path: 
     assert f"Version: {metadata.parent.name[8:-10]}\n" in metadata.read_text()
 
 
+@pytest.mark.slow
 def test_a_rehearsal(load: Load, tmp_path: Path) -> None:
     """Every part, end to end, in the short form; and no page is made of it."""
     folder = tmp_path / "report"

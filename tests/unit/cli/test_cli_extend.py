@@ -26,6 +26,8 @@ from mxcheck.measure.session import Session
 from mxcheck.models.recipe import recipe
 from mxcheck.run.measuring import Measuring
 
+pytestmark = pytest.mark.slow
+
 #: The last commit whose baselines are of the format before this one, accepted where torch has AVX-512.
 COMMITTED = "22c7282:baselines/ref-llama/fp8_e4m3-A.json"
 
