@@ -30,7 +30,7 @@ NEED_EXTRAS = ("engines", "evaluation", "measure", "models", "pytest_plugin/xdis
 
 def packages(requirements: list[str]) -> set[str]:
     names = [re.split(r"[\[<>=]", one)[0] for one in requirements]
-    return {PACKAGES.get(name, name) for name in names}
+    return {PACKAGES.get(name, name) for name in names} - {"mxcheck"}  # another extra of its own
 
 
 def imported(path: Path, *, at_import: bool) -> Iterator[str]:
