@@ -31,23 +31,25 @@ DOCS_ENV := build/docs-env
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install gate ladder nightly merge models kernels test lint te flashinfer benchmark casts scheduling exhaustive real-model gate-real sensitivity fuzz false-alarms surroundings gpu-wheels gpu-check baselines bounds docs docs-output clean
+.PHONY: help install gate gate-all gate-real real-model nightly merge fetch-models accept-baselines measure-bounds \
+  conformance exhaustive compare-te compare-flashinfer unit test lint base-install floors fuzz sensitivity false-alarms \
+  surroundings bench-casts bench-evaluation bench-scheduling gpu-wheels gpu-check docs docs-output clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv and install mxcheck with pinned versions
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: mxcheck needs Python 3.11 or newer; name yours with make PYTHON=python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
 	@touch $@
 
 gate: $(STAMP) ## run the accuracy gate on the embedded reference models
 	$(OFFLINE) $(BIN)/pytest tests/models -n auto
 
-ladder: $(STAMP) ## every step of the ladder with every tier; what cannot run here is skipped with its reason
+gate-all: $(STAMP) ## the gate in every precision with every tier; what cannot run here is skipped with its reason
 	$(OFFLINE) $(BIN)/pytest tests/models -n auto -rs $(EVERYTHING)
 
 nightly: $(STAMP) ## the ladder, or a shard: SHARD=i/N REPORT=DIR DEVICE=auto WORKERS=auto MODELS=… STEPS=… PYTEST_ARGS=…
@@ -59,13 +61,16 @@ nightly: $(STAMP) ## the ladder, or a shard: SHARD=i/N REPORT=DIR DEVICE=auto WO
 merge: $(STAMP) ## join the shards below REPORTS=DIR and give the verdict; SUMMARY=FILE appends it as Markdown
 	$(BIN)/mxcheck merge "$(REPORTS)" $(if $(SUMMARY),--summary "$(SUMMARY)") $(if $(JSON),--json "$(JSON)")
 
-models: $(STAMP) ## put MODELS=… into the hub's cache, which the nightly gate reads without a network
+fetch-models: $(STAMP) ## put MODELS=… into the hub's cache, which the nightly gate reads without a network
 	$(BIN)/python tools/fetch_models.py $(MODELS)
 
-kernels: $(STAMP) ## hold every installed cast against the oracle; MICROXCALING=PATH adds a checkout of microxcaling
+conformance: $(STAMP) ## test every installed cast against the oracle; MICROXCALING=PATH adds a checkout of microxcaling
 	$(OFFLINE) $(BIN)/pytest tests/kernels -n 2 $(if $(MICROXCALING),--mx-microxcaling=$(MICROXCALING))
 
-test: $(STAMP) ## run every test
+unit: $(STAMP) ## the unit tests but the slow ones, in a few minutes
+	$(OFFLINE) $(BIN)/pytest tests/unit -n 2 -m 'not slow'
+
+test: $(STAMP) ## every test
 	$(OFFLINE) $(BIN)/pytest $(TESTS) -n 2
 
 lint: $(STAMP) ## formatting, lint, types and the import contract
@@ -74,7 +79,19 @@ lint: $(STAMP) ## formatting, lint, types and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-te: $(STAMP) ## hold the rule reciprocal on every fp32 amax against Transformer Engine's public formula
+base-install: ## the kernel suite with nothing installed but the base, in an environment of its own (0.9 GB)
+	$(PYTHON) -m venv --clear build/base
+	PIP_CONSTRAINT=constraints.txt build/base/bin/python -m pip install --quiet --disable-pip-version-check .
+	build/base/bin/pytest tests/kernels tests/plugin/test_without_extras.py
+
+floors: ## both suites with the oldest versions that pyproject.toml allows, in an environment of its own (2 GB)
+	$(PYTHON) -m venv --clear build/floors
+	$(PYTHON) tools/floors.py > build/floors/constraints.txt
+	PIP_CONSTRAINT=build/floors/constraints.txt build/floors/bin/python -m pip install --quiet --disable-pip-version-check \
+	  '.[models,xdist,gpu]'
+	$(OFFLINE) build/floors/bin/pytest tests/kernels tests/models -n 2 -o filterwarnings=default
+
+compare-te: $(STAMP) ## compare the rule reciprocal on every fp32 amax with Transformer Engine's public formula
 	OMP_NUM_THREADS=1 $(BIN)/python tools/hold_te.py amax
 
 $(FLASHINFER)/flashinfer: tools/flashinfer-requirements.txt
@@ -82,16 +99,16 @@ $(FLASHINFER)/flashinfer: tools/flashinfer-requirements.txt
 	  --target $(FLASHINFER) -r $<
 	@touch $@
 
-flashinfer: $(STAMP) $(FLASHINFER)/flashinfer ## the same against flashinfer's CPU reference, compiled in an environment of its own
+compare-flashinfer: $(STAMP) $(FLASHINFER)/flashinfer ## the same with flashinfer's CPU reference, compiled in an environment of its own
 	OMP_NUM_THREADS=1 $(BIN)/python tools/hold_te.py flashinfer $(FLASHINFER)
 
-benchmark: $(STAMP) ## time a quantized evaluation against the unquantized one, as ratios within one run
+bench-evaluation: $(STAMP) ## time a quantized evaluation against the unquantized one, as ratios within one run
 	$(OFFLINE) $(BIN)/python tools/benchmark_evaluation.py
 
-casts: $(STAMP) ## time our casts beside the peers', as ratios within one run
+bench-casts: $(STAMP) ## time our casts beside the peers', as ratios within one run
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/pytest benchmarks --benchmark-only
 
-scheduling: $(STAMP) ## time runs on a simulated host of four devices beside the least that they could take
+bench-scheduling: $(STAMP) ## time runs on a simulated host of four devices beside the least that they could take
 	$(BIN)/python tools/benchmark_scheduling.py
 
 exhaustive: $(STAMP) ## hold our casts against the oracle on all 2^32 fp32 inputs; stop it at will, it goes on
@@ -129,10 +146,10 @@ gpu-wheels: $(STAMP) ## collect what a bare GPU machine lacks into build/gpu-whe
 gpu-check: ## six minutes on one GPU, by GPU_PYTHON=python3 as it is there; writes build/gpu-check/gpu.json
 	$(GPU_PYTHON) tools/gpu_check.py $(GPU_ARGS)
 
-baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
+accept-baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
 	$(OFFLINE) $(BIN)/pytest tests/models -n auto $(EVERYTHING) --snapshot-update
 
-bounds: $(STAMP) ## measure every stage and write our table of bounds; stop it at will, it goes on
+measure-bounds: $(STAMP) ## measure every stage and write our table of bounds; stop it at will, it goes on
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/propose_bounds.py build/bounds > build/bounds.toml
 	mv build/bounds.toml src/mxcheck/gate/bounds.toml
 	$(BIN)/python tools/bounds_table.py

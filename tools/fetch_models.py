@@ -1,8 +1,8 @@
 """Put models into the hub's cache before a run that has no network.
 
-`make models MODELS=llama-3.1-8b,yi-34b`: names as for --mx-models. Each is fetched at the revision that its
-card pins; what is there already is not fetched again. A gated model needs HF_TOKEN in the environment, or
-`hf auth login`.
+`make fetch-models MODELS=llama-3.1-8b,yi-34b`: names as for --mx-models. Each is fetched at the revision that
+its card pins; what is there already is not fetched again. A gated model needs HF_TOKEN in the environment,
+or `hf auth login`.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ PACKAGES = (
     *("pytest", "pluggy", "iniconfig", "packaging", "Pygments"),
     *("pytest-xdist", "execnet", "syrupy"),
     *("filelock", "rich", "markdown-it-py", "mdurl"),
+    "nvidia-ml-py",
 )
 #: What a wheel may ask of the C library; pip takes each exactly as it is written.
 _PLATFORMS = tuple(f"manylinux{kind}_x86_64" for kind in ("_2_28", "_2_17", "2014"))

@@ -3,7 +3,7 @@
     python tools/hold_te.py amax             all 2^31 amax: the transcription, tests/support/published_te.py
     python tools/hold_te.py flashinfer SITE  flashinfer's CPU reference of MXFP8 E4M3, installed in SITE
 
-Exit code 1 where something differs that is not known. `make te`, `make flashinfer`.
+Exit code 1 where something differs that is not known. `make compare-te`, `make compare-flashinfer`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _prepare(site: Path) -> None:
     """Let flashinfer compile with the toolkit in `site`, and load what comes of it without a GPU."""
     toolkit = site.resolve() / "nvidia" / "cu13"
     if not (toolkit / "bin" / "nvcc").exists():
-        raise SystemExit(f"hold_te: no flashinfer in {site}; `make flashinfer` puts it there")
+        raise SystemExit(f"hold_te: no flashinfer in {site}; `make compare-flashinfer` puts it there")
     library = toolkit / "lib"
     for link, target in ((toolkit / "lib64", "lib"), (library / "libcudart.so", "libcudart.so.13")):
         if not link.exists():

@@ -17,7 +17,7 @@ leaves summary.md and accuracy.json in $REPORTS/$job, where the shards lie as we
 of its own. To run task 3 of 4 alone again: SHARDS=4 MXCHECK_RUN=$job sbatch --array=3 ..., then merge $job.
 
 Read from the environment, which sbatch hands on: REPORTS (a folder that all nodes see), and what `make nightly`
-reads: DEVICE, MODELS, STEPS, WORKERS, PYTEST_ARGS, HANG, VENV; HF_HOME for models of the hub, which `make models
+reads: DEVICE, MODELS, STEPS, WORKERS, PYTEST_ARGS, HANG, VENV; HF_HOME for models of the hub, which `make fetch-models
 MODELS=...` fetches beforehand.
 END
 }

@@ -81,7 +81,13 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'mxcheck' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        home = importlib.import_module(_HOME[name])
+    except ModuleNotFoundError as error:
+        from mxcheck.extras import named
+
+        raise named(error, f"mxcheck.{name}") from None
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

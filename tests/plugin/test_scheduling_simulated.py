@@ -1,4 +1,4 @@
-"""The scheduler and the ledger in real pytest runs on a simulated host. `make scheduling` takes the time."""
+"""The scheduler and the ledger in real pytest runs on a simulated host. `make bench-scheduling` times it."""
 
 from __future__ import annotations
 

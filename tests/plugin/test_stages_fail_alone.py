@@ -37,7 +37,7 @@ def test_bitsandbytes_that_is_not_installed(project: Project) -> None:
             f"ref-llama-scaled_mm_fp8_row-A+{LABEL}": "accepted",
         },
     ), run.output
-    reason = "bitsandbytes is not installed: pip install bitsandbytes"
+    reason = "bitsandbytes is not installed: pip install 'mxcheck[bnb]'"
     assert f"skipped: bnb_int8 of ref-llama (cases: 1): {reason}" in run.output
     # and by default it is left out, which the header says
     run = project.gate(*words)

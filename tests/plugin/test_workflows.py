@@ -64,7 +64,7 @@ def test_the_token_is_given_to_the_one_step_that_fetches() -> None:
     text = (ROOT / ".github" / "workflows" / "nightly.yml").read_text()
     assert text.count("secrets.") == 1
     (step,) = [step for step in NIGHTLY["jobs"]["shard"]["steps"] if "HF_TOKEN" in step.get("env", {})]
-    assert step["run"] == "make models"
+    assert step["run"] == "make fetch-models"
     assert step["env"] == {"HF_TOKEN": "${{ secrets.HF_TOKEN }}"}
 
 
@@ -78,10 +78,8 @@ def test_they_call_the_targets_of_a_developer(path: Path) -> None:
         if step.get("run", "").startswith("make ")
     ]
     assert set(found) <= set(targets)
-    assert (
-        found
-        == {"ci.yml": ["lint", "gate", "test"], "nightly.yml": ["models", "nightly", "merge"]}[path.name]
-    )
+    wanted = {"ci.yml": ["lint", "gate", "test"], "nightly.yml": ["fetch-models", "nightly", "merge"]}
+    assert found == wanted[path.name]
 
 
 def test_no_shard_stops_another_and_none_hides_the_verdict() -> None:
@@ -257,7 +255,7 @@ def test_the_nightly_gate(checkout: Checkout, tmp_path: Path) -> None:
     night = Night(checkout, tmp_path, "2")
     assert night.plan() == [1, 2]
     for index in (1, 2):
-        # make models: reference models are there; make nightly
+        # make fetch-models: reference models are there; make nightly
         assert night.shard(index) == [0, 0], night.said
         assert f"--mx-shard={index}/2" in night.said
         assert "faulthandler_timeout=" in night.said

@@ -45,6 +45,18 @@ def test_no_value_stands_apart_from_its_option() -> None:
     assert apart == {}
 
 
+def test_every_target_of_make_that_is_shown_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in shown()
+        if path.name != "CHANGELOG.md"
+        for name in re.findall(r"(?:`|run: )make ([a-z][a-z-]*)", path.read_text(encoding="utf-8"))
+    }
+    assert {"test", "gate", "fetch-models"} <= {name for _, name in named}
+    assert {(path, name) for path, name in named if name not in targets} == set()
+
+
 @pytest.mark.parametrize(
     "text",
     [

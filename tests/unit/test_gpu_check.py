@@ -112,7 +112,7 @@ def test_which_branches_ran(load: Load, tmp_path: Path) -> None:
         "from mxcheck.scheduling import devices\n"
         "devices.visible([], {'CUDA_VISIBLE_DEVICES': ''})\n"
         "seen_lines.stop()\n"
-        "devices.parse('0, GPU-1, H200, 10, 9')\n"
+        "devices.gpu_devices([], workers_per_device=1)\n"
         "seen_lines.store(Path(sys.argv[1]))\n"
     )
     paths = os.pathsep.join([str(TOOLS), str(PACKAGE.parent)])
@@ -121,8 +121,8 @@ def test_which_branches_ran(load: Load, tmp_path: Path) -> None:
     branches = load("gpu.branches").branches()
     found = load("gpu.seen_lines").run_branches(tmp_path, branches)
     by_function = {branch.function: found.get(branch.key) for branch in branches}
-    assert {key.partition(": ")[0] for key in found} == {"scheduling/devices.py"}
-    assert by_function["parse"] is None
+    assert {key.partition(": ")[0] for key in found} == {"extras.py", "scheduling/devices.py"}
+    assert by_function["gpu_devices"] is None
     assert found['scheduling/devices.py: visible: named = environ.get("CUDA_VISIBLE_DEVICES")'] == "run"
 
 
@@ -269,6 +269,7 @@ def test_a_tree_that_is_not_installed_has_metadata(check: ModuleType, tmp_path: 
     assert f"Version: {metadata.parent.name[8:-10]}\n" in metadata.read_text()
 
 
+@pytest.mark.slow
 def test_a_rehearsal(load: Load, tmp_path: Path) -> None:
     """Every part, end to end, in the short form; and no page is made of it."""
     folder = tmp_path / "report"
@@ -344,7 +345,7 @@ AGREED = {
     ("changed", "said"),
     [
         pytest.param({}, [], id="agreed"),
-        pytest.param({"torch_total": 80 << 30}, ["nvidia-smi has "], id="another_gpu"),
+        pytest.param({"torch_total": 80 << 30}, ["the driver has "], id="another_gpu"),
         pytest.param({"used_with": 700 << 20}, ["a tensor of ", "the allocator gave back "], id="not_seen"),
         pytest.param({"used_after": 1624 << 20}, ["the allocator gave back "], id="kept"),
         pytest.param({"refused_beyond": False}, ["a tensor of "], id="beyond_the_lease"),

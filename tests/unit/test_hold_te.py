@@ -1,4 +1,4 @@
-"""tools/hold_te.py: that it sees what differs. (flashinfer itself is compiled by `make flashinfer`.)"""
+"""tools/hold_te.py: that it sees what differs. (`make compare-flashinfer` compiles flashinfer itself.)"""
 
 from __future__ import annotations
 
@@ -78,5 +78,5 @@ def test_ours_and_the_exact_rule_differ_as_they_should(tool: ModuleType) -> None
 
 
 def test_without_flashinfer_it_says_how_to_get_it(tool: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"no flashinfer in .*; `make flashinfer` puts it there"):
+    with pytest.raises(SystemExit, match=r"no flashinfer in .*; `make compare-flashinfer` puts it there"):
         tool.main(["flashinfer", str(tmp_path)])

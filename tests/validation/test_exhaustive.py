@@ -80,6 +80,7 @@ def test_expected_codes_are_the_table_search(sweep: Sweep) -> None:
             assert np.array_equal(codes.numpy()[place], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fp8_e5m2", "fp6_e2m3", "mxint8"])
 def test_expected_blocks_are_those_of_the_first_oracle(name: str) -> None:
     sweep = Sweep(format=name, scale_rule="rceil")

@@ -18,7 +18,7 @@ from mxcheck.scheduling.ledger import Ledger
 _MIB, _GIB = 2**20, 2**30
 #: What the lease is for, and what is put into it: well above what a context takes, well below any GPU.
 _LEASED, _TAKEN = 3 * _GIB, _GIB
-#: nvidia-smi counts in MiB, torch in bytes, and the driver keeps some hundreds of MiB from torch's total.
+#: The driver keeps some hundreds of MiB from torch's total.
 _SAME_TOTAL = 0.02
 #: What else a process has on a GPU beside its tensors: a context, and what the allocator rounds to.
 _BESIDE = _GIB
@@ -67,7 +67,7 @@ def _leases(device: str) -> tuple[dict[str, Any], list[str]]:
     """Take a lease, fill a part of it, go beyond it, give it back; at each step, what the driver says."""
     devices = _devices(device)
     if not devices:
-        return {}, ["nvidia-smi lists no GPU, and torch finds one: a lease could not tell GPUs apart"]
+        return {}, ["the driver lists no GPU, and torch finds one: a lease could not tell GPUs apart"]
     with tempfile.TemporaryDirectory(prefix="mxcheck-gpu-leases-") as folder:
         ledger = Ledger(Path(folder))
         lease = ledger.acquire(Request(what="gpu check", bytes_each=_LEASED), devices)
@@ -113,10 +113,10 @@ def _disagreements(found: dict[str, Any]) -> list[str]:
     grown, shrunk = found["used_with"] - found["used_before"], found["used_with"] - found["used_after"]
     total, torch_total = found["total"], found["torch_total"]
     checks = {
-        f"nvidia-smi has {total} bytes of memory, torch {torch_total}": (
+        f"the driver has {total} bytes of memory, torch {torch_total}": (
             abs(total - torch_total) <= _SAME_TOTAL * total
         ),
-        f"a tensor of {_TAKEN} bytes raised what nvidia-smi says is in use by {grown}": (
+        f"a tensor of {_TAKEN} bytes raised what the driver says is in use by {grown}": (
             _TAKEN - _MIB <= grown <= _TAKEN + _BESIDE
         ),
         f"the allocator gave back {shrunk} of {_TAKEN} bytes": shrunk >= _TAKEN // 2,

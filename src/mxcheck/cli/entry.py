@@ -26,6 +26,7 @@ from mxcheck.cli import (
     verify,
 )
 from mxcheck.cli.signals import EndedFromOutside, ended_in_order
+from mxcheck.extras import named
 from mxcheck.files.printed import printable, told
 from mxcheck.reporting.screen import Screen
 from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
@@ -80,8 +81,14 @@ def carry_out(options: argparse.Namespace) -> int:
         Screen(stderr=True, soft_wrap=True).print(f"mxcheck: {where}: {told(error)}; {remedy}")
         return 2
     except ValueError as error:
-        Screen(stderr=True, soft_wrap=True).print(f"mxcheck: {error}")
-        return 2
+        return _refused(error)
+    except ModuleNotFoundError as error:
+        return _refused(named(error, "this command"))
+
+
+def _refused(error: ValueError) -> int:
+    Screen(stderr=True, soft_wrap=True).print(f"mxcheck: {error}")
+    return 2
 
 
 def _about(error: OSError) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mxcheck.cli.console import console
+from mxcheck.extras import missing
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose
 from mxcheck.models.backends.backend import backend
@@ -73,8 +74,15 @@ def _row(step: Step, device: str) -> StepRow:
         what=_mx(step.name) if step.name in MX else _WHAT[step.name],
         tiers=(*tiers, ALL_LINEARS) if tiers and step.name != "mixed" else tiers,
         needs=step.needs,
-        reason="" if step.library is None else backend(step.name).missing(device) or "",
+        reason=_reason(step, device),
     )
+
+
+def _reason(step: Step, device: str) -> str:
+    """Return why a model cannot run in this precision here, or an empty string."""
+    if (reason := missing("transformers")) is not None:
+        return reason
+    return "" if step.library is None else backend(step.name).missing(device) or ""
 
 
 def _mx(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mxcheck.cli.merge import judge
 from mxcheck.cli.progress import progress_bar
+from mxcheck.extras import install
 from mxcheck.models.cards import DEVICE_BYTES, GIB
 from mxcheck.reporting.screen import Screen, say
 
@@ -105,7 +106,7 @@ def _import_ray() -> None:
     try:
         import ray  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"--ray needs Ray ({error}); install it with: pip install 'mxcheck[ray]'") from error
+        raise ValueError(f"--ray needs Ray ({error}): {install('ray')}") from error
 
 
 def _check(plan: Plan) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever HTTP client it uses
 
 from mxcheck.evaluation.corpus_names import Corpus, FileCorpus, HubCorpus, SelfCorpus
 from mxcheck.evaluation.json_lines import json_lines
+from mxcheck.extras import missing, require
 from mxcheck.files.printed import one_line
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def open_documents(corpus: Corpus) -> tuple[dict[str, Any], Iterator[str]]:
                 raise ValueError(f"corpus {corpus.name!r}: {corpus.path} is empty; give a file with text")
             if corpus.builder == "json":
                 return {"file": corpus.path.name}, _in_one_line(json_lines(corpus.path), corpus)
+            require("datasets", f"corpus {corpus.name!r}")
             import datasets
 
             with _uncounted():
@@ -90,6 +91,7 @@ def _uncounted() -> Iterator[None]:
 
 
 def _hub_builder(corpus: HubCorpus) -> datasets.DatasetBuilder:
+    require("datasets", f"corpus {corpus.name!r}")
     import datasets
 
     try:
@@ -133,8 +135,8 @@ def _in_one_line(documents: Iterator[str], corpus: HubCorpus | FileCorpus) -> It
         if not damaged and type(error).__name__ != "ZstdError":
             raise
         reason = in_one_line(error)
-        if "zstd not supported" in reason and find_spec("zstandard") is None:
-            reason = "it is compressed with zstd, which needs a package: pip install zstandard"
+        if "zstd not supported" in reason and missing("zstandard"):
+            reason = f"it is compressed with zstd: {missing('zstandard')}"
         if "StopIteration" in reason:  # from a generator of `datasets`: a compressed file has no line
             reason = "it ends where data should follow; restore it"
         raise ValueError(f"corpus {corpus.name!r}: {where}: {reason}") from error

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from mxcheck.extras import named
+
 __all__ = ["DOCUMENT_BYTES", "json_lines"]
 
 #: Most bytes of a line of a .jsonl or .jsonl.zst, decompressed (five times War and Peace), and of consecutive
@@ -44,10 +46,8 @@ def json_lines(path: Path) -> Iterator[str]:
 def _decompressed(file: IO[bytes]) -> Iterator[bytes]:
     try:
         import zstandard
-    except ImportError as error:
-        raise ValueError(
-            "it is compressed with zstd, which needs a package: pip install zstandard"
-        ) from error
+    except ModuleNotFoundError as error:
+        raise named(error, "a file compressed with zstd") from None
     decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
     frame = None
     while piece := file.read(_PIECE):

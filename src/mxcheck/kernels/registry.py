@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
+from mxcheck.extras import install
+
 ENTRY_POINTS = "mxcheck.kernels"
 #: Prefix of a command line that is given as a kernel's name, where a program in any language may be one.
 PROGRAM = "command:"
@@ -105,9 +107,7 @@ _PEERS = (
         library="mx",
         obtain=f"clone {MICROXCALING} and give pytest --mx-microxcaling=PATH, or put PATH on PYTHONPATH",
     ),
-    _peer(
-        "transformer_engine", "transformer_engine", obtain="pip install transformer_engine[pytorch] (CUDA)"
-    ),
+    _peer("transformer_engine", "transformer_engine", obtain=install("transformer_engine")),
 )
 
 

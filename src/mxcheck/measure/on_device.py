@@ -54,7 +54,7 @@ def memory_bytes(device: str, indices: Sequence[int]) -> int:
 
 
 def torch_devices(*, workers_per_device: int) -> list[Device]:
-    """Return the GPUs that torch finds, where there is no nvidia-smi: memory held by others is not known."""
+    """Return the GPUs that torch finds, where NVML tells of none: memory held by others is not known."""
     import torch
 
     found = []

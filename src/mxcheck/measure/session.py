@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mxcheck.extras import require
 from mxcheck.gate.baseline import states_path
 from mxcheck.gate.check import Check, check
 from mxcheck.gate.kernel_cells import AskedKernel, KernelCell
@@ -297,6 +298,7 @@ class Session:
         self._devices = held
 
     def _load(self, label: str) -> Resident:
+        require("transformers", "measuring a model")
         from transformers.utils.logging import disable_progress_bar
 
         from mxcheck.evaluation.measure import evaluate

@@ -4,7 +4,6 @@ safetensors only, and no code of the checkpoint unless allowed."""
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import math
 import os
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from mxcheck.extras import missing
 from mxcheck.formats.choices import choose
 from mxcheck.kernels.usual_settings import usual_settings
 from mxcheck.models.cards import GIB, ITEM_BYTES, ModelCard
@@ -253,8 +253,8 @@ def _spread(card: ModelCard, dtype: str, *, device_bytes: int, devices: int) -> 
 
 
 def _check_accelerate(why: str) -> None:
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError(f"{why}; pip install accelerate, which spreads it over them")
+    if (reason := missing("accelerate")) is not None:
+        raise ValueError(f"{why}; accelerate spreads it over them, and {reason}")
 
 
 @contextmanager

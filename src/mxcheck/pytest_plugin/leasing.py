@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mxcheck.extras import missing
 from mxcheck.measure import on_device
 from mxcheck.models.cards import GIB
 from mxcheck.models.footprint import Footprint
@@ -51,8 +52,8 @@ def _torch_is_for_cpus() -> bool:
 
 def pin_visible_gpus(settings: Settings) -> None:
     """Make CUDA count the GPUs as we do, by setting their names before torch first looks for them, and only
-    then."""
-    if looks_for_gpus(settings) and (found := visible(gpus())):
+    then. Without nvidia-ml-py nothing is leased, and CUDA's own count is as good."""
+    if looks_for_gpus(settings) and missing("pynvml") is None and (found := visible(gpus())):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in found)
 
 

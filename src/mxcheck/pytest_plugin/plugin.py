@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mxcheck.extras import require
 from mxcheck.formats.aliases import ALIASES, aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.pytest_plugin.fixtures import (
@@ -253,6 +254,8 @@ def _is_without_ordering(item: Any) -> bool:
 def _parametrize_models(metafunc: pytest.Metafunc) -> None:
     require_syrupy(metafunc.config)
     require_docstrings()
+    if not metafunc.config.getoption("collectonly"):
+        require("transformers", "the model suite")  # the kernel suite, named alone, does without
     refuse_repeats(metafunc.config)
     _refuse_update_in_ci(metafunc.config)
     if len(kernels := settings(metafunc.config).kernels) > 1:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any
 
-_MIB = 2**20
-_FIELDS = "index,uuid,name,memory.total,memory.free"
+from mxcheck.extras import require
+
 CPU = "cpu"
-#: Seconds to wait for nvidia-smi: it answers in well under a second, but never with a faulty driver.
+#: The NVIDIA driver's version, where it is loaded; under WSL only nvidia-smi tells.
+_DRIVER = Path("/proc/driver/nvidia/version")
+#: Seconds to wait for the driver: it answers in well under a second, but never when it is faulty.
 _ANSWER_SECONDS = 60.0
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -36,7 +40,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A line of nvidia-smi: memory in bytes, index in the PCI bus order."""
+    """What NVML says of a GPU: memory in bytes, index in the PCI bus order (as nvidia-smi)."""
 
     index: int
     uuid: str
@@ -46,48 +50,53 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """Return all GPUs of the host, without a CUDA context: none without nvidia-smi or a driver.
+    """Return all GPUs of the host, without a CUDA context: none without an NVIDIA driver.
 
-    Raises ValueError for an unreadable or missing answer.
+    Raises ValueError, in one line, where the driver does not answer; NotInstalledError where there is one and
+    nvidia-ml-py, which asks it, is absent.
     """
-    program = shutil.which("nvidia-smi")
-    if program is None:
+    if not _DRIVER.exists() and shutil.which("nvidia-smi") is None:
         return []
+    require("pynvml", "asking the NVIDIA driver for this host's GPUs (if --mx-device is not cpu)")
+    import pynvml
+
+    answers: Queue[list[Gpu] | pynvml.NVMLError] = Queue()
+    # A call that hangs in the driver cannot be interrupted; a daemon does not keep the process.
+    Thread(target=_ask, args=(answers,), daemon=True).start()
     try:
-        done = subprocess.run(  # noqa: S603  (fixed words)
-            [program, f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_ANSWER_SECONDS,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ValueError(
-            f"nvidia-smi does not answer ({error}); look at the driver, or give --mx-device=cpu"
-        ) from error
-    return [] if done.returncode else parse(done.stdout)
-
-
-def parse(text: str) -> list[Gpu]:
-    """Parse nvidia-smi's answer. Raises ValueError for a line of another form."""
-    found = []
-    for line in filter(str.strip, text.splitlines()):
-        try:
-            index, uuid, model, total, free = (part.strip() for part in line.split(","))
-            found.append(
-                Gpu(
-                    index=int(index),
-                    uuid=uuid,
-                    model=model,
-                    total_bytes=int(total) * _MIB,
-                    free_bytes=int(free) * _MIB,
-                )
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"nvidia-smi says {line!r}, expected {_FIELDS}; give --mx-device=cpu to run without GPUs"
-            ) from error
+        found = answers.get(timeout=_ANSWER_SECONDS)
+    except Empty:
+        found = TimeoutError(f"no answer in {_ANSWER_SECONDS:g} s")
+    if isinstance(found, pynvml.NVMLError_LibraryNotFound | pynvml.NVMLError_DriverNotLoaded):
+        return []
+    if isinstance(found, Exception):
+        raise ValueError(f"the NVIDIA driver fails ({found}); look at it, or give --mx-device=cpu") from found
     return found
+
+
+def _ask(answers: Queue[Any]) -> None:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        answers.put([_gpu(index, handle) for index, handle in enumerate(handles)])
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        answers.put(error)
+
+
+def _gpu(index: int, handle: Any) -> Gpu:
+    import pynvml
+
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(
+        index=index,
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        model=pynvml.nvmlDeviceGetName(handle),
+        total_bytes=memory.total,
+        free_bytes=memory.free,
+    )
 
 
 def visible(found: Sequence[Gpu], environ: Mapping[str, str] = os.environ) -> list[Gpu]:
@@ -96,7 +105,7 @@ def visible(found: Sequence[Gpu], environ: Mapping[str, str] = os.environ) -> li
 
     Raises ValueError where an index is ambiguous: CUDA counts the fastest GPU first unless CUDA_DEVICE_ORDER
     is PCI_BUS_ID, so with different GPUs an index could mean another one in CUDA than here. Also raises it
-    for a part of a GPU (MIG), whose memory nvidia-smi does not report in this form.
+    for a part of a GPU (MIG), whose memory NVML reports apart.
     """
     named = environ.get("CUDA_VISIBLE_DEVICES")
     mixed = len({gpu.model for gpu in found}) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
@@ -175,11 +184,8 @@ def used_bytes(devices: Sequence[Device]) -> dict[str, int]:
     """Return the memory now in use on each device, by any process; devices without this information are
     omitted."""
     names = {device.name: device.total_bytes for device in devices}
-    used = {
-        gpu.uuid: gpu.total_bytes - gpu.free_bytes
-        for gpu in gpus()
-        if names.keys() != {CPU} and gpu.uuid in names
-    }
+    found = [] if names.keys() <= {CPU} else gpus()
+    used = {gpu.uuid: gpu.total_bytes - gpu.free_bytes for gpu in found if gpu.uuid in names}
     if CPU in names:
         used[CPU] = _used_memory(names[CPU])
     return used

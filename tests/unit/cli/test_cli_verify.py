@@ -20,6 +20,8 @@ from mxcheck.cli import main
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.eager import fake_quantize_eager
 
+pytestmark = pytest.mark.slow
+
 few = pytest.mark.usefixtures("without_matrices")
 
 

@@ -40,6 +40,7 @@ C, NONE = Condition, Condition(0)
 CELLS = {cell.id: cell for cell in cells("full")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [pytest.param(pair, id=name) for name, pair in PAIRS.items()])
 def test_two_causes_are_both_shown_and_each_by_an_input_of_its_own(pair: Pair) -> None:
     """Where its own cause is mended an example is right; where the other one is, it is as wrong as before."""

@@ -17,6 +17,8 @@ from mxcheck.formats.spec import CastSpec, cast_spec, resolve_axis
 from mxcheck.kernels.domain import Domain, NotSupported, domain
 from mxcheck.kernels.eager import quantize_eager
 
+pytestmark = pytest.mark.slow
+
 Cast = Callable[[Tensor, CastSpec], tuple[Tensor, ...]]
 CELLS = {cell.id: cell for cell in cells("full")}
 SOME = ("fp8_e4m3-floor", "fp4_e2m1-rceil", "nvfp4-amax", "e4m3_row-amax", "mxint8-floor-stochastic")

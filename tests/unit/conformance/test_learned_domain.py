@@ -23,6 +23,8 @@ from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.domain import Domain, NotSupported, domain
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 Cast = Callable[[Tensor, CastSpec], Any]
 CELLS = {cell.id: cell for cell in cells("full")}

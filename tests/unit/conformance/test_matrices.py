@@ -19,6 +19,8 @@ from mxcheck.conformance.verifier import compare, expected_parts
 from mxcheck.kernels.domain import Domain, domain
 from mxcheck.kernels.eager import quantize_eager
 
+pytestmark = pytest.mark.slow
+
 CELLS = {cell.id: cell for cell in cells("full")}
 FLOOR = CELLS["fp8_e4m3-floor"]
 SOME = (

@@ -26,7 +26,7 @@ from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels.domain import domain
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
-pytestmark = pytest.mark.usefixtures("edges_alone")
+pytestmark = [pytest.mark.usefixtures("edges_alone"), pytest.mark.slow]
 CELLS = {cell.id: cell for cell in cells("full")}
 
 

@@ -229,8 +229,8 @@ def test_a_split_is_streamed_as_far_as_needed(hub):
 def test_a_missing_package_is_named_and_no_reason_to_read_something_else(hub):
     error = hub[0]["pile,wikitext"]["error"]
     assert error == (
-        "corpus 'pile': monology/pile-uncopyrighted: it is compressed with zstd, which needs a package: "
-        "pip install zstandard"
+        "corpus 'pile': monology/pile-uncopyrighted: it is compressed with zstd: zstandard is not installed: "
+        "pip install 'mxcheck[models]'"
     )
 
 

@@ -72,9 +72,12 @@ def peaks(way: str) -> dict[str, int]:
     return result
 
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="needs /proc to tell a process's peak memory"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/status").exists(), reason="needs /proc to tell a process's peak memory"
+    ),
+]
 
 
 def test_128k_tokens_of_vocabulary_stay_within_the_bound() -> None:

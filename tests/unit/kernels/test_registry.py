@@ -104,7 +104,10 @@ def test_ours_are_always_there(name: str) -> None:
     [
         ("torchao", "pip install torchao"),
         ("compressed_tensors", "pip install compressed-tensors"),
-        ("transformer_engine", "pip install transformer_engine[pytorch] (CUDA)"),
+        (
+            "transformer_engine",
+            "pip install --no-build-isolation 'mxcheck[te]', with the CUDA toolkit and cuDNN",
+        ),
         (
             "microxcaling",
             f"clone {MICROXCALING} and give pytest --mx-microxcaling=PATH, or put PATH on PYTHONPATH",

@@ -30,6 +30,8 @@ from mxcheck.models.convert import convert
 from mxcheck.models.recipe import BF16, Operand, recipe
 from mxcheck.run.measuring import Measuring
 
+pytestmark = pytest.mark.slow
+
 TOOL = Path(__file__).parents[3] / "tools" / "try_first_acceptance.py"
 
 

@@ -23,6 +23,8 @@ from mxcheck.measure.session import Session
 from mxcheck.models.recipe import Recipe, recipe
 from mxcheck.run.measuring import Measuring
 
+pytestmark = pytest.mark.slow
+
 E4M3 = "fp8_e4m3-floor"
 
 

@@ -23,6 +23,8 @@ from mxcheck.models.recipe import recipe
 from mxcheck.reporting.failure import failure_message
 from mxcheck.run.measuring import Measuring
 
+pytestmark = pytest.mark.slow
+
 CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
 BOUNDS = Bounds(kl=1.0, rise=1.0)
 SEQUENCES, LENGTH = 4, 64

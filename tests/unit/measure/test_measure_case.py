@@ -27,6 +27,8 @@ from mxcheck.models.convert import UnavailableError
 from mxcheck.models.recipe import recipe
 from mxcheck.run.measuring import Measuring
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[3] / "src"
 CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
 SHORT = Measuring(max_samples=2, sequence_length=32)

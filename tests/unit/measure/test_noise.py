@@ -18,6 +18,8 @@ from mxcheck.models.load import LoadedModel
 from mxcheck.models.recipe import Recipe, recipe
 from mxcheck.run.measuring import Measuring
 
+pytestmark = pytest.mark.slow
+
 #: Two precisions whose results lie far apart, so that trials given to the wrong recipe are seen.
 RECIPES = (recipe("mxint8", tier="A"), recipe("fp4_e2m1", tier="B"))
 SAMPLES = 2

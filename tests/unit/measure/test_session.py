@@ -210,6 +210,7 @@ print(os.environ.get("OMP_WAIT_POLICY"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("use", "own"),
     [

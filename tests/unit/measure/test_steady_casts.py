@@ -22,6 +22,8 @@ from mxcheck.models.call_casts import ELEMENTWISE
 from mxcheck.models.products import Cast
 from mxcheck.models.recipe import Recipe, recipe
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 64
 UP = "model.layers.0.mlp.up_proj"
 E4M3 = recipe("fp8_e4m3", tier="B")

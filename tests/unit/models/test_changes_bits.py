@@ -27,6 +27,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", RECIPES)
 @pytest.mark.parametrize("name", ARCHITECTURES)

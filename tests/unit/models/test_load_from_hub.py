@@ -76,6 +76,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.slow
 def test_two_processes_load_zoo_models_at_once_from_a_cache_alone(home: Path) -> None:
     hub_cache.place_tiny(home, "llama-3.1-8b")
     hub_cache.place_tiny(home, "tinystories-33M")
@@ -259,6 +260,7 @@ def hub(request: pytest.FixtureRequest) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hub", "words"),
     [
@@ -408,14 +410,16 @@ def test_several_devices_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "accelerate", None)  # as if it were not installed
     with pytest.raises(
         ValueError,
-        match=r"^model 'mixtral-8x7b' needs 180 GiB in bfloat16, got devices of 80 GiB; pip install acc",
+        match=r"^model 'mixtral-8x7b' needs 180 GiB in bfloat16, got devices of 80 GiB; accelerate s",
     ):
         loader._spread(CARDS["mixtral-8x7b"], "bfloat16", device_bytes=80 * GIB, devices=2)
 
 
 def test_several_leased_devices_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ValueError, match=r"^model 'ref-llama' goes over 2 devices; pip install accelerate"):
+    with pytest.raises(
+        ValueError, match=r"^model 'ref-llama' goes over 2 devices; .* accelerate is not installed: pip"
+    ):
         loader.load("ref-llama", device="cuda", devices={0: GIB, 1: GIB})
 
 

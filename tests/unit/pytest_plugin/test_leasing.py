@@ -23,7 +23,7 @@ from mxcheck.pytest_plugin.leasing import (
 )
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import estimated
-from mxcheck.scheduling.devices import Device, cores, parse
+from mxcheck.scheduling.devices import Device, Gpu, cores
 from mxcheck.scheduling.leases import Request
 from mxcheck.scheduling.ledger import Ledger
 
@@ -98,9 +98,13 @@ def test_gpus_are_looked_for_with_a_torch_that_can_use_them(
 
 
 def test_gpus_are_named_before_cuda_counts_them(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = parse("0, GPU-aa, H100, 80000, 80000\n1, GPU-bb, H100, 80000, 80000\n")
+    found = [
+        Gpu(index=index, uuid=uuid, model="H100", total_bytes=80 * GIB, free_bytes=80 * GIB)
+        for index, uuid in enumerate(("GPU-aa", "GPU-bb"))
+    ]
     monkeypatch.setattr("mxcheck.pytest_plugin.leasing.gpus", lambda: found)
     monkeypatch.setattr("mxcheck.pytest_plugin.leasing._torch_is_for_cpus", lambda: False)
+    monkeypatch.setattr("mxcheck.pytest_plugin.leasing.missing", lambda _: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     settings = lay("--mx-workers-per-device", "2")
     assert [(device.name, device.index, device.slots) for device in host_devices(settings, on_gpu=True)] == [
@@ -108,6 +112,10 @@ def test_gpus_are_named_before_cuda_counts_them(lay: Lay, monkeypatch: pytest.Mo
     ]
     pin_visible_gpus(lay("--mx-device", "cpu"))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    monkeypatch.setattr("mxcheck.pytest_plugin.leasing.missing", lambda _: "pynvml is not installed")
+    pin_visible_gpus(settings)  # the kernel suite, by the base alone
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    monkeypatch.setattr("mxcheck.pytest_plugin.leasing.missing", lambda _: None)
     pin_visible_gpus(settings)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
 

@@ -12,6 +12,8 @@ import pytest
 from mxcheck.models.zoo import MADE_MODELS
 from mxcheck.pytest_plugin.work import estimate
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 (REAL,) = MADE_MODELS
 #: The other models of one worker, in its order.

@@ -185,6 +185,7 @@ def test_the_upper_clamp() -> None:
     assert lines[-1].endswith("saturated") == (3e38 / 2.0**127 > 127.5 / 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(BLOCK_FORMATS))
 def test_every_format_and_rule_can_be_told(name: str) -> None:
     """What is told is held against the oracle by assertions: here on bits of any kind."""

@@ -1,10 +1,11 @@
-"""What a host has: nvidia-smi's lines, CUDA_VISIBLE_DEVICES, cores and memory."""
+"""What a host has: GPUs that NVML lists, CUDA_VISIBLE_DEVICES, cores and memory."""
 
 from __future__ import annotations
 
-import os
-import stat
+import sys
+import threading
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
@@ -17,57 +18,81 @@ from mxcheck.scheduling.devices import (
     gpu_devices,
     gpus,
     memory_bytes,
-    parse,
     used_bytes,
     visible,
 )
 
 MIB = 2**20
-#: The form of the answer to --query-gpu=index,uuid,name,memory.total,memory.free, as NVIDIA documents it.
-ANSWER = """\
-0, GPU-11111111-aaaa-bbbb-cccc-000000000000, NVIDIA H100 80GB HBM3, 81559, 81004
-1, GPU-22222222-aaaa-bbbb-cccc-000000000000, NVIDIA H100 80GB HBM3, 81559, 1024
-"""
-H100 = parse(ANSWER)
+H100 = [
+    Gpu(
+        index=index,
+        uuid=f"GPU-{str(index + 1) * 8}-aaaa-bbbb-cccc-000000000000",
+        model="NVIDIA H100 80GB HBM3",
+        total_bytes=81559 * MIB,
+        free_bytes=free * MIB,
+    )
+    for index, free in enumerate((81004, 1024))
+]
 MIXED = [*H100, Gpu(index=2, uuid="GPU-333", model="NVIDIA L4", total_bytes=24, free_bytes=24)]
 
 
-def test_the_answer_of_nvidia_smi() -> None:
-    assert [(gpu.index, gpu.uuid[:12], gpu.total_bytes // MIB, gpu.free_bytes // MIB) for gpu in H100] == [
-        (0, "GPU-11111111", 81559, 81004),
-        (1, "GPU-22222222", 81559, 1024),
-    ]
-
-
-@pytest.mark.parametrize("line", ["0, GPU-1, H100, [N/A], 5", "something else", "0, GPU-1, H100, 5"])
-def test_another_answer_is_refused(line: str) -> None:
-    with pytest.raises(ValueError, match=r"^nvidia-smi says .* expected index,uuid,name"):
-        parse(line)
+@pytest.fixture
+def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """NVIDIA's own package, on a host that says that it has a driver."""
+    library = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed: make install")
+    monkeypatch.setattr(devices, "_DRIVER", tmp_path)
+    return library
 
 
 @pytest.fixture
-def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program of that name, first on the path: there is no driver here that could answer."""
-    program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\ncat <<'END'\n{ANSWER}END\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    return program
+def driver(nvml: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The same with every call to the driver answered as NVIDIA documents it: there is no driver here."""
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: len(H100),
+        "nvmlDeviceGetHandleByIndex": lambda index: H100[index],
+        "nvmlDeviceGetUUID": lambda gpu: gpu.uuid,
+        "nvmlDeviceGetName": lambda gpu: gpu.model,
+        "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(total=gpu.total_bytes, free=gpu.free_bytes),
+    }
+    for name, answer in answers.items():
+        assert hasattr(nvml, name)
+        monkeypatch.setattr(nvml, name, answer)
+    return nvml
 
 
-def test_gpus_are_asked_of_the_program(nvidia_smi: Path) -> None:
+@pytest.mark.usefixtures("driver")
+def test_gpus_are_asked_of_the_driver() -> None:
     assert gpus() == H100
     assert used_bytes(gpu_devices(H100, workers_per_device=1)) == {
         H100[0].uuid: 555 * MIB,
         H100[1].uuid: 80535 * MIB,
     }
-    nvidia_smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+
+
+def test_no_library_of_the_driver_no_gpus(nvml: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise nvml.NVMLError(nvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(nvml, "nvmlInit", absent)
     assert gpus() == []
 
 
-def test_no_program_no_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_driver_no_gpus_and_nothing_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(devices, "_DRIVER", tmp_path / "absent")
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     assert gpus() == []
+    assert used_bytes([cpu_device(workers_per_device=1)]).keys() == {"cpu"}
+
+
+def test_a_driver_needs_the_package_that_asks_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(devices, "_DRIVER", tmp_path)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(ValueError, match=r"needs pynvml, .*: pip install 'mxcheck\[gpu\]'$"):
+        gpus()
+    assert used_bytes([cpu_device(workers_per_device=1)]).keys() == {"cpu"}  # the driver is not asked
 
 
 @pytest.mark.parametrize(
@@ -161,11 +186,23 @@ def test_use_is_that_of_the_group_with_the_limit(groups: Path) -> None:
     assert used_bytes([host]) == {"cpu": 3 * MIB}
 
 
-def test_a_driver_that_does_not_answer(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_fails(driver: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_: int) -> None:
+        raise driver.NVMLError(driver.NVML_ERROR_GPU_IS_LOST)
+
+    monkeypatch.setattr(driver, "nvmlDeviceGetHandleByIndex", lost)
+    with pytest.raises(
+        ValueError, match=r"^the NVIDIA driver fails \(GPU is lost\); .* give --mx-device=cpu$"
+    ):
+        gpus()
+
+
+def test_a_driver_that_does_not_answer(driver: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_ANSWER_SECONDS", 0.1)
-    nvidia_smi.write_text("#!/bin/sh\nexec sleep 30\n")
-    with pytest.raises(ValueError, match=r"^nvidia-smi does not answer .*give --mx-device=cpu$"):
-        gpus()
-    nvidia_smi.write_text("#!/no/such/interpreter\n")
-    with pytest.raises(ValueError, match=r"^nvidia-smi does not answer"):
-        gpus()
+    ended = threading.Event()
+    monkeypatch.setattr(driver, "nvmlInit", ended.wait)
+    try:
+        with pytest.raises(ValueError, match=r"^the NVIDIA driver fails \(no answer in 0\.1 s\); "):
+            gpus()
+    finally:
+        ended.set()

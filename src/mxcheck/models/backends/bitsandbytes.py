@@ -27,16 +27,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mxcheck.extras import missing
 from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.backend import Replacement
 from mxcheck.models.backends.linear import bias_of, features, nbytes, not_linear, weight_of
-from mxcheck.models.backends.requirements import broken, not_installed
+from mxcheck.models.backends.requirements import broken
 from mxcheck.models.ladder import LADDER
 
 #: Least magnitude of an outlier activation: the paper's value, and transformers' default.
 THRESHOLD: float = LADDER["bnb_int8"].settings["threshold"]
 
-_OBTAIN = "pip install bitsandbytes"
 _DEVICES = ("cpu", "cuda")
 _LOGGER = logging.getLogger("bitsandbytes.autograd._functions")
 
@@ -53,7 +53,7 @@ class BitsAndBytes:
         kind = torch.device(device).type
         if kind not in _DEVICES:
             return f"needs a model on {' or '.join(_DEVICES)}, and this one is on {device}"
-        if (reason := not_installed("bitsandbytes", _OBTAIN)) is not None:
+        if (reason := missing("bitsandbytes")) is not None:
             return reason
         if kind == "cuda" and not torch.cuda.is_available():
             return "needs a CUDA device, and torch sees none"

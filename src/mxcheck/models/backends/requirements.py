@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 
@@ -16,11 +15,6 @@ Capability = tuple[int, int]
 # Errors of a binary that was built for another torch or CUDA, or lacks a part: an undefined symbol, a missing
 # shared object, a version that an `assert` refuses, a name that torch no longer has.
 _BROKEN = (ImportError, OSError, RuntimeError, AssertionError, AttributeError)
-
-
-def not_installed(package: str, obtain: str) -> str | None:
-    """Return an error if `package` is not on sys.path, or None. Imports nothing."""
-    return None if find_spec(package) is not None else f"{package} is not installed: {obtain}"
 
 
 @cache

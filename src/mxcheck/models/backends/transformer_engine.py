@@ -26,18 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mxcheck.extras import missing
 from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.backend import Replacement
 from mxcheck.models.backends.linear import bias_of, indivisible, nbytes, not_linear, weight_of
-from mxcheck.models.backends.requirements import (
-    Capability,
-    broken,
-    cuda_capability,
-    not_installed,
-    unfit_device,
-)
+from mxcheck.models.backends.requirements import Capability, broken, cuda_capability, unfit_device
 
-_OBTAIN = "pip install --no-build-isolation transformer_engine[pytorch], with the CUDA toolkit and cuDNN"
 _ROWS = 32
 _MXFP8_BLOCK = 32
 
@@ -70,7 +64,7 @@ class TransformerEngine:
         """As `missing`, given the compute capability of `device`. Imports the library only where the device
         is suitable."""
         return (
-            not_installed("transformer_engine", _OBTAIN)
+            missing("transformer_engine")
             or unfit_device(device, capability, at_least=self.at_least, below=self.below)
             or broken("transformer_engine.pytorch")
             or self._own_answer()
