@@ -7,9 +7,10 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from mxcheck.gate.decision import Accepted, Update, decide, stored
+from mxcheck.gate.decision import Accepted, decide, stored
 from mxcheck.gate.noise import Trial, widened, worst
 from mxcheck.gate.record import Noise, Record
+from mxcheck.gate.update import Update
 from validation.known_verdicts.expectation import expect
 from validation.known_verdicts.healthy import HEALTHY, LAYERS, LOSSES, MAX_DECIDES, RMS_DECIDES, TIGHT, moved
 from validation.known_verdicts.updates import CHANGED, LOWER, NEAR, RECENTRE

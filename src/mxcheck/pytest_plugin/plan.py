@@ -18,7 +18,7 @@ from mxcheck.files.plain_data import MALFORMED, read_json
 from mxcheck.files.printed import one_line, told
 from mxcheck.gate.case import Case
 from mxcheck.models.footprint import Footprint
-from mxcheck.pytest_plugin.neighbours import accepts
+from mxcheck.pytest_plugin.neighbours import is_update
 from mxcheck.pytest_plugin.placing import selected_cases
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
@@ -112,5 +112,5 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan."""
     config = session.config
     selected = dict.fromkeys(selected_cases(config, [item.nodeid for item in session.items]))
-    found = make_plan(settings(config), list(selected), updates=accepts(config))
+    found = make_plan(settings(config), list(selected), updates=is_update(config))
     Path(os.environ[PLAN_FILE]).write_text(json.dumps(asdict(found)), encoding="utf-8")

@@ -24,13 +24,13 @@ from mxcheck.pytest_plugin.fixtures import (
     mx_usual_settings,
 )
 from mxcheck.pytest_plugin.neighbours import (
-    accepts,
+    asked_update,
+    is_update,
     refuse_pytest_snapshot,
     refuse_repeats,
     require_assertions,
     require_docstrings,
     require_syrupy,
-    updates,
 )
 from mxcheck.pytest_plugin.options import add_options, given, typed
 from mxcheck.pytest_plugin.rootdir import check_root
@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for tier in (*TIERS, *MIXED_TIERS, ALL_LINEARS):
         config.addinivalue_line("markers", f"tier_{tier}: cases of tier {tier} (added by mxcheck)")
     if given(config):
-        if settings(config).recentre and not updates(config):
+        if settings(config).recentre and not asked_update(config).changed:
             raise pytest.UsageError("mxcheck: --mx-recentre rewrites baselines: add --snapshot-update")
         _refuse_measuring_by_the_way(config)
         _refuse_update_in_ci(config)
@@ -144,7 +144,7 @@ def _find_device(config: pytest.Config) -> None:
 def _refuse_update_in_ci(config: pytest.Config) -> None:
     import os
 
-    if accepts(config) and os.environ.get("CI", "").lower() not in ("", "0", "false"):
+    if is_update(config) and os.environ.get("CI", "").lower() not in ("", "0", "false"):
         raise pytest.UsageError(
             "mxcheck: --snapshot-update is refused in CI (the environment variable CI is set): a gate that "
             "accepts what it finds gates nothing; update on a developer's machine and commit the baselines"
@@ -156,7 +156,7 @@ def _refuse_measuring_by_the_way(config: pytest.Config) -> None:
 
     if not config.getoption("mx_measure"):
         return
-    if accepts(config):
+    if is_update(config):
         raise pytest.UsageError(
             "mxcheck: --mx-measure judges nothing, so that nothing can be accepted; drop one"
         )

@@ -17,6 +17,7 @@ from mxcheck.gate.check import Check, check
 from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.update import Update
 from mxcheck.pytest_plugin.acceptance import settle
 
 ACCEPTED = build_record()
@@ -76,8 +77,7 @@ def held(snapshot: SnapshotAssertion) -> Settle:
                 update_snapshots=update,
                 update_new_snapshots_only=new_only,
             ),
-            recentre=recentre,
-            measure=measure,
+            update=Update(changed=update, missing=new_only, recentre=recentre, measure=measure),
             accept_command=COMMAND,
             measure_noise=measure_noise,
             keep_inputs=keep_inputs,

@@ -211,10 +211,10 @@ FAULTS: tuple[Fault, ...] = (
         what="An update of what is missing accepts what has changed too.",
         source="a porter's slip: two options of one library, of which one includes the other",
         changes=rewrite(
-            "mxcheck.pytest_plugin.acceptance:asked_update",
+            "mxcheck.pytest_plugin.neighbours:asked_update",
             call("Update"),
             argument("changed"),
-            to="it or snapshot.update_new_snapshots_only",
+            to="it or bool(config.getoption('update_new_snapshots_only', False))",
         ),
         options=("--snapshot-update-new-only",),
     ),
