@@ -22,7 +22,7 @@ from mxcheck.pytest_plugin.neighbours import is_update
 from mxcheck.pytest_plugin.placing import selected_cases
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.pytest_plugin.work import UNKNOWN, estimated, model_seconds
+from mxcheck.pytest_plugin.work import UNKNOWN, estimated, nominal_seconds
 from mxcheck.scheduling.sharding import split
 
 #: Environment variable with the path of the output file.
@@ -63,12 +63,7 @@ class Plan:
 def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) -> Plan:
     """Plan a run with these selected cases."""
     known = {label: estimated(settings, label) for label in settings.models}
-    costs = {
-        label: model_seconds(
-            known[label], [made for case, made in settings.recipes.items() if case.model == label]
-        )
-        for label in settings.models
-    }
+    costs = nominal_seconds(settings)
     models = tuple(
         PlannedModel(
             label=label,

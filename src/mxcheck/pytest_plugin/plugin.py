@@ -131,7 +131,7 @@ def _find_device(config: pytest.Config) -> None:
     needs it: other runs of that project do not import torch.)"""
     if config.getoption("mx_device") != "cuda":
         return
-    from mxcheck.conformance.devices import resolve_device
+    from mxcheck.kernels.device_choice import resolve_device
     from mxcheck.pytest_plugin.leasing import pin_visible_gpus
 
     try:

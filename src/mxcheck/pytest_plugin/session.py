@@ -55,7 +55,7 @@ class GateSession:
             tell=lambda model, why: self._tell({"do": "wait", "model": model, "why": why}),
             twice=self._update.is_update,
         )
-        self.session = Session(settings.measuring, shared=shared, host=self._leasing, tell=self._tell)
+        self.session = Session(settings, shared=shared, host=self._leasing, tell=self._tell)
         self._broken = broken_gate()
         self._noise_seconds = 0.0  # of the current case
 

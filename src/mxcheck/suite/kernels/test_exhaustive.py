@@ -17,17 +17,14 @@ def test_exhaustive(
     mx_exhaustive: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Check every bit pattern through each element cast and each scale rule of one format."""
-    import torch
-
     from mxcheck.conformance.exhaustive import run
     from mxcheck.conformance.sweeps import sweeps
+    from mxcheck.kernels.device_choice import resolve_device
     from mxcheck.reporting.exhaustive import describe, progress_bar
     from mxcheck.reporting.screen import Screen
 
     config = request.config
-    device = config.getoption("mx_device") or config.getini("mx_device") or "auto"
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(config.getoption("mx_device") or config.getini("mx_device") or "auto")
     # Without pytest's cache (-p no:cacheprovider) nothing is kept.
     kept = config.cache.mkdir("mxcheck-exhaustive") if hasattr(config, "cache") else None
     state = None if kept is None else kept / f"{mx_exhaustive}.json"
