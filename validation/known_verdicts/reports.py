@@ -29,7 +29,7 @@ from validation.known_verdicts.healthy import HEALTHY
 _CASE = HEALTHY.case
 _NODE = f"tests/models/test_accuracy.py::test_accuracy[{_CASE.id}]"
 _PASSED = CaseResult(case=_CASE, outcome=Outcome.PASSED, record=HEALTHY)
-_RED = replace(_PASSED, outcome=Outcome.FAILED, failures=(check(4, "cast codes", False, "an example's"),))
+_RED = replace(_PASSED, outcome=Outcome.FAILED, failures=(check("cast codes", False, "an example's"),))
 _SKIPPED = CaseResult(case=_CASE, outcome=Outcome.SKIPPED, reason="an example")
 
 

@@ -27,7 +27,6 @@ def casts_steady(record: Record) -> Iterator[Check]:
         return
     wrong = [f"{name} ({what})" for name, what in record.unsteady.items()]
     yield check(
-        4,
         "steady casts",
         not wrong,
         f"casts do not stay the same all through the case in {len(wrong)} modules: {some(wrong)}"
@@ -41,7 +40,7 @@ def kernel_held(record: Record) -> Iterator[Check]:
     if (asked := record.asked_kernel) is None:
         return
     held = f"the kernel {asked.name} was held against the oracle: {', '.join(asked.cells)}"
-    yield check(4, "kernel", not asked.wrong, asked.wrong or held)
+    yield check("kernel", not asked.wrong, asked.wrong or held)
 
 
 def casts_held(record: Record, baseline: Record) -> Iterator[Check]:
@@ -53,12 +52,11 @@ def casts_held(record: Record, baseline: Record) -> Iterator[Check]:
         if (name in record.replaced) == (name in baseline.replaced)
     )
     if record.kind == "recipe" and not record.digests and not baseline.digests:
-        yield check(4, "cast codes", False, "no cast was digested, now or when accepted")
+        yield check("cast codes", False, "no cast was digested, now or when accepted")
         return
     for kind, meaning, rows in _KINDS:
         changed = {name: where for name in names if (where := _changed(record, baseline, name, kind, rows))}
         yield check(
-            4,
             f"cast {kind}",
             not changed,
             f"{meaning} changed bits in {len(changed)} of {len(names)} modules: "

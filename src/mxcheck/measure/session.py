@@ -175,7 +175,7 @@ class Session:
                 "products in fp32 and in bf16 have one digest, so that records would be held as if the "
                 "machine were another; undo what was changed under mxcheck, or install it anew"
             )
-        return (check(2, "canaries", False, broken),) if broken else ()
+        return (check("canaries", False, broken),) if broken else ()
 
     def with_resident(self, resident: Resident) -> Session:
         """Return this session with another bench, whose model it neither loads nor frees. It tells

@@ -94,7 +94,7 @@ def test_who_is_wrong_of_changed_casts_is_told_and_no_update_accepts_a_wrong_ker
     changed = replace(ACCEPTED, digests=build_digests(up="codes"), noise=None)
 
     def oracle(agrees: bool) -> Callable[[Record], Iterable[Check]]:
-        return lambda accepted: [check(4, KERNEL_OPERANDS, agrees, f"asked of {accepted.id}")]
+        return lambda accepted: [check(KERNEL_OPERANDS, agrees, f"asked of {accepted.id}")]
 
     wrong = held(changed, path, update=True, ask_the_oracle=oracle(False))
     assert (wrong.word, wrong.message.splitlines()[0]) == (

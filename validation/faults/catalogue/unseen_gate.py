@@ -148,7 +148,7 @@ FAULTS: tuple[Fault, ...] = (
         name="cause_by_the_last_row",
         what="The cause of a red case is the last row of the table that fits, not the first.",
         source="a porter's slip: a loop that goes on after it has found",
-        changes=rewrite("mxcheck.gate.cause:cause", call("table"), to="tuple(it)[::-1]"),
+        changes=rewrite("mxcheck.gate.cause:cause", mention("ROWS"), to="it[::-1]"),
     ),
     _fault(
         name="baseline_without_options",
