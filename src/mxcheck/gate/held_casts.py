@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mxcheck.gate.case import KINDS
 from mxcheck.gate.check import Check, check, some
 from mxcheck.gate.record import Record
 from mxcheck.gate.row_groups import changed_rows
@@ -23,7 +24,7 @@ DIGESTED = frozenset(f"cast {kind}" for kind, _, _ in _KINDS)
 def casts_steady(record: Record) -> Iterator[Check]:
     """Check that every mxcheck cast stayed the same, from first to last and for every kind of input. Needs no
     baseline."""
-    if record.kind != "recipe":
+    if not KINDS[record.kind].casts:
         return
     wrong = [f"{name} ({what})" for name, what in record.unsteady.items()]
     yield check(
@@ -51,7 +52,7 @@ def casts_held(record: Record, baseline: Record) -> Iterator[Check]:
         # step 3 covers a module that was lost or added
         if (name in record.replaced) == (name in baseline.replaced)
     )
-    if record.kind == "recipe" and not record.digests and not baseline.digests:
+    if KINDS[record.kind].casts and not record.digests and not baseline.digests:
         yield check("cast codes", False, "no cast was digested, now or when accepted")
         return
     for kind, meaning, rows in _KINDS:

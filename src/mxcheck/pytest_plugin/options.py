@@ -13,14 +13,14 @@ from mxcheck.evaluation.corpus_names import CORPORA
 from mxcheck.formats.aliases import own_name
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose, unknown
-from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
+from mxcheck.formats.spec import E8M0_RULES, ROUNDINGS
 from mxcheck.gate.shipped import BASELINES
 from mxcheck.kernels.device_choice import DEVICES
 from mxcheck.models.ladder import GROUPS, LADDER, MIXED_TIERS, MX, TIERS
 from mxcheck.models.recipe import BF16
 from mxcheck.run.measuring import DEFAULT_LENGTH, DEFAULT_SAMPLES
 
-MODEL_SCALE_RULES = tuple(rule for rule in SCALE_RULES if rule != "amax")
+MODEL_SCALE_RULES = E8M0_RULES
 # Stochastic rounding needs a random integer for each element of each activation; the kernel suite provides
 # them.
 MODEL_ROUNDINGS = tuple(rounding for rounding in ROUNDINGS if rounding != "stochastic")

@@ -26,20 +26,14 @@ def test_a_check_without_a_cause_is_refused_when_the_table_is_read(key: str) -> 
     head, *rows = TEXT.split("[[row]]\n")
     alone = {key, *CHECKS[key].groups}
     left = [row for row, parsed in zip(rows, ROWS, strict=True) if parsed.unless or not parsed.when <= alone]
-    with pytest.raises(
-        ValueError, match=r"^causes\.toml has no row for the check '.*' of step \d; add a"
-    ):
+    with pytest.raises(ValueError, match=r"^causes\.toml has no row for the check '.*' of step \d; add a"):
         read_rows("[[row]]\n".join([head, *left]))
 
 
 def test_a_symptom_that_nothing_shows_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^unknown symptom of causes\.toml 'losess'; .*mean 'losses'"
-    ):
+    with pytest.raises(ValueError, match=r"^unknown symptom of causes\.toml 'losess'; .*mean 'losses'"):
         read_rows(TEXT.replace('when = ["losses"]', 'when = ["losess"]'))
-    with pytest.raises(
-        ValueError, match=r"^unknown link of causes\.toml 'wieghts'; .*mean 'weights'"
-    ):
+    with pytest.raises(ValueError, match=r"^unknown link of causes\.toml 'wieghts'; .*mean 'weights'"):
         read_rows(TEXT.replace('link = "weights"', 'link = "wieghts"'))
 
 

@@ -324,7 +324,7 @@ FAULTS: tuple[Fault, ...] = (
         name="drift_column_shows_the_median",
         what="The table's drift is the median of the changes, not their root mean square.",
         source="a porter's slip: figures beside each other in one class",
-        changes=rewrite(f"{_TABLE}:_cells", mention("rms", nth=2), to="row.drift.median"),
+        changes=rewrite(f"{_TABLE}:_drift", mention("rms", nth=2), to="row.drift.median"),
     ),
     _fault(
         name="saturation_of_weights_alone",
