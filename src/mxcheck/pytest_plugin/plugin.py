@@ -141,10 +141,14 @@ def _find_device(config: pytest.Config) -> None:
         raise pytest.UsageError(f"mxcheck: --mx-device=cuda: {error}") from error
 
 
-def _refuse_update_in_ci(config: pytest.Config) -> None:
+def _in_ci() -> bool:
     import os
 
-    if is_update(config) and os.environ.get("CI", "").lower() not in ("", "0", "false"):
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def _refuse_update_in_ci(config: pytest.Config) -> None:
+    if is_update(config) and _in_ci():
         raise pytest.UsageError(
             "mxcheck: --snapshot-update is refused in CI (the environment variable CI is set): a gate that "
             "accepts what it finds gates nothing; update on a developer's machine and commit the baselines"
@@ -152,8 +156,6 @@ def _refuse_update_in_ci(config: pytest.Config) -> None:
 
 
 def _refuse_measuring_by_the_way(config: pytest.Config) -> None:
-    import os
-
     if not config.getoption("mx_measure"):
         return
     if is_update(config):
@@ -161,7 +163,7 @@ def _refuse_measuring_by_the_way(config: pytest.Config) -> None:
             "mxcheck: --mx-measure judges nothing, so that nothing can be accepted; drop one"
         )
     named = "--mx-measure" in config.invocation_params.args
-    if os.environ.get("CI", "").lower() not in ("", "0", "false") and not named:
+    if _in_ci() and not named:
         raise pytest.UsageError(
             "mxcheck: --mx-measure is refused in CI (the environment variable CI is set) unless the command "
             "line itself names it: a gate that judges nothing gates nothing"
