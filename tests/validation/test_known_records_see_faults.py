@@ -352,7 +352,7 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ((call("counter_changes"), argument(2)), "record.counters", "counts-all-lost"),
         ((value("wrong"),), "[]", "counts-saturated"),
         ((value("exact"),), "False", "metric"),
-        ((call("count_check"),), "check(6, 'losses', True, '')", "sequence-lost"),
+        ((call("count_check"),), "check('losses', True, '')", "sequence-lost"),
     ],
     f"{HELD}:_predictions": [
         ((condition("predictions", nth=1),), "False", "entropy-share"),

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.cli.console import console
-from mxcheck.formats.choices import choose
+from mxcheck.kernels.device_choice import resolve_device
 from mxcheck.reporting.screen import Screen, say
-
-_DEVICES = ("auto", "cpu", "cuda")
 
 
 def add_commands(commands: Any) -> None:
@@ -45,7 +43,7 @@ def _exhaustive(options: argparse.Namespace) -> int:
 
     formats = [name.strip() for text in options.format for name in text.split(",") if name.strip()]
     chosen = sweeps(formats)
-    choose("device", options.device, _DEVICES)
+    device = resolve_device(options.device, option="--device")
     if options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
     if options.summary is not None and options.summary.suffix != ".md":
@@ -57,9 +55,6 @@ def _exhaustive(options: argparse.Namespace) -> int:
     from validation.sweeps.sweep_state import sweep_sources_digest
     from validation.sweeps.sweep_tables import as_json, describe, markdown, progress_bar, sweeps_table
 
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     # Before the run: the facts must describe its start.
     facts = {"device": describe_device(device), "torch": torch.__version__, "sources": sweep_sources_digest()}
     try:

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.decision import Accepted, Update, decide
+from mxcheck.gate.decision import Accepted, decide
+from mxcheck.gate.update import Update
 from validation.known_verdicts.expectation import Expectation, expect
 from validation.known_verdicts.healthy import HEALTHY, KL, PREDICTED, PREDICTIONS
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import astuple, replace
 from typing import Any
 
-from mxcheck.gate.decision import Accepted, Update, decide, stored
+from mxcheck.gate.decision import Accepted, decide, stored
 from mxcheck.gate.noise import Trial, worst
 from mxcheck.gate.record import Noise, Record
+from mxcheck.gate.update import Update
 from validation.known_verdicts.expectation import expect
 from validation.known_verdicts.healthy import HEALTHY, LAYERS, MAX_DECIDES, RMS_DECIDES, TIGHT
 from validation.known_verdicts.updates import CHANGED, LOWER, NEAR, RECENTRE

@@ -17,7 +17,7 @@ from mxcheck.gate.check import check
 from mxcheck.gate.counters import OperandCounts
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome
-from mxcheck.pytest_plugin.acceptance import asked_update
+from mxcheck.pytest_plugin.neighbours import asked_update
 from mxcheck.pytest_plugin.report import RunReport
 from mxcheck.pytest_plugin.wire import RESULT
 from mxcheck.reporting.failure import worst_layers
@@ -29,7 +29,7 @@ from validation.known_verdicts.healthy import HEALTHY
 _CASE = HEALTHY.case
 _NODE = f"tests/models/test_accuracy.py::test_accuracy[{_CASE.id}]"
 _PASSED = CaseResult(case=_CASE, outcome=Outcome.PASSED, record=HEALTHY)
-_RED = replace(_PASSED, outcome=Outcome.FAILED, failures=(check(4, "cast codes", False, "an example's"),))
+_RED = replace(_PASSED, outcome=Outcome.FAILED, failures=(check("cast codes", False, "an example's"),))
 _SKIPPED = CaseResult(case=_CASE, outcome=Outcome.SKIPPED, reason="an example")
 
 
@@ -97,8 +97,9 @@ def _worst() -> str:
 
 
 def _settled(*, new_only: bool) -> tuple[bool, bool]:
-    snapshot: Any = SimpleNamespace(update_snapshots=not new_only, update_new_snapshots_only=new_only)
-    asked = asked_update(snapshot, recentre=False, measure=False)
+    given = {"update_snapshots": not new_only, "update_new_snapshots_only": new_only}
+    config: Any = SimpleNamespace(getoption=given.get)
+    asked = asked_update(config)
     return asked.changed, asked.missing
 
 

@@ -14,9 +14,10 @@ from typing import Any
 from mxcheck.gate.absolute import Absolute, absolute_checks
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.decision import Accepted, Update, decide, is_first, read_accepted
+from mxcheck.gate.decision import Accepted, decide, is_first, read_accepted
 from mxcheck.gate.orderings import Standing, standing
 from mxcheck.gate.record import Record
+from mxcheck.gate.update import Update
 from validation.known_verdicts.expectation import Expectation, expect
 from validation.known_verdicts.healthy import HEALTHY, KL, LOSSES, TIGHT, moved
 

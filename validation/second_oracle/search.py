@@ -20,6 +20,7 @@ from types import MappingProxyType
 from mxcheck.formats.blocks import E4M3
 from mxcheck.formats.codes import code_values
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
+from mxcheck.formats.scale_rules import check_rules
 from mxcheck.formats.spec import CastSpec
 
 #: E8M0: code 0 is 2^-127, code 254 is 2^127, code 255 is NaN.
@@ -103,6 +104,7 @@ _BOUND: Mapping[str, Callable[[ElementFormat], Fraction]] = MappingProxyType(
         "rceil": lambda element: element_table(element).sizes[-1],
     }
 )
+check_rules("formats/search.py: _BOUND", [*_BOUND, "reciprocal"])
 #: Rules that take the greatest scale whose bound amax reaches; the others take the least scale whose bound
 #: amax does not exceed.
 GREATEST_REACHED = frozenset({"floor", "even"})

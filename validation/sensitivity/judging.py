@@ -12,11 +12,12 @@ from pathlib import Path
 
 from mxcheck.gate.baseline import read
 from mxcheck.gate.bounds_tables import Bounds
+from mxcheck.gate.check_table import STEPS
 from mxcheck.gate.drift import drift
 from mxcheck.gate.held_casts import DIGESTED
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult
-from mxcheck.gate.verdict import STEPS, judge, rise, sampling_allowance
+from mxcheck.gate.verdict import judge, rise, sampling_allowance
 from validation.faults.fault import Fault
 from validation.sensitivity.detection import Detection, KernelSight, ModelSight, Sight
 from validation.sensitivity.suite_run import SuiteRun

@@ -14,10 +14,11 @@ from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import baseline_paths, encode
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
-from mxcheck.gate.decision import Update, decide, read_accepted, stored
+from mxcheck.gate.decision import decide, read_accepted, stored
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, all_green
 from mxcheck.gate.shipped import adopt
+from mxcheck.gate.update import Update
 from mxcheck.measure.hold import error_of, hold_case
 from mxcheck.measure.noise import noise_of
 from mxcheck.measure.session import Session

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mxcheck.formats.bit_tables import TABLE_ROUNDINGS
+
 from mxcheck.formats.blocks import block_format
 from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
 
 #: Every bit pattern of fp32.
 ALL_INPUTS = range(1 << 32)
-#: Roundings that need no random integers.
-ROUNDINGS = ("even", "away", "zero")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Sweep:
 
     Attributes:
         format: a name of `ELEMENT_FORMATS`.
-        rounding: one of `ROUNDINGS`.
+        rounding: one of `TABLE_ROUNDINGS`.
         scale_rule: None for the element cast alone, at scale 1. Else each input is a block of its own and so
             also the amax: every amax goes through the scale rule and the division by the scale.
     """
@@ -50,7 +50,7 @@ def sweeps(formats: Iterable[str] = ()) -> tuple[Sweep, ...]:
         [Sweep(format=name, scale_rule=rule) for rule in block_format(name).scale_rules if rule != "floor"]
         for name in names
     ]
-    others = [[Sweep(format=name, rounding=rounding) for rounding in ROUNDINGS[1:]] for name in names]
+    others = [[Sweep(format=name, rounding=rounding) for rounding in TABLE_ROUNDINGS[1:]] for name in names]
     return tuple(sweep for group in (*first, *rules, *others) for sweep in group)
 
 

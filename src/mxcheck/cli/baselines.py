@@ -16,7 +16,9 @@ from mxcheck.files.write import PART
 from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
+from mxcheck.gate.shipped import BASELINES
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
+from mxcheck.models.weight_files import TOKENS
 from mxcheck.models.zoo import REFERENCE_MODELS, known_labels
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.reporting.baselines import diff_table, list_table, read_directory, read_revision
@@ -69,7 +71,7 @@ def add_commands(commands: Any) -> None:
     recentre.set_defaults(run=_recentre, passes_on=True)
 
     for action in (listing, diff, seen, prune, recentre):
-        action.add_argument("--baselines", type=Path, default=Path("baselines"), help="default: baselines")
+        action.add_argument("--baselines", type=Path, default=BASELINES, help=f"default: {BASELINES}")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -125,7 +127,7 @@ def _prune(options: argparse.Namespace) -> int:
 def _own(root: Path) -> list[str]:
     """Return the users' own models among the folders: their tokens are stored here, or a baseline of theirs
     was accepted on a corpus, which needs none."""
-    found = {path.parent.name for path in root.glob("*/tokens.safetensors")}
+    found = {path.parent.name for path in root.glob(f"*/{TOKENS}")}
     for folder in root.glob("*/"):
         if folder.name not in found and any(map(_on_a_corpus, sorted(folder.glob("*.json")))):
             found.add(folder.name)

@@ -15,6 +15,7 @@ from mxcheck.gate.baseline import BaselineError
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import named_model
 from mxcheck.gate.record import Record
+from mxcheck.gate.shipped import BASELINES
 from mxcheck.gate.verdict import judge
 from mxcheck.models.zoo import known_labels
 from mxcheck.pytest_plugin.own_recipes import own_recipes
@@ -28,7 +29,7 @@ def add_commands(commands: Any) -> None:
         "bounds", help="what each accepted case of a model costs, beside what it may cost"
     )
     command.add_argument("model", help="directory, hub id or name, as the suite takes it")
-    command.add_argument("--baselines", type=Path, default=Path("baselines"), help="default: baselines")
+    command.add_argument("--baselines", type=Path, default=BASELINES, help=f"default: {BASELINES}")
     command.add_argument(
         "--mx-bounds", "--mx-budgets", metavar="FILE", help="bounds of your own, as for the suite"
     )

@@ -11,7 +11,7 @@ from mxcheck.cli.named_kernel import KernelError, named_kernel
 from mxcheck.formats.aliases import choose_format
 from mxcheck.formats.choices import choose
 from mxcheck.formats.elements import ELEMENT_FORMATS
-from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
+from mxcheck.formats.spec import E8M0_RULES, ROUNDINGS
 from mxcheck.reporting.screen import say
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Without `amax` and `stochastic`, which have no alternatives to distinguish.
 _DTYPES = ("float32", "bfloat16", "float16")
-_RULES, _ROUNDINGS = SCALE_RULES[:-1], ROUNDINGS[:-1]
+_RULES, _ROUNDINGS = E8M0_RULES, ROUNDINGS[:-1]
 _WIDTH = 140
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mxcheck.cli.console import console
 from mxcheck.extras import missing
 from mxcheck.formats.blocks import BLOCK_FORMATS
-from mxcheck.formats.choices import choose
+from mxcheck.kernels.device_choice import resolve_device
 from mxcheck.models.backends.backend import backend
 from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, MX, Step, stages
 from mxcheck.reporting.screen import say
@@ -19,7 +19,6 @@ from mxcheck.reporting.zoo import StepRow, ladder_table, reasons
 #: Least width at which no cell is cut.
 WIDTH = 140
 
-_DEVICES = ("auto", "cpu", "cuda")
 #: A short description of each precision; the MX formats describe themselves.
 _WHAT: Mapping[str, str] = MappingProxyType(
     {
@@ -55,11 +54,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _ladder(options: argparse.Namespace) -> int:
-    device = choose("--device", options.device, _DEVICES)
-    if device == "auto":
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(options.device, option="--device", present=False)
     rows = [_row(step, device) for step in LADDER.values()]
     console(at_least=WIDTH).print(ladder_table(rows, device=device))
     for line in reasons(rows):

@@ -22,8 +22,9 @@ def named_kernel(name: str) -> Kernel:
         ValueError: there is no such kernel.
         KernelError: its module raised an error, which is the cause.
     """
-    from mxcheck.conformance.devices import on_device, resolve_device
+    from mxcheck.conformance.devices import on_device
     from mxcheck.kernels.api import resolve_kernel
+    from mxcheck.kernels.device_choice import resolve_device
     from mxcheck.kernels.registry import PROGRAM, implementations
     from mxcheck.kernels.usual_settings import check_subnormals
 

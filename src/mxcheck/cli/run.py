@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mxcheck.cli.merge import judge
 from mxcheck.cli.progress import progress_bar
 from mxcheck.extras import install
+from mxcheck.kernels.device_choice import DEVICES
 from mxcheck.models.cards import DEVICE_BYTES, GIB
 from mxcheck.reporting.screen import Screen, say
 
@@ -47,9 +48,7 @@ def add_commands(commands: Any) -> None:
         help=f"memory of a GPU, from which the number that a model needs is worked out (default: "
         f"{DEVICE_BYTES / GIB:g}, what one of 80 GB has for tensors)",
     )
-    command.add_argument(
-        "--mx-device", choices=("auto", "cpu", "cuda"), help="auto: GPUs where the cluster has any"
-    )
+    command.add_argument("--mx-device", choices=DEVICES, help="auto: GPUs where the cluster has any")
     # Parsed in order to be refused.
     command.add_argument("-n", "--numprocesses", help=argparse.SUPPRESS)
     command.set_defaults(run=_run, passes_on=True)

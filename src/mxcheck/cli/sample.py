@@ -9,6 +9,8 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mxcheck.gate.case import named_model
+from mxcheck.gate.shipped import BASELINES
+from mxcheck.models.weight_files import TOKENS
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
 from mxcheck.pytest_plugin.options import DTYPES
 from mxcheck.reporting.screen import Screen, say
@@ -20,9 +22,7 @@ def add_commands(commands: Any) -> None:
     sample.add_argument(
         "model", help="directory, hub id (org/name@revision) or name of the zoo; NAME=PATH names it"
     )
-    sample.add_argument(
-        "--baselines", type=Path, default=Path("baselines"), help="where to (default: baselines)"
-    )
+    sample.add_argument("--baselines", type=Path, default=BASELINES, help=f"where to (default: {BASELINES})")
     sample.add_argument("--sequences", type=int, default=64)
     sample.add_argument("--length", type=int, default=256, help="tokens a sequence, the first one included")
     sample.add_argument("--seed", type=int, default=0)
@@ -55,7 +55,7 @@ def _sample(options: argparse.Namespace) -> int:
             f"give at least one sequence of two"
         )
     source = model_source(name)
-    target = options.baselines / label / "tokens.safetensors"
+    target = options.baselines / label / TOKENS
     if target.exists():
         raise ValueError(
             f"{target} exists already, and accepted baselines may rest on it; delete it to sample anew"

@@ -63,17 +63,3 @@ def _memory(x: Tensor) -> Tensor:
     """Return all of the memory that x is a view of, flat."""
     size = x.untyped_storage().nbytes() // x.element_size()
     return x.detach().as_strided((size,), (1,), 0)
-
-
-def resolve_device(name: str) -> str:
-    """Resolve `auto`: `cuda` if available, else `cpu`.
-
-    Raises:
-        ValueError: `cuda` is not available.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ValueError("no CUDA device here; use --mx-device=cpu or auto")
-    if name != "auto":
-        return name
-    return "cuda" if available else "cpu"

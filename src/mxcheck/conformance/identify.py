@@ -39,9 +39,9 @@ from mxcheck.formats.field_rules import (
 )
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel
+from mxcheck.kernels.blocks import DTYPES
 from mxcheck.kernels.domain import Domain, domain_of
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK_SIZES = (32, 16, 64, 128)
 #: Rows and columns of the input are multiples of this, so that tiles are whole.
 _TILE = 128

@@ -8,6 +8,7 @@ range.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
 from mxcheck.formats.codes import code_values, finite_codes
 from mxcheck.formats.elements import ElementFormat
+from mxcheck.formats.oracle import scale_exponents
 
 Blocks = NDArray[np.float32]
 
@@ -28,13 +30,15 @@ _NON_FINITE = np.array([0x7FC0_0000, 0xFFC0_0000, 0x7F80_0001, _INF, 0xFF80_0000
 _SHIFTS = (0, -127, 100, -60)
 
 
+@cache
 def largest_of_unit_scale(element: ElementFormat, rule: str) -> np.float32:
     """Return the largest amax for which a scale rule gives the scale 1."""
-    power = 2.0**element.emax
-    too_large = {"floor": 2 * power, "even": (2 - 2.0 ** -(element.mantissa_bits + 1)) * power}
-    if rule in too_large:
-        return np.float32(np.nextafter(np.float32(too_large[rule]), np.float32(0)))
-    return np.float32({"ceil": power, "rceil": element.max_value, "reciprocal": element.max_value}[rule])
+
+    def exponent(bits: int) -> int:
+        return int(scale_exponents(np.array(bits), element, rule))
+
+    above = bisect_left(range(_INF), 1, key=exponent)
+    return np.uint32(above - 1).view(np.float32)
 
 
 def every_code(cell: Cell, length: int, random: Draws) -> Blocks:

@@ -19,9 +19,9 @@ from mxcheck.conformance import inputs
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.draws import Draws
 from mxcheck.formats.blocks import E8M0
+from mxcheck.kernels.blocks import DTYPES
 
 BLOCK_SIZES = (16, 32, 64, 128)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "transposed", "sliced", "expanded")
 # Lengths of the other axes, and the position of the block axis among them.
 SHAPES: tuple[tuple[tuple[int, ...], int], ...] = (

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mxcheck.evaluation.logits import vocabulary_of
 from mxcheck.evaluation.tokens import fingerprint
-from mxcheck.files.printed import REFUSAL, got, one_line, some_of, told
+from mxcheck.files.printed import RefusedFileError, got, one_line, some_of, told
 from mxcheck.files.write import write_whole
 from mxcheck.models.classify import classify
 from mxcheck.models.load import tensor_bytes
@@ -181,11 +181,8 @@ def save_states(states: LayerStates, path: Path, *, weights: str) -> None:
     write_whole(path, data)
 
 
-class StatesError(ValueError):
+class StatesError(RefusedFileError, ValueError):
     """Reference states that cannot be used. The message is one printable line and names the file."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message, REFUSAL))
 
 
 def load_states(path: Path, *, weights: str) -> LayerStates:

@@ -58,3 +58,10 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+class RefusedFileError(Exception):
+    """A file that cannot be used. The message is one printable line and names the file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, REFUSAL))

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from mxcheck.formats.aliases import choose_format
-from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
+from mxcheck.formats.choices import choose
+from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat, by_name
+from mxcheck.formats.scale_rules import rules_of
 
 E8M0 = "e8m0"
 E4M3 = "e4m3"
@@ -39,17 +40,20 @@ class BlockFormat:
     block_size: int | None = 32
     whole_tensor: bool = False
 
+    def __post_init__(self) -> None:
+        choose(f"scale of the format {self.name}", self.scale, (E8M0, E4M3, FP32))
+        if (self.block_size is None) != (self.scale == FP32) or (self.whole_tensor and self.scale != FP32):
+            raise ValueError(
+                f"format {self.name!r} has the block size {self.block_size} and the scale {self.scale}; "
+                f"fp32 scales, and no others, are shared by a row or tensor"
+            )
+
     @property
     def scale_rules(self) -> tuple[str, ...]:
         """The scale rules defined for it, its default first."""
         if self.scale != E8M0:
             return ("amax",)
-        # `even` rounds amax as the element would be rounded, which mxint8's uniform step does not allow.
-        if self.element.twos_complement:
-            return ("floor", "ceil", "rceil")
-        # Transformer Engine's rule; it casts to FP8. (Its rounding would not keep mxint8's largest value.)
-        own = ("reciprocal",) if self.element.name.startswith("fp8_") else ()
-        return ("floor", "ceil", "even", "rceil", *own)
+        return rules_of(self.element)
 
 
 def _fp32_scaled(element: str) -> tuple[BlockFormat, BlockFormat]:
@@ -63,16 +67,11 @@ def _fp32_scaled(element: str) -> tuple[BlockFormat, BlockFormat]:
 
 #: name -> format: elements' own names with E8M0 scales, then the others. The others contain no element's
 #: name, so that `-k fp8_e4m3` means the MX format alone.
-BLOCK_FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            *(BlockFormat(name=name, element=element) for name, element in ELEMENT_FORMATS.items()),
-            BlockFormat(name="nvfp4", element=ELEMENT_FORMATS["fp4_e2m1"], scale=E4M3, block_size=16),
-            *_fp32_scaled("fp8_e4m3"),
-            *_fp32_scaled("fp8_e5m2"),
-        )
-    }
+BLOCK_FORMATS: Mapping[str, BlockFormat] = by_name(
+    *(BlockFormat(name=name, element=element) for name, element in ELEMENT_FORMATS.items()),
+    BlockFormat(name="nvfp4", element=ELEMENT_FORMATS["fp4_e2m1"], scale=E4M3, block_size=16),
+    *_fp32_scaled("fp8_e4m3"),
+    *_fp32_scaled("fp8_e5m2"),
 )
 
 

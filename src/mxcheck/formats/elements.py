@@ -8,8 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol, TypeVar
 
 from mxcheck.formats.aliases import choose_format
+
+
+class _Format(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_Format)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +40,7 @@ class ElementFormat:
     inf_magnitudes: frozenset[int] = frozenset()
     nan_magnitudes: frozenset[int] = frozenset()
     twos_complement: bool = False
+    experimental: bool = False  # not in OCP MX v1.0
 
     @property
     def bits(self) -> int:
@@ -79,11 +89,27 @@ class ElementFormat:
         return not self.twos_complement
 
 
-def _by_name(*formats: ElementFormat) -> Mapping[str, ElementFormat]:
-    return MappingProxyType({row.name: row for row in formats})
+def by_name(*formats: Named) -> Mapping[str, Named]:
+    """Return formats by name. Raises ValueError for two of one name."""
+    found = {row.name: row for row in formats}
+    if len(found) < len(formats):
+        names = [row.name for row in formats]
+        raise ValueError(f"two formats are called {next(one for one in names if names.count(one) > 1)!r}")
+    return MappingProxyType(found)
 
 
-ELEMENT_FORMATS: Mapping[str, ElementFormat] = _by_name(
+def registered(*rows: ElementFormat) -> Mapping[str, ElementFormat]:
+    """Return element formats by name. Raises ValueError for one that the casts cannot serve."""
+    for row in rows:
+        if not 2 <= row.bits <= 8 or row.exponent_bits < 1:
+            raise ValueError(f"element format {row.name!r} has {row.bits} bits; allowed: 2 to 8")
+        special = row.inf_magnitudes | row.nan_magnitudes
+        if special != set(range(row.sign_bit - len(special), row.sign_bit)):
+            raise ValueError(f"element format {row.name!r}: Inf and NaN must be its largest magnitude codes")
+    return by_name(*rows)
+
+
+ELEMENT_FORMATS: Mapping[str, ElementFormat] = registered(
     ElementFormat(
         name="fp8_e4m3", exponent_bits=4, mantissa_bits=3, bias=7, nan_magnitudes=frozenset({0x7F})
     ),
@@ -99,8 +125,8 @@ ELEMENT_FORMATS: Mapping[str, ElementFormat] = _by_name(
     ElementFormat(name="fp6_e2m3", exponent_bits=2, mantissa_bits=3, bias=1),
     ElementFormat(name="fp4_e2m1", exponent_bits=2, mantissa_bits=1, bias=1),
     ElementFormat(name="mxint8", exponent_bits=1, mantissa_bits=6, bias=1, twos_complement=True),
-    # Experimental, not in OCP MX v1.0: powers of two and zero.
-    ElementFormat(name="fp4_e3m0", exponent_bits=3, mantissa_bits=0, bias=3),
+    # powers of two and zero
+    ElementFormat(name="fp4_e3m0", exponent_bits=3, mantissa_bits=0, bias=3, experimental=True),
 )
 
 

@@ -34,6 +34,7 @@ from mxcheck.formats.codes import (
 )
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.real_scales import dequantize_real_scaled, quantize_real_scaled
+from mxcheck.formats.scale_rules import check_rules
 from mxcheck.formats.spec import RANDOM_BITS, CastSpec, block_count, resolve_axis
 
 Int64 = NDArray[np.int64]
@@ -65,6 +66,8 @@ _ONE_MORE: Mapping[str, Callable[[Fraction, ElementFormat], bool]] = MappingProx
         "rceil": lambda significand, element: significand > _max_significand(element),
     }
 )
+# `reciprocal` alone rounds on the way, so that amax's significand is not enough.
+check_rules("formats/oracle.py: _ONE_MORE", [*_ONE_MORE, "reciprocal"])
 
 
 def _reciprocal(element: ElementFormat) -> Fraction:
@@ -76,7 +79,7 @@ def scale_exponent(amax: Fraction, element: ElementFormat, rule: str) -> int:
     127]."""
     if not amax:
         return -E8M0_BIAS
-    if rule == "reciprocal":  # the one rule that rounds on the way, so amax's significand is not enough
+    if rule == "reciprocal":
         product = rounded_to_fp32(amax * _reciprocal(element))
         exponent = -floor_log2(1 / product) if product else -E8M0_BIAS  # the first is ceil(log2 product)
     else:
@@ -165,6 +168,7 @@ _ARRAY_ONE_MORE: Mapping[str, Callable[[Int64, Int64, ElementFormat], Bool]] = M
         ),
     }
 )
+check_rules("formats/oracle.py: _ARRAY_ONE_MORE", [*_ARRAY_ONE_MORE, "reciprocal"])
 
 
 def quantize_array(x: NDArray[np.float32], spec: CastSpec) -> Parts:

@@ -10,9 +10,10 @@ from typing import Any
 from mxcheck.formats.blocks import E8M0, BlockFormat, block_format
 from mxcheck.formats.choices import choose
 from mxcheck.formats.elements import ElementFormat
+from mxcheck.formats.scale_rules import RULES
 
 #: Rules by which amax gives an E8M0 scale.
-E8M0_RULES: tuple[str, ...] = ("floor", "ceil", "even", "rceil", "reciprocal")
+E8M0_RULES: tuple[str, ...] = tuple(RULES)
 #: Includes the one rule of the formats whose scale is no power of two.
 SCALE_RULES: tuple[str, ...] = (*E8M0_RULES, "amax")
 ROUNDINGS: tuple[str, ...] = ("even", "away", "zero", "stochastic")
@@ -128,15 +129,15 @@ def cast_spec(format: str, **given: Any) -> CastSpec:
 #: for these the dialect is the reference, not the specification. `te` is Transformer Engine since 2.13.
 DIALECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        name: MappingProxyType({"scale_rule": rule, "rounding": rounding, "nonfinite": nonfinite})
-        for name, rule, rounding, nonfinite in (
-            ("ocp", "floor", "even", "block"),
-            ("ocp_away", "floor", "away", "block"),
-            ("rceil", "rceil", "even", "block"),
-            ("te", "reciprocal", "even", "element"),
-            ("ceil", "ceil", "even", "block"),
-            ("even", "even", "even", "block"),
+        name: MappingProxyType(
+            {
+                "scale_rule": rule.name,
+                "rounding": choose(f"rounding of the dialect {name}", rounding, ROUNDINGS),
+                "nonfinite": choose(f"NaN/Inf policy of the dialect {name}", nonfinite, NONFINITE),
+            }
         )
+        for rule in RULES.values()
+        for name, (rounding, nonfinite) in rule.dialects.items()
     }
 )
 

@@ -60,7 +60,6 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
     """Yield the checks that a first acceptance adds to those that need no baseline. `stands` compares the
     record with the accepted precisions of its model."""
     yield check(
-        1,
         "zeros",
         not found.zeros,
         f"{len(found.zeros)} matrices of the reference are zero throughout: {some(found.zeros)}; a download "
@@ -69,7 +68,6 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
         else "no matrix is zero throughout",
     )
     yield check(
-        2,
         "causal",
         found.sees_later <= SEES_LATER,
         f"later tokens move the reference's logits of earlier ones by {found.sees_later:.2g} of their "
@@ -81,9 +79,8 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
             f"distribution's {found.uniform:.2f}: it predicts worse than nothing; the tokenizer may be "
             f"another model's, or the text"
         )
-        yield check(2, "uniform", False, words)
+        yield check("uniform", False, words)
     yield check(
-        2,
         "uniform",
         found.of_uniform < MOST_OF_UNIFORM,
         f"the reference's entropy is {100 * found.of_uniform:.1f} % of a uniform distribution's (allowed "
@@ -91,10 +88,9 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
         f"on it tests nothing; give a trained model",
     )
     if record.kl is not None and not math.isfinite(record.kl):
-        yield check(5, "signs", False, f"KL {record.kl} nats/token is no cost that anything could be held to")
+        yield check("signs", False, f"KL {record.kl} nats/token is no cost that anything could be held to")
         return
     yield check(
-        5,
         "reversed",
         not stands.reversed,
         f"this step, or one that was accepted before it, is wrong: {some(stands.reversed)}"
@@ -102,11 +98,10 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
         else f"in order with {stands.compared} accepted steps",
     )
     if found.unknown:
-        yield check(4, "oracle", True, f"casts not compared with the oracle: {found.unknown}")
+        yield check("oracle", True, f"casts not compared with the oracle: {found.unknown}")
         return
     wrong = [f"{operand}: {words}" for operand, words in found.wrong.items()]
     yield check(
-        4,
         "oracle",
         not wrong,
         f"operands are not what the oracle makes of them: {some(wrong)}"
@@ -117,7 +112,6 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
         return
     share, (low, high) = share_of_signed(record.kl, found), WINDOW
     yield check(
-        5,
         "signs",
         low <= share <= high,
         f"KL {record.kl:.6f} nats/token is {share:.2f} of what the same errors with random signs cost "

@@ -9,18 +9,15 @@ from typing import Any
 
 from mxcheck.files import plain_data
 from mxcheck.files.plain_data import MALFORMED, DataError, json_data
-from mxcheck.files.printed import REFUSAL, got, one_line, told
+from mxcheck.files.printed import RefusedFileError, got, told
 from mxcheck.gate.case import Case
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import FORMAT_VERSION, Record, record_from_dict
 from mxcheck.gate.shipped import in_force
 
 
-class BaselineError(Exception):
+class BaselineError(RefusedFileError):
     """A baseline file that cannot be used. The message is one printable line and names the file."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message, REFUSAL))
 
 
 def _canonical(data: dict[str, Any]) -> str:

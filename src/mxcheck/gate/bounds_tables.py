@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.files.plain_data import DataError, read_toml, toml_data
-from mxcheck.files.printed import REFUSAL, got, one_line
+from mxcheck.files.printed import RefusedFileError, got
 from mxcheck.formats.choices import misspelt, unknown
 from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.shipped import folder_in_force
@@ -38,11 +38,8 @@ class Bounds:
     reason: str = field(default="", compare=False)
 
 
-class BoundsError(ValueError):
+class BoundsError(RefusedFileError, ValueError):
     """A bounds file that cannot be used. The message is one printable line and names the file."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message, REFUSAL))
 
 
 class BoundsTables:

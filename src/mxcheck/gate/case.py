@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,7 +12,30 @@ from typing import Literal, get_args
 from mxcheck.files.printed import got
 
 Kind = Literal["recipe", "checkpoint", "engine", "training"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindRow:
+    """A subject of the gate.
+
+    Attributes:
+        named: a case has the subject's name, in place of a precision and a tier.
+        casts: mxcheck casts its operands, so that its record has digests of them.
+    """
+
+    named: bool = False
+    casts: bool = False
+
+
+#: kind -> its row; `recipe`, whose cases have no prefix, first.
+KINDS: Mapping[Kind, KindRow] = {
+    "recipe": KindRow(casts=True),
+    "checkpoint": KindRow(named=True),
+    "engine": KindRow(named=True),
+    "training": KindRow(),
+}
+if tuple(KINDS) != get_args(Kind):
+    raise ValueError(f"KINDS has rows for {', '.join(KINDS)}; Kind allows {', '.join(get_args(Kind))}")
 
 _COSTLY = ("attention", "outputs")
 #: Longest case name: every file named after it must fit in 255 bytes.
@@ -27,7 +51,7 @@ _PARTS = {
 }
 #: `checkpoint.my-fp8`, `engine.vllm-0.32+batch8`, `training.fp8_e4m3-B`. No recipe's name begins with such a
 #: word and a dot (`check_recipe_name`), so the first dot distinguishes the kinds.
-_OTHER_KIND = re.compile(rf"({'|'.join(KINDS[1:])})\.(.*)")
+_OTHER_KIND = re.compile(rf"({'|'.join(list(KINDS)[1:])})\.(.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -52,9 +76,9 @@ class Case:
     subject: str = ""
 
     def __post_init__(self) -> None:
-        named = self.kind in ("checkpoint", "engine")
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of case {got(self.kind)}; allowed: {', '.join(KINDS)}")
+        named = KINDS[self.kind].named
         if named != bool(self.subject) or named == bool(self.precision) or (named and self.tier is not None):
             needs = "a subject, and neither precision nor tier" if named else "a precision, and no subject"
             raise ValueError(
@@ -112,7 +136,7 @@ def case_of(model: str, stage: str) -> Case:
     found = _OTHER_KIND.fullmatch(plain)
     kind: Kind = found[1] if found else "recipe"  # type: ignore[assignment]
     what = found[2] if found else plain
-    if kind in ("checkpoint", "engine"):
+    if KINDS[kind].named:
         return Case(model=model, kind=kind, subject=what, options=tuple(options))
     precision, dash, tier = what.partition("-")
     return Case(

@@ -8,13 +8,29 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 
+from mxcheck.formats.choices import choose
+from mxcheck.gate.check import differing
+from mxcheck.gate.check_table import CHECKS, GROUPS
 from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.record import Record
 from mxcheck.gate.verdict import Verdict, rise
+
+#: The links of the chain, and what lies beyond it.
+LINKS = (
+    "environment",
+    "weights",
+    "tokenizer",
+    "tokens",
+    "reference",
+    "conversion",
+    "numerics",
+    "bounds",
+    "gate",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,27 +54,11 @@ class Cause:
     look: str
 
 
-@cache
-def table() -> tuple[Row, ...]:
-    """Return the rows of causes.toml, in order."""
-    text = resources.files("mxcheck.gate").joinpath("causes.toml").read_text(encoding="utf-8")
-    return tuple(
-        Row(
-            link=row["link"],
-            when=frozenset(row["when"]),
-            unless=frozenset(row.get("unless", ())),
-            means=row["means"],
-            look=row["look"],
-        )
-        for row in tomllib.loads(text)["row"]
-    )
-
-
 def cause(verdict: Verdict, record: Record, baseline: Record | None) -> Cause:
     """Return the cause for a red verdict, or for one without a baseline, from the first matching row. Raises
     ValueError where nothing is wrong."""
     seen = symptoms(verdict, record, baseline)
-    for row in table():
+    for row in ROWS:
         if row.when <= seen and not row.unless & seen:
             words = _words(record, record if baseline is None else baseline)
             return Cause(link=row.link, means=row.means.format_map(words), look=row.look.format_map(words))
@@ -66,52 +66,23 @@ def cause(verdict: Verdict, record: Record, baseline: Record | None) -> Cause:
 
 
 def symptoms(verdict: Verdict, record: Record, baseline: Record | None) -> frozenset[str]:
-    """Return the keys of the failed checks, and other symptoms."""
+    """Return the keys of the failed checks, their groups, and the facts that hold."""
     failed = {check.key for check in verdict.failures}
-    layers = any(key.startswith("layers: ") for key in failed)
-    facts = {
-        "cast weight": bool(failed & {"cast codes", "cast scales"}),
-        "casts": bool(failed & {"cast codes", "cast scales", "cast operands"}),
-        "drift": bool(failed & {"losses", "KL"}),
-        "layers": layers,
-        "finer drift": layers or bool(failed & {"entropy", "top-1", "k3", "predictions", "counts"}),
-        "over bounds": bool(failed & {"KL bound", "rise bound"}),
-        "changes bits": record.changes_bits is True,
-        "library": _library(record) is not None,
-        "whole model": not record.replaced,
-        "no baseline": baseline is None,
-        "named kernel": record.asked_kernel is not None,
-    }
-    if baseline is not None:
-        facts |= _compared(record, baseline)
-        # Accepted figures that are no better break the same bound.
-        facts["accepted too"] = ("KL bound" not in failed or _no_better(record, baseline)) and (
-            "rise bound" not in failed or rise(baseline)[2] >= rise(record)[2]
-        )
-    return frozenset(failed | {name for name, holds in facts.items() if holds})
+    found = failed | {group for key in failed for group in CHECKS[key].groups}
+    found |= {name for name, holds in _FACTS.items() if holds(record)}
+    if baseline is None:
+        return frozenset(found | {NO_BASELINE})
+    found |= {name for name, holds in _CHANGES.items() if holds(record, baseline)}
+    # Accepted figures that are no better break the same bound.
+    if ("KL bound" not in failed or _no_better(record, baseline)) and (
+        "rise bound" not in failed or rise(baseline)[2] >= rise(record)[2]
+    ):
+        found.add(ACCEPTED_TOO)
+    return frozenset(found)
 
 
 def _no_better(record: Record, baseline: Record) -> bool:
     return record.kl is not None and baseline.kl is not None and baseline.kl >= record.kl
-
-
-def _compared(record: Record, baseline: Record) -> dict[str, bool]:
-    versions, library = _versions(record, baseline), _library(record)
-    roles = _roles_of_changed_casts(record, baseline)
-    return {
-        "another id": record.id != baseline.id,
-        "other size": record.original_bytes != baseline.original_bytes,
-        "other count": len(record.reference_losses) != len(baseline.reference_losses)
-        or len(record.sequence_losses) != len(baseline.sequence_losses),
-        "other versions": bool(versions),
-        "other transformers": "transformers" in versions,
-        "other library": library in versions,
-        "other kernel": record.environment.get("kernel") != baseline.environment.get("kernel"),
-        "other products": record.arithmetic != baseline.arithmetic,
-        "reference exact": record.reference_losses == baseline.reference_losses,
-        "elsewhere": not same_arithmetic(record, baseline),
-        "whole roles": all(changed == total for changed, total in roles.values()),
-    }
 
 
 def _library(record: Record) -> str | None:
@@ -125,7 +96,7 @@ def _roles_of_changed_casts(record: Record, baseline: Record) -> dict[str, tuple
     now, then = record.digests, baseline.digests
     role = {name: record.replaced.get(name, name) for name in now.keys() | then.keys()}
     total = Counter(role.values())
-    changed = Counter(role[name] for name in role if now.get(name) != then.get(name))
+    changed = Counter(role[name] for name in differing(now, then))
     return {name: (count, total[name]) for name, count in changed.items()}
 
 
@@ -133,22 +104,27 @@ def _versions(record: Record, baseline: Record) -> dict[str, str]:
     """Return libraries whose version differs from the accepted one: `torch` -> `torch 2.14.0, accepted with
     2.13.0`."""
     libraries = {"python", "torch", "transformers", _library(record)} - {None}
-    return {name: text for name, text in _environment(record, baseline).items() if name in libraries}
-
-
-def _environment(record: Record, baseline: Record) -> dict[str, str]:
-    now, then = record.environment, baseline.environment
     return {
-        name: f"{name} {now.get(name, 'unset')}, accepted with {then.get(name, 'unset')}"
-        for name in sorted(now.keys() | then.keys())
-        if now.get(name) != then.get(name)
+        name: f"{name} {text}"
+        for name, text in environment_changes(record, baseline).items()
+        if name in libraries
     }
+
+
+def environment_changes(record: Record, baseline: Record) -> dict[str, str]:
+    """Return `now, accepted with then` for each entry of the environment that differs."""
+    found = differing(record.environment, baseline.environment)
+    return {name: f"{now}, accepted with {then}" for name, (now, then) in found.items()}
 
 
 def _words(record: Record, baseline: Record) -> dict[str, str]:
     """Return the values for the placeholders in the table's texts."""
     versions = _versions(record, baseline)
-    others = [text for name, text in _environment(record, baseline).items() if name not in versions]
+    others = [
+        f"{name} {text}"
+        for name, text in environment_changes(record, baseline).items()
+        if name not in versions
+    ]
     return {
         "versions": "; ".join(versions.values()) or "libraries as accepted",
         "settings": "; ".join(others) or "nothing that the record names differs",
@@ -158,3 +134,65 @@ def _words(record: Record, baseline: Record) -> dict[str, str]:
         "accepted kernel": baseline.environment.get("kernel", "unset"),
         "roles": ", ".join(sorted(_roles_of_changed_casts(record, baseline))),
     }
+
+
+NO_BASELINE, ACCEPTED_TOO = "no baseline", "accepted too"
+_FACTS: Mapping[str, Callable[[Record], bool]] = {
+    "changes bits": lambda record: record.changes_bits is True,
+    "library": lambda record: _library(record) is not None,
+    "whole model": lambda record: not record.replaced,
+    "named kernel": lambda record: record.asked_kernel is not None,
+}
+#: What differs from the accepted record.
+_CHANGES: Mapping[str, Callable[[Record, Record], bool]] = {
+    "another id": lambda now, then: now.id != then.id,
+    "other size": lambda now, then: now.original_bytes != then.original_bytes,
+    "other count": lambda now, then: (
+        len(now.reference_losses) != len(then.reference_losses)
+        or len(now.sequence_losses) != len(then.sequence_losses)
+    ),
+    "other versions": lambda now, then: bool(_versions(now, then)),
+    "other transformers": lambda now, then: "transformers" in _versions(now, then),
+    "other library": lambda now, then: _library(now) in _versions(now, then),
+    "other kernel": lambda now, then: now.environment.get("kernel") != then.environment.get("kernel"),
+    "other products": lambda now, then: now.arithmetic != then.arithmetic,
+    "reference exact": lambda now, then: now.reference_losses == then.reference_losses,
+    "elsewhere": lambda now, then: not same_arithmetic(now, then),
+    "whole roles": lambda now, then: all(
+        changed == total for changed, total in _roles_of_changed_casts(now, then).values()
+    ),
+}
+_SYMPTOMS = frozenset({*CHECKS, *GROUPS, *_FACTS, *_CHANGES, NO_BASELINE, ACCEPTED_TOO})
+
+
+def read_rows(text: str) -> tuple[Row, ...]:
+    """Parse the rows of causes.toml, in order.
+
+    Raises:
+        ValueError: a row with an unknown link or symptom; a check whose failure alone matches no row.
+    """
+    rows = tuple(
+        Row(
+            link=row["link"],
+            when=frozenset(row["when"]),
+            unless=frozenset(row.get("unless", ())),
+            means=row["means"],
+            look=row["look"],
+        )
+        for row in tomllib.loads(text)["row"]
+    )
+    for row in rows:
+        choose("link of causes.toml", row.link, LINKS)
+        for name in sorted(row.when | row.unless):
+            choose("symptom of causes.toml", name, _SYMPTOMS)
+    for key, one in CHECKS.items():
+        if not any(row.when <= {key, *one.groups} and not row.unless for row in rows):
+            raise ValueError(
+                f"causes.toml has no row for the check {key!r} of step {one.step}; add a [[row]] with "
+                f'link, when = ["{key}"], means and look'
+            )
+    return rows
+
+
+#: The table, read at import: a check without a cause stops every run, not the message of a red case.
+ROWS = read_rows(resources.files("mxcheck.gate").joinpath("causes.toml").read_text(encoding="utf-8"))

@@ -14,18 +14,8 @@ from mxcheck.gate.drift import Drift, drift
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.update import Update
 from mxcheck.gate.verdict import Verdict, judge
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
-    """Baselines that a run may accept: changed ones, missing ones only, or those within tolerance. `measure`:
-    accept and judge nothing."""
-
-    changed: bool = False
-    missing: bool = False
-    recentre: bool = False
-    measure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +66,14 @@ def is_first(record: Record, accepted: Accepted, bounds: Bounds | None, update: 
     """Return whether an update would accept these casts for the first time: there is no readable baseline of
     the same casts, weights and tokens, and no table of bounds has a line for them, nor does the model's own
     file have a line with a reason."""
-    asked = update.changed or (update.missing and not accepted.exists)
     unsaid = bounds is None or (bounds.own and not bounds.reason)
     # an unreadable file counts as none, and so does one of another case or of other casts
-    return asked and not update.recentre and unsaid and not _knows(accepted.record, record)
+    return (
+        update.covers(exists=accepted.exists)
+        and not update.recentre
+        and unsaid
+        and not _knows(accepted.record, record)
+    )
 
 
 def _knows(accepted: Record | None, record: Record) -> bool:
@@ -112,7 +106,7 @@ def decide(
     check_figures(record)
     verdict = judge(record, accepted.record, bounds, absolute)
     holds = accepted.record is not None and verdict.passed
-    updating = update.changed or (update.missing and not accepted.exists)
+    updating = update.covers(exists=accepted.exists)
     write: Literal["", "measured", "accepted"] = ""
     if update.measure:
         outcome = Outcome.MEASURED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mxcheck.gate.case import KINDS
 from mxcheck.gate.check import Check, check, some
 from mxcheck.gate.record import Record
 from mxcheck.gate.row_groups import changed_rows
@@ -23,11 +24,10 @@ DIGESTED = frozenset(f"cast {kind}" for kind, _, _ in _KINDS)
 def casts_steady(record: Record) -> Iterator[Check]:
     """Check that every mxcheck cast stayed the same, from first to last and for every kind of input. Needs no
     baseline."""
-    if record.kind != "recipe":
+    if not KINDS[record.kind].casts:
         return
     wrong = [f"{name} ({what})" for name, what in record.unsteady.items()]
     yield check(
-        4,
         "steady casts",
         not wrong,
         f"casts do not stay the same all through the case in {len(wrong)} modules: {some(wrong)}"
@@ -41,7 +41,7 @@ def kernel_held(record: Record) -> Iterator[Check]:
     if (asked := record.asked_kernel) is None:
         return
     held = f"the kernel {asked.name} was held against the oracle: {', '.join(asked.cells)}"
-    yield check(4, "kernel", not asked.wrong, asked.wrong or held)
+    yield check("kernel", not asked.wrong, asked.wrong or held)
 
 
 def casts_held(record: Record, baseline: Record) -> Iterator[Check]:
@@ -52,13 +52,12 @@ def casts_held(record: Record, baseline: Record) -> Iterator[Check]:
         # step 3 covers a module that was lost or added
         if (name in record.replaced) == (name in baseline.replaced)
     )
-    if record.kind == "recipe" and not record.digests and not baseline.digests:
-        yield check(4, "cast codes", False, "no cast was digested, now or when accepted")
+    if KINDS[record.kind].casts and not record.digests and not baseline.digests:
+        yield check("cast codes", False, "no cast was digested, now or when accepted")
         return
     for kind, meaning, rows in _KINDS:
         changed = {name: where for name in names if (where := _changed(record, baseline, name, kind, rows))}
         yield check(
-            4,
             f"cast {kind}",
             not changed,
             f"{meaning} changed bits in {len(changed)} of {len(names)} modules: "

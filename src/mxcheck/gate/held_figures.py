@@ -24,12 +24,12 @@ from mxcheck.gate.sublayers import check_sublayers, same_layers
 def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
     """Yield every check of step 6 for which both records have the figures."""
     if len(record.sequence_losses) != len(baseline.sequence_losses):
-        yield count_check(6, "losses", record.sequence_losses, baseline.sequence_losses)
+        yield count_check("losses", record.sequence_losses, baseline.sequence_losses)
         return
     exact = same_arithmetic(record, baseline)
-    yield drift_check(6, "losses", "losses", drift(record, baseline, "loss"))
+    yield drift_check("losses", "losses", drift(record, baseline, "loss"))
     if record.sequence_kl is not None and baseline.sequence_kl is not None:
-        yield drift_check(6, "KL", "KL", drift(record, baseline, "kl"))
+        yield drift_check("KL", "KL", drift(record, baseline, "kl"))
     yield from _predictions(record, baseline, exact=exact)
     if record.sublayers is not None and baseline.sublayers is not None:
         noise = None if baseline.noise is None else baseline.noise.sublayers
@@ -40,13 +40,13 @@ def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
             noise=noise,
             in_16_bits=_in_16_bits(baseline),
         ):
-            yield check(6, f"layers: {name}", passed, f"layers: {message}")
+            yield check(f"layers: {name}", passed, f"layers: {message}")
     if record.counters is not None and baseline.counters is not None:
         found = counter_changes(
             record.counters, baseline.counters, same_inputs=exact and _same_states(record, baseline)
         )
         wrong = [one.message for one in found if not one.within]
-        yield check(6, "counts", not wrong, some(wrong) if wrong else "counts of the casts as accepted")
+        yield check("counts", not wrong, some(wrong) if wrong else "counts of the casts as accepted")
     yield from _metrics(record, baseline, exact=exact)
 
 
@@ -74,16 +74,16 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
             scored_tokens=baseline.scored_tokens,
             noise=noise_of(baseline, "loss"),
         )
-        yield drift_check(6, "entropy", "entropies of the quantized model", found)
+        yield drift_check("entropy", "entropies of the quantized model", found)
     if exact and record.predictions is not None and baseline.predictions is not None:
         # Elsewhere it moves more than the KL does, and adds nothing to KL and losses.
         change = differences(record.predictions.sequence_k3, baseline.predictions.sequence_k3)
-        yield drift_check(6, "k3", "k3", moved(change))
+        yield drift_check("k3", "k3", moved(change))
         now, then = _shown(record.predictions), _shown(baseline.predictions)
         # NaN equals nothing
         other = [name for name in sorted(then) if not abs(now[name] - then[name]) <= EXACT_TOLERANCE]
         words = [f"{name} is {now[name]:.9g}, accepted {then[name]:.9g}" for name in other]
-        yield check(6, "predictions", not other, some(words) if words else "figures of tokens as accepted")
+        yield check("predictions", not other, some(words) if words else "figures of tokens as accepted")
     if record.top1_agreement is not None and baseline.top1_agreement is not None:
         passed, message = top1_held(
             record.top1_agreement,
@@ -91,7 +91,7 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
             same_arithmetic=exact,
             scored_tokens=baseline.scored_tokens,
         )
-        yield check(6, "top-1", passed, message)
+        yield check("top-1", passed, message)
 
 
 def _shown(found: Predictions) -> dict[str, float]:
@@ -111,9 +111,9 @@ def _shown(found: Predictions) -> dict[str, float]:
 
 def _metrics(record: Record, baseline: Record, *, exact: bool) -> Iterator[Check]:
     if lacking := sorted(record.metrics.keys() - baseline.metrics.keys()):
-        yield check(6, "metrics", False, f"metrics without accepted values: {', '.join(lacking)}")
+        yield check("metrics", False, f"metrics without accepted values: {', '.join(lacking)}")
     if exact:
         # The noise of the user's own metrics was not measured: elsewhere they are shown and not judged.
         for name in sorted(record.metrics.keys() & baseline.metrics.keys()):
             change = differences(record.metrics[name], baseline.metrics[name])
-            yield drift_check(6, "metrics", f"metric {name}", moved(change))
+            yield drift_check("metrics", f"metric {name}", moved(change))

@@ -20,7 +20,7 @@ def comparable(record: Record, baseline: Record) -> Check:
         "recipe": changes(_leaves(record.recipe), _leaves(baseline.recipe)),
     }
     parts = [f"another {title}: {'; '.join(parts)}" for title, parts in another.items() if parts]
-    return check(1, "case", not parts, "; ".join(parts) or "same case, same recipe")
+    return check("case", not parts, "; ".join(parts) or "same case, same recipe")
 
 
 def _leaves(data: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -36,12 +36,14 @@ _INCIDENTAL = ("asked", "because", "revision")
 
 
 def same_corpus(record: Record, baseline: Record) -> Check:
-    keys = sorted((record.corpus.keys() | baseline.corpus.keys()) - set(_INCIDENTAL))
-    moved = [key for key in keys if record.corpus.get(key) != baseline.corpus.get(key)]
-    parts = [f"{key} is {record.corpus.get(key)}, accepted {baseline.corpus.get(key)}" for key in moved]
+    now, then = (
+        {key: value for key, value in one.corpus.items() if key not in _INCIDENTAL}
+        for one in (record, baseline)
+    )
+    parts = changes(now, then)
     if record.scored_tokens != baseline.scored_tokens:
         parts.append(f"{record.scored_tokens} scored tokens, accepted {baseline.scored_tokens}")
-    return check(1, "corpus", not parts, f"another corpus: {'; '.join(parts)}" if parts else "same corpus")
+    return check("corpus", not parts, f"another corpus: {'; '.join(parts)}" if parts else "same corpus")
 
 
 def fingerprints(record: Record, baseline: Record) -> Iterator[Check]:
@@ -49,7 +51,6 @@ def fingerprints(record: Record, baseline: Record) -> Iterator[Check]:
     for name in sorted(names, key=lambda name: (name == "states", name)):  # other weights have other states
         now, then = record.fingerprints.get(name, "none"), baseline.fingerprints.get(name, "none")
         yield check(
-            1,
             name,
             now == then,
             f"{name} are not the accepted ones: {now[:16]}…, accepted {then[:16]}…"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mxcheck.formats.choices import choose
 from mxcheck.gate.case import KINDS, Case, Kind
 from mxcheck.gate.counters import Counters, counters_from_dict
 from mxcheck.gate.kernel_cells import (
@@ -215,6 +216,8 @@ def record_from_dict(data: dict[str, Any]) -> Record:
     ):
         if data[name] < least:
             raise ValueError(f"{name} must be at least {least}, got {data[name]}")
+    for name in data["fingerprints"]:
+        choose("fingerprint", name, FINGERPRINTS)
     if not isinstance(data["corpus"].get("used"), str):
         raise ValueError(f"corpus must say which text was used, got {data['corpus']!r:.60}")
     record = Record(**{**data, **{name: read(data[name]) for name, read in _NESTED.items()}})
@@ -222,6 +225,8 @@ def record_from_dict(data: dict[str, Any]) -> Record:
     return record
 
 
+#: Inputs of which a record has a fingerprint, as far as it has them; each is a check of step 1.
+FINGERPRINTS = ("weights", "tokenizer", "tokens", "documents", "states")
 #: Figures with one number for each sequence.
 _BY_SEQUENCE = (
     "reference_losses",

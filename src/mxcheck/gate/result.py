@@ -13,11 +13,11 @@ from mxcheck.files.printed import got, told
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.check import Check
+from mxcheck.gate.check_table import CHECKS
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.kernel_cells import AskedKernel, asked_kernel_from_dict
 from mxcheck.gate.record import Record, record_from_dict
-from mxcheck.gate.verdict import STEPS
 
 
 class Outcome(StrEnum):
@@ -205,7 +205,8 @@ def check_green(result: CaseResult) -> None:
 def _failure(data: Any) -> Check:
     check = Check(**data)
     texts = isinstance(check.key, str) and isinstance(check.message, str)
-    if check.step not in STEPS or check.passed is not False or not texts:
+    row = CHECKS.get(check.key) if texts else None
+    if row is None or check.step != row.step or check.passed is not False:
         raise ValueError(f"no failed check: {got(data, 80)}")
     return check
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from mxcheck.files.write import PART, WriteError
 
+#: Folder of a project's accepted baselines, unless an option names another.
+BASELINES = Path("baselines")
 #: Models that have shipped baselines.
 SHIPPED = (
     *("ref-llama", "ref-neo", "ref-moe", "outlier-llama", "long-llama"),
@@ -25,7 +27,7 @@ def shipped() -> Path | None:
     """Return the folder of those baselines, or None."""
     package = Path(__file__).parent.parent
     tree = package.parent.parent if package.parent.name == "src" else package
-    return next((folder for folder in (package / "baselines", tree / "baselines") if folder.is_dir()), None)
+    return next((folder for folder in (package / BASELINES, tree / BASELINES) if folder.is_dir()), None)
 
 
 def folder_in_force(root: Path, model: str) -> Path:

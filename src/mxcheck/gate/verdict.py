@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.check import Check, changes, check, count_check, drift_check, some
+from mxcheck.gate.check import Check, changes, check, count_check, differing, drift_check, some
 from mxcheck.gate.drift import drift, moved, same_arithmetic
 from mxcheck.gate.held_casts import casts_held, casts_steady, kernel_held
 from mxcheck.gate.held_figures import figures_held
@@ -15,15 +15,6 @@ from mxcheck.gate.inputs import comparable, fingerprints, same_corpus
 from mxcheck.gate.predictions import check_estimates
 from mxcheck.gate.record import OPTIONAL, Record
 from mxcheck.gate.statistics import UPPER_95, differences, in_standard_errors, mean_and_error
-
-STEPS = {
-    1: "inputs",
-    2: "reference",
-    3: "conversion",
-    4: "casts",
-    5: "bounds",
-    6: "drift",
-}
 
 #: Bound of |mean(loss - entropy)| of the reference on text sampled from itself, in standard errors. The
 #: expectation is zero; a sampling exceeds four standard errors by chance once in 16,000, and the tokens are
@@ -70,7 +61,7 @@ def judge(
     costs = tuple(_bounds(record, bounds)) if bounds is not None else ()
     if bounds is None and baseline is not None:
         words = f"no bounds for {record.case.stage}: restore bounds.toml beside its baseline, or add its line"
-        costs = (check(5, "no bounds", False, words),)
+        costs = (check("no bounds", False, words),)
     steady = (*kernel_held(record), *casts_steady(record))
     alone = (*own_samples, *bits, *steady, *costs, *absolute)
     if baseline is None:
@@ -107,7 +98,6 @@ def _own_samples(record: Record) -> Iterator[Check]:
     z = self_sampled_z(record)
     bound = SELF_SAMPLED_Z * (1 + 5 / max(1, len(record.reference_losses) - 1))
     yield check(
-        2,
         "own samples",
         abs(z) <= bound,
         f"reference on its own samples: cross-entropy {record.reference_cross_entropy:.6f}, entropy "
@@ -117,18 +107,18 @@ def _own_samples(record: Record) -> Iterator[Check]:
         agree = check_estimates(
             found.sequence_k3, record.sequence_losses, record.reference_losses, record.sequence_kl
         )
-        yield check(2, "estimates", *agree)
+        yield check("estimates", *agree)
 
 
 def _reference(record: Record, baseline: Record) -> Iterator[Check]:
     if len(record.reference_losses) != len(baseline.reference_losses):
-        yield count_check(2, "reference", record.reference_losses, baseline.reference_losses)
+        yield count_check("reference", record.reference_losses, baseline.reference_losses)
         return
-    yield drift_check(2, "reference", "reference's losses", drift(record, baseline, "reference"))
+    yield drift_check("reference", "reference's losses", drift(record, baseline, "reference"))
     if same_arithmetic(record, baseline):
         # Their noise elsewhere is unknown; there the reference's own samples check them.
         change = differences(record.reference_entropies, baseline.reference_entropies)
-        yield drift_check(2, "reference entropies", "reference's entropies", moved(change))
+        yield drift_check("reference entropies", "reference's entropies", moved(change))
 
 
 def _bits(record: Record) -> Iterator[Check]:
@@ -136,12 +126,12 @@ def _bits(record: Record) -> Iterator[Check]:
         return
     if record.changes_bits is None:
         free = "result may equal the reference: the recipe rounds what may be rounded already"
-        yield check(3, "bits", True, free)
+        yield check("bits", True, free)
         return
     found = "is bit-equal to" if record.bit_equal else "differs from"
     wrong = ": nothing was quantized" if record.changes_bits else ", though the recipe changes no bit"
     passed = record.bit_equal is not record.changes_bits
-    yield check(3, "bits", passed, f"result {found} the reference" + ("" if passed else wrong))
+    yield check("bits", passed, f"result {found} the reference" + ("" if passed else wrong))
 
 
 def _conversion(record: Record, baseline: Record) -> Iterator[Check]:
@@ -150,7 +140,7 @@ def _conversion(record: Record, baseline: Record) -> Iterator[Check]:
     now, then = ({name: getattr(one, name) for name in sizes} for one in (record, baseline))
     other = changes(now, then)
     yield check(
-        3, "bytes", not other, "; ".join(other) or f"weights take {record.weight_bytes:,} bytes, as accepted"
+        "bytes", not other, "; ".join(other) or f"weights take {record.weight_bytes:,} bytes, as accepted"
     )
     gone, unknown = _missing(record), _missing(baseline)
     lost, added = gone.keys() - unknown.keys(), unknown.keys() - gone.keys()
@@ -161,7 +151,7 @@ def _conversion(record: Record, baseline: Record) -> Iterator[Check]:
     ]
     why = f" ({gone[min(lost)]})" if lost else ""
     yield check(
-        3, "figures", not parts, f"{'; '.join(parts)}{why}" if parts else "the figures that were accepted"
+        "figures", not parts, f"{'; '.join(parts)}{why}" if parts else "the figures that were accepted"
     )
 
 
@@ -191,19 +181,17 @@ def _modules(record: Record, baseline: Record) -> Check:
         if names
     ]
     held = f"{len(record.replaced)} modules replaced, as accepted"
-    return check(3, "modules", not parts, "; ".join(parts) or held)
+    return check("modules", not parts, "; ".join(parts) or held)
 
 
 def _changed(record: Record, baseline: Record) -> list[str]:
     """Return the modules that were left unconverted only now or only then, or for another reason."""
-    now, then = record.unconverted, baseline.unconverted
-    return [name for name in now.keys() | then.keys() if now.get(name) != then.get(name)]
+    return list(differing(record.unconverted, baseline.unconverted))
 
 
 def _bounds(record: Record, bounds: Bounds) -> Iterator[Check]:
     if record.kl is not None:
         yield check(
-            5,
             "KL bound",
             record.kl <= bounds.kl,
             f"KL to the reference {record.kl:.6f} nats/token, bound {bounds.kl:g}{_whose(bounds)}",
@@ -212,7 +200,6 @@ def _bounds(record: Record, bounds: Bounds) -> Iterator[Check]:
     held = mean if math.isinf(error) else upper  # one sequence has no error bar: its rise itself is compared
     bound = bounds.rise + sampling_allowance(bounds, record.scored_tokens)
     yield check(
-        5,
         "rise bound",
         held <= bound,
         f"rise of the cross-entropy {mean:+.6f} ± {error:.6f}, upper 95 % bound {held:+.6f}, "

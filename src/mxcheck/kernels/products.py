@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec, resolve_axis
-from mxcheck.kernels.eager import quantize_eager
 from mxcheck.kernels.quantized import QuantizedTensor
+from mxcheck.kernels.standing_for import house_cast
 
 
 def matmul(a: QuantizedTensor, b: QuantizedTensor) -> Tensor:
@@ -51,14 +51,7 @@ def product(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
     Raises:
         TypeError, ValueError: as the cast and `matmul`.
     """
-    return matmul(_quantized(a, spec), _quantized(b, spec))
-
-
-def _quantized(x: Tensor, spec: CastSpec) -> QuantizedTensor:
-    codes, scales, *tensor_scale = quantize_eager(x, spec)
-    return QuantizedTensor(
-        codes=codes, scales=scales, spec=spec, tensor_scale=tensor_scale[0] if tensor_scale else None
-    )
+    return matmul(house_cast(a, spec), house_cast(b, spec))
 
 
 def _problem(a: QuantizedTensor, b: QuantizedTensor) -> str:

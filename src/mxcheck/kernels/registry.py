@@ -78,6 +78,16 @@ class Implementation:
         return None
 
 
+#: Matrix product by name -> its target. Ours, the peers' that have one, and torch's.
+PRODUCTS: Mapping[str, str] = MappingProxyType(
+    {
+        "eager": "mxcheck.kernels.products:product",
+        "torchao": "mxcheck.kernels.peers.products:torchao",
+        "scaled_mm": "mxcheck.kernels.peers.products:scaled_mm",
+        "microxcaling": "mxcheck.kernels.peers.products:microxcaling",
+    }
+)
+
 MICROXCALING = "https://github.com/microsoft/microxcaling"
 
 _HOUSE = (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mxcheck.formats.elements import ElementFormat
+from mxcheck.formats.scale_rules import check_rules
 from mxcheck.formats.spec import RANDOM_BITS
 
 # fp32, as int32 masks
@@ -67,6 +68,7 @@ SCALE_RULES: Mapping[str, Callable[[Tensor, ElementFormat], Tensor]] = {
     "rceil": _rceil,
     "reciprocal": _reciprocal,
 }
+check_rules("kernels/rules.py: SCALE_RULES", SCALE_RULES)
 
 
 def _to_even(values: Tensor, binade: Tensor, mantissa_bits: int, random: Tensor | None) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from mxcheck.files.printed import told
 from mxcheck.gate.baseline import baseline_paths
 from mxcheck.gate.case import Case
+from mxcheck.gate.check_table import STEPS
 from mxcheck.gate.kernel_cells import AskedKernel, examples
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.shipped import in_force
-from mxcheck.gate.verdict import STEPS
 from mxcheck.measure.made_for import other_options
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.memory import is_out_of_memory

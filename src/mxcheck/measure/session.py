@@ -19,6 +19,7 @@ from mxcheck.gate.baseline import states_path
 from mxcheck.gate.check import Check, check
 from mxcheck.gate.kernel_cells import AskedKernel, KernelCell
 from mxcheck.gate.shipped import in_force
+from mxcheck.kernels.device_choice import resolve_device
 from mxcheck.measure import on_device
 from mxcheck.measure.environment import environment
 from mxcheck.measure.kernel_asked import KernelCells
@@ -136,12 +137,7 @@ class Session:
         if self._host is not None:
             self._host.pin()
         load_torch()
-        import torch
-
-        available = torch.cuda.is_available()
-        if self.measuring.device == "cuda" and not available:
-            raise ValueError("--mx-device=cuda: torch finds no CUDA device here; use --mx-device=cpu")
-        return "cuda" if available and self.measuring.device != "cpu" else "cpu"
+        return resolve_device(self.measuring.device)
 
     @cached_property
     def device_class(self) -> str:
@@ -180,7 +176,7 @@ class Session:
                 "products in fp32 and in bf16 have one digest, so that records would be held as if the "
                 "machine were another; undo what was changed under mxcheck, or install it anew"
             )
-        return (check(2, "canaries", False, broken),) if broken else ()
+        return (check("canaries", False, broken),) if broken else ()
 
     def with_resident(self, resident: Resident) -> Session:
         """Return this session with another bench, whose model it neither loads nor frees. It tells

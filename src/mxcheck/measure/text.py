@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mxcheck.evaluation.corpus_names import corpus_choice
 from mxcheck.gate.case import named_as
+from mxcheck.models.weight_files import TOKENS
 from mxcheck.models.zoo import model_source
 from mxcheck.run.measuring import DEFAULT_LENGTH, Measuring
 
@@ -38,7 +39,7 @@ def own_tokens_path(measuring: Measuring, label: str) -> Path:
     """Return the path of a model's own tokens: with the reference models, else with the baselines. Raises
     ValueError, with the command that makes them, if there are none."""
     name = measuring.name_of(label)
-    path = model_source(name).tokens or measuring.baselines / label / "tokens.safetensors"
+    path = model_source(name).tokens or measuring.baselines / label / TOKENS
     if not path.is_file():
         raise ValueError(
             f"model {name!r} has no evaluation tokens at {path}; make them with: mxcheck sample "

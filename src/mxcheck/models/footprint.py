@@ -9,7 +9,7 @@ from typing import Any
 
 from mxcheck.models.cards import GIB, ITEM_BYTES
 from mxcheck.models.refusal import UnfitError, reading, refused, words_of
-from mxcheck.models.weight_files import CONFIG, read_header, read_json, stored_tensors
+from mxcheck.models.weight_files import CONFIG, TOKENS, read_header, read_json, stored_tensors
 from mxcheck.models.zoo import ModelSource
 
 #: Memory of a process with torch, transformers and the ladder's libraries, plus what the allocator keeps of
@@ -200,7 +200,7 @@ def _number(config: dict[str, Any], keys: tuple[str, ...], usual: int) -> int:
 
 
 def _is_model(path: Path) -> bool:
-    return path.name != "tokens.safetensors"
+    return path.name != TOKENS
 
 
 def text_shape(tokens: Path) -> tuple[int, int] | None:

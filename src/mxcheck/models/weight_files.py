@@ -14,6 +14,8 @@ from mxcheck.files.printed import got
 from mxcheck.models.refusal import UnfitError, listed
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+#: File of a model's evaluation tokens, which may lie beside its weights.
+TOKENS = "tokens.safetensors"
 
 #: Longest header that the safetensors library reads.
 _HEADER_BYTES = 100_000_000

@@ -12,6 +12,7 @@ from pathlib import Path
 from mxcheck.formats.choices import unknown
 from mxcheck.models.cards import CARDS, ModelCard
 from mxcheck.models.refusal import refused
+from mxcheck.models.weight_files import TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +153,7 @@ def model_source(name: str) -> ModelSource:
 def _embedded(name: str, kind: _Reference) -> ModelSource:
     folder = Path(str(resources.files("mxcheck.models"))) / "reference"
     weights = folder / (kind.weights or name)
-    own = (weights if kind.outliers else folder / name) / "tokens.safetensors"
+    own = (weights if kind.outliers else folder / name) / TOKENS
     return ModelSource(
         name=name,
         location=str(weights),

@@ -14,11 +14,12 @@ from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.cause import cause
 from mxcheck.gate.check import Check
-from mxcheck.gate.decision import Decision, Update, decide, is_first, read_accepted, stored
+from mxcheck.gate.decision import Decision, decide, is_first, read_accepted, stored
 from mxcheck.gate.orderings import standing
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.shipped import adopt
+from mxcheck.gate.update import Update
 from mxcheck.pytest_plugin.bounds_file import add_bounds
 from mxcheck.pytest_plugin.snapshots import extension_for
 from mxcheck.reporting.failure import failure_message
@@ -32,8 +33,7 @@ def settle(
     baseline_of: Callable[[Case], Path],
     bounds: Bounds | None,
     snapshot: SnapshotAssertion,
-    recentre: bool,
-    measure: bool,
+    update: Update,
     accept_command: str,
     measure_noise: Callable[[], Noise],
     keep_inputs: Callable[[], None],
@@ -49,7 +49,6 @@ def settle(
     `ask_the_oracle` determines who is wrong where a named kernel's casts differ from those of the accepted
     record. `of_process` are checks of the process that measured it.
     """
-    update = asked_update(snapshot, recentre=recentre, measure=measure)
     accepted = read_accepted(path)
     found = measure_absolute() if is_first(record, accepted, bounds, update) else None
     absolute = list(of_process)
@@ -82,16 +81,6 @@ def settle(
         decision.result,
         message=_message(decision, accepted.record, accepted.trouble, accept_command),
         cause=cause(decision.verdict, record, accepted.record).link if decision.result.failures else "",
-    )
-
-
-def asked_update(snapshot: SnapshotAssertion, *, recentre: bool, measure: bool) -> Update:
-    """Return the update that the command line requests."""
-    return Update(
-        changed=snapshot.update_snapshots,
-        missing=snapshot.update_new_snapshots_only,
-        recentre=recentre,
-        measure=measure,
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mxcheck.files.printed import printable
 from mxcheck.gate.result import Outcome
-from mxcheck.pytest_plugin.neighbours import accepts, check_snapshot
+from mxcheck.pytest_plugin.neighbours import check_snapshot, is_update
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.wire import keep_calls, keep_cell, keep_ordering, keep_result
 
@@ -63,7 +63,7 @@ def mx_in_order(request: pytest.FixtureRequest) -> Any:
     from mxcheck.pytest_plugin.orderings import hold
 
     def ordered(one: Any) -> None:
-        if accepts(request.config):
+        if is_update(request.config):
             pytest.skip("this run accepts baselines: run it again without --snapshot-update for their order")
         found = hold(one, settings(request.config).baselines)
         keep_ordering(request.node, ratio=found.ratio, margin=found.margin)

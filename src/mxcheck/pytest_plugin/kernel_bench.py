@@ -36,8 +36,9 @@ class KernelBench:
         Raises:
             NotLoadedError: there is none.
         """
-        from mxcheck.conformance.devices import on_device, resolve_device
+        from mxcheck.conformance.devices import on_device
         from mxcheck.kernels.api import load_target
+        from mxcheck.kernels.device_choice import resolve_device
         from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 
         told = one.name in self.loaded

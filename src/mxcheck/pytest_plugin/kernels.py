@@ -16,11 +16,8 @@ from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
 from mxcheck.formats.aliases import aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.kernels.names_in_source import check_has
-from mxcheck.kernels.registry import Implementation, implementation, implementations
+from mxcheck.kernels.registry import PRODUCTS, Implementation, implementation, implementations
 from mxcheck.pytest_plugin.settings import Settings
-
-#: Kernels with a matrix product of their own (`mxcheck.kernels.peers.products`), ours first.
-PRODUCT_NAMES = ("eager", "torchao", "scaled_mm", "microxcaling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +154,8 @@ def finding_cases(settings: Settings, findings: tuple[Finding, ...]) -> list[Any
 def product_cases(settings: Settings) -> list[Any]:
     """Return the parameters of the tests of products: the kernels that have one, among the named ones if
     any."""
-    names = [name for name in PRODUCT_NAMES if not settings.kernels or name in settings.kernels]
-    skip = pytest.mark.skip(reason=f"only {', '.join(PRODUCT_NAMES)} have a matrix product here")
+    names = [name for name in PRODUCTS if not settings.kernels or name in settings.kernels]
+    skip = pytest.mark.skip(reason=f"only {', '.join(PRODUCTS)} have a matrix product here")
     found = [pytest.param(name, id=name) for name in names]
     return found or [pytest.param(None, id="no-product", marks=[skip])]
 

@@ -10,18 +10,22 @@ from typing import Any
 
 import pytest
 
-#: syrupy's options, and the request that each stands for.
-CHANGED, MISSING = "update_snapshots", "update_new_snapshots_only"
+from mxcheck.gate.update import Update
 
 
-def accepts(config: pytest.Config) -> bool:
+def asked_update(config: pytest.Config, *, recentre: bool = False, measure: bool = False) -> Update:
+    """Return the update that syrupy's options ask for."""
+    return Update(
+        changed=bool(config.getoption("update_snapshots", False)),
+        missing=bool(config.getoption("update_new_snapshots_only", False)),
+        recentre=recentre,
+        measure=measure,
+    )
+
+
+def is_update(config: pytest.Config) -> bool:
     """Return whether the run accepts baselines: then a second process measures each model as well."""
-    return updates(config) or bool(config.getoption(MISSING, False))
-
-
-def updates(config: pytest.Config) -> bool:
-    """Return whether it also accepts changed baselines."""
-    return bool(config.getoption(CHANGED, False))
+    return asked_update(config).is_update
 
 
 def require_syrupy(config: pytest.Config) -> None:

@@ -13,18 +13,19 @@ from mxcheck.evaluation.corpus_names import CORPORA
 from mxcheck.formats.aliases import own_name
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose, unknown
-from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
+from mxcheck.formats.spec import E8M0_RULES, ROUNDINGS
+from mxcheck.gate.shipped import BASELINES
+from mxcheck.kernels.device_choice import DEVICES
 from mxcheck.models.ladder import GROUPS, LADDER, MIXED_TIERS, MX, TIERS
 from mxcheck.models.recipe import BF16
 from mxcheck.run.measuring import DEFAULT_LENGTH, DEFAULT_SAMPLES
 
-MODEL_SCALE_RULES = tuple(rule for rule in SCALE_RULES if rule != "amax")
+MODEL_SCALE_RULES = E8M0_RULES
 # Stochastic rounding needs a random integer for each element of each activation; the kernel suite provides
 # them.
 MODEL_ROUNDINGS = tuple(rounding for rounding in ROUNDINGS if rounding != "stochastic")
 AXES = tuple(map(str, range(-4, 4)))
 BLOCK_SIZES = ("16", "32", "64", "128")
-DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ELEMENTWISE = (BF16, *MX)
 DEFAULT_MIN_FREE_RATIO = 0.5
@@ -124,7 +125,7 @@ VALUES = {
         "directory on a local disk in which all runs of this host say what devices and memory they hold",
     ),
     "shard": ("1/1", "model suite: i/N runs the i-th of N parts, split by whole models; needs --mx-report"),
-    "baselines": ("baselines", "directory of accepted baselines, relative to pytest's root directory"),
+    "baselines": (str(BASELINES), "directory of accepted baselines, relative to pytest's root directory"),
     "bounds": ("ours", "TOML file whose bounds go before ours"),
 }
 FLAGS = {

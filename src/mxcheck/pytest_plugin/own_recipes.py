@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, DataError, read_toml
-from mxcheck.files.printed import REFUSAL, got, one_line, told
+from mxcheck.files.printed import RefusedFileError, got, told
 from mxcheck.formats.aliases import ALIASES
 from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import check_recipe_name
@@ -26,11 +26,8 @@ _OPERAND = ("format", "block_size", "scale_rule", "rounding")
 _WHOLE = ("attention_products", "outputs", "elementwise")
 
 
-class RecipesError(ValueError):
+class RecipesError(RefusedFileError, ValueError):
     """Recipes that cannot be used. The message is one printable line and names the file."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message, REFUSAL))
 
 
 def own_recipes(path: Path, *, kernel: str) -> dict[str, Recipe]:

@@ -14,7 +14,7 @@ from mxcheck.gate.result import CaseResult
 from mxcheck.models.cards import GIB
 from mxcheck.models.footprint import Footprint
 from mxcheck.pytest_plugin.leasing import host_devices, looks_for_gpus, request_for
-from mxcheck.pytest_plugin.neighbours import accepts
+from mxcheck.pytest_plugin.neighbours import is_update
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.pytest_plugin.work import UNKNOWN, case_seconds, estimated, stored_key
@@ -103,7 +103,7 @@ def expected_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]
     seconds = seconds_of(config, settings, cases)
     nominal = _nominal(settings, cases)
     scale = sum(seconds.values()) / (sum(nominal.values()) or 1.0)
-    times = len(ENVIRONMENTS["cpu"]) if accepts(config) else 0
+    times = len(ENVIRONMENTS["cpu"]) if is_update(config) else 0
     stored: dict[str, float] = _cached(config, _LOADS)
     shared = {}
     for label in dict.fromkeys(case.model for case in cases):
@@ -137,7 +137,7 @@ def plan(config: pytest.Config, node_ids: Sequence[str]) -> Placement[Any] | Non
         estimate = (known or UNKNOWN).load_seconds
         groups[label] = Group(
             load_seconds=loads.get(f"{label} on {run.device}", estimate),
-            slots=_slots(label, known, devices, twice=accepts(config)),
+            slots=_slots(label, known, devices, twice=is_update(config)),
         )
     return Placement(items, groups, sum(device.slots for device in devices))
 
@@ -164,7 +164,7 @@ def check_host(config: pytest.Config, node_ids: Sequence[str], workers: int) -> 
         devices = host_devices(run, on_gpu=looks_for_gpus(run))
     except ValueError as error:
         raise pytest.UsageError(f"mxcheck: {error}") from error
-    smallest = _smallest(run, [case.model for case in cases], twice=accepts(config))
+    smallest = _smallest(run, [case.model for case in cases], twice=is_update(config))
     if smallest is None:
         return
     least, label = smallest
@@ -179,7 +179,7 @@ def check_host(config: pytest.Config, node_ids: Sequence[str], workers: int) -> 
 def remember(config: pytest.Config, settings: Settings, results: Mapping[str, CaseResult]) -> None:
     """Store the durations of this run's cases for the next run."""
     cache: Any = getattr(config, "cache", None)
-    if cache is None or accepts(config):  # these durations include the noise of all of a model's cases
+    if cache is None or is_update(config):  # these durations include the noise of all of a model's cases
         return
     durations, loads = _cached(config, _DURATIONS), _cached(config, _LOADS)
     for case in settings.cases:

@@ -18,11 +18,11 @@ from mxcheck.files.plain_data import MALFORMED, read_json
 from mxcheck.files.printed import one_line, told
 from mxcheck.gate.case import Case
 from mxcheck.models.footprint import Footprint
-from mxcheck.pytest_plugin.neighbours import accepts
+from mxcheck.pytest_plugin.neighbours import is_update
 from mxcheck.pytest_plugin.placing import selected_cases
 from mxcheck.pytest_plugin.run_settings import settings
 from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.pytest_plugin.work import UNKNOWN, estimated, model_seconds
+from mxcheck.pytest_plugin.work import UNKNOWN, estimated, nominal_seconds
 from mxcheck.scheduling.sharding import split
 
 #: Environment variable with the path of the output file.
@@ -63,12 +63,7 @@ class Plan:
 def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) -> Plan:
     """Plan a run with these selected cases."""
     known = {label: estimated(settings, label) for label in settings.models}
-    costs = {
-        label: model_seconds(
-            known[label], [made for case, made in settings.recipes.items() if case.model == label]
-        )
-        for label in settings.models
-    }
+    costs = nominal_seconds(settings)
     models = tuple(
         PlannedModel(
             label=label,
@@ -112,5 +107,5 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan."""
     config = session.config
     selected = dict.fromkeys(selected_cases(config, [item.nodeid for item in session.items]))
-    found = make_plan(settings(config), list(selected), updates=accepts(config))
+    found = make_plan(settings(config), list(selected), updates=is_update(config))
     Path(os.environ[PLAN_FILE]).write_text(json.dumps(asdict(found)), encoding="utf-8")

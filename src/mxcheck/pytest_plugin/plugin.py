@@ -25,13 +25,13 @@ from mxcheck.pytest_plugin.fixtures import (
     mx_usual_settings,
 )
 from mxcheck.pytest_plugin.neighbours import (
-    accepts,
+    asked_update,
+    is_update,
     refuse_pytest_snapshot,
     refuse_repeats,
     require_assertions,
     require_docstrings,
     require_syrupy,
-    updates,
 )
 from mxcheck.pytest_plugin.options import add_options, given, typed
 from mxcheck.pytest_plugin.rootdir import check_root
@@ -80,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for tier in (*TIERS, *MIXED_TIERS, ALL_LINEARS):
         config.addinivalue_line("markers", f"tier_{tier}: cases of tier {tier} (added by mxcheck)")
     if given(config):
-        if settings(config).recentre and not updates(config):
+        if settings(config).recentre and not asked_update(config).changed:
             raise pytest.UsageError("mxcheck: --mx-recentre rewrites baselines: add --snapshot-update")
         _refuse_measuring_by_the_way(config)
         _refuse_update_in_ci(config)
@@ -132,7 +132,7 @@ def _find_device(config: pytest.Config) -> None:
     needs it: other runs of that project do not import torch.)"""
     if config.getoption("mx_device") != "cuda":
         return
-    from mxcheck.conformance.devices import resolve_device
+    from mxcheck.kernels.device_choice import resolve_device
     from mxcheck.pytest_plugin.leasing import pin_visible_gpus
 
     try:
@@ -142,10 +142,14 @@ def _find_device(config: pytest.Config) -> None:
         raise pytest.UsageError(f"mxcheck: --mx-device=cuda: {error}") from error
 
 
-def _refuse_update_in_ci(config: pytest.Config) -> None:
+def _in_ci() -> bool:
     import os
 
-    if accepts(config) and os.environ.get("CI", "").lower() not in ("", "0", "false"):
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def _refuse_update_in_ci(config: pytest.Config) -> None:
+    if is_update(config) and _in_ci():
         raise pytest.UsageError(
             "mxcheck: --snapshot-update is refused in CI (the environment variable CI is set): a gate that "
             "accepts what it finds gates nothing; update on a developer's machine and commit the baselines"
@@ -153,16 +157,14 @@ def _refuse_update_in_ci(config: pytest.Config) -> None:
 
 
 def _refuse_measuring_by_the_way(config: pytest.Config) -> None:
-    import os
-
     if not config.getoption("mx_measure"):
         return
-    if accepts(config):
+    if is_update(config):
         raise pytest.UsageError(
             "mxcheck: --mx-measure judges nothing, so that nothing can be accepted; drop one"
         )
     named = "--mx-measure" in config.invocation_params.args
-    if os.environ.get("CI", "").lower() not in ("", "0", "false") and not named:
+    if _in_ci() and not named:
         raise pytest.UsageError(
             "mxcheck: --mx-measure is refused in CI (the environment variable CI is set) unless the command "
             "line itself names it: a gate that judges nothing gates nothing"

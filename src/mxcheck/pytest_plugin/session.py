@@ -28,7 +28,7 @@ from mxcheck.measure.session import Session
 from mxcheck.pytest_plugin.acceptance import settle
 from mxcheck.pytest_plugin.leasing import Leasing
 from mxcheck.pytest_plugin.live import teller
-from mxcheck.pytest_plugin.neighbours import accepts
+from mxcheck.pytest_plugin.neighbours import asked_update
 from mxcheck.pytest_plugin.options import own_options
 from mxcheck.pytest_plugin.settings import Settings
 
@@ -43,6 +43,7 @@ class GateSession:
         self, config: pytest.Config, settings: Settings, items: Sequence[pytest.Item], shared: Path
     ) -> None:
         self._settings = settings
+        self._update = asked_update(config, recentre=settings.recentre, measure=settings.measure)
         self._items = items
         workerinput = getattr(config, "workerinput", {})
         self._arguments = workerinput.get("mainargv", [str(word) for word in config.invocation_params.args])
@@ -52,9 +53,9 @@ class GateSession:
             config,
             settings,
             tell=lambda model, why: self._tell({"do": "wait", "model": model, "why": why}),
-            twice=accepts(config),
+            twice=self._update.is_update,
         )
-        self.session = Session(settings.measuring, shared=shared, host=self._leasing, tell=self._tell)
+        self.session = Session(settings, shared=shared, host=self._leasing, tell=self._tell)
         self._broken = broken_gate()
         self._noise_seconds = 0.0  # of the current case
 
@@ -105,8 +106,7 @@ class GateSession:
             baseline_of=lambda other: baseline_paths(settings.baselines, other, self.session.device_class)[0],
             bounds=load_bounds(settings.bounds, settings.own, baselines=settings.baselines).find(case),
             snapshot=snapshot,
-            recentre=settings.recentre,
-            measure=settings.measure,
+            update=self._update,
             accept_command=self._accept_command(case),
             measure_noise=lambda: self._noise(record),
             keep_inputs=lambda: self.session.keep_states(case.model),

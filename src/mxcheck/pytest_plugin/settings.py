@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mxcheck.conformance.cells import LEVELS
 from mxcheck.conformance.narrowing import Narrowing
-from mxcheck.evaluation.corpus_names import CorpusChoice, corpus_choice
+from mxcheck.evaluation.corpus_names import corpus_choice
 from mxcheck.evaluation.metrics import check_metrics
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
+from mxcheck.gate.shipped import BASELINES
+from mxcheck.kernels.device_choice import DEVICES
 from mxcheck.models.recipe import Recipe
 from mxcheck.models.zoo import REFERENCE_MODELS, known_labels, model_source
 from mxcheck.pytest_plugin.cases import lay_out, left_out
@@ -25,7 +26,6 @@ from mxcheck.pytest_plugin.options import (
     AXES,
     BLOCK_SIZES,
     DEFAULT_MIN_FREE_RATIO,
-    DEVICES,
     DTYPES,
     MODEL_ROUNDINGS,
     MODEL_SCALE_RULES,
@@ -33,7 +33,7 @@ from mxcheck.pytest_plugin.options import (
 )
 from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.pytest_plugin.selection import kernels_alone
-from mxcheck.pytest_plugin.work import estimate, model_seconds
+from mxcheck.pytest_plugin.work import nominal_seconds
 from mxcheck.run.cases import Changes
 from mxcheck.run.default_gate import FEW_STAGES
 from mxcheck.run.measuring import DEFAULT_SAMPLES, Measuring
@@ -42,35 +42,24 @@ from mxcheck.scheduling.sharding import Shard, parse_shard, split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Measuring):
     """A run's settings: plain data, the same in controller and workers."""
 
-    models: Mapping[str, str]  # label -> name as given
-    recipes: Mapping[Case, Recipe]
     own: tuple[str, ...]  # names of the user's recipes, whether they run or not
     left_out: tuple[str, ...]  # precisions whose library is not installed, where none was named
-    trusted: tuple[str, ...]  # labels of models whose checkpoint may execute code
     scale_rule: str
     rounding: str
     block_size: int
-    dtype: str | None  # torch's name; None: the model's own
-    corpus: CorpusChoice
-    max_samples: int
-    sequence_length: int | None
-    batch_size: int | None
-    metrics: tuple[str, ...]
     kernels: tuple[str, ...]  # as named; empty: each suite's default
     level: str
     narrowing: Narrowing  # of the kernel suite
     microxcaling: str
     report: Path | None
-    device: str
     min_free_ratio: float
     workers_per_device: int
     leases: Path
     shard: Shard | None  # None: the whole run
     whole: tuple[Case, ...]  # the cases of all shards
-    baselines: Path
     bounds: str | None
     recentre: bool
     measure: bool
@@ -81,29 +70,6 @@ class Settings:
     @property
     def cases(self) -> tuple[Case, ...]:
         return tuple(self.recipes)
-
-    @property
-    def measuring(self) -> Measuring:
-        """The settings that determine a record."""
-        return Measuring(
-            models=self.models,
-            recipes=self.recipes,
-            trusted=self.trusted,
-            dtype=self.dtype,
-            corpus=self.corpus,
-            max_samples=self.max_samples,
-            sequence_length=self.sequence_length,
-            batch_size=self.batch_size,
-            metrics=self.metrics,
-            kernel=self.kernel,
-            device=self.device,
-            baselines=self.baselines,
-        )
-
-    @property
-    def kernel(self) -> str:
-        """The kernel of a model run."""
-        return self.kernels[0] if self.kernels else "eager"
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -126,6 +92,7 @@ def _read(config: pytest.Config) -> Settings:
     if dtype:
         choose("--mx-dtype", dtype, DTYPES)
     kernels = tuple(options.names("kernel"))
+    kernel = kernels[0] if kernels else "eager"
     metrics = tuple(options.names("metrics"))
     check_metrics(metrics)
     # Options that change the result are part of a case's identity, in this fixed order.
@@ -135,32 +102,28 @@ def _read(config: pytest.Config) -> Settings:
         f"length{length}" if length is not None else "",
         f"samples{max_samples}" if max_samples != DEFAULT_SAMPLES else "",
     )
-    recipes = own_recipes(config.rootpath / "pyproject.toml", kernel=kernels[0] if kernels else "eager")
+    recipes = own_recipes(config.rootpath / "pyproject.toml", kernel=kernel)
     whole = lay_out(
         models,
         options,
         own=recipes,
         changes=changes,
         text=tuple(filter(None, text)),
-        kernel=kernels[0] if kernels else "eager",
+        kernel=kernel,
     )
     models = _with_cases(models, whole, named=options.names("models"))
     batch_size = options.integer("batch-size", None)
     assert max_samples is not None
     trusted = _trusted(options, models)
     shard = _shard(options)
-    baselines = config.rootpath / (options.value("baselines") or "baselines")
-    if shard is not None:
-        given = {"dtype": DTYPES.get(dtype), "samples": max_samples, "length": length}
-        own = baselines if corpus.is_self else None
-        models = _part(shard, models, whole, given | {"batch_size": batch_size}, own)
+    baselines = config.rootpath / (options.value("baselines") or BASELINES)
     if options.value("level") == "exhaustive":
         raise ValueError(
             "--mx-level=exhaustive is `python -m validation exhaustive` in a checkout of mxcheck"
         )
-    return Settings(
+    settings = Settings(
         models=models,
-        recipes={case: made for case, made in whole.items() if case.model in models},
+        recipes=whole,
         own=tuple(recipes),
         left_out=left_out(options),
         trusted=trusted,
@@ -173,6 +136,7 @@ def _read(config: pytest.Config) -> Settings:
         sequence_length=length,
         batch_size=batch_size,
         metrics=metrics,
+        kernel=kernel,
         kernels=kernels,
         narrowing=narrowing,
         level=choose("--mx-level", options.value("level") or "quick", LEVELS),
@@ -185,13 +149,14 @@ def _read(config: pytest.Config) -> Settings:
         shard=shard,
         whole=tuple(whole),
         baselines=baselines,
-        bounds=_bounds(config, options, recipes, {case.model for case in whole}),
+        bounds=_bounds(config, options, recipes, known_labels(baselines, {case.model for case in whole})),
         recentre=options.flag("recentre"),
         measure=options.flag("measure"),
         layers=options.flag("layers"),
         wide=options.flag("wide"),
         debug=options.flag("debug"),
     )
+    return settings if shard is None else _part(shard, settings)
 
 
 def _with_cases(
@@ -255,13 +220,12 @@ def _changes(options: Options) -> Changes:
 
 
 def _bounds(
-    config: pytest.Config, options: Options, own: Mapping[str, Recipe], models: Collection[str]
+    config: pytest.Config, options: Options, own: Collection[str], models: tuple[str, ...]
 ) -> str | None:
     path = options.value("bounds")
     if path:
         path = str(config.rootpath / path)
-    baselines = config.rootpath / (options.value("baselines") or "baselines")
-    load_bounds(path or None, tuple(own), models=known_labels(baselines, models))
+    load_bounds(path or None, tuple(own), models=models)
     return path or None
 
 
@@ -298,28 +262,21 @@ def _shard(options: Options) -> Shard | None:
     return shard
 
 
-def _part(
-    shard: Shard,
-    models: Mapping[str, str],
-    whole: Mapping[Case, Recipe],
-    given: Mapping[str, Any],
-    baselines: Path | None,
-) -> dict[str, str]:
-    """Return the models of a shard. Only estimates are used, since measured durations differ between
-    machines."""
+def _part(shard: Shard, whole: Settings) -> Settings:
+    """Return the settings of a shard, which has some of the models. Only estimates are used, since measured
+    durations differ between machines."""
+    models = whole.models
     if shard.count > len(models):
         raise ValueError(
             f"--mx-shard={shard}: the run is split by whole models and has {len(models)}; "
             f"give at most N = {len(models)}"
         )
-    costs = {
-        label: model_seconds(
-            estimate(name, **given, own=baselines and baselines / label),
-            [made for case, made in whole.items() if case.model == label],
-        )
-        for label, name in models.items()
-    }
-    return {label: models[label] for label in split(costs, shard.count)[shard.index - 1]}
+    labels = split(nominal_seconds(whole), shard.count)[shard.index - 1]
+    return replace(
+        whole,
+        models={label: models[label] for label in labels},
+        recipes={case: made for case, made in whole.recipes.items() if case.model in labels},
+    )
 
 
 def _trusted(options: Options, models: Mapping[str, str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 
 from mxcheck.files.printed import printable
 from mxcheck.files.write import WriteError, write_text
-from mxcheck.pytest_plugin.neighbours import accepts
+from mxcheck.pytest_plugin.neighbours import is_update
 from mxcheck.pytest_plugin.placing import parameter_of
 from mxcheck.pytest_plugin.provenance import basis
 from mxcheck.pytest_plugin.report import RunReport
@@ -53,7 +53,7 @@ class ShardReport:
                 self._run.baselines,
                 selection=narrowing(self._config),
                 arguments=collected(self._config),
-                options=_deciding(self._run, updates=accepts(self._config)),
+                options=_deciding(self._run, updates=is_update(self._config)),
             )
         except ValueError as error:
             raise pytest.UsageError(f"mxcheck: {error}") from error

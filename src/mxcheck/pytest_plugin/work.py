@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from mxcheck.models.footprint import Footprint, footprint, text_shape
 from mxcheck.models.recipe import Recipe
+from mxcheck.models.weight_files import TOKENS
 from mxcheck.models.zoo import model_source
-from mxcheck.run.measuring import DEFAULT_BATCH_SIZE
+from mxcheck.run.measuring import DEFAULT_BATCH_SIZE, Measuring
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mxcheck.gate.case import Case
-    from mxcheck.pytest_plugin.settings import Settings
 
 #: Footprint of a model of which nothing is known before loading: it is scheduled early, on a device for
 #: itself.
@@ -42,13 +42,13 @@ def estimate(
     if own is not None and source.text is not None:
         text = source.text.sequences, source.text.length
     elif own is not None:
-        text = text_shape(source.tokens or own / "tokens.safetensors")
+        text = text_shape(source.tokens or own / TOKENS)
     return footprint(
         source, dtype=dtype, sequences=samples, length=length, batch_size=batch_size or usual, text=text
     )
 
 
-def estimated(settings: Settings, label: str) -> Footprint | None:
+def estimated(settings: Measuring, label: str) -> Footprint | None:
     """Return the estimated footprint of a model of the run."""
     return estimate(
         settings.models[label],
@@ -71,6 +71,17 @@ def model_seconds(known: Footprint | None, recipes: Iterable[Recipe]) -> float:
     return (known or UNKNOWN).load_seconds + sum(case_seconds(known, recipe) for recipe in recipes)
 
 
-def stored_key(settings: Settings, case: Case) -> str:
+def nominal_seconds(settings: Measuring) -> dict[str, float]:
+    """Return the nominal seconds of each model of the run."""
+    return {
+        label: model_seconds(
+            estimated(settings, label),
+            [made for case, made in settings.recipes.items() if case.model == label],
+        )
+        for label in settings.models
+    }
+
+
+def stored_key(settings: Measuring, case: Case) -> str:
     """Return the cache key of a case's duration, which applies to one kind of device only."""
     return f"{case.id} on {settings.device}"

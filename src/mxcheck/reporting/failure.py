@@ -3,14 +3,15 @@ environment, and the command that accepts it."""
 
 from __future__ import annotations
 
-from mxcheck.gate.cause import cause
+from mxcheck.gate.cause import cause, environment_changes
+from mxcheck.gate.check_table import CHECKS, STEPS
 from mxcheck.gate.counter_changes import changes
 from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.kernel_cells import examples
 from mxcheck.gate.record import Record
 from mxcheck.gate.sublayers import FIGURES
-from mxcheck.gate.verdict import STEPS, Verdict
+from mxcheck.gate.verdict import Verdict
 
 WORST_LAYERS, MOST_COUNTS = 5, 3
 
@@ -35,17 +36,19 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
             lines.append(
                 "  this machine multiplies otherwise than the accepting one: step 6 allows for noise"
             )
-        lines += [f"  environment: {text}" for text in environment_differences(record, baseline)]
+        lines += [
+            f"  environment: {name}: {text}" for name, text in environment_changes(record, baseline).items()
+        ]
     if verdict.acceptable:
         lines.append(f"  if the change is meant, accept it with: {accept}")
     else:
         lines.append("  no update accepts this: it fails without any baseline")
-        failed = {check.key for check in failures}
-        if failed & {"KL bound", "rise bound"}:
+        rows = [CHECKS[check.key] for check in failures]
+        if any("over bounds" in row.groups for row in rows):
             lines.append(
                 "  if this cost is meant: edit the line in the file that step 5 names (docs/gate.md)"
             )
-        if failed & {"zeros", "causal", "uniform", "oracle", "signs", "reversed"}:
+        if any(row.excusable for row in rows):
             lines.append("  a line with a reason in the model's bounds.toml lets it in (docs/gate.md)")
     return "\n".join(lines)
 
@@ -81,13 +84,3 @@ def count_changes(record: Record, baseline: Record | None) -> list[str]:
     found = changes(record.counters, baseline.counters, same_inputs=same)
     wrong = [change for change in found if not change.within]
     return [f"counts: {change.message}" for change in wrong[:MOST_COUNTS]]
-
-
-def environment_differences(record: Record, baseline: Record) -> list[str]:
-    """Return a line for each difference, `what: now, accepted then`."""
-    now, then = record.environment, baseline.environment
-    return [
-        f"{key}: {now.get(key, 'unset')}, accepted with {then.get(key, 'unset')}"
-        for key in sorted(now.keys() | then.keys())
-        if now.get(key) != then.get(key)
-    ]

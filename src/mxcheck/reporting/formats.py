@@ -14,8 +14,6 @@ from mxcheck.formats.spec import DIALECTS, ROUNDINGS
 from mxcheck.reporting.numbers import multiple
 from mxcheck.reporting.titled import titled_table
 
-#: Formats outside OCP MX v1.0.
-EXPERIMENTAL = ("fp4_e3m0",)
 #: Least width at which no cell is cut.
 WIDTH = 110
 _BLOCK_SCALE_BITS = 8  # e8m0 and e4m3
@@ -28,13 +26,17 @@ def tables(width: int) -> tuple[Table, ...]:
     return elements_table(padding), blocks_table(padding), dialects_table(padding)
 
 
+def _experimental() -> str:
+    return ", ".join(one.name for one in ELEMENT_FORMATS.values() if one.experimental)
+
+
 def elements_table(padding: int = 2) -> Table:
     """Return a table with one row for each element format, and for E8M0, the format of their scales."""
     table = _table(
         "Elements (OCP MX v1.0, section 5.3), and the scale E8M0 (5.4)",
         "bits: sign/exponent/mantissa; emax: exponent of max; range: max over the smallest positive value\n"
         "mxint8: two's complement in steps of 2^-6; its code 80 (-2) is read but never written, nor counted "
-        f"here\n{', '.join(EXPERIMENTAL)}: experimental, not in the specification",
+        f"here\n{_experimental()}: experimental, not in the specification",
         padding,
     )
     table.add_column("format", no_wrap=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, DataError, read_json
-from mxcheck.files.printed import REFUSAL, got, one_line, told
+from mxcheck.files.printed import RefusedFileError, got, told
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, case_from_dict, check_green, result_from_dict
 from mxcheck.reporting.table import lines_below, results_table
@@ -21,11 +21,8 @@ FORMAT_VERSION = 4
 _MOST_BYTES = 2**30
 
 
-class ShardError(ValueError):
+class ShardError(RefusedFileError, ValueError):
     """A shard's file that cannot be used. The message is one printable line and names the file."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message, REFUSAL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

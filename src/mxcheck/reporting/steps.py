@@ -7,7 +7,7 @@ an assertion fails, so an explanation cannot be wrong silently.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -19,6 +19,7 @@ from mxcheck.formats.codes import E8M0_BIAS, ROUNDINGS, code_values, floor_log2,
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.oracle import dequantize_array, quantize_array
 from mxcheck.formats.real_scales import NVFP4_BLOCK_SCALE
+from mxcheck.formats.scale_rules import check_rules
 from mxcheck.formats.spec import RANDOM_BITS, CastSpec, resolve_axis
 from mxcheck.reporting.numbers import binary, decimal, pattern, power, scientific
 
@@ -168,7 +169,7 @@ def _power_of_two(values: NDArray[np.float32], code: int, spec: CastSpec) -> lis
     if not amax:
         assert code == 0
         return [step, ("scale", "no amax, no exponent: the least scale, 2^-127, code 00")]
-    wanted, formula = _exponent(Fraction(amax), element, spec.scale_rule)
+    wanted, formula = _EXPONENTS[spec.scale_rule](Fraction(amax), element)
     exponent = min(max(wanted, -E8M0_BIAS), E8M0_BIAS)
     assert exponent + E8M0_BIAS == code, "the rule as told here is not the oracle's"
     clamp = "" if exponent == wanted else f"{wanted} is clamped to [-127, 127]: "
@@ -180,40 +181,69 @@ def _power_of_two(values: NDArray[np.float32], code: int, spec: CastSpec) -> lis
     ]
 
 
-def _exponent(amax: Fraction, element: ElementFormat, rule: str) -> tuple[int, str]:
-    """Return the scale's exponent before the clamp, and the rule's formula with its numbers."""
+def _told(value: Fraction) -> str:
+    return decimal(float(value))
+
+
+def _split(amax: Fraction) -> tuple[int, Fraction]:
+    """Return floor(log2 amax), and amax's significand in [1, 2)."""
     binade = floor_log2(amax)
-    significand = amax / Fraction(2) ** binade
+    return binade, amax / Fraction(2) ** binade
+
+
+def _floor(amax: Fraction, element: ElementFormat) -> tuple[int, str]:
+    binade, _ = _split(amax)
     floor = binade - element.emax
-    told = decimal(float(significand))
-    if rule == "floor":
-        return floor, f"s = floor(log2 amax) - emax = {binade} - {element.emax} = {floor}"
-    if rule == "ceil":
-        top = binade + (significand > 1)
-        reason = f"significand {told} {'> 1' if significand > 1 else '= 1'}"
-        return top - element.emax, (
-            f"s = ceil(log2 amax) - emax = {top} - {element.emax} = {top - element.emax}   ({reason})"
-        )
-    if rule == "even":
-        threshold = 2 - Fraction(1, 1 << (element.mantissa_bits + 1))
-        more = int(significand >= threshold)
-        return floor + more, (
-            f"s = floor(log2 amax) - emax + {more} = {binade} - {element.emax} + {more} = {floor + more}   "
-            f"(significand {told} {'≥' if more else '<'} 2 - 2^-(m+1) = {decimal(float(threshold))})"
-        )
-    if rule == "reciprocal":
-        factor = rounded_to_fp32(1 / Fraction(element.max_value))
-        product = rounded_to_fp32(amax * factor)
-        least = -floor_log2(1 / product) if product else -E8M0_BIAS
-        numbers = f"fp32({decimal(float(amax))} · {decimal(float(factor))}) = {decimal(float(product))}"
-        if product:
-            numbers = f"{power(least - 1)} < {numbers} ≤ {power(least)}"
-        return least, f"s = least with fp32(amax · fp32(1 / max)) ≤ 2^s = {least}   ({numbers})"
-    assert rule == "rceil", f"no story of the scale rule {rule}"
+    return floor, f"s = floor(log2 amax) - emax = {binade} - {element.emax} = {floor}"
+
+
+def _ceil(amax: Fraction, element: ElementFormat) -> tuple[int, str]:
+    binade, significand = _split(amax)
+    top = binade + (significand > 1)
+    reason = f"significand {_told(significand)} {'> 1' if significand > 1 else '= 1'}"
+    return top - element.emax, (
+        f"s = ceil(log2 amax) - emax = {top} - {element.emax} = {top - element.emax}   ({reason})"
+    )
+
+
+def _even(amax: Fraction, element: ElementFormat) -> tuple[int, str]:
+    binade, significand = _split(amax)
+    threshold = 2 - Fraction(1, 1 << (element.mantissa_bits + 1))
+    more = int(significand >= threshold)
+    exponent = binade - element.emax + more
+    return exponent, (
+        f"s = floor(log2 amax) - emax + {more} = {binade} - {element.emax} + {more} = {exponent}   "
+        f"(significand {_told(significand)} {'≥' if more else '<'} 2 - 2^-(m+1) = {_told(threshold)})"
+    )
+
+
+def _rceil(amax: Fraction, element: ElementFormat) -> tuple[int, str]:
+    floor = _split(amax)[0] - element.emax
     least = floor + (amax > Fraction(element.max_value) * Fraction(2) ** floor)
     largest = decimal(element.max_value)
-    bounds = f"{largest} · {power(least - 1)} < {decimal(float(amax))} ≤ {largest} · {power(least)}"
+    bounds = f"{largest} · {power(least - 1)} < {_told(amax)} ≤ {largest} · {power(least)}"
     return least, f"s = least with amax ≤ max · 2^s = {least}   ({bounds})"
+
+
+def _reciprocal(amax: Fraction, element: ElementFormat) -> tuple[int, str]:
+    factor = rounded_to_fp32(1 / Fraction(element.max_value))
+    product = rounded_to_fp32(amax * factor)
+    least = -floor_log2(1 / product) if product else -E8M0_BIAS
+    numbers = f"fp32({_told(amax)} · {_told(factor)}) = {_told(product)}"
+    if product:
+        numbers = f"{power(least - 1)} < {numbers} ≤ {power(least)}"
+    return least, f"s = least with fp32(amax · fp32(1 / max)) ≤ 2^s = {least}   ({numbers})"
+
+
+#: rule -> the scale's exponent before the clamp, and the rule's formula with its numbers
+_EXPONENTS: Mapping[str, Callable[[Fraction, ElementFormat], tuple[int, str]]] = {
+    "floor": _floor,
+    "ceil": _ceil,
+    "even": _even,
+    "rceil": _rceil,
+    "reciprocal": _reciprocal,
+}
+check_rules("reporting/steps.py: _EXPONENTS", _EXPONENTS)
 
 
 def element_notes(done: Cast, block: int, place: int, random: int) -> tuple[str, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from rich.table import Table
 from rich.text import TextType
 
+from mxcheck.gate.case import Case
 from mxcheck.gate.check import some
 from mxcheck.gate.counters import OperandCounts
 from mxcheck.gate.kernel_cells import VERDICTS as KERNEL_VERDICTS
@@ -32,66 +34,6 @@ def percent_change(record: Record) -> tuple[float, float]:
     return 100 * (exponential(mean) - 1), 100 * exponential(mean) * error
 
 
-def results_table(rows: Sequence[CaseResult], *, wide: bool = False) -> Table:
-    """Return a table with one row for each case. Before each model's rows comes a row of the reference,
-    unless the case fp32 is among them. `wide` adds the number of replaced modules, the changes of
-    cross-entropy and entropy, and seconds."""
-    table = titled_table("mxcheck: accuracy", _CAPTION)
-    for name in ("model", "precision", "tier"):
-        table.add_column(name, no_wrap=True)
-    for name in (
-        "perplexity",
-        "cross-ent.",
-        "entropy",
-        "change % ± SE",
-        "KL",
-        "top-1 %",
-        "sat. %",
-        "weights",
-        "bounds",
-        "drift",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    metrics = list(dict.fromkeys(name for row in rows if row.record for name in row.record.metrics))
-    for name in metrics:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in _WIDE if wide else ():
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for number, model in enumerate(dict.fromkeys(row.case.model for row in rows)):
-        if number:
-            table.add_section()
-        its = [row for row in rows if row.case.model == model]
-        measured = [row.record for row in its if row.record is not None]
-        if measured and not any(row.case.precision == "fp32" for row in its):
-            table.add_row(model, *_reference(measured[0]), style="dim")
-        for row in its:
-            cells = _cells(row, metrics)
-            extra = _wide(row) if wide else []
-            table.add_row(*cells[:-1], *extra, cells[-1], style="bold red" if row.outcome.red else None)
-    return table
-
-
-_WIDE = ("modules", "Δ cross-ent.", "Δ entropy", "seconds")
-
-
-def _reference(record: Record) -> list[str]:
-    """Return the row of a model's reference: the model itself, unquantized."""
-    loss, entropy = record.reference_cross_entropy, record.reference_entropy
-    figures = [f"{exponential(loss):.3f}", f"{loss:.5f}", f"{entropy:.5f}"]
-    return ["reference", "", *figures]
-
-
-def _wide(row: CaseResult) -> list[str]:
-    record = row.record
-    seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-    if record is None:
-        return ["", "", "", seconds]
-    loss = record.cross_entropy - record.reference_cross_entropy
-    entropy = None if record.entropy is None else record.entropy - record.reference_entropy
-    return [str(len(record.replaced)), f"{loss:+.5f}", figure(entropy, "+.5f"), seconds]
-
-
 _CAPTION = (
     "cross-entropy, entropy, KL in nats/token; change: perplexity against the reference; sat.: elements of "
     "cast operands that saturated; weights: bytes of all weights, packed, beside those as loaded; bounds: "
@@ -99,36 +41,127 @@ _CAPTION = (
 )
 
 
-def _cells(row: CaseResult, metrics: Sequence[str]) -> list[str]:
-    case = row.case
-    what = case.precision if case.kind == "recipe" else case.plain
-    tier = case.tier if case.kind == "recipe" else None
-    name = [case.model, what, "+".join([tier or "", *case.options]).strip("+")]
-    record = row.record
-    if record is None:
-        return [*name, *[""] * (10 + len(metrics)), row.word]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of figures.
+
+    Attributes:
+        name: its header.
+        of: the cell of a case; empty where it has no such figure.
+        reference: the cell of a model's reference, from the record of one of its cases.
+        wide: whether the column is in the wide table only, before the verdict.
+    """
+
+    name: str
+    of: Callable[[CaseResult], str]
+    reference: Callable[[Record], str] = lambda _: ""
+    wide: bool = False
+
+
+def _measured(of: Callable[[Record], str]) -> Callable[[CaseResult], str]:
+    return lambda row: "" if row.record is None else of(row.record)
+
+
+def _change(record: Record) -> str:
     change, error = percent_change(record)
     if record.bit_equal:
-        change_text = "0"
-    elif math.isinf(error):
-        change_text = f"{change:+.3f}"
-    else:
-        change_text = f"{change:+.3f} ± {error:.3f}"
-    return [
-        *name,
-        f"{record.perplexity:.3f}",
-        f"{record.cross_entropy:.5f}",
-        figure(record.entropy, ".5f"),
-        change_text,
-        figure(record.kl, ".6f"),
-        figure(record.top1_agreement, ".2f", times=100),
-        _saturated(record),
-        f"{100 * record.weight_bytes / record.original_bytes:.0f}%",
-        "" if row.bounds is None else _share(record.kl, row.bounds.kl),
-        "" if row.drift is None else ("0" if row.drift.rms == 0 else f"{row.drift.rms:.0e}"),
-        *(f"{fmean(record.metrics[metric]):.6g}" if metric in record.metrics else "" for metric in metrics),
-        row.word,
-    ]
+        return "0"
+    return f"{change:+.3f}" if math.isinf(error) else f"{change:+.3f} ± {error:.3f}"
+
+
+def _of_bound(row: CaseResult) -> str:
+    if row.record is None or row.bounds is None:
+        return ""
+    kl, bound = row.record.kl, row.bounds.kl
+    return "-" if kl is None or bound == 0 else f"{100 * kl / bound:.0f}%"
+
+
+def _drift(row: CaseResult) -> str:
+    if row.record is None or row.drift is None:
+        return ""
+    return "0" if row.drift.rms == 0 else f"{row.drift.rms:.0e}"
+
+
+def _entropy_change(record: Record) -> str:
+    return figure(None if record.entropy is None else record.entropy - record.reference_entropy, "+.5f")
+
+
+#: In the order of the table; the user's metrics precede the wide ones.
+COLUMNS = (
+    Column(
+        name="perplexity",
+        of=_measured(lambda record: f"{record.perplexity:.3f}"),
+        reference=lambda record: f"{exponential(record.reference_cross_entropy):.3f}",
+    ),
+    Column(
+        name="cross-ent.",
+        of=_measured(lambda record: f"{record.cross_entropy:.5f}"),
+        reference=lambda record: f"{record.reference_cross_entropy:.5f}",
+    ),
+    Column(
+        name="entropy",
+        of=_measured(lambda record: figure(record.entropy, ".5f")),
+        reference=lambda record: f"{record.reference_entropy:.5f}",
+    ),
+    Column(name="change % ± SE", of=_measured(_change)),
+    Column(name="KL", of=_measured(lambda record: figure(record.kl, ".6f"))),
+    Column(name="top-1 %", of=_measured(lambda record: figure(record.top1_agreement, ".2f", times=100))),
+    Column(name="sat. %", of=_measured(lambda record: _saturated(record))),
+    Column(
+        name="weights",
+        of=_measured(lambda record: f"{100 * record.weight_bytes / record.original_bytes:.0f}%"),
+    ),
+    Column(name="bounds", of=_of_bound),
+    Column(name="drift", of=_drift),
+    Column(name="modules", of=_measured(lambda record: str(len(record.replaced))), wide=True),
+    Column(
+        name="Δ cross-ent.",
+        of=_measured(lambda record: f"{record.cross_entropy - record.reference_cross_entropy:+.5f}"),
+        wide=True,
+    ),
+    Column(name="Δ entropy", of=_measured(_entropy_change), wide=True),
+    Column(name="seconds", of=lambda row: "" if row.seconds is None else f"{row.seconds:.1f}", wide=True),
+)
+
+
+def _of_metric(name: str) -> Column:
+    return Column(
+        name=name,
+        of=_measured(lambda record: f"{fmean(record.metrics[name]):.6g}" if name in record.metrics else ""),
+    )
+
+
+def results_table(rows: Sequence[CaseResult], *, wide: bool = False) -> Table:
+    """Return a table with one row for each case. Before each model's rows comes a row of the reference,
+    unless the case fp32 is among them. `wide` adds the wide columns."""
+    metrics = list(dict.fromkeys(name for row in rows if row.record for name in row.record.metrics))
+    columns = [column for column in COLUMNS if not column.wide]
+    columns += map(_of_metric, metrics)
+    columns += [column for column in COLUMNS if column.wide and wide]
+    table = titled_table("mxcheck: accuracy", _CAPTION)
+    for name in ("model", "precision", "tier"):
+        table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column.name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for number, model in enumerate(dict.fromkeys(row.case.model for row in rows)):
+        if number:
+            table.add_section()
+        its = [row for row in rows if row.case.model == model]
+        measured = [row.record for row in its if row.record is not None]
+        if measured and not any(row.case.precision == "fp32" for row in its):
+            figures = [column.reference(measured[0]) for column in columns]
+            table.add_row(model, "reference", "", *figures, style="dim")
+        for row in its:
+            cells = [column.of(row) for column in columns]
+            table.add_row(*_name(row.case), *cells, row.word, style="bold red" if row.outcome.red else None)
+    return table
+
+
+def _name(case: Case) -> tuple[str, str, str]:
+    what = case.precision if case.kind == "recipe" else case.plain
+    tier = case.tier if case.kind == "recipe" else None
+    return case.model, what, "+".join([tier or "", *case.options]).strip("+")
 
 
 def _saturated(record: Record) -> str:
@@ -144,10 +177,6 @@ def _saturated(record: Record) -> str:
     ]
     elements = sum(one.elements for one in counted)
     return f"{100 * sum(one.saturated for one in counted) / elements:.2f}" if elements else ""
-
-
-def _share(kl: float | None, bound: float) -> str:
-    return "-" if kl is None or bound == 0 else f"{100 * kl / bound:.0f}%"
 
 
 def skipped_lines(rows: Sequence[CaseResult]) -> list[str]:

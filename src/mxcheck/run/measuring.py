@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mxcheck.evaluation.corpus_names import CorpusChoice, corpus_choice
 from mxcheck.gate.case import Case
+from mxcheck.gate.shipped import BASELINES
 from mxcheck.models.recipe import Recipe, recipe
 from mxcheck.models.zoo import model_source
 
@@ -51,7 +52,7 @@ class Measuring:
     metrics: tuple[str, ...] = ()
     kernel: str = "eager"
     device: str = "auto"
-    baselines: Path = Path("baselines")
+    baselines: Path = BASELINES
 
     def name_of(self, label: str) -> str:
         """Return the model of a label, as it was given."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, read_json
-from mxcheck.files.printed import REFUSAL, got, one_line, told
+from mxcheck.files.printed import RefusedFileError, got, told
 from mxcheck.files.write import PART, write_whole
 from mxcheck.scheduling.leases import Lease
 
@@ -22,11 +22,8 @@ _MOST_BYTES = 2**24
 _HOLDER = re.compile(r"[0-9]{1,20}-[0-9a-f]{8}")
 
 
-class LedgerError(ValueError):
+class LedgerError(RefusedFileError, ValueError):
     """A ledger that cannot be used. The message is one printable line and names the file."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message, REFUSAL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mxcheck.conformance.devices import carried, lying_alike, on_device, resolve_device
+from mxcheck.conformance.devices import carried, lying_alike, on_device
 from mxcheck.conformance.verifier import compare
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
@@ -82,15 +82,3 @@ def test_a_result_elsewhere_is_refused() -> None:
 
 def test_on_the_cpu_a_kernel_is_itself() -> None:
     assert on_device(quantize_eager, "cpu") is quantize_eager
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_devices(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
-    assert resolve_device("cpu") == "cpu"
-    assert resolve_device("auto") == ("cuda" if there else "cpu")
-    if there:
-        assert resolve_device("cuda") == "cuda"
-    else:
-        with pytest.raises(ValueError, match="no CUDA device here; use --mx-device=cpu or auto"):
-            resolve_device("cuda")

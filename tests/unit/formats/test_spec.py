@@ -151,10 +151,10 @@ def test_none_is_no_choice(name: str, message: str) -> None:
 BUNDLES = {
     "ocp": ("floor", "even", "block"),
     "ocp_away": ("floor", "away", "block"),
-    "rceil": ("rceil", "even", "block"),
-    "te": ("reciprocal", "even", "element"),
     "ceil": ("ceil", "even", "block"),
     "even": ("even", "even", "block"),
+    "rceil": ("rceil", "even", "block"),
+    "te": ("reciprocal", "even", "element"),
 }
 
 

@@ -17,9 +17,10 @@ from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.baseline import decode, encode
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.decision import Accepted, Update, decide, drift_of, is_first, read_accepted
+from mxcheck.gate.decision import Accepted, decide, drift_of, is_first, read_accepted
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import Outcome
+from mxcheck.gate.update import Update
 from mxcheck.gate.verdict import judge
 from mxcheck.pytest_plugin.acceptance import settle
 
@@ -179,8 +180,7 @@ def test_a_baseline_is_read_once_and_a_record_judged_once(
             baseline_of=lambda _: pytest.fail("no other case was to be read"),
             bounds=WIDE,
             snapshot=snapshot,
-            recentre=False,
-            measure=False,
+            update=Update(),
             accept_command="pytest --snapshot-update",
             measure_noise=lambda: pytest.fail("no noise was to be measured"),
             keep_inputs=lambda: pytest.fail("nothing was to be kept"),

@@ -10,8 +10,9 @@ import pytest
 from sample_record import build_full_record
 
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.decision import Accepted, Update, decide
+from mxcheck.gate.decision import Accepted, decide
 from mxcheck.gate.record import record_from_dict
+from mxcheck.gate.update import Update
 
 ACCEPTED = build_full_record()
 WIDE = Bounds(kl=1.0, rise=1.0)

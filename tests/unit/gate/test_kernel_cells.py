@@ -8,10 +8,11 @@ import pytest
 from sample_record import NOISE, build_record
 
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.decision import Accepted, Update, decide, stored
+from mxcheck.gate.decision import Accepted, decide, stored
 from mxcheck.gate.kernel_cells import VERDICTS, KernelCell
 from mxcheck.gate.record import record_from_dict
 from mxcheck.gate.result import Outcome
+from mxcheck.gate.update import Update
 from mxcheck.gate.verdict import judge
 from mxcheck.reporting.failure import failure_message
 from mxcheck.reporting.table import kernel_lines

@@ -58,6 +58,7 @@ LISTS = ("reference_losses", "reference_entropies", "sequence_losses", "sequence
     ("change", "message"),
     [
         ({"kind": "else"}, "kind must be one of recipe, .*, got 'else'"),
+        ({"fingerprints": {"weight": "x"}}, "unknown fingerprint 'weight'; allowed: weights, .*did you mean"),
         ({"kl": "0.1"}, "kl must be number or None, got '0.1'"),
         ({"predictions": {}}, "predictions: missing fields"),
         ({"predictions": []}, r"predictions must be table or None, got \[\]"),

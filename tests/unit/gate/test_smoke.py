@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from mxcheck.gate import smoke
+from mxcheck.gate.check_table import STEPS
 from mxcheck.gate.smoke import broken_gate
-from mxcheck.gate.verdict import STEPS, Verdict
+from mxcheck.gate.verdict import Verdict
 
 
 def test_this_gate_is_sound_and_it_is_asked_with_the_standard_library_only() -> None:

@@ -6,9 +6,10 @@ from sample_record import UP, build_record
 
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.cause import cause
-from mxcheck.gate.decision import Accepted, Update, decide
+from mxcheck.gate.decision import Accepted, decide
 from mxcheck.gate.record import Record, record_from_dict
 from mxcheck.gate.result import Outcome
+from mxcheck.gate.update import Update
 from mxcheck.gate.verdict import judge
 
 BOUNDS = Bounds(kl=1.0, rise=1.0)

@@ -240,7 +240,7 @@ def test_torch_s_threads_wait_passively_and_the_environment_stays(use: str, own:
 def test_a_device_that_is_not_there_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    with pytest.raises(ValueError, match="torch finds no CUDA device here; use --mx-device=cpu"):
+    with pytest.raises(ValueError, match="no CUDA device here; use --mx-device=cpu or auto"):
         Session(Measuring(device="cuda")).resident("ref-llama")
     assert Session().device == Session().device_class == "cpu"
 

@@ -17,6 +17,7 @@ from mxcheck.gate.check import Check, check
 from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.result import CaseResult, Outcome
+from mxcheck.gate.update import Update
 from mxcheck.pytest_plugin.acceptance import settle
 
 ACCEPTED = build_record()
@@ -76,8 +77,7 @@ def held(snapshot: SnapshotAssertion) -> Settle:
                 update_snapshots=update,
                 update_new_snapshots_only=new_only,
             ),
-            recentre=recentre,
-            measure=measure,
+            update=Update(changed=update, missing=new_only, recentre=recentre, measure=measure),
             accept_command=COMMAND,
             measure_noise=measure_noise,
             keep_inputs=keep_inputs,
@@ -94,7 +94,7 @@ def test_who_is_wrong_of_changed_casts_is_told_and_no_update_accepts_a_wrong_ker
     changed = replace(ACCEPTED, digests=build_digests(up="codes"), noise=None)
 
     def oracle(agrees: bool) -> Callable[[Record], Iterable[Check]]:
-        return lambda accepted: [check(4, KERNEL_OPERANDS, agrees, f"asked of {accepted.id}")]
+        return lambda accepted: [check(KERNEL_OPERANDS, agrees, f"asked of {accepted.id}")]
 
     wrong = held(changed, path, update=True, ask_the_oracle=oracle(False))
     assert (wrong.word, wrong.message.splitlines()[0]) == (

@@ -20,6 +20,7 @@ from mxcheck.files.write import WriteError
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.record import Record
+from mxcheck.gate.update import Update
 from mxcheck.measure.hold import error_of
 from mxcheck.pytest_plugin.acceptance import settle
 
@@ -71,8 +72,7 @@ def _accept(path: Path, record: Record, snapshot: SnapshotAssertion) -> None:
             update_snapshots=True,
             update_new_snapshots_only=False,
         ),
-        recentre=False,
-        measure=False,
+        update=Update(changed=True),
         accept_command="pytest --snapshot-update",
         measure_noise=lambda: NOISE,
         keep_inputs=lambda: None,

@@ -164,7 +164,7 @@ def test_what_does_not_become_resident_holds_nothing(
 
     monkeypatch.setattr("mxcheck.models.load.load", load)
     leasing = Leasing(configure(), settings, tell=lambda *_: None, twice=False)
-    session = Session(settings.measuring, shared=tmp_path, host=leasing)
+    session = Session(settings, shared=tmp_path, host=leasing)
     for larger in (True, False):
         with pytest.raises(MemoryError):
             session.resident("ref-llama")

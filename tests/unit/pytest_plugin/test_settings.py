@@ -194,7 +194,6 @@ def test_what_decides_a_record_is_all_of_it_handed_on(lay: Lay) -> None:
     )
     default = Measuring()
     for name in Measuring.__slots__:
-        assert getattr(settings.measuring, name) == getattr(settings, name)
         if name != "metrics":
             assert getattr(settings, name) != getattr(default, name), f"{name} is not held by this test"
 
@@ -213,7 +212,7 @@ def test_models_are_named_where_two_directories_have_one_name(lay: Lay, pytester
     assert dict(settings.models) == {"final": "./a/final", "second": "./b/final", "third": "my model"}
     assert {case.model for case in settings.cases} == {"final", "second", "third"}
     assert settings.trusted == ("second", "third")
-    assert settings.measuring.name_of("third") == "my model"
+    assert settings.name_of("third") == "my model"
     assert lay(ini="mx_models =\n    third=my model\n").models == {"third": "my model"}
 
 

@@ -148,7 +148,7 @@ FAULTS: tuple[Fault, ...] = (
         name="cause_by_the_last_row",
         what="The cause of a red case is the last row of the table that fits, not the first.",
         source="a porter's slip: a loop that goes on after it has found",
-        changes=rewrite("mxcheck.gate.cause:cause", call("table"), to="tuple(it)[::-1]"),
+        changes=rewrite("mxcheck.gate.cause:cause", mention("ROWS"), to="it[::-1]"),
     ),
     _fault(
         name="baseline_without_options",
@@ -211,10 +211,10 @@ FAULTS: tuple[Fault, ...] = (
         what="An update of what is missing accepts what has changed too.",
         source="a porter's slip: two options of one library, of which one includes the other",
         changes=rewrite(
-            "mxcheck.pytest_plugin.acceptance:asked_update",
+            "mxcheck.pytest_plugin.neighbours:asked_update",
             call("Update"),
             argument("changed"),
-            to="it or snapshot.update_new_snapshots_only",
+            to="it or bool(config.getoption('update_new_snapshots_only', False))",
         ),
         options=("--snapshot-update-new-only",),
     ),
@@ -324,7 +324,7 @@ FAULTS: tuple[Fault, ...] = (
         name="drift_column_shows_the_median",
         what="The table's drift is the median of the changes, not their root mean square.",
         source="a porter's slip: figures beside each other in one class",
-        changes=rewrite(f"{_TABLE}:_cells", mention("rms", nth=2), to="row.drift.median"),
+        changes=rewrite(f"{_TABLE}:_drift", mention("rms", nth=2), to="row.drift.median"),
     ),
     _fault(
         name="saturation_of_weights_alone",

@@ -146,12 +146,6 @@ def microxcaling(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
         return _plain(mx.matmul(a, b.t(), mx_specs=specs, mode_config="aw"))
 
 
-#: name -> product
-PRODUCTS: Mapping[str, Callable[[Tensor, Tensor, CastSpec], Tensor]] = MappingProxyType(
-    {product.__name__: product for product in (torchao, scaled_mm, microxcaling)}
-)
-
-
 def _require_product(made_for: Domain | None, a: Tensor, b: Tensor, spec: CastSpec) -> None:
     """Check the operands, and that they lie in a library's domain.
 

@@ -88,11 +88,11 @@ def test_a_nan_poisons_the_outputs_that_use_its_block(mx_product: str, name: str
 def _report(implementation: str, name: str, a: torch.Tensor, b: torch.Tensor) -> ProductReport:
     """Return the report on a kernel's worst output; skip with the reason where it has no such product."""
     from mxcheck.conformance.products import verify_product
-    from mxcheck.kernels.peers.products import PRODUCTS
-    from mxcheck.kernels.products import product
+    from mxcheck.kernels.api import load_target
+    from mxcheck.kernels.registry import PRODUCTS
 
     try:
-        report = verify_product({"eager": product, **PRODUCTS}[implementation], a, b, cast_spec(name))
+        report = verify_product(load_target(PRODUCTS[implementation]), a, b, cast_spec(name))
     except NotImplementedError as refusal:
         pytest.skip(str(refusal))
     except ModuleNotFoundError as error:

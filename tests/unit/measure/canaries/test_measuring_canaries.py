@@ -11,7 +11,8 @@ import torch
 
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
-from mxcheck.gate.decision import Accepted, Update, decide
+from mxcheck.gate.decision import Accepted, decide
+from mxcheck.gate.update import Update
 from mxcheck.measure.canaries import broken_measuring as module
 from mxcheck.measure.canaries import live
 from mxcheck.measure.canaries.broken_measuring import broken_measuring, trials
