@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import pytest
 from gate_project import Project
 
 from mxcheck.evaluation.layer_states import load_states, save_states
@@ -37,54 +36,40 @@ def changed_files(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]
     return {name for name in before if before[name] != after[name]}
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_update_rewrites_what_changed_and_is_stable(project: Project, workers: str) -> None:
-    run = project.gate(*FEW, "-n", workers, "--snapshot-update")
+def test_update_rewrites_what_changed_though_a_worker_dies(project: Project) -> None:
+    """Accepted by two workers, stable in one process, updated by workers of which one dies, and again."""
+    run = project.gate(*FEW, "-n", "2", "--snapshot-update")
     assert (run.code, set(run.verdicts().values())) == (0, {"accepted"}), run.output
     first = project.files()
     assert first.keys() == NAMES
     kept = states(project)
     assert len(kept) == 1, "one for all cases of a model, whichever worker came first"
 
-    run = project.gate(*FEW, "-n", workers, "--snapshot-update")
+    run = project.gate(*FEW, "--snapshot-update")
     assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
     assert project.files() == first
 
-    change_one_format(project)
-    run = project.gate(*FEW, "-n", workers, "--snapshot-update")
-    assert run.code == 0, run.output
-    assert {name for name, verdict in run.verdicts().items() if verdict == "updated"} == {
-        "ref-llama-fp8_e4m3-A+samples4",
-        "ref-llama-fp8_e4m3-B+samples4",
-    }
-    second = project.files()
-    assert changed_files(first, second) == CHANGED
-
-    run = project.gate(*FEW, "-n", workers, "--snapshot-update")
-    assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
-    assert project.files() == second
-    assert states(project) == kept, "no update writes them anew"
-    assert not list(project.baselines.rglob("*.part"))
-
-
-def test_a_worker_that_dies_loses_nothing(project: Project) -> None:
-    assert project.gate(*FEW, "--snapshot-update").code == 0
-    before = project.files()
     change_one_format(project)
     # A plugin of the workers: one of the two changed cases takes its worker down before it is written.
     (project.source / "killer.py").write_text(
         "import os\ndef pytest_runtest_setup(item):\n    if 'fp8_e4m3-B' in item.name: os._exit(3)\n"
     )
-    run = project.gate(*FEW, "-n", "4", "-p", "killer", "--snapshot-update")
+    run = project.gate(*FEW, "-n", "2", "-p", "killer", "--snapshot-update")
     assert run.code == 1
     assert run.verdicts()["ref-llama-fp8_e4m3-B+samples4"] == "CRASH", run.output
+    assert run.verdicts()["ref-llama-fp8_e4m3-A+samples4"] == "updated", run.output
     halfway = project.files()
-    assert changed_files(before, halfway) == {"ref-llama/fp8_e4m3-A+samples4.json"}
+    assert changed_files(first, halfway) == {"ref-llama/fp8_e4m3-A+samples4.json"}
 
-    run = project.gate(*FEW, "-n", "4", "--snapshot-update")
+    run = project.gate(*FEW, "-n", "2", "--snapshot-update")
     assert run.code == 0, run.output
-    assert changed_files(before, project.files()) == CHANGED
+    updated = {name for name, verdict in run.verdicts().items() if verdict == "updated"}
+    assert updated == {"ref-llama-fp8_e4m3-B+samples4"}
+    assert set(run.verdicts().values()) == {"pass", "updated"}
+    assert changed_files(first, project.files()) == CHANGED
     assert changed_files(halfway, project.files()) == {"ref-llama/fp8_e4m3-B+samples4.json"}
+    assert states(project) == kept, "no update writes them anew"
+    assert not list(project.baselines.rglob("*.part"))
 
 
 def test_a_narrowed_update_deletes_nothing(accepted: Project) -> None:
@@ -140,15 +125,11 @@ def test_recentre_rewrites_within_tolerance_only(project: Project) -> None:
 
 
 def test_what_layers_start_from_is_stored_at_the_first_acceptance_alone(project: Project) -> None:
-    """A run that accepts nothing stores nothing; where they are lost, the cases are red until an update
-    stores them anew."""
+    """Where they are lost, the cases are red until an update stores them anew."""
     narrow = (
         *("--mx-models", "ref-llama", "--mx-max-samples", "2", "--mx-tier", "A"),
         *("--mx-precision", "mxint8"),
     )
-    assert set(project.gate(*narrow).verdicts().values()) == {"FAIL missing"}
-    assert not project.baselines.exists()
-
     assert project.gate(*narrow, "--snapshot-update").code == 0
     kept = states(project)
     ((name, data),) = kept.items()
@@ -161,12 +142,6 @@ def test_what_layers_start_from_is_stored_at_the_first_acceptance_alone(project:
     assert not states(project)
     assert project.gate(*narrow, "--snapshot-update").code == 0
     assert states(project).keys() == kept.keys()
-
-    path.write_bytes(data[:-10])
-    run = project.gate(*narrow)
-    assert (run.code, set(run.verdicts().values())) == (1, {"ERROR"}), run.output
-    assert f"{path}: not a readable safetensors file" in run.output
-    assert "Traceback" not in run.output
 
     # Others of the same weights: no figure of a layer could be compared.
     path.write_bytes(data)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 
 from gate_project import Project
+from passing_gate import PASSING
 
 ONE = ("--mx-models=ref-llama", "--mx-precision=fp8_e4m3", "--mx-tier=B", "-k", "test_accuracy")
 
 
-def test_a_report_that_cannot_be_written_is_red_and_its_links_are_left_alone(accepted: Project) -> None:
-    report, precious = accepted.directory / "report", accepted.directory / "precious"
+def test_a_report_that_cannot_be_written_is_red_and_its_links_are_left_alone(project: Project) -> None:
+    report, precious = project.directory / "report", project.directory / "precious"
+    (project.directory / "conftest.py").write_text(PASSING)
     (report / "accuracy.json").mkdir(parents=True)
     precious.write_text("precious")
-    run = accepted.gate(*ONE, f"--mx-report={report}")
+    run = project.gate(*ONE, f"--mx-report={report}")
     assert run.code == 1, run.output
     (line,) = [line for line in run.output.splitlines() if line.startswith("mxcheck: red: ")]
     assert "accuracy.json cannot be written: " in line
@@ -22,7 +24,7 @@ def test_a_report_that_cannot_be_written_is_red_and_its_links_are_left_alone(acc
     (report / "accuracy.json").rmdir()
     (report / "accuracy.json").symlink_to(precious)
     # beside it: a screen that has no letters for the table's rules shows its lines all the same
-    run = accepted.gate(*ONE, f"--mx-report={report}", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    run = project.gate(*ONE, f"--mx-report={report}", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
     assert run.code == 0, run.output
     (row,) = [line for line in run.output.splitlines() if line.startswith(" ref-llama  fp8_e4m3")]
     assert row.endswith("pass")
@@ -51,9 +53,10 @@ def test_the_file_of_a_shard_that_is_a_folder_is_one_line(accepted: Project) -> 
     assert "INTERNALERROR" not in run.output
 
 
-def test_a_case_that_is_red_as_a_mark_expects_says_so(accepted: Project) -> None:
+def test_a_case_that_is_red_as_a_mark_expects_says_so(project: Project) -> None:
     """Such a run compared something: it is no run in which all was skipped."""
-    (accepted.directory / "expects.py").write_text(
+    (project.directory / "conftest.py").write_text(PASSING)
+    (project.directory / "expects.py").write_text(
         "import pytest\n"
         "def pytest_collection_modifyitems(items):\n"
         "    for item in items:\n"
@@ -63,8 +66,8 @@ def test_a_case_that_is_red_as_a_mark_expects_says_so(accepted: Project) -> None
         "    yield\n"
         "    pytest.fail('of the project')\n"
     )
-    path = str(accepted.directory)
-    run = accepted.gate(*ONE, "-p", "expects", PYTHONPATH=f"{accepted.source}:{path}")
+    path = str(project.directory)
+    run = project.gate(*ONE, "-p", "expects", PYTHONPATH=f"{project.source}:{path}")
     assert run.code == 0, run.output
     assert "red, as its xfail mark says (a known fault)" in run.output
     assert "nothing was compared" not in run.output

@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from warm_python import run_warm
+
 from mxcheck.gate.result import result_from_dict
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +63,16 @@ class Project:
     def pytest(self, *arguments: str, **environment: str) -> Run:
         rows = self.directory / "rows.json"
         rows.unlink(missing_ok=True)
-        done = self.run("-m", "pytest", "-p", "no:cacheprovider", *arguments, **environment)
+        words = ("pytest", "-p", "no:cacheprovider", *arguments)
+        # A fresh interpreter where anything is read when it starts or when a library is imported.
+        if (
+            all(name.startswith("MXCHECK_") or name == "CI" for name in environment)
+            and not (self.source / "sitecustomize.py").exists()
+        ):
+            own = self.environment(**environment)
+            done = run_warm(words, folder=self.directory, environment=own, output=self.directory.parent)
+        else:
+            done = self.run("-m", *words, **environment)
         found = json.loads(rows.read_text()) if rows.is_file() else {}
         return Run(code=done.returncode, output=done.stdout + done.stderr, rows=found)
 

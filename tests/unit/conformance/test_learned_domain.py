@@ -125,15 +125,18 @@ def of_memory_in_one_piece(x: Tensor, spec: CastSpec) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "limit"),
+    ("kernel", "limit", "cell"),
     [
-        (of_three_dimensions, "ranks 3"),
-        (of_two_dimensions, "ranks 2"),
-        (of_one_dimension, "ranks 1"),
-        (of_memory_in_one_piece, "contiguous True"),
+        (of_three_dimensions, "ranks 3", "fp8_e4m3-floor"),
+        (of_three_dimensions, "ranks 3", "nvfp4-amax"),
+        (of_two_dimensions, "ranks 2", "fp8_e4m3-floor"),
+        (of_two_dimensions, "ranks 2", "e4m3_row-amax"),
+        (of_one_dimension, "ranks 1", "nvfp4-amax"),
+        (of_one_dimension, "ranks 1", "mxint8-floor-stochastic"),
+        (of_memory_in_one_piece, "contiguous True", "e4m3_row-amax"),
+        (of_memory_in_one_piece, "contiguous True", "mxint8-floor-stochastic"),
     ],
 )
-@pytest.mark.parametrize("cell", ["fp8_e4m3-floor", "nvfp4-amax", "e4m3_row-amax", "mxint8-floor-stochastic"])
 def test_what_only_a_call_tells_is_learned(kernel: Cast, limit: str, cell: str) -> None:
     result = run_cell(kernel, CELLS[cell], "quick")
     assert (result.counts, result.unsupported) == ({}, {})

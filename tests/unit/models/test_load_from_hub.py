@@ -229,14 +229,24 @@ def test_an_incomplete_cache_is_an_error_that_says_so(gone: str, words: str, hom
     assert "hf download meta-llama/Llama-3.1-8B" in str(caught.value)
 
 
-class Refusal(BaseHTTPRequestHandler):
-    """A hub on loopback that answers every request with one status and error code."""
+#: How a hub refuses a model: status, error code, and what is told.
+REFUSALS = {
+    "llama-3.1-8b": (403, "GatedRepo", "is gated and this account has no access to it"),
+    "qwen1.5-0.5B": (404, "RepoNotFound", "does not exist on the hub, or is private"),
+    "phi-1_5": (404, "RevisionNotFound", "has no such revision"),
+    "qwen2.5-7b": (418, "", "is not complete in the hub cache, and the hub was not reached or did not"),
+}
 
-    status, code = 404, ""
+
+class Refusal(BaseHTTPRequestHandler):
+    """A hub on loopback that answers every request with the status and error code of its model."""
 
     def do_GET(self) -> None:
-        self.send_response(self.status)
-        self.send_header("X-Error-Code", self.code)
+        (status, code), *_ = (
+            refusal[:2] for name, refusal in REFUSALS.items() if CARDS[name].hub_id in self.path
+        )
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -247,11 +257,9 @@ class Refusal(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(request: pytest.FixtureRequest) -> Iterator[str]:
+def hub() -> Iterator[str]:
     """Address of the hub on loopback."""
-    status, code = request.param
-    handler = type("Refusal", (Refusal,), {"status": status, "code": code})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"127.0.0.1:{server.server_port}"
@@ -261,21 +269,7 @@ def hub(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("hub", "words"),
-    [
-        pytest.param((403, "GatedRepo"), "is gated and this account has no access to it", id="gated"),
-        pytest.param((404, "RepoNotFound"), "does not exist on the hub, or is private", id="no-repository"),
-        pytest.param((404, "RevisionNotFound"), "has no such revision", id="no-revision"),
-        pytest.param(
-            (418, ""),
-            "is not complete in the hub cache, and the hub was not reached or did not",
-            id="another",
-        ),
-    ],
-    indirect=["hub"],
-)
-def test_a_hub_s_refusal_is_one_line_without_credentials(hub: str, words: str, home: Path) -> None:
+def test_a_hub_s_refusals_are_one_line_each_without_credentials(hub: str, home: Path) -> None:
     environment = {
         **hub_cache.environment(home),
         "HF_HUB_OFFLINE": "0",
@@ -283,13 +277,15 @@ def test_a_hub_s_refusal_is_one_line_without_credentials(hub: str, words: str, h
         "HF_ENDPOINT": f"http://user:secret@{hub}",
         "HF_TOKEN": "hf_thisisnotatokenatall",
     }
-    (result,) = results(start(environment, "llama-3.1-8b"))
+    found = dict(zip(REFUSALS, results(start(environment, *REFUSALS)), strict=True))
 
-    assert words in result["error"]
-    assert "hf download meta-llama/Llama-3.1-8B --revision d04e592" in result["error"]
-    assert "\n" not in result["error"]
-    assert "secret" not in result["error"]
-    assert "hf_thisisnotatokenatall" not in result["error"]
+    for name, (_, _, words) in REFUSALS.items():
+        told, card = found[name]["error"], CARDS[name]
+        assert words in told
+        assert f"hf download {card.hub_id} --revision {card.revision[:7]}" in told
+        assert "\n" not in told
+        assert "secret" not in told
+        assert "hf_thisisnotatokenatall" not in told
 
 
 def test_what_a_library_says_is_repeated_without_credentials() -> None:
