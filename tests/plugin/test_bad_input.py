@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gate_project import Project
 
-RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
+RUN = ("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,15 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         ),
         (("--mx-models", "ref-lama"), "did you mean 'ref-llama'?"),
         (("--mx-models", "./nowhere"), "model directory './nowhere' does not exist"),
-        (("--mx-precision", "fp8_e4m2"), "unknown --mx-precision 'fp8_e4m2'; allowed: fp32, bf16, bfp16"),
+        (
+            ("--mx-precision", "fp8_e4m2"),
+            "unknown --mx-precision 'fp8_e4m2'; allowed: fp32, bf16, bf16_operands",
+        ),
         (("--mx-precision", "fp8e4m3"), "did you mean 'fp8_e4m3'?"),
         (("--mx-format", "fp8"), "unknown --mx-format 'fp8'; allowed: fp8_e4m3, fp8_e5m2"),
         (("--mx-tier", "E"), "unknown --mx-tier 'E'; allowed: A, B, C, D, all"),
         (("--mx-tier", "B", "--mx-mlp-only"), "--mx-mlp-only takes the place of a tier, got --mx-tier=B too"),
-        (("--mx-skip", "int8"), "unknown --mx-skip 'int8'; allowed: bf16, bfp16, nvfp8_emu, mx"),
+        (("--mx-skip", "int8"), "unknown --mx-skip 'int8'; allowed: bf16, bf16_operands, fp8_tensor, mx"),
         (
             ("--mx-scale-rule", "flor"),
             "unknown --mx-scale-rule 'flor'; allowed: floor, ceil, even, rceil, reciprocal, amax; did you",
@@ -90,8 +93,8 @@ def model(project: Project) -> Path:
 
 def one_line(project: Project) -> str:
     run = project.gate("--mx-models", "./my-model", *RUN)
-    assert (run.code, run.verdicts()) == (1, {"my-model-fp8_e4m3-A+samples2": "ERROR"}), run.output
-    lines = [text for text in run.output.splitlines() if text.startswith("my-model-fp8_e4m3-A+samples2: ")]
+    assert (run.code, run.verdicts()) == (1, {"my-model-mxfp8_e4m3-A+samples2": "ERROR"}), run.output
+    lines = [text for text in run.output.splitlines() if text.startswith("my-model-mxfp8_e4m3-A+samples2: ")]
     assert len(lines) == 1, run.output
     assert "Traceback" not in run.output
     return lines[0]
@@ -150,18 +153,19 @@ def test_own_model_end_to_end(project: Project) -> None:
     (project.baselines / "my-model" / "tokens.safetensors").unlink()
     done = project.run("-m", "mxcheck.cli", "sample", "./my-model", "--sequences", "8", "--length", "32")
     assert done.returncode == 0, done.stderr
-    narrow = ("--mx-models", "./my-model", "--mx-precision", "fp8_e4m3,bf16")
+    narrow = ("--mx-models", "./my-model", "--mx-precision", "mxfp8_e4m3,bf16")
     # Its weights are random: it predicts nothing, and is no subject for a gate without a reason.
     run = project.gate(*narrow, "--snapshot-update")
     assert (run.code, set(run.verdicts().values())) == (1, {"FAIL step 2"}), run.output
     assert "of a uniform distribution's (allowed below 99 %)" in run.output
     (project.baselines / "my-model" / "bounds.toml").write_text(
         "".join(
-            f'{stage} = {{ kl = 1, reason = "a test" }}\n' for stage in ("bf16", "fp8_e4m3-A", "fp8_e4m3-B")
+            f'{stage} = {{ kl = 1, reason = "a test" }}\n'
+            for stage in ("bf16", "mxfp8_e4m3-A", "mxfp8_e4m3-B")
         )
     )
     run = project.gate(*narrow, "--snapshot-update")
     assert (run.code, set(run.verdicts().values())) == (0, {"accepted"}), run.output
     run = project.gate(*narrow, "-n", "2")
     assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
-    assert sorted(run.rows) == ["my-model-bf16", "my-model-fp8_e4m3-A", "my-model-fp8_e4m3-B"]
+    assert sorted(run.rows) == ["my-model-bf16", "my-model-mxfp8_e4m3-A", "my-model-mxfp8_e4m3-B"]

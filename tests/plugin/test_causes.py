@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gate_project import Project
 
-CASE = ("--mx-models", "ref-llama", "--mx-precision", "fp8_e4m3", "--mx-tier", "B")
+CASE = ("--mx-models", "ref-llama", "--mx-precision", "mxfp8_e4m3", "--mx-tier", "B")
 MODEL = "mxcheck/models/reference/ref-llama"
 
 #: What another release of transformers could do: the norm's mean in the type of its input, bf16.
@@ -152,7 +152,7 @@ def test_the_link_that_broke_is_named(
 
 def test_bounds_that_were_tightened_are_named(accepted: Project) -> None:
     (accepted.directory / "tight.toml").write_text(
-        '[default]\n"fp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n[models.not-made-yet]\nfp32 = { kl = 0 }\n'
+        '[default]\n"mxfp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n[models.not-made-yet]\nfp32 = { kl = 0 }\n'
     )
     run = accepted.gate(*CASE, "--mx-bounds", "tight.toml")
     assert run.code == 1, run.output

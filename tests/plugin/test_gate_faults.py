@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from gate_project import Project
 
-CASE = ("--mx-models", "ref-llama", "--mx-precision", "fp8_e4m3", "--mx-tier", "B")
-ID = "ref-llama-fp8_e4m3-B"
+CASE = ("--mx-models", "ref-llama", "--mx-precision", "mxfp8_e4m3", "--mx-tier", "B")
+ID = "ref-llama-mxfp8_e4m3-B"
 
 
 def failed_steps(project: Project, *arguments: str, **environment: str) -> tuple[set[int], str]:
@@ -148,7 +148,7 @@ def test_scoring_against_the_argmax_is_never_accepted(project: Project) -> None:
 
 def test_broken_bounds_are_never_accepted(project: Project) -> None:
     bounds = project.directory / "tight.toml"
-    bounds.write_text('[default]\n"fp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n')
+    bounds.write_text('[default]\n"mxfp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n')
     run = project.gate(*CASE, "--mx-bounds", "tight.toml", "--snapshot-update")
     assert run.code == 1
     assert run.verdicts() == {ID: "FAIL step 5"}
@@ -177,7 +177,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def test_missing_baseline(accepted: Project) -> None:
-    (accepted.baselines / "ref-llama/fp8_e4m3-B.json").unlink()
+    (accepted.baselines / "ref-llama/mxfp8_e4m3-B.json").unlink()
     run = accepted.gate(*CASE)
     assert (run.code, run.verdicts()) == (1, {ID: "FAIL missing"}), run.output
     assert "no accepted baseline" in run.output
@@ -190,7 +190,7 @@ def test_missing_baseline(accepted: Project) -> None:
 
 
 def test_corrupt_baseline(accepted: Project) -> None:
-    path = accepted.baselines / "ref-llama/fp8_e4m3-B.json"
+    path = accepted.baselines / "ref-llama/mxfp8_e4m3-B.json"
     path.write_text(path.read_text()[:-100])
     run = accepted.gate(*CASE)
     assert (run.code, run.verdicts()) == (1, {ID: "FAIL corrupt"}), run.output
@@ -200,7 +200,7 @@ def test_corrupt_baseline(accepted: Project) -> None:
 @pytest.mark.parametrize("key", ["cross_entropy", "noise"])
 def test_hand_edited_baseline(accepted: Project, key: str) -> None:
     """A figure, or the noise that sets the tolerance, changed in an editor."""
-    path = accepted.baselines / "ref-llama/fp8_e4m3-B.json"
+    path = accepted.baselines / "ref-llama/mxfp8_e4m3-B.json"
     data = json.loads(path.read_text())
     figure = data["noise"]["loss_rms"] if key == "noise" else data[key]
     edit(path, json.dumps(figure), json.dumps(figure * 2))

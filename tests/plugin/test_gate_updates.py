@@ -11,7 +11,7 @@ from gate_project import Project
 from mxcheck.evaluation.layer_states import load_states, save_states
 
 #: Few samples, so that the noise of a case is measured quickly; a part of the identity, hence of the names.
-FEW = ("--mx-models", "ref-llama", "--mx-precision", "bf16,fp8_e4m3,mxint8", "--mx-max-samples", "4")
+FEW = ("--mx-models", "ref-llama", "--mx-precision", "bf16,mxfp8_e4m3,mxint8", "--mx-max-samples", "4")
 NAMES = {
     "ref-llama/bf16+samples4.json",
     *(f"ref-llama/{name}-{tier}+samples4.json" for name in ("fp8_e4m3", "mxint8") for tier in "AB"),
@@ -54,8 +54,8 @@ def test_update_rewrites_what_changed_and_is_stable(project: Project, workers: s
     run = project.gate(*FEW, "-n", workers, "--snapshot-update")
     assert run.code == 0, run.output
     assert {name for name, verdict in run.verdicts().items() if verdict == "updated"} == {
-        "ref-llama-fp8_e4m3-A+samples4",
-        "ref-llama-fp8_e4m3-B+samples4",
+        "ref-llama-mxfp8_e4m3-A+samples4",
+        "ref-llama-mxfp8_e4m3-B+samples4",
     }
     second = project.files()
     assert changed_files(first, second) == CHANGED
@@ -73,18 +73,18 @@ def test_a_worker_that_dies_loses_nothing(project: Project) -> None:
     change_one_format(project)
     # A plugin of the workers: one of the two changed cases takes its worker down before it is written.
     (project.source / "killer.py").write_text(
-        "import os\ndef pytest_runtest_setup(item):\n    if 'fp8_e4m3-B' in item.name: os._exit(3)\n"
+        "import os\ndef pytest_runtest_setup(item):\n    if 'mxfp8_e4m3-B' in item.name: os._exit(3)\n"
     )
     run = project.gate(*FEW, "-n", "4", "-p", "killer", "--snapshot-update")
     assert run.code == 1
-    assert run.verdicts()["ref-llama-fp8_e4m3-B+samples4"] == "CRASH", run.output
+    assert run.verdicts()["ref-llama-mxfp8_e4m3-B+samples4"] == "CRASH", run.output
     halfway = project.files()
-    assert changed_files(before, halfway) == {"ref-llama/fp8_e4m3-A+samples4.json"}
+    assert changed_files(before, halfway) == {"ref-llama/mxfp8_e4m3-A+samples4.json"}
 
     run = project.gate(*FEW, "-n", "4", "--snapshot-update")
     assert run.code == 0, run.output
     assert changed_files(before, project.files()) == CHANGED
-    assert changed_files(halfway, project.files()) == {"ref-llama/fp8_e4m3-B+samples4.json"}
+    assert changed_files(halfway, project.files()) == {"ref-llama/mxfp8_e4m3-B+samples4.json"}
 
 
 def test_a_narrowed_update_deletes_nothing(accepted: Project) -> None:
@@ -99,10 +99,10 @@ def test_new_only_adds_and_does_not_touch(project: Project) -> None:
     assert project.gate(*narrow, "--mx-precision", "mxint8", "--snapshot-update").code == 0
     before = project.files()
     change_one_format(project)
-    run = project.gate(*narrow, "--mx-precision", "mxint8,fp8_e4m3", "--snapshot-update-new-only")
+    run = project.gate(*narrow, "--mx-precision", "mxint8,mxfp8_e4m3", "--snapshot-update-new-only")
     assert (run.code, run.verdicts()) == (
         0,
-        {"ref-llama-mxint8-A+samples2": "pass", "ref-llama-fp8_e4m3-A+samples2": "accepted"},
+        {"ref-llama-mxint8-A+samples2": "pass", "ref-llama-mxfp8_e4m3-A+samples2": "accepted"},
     ), run.output
     after = project.files()
     assert {name: after[name] for name in before} == before
@@ -118,7 +118,7 @@ def test_recentre_rewrites_within_tolerance_only(project: Project) -> None:
         "--mx-tier",
         "A",
         "--mx-precision",
-        "fp8_e4m3",
+        "mxfp8_e4m3",
     )
     other = {"ATEN_CPU_CAPABILITY": "default"}
     assert project.gate(*narrow, "--snapshot-update").code == 0
@@ -130,7 +130,7 @@ def test_recentre_rewrites_within_tolerance_only(project: Project) -> None:
     done = project.run("-m", "mxcheck.cli", "baselines", "recentre", *narrow, **other)
     assert done.returncode == 0, done.stdout + done.stderr
     recentred = project.files()
-    assert changed_files(before, recentred) == {"ref-llama/fp8_e4m3-A+samples4.json"}
+    assert changed_files(before, recentred) == {"ref-llama/mxfp8_e4m3-A+samples4.json"}
 
     change_one_format(project)
     project.replace("formats/elements.py", "mantissa_bits=3, bias=7", "mantissa_bits=2, bias=7")

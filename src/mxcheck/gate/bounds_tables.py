@@ -14,6 +14,7 @@ from typing import Any
 
 from mxcheck.files.plain_data import DataError, read_toml, toml_data
 from mxcheck.files.printed import REFUSAL, got, one_line
+from mxcheck.formats.aliases import own_precision
 from mxcheck.formats.choices import misspelt, unknown
 from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.shipped import folder_in_force
@@ -137,10 +138,24 @@ def read_bounds(folder: Path, stages: Collection[str] | None = None) -> dict[str
         try:
             case = case_of(folder.name, stage)
             if stages is not None and case.kind == "recipe" and case.plain not in stages:
-                raise unknown("stage", case.plain, stages)
+                raise unknown("precision", case.plain, stages)
         except ValueError as error:
             raise BoundsError(f"bounds file {path}: {error}") from error
-    return {"default": lines, "whose": str(path), "own": True}
+    return {"default": _today(lines, f"bounds file {path}"), "whose": str(path), "own": True}
+
+
+def _today(lines: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return lines whose precisions may have former names, under today's. Raises ValueError for two lines of
+    one case."""
+    found: dict[str, Any] = {}
+    for name, entry in lines.items():
+        today = case_of("any", name).stage
+        if today in found:
+            raise BoundsError(
+                f"{where}: {name!r} is another name of {today!r}, which has a line too; drop one"
+            )
+        found[today] = entry
+    return found
 
 
 def _loaded(path: Path, named: str) -> dict[str, Any]:
@@ -181,13 +196,21 @@ def _checked(
             if (error := misspelt("model in [models]", name, others)) is not None:
                 raise BoundsError(f"bounds file {path}: {error}")
     sections = [("default", table.get("default", {})), *((f"models.{name}", models[name]) for name in models)]
+    checked: dict[str, Any] = {}
     for title, section in sections:
         for stage, entry in _table(section, title, path).items():
             plain = _STAGE.fullmatch(stage)
-            if plain is None or plain["plain"] not in stages:
-                raise BoundsError(f"bounds file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
+            if plain is None or _plain_today(plain["plain"]) not in stages:
+                raise BoundsError(f"bounds file {path}: {unknown(f'precision in [{title}]', stage, stages)}")
             _check_entry(entry, f"bounds file {path}: [{title}] {stage!r}", {"kl", "rise"})
-    return {**table, "whose": path}
+        checked[title] = _today(section, f"bounds file {path}: [{title}]")
+    found = {name: checked[f"models.{name}"] for name in models}
+    return {**table, "default": checked["default"], "models": found, "whose": path}
+
+
+def _plain_today(plain: str) -> str:
+    precision, dash, tier = plain.partition("-")
+    return f"{own_precision(precision)}{dash}{tier}"
 
 
 def _table(value: Any, title: str, path: str) -> dict[str, Any]:

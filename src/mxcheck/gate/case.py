@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mxcheck.files.printed import got
+from mxcheck.formats.aliases import own_option, own_precision
 
 Kind = Literal["recipe", "checkpoint", "engine", "training"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -25,8 +26,8 @@ _PARTS = {
     "tier": (re.compile(r"[A-Za-z0-9_.]+"), "letters, digits, '_' and '.'"),
     "option": (re.compile(r"[A-Za-z0-9_.-]+"), "letters, digits, '_', '.' and '-'"),
 }
-#: `checkpoint.my-fp8`, `engine.vllm-0.32+batch8`, `training.fp8_e4m3-B`. No recipe's name begins with such a
-#: word and a dot (`check_recipe_name`), so the first dot distinguishes the kinds.
+#: `checkpoint.my-fp8`, `engine.vllm-0.32+batch8`, `training.mxfp8_e4m3-B`. No recipe's name begins with such
+#: a word and a dot (`check_recipe_name`), so the first dot distinguishes the kinds.
 _OTHER_KIND = re.compile(rf"({'|'.join(KINDS[1:])})\.(.*)")
 
 
@@ -41,6 +42,8 @@ class Case:
     - `engine`: a running engine that serves `model`; `subject` is its name.
     - `training`: training `model` under `precision` and `tier`.
 
+    A precision, and an option, may be given by another of its names.
+
     Raises ValueError for a name that cannot be part of a file name and a test name, or that another case has.
     """
 
@@ -52,6 +55,8 @@ class Case:
     subject: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", own_precision(self.precision))
+        object.__setattr__(self, "options", tuple(map(own_option, self.options)))
         named = self.kind in ("checkpoint", "engine")
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of case {got(self.kind)}; allowed: {', '.join(KINDS)}")
@@ -73,8 +78,8 @@ class Case:
 
     @property
     def stage(self) -> str:
-        """The part of the name after the model: `fp8_e4m3-A`, `bf16`, `fp8_e4m3-A+block16`,
-        `checkpoint.my-fp8`, `engine.vllm`, `training.fp8_e4m3-B`."""
+        """The part of the name after the model: `mxfp8_e4m3-A`, `bf16`, `mxfp8_e4m3-A+block16`,
+        `checkpoint.my-fp8`, `engine.vllm`, `training.mxfp8_e4m3-B`."""
         return "+".join([self.plain, *self.options])
 
     @property
@@ -107,7 +112,7 @@ def case_of(model: str, stage: str) -> Case:
     plain, *options = stage.split("+")
     if not plain or not all(options):
         raise ValueError(
-            f"{got(stage, 160)} is no stage of a case; such as: fp8_e4m3-B, bf16, checkpoint.my-fp8+block16"
+            f"{got(stage, 160)} is no stage of a case; such as: mxfp8_e4m3-B, bf16, checkpoint.my-fp8+block16"
         )
     found = _OTHER_KIND.fullmatch(plain)
     kind: Kind = found[1] if found else "recipe"  # type: ignore[assignment]

@@ -264,10 +264,10 @@ def test_other_arithmetic_says_how_far_it_is_and_writes_nothing(
 def test_a_committed_file(capsys: pytest.CaptureFixture[str]) -> None:
     """One that was accepted for this repository, where torch multiplied by AVX-512. This machine multiplies
     otherwise, and then it is within its bounds; or as that one, and then it is extended."""
-    path = put("ref-llama/fp8_e4m3-A.json", json.dumps(committed()))
+    path = put("ref-llama/mxfp8_e4m3-A.json", json.dumps(committed()))
     before = path.read_bytes()
     code, rows, below = extend(capsys)
-    row = rows["ref-llama/fp8_e4m3-A.json"]
+    row = rows["ref-llama/mxfp8_e4m3-A.json"]
     if row.startswith("extended"):
         assert (code, below, len(states())) == (0, "", 1)
         return

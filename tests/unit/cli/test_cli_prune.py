@@ -25,7 +25,7 @@ def kept() -> set[Path]:
     for name in ORPHANS:
         if name.endswith(".json"):
             put("baselines", name, build_record())
-    override = put("baselines", "ref-llama/fp8_e4m3-B@cuda-sm90.json", build_record())
+    override = put("baselines", "ref-llama/mxfp8_e4m3-B@cuda-sm90.json", build_record())
     tokens = Path("baselines/ref-llama/tokens.safetensors")
     tokens.write_bytes(b"tokens")
     # what layers start from: of the weights that the baselines name, and of none that they name
@@ -56,10 +56,10 @@ def test_prune_keeps_what_options_and_recipes_of_one_s_own_made(capsys: Capture)
     """And models of one's own, as their tokens lie beside their baselines."""
     Path("pyproject.toml").write_text('[tool.mxcheck.recipes.w4a8]\nmlp = { weights = "fp4_e2m1" }\n')
     own = [
-        "ref-llama/fp8_e4m3-B+attention+block16.json",
-        "ref-llama/fp8_e4m3-linears.json",
+        "ref-llama/mxfp8_e4m3-B+attention+block16.json",
+        "ref-llama/mxfp8_e4m3-linears.json",
         "ref-llama/w4a8.json",
-        "my-model/fp8_e4m3-B.json",
+        "my-model/mxfp8_e4m3-B.json",
     ]
     for name in own:
         put("baselines", name, build_record())

@@ -15,7 +15,7 @@ from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.eager import quantize_eager
 
 CELLS = {cell.id: cell for cell in cells("quick")}
-E4M3, E2M1 = CELLS["fp8_e4m3-floor"], CELLS["fp4_e2m1-floor"]
+E4M3, E2M1 = CELLS["mxfp8_e4m3-floor"], CELLS["mxfp4_e2m1-floor"]
 Where = Callable[[Tensor, CastSpec], bool]
 
 

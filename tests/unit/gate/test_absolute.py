@@ -145,7 +145,7 @@ def test_a_line_of_what_a_library_casts() -> None:
         RECORD, Bounds(kl=0.2, rise=0.5), Absolute(unknown="torch casts"), today=date(2026, 1, 2)
     )
     assert "casts not compared: torch casts" in text
-    assert tomllib.loads(text) == {"fp8_e4m3-B": {"kl": 0.2, "rise": 0.5}}
+    assert tomllib.loads(text) == {"mxfp8_e4m3-B": {"kl": 0.2, "rise": 0.5}}
 
 
 @pytest.mark.parametrize("unknown", ["", "torch casts"])

@@ -27,7 +27,7 @@ def test_round_trip_through_json(make_record: MakeRecord, changes: dict[str, Any
     [pytest.param("B", ["block16"], id="tier"), pytest.param(None, [], id="whole-model")],
 )
 def test_id_is_the_case_s(make_record: MakeRecord, tier: str | None, options: list[str]) -> None:
-    case = Case(model="ref-llama", precision="fp8_e4m3", tier=tier, options=tuple(options))
+    case = Case(model="ref-llama", precision="mxfp8_e4m3", tier=tier, options=tuple(options))
     assert make_record(tier=tier, options=options).id == case.id
 
 
@@ -95,5 +95,5 @@ def test_a_spoilt_record_is_refused(change: dict[str, Any], message: str) -> Non
 
 def test_the_kl_is_given_or_the_reason_is() -> None:
     assert build_full_record().exact_kl == (0.001, [0.001, 0.0011, 0.0009, 0.001])
-    with pytest.raises(ValueError, match="ref-llama-fp8_e4m3-B has no KL: an engine tells no logits"):
+    with pytest.raises(ValueError, match="ref-llama-mxfp8_e4m3-B has no KL: an engine tells no logits"):
         _ = build_full_record(kl=None, absent={"kl": "an engine tells no logits"}).exact_kl

@@ -27,7 +27,8 @@ from mxcheck.measure.absolute import (
 )
 from mxcheck.measure.session import Session
 from mxcheck.models.convert import convert
-from mxcheck.models.recipe import BF16, Operand, recipe
+from mxcheck.models.ladder import BF16
+from mxcheck.models.recipe import Operand, recipe
 from mxcheck.run.measuring import Measuring
 
 TOOL = Path(__file__).parents[3] / "tools" / "try_first_acceptance.py"
@@ -43,16 +44,16 @@ def _tool() -> ModuleType:
 
 
 FIRST = _tool()
-CASE = case_of("ref-llama", "fp8_e4m3-B+rceil")
+CASE = case_of("ref-llama", "mxfp8_e4m3-B+rceil")
 #: One of each way to cast: blocks, an fp32 scale a tensor, two scales, attention, every linear, bf16.
 SOUND = (
-    "fp8_e4m3-B+floor",
+    "mxfp8_e4m3-B+floor",
     "nvfp4-B",
-    "nvfp8_emu_e4m3-B",
+    "fp8_tensor_e4m3-B",
     "mxint8-A",
-    "bfp16-B",
-    "fp8_e4m3-B+attention",
-    "fp8_e4m3-linears",
+    "bf16_operands-B",
+    "mxfp8_e4m3-B+attention",
+    "mxfp8_e4m3-linears",
 )
 
 
@@ -159,7 +160,7 @@ def test_random_signs_leave_the_conversion_as_it_was(session: Session) -> None:
     model = session.resident("ref-llama").loaded.model
     tokens = session.resident("ref-llama").text.tokens[:1, :64]
     before = {name: value.clone() for name, value in model.named_parameters()}
-    conversion = convert(model, FIRST.SOUND["fp8_e4m3-B+attention"])
+    conversion = convert(model, FIRST.SOUND["mxfp8_e4m3-B+attention"])
     try:
         with torch.inference_mode():
             converted = model(tokens).logits
@@ -190,7 +191,7 @@ def test_a_module_that_is_called_by_name_is_measured_alike(session: Session) -> 
     """`linear(input=x)`, as some models write it."""
     model = session.resident("ref-llama").loaded.model
     tokens = session.resident("ref-llama").text.tokens[:1, :32]
-    conversion = convert(model, recipe("fp8_e4m3", tier="A"))
+    conversion = convert(model, recipe("mxfp8_e4m3", tier="A"))
     try:
         with torch.inference_mode(), random_signs(conversion, 0):
             by_position = model(tokens).logits
@@ -214,7 +215,7 @@ def test_a_shared_weight_is_turned_in_the_module_alone() -> None:
         embedding = model.get_input_embeddings().weight
         assert model.get_output_embeddings().weight is embedding
         before = embedding.detach().clone()
-        conversion = convert(model, recipe("fp8_e4m3", tier="linears"))
+        conversion = convert(model, recipe("mxfp8_e4m3", tier="linears"))
         try:
             with random_signs(conversion, 0):
                 assert torch.equal(model.get_input_embeddings().weight, before)

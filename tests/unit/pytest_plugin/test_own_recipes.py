@@ -204,5 +204,5 @@ def test_the_bounds_file_may_have_lines_for_them(with_recipes: Lay, pytester: py
     bounds.write_text("[default]\nw4a8 = { kl = 1 }\n")
     assert with_recipes("--mx-bounds", "bounds.toml").bounds == str(bounds)
     (pytester.path / "others.toml").write_text("[default]\nw4a16 = { kl = 1 }\n")
-    with pytest.raises(pytest.UsageError, match=r"unknown stage in \[default\] 'w4a16'"):
+    with pytest.raises(pytest.UsageError, match=r"unknown precision in \[default\] 'w4a16'"):
         with_recipes("--mx-bounds", "others.toml")

@@ -167,7 +167,7 @@ def test_metrics_that_are_refused(lay: Lay, names: str, words: str) -> None:
     ("text", "words"),
     [
         (None, "does not exist"),
-        ("[default]\nfp8_e4m3-Z = { kl = 1 }\n", "unknown stage in [default] 'fp8_e4m3-Z'"),
+        ("[default]\nfp8_e4m3-Z = { kl = 1 }\n", "unknown precision in [default] 'fp8_e4m3-Z'"),
         ("[default]\nfp8_e4m3-A = 1\n", "'fp8_e4m3-A' is 1; allowed"),
     ],
     ids=["absent", "stage", "entry"],
@@ -190,7 +190,7 @@ def test_what_decides_a_record_is_all_of_it_handed_on(lay: Lay) -> None:
     settings = lay(
         *("--mx-max-samples", "7", "--mx-sequence-length", "9", "--mx-batch-size", "3", "--mx-dtype", "bf16"),
         *("--mx-device", "cpu", "--mx-datasets", "prose", "--mx-trust-remote-code", "ref-llama"),
-        *("--mx-kernel", "gfloat", "--mx-precision", "fp8_e4m3", "--mx-baselines", "theirs"),
+        *("--mx-kernel", "gfloat", "--mx-precision", "mxfp8_e4m3", "--mx-baselines", "theirs"),
     )
     default = Measuring()
     for name in Measuring.__slots__:
