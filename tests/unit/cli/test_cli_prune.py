@@ -11,9 +11,9 @@ from sample_record import build_record
 from mxcheck.cli import main
 
 ORPHANS = (
-    "ref-llama/fp8_e4m3-Z.json",
-    "ref-llama/fp8_e4m3.json",
     "ref-llama/fp9-A@cuda-sm90.json",
+    "ref-llama/mxfp8_e4m3-Z.json",
+    "ref-llama/mxfp8_e4m3.json",
     "ref-old/bf16.json",
     "ref-llama/states-0a1b2c3d.safetensors",
 )
@@ -143,3 +143,16 @@ def test_prune_of_a_bad_model_name_is_refused_and_deletes_nothing(capsys: Captur
     message = refused(capsys, "baselines", "prune", "--delete", "--models", "ref-llama,two words")
     assert "'two words'" in message
     assert kept < before == files()
+
+
+def test_former_names_are_renamed_and_never_pruned(capsys: Capture) -> None:
+    former, new = Path("baselines/ref-llama/fp8_e4m3-B.json"), Path("baselines", FP8)
+    new.rename(former)
+    before = former.read_bytes()
+    assert "mxcheck baselines rename" in refused(capsys, "baselines", "prune", "--delete")
+    assert main(["baselines", "rename"]) == 0
+    assert capsys.readouterr().out == "baselines/ref-llama/fp8_e4m3-B.json -> mxfp8_e4m3-B.json\n"
+    assert (new.read_bytes(), former.exists()) == (before, False)
+    assert main(["baselines", "rename"]) == 0
+    assert capsys.readouterr().err == "nothing to rename in baselines\n"
+    assert main(["baselines", "prune"]) == 0

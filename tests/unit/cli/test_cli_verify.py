@@ -17,6 +17,7 @@ from torch import Tensor
 from verify_command import FEW, Capture, cases_file, verified
 
 from mxcheck.cli import main
+from mxcheck.formats.aliases import precision_of
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.eager import fake_quantize_eager
 
@@ -41,7 +42,7 @@ def test_a_right_c_program_by_files(
     with cases.open("rb") as given, results.open("wb") as file:
         subprocess.run([program], stdin=given, stdout=file, check=True)
     told, error = verified(capsys, str(cases), str(results), code=0)
-    assert told.startswith(f"mxcheck: {results}, {name}-floor: exact (quick, ")
+    assert told.startswith(f"mxcheck: {results}, {precision_of(name)}-floor: exact (quick, ")
     assert not error
 
 

@@ -17,7 +17,7 @@ from mxcheck.formats.spec import DIALECTS, ROUNDINGS, CastSpec
 
 def test_quick_has_each_rule_each_rounding_and_each_format() -> None:
     ids = [cell.id for cell in cells("quick")]
-    assert [name for name in ids if name.startswith("fp8_e5m2")] == [
+    assert [name for name in ids if name.startswith("mxfp8_e5m2")] == [
         "mxfp8_e5m2-floor",
         "mxfp8_e5m2-floor-away",
         "mxfp8_e5m2-floor-zero",

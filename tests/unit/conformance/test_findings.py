@@ -19,6 +19,7 @@ from mxcheck.conformance.cells import LEVELS, Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding, findings, findings_of, judge, known, known_counts
 from mxcheck.conformance.verifier import KINDS, Comparison, expected_parts, expected_values
+from mxcheck.formats.aliases import precision_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.notation import DTYPES, parse_hex
 from mxcheck.kernels.registry import implementations
@@ -51,8 +52,8 @@ def problems(finding: Finding) -> list[str]:
         found.append("the cause is not one sentence")
     sides = {f"{part}_{side}" for part in PARTS for side in ("got", "expected")}
     found += [f"no key {key}" for key in told if key not in {*CAST, *sides, "error"}]
-    if f"{told['format']}-{told['rule']}" not in CELLS or not finding.shows_in(
-        f"{told['format']}-{told['rule']}"
+    if f"{precision_of(told['format'])}-{told['rule']}" not in CELLS or not finding.shows_in(
+        f"{precision_of(told['format'])}-{told['rule']}"
     ):
         found.append("the counterexample is of none of its cells")
     if told.get("dtype", "float32") not in DTYPES:
@@ -74,7 +75,7 @@ def an_example(finding: Finding) -> tuple[torch.Tensor, Cell]:
     dtype = told.get("dtype", "float32")
     values = parse_hex(told["input"].split(), dtype)
     x = torch.from_numpy(values.reshape(tuple(told.get("shape") or values.shape))).to(getattr(torch, dtype))
-    return x, CELLS[f"{told['format']}-{told['rule']}"]
+    return x, CELLS[f"{precision_of(told['format'])}-{told['rule']}"]
 
 
 # The data files

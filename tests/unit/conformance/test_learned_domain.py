@@ -189,7 +189,7 @@ def overlooks_in_tiles(field: str, value: Any) -> Cast:
     ],
 )
 def test_what_only_a_fast_path_overlooks_is_a_fault(field: str, value: Any, cell: str) -> None:
-    assert run_cell(overlooks_in_tiles(field, value), CELLS[f"fp8_e4m3-{cell}"], "quick").counts
+    assert run_cell(overlooks_in_tiles(field, value), CELLS[f"mxfp8_e4m3-{cell}"], "quick").counts
 
 
 def into_one_buffer() -> Cast:

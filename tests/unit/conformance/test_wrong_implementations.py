@@ -136,7 +136,7 @@ def honest_by_another_way(x: Tensor, spec: CastSpec) -> Parts:
 @pytest.mark.parametrize(
     ("kernel", "cell"),
     [
-        *((honest_by_another_way, f"{name}-floor") for name in ("fp8_e4m3", "fp4_e2m1", "mxint8")),
+        *((honest_by_another_way, f"{name}-floor") for name in ("mxfp8_e4m3", "mxfp4_e2m1", "mxint8")),
         (honest_by_another_way, "mxfp6_e3m2-rceil"),
         (honest_by_another_way, "mxfp8_e5m2-floor-zero"),
         *(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mxcheck.gate.bounds_tables import Bounds, BoundsTables, load_bounds
+from mxcheck.gate.bounds_tables import Bounds, BoundsTables, load_bounds, read_bounds
 from mxcheck.gate.case import Case, case_of
 from mxcheck.models.ladder import with_tiers
 from mxcheck.run.default_gate import WHOLE_LADDER
@@ -360,3 +360,21 @@ def test_a_table_of_another_run_s_model_is_not(tmp_path: Path) -> None:
     found = load_bounds(str(path), models=("ref-llama", "ours-7b", "mine-a"))
     assert found.labels == ("ours-7b", "ours-13b", "mine-a", "mine-b")
     assert found.of(case_of("mine-b", "bf16")).kl == 0.5
+
+
+def test_lines_may_have_former_names(tmp_path: Path) -> None:
+    _own(tmp_path, 'bfp16-A = { kl = 0.5 }\n"fp8_e4m3-B+global-bf16" = { kl = 0.25 }\n')
+    bounds = load_bounds(baselines=tmp_path)
+    assert bounds.of(case_of("my-model", "bf16_operands-A")).kl == 0.5
+    assert bounds.of(case_of("my-model", "mxfp8_e4m3-B+global-bfloat16")).kl == 0.25
+    theirs = tmp_path / "mine.toml"
+    theirs.write_text('[default]\nfp8_e4m3-A = { kl = 2 }\n[models.my-model]\n"fp4_e2m1-B" = { kl = 3 }\n')
+    loaded = load_bounds(str(theirs))
+    assert loaded.of(case_of("my-model", "mxfp8_e4m3-A")).kl == 2
+    assert loaded.of(case_of("my-model", "mxfp4_e2m1-B")).kl == 3
+
+
+def test_two_lines_of_one_case_are_refused(tmp_path: Path) -> None:
+    path = _own(tmp_path, "mxfp8_e4m3-B = { kl = 1 }\nfp8_e4m3-B = { kl = 2 }\n")
+    with pytest.raises(ValueError, match=r"'fp8_e4m3-B' is another name of 'mxfp8_e4m3-B', which has a line"):
+        read_bounds(path.parent)

@@ -31,6 +31,18 @@ def test_id_is_the_case_s(make_record: MakeRecord, tier: str | None, options: li
     assert make_record(tier=tier, options=options).id == case.id
 
 
+def test_former_names_are_read_as_todays(make_record: MakeRecord) -> None:
+    record = make_record(options=["global-fp4_e2m1"])
+    data = record.as_dict()
+    former = {**data, "precision": "fp8_e4m3", "recipe": {**data["recipe"], "precision": "fp8_e4m3"}}
+    found = record_from_dict(former)
+    assert found == make_record(options=["global-e2m1"])
+    assert (found.precision, found.recipe["precision"], found.options) == (
+        *("mxfp8_e4m3", "mxfp8_e4m3"),
+        ["global-e2m1"],
+    )
+
+
 def test_missing_and_unknown_fields_are_named(make_record: MakeRecord) -> None:
     data = make_record().as_dict()
     del data["kl"], data["entropy"]

@@ -36,6 +36,16 @@ def test_a_new_file_says_what_it_is(path: Path, before: str | None) -> None:
     assert stages(path) == {"mxfp8_e4m3-B"}
 
 
+def test_a_line_under_a_former_name_is_the_case_s(path: Path) -> None:
+    mine = "fp8_e4m3-B = { kl = 1 }\n"
+    path.write_text(mine, encoding="utf-8")
+    add_bounds(RECORD, FOUND, path.parent)
+    assert path.read_text(encoding="utf-8") == mine
+    add_bounds(replace(RECORD, tier="A"), FOUND, path.parent)
+    assert path.read_text(encoding="utf-8").startswith(mine)
+    assert stages(path) == {"mxfp8_e4m3-A", "mxfp8_e4m3-B"}
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_what_people_wrote_stays(path: Path, newline: str) -> None:
     mine = newline.join(["# mine", "bf16 = { kl = 1 } # wide"])

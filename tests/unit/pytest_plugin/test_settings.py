@@ -228,3 +228,12 @@ def test_names_that_do_not_tell_models_apart_are_refused(
     with pytest.raises(pytest.UsageError, match=r"^mxcheck: ") as caught:
         lay("--mx-models", words)
     assert "\n" not in str(caught.value)
+
+
+def test_baselines_of_former_names_are_refused_before_a_run(lay: Lay, pytester: pytest.Pytester) -> None:
+    folder = pytester.mkdir("baselines") / "ref-neo"
+    folder.mkdir()
+    (folder / "fp8_e4m3-B.json").touch()
+    lay("--mx-models", "ref-llama")
+    with pytest.raises(pytest.UsageError, match=r"former names of precisions: ref-neo/fp8_e4m3-B\.json; ren"):
+        lay("--mx-models", "ref-neo")
