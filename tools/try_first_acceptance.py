@@ -191,12 +191,12 @@ def main() -> None:
         seen: dict[str, Record] = {}
         with Session(measuring) as session:
             for case in cases:
-                for name, fault in BROKEN.items() if options.broken else [(case.stage, None)]:
+                for name, fault in BROKEN.items() if options.broken else [(case.name, None)]:
                     record, found = _tried(session, case, fault)
-                    stands = standing(record, lambda other: seen.get(other.stage))
+                    stands = standing(record, lambda other: seen.get(other.name))
                     print(_row(name, record, found, stands), flush=True)
                     if not options.broken:
-                        seen[case.stage] = record
+                        seen[case.name] = record
 
 
 def _tried(session: Session, case: Case, fault: Break | None) -> tuple[Record, Absolute]:

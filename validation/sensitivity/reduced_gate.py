@@ -70,7 +70,7 @@ class ReducedGate:
             lines = []
             for case in self._cases(model):
                 whole = ours.of(replace(case, options=()))
-                lines.append(f'"{case.stage}" = {{ kl = {whole.kl!r}, rise = {whole.rise!r} }}\n')
+                lines.append(f'"{case.name}" = {{ kl = {whole.kl!r}, rise = {whole.rise!r} }}\n')
             adopt(accepted, model)
             path = bounds_path(accepted / model)
             table = path.read_text("utf-8")
@@ -84,7 +84,7 @@ class ReducedGate:
             for name in self.precisions:
                 for tier in _tiers_of(name, TIERS):
                     case = Case(model=model, precision=name, tier=tier)
-                    stage = replace(case, options=(self.options[-1], f"samples{SEQUENCES}")).stage
+                    stage = replace(case, options=(self.options[-1], f"samples{SEQUENCES}")).name
                     lines.append(f'"{stage}" = {{ kl = {factor * ours.of(case).kl:.3g} }}\n')
             write_text(bounds_path(accepted / model), "".join(lines))
 

@@ -17,7 +17,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _COSTLY = ("attention", "outputs")
 #: Longest case name: every file named after it must fit in 255 bytes.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,149}")
-#: Syntax of each part of a name. The first dash of a stage separates precision and tier, so that neither
+#: Syntax of each part of a name. The first dash of a name separates precision and tier, so that neither
 #: contains one; a `+` begins an option.
 _PARTS = {
     "model": (_NAME, "at most 150 letters, digits, '_', '.' and '-', the first a letter or digit"),
@@ -77,14 +77,14 @@ class Case:
         check_recipe_name(self.precision)
 
     @property
-    def stage(self) -> str:
+    def name(self) -> str:
         """The part of the name after the model: `mxfp8_e4m3-A`, `bf16`, `mxfp8_e4m3-A+block16`,
         `checkpoint.my-fp8`, `engine.vllm`, `training.mxfp8_e4m3-B`."""
         return "+".join([self.plain, *self.options])
 
     @property
     def plain(self) -> str:
-        """The stage without its options."""
+        """The name without its options."""
         what = self.subject or (self.precision if self.tier is None else f"{self.precision}-{self.tier}")
         return what if self.kind == "recipe" else f"{self.kind}.{what}"
 
@@ -98,21 +98,21 @@ class Case:
     @property
     def id(self) -> str:
         """pytest id, which `-k` matches too."""
-        return f"{self.model}-{self.stage}"
+        return f"{self.model}-{self.name}"
 
     @property
     def baseline(self) -> Path:
         """Path of the accepted record, relative to the baselines directory."""
-        return Path(self.model) / f"{self.stage}.json"
+        return Path(self.model) / f"{self.name}.json"
 
 
-def case_of(model: str, stage: str) -> Case:
-    """Return the case of `model` with this stage: the inverse of `Case.stage` (no precision has a dash).
-    Raises ValueError for an invalid stage."""
-    plain, *options = stage.split("+")
+def case_of(model: str, name: str) -> Case:
+    """Return the case of `model` with this name: the inverse of `Case.name` (no precision has a dash).
+    Raises ValueError for an invalid name."""
+    plain, *options = name.split("+")
     if not plain or not all(options):
         raise ValueError(
-            f"{got(stage, 160)} is no stage of a case; such as: mxfp8_e4m3-B, bf16, checkpoint.my-fp8+block16"
+            f"{got(name, 160)} is no name of a case; such as: mxfp8_e4m3-B, bf16, checkpoint.my-fp8+block16"
         )
     found = _OTHER_KIND.fullmatch(plain)
     kind: Kind = found[1] if found else "recipe"  # type: ignore[assignment]

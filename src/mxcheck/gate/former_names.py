@@ -13,9 +13,9 @@ def file_today(name: str) -> str:
     """Return the name of a baseline file, `MODEL/fp8_e4m3-A@cuda-sm90.json`, as mxcheck writes it today:
     `MODEL/mxfp8_e4m3-A@cuda-sm90.json`. The name of any other file is unchanged."""
     folder, slash, file = name.rpartition("/")
-    stage, at, device_class = file.removesuffix(".json").partition("@")
+    stem, at, device_class = file.removesuffix(".json").partition("@")
     try:
-        today = case_of("any", stage).stage
+        today = case_of("any", stem).name
     except ValueError:
         return name
     return f"{folder}{slash}{today}{at}{device_class}.json" if file.endswith(".json") else name

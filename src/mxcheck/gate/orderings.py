@@ -18,7 +18,7 @@ Shown = Literal["holds", "undecided", "reversed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ordering:
-    """The stage `lower` (`mxfp8_e4m3-A`) has a smaller KL divergence than the stage `higher`, and why."""
+    """The precision and tier `lower` (`mxfp8_e4m3-A`) has a smaller KL divergence than `higher`, and why."""
 
     lower: str
     higher: str
@@ -43,7 +43,7 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The extra cost of the higher stage: mean over sequences of KL(higher) - KL(lower) and its standard
+    """The extra cost of `higher`: mean over sequences of KL(higher) - KL(lower) and its standard
     error, both in nats per token, and the ratio of the mean KLs."""
 
     difference: float
@@ -72,7 +72,7 @@ class Comparison:
 
 
 def compare_kl(lower: Sequence[float], higher: Sequence[float]) -> Comparison:
-    """Compare the KLs of the same sequences under two stages, in nats a token.
+    """Compare the KLs of the same sequences under two precisions, in nats a token.
 
     Raises ValueError where the lengths differ, or a figure is not finite.
     """
@@ -127,9 +127,9 @@ def standing(record: Record, accepted: Callable[[Case], Record | None]) -> Stand
             continue
         below = record.case.plain == one.lower
         plain = case_of(record.model, one.higher if below else one.lower)
-        step = replace(plain, options=record.case.options)
-        other = accepted(step)
-        if other is None or other.id != step.id or not _has_kl(other) or not _same_inputs(record, other):
+        expected = replace(plain, options=record.case.options)
+        other = accepted(expected)
+        if other is None or other.id != expected.id or not _has_kl(other) or not _same_inputs(record, other):
             continue
         compared += 1
         shown = compare(record, other) if below else compare(other, record)

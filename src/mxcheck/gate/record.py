@@ -74,7 +74,7 @@ class Record:
     size of all weights with codes and scales packed, `original_bytes` as loaded. `unconverted` maps modules
     that a library did not convert to its reason.
 
-    `arithmetic` is a digest of fixed products in the stage's type. Where it and the reference's losses equal
+    `arithmetic` is a digest of fixed products in the case's type. Where it and the reference's losses equal
     the accepted ones, this machine multiplies as the accepting one did.
 
     Sequences are listed in the order of the tokens. `digests` holds, by module, bits that are equal on every

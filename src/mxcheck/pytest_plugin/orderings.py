@@ -38,12 +38,12 @@ class ModelOrdering:
 
     @property
     def cases(self) -> tuple[Case, Case]:
-        lower, higher = (_case(self.model, stage) for stage in (self.ordering.lower, self.ordering.higher))
+        lower, higher = (_case(self.model, name) for name in (self.ordering.lower, self.ordering.higher))
         return lower, higher
 
 
-def _case(model: str, stage: str) -> Case:
-    precision, _, tier = stage.rpartition("-")
+def _case(model: str, name: str) -> Case:
+    precision, _, tier = name.rpartition("-")
     return Case(model=model, precision=precision, tier=tier)
 
 

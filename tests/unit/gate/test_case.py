@@ -77,7 +77,7 @@ from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label, nam
 )
 def test_names(case: Case, name: str, stage: str, bounds_key: str, baseline: str) -> None:
     assert case.id == name
-    assert case.stage == stage
+    assert case.name == stage
     assert case.bounds_key == bounds_key
     assert case.baseline == Path(baseline)
 
@@ -209,7 +209,7 @@ OF_EACH_KIND = [
 
 @pytest.mark.parametrize(("case", "stage"), OF_EACH_KIND)
 def test_the_names_of_each_kind_and_back(case: Case, stage: str) -> None:
-    assert case.stage == stage
+    assert case.name == stage
     assert case.id == f"m-{stage}"
     assert case.baseline == Path("m") / f"{stage}.json"
     assert case_of("m", stage) == case
@@ -228,8 +228,8 @@ def test_cases_of_all_kinds_have_names_of_their_own() -> None:
         for kind in ("checkpoint", "engine")
         for subject in ("x", "mxfp8_e4m3-A", "engine.x", "training.x", "checkpoint.x")
     ]
-    assert len({case.stage for case in cases}) == len(cases) == 22
-    assert [case_of("m", case.stage) for case in cases] == cases
+    assert len({case.name for case in cases}) == len(cases) == 22
+    assert [case_of("m", case.name) for case in cases] == cases
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "engine", "training"])

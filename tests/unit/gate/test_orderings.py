@@ -113,7 +113,7 @@ def accepted(**changes: Any) -> Callable[[Case], Record | None]:
     """mxfp6_e3m2-B and mxint8-B, under any options, both of large cost."""
 
     def found(case: Case) -> Record | None:
-        if case.stage.split("+")[0] not in ("mxfp6_e3m2-B", "mxint8-B"):
+        if case.name.split("+")[0] not in ("mxfp6_e3m2-B", "mxint8-B"):
             return None
         fields = {"sequence_kl": COSTS["large"], "options": list(case.options), **changes}
         return build_record(precision=case.precision, **fields)

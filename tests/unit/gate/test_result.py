@@ -53,7 +53,7 @@ def test_what_is_sent_arrives_bit_for_bit(outcome: Outcome) -> None:
         Case(model="m", kind="engine", subject="vllm-0.32", options=("batch8",)),
         Case(model="m", kind="training", precision="mxfp8_e4m3", tier="B"),
     ],
-    ids=lambda case: case.stage,
+    ids=lambda case: case.name,
 )
 def test_a_case_of_any_kind_arrives(case: Case) -> None:
     sent = CaseResult(case=case, outcome=Outcome.CRASHED)

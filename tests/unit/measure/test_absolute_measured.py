@@ -59,7 +59,7 @@ SOUND = (
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    recipes = {case_of("ref-llama", stage): FIRST.SOUND[stage] for stage in (*SOUND, CASE.stage)}
+    recipes = {case_of("ref-llama", stage): FIRST.SOUND[stage] for stage in (*SOUND, CASE.name)}
     recipes[case_of("ref-llama", "bnb_int8-B")] = recipe("bnb_int8", tier="B")
     measuring = Measuring(
         recipes=recipes, max_samples=4, baselines=tmp_path_factory.mktemp("baselines"), device="cpu"
@@ -109,7 +109,7 @@ def test_rows_of_a_pass_beyond_the_first_sequence_are_compared(
     session: Session, rows: Callable[[torch.Tensor], torch.Tensor], wrong: bool
 ) -> None:
     """As a grid that ends too early has them: 4 sequences of 256 tokens make 1,024 rows."""
-    conversion = convert(session.resident(CASE.model).loaded.model, FIRST.SOUND[CASE.stage])
+    conversion = convert(session.resident(CASE.model).loaded.model, FIRST.SOUND[CASE.name])
     module = next(iter(conversion.modules.values()))
     cast = module.cast
 

@@ -67,7 +67,7 @@ def held(snapshot: SnapshotAssertion) -> Settle:
             record,
             path=path,
             target=target or path,
-            baseline_of=lambda other: path.with_name(f"{other.stage}.json"),
+            baseline_of=lambda other: path.with_name(f"{other.name}.json"),
             bounds=bounds,
             snapshot=SnapshotAssertion(
                 session=snapshot.session,

@@ -18,11 +18,11 @@ Lay = Callable[..., Settings]
 
 
 def names(settings: Settings) -> list[str]:
-    return [case.stage for case in settings.cases]
+    return [case.name for case in settings.cases]
 
 
 def made(settings: Settings, stage: str) -> Recipe:
-    (found,) = (recipe for case, recipe in settings.recipes.items() if case.stage == stage)
+    (found,) = (recipe for case, recipe in settings.recipes.items() if case.name == stage)
     return found
 
 

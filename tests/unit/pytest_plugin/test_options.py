@@ -19,7 +19,7 @@ LLAMA = ("--mx-models", "ref-llama")
 
 
 def stages(settings: Settings) -> list[str]:
-    return list(dict.fromkeys(case.stage for case in settings.cases))
+    return list(dict.fromkeys(case.name for case in settings.cases))
 
 
 # Presets
@@ -366,9 +366,9 @@ def test_a_model_that_is_named_needs_one(lay: Lay) -> None:
 
 
 def test_options_beside_the_ladder_are_gone_where_the_run_has_options_of_its_own(lay: Lay) -> None:
-    whole = {case.stage for case in lay("--mx-models", "wide-gpt2").cases}
+    whole = {case.name for case in lay("--mx-models", "wide-gpt2").cases}
     assert whole == {"fp32", "mxfp8_e4m3-B", "mxfp8_e4m3-B+attention"}
-    ceil = {case.stage for case in lay("--mx-models", "wide-gpt2", "--mx-scale-rule", "ceil").cases}
+    ceil = {case.name for case in lay("--mx-models", "wide-gpt2", "--mx-scale-rule", "ceil").cases}
     assert ceil == {"fp32", "mxfp8_e4m3-B+ceil"}
 
 
