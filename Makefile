@@ -18,7 +18,7 @@ DEVICE ?= auto
 # Where real-model puts the model, and the packages that make it.
 REAL_NAME := smollm2-135m-instruct-q4
 REAL_MODEL ?= build/real-model/$(REAL_NAME)
-FEW_STEPS := --mx-tier=B -k 'bf16 or mxint8 or fp8_e4m3 or fp4_e2m1'
+FEW_STEPS := --mx-tier=B -k 'bf16 or mxint8 or mxfp8_e4m3 or mxfp4_e2m1'
 REAL_ARGS ?=
 GGUF := gguf==0.19.0 accelerate==1.15.0
 # The Python of a GPU machine, with its torch: no .venv is made there. Options of tools/gpu_check.py in GPU_ARGS.

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from mxcheck.evaluation.measure import evaluate
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.models.convert import UnavailableError, convert
-from mxcheck.models.ladder import stages
+from mxcheck.models.ladder import with_tiers
 from mxcheck.models.load import load
 from mxcheck.models.recipe import recipe
 from mxcheck.run.default_gate import WHOLE_LADDER
@@ -42,7 +42,7 @@ def main() -> None:
         assert loaded.source.tokens is not None
         tokens = load_tokens(loaded.source.tokens)
         reference = evaluate(loaded.model, tokens, keep_log_probabilities=True)
-        cases = [case for case in stages() if case[1] is not None and _runs(loaded.model, *case)]
+        cases = [case for case in with_tiers() if case[1] is not None and _runs(loaded.model, *case)]
         ratios: dict[tuple[str, str | None], list[float]] = {case: [] for case in cases}
         for _ in track(range(rounds), description=name):
             for precision, tier in cases:

@@ -55,13 +55,13 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         *_of_llama_3(9.0815, 7.2944),
         Published(model="LLaMA-7B", before=9.488, after=9.504, source=3),
     ),
-    "fp8_e4m3-B": (*_of_llama_3(9.1695, 7.3381), _of_torchao(7.609)),
-    "fp6_e2m3-B": _of_llama_3(9.2209, 7.3605),
-    "fp4_e2m1-B": _of_llama_3(14.0516, 9.2355),
+    "mxfp8_e4m3-B": (*_of_llama_3(9.1695, 7.3381), _of_torchao(7.609)),
+    "mxfp6_e2m3-B": _of_llama_3(9.2209, 7.3605),
+    "mxfp4_e2m1-B": _of_llama_3(14.0516, 9.2355),
     "nvfp4-B": (*_of_llama_3(10.7473, 8.0343), _of_torchao(8.44)),
     "te_mxfp8-B": (_of_torchao(7.60),),
     "scaled_mm_fp8_row-B": (_of_torchao(7.62),),
-    "nvfp8_emu_e4m3-B": (
+    "fp8_tensor_e4m3-B": (
         Published(model="GPT3 126M", before=19.01, after=19.43, source=4),
         Published(model="GPT3 1.3B", before=10.19, after=10.29, source=4),
         Published(model="GPT3 6.7B", before=8.51, after=8.41, source=4),

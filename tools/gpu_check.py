@@ -52,7 +52,7 @@ _ANSWER = 90.0
 _PATIENCE = 20
 _LAST_LINES = 25
 #: Steps of the ladder that the gate tries first: one of each way to cast and to multiply.
-_FIRST = ("fp32", "bf16", "fp8_e4m3", "fp4_e2m1", "scaled_mm_fp8", "scaled_mm_fp8_row")
+_FIRST = ("fp32", "bf16", "mxfp8_e4m3", "mxfp4_e2m1", "scaled_mm_fp8", "scaled_mm_fp8_row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ def _answer(folder: Path) -> dict[str, Any]:
 def _kernels(run: Run, folder: Path) -> list[str]:
     words = ["tests/kernels", "--mx-kernel", "eager", "--mx-level", "quick", "-n", str(run.workers)]
     if run.short:
-        words = ["tests/kernels/test_casts.py", "--mx-kernel", "eager", "-k", "fp8_e4m3-floor"]
+        words = ["tests/kernels/test_casts.py", "--mx-kernel", "eager", "-k", "mxfp8_e4m3-floor"]
     return suites.pytest_command(words, folder, run.device)
 
 

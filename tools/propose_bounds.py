@@ -32,7 +32,7 @@ from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.files.write import write_text
 from mxcheck.gate.absolute import two_digits_up
 from mxcheck.models.convert import UnavailableError, convert
-from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
+from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, with_tiers
 from mxcheck.models.load import load
 from mxcheck.models.recipe import Recipe, recipe
 from mxcheck.run.default_gate import WHOLE_LADDER
@@ -45,19 +45,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "+attention": {"attention": True},
     "+outputs": {"outputs": True},
     "+attention+outputs": {"attention": True, "outputs": True},
-    "+global-bf16": {"elementwise": "bf16"},
-    "+global-fp8_e4m3": {"elementwise": "fp8_e4m3"},
+    "+global-bfloat16": {"elementwise": "bf16"},
+    "+global-e4m3": {"elementwise": "fp8_e4m3"},
 }
 EMULATED: dict[str, dict[str, Any]] = {
-    "te_fp8_current": {"precision": "nvfp8_emu_e4m3"},
-    "te_fp8_delayed": {"precision": "nvfp8_emu_e4m3"},
-    "te_mxfp8": {"precision": "fp8_e4m3", "scale_rule": "rceil"},
+    "te_fp8_current": {"precision": "fp8_tensor_e4m3"},
+    "te_fp8_delayed": {"precision": "fp8_tensor_e4m3"},
+    "te_mxfp8": {"precision": "mxfp8_e4m3", "scale_rule": "rceil"},
 }
 
 
 def recipes() -> Iterator[tuple[str, Recipe]]:
     """Every line of the table and what to measure for it."""
-    for precision, tier in stages():
+    for precision, tier in with_tiers():
         name = precision if tier is None else f"{precision}-{tier}"
         made = {"precision": precision, **EMULATED.get(precision, {})}
         yield name, recipe(**made, tier=tier)

@@ -27,6 +27,7 @@ from mxcheck.measure.absolute import absolute
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
 from mxcheck.models.convert import Conversion
+from mxcheck.models.ladder import ROUNDED_UP
 from mxcheck.models.linear import ConvertedLinear
 from mxcheck.models.recipe import Recipe, recipe
 from mxcheck.models.zoo import REFERENCE_MODELS
@@ -36,20 +37,20 @@ from mxcheck.run.measuring import Measuring
 SOUND: dict[str, Recipe] = {
     **{
         f"{name}-B+{rule}": recipe(name, tier="B", scale_rule=rule)
-        for name in ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1")
+        for name in ROUNDED_UP
         for rule in ("floor", "rceil", "even", "ceil")
     },
-    **{f"{name}-A": recipe(name, tier="A") for name in ("fp8_e4m3", "fp4_e2m1", "mxint8")},
+    **{f"{name}-A": recipe(name, tier="A") for name in ("mxfp8_e4m3", "mxfp4_e2m1", "mxint8")},
     "mxint8-B": recipe("mxint8", tier="B"),
     "nvfp4-B": recipe("nvfp4", tier="B"),
-    "bfp16-B": recipe("bfp16", tier="B"),
-    "nvfp8_emu_e4m3-B": recipe("nvfp8_emu_e4m3", tier="B"),
+    "bf16_operands-B": recipe("bf16_operands", tier="B"),
+    "fp8_tensor_e4m3-B": recipe("fp8_tensor_e4m3", tier="B"),
     "mixed-C": recipe("mixed", tier="C"),
     "mixed-D": recipe("mixed", tier="D"),
-    "fp8_e4m3-B+attention": recipe("fp8_e4m3", tier="B", attention=True),
-    "fp8_e4m3-B+weights-only": recipe("fp8_e4m3", tier="B", weights_only=True),
-    "fp8_e4m3-B+block128": recipe("fp8_e4m3", tier="B", block_size=128),
-    "fp8_e4m3-linears": recipe("fp8_e4m3", tier="linears"),
+    "mxfp8_e4m3-B+attention": recipe("mxfp8_e4m3", tier="B", attention=True),
+    "mxfp8_e4m3-B+weights-only": recipe("mxfp8_e4m3", tier="B", weights_only=True),
+    "mxfp8_e4m3-B+block128": recipe("mxfp8_e4m3", tier="B", block_size=128),
+    "mxfp8_e4m3-linears": recipe("mxfp8_e4m3", tier="linears"),
 }
 
 Break = Callable[[Conversion], None]
@@ -134,7 +135,7 @@ def _rare_blocks(x: Tensor, cast: Tensor) -> Tensor:
     return torch.where(hit, 2 * cast, cast)
 
 
-#: Broken ways to do fp8_e4m3-B under rceil. Twelve were listed before the first run; a module that computes
+#: Broken ways to do mxfp8_e4m3-B under rceil. Twelve were listed before the first run; a module that computes
 #: as before, and one that has its weights back, were added when a reader found that they passed.
 BROKEN: dict[str, Break] = {
     "no activation is cast": _activations(lambda x, _: x),
@@ -173,7 +174,7 @@ def main() -> None:
             target = Path(folder, label, "tokens.safetensors")
             target.parent.mkdir()
             shutil.copy(options.tokens, target)
-        chosen = {"fp8_e4m3-B+rceil": SOUND["fp8_e4m3-B+rceil"]} if options.broken else SOUND
+        chosen = {"mxfp8_e4m3-B+rceil": SOUND["mxfp8_e4m3-B+rceil"]} if options.broken else SOUND
         cases = {case_of(label, stage): one for stage, one in chosen.items()}
         measuring = Measuring(
             models={label: options.model},
@@ -190,12 +191,12 @@ def main() -> None:
         seen: dict[str, Record] = {}
         with Session(measuring) as session:
             for case in cases:
-                for name, fault in BROKEN.items() if options.broken else [(case.stage, None)]:
+                for name, fault in BROKEN.items() if options.broken else [(case.name, None)]:
                     record, found = _tried(session, case, fault)
-                    stands = standing(record, lambda other: seen.get(other.stage))
+                    stands = standing(record, lambda other: seen.get(other.name))
                     print(_row(name, record, found, stands), flush=True)
                     if not options.broken:
-                        seen[case.stage] = record
+                        seen[case.name] = record
 
 
 def _tried(session: Session, case: Case, fault: Break | None) -> tuple[Record, Absolute]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gate_project import Project
 
-RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
+RUN = ("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,15 @@ RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
         ),
         (("--mx-models", "ref-lama"), "did you mean 'ref-llama'?"),
         (("--mx-models", "./nowhere"), "model directory './nowhere' does not exist"),
-        (("--mx-precision", "fp8_e4m2"), "unknown --mx-precision 'fp8_e4m2'; allowed: fp32, bf16, bfp16"),
+        (
+            ("--mx-precision", "fp8_e4m2"),
+            "unknown --mx-precision 'fp8_e4m2'; allowed: fp32, bf16, bf16_operands",
+        ),
         (("--mx-precision", "fp8e4m3"), "did you mean 'fp8_e4m3'?"),
         (("--mx-format", "fp8"), "unknown --mx-format 'fp8'; allowed: fp8_e4m3, fp8_e5m2"),
         (("--mx-tier", "E"), "unknown --mx-tier 'E'; allowed: A, B, C, D, all"),
         (("--mx-tier", "B", "--mx-mlp-only"), "--mx-mlp-only takes the place of a tier, got --mx-tier=B too"),
-        (("--mx-skip", "int8"), "unknown --mx-skip 'int8'; allowed: bf16, bfp16, nvfp8_emu, mx"),
+        (("--mx-skip", "int8"), "unknown --mx-skip 'int8'; allowed: bf16, bf16_operands, fp8_tensor, mx"),
         (
             ("--mx-scale-rule", "flor"),
             "unknown --mx-scale-rule 'flor'; allowed: floor, ceil, even, rceil, reciprocal, amax; did you",
@@ -125,7 +128,7 @@ def test_each_model_that_cannot_be_measured_is_one_line(project: Project) -> Non
         "silent": ("make them with: mxcheck sample ./silent",),
     }
     run = project.gate("--mx-models", ",".join(f"./{name}" for name in says), *RUN)
-    case = "fp8_e4m3-A+samples2"
+    case = "mxfp8_e4m3-A+samples2"
     assert (run.code, run.verdicts()) == (1, {f"{name}-{case}": "ERROR" for name in says}), run.output
     assert "Traceback" not in run.output
     for name, words in says.items():

@@ -13,8 +13,8 @@ from gate_project import Project, Run
 from mxcheck.models.refusal import LINE
 from mxcheck.models.zoo import model_source
 
-CASE = "fp8_e4m3-A+samples2"
-RUN = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
+CASE = "mxfp8_e4m3-A+samples2"
+RUN = ("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")
 
 
 @pytest.fixture
@@ -125,6 +125,6 @@ def test_a_tokenizer_that_cannot_be_read_is_red_by_itself(project: Project, soun
     assert "Traceback" not in run.output
     assert "INTERNALERROR" not in run.output
     for name in TOKENIZERS:
-        said = [line for line in run.output.splitlines() if line.startswith(f"{name}-fp8_e4m3-A")]
+        said = [line for line in run.output.splitlines() if line.startswith(f"{name}-mxfp8_e4m3-A")]
         (line,) = [text for text in said if ": " in text]
         assert f"model './{name}': " in line, json.dumps(said)

@@ -20,7 +20,7 @@ from validation.control_environments.gate_runs import Plan, result_path, run_all
 
 CASES = (
     *("--mx-models", "ref-moe,outlier-llama", "--mx-tier", "B,C,D"),
-    *("--mx-precision", "fp32,bf16,fp8_e4m3,mxint8,fp4_e2m1,nvfp4,mixed"),
+    *("--mx-precision", "fp32,bf16,mxfp8_e4m3,mxint8,mxfp4_e2m1,nvfp4,mixed"),
 )
 SHORT = (
     "ATEN_CPU_CAPABILITY=default -n 0",
@@ -86,12 +86,12 @@ def test_an_environment_of_other_numbers_is_red(tmp_path: Path, monkeypatch: pyt
         "    torch.nn.Linear.forward = forward\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    cases = ("--mx-models", "ref-llama", "--mx-precision", "fp8_e4m3", "--mx-tier", "B")
+    cases = ("--mx-models", "ref-llama", "--mx-precision", "mxfp8_e4m3", "--mx-tier", "B")
     plan = Plan(project=ROOT, state=tmp_path / "state", arguments=cases)
     (one,) = run_all(plan, [Environment(plugin="coarse")], jobs=1)
     found = summarise(result_path(plan, one), ROOT / "baselines")
-    assert list(found.red) == ["ref-llama-fp8_e4m3-B"]
-    assert "step 2: reference's losses moved by sequence" in found.red["ref-llama-fp8_e4m3-B"]
+    assert list(found.red) == ["ref-llama-mxfp8_e4m3-B"]
+    assert "step 2: reference's losses moved by sequence" in found.red["ref-llama-mxfp8_e4m3-B"]
 
 
 def test_a_gate_that_does_not_finish_says_where_to_look(tmp_path: Path) -> None:
@@ -128,13 +128,13 @@ def test_the_list_and_what_wants_another_torch(tmp_path: Path) -> None:
 
 
 def test_a_narrowed_parallel_run(accepted: Project) -> None:
-    """`pytest -k fp8_e4m3 -n 2` means what it says, and prints header and table from the controller."""
+    """`pytest -k mxfp8_e4m3 -n 2` means what it says, and prints header and table from the controller."""
     before = accepted.files()
     run = accepted.gate("-k", "fp8_e4m3", "-n", "2")
     assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
     assert sorted(run.rows) == sorted(
-        ["bf16-llama-fp8_e4m3-B", "wide-gpt2-fp8_e4m3-B", "wide-gpt2-fp8_e4m3-B+attention"]
-        + ["ref-neo-fp8_e4m3-B+outputs"]
+        ["bf16-llama-mxfp8_e4m3-B", "wide-gpt2-mxfp8_e4m3-B", "wide-gpt2-mxfp8_e4m3-B+attention"]
+        + ["ref-neo-mxfp8_e4m3-B+outputs"]
         + [
             f"{model}-fp8_e4m3-{tier}"
             for model in ("long-llama", "outlier-llama", "ref-llama", "ref-moe", "ref-neo")

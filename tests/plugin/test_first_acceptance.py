@@ -11,10 +11,10 @@ from gate_project import PACKAGE, Project
 from mxcheck.gate.bounds_tables import read_bounds
 
 WORDS = (
-    *("--mx-models", "./my-model", "--mx-precision", "fp8_e4m3,mxint8", "--mx-tier", "B"),
+    *("--mx-models", "./my-model", "--mx-precision", "mxfp8_e4m3,mxint8", "--mx-tier", "B"),
     *("--mx-max-samples", "4"),
 )
-STAGES = ("fp8_e4m3-B+samples4", "mxint8-B+samples4")
+STAGES = ("mxfp8_e4m3-B+samples4", "mxint8-B+samples4")
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def test_from_the_first_run_to_the_gate(own: Project) -> None:
 
     _tighten(own)
     over = own.gate(*WORDS, "--snapshot-update")
-    assert over.verdicts()["my-model-fp8_e4m3-B+samples4"] == "FAIL step 5"
+    assert over.verdicts()["my-model-mxfp8_e4m3-B+samples4"] == "FAIL step 5"
     assert "bound 0.001 (" in over.output
     assert "my-model/bounds.toml)" in over.output
-    assert bounds(own)["fp8_e4m3-B+samples4"] == {"kl": 0.001}
+    assert bounds(own)["mxfp8_e4m3-B+samples4"] == {"kl": 0.001}
 
 
 def _tighten(own: Project) -> None:

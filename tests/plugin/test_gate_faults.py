@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from gate_project import Project
 
-CASE = ("--mx-models", "ref-llama", "--mx-precision", "fp8_e4m3", "--mx-tier", "B")
-ID = "ref-llama-fp8_e4m3-B"
+CASE = ("--mx-models", "ref-llama", "--mx-precision", "mxfp8_e4m3", "--mx-tier", "B")
+ID = "ref-llama-mxfp8_e4m3-B"
 
 
 def failed_steps(project: Project, *arguments: str, **environment: str) -> tuple[set[int], str]:
@@ -226,7 +226,7 @@ def test_scoring_against_the_argmax_is_never_accepted(project: Project) -> None:
 
 def test_broken_bounds_are_never_accepted(project: Project) -> None:
     bounds = project.directory / "tight.toml"
-    bounds.write_text('[default]\n"fp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n')
+    bounds.write_text('[default]\n"mxfp8_e4m3-B" = { kl = 1e-9, rise = 1 }\n')
     run = project.gate(*CASE, "--mx-bounds", "tight.toml", "--snapshot-update")
     assert run.code == 1
     assert run.verdicts() == {ID: "FAIL step 5"}
@@ -255,7 +255,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def test_missing_baseline(accepted: Project) -> None:
-    (accepted.baselines / "ref-llama/fp8_e4m3-B.json").unlink()
+    (accepted.baselines / "ref-llama/mxfp8_e4m3-B.json").unlink()
     run = accepted.gate(*CASE)
     assert (run.code, run.verdicts()) == (1, {ID: "FAIL missing"}), run.output
     assert "no accepted baseline" in run.output
@@ -270,9 +270,9 @@ def test_missing_baseline(accepted: Project) -> None:
 def test_corrupt_and_hand_edited_baselines(accepted: Project) -> None:
     """One cut short; a figure, and the noise that sets the tolerance, changed in an editor; one sound."""
     folder = accepted.baselines / "ref-llama"
-    cut = folder / "fp8_e4m3-B.json"
+    cut = folder / "mxfp8_e4m3-B.json"
     cut.write_text(cut.read_text()[:-100])
-    for name, key in (("fp8_e4m3-A", "cross_entropy"), ("mxint8-B", "noise")):
+    for name, key in (("mxfp8_e4m3-A", "cross_entropy"), ("mxint8-B", "noise")):
         path = folder / f"{name}.json"
         data = json.loads(path.read_text())
         figure = data["noise"]["loss_rms"] if key == "noise" else data[key]
@@ -284,7 +284,7 @@ def test_corrupt_and_hand_edited_baselines(accepted: Project) -> None:
     assert verdicts.pop("ref-llama-mxint8-A") == "pass", run.output
     assert set(verdicts.values()) == {"FAIL corrupt"}, run.output
     assert f"corrupt baseline {cut}" in run.output
-    for name in ("fp8_e4m3-A", "mxint8-B"):
+    for name in ("mxfp8_e4m3-A", "mxint8-B"):
         assert re.search(rf"^ref-llama-{name}: .* do not bear its seal", run.output, re.MULTILINE), run.output
 
 

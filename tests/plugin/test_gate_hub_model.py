@@ -16,12 +16,12 @@ def test_sample_accept_and_gate(project: Project, tmp_path: Path) -> None:
     sample = ("-m", "mxcheck.cli", "sample", NAME, "--sequences", "4", "--length", "32")
     done = project.run(*sample, **offline)
     assert done.returncode == 0, done.stderr
-    words = ("--mx-models", NAME, "--mx-precision", "bf16,fp8_e4m3", "--mx-bounds", "bounds.toml")
+    words = ("--mx-models", NAME, "--mx-precision", "bf16,mxfp8_e4m3", "--mx-bounds", "bounds.toml")
     # A random model is no subject for our bounds.
     (project.directory / "bounds.toml").write_text(
         "[default]\nbf16 = { kl = 1 }\nfp8_e4m3-A = { kl = 1 }\nfp8_e4m3-B = { kl = 1 }\n"
     )
-    cases = {f"{NAME}-bf16", f"{NAME}-fp8_e4m3-A", f"{NAME}-fp8_e4m3-B"}
+    cases = {f"{NAME}-bf16", f"{NAME}-mxfp8_e4m3-A", f"{NAME}-mxfp8_e4m3-B"}
     run = project.gate(*words, "--snapshot-update", **offline)
     assert (run.code, run.verdicts()) == (0, dict.fromkeys(cases, "accepted")), run.output
     assert project.files().keys() == {f"{NAME}/{case.removeprefix(NAME + '-')}.json" for case in cases}

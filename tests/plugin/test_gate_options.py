@@ -37,17 +37,17 @@ def record_of(project: Project, *words: str) -> dict[str, dict[str, Any]]:
 
 def test_options_that_change_what_is_quantized(project: Project) -> None:
     words = (
-        *FEW, "--mx-precision", "fp8_e4m3", "--mx-block-size", "16", "--mx-attention",
+        *FEW, "--mx-precision", "mxfp8_e4m3", "--mx-block-size", "16", "--mx-attention",
         "--mx-quantize-outputs", "--mx-global", "bf16", "--mx-bounds", "bounds.toml",
     )  # fmt: skip
     # Each may have a line of its own.
     (project.directory / "bounds.toml").write_text(
-        '[default]\nfp8_e4m3-A = { kl = 0 }\n"fp8_e4m3-A+attention+outputs" = { kl = 0.1 }\n'
-        '"fp8_e4m3-A+attention+outputs+global-bf16" = { kl = 0.2 }\n'
+        '[default]\nfp8_e4m3-A = { kl = 0 }\n"mxfp8_e4m3-A+attention+outputs" = { kl = 0.1 }\n'
+        '"mxfp8_e4m3-A+attention+outputs+global-bfloat16" = { kl = 0.2 }\n'
     )
     run = project.gate(*words, "--snapshot-update")
-    stem = "ref-llama-fp8_e4m3-A+block16+attention+outputs"
-    plain, everywhere = f"{stem}+{LABEL}", f"{stem}+global-bf16+{LABEL}"
+    stem = "ref-llama-mxfp8_e4m3-A+block16+attention+outputs"
+    plain, everywhere = f"{stem}+{LABEL}", f"{stem}+global-bfloat16+{LABEL}"
     assert run.verdicts() == {plain: "accepted", everywhere: "accepted"}, run.output
     # side by side
     rows = [line.split()[:3] for line in run.output.splitlines()]
@@ -76,8 +76,8 @@ def test_a_recipe_and_a_metric_of_one_s_own(project: Project) -> None:
     (project.directory / "pyproject.toml").write_text(PYPROJECT)
     conftest = project.directory / "conftest.py"
     conftest.write_text(METRIC + conftest.read_text())
-    words = (*FEW, "--mx-precision", "w4a8,fp4_e2m1", "--mx-weights-only", "--mx-metrics", "flipped")
-    own, theirs = f"ref-llama-w4a8+{LABEL}", f"ref-llama-fp4_e2m1-A+weights-only+{LABEL}"
+    words = (*FEW, "--mx-precision", "w4a8,mxfp4_e2m1", "--mx-weights-only", "--mx-metrics", "flipped")
+    own, theirs = f"ref-llama-w4a8+{LABEL}", f"ref-llama-mxfp4_e2m1-A+weights-only+{LABEL}"
     run = project.gate(*words, "--snapshot-update")
     assert run.verdicts() == {theirs: "accepted", own: "accepted"}, run.output
     # Our table has no line for it: its first acceptance made one.

@@ -10,7 +10,7 @@ from gate_project import Project
 from mxcheck.evaluation.layer_states import load_states, save_states
 
 #: Few samples, so that the noise of a case is measured quickly; a part of the identity, hence of the names.
-FEW = ("--mx-models", "ref-llama", "--mx-precision", "bf16,fp8_e4m3,mxint8", "--mx-max-samples", "4")
+FEW = ("--mx-models", "ref-llama", "--mx-precision", "bf16,mxfp8_e4m3,mxint8", "--mx-max-samples", "4")
 NAMES = {
     "ref-llama/bf16+samples4.json",
     *(f"ref-llama/{name}-{tier}+samples4.json" for name in ("fp8_e4m3", "mxint8") for tier in "AB"),
@@ -52,22 +52,22 @@ def test_update_rewrites_what_changed_though_a_worker_dies(project: Project) -> 
     change_one_format(project)
     # A plugin of the workers: one of the two changed cases takes its worker down before it is written.
     (project.source / "killer.py").write_text(
-        "import os\ndef pytest_runtest_setup(item):\n    if 'fp8_e4m3-B' in item.name: os._exit(3)\n"
+        "import os\ndef pytest_runtest_setup(item):\n    if 'mxfp8_e4m3-B' in item.name: os._exit(3)\n"
     )
     run = project.gate(*FEW, "-n", "2", "-p", "killer", "--snapshot-update")
     assert run.code == 1
-    assert run.verdicts()["ref-llama-fp8_e4m3-B+samples4"] == "CRASH", run.output
-    assert run.verdicts()["ref-llama-fp8_e4m3-A+samples4"] == "updated", run.output
+    assert run.verdicts()["ref-llama-mxfp8_e4m3-B+samples4"] == "CRASH", run.output
+    assert run.verdicts()["ref-llama-mxfp8_e4m3-A+samples4"] == "updated", run.output
     halfway = project.files()
-    assert changed_files(first, halfway) == {"ref-llama/fp8_e4m3-A+samples4.json"}
+    assert changed_files(first, halfway) == {"ref-llama/mxfp8_e4m3-A+samples4.json"}
 
     run = project.gate(*FEW, "-n", "2", "--snapshot-update")
     assert run.code == 0, run.output
     updated = {name for name, verdict in run.verdicts().items() if verdict == "updated"}
-    assert updated == {"ref-llama-fp8_e4m3-B+samples4"}
+    assert updated == {"ref-llama-mxfp8_e4m3-B+samples4"}
     assert set(run.verdicts().values()) == {"pass", "updated"}
     assert changed_files(first, project.files()) == CHANGED
-    assert changed_files(halfway, project.files()) == {"ref-llama/fp8_e4m3-B+samples4.json"}
+    assert changed_files(halfway, project.files()) == {"ref-llama/mxfp8_e4m3-B+samples4.json"}
     assert states(project) == kept, "no update writes them anew"
     assert not list(project.baselines.rglob("*.part"))
 
@@ -84,10 +84,10 @@ def test_new_only_adds_and_does_not_touch(project: Project) -> None:
     assert project.gate(*narrow, "--mx-precision", "mxint8", "--snapshot-update").code == 0
     before = project.files()
     change_one_format(project)
-    run = project.gate(*narrow, "--mx-precision", "mxint8,fp8_e4m3", "--snapshot-update-new-only")
+    run = project.gate(*narrow, "--mx-precision", "mxint8,mxfp8_e4m3", "--snapshot-update-new-only")
     assert (run.code, run.verdicts()) == (
         0,
-        {"ref-llama-mxint8-A+samples2": "pass", "ref-llama-fp8_e4m3-A+samples2": "accepted"},
+        {"ref-llama-mxint8-A+samples2": "pass", "ref-llama-mxfp8_e4m3-A+samples2": "accepted"},
     ), run.output
     after = project.files()
     assert {name: after[name] for name in before} == before
@@ -103,7 +103,7 @@ def test_recentre_rewrites_within_tolerance_only(project: Project) -> None:
         "--mx-tier",
         "A",
         "--mx-precision",
-        "fp8_e4m3",
+        "mxfp8_e4m3",
     )
     other = {"ATEN_CPU_CAPABILITY": "default"}
     assert project.gate(*narrow, "--snapshot-update").code == 0
@@ -115,7 +115,7 @@ def test_recentre_rewrites_within_tolerance_only(project: Project) -> None:
     done = project.run("-m", "mxcheck.cli", "baselines", "recentre", *narrow, **other)
     assert done.returncode == 0, done.stdout + done.stderr
     recentred = project.files()
-    assert changed_files(before, recentred) == {"ref-llama/fp8_e4m3-A+samples4.json"}
+    assert changed_files(before, recentred) == {"ref-llama/mxfp8_e4m3-A+samples4.json"}
 
     change_one_format(project)
     project.replace("formats/elements.py", "mantissa_bits=3, bias=7", "mantissa_bits=2, bias=7")

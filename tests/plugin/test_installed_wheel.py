@@ -98,7 +98,7 @@ def test_the_reference_models_in_an_empty_folder(installed: Installed) -> None:
     (package,) = installed.programs.parent.glob("lib/python*/site-packages/mxcheck")
     before = folder_digest(package)
     suite = ("--pyargs", "mxcheck.suite.models")
-    few = ("-k", "short-moe or wide-gpt2 or ref-llama-fp8_e4m3-B or ref-llama-fp8_e4m3-A")
+    few = ("-k", "short-moe or wide-gpt2 or ref-llama-mxfp8_e4m3-B or ref-llama-mxfp8_e4m3-A")
     output = installed.pytest(*suite, "--mx-tier", "A,B", *few, "-n", "2", "--mx-report=report")
     assert "mxcheck: baselines that come with mxcheck: ref-llama, short-moe, wide-gpt2" in output
     rows = json.loads((installed.folder / "report" / "accuracy.json").read_text())
@@ -121,7 +121,7 @@ def test_kernel_suite(installed: Installed) -> None:
         "--pyargs", "mxcheck.suite.kernels", "--mx-kernel", "my_casts:quantize", "-k", "fp8_e4m3"
     )  # fmt: skip
     assert re.search(r"my_casts\.quantize +fp8_e4m3 +exact +-", output), output
-    assert "not supported, my_casts.quantize: my_casts has only fp8_e4m3-floor, not fp8_e4m3" in output
+    assert "not supported, my_casts.quantize: my_casts has only mxfp8_e4m3-floor, not fp8_e4m3" in output
 
 
 def test_a_wrong_cast_is_red_and_can_be_looked_at(installed: Installed) -> None:
@@ -129,7 +129,7 @@ def test_a_wrong_cast_is_red_and_can_be_looked_at(installed: Installed) -> None:
     words = ("-m", "fp8_e4m3", "--mx-kernel", "my_casts:wrong", "-n", "2")
     done = installed.run("pytest", "-p", "no:cacheprovider", "--pyargs", "mxcheck.suite.kernels", *words)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "mxcheck: my_casts.wrong-fp8_e4m3-floor differs from the oracle (quick, " in done.stdout
+    assert "mxcheck: my_casts.wrong-mxfp8_e4m3-floor differs from the oracle (quick, " in done.stdout
     told = re.search(
         r"; causes: 1 wrong\n"
         r"code \(tie\), [\d,]+ times: smallest input, a single block of \d+ \w+, .*from \w+:\n"
@@ -159,13 +159,13 @@ def test_model_suite(installed: Installed) -> None:
     assert done.returncode == 0, done.stderr
     words = (
         "--pyargs", "mxcheck.suite.models", "--mx-models", "./my-model", "--mx-baselines", "./baselines",
-        "--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-kernel", "my_casts:quantize",
+        "--mx-precision", "mxfp8_e4m3", "--mx-tier", "A", "--mx-kernel", "my_casts:quantize",
     )  # fmt: skip
     assert " accepted\n" in installed.pytest(*words, "--snapshot-update")
     baselines = installed.folder / "baselines" / "my-model"
     names = sorted(path.name for path in baselines.iterdir())
     (states,) = [name for name in names if name.startswith("states-")]
-    assert names == ["bounds.toml", "fp8_e4m3-A.json", states, "tokens.safetensors"]
+    assert names == ["bounds.toml", "mxfp8_e4m3-A.json", states, "tokens.safetensors"]
     assert " pass\n" in installed.pytest(*words, "-n", "1")
     red = installed.run("pytest", *(word.replace(":quantize", ":wrong") for word in words))
     assert red.returncode == 1, red.stdout

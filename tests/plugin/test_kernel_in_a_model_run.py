@@ -8,8 +8,8 @@ import pytest
 from gate_project import ROOT, Project
 
 MODEL = ("--mx-models=ref-llama", "--mx-tier=A", "--mx-max-samples=2")
-FP8 = "--mx-precision=fp8_e4m3"
-CASE = "ref-llama-fp8_e4m3-A+samples2"
+FP8 = "--mx-precision=mxfp8_e4m3"
+CASE = "ref-llama-mxfp8_e4m3-A+samples2"
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_rounded_logarithm_is_red_in_a_model(kernels: Project) -> None:
     assert not kernels.files()
     assert (
         f"\n{CASE}: step 4 (casts): the kernel my_casts:by_logarithm differs from the oracle: "
-        "fp8_e4m3-floor: looks like `floor_log2` with ties to even; causes: 1 wrong\n"
+        "mxfp8_e4m3-floor: looks like `floor_log2` with ties to even; causes: 1 wrong\n"
         "  scale (threshold of the scale), "
     ) in run.output
     assert "\n    reproduce: mxcheck explain fp8_e4m3 --hex 40ffffff " in run.output
@@ -35,7 +35,8 @@ def test_a_rounded_logarithm_is_red_in_a_model(kernels: Project) -> None:
         "\n  cause: numerics: the kernel my_casts:by_logarithm does not give the oracle's bits " in run.output
     )
     line = (
-        "kernel my_casts:by_logarithm, held against the oracle: red: fp8_e4m3-floor (looks like `floor_log2`"
+        "kernel my_casts:by_logarithm, held against the oracle: red: mxfp8_e4m3-floor (looks like "
+        "`floor_log2`"
     )
     assert f"\n{line}" in run.output
 
@@ -45,8 +46,8 @@ def test_a_right_kernel_is_green_by_the_baselines_of_ours(kernels: Project) -> N
     shutil.copytree(ROOT / "baselines" / "ref-llama", kernels.baselines / "ref-llama")
     words = ("--mx-models=ref-llama", "--mx-tier=A", FP8, f"--mx-kernel={kernel}")
     run = kernels.gate(*words)
-    assert (run.code, run.verdicts()) == (0, {"ref-llama-fp8_e4m3-A": "pass"}), run.output
-    assert f"\nkernel {kernel}, held against the oracle: exact: fp8_e4m3-floor\n" in run.output
+    assert (run.code, run.verdicts()) == (0, {"ref-llama-mxfp8_e4m3-A": "pass"}), run.output
+    assert f"\nkernel {kernel}, held against the oracle: exact: mxfp8_e4m3-floor\n" in run.output
 
 
 def test_a_kernel_that_no_case_casts_by_is_red(kernels: Project) -> None:

@@ -13,7 +13,7 @@ import pytest
 from gate_project import ROOT, Project, Run
 
 SUITE = ("--pyargs", "mxcheck.suite.kernels")
-FLOOR = "fp4_e2m1-floor and not floor-"  # -k: a single cell
+FLOOR = "mxfp4_e2m1-floor and not floor-"  # -k: a single cell
 
 
 @pytest.fixture
@@ -116,10 +116,10 @@ def test_options_of_a_cast_narrow_it(kernels: Project) -> None:
         for name in ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", "fp4_e3m0")
     ]
     assert selected(kernels, *words, "--mx-rounding=stochastic", "--mx-format=mxfp4") == [
-        "eager-fp4_e2m1-floor-stochastic"
+        "eager-mxfp4_e2m1-floor-stochastic"
     ]
     assert selected(kernels, *words, "--mx-scale-rule=ceil", "--mx-rounding=zero", "--mx-format=mxfp4") == [
-        "eager-fp4_e2m1-ceil-zero"
+        "eager-mxfp4_e2m1-ceil-zero"
     ]
     run = kernels.pytest(*SUITE, *words, "--mx-format=mxint8", "--mx-scale-rule=even")
     assert "no cell of the kernel suite is left: --mx-format=mxint8 --mx-scale-rule=even" in collection_error(
@@ -155,11 +155,13 @@ def test_a_red_cell_says_what_it_looks_like(kernels: Project) -> None:
     words = ("--mx-kernel=unnamed_casts:ties_toward_zero", "--mx-format=mxfp8", "--mx-scale-rule=rceil")
     run = kernels.pytest(*SUITE, *words, "--mx-rounding=even", "-k", "test_conformance and not nan_stays")
     assert run.code == 1, run.output
-    first, second, *_ = message(run, "unnamed_casts.ties_toward_zero-fp8_e4m3-rceil")
+    first, second, *_ = message(run, "unnamed_casts.ties_toward_zero-mxfp8_e4m3-rceil")
     assert first == (
-        "mxcheck: unnamed_casts.ties_toward_zero-fp8_e4m3-rceil looks like `floor` with ties toward zero"
+        "mxcheck: unnamed_casts.ties_toward_zero-mxfp8_e4m3-rceil looks like `floor` with ties toward zero"
     )
-    assert second.startswith("mxcheck: unnamed_casts.ties_toward_zero-fp8_e4m3-rceil differs from the oracle")
+    assert second.startswith(
+        "mxcheck: unnamed_casts.ties_toward_zero-mxfp8_e4m3-rceil differs from the oracle"
+    )
 
 
 def test_every_installed_implementation_by_default(project: Project) -> None:
@@ -182,7 +184,7 @@ def test_a_checkout_of_microxcaling(project: Project) -> None:
     words = ("--mx-microxcaling", "checkouts/microxcaling")
     run = project.pytest(*SUITE, *words, "--mx-kernel", "microxcaling,eager", "-k", FLOOR)
     assert run.code == 1
-    assert message(run, "microxcaling-fp4_e2m1-floor")[3] == "  OSError: libcudart.so: no such file"
+    assert message(run, "microxcaling-mxfp4_e2m1-floor")[3] == "  OSError: libcudart.so: no such file"
     assert "1 failed, 1 passed" in run.output
 
 
@@ -231,7 +233,7 @@ def test_matrix_and_reports(kernels: Project) -> None:
     assert re.search(r" eager +mxint8 +exact", table)
     assert "| eager_values | mxint8 | exact |" in page
     for text in (table, page):
-        assert "not supported, my_casts.quantize: my_casts has only fp8_e4m3-floor, not mxint8" in text
+        assert "not supported, my_casts.quantize: my_casts has only mxfp8_e4m3-floor, not mxint8" in text
     rows = json.loads(data)
     assert len({(row["implementation"], row["rule"]) for row in rows}) == len(rows) == 4 * 6
     assert Counter((row["implementation"], row["verdict"]) for row in rows) == {
@@ -250,7 +252,7 @@ def test_unsupported_is_a_skip_with_the_kernels_own_reason(kernels: Project) -> 
     for name in ("my_casts.quantize", "bad_casts.refuses"):
         assert f"mxcheck: red: nothing that {name} gave was compared; its first refusal: " in run.output
     assert re.search(
-        r"^SKIPPED .*: my_casts has only fp8_e4m3-floor, not fp4_e2m1$", run.output, re.MULTILINE
+        r"^SKIPPED .*: my_casts has only mxfp8_e4m3-floor, not fp4_e2m1$", run.output, re.MULTILINE
     )
     assert re.search(r"^SKIPPED .*: no fp4_e2m1 here$", run.output, re.MULTILINE)
 
@@ -300,7 +302,7 @@ BAD = {
 
 
 def assert_one_error(run: Run, name: str, error: str) -> None:
-    case = f"bad_casts.{name}-fp4_e2m1-floor"
+    case = f"bad_casts.{name}-mxfp4_e2m1-floor"
     lines = message(run, case)
     assert len(lines) == 5, lines
     assert lines[0].startswith(f"mxcheck: {case} (quick) has no result to compare for every_code, ")
@@ -314,11 +316,11 @@ def test_bad_kernels(kernels: Project) -> None:
     names = ",".join([bad[0], "my_casts.sub:f", *bad[1:], "bad_casts:prints", "eager"])
     run = kernels.pytest(*SUITE, "--mx-kernel", names, "-k", FLOOR, "-rA")
     assert "Traceback" not in run.output
-    passed = re.findall(r"^PASSED .*\[(.*)-fp4_e2m1-floor\]", run.output, re.MULTILINE)
+    passed = re.findall(r"^PASSED .*\[(.*)-mxfp4_e2m1-floor\]", run.output, re.MULTILINE)
     assert passed == ["bad_casts.prints", "eager"]
     for name, error in BAD.items():
         assert_one_error(run, name, error)
-    (line,) = message(run, "my_casts.sub.f-fp4_e2m1-floor")
+    (line,) = message(run, "my_casts.sub.f-mxfp4_e2m1-floor")
     assert line.startswith("mxcheck: my_casts.sub.f cannot be loaded: ")
     assert line.endswith("there is no module 'my_casts.sub' on sys.path")
 
@@ -345,7 +347,7 @@ def test_a_module_that_raises_is_one_failure(kernels: Project, raised: str, line
     assert run.code == 1, run.output
     assert "1 failed, 8 skipped" in run.output
     line = f"mxcheck: broken.f cannot be loaded: {line}"
-    assert message(run, "broken.f-fp8_e4m3-floor") == [line]
+    assert message(run, "broken.f-mxfp8_e4m3-floor") == [line]
     assert re.search(rf"^SKIPPED \[8\] .*: {re.escape(line)}$", run.output, re.MULTILINE)
 
 
@@ -365,9 +367,9 @@ def test_many_calls_of_a_kernel_that_raises(project: Project) -> None:
     assert "Traceback" not in run.output
     assert "\x1b" not in run.output
     name = "mxcheck: raising."
-    assert f"{name}at_once, fp8_e4m3-floor: RuntimeError: \\x1b[31mbroken\n" in run.output
+    assert f"{name}at_once, mxfp8_e4m3-floor: RuntimeError: \\x1b[31mbroken\n" in run.output
     told = "call 49 of 6,000 with the same numbers ends in an error: AssertionError: used up"
-    assert f"{name}later, fp8_e4m3-floor: fake_quantize: {told}\n" in run.output
+    assert f"{name}later, mxfp8_e4m3-floor: fake_quantize: {told}\n" in run.output
     assert re.findall(r'name="mx_calls" value="(\d+)"', xml.read_text(encoding="utf-8")) == ["1", "1"]
 
 
@@ -377,7 +379,7 @@ def test_a_kernel_beside_a_test_file(kernels: Project) -> None:
     folder.mkdir(parents=True)
     (kernels.directory / "my_casts.py").rename(folder / "casts_of_mine.py")
     (folder / "test_it.py").write_text("from mxcheck.suite.kernels.test_casts import *\n")
-    run = kernels.pytest("checks", "--mx-kernel", "casts_of_mine:quantize", "-k", "fp8_e4m3-floor")
+    run = kernels.pytest("checks", "--mx-kernel", "casts_of_mine:quantize", "-k", "mxfp8_e4m3-floor")
     assert run.code == 0, run.output
     assert re.search(r" casts_of_mine.quantize +fp8_e4m3 +exact", run.output), run.output
 
@@ -417,8 +419,8 @@ MODEL = ("--mx-models", "ref-llama", "--mx-tier", "A", "--mx-max-samples", "2")
     ],
 )
 def test_a_kernel_that_no_model_can_run_with(kernels: Project, name: str, line: str) -> None:
-    run = kernels.gate(*MODEL, "--mx-precision", "fp8_e4m3", "--mx-kernel", f"bad_casts:{name}")
-    case = "ref-llama-fp8_e4m3-A+samples2"
+    run = kernels.gate(*MODEL, "--mx-precision", "mxfp8_e4m3", "--mx-kernel", f"bad_casts:{name}")
+    case = "ref-llama-mxfp8_e4m3-A+samples2"
     assert (run.code, run.verdicts()) == (1, {case: "ERROR"}), run.output
     assert f"\n{case}: kernel bad_casts:{name} {line}" in run.output
     assert "Traceback" not in run.output
@@ -430,9 +432,9 @@ def test_a_model_runs_with_one_kernel(project: Project) -> None:
 
 
 def test_rule_and_rounding_are_part_of_the_name(project: Project) -> None:
-    words = (*MODEL, "--mx-precision", "fp8_e4m3", "--mx-scale-rule", "rceil", "--mx-rounding", "away")
+    words = (*MODEL, "--mx-precision", "mxfp8_e4m3", "--mx-scale-rule", "rceil", "--mx-rounding", "away")
     run = project.gate(*words, "--snapshot-update")
-    name = "fp8_e4m3-A+rceil+away+samples2"
+    name = "mxfp8_e4m3-A+rceil+away+samples2"
     assert (run.code, run.verdicts()) == (0, {f"ref-llama-{name}": "accepted"}), run.output
     assert list(project.files()) == [f"ref-llama/{name}.json"]
     recipe = json.loads(project.files()[f"ref-llama/{name}.json"])["recipe"]

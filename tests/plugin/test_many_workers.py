@@ -38,7 +38,7 @@ def leases(tmp_path: Path) -> Path:
 
 def test_records_table_and_exit_code_are_those_of_one_process(accepted: Project, leases: Path) -> None:
     """All reference models against their committed baselines, bit for bit."""
-    words = ("--mx-precision", "fp8_e4m3,bnb_int8", "--mx-tier", "B")
+    words = ("--mx-precision", "mxfp8_e4m3,bnb_int8", "--mx-tier", "B")
     environment = {"OMP_NUM_THREADS": "1", "MXCHECK_LEASES": str(leases)}
     alone = accepted.gate(*words, "-n", "0", **environment)
     assert (alone.code, len(alone.rows)) == (0, 12), alone.output
@@ -84,7 +84,7 @@ def test_a_worker_that_dies_costs_its_case(project: Project, leases: Path, death
     )
     words = (
         *FEW, "--mx-models", "ref-llama,ref-neo", "--mx-kernel", "my_kernels:deadly",
-        "--mx-precision", "fp8_e4m3,fp8_e5m2,mxint8", "--max-worker-restart", "6",
+        "--mx-precision", "mxfp8_e4m3,mxfp8_e5m2,mxint8", "--max-worker-restart", "6",
     )  # fmt: skip
     run = project.gate(*words, "-n", "2", MXCHECK_LEASES=str(leases))
     assert run.code == 1, run.output
@@ -104,10 +104,10 @@ def test_a_worker_that_dies_costs_its_case(project: Project, leases: Path, death
 def test_without_workers_a_broken_context_is_told_by_name(project: Project, leases: Path) -> None:
     (project.directory / "my_kernels.py").write_text(_DEADLY.replace("DEATH", DEATHS["cuda-context"]))
     words = (*FEW, "--mx-models", "ref-llama", "--mx-kernel", "my_kernels:deadly")
-    run = project.gate(*words, "--mx-precision", "fp8_e4m3,fp8_e5m2,mxint8", MXCHECK_LEASES=str(leases))
+    run = project.gate(*words, "--mx-precision", "mxfp8_e4m3,mxfp8_e5m2,mxint8", MXCHECK_LEASES=str(leases))
     assert run.code == 1
-    assert f"ref-llama-fp8_e5m2-A{LABEL}: the CUDA context is broken: CUDA error: device-side" in run.output
-    assert f"not run: ref-llama-fp8_e5m2-A{LABEL} broke the CUDA context; run with -n 1" in run.output
+    assert f"ref-llama-mxfp8_e5m2-A{LABEL}: the CUDA context is broken: CUDA error: device-side" in run.output
+    assert f"not run: ref-llama-mxfp8_e5m2-A{LABEL} broke the CUDA context; run with -n 1" in run.output
     assert run.verdicts()[f"ref-llama-mxint8-A{LABEL}"] == "ERROR"
 
 
@@ -131,7 +131,7 @@ def greedy(x, spec):
 def test_out_of_memory_waits_once_for_a_larger_lease(project: Project, leases: Path) -> None:
     (project.directory / "my_kernels.py").write_text(_GREEDY)
     words = (*FEW, "--mx-models", "ref-llama", "--mx-kernel", "my_kernels:greedy")
-    run = project.gate(*words, "--mx-precision", "fp8_e4m3,mxint8", "-n", "2", MXCHECK_LEASES=str(leases))
+    run = project.gate(*words, "--mx-precision", "mxfp8_e4m3,mxint8", "-n", "2", MXCHECK_LEASES=str(leases))
     assert set(run.verdicts().values()) == {"FAIL missing"}, run.output
     first, second = (json.loads((project.directory / name).read_text()) for name in ("first", "second"))
     assert {"cpu": 1} in [lease["slots_of"] for lease in first["leases"]]
@@ -153,7 +153,7 @@ def test_what_never_ran_has_a_row(project: Project, leases: Path) -> None:
         "0",
     )
     run = project.gate(
-        *words, "--mx-precision", "fp8_e5m2,fp8_e4m3,mxint8", "-n", "1", MXCHECK_LEASES=str(leases)
+        *words, "--mx-precision", "mxfp8_e5m2,mxfp8_e4m3,mxint8", "-n", "1", MXCHECK_LEASES=str(leases)
     )
     assert run.code == 1
     found = Counter(run.verdicts().values())
@@ -164,10 +164,10 @@ def test_what_never_ran_has_a_row(project: Project, leases: Path) -> None:
 
 
 def test_durations_are_kept_for_the_next_run(project: Project, leases: Path) -> None:
-    words = (*FEW, "--mx-models", "ref-llama", "--mx-precision", "fp32,fp8_e4m3", "-p", "cacheprovider")
+    words = (*FEW, "--mx-models", "ref-llama", "--mx-precision", "fp32,mxfp8_e4m3", "-p", "cacheprovider")
     project.gate(*words, MXCHECK_LEASES=str(leases))
     stored = project.directory / ".pytest_cache" / "v" / "mxcheck"
     durations = json.loads((stored / "durations").read_text())
-    assert set(durations) == {f"ref-llama-fp32{LABEL} on auto", f"ref-llama-fp8_e4m3-A{LABEL} on auto"}
+    assert set(durations) == {f"ref-llama-fp32{LABEL} on auto", f"ref-llama-mxfp8_e4m3-A{LABEL} on auto"}
     assert all(seconds > 0 for seconds in durations.values())
     assert list(json.loads((stored / "loads").read_text())) == ["ref-llama on auto"]

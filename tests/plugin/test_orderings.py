@@ -47,23 +47,23 @@ def test_swapped_steps_are_red(accepted: Project) -> None:
     )
     assert finer is not None
     assert coarser is not None
-    swap(accepted, "ref-llama/fp6_e3m2-B", "ref-llama/fp8_e4m3-B")
+    swap(accepted, "ref-llama/mxfp6_e3m2-B", "ref-llama/mxfp8_e4m3-B")
     run = accepted.gate(*LLAMA)
     assert run.code == 1
     names = failures(run.output)
-    assert "test_ordering[ref-llama-fp8_e4m3-B-below-fp6_e3m2-B]" in names
-    assert all("fp8_e4m3-B" in name or "fp6_e3m2-B" in name for name in names)
-    (line,) = re.findall(r"^ref-llama-fp8_e4m3-B-below-fp6_e3m2-B: (.*)$", run.output, re.MULTILINE)
+    assert "test_ordering[ref-llama-mxfp8_e4m3-B-below-mxfp6_e3m2-B]" in names
+    assert all("mxfp8_e4m3-B" in name or "mxfp6_e3m2-B" in name for name in names)
+    (line,) = re.findall(r"^ref-llama-mxfp8_e4m3-B-below-mxfp6_e3m2-B: (.*)$", run.output, re.MULTILINE)
     assert line == "reversed, expected: holds (fewer significant bits, more damage)"
     assert f"KL {finer / coarser:.3g} times as large, paired difference {finer - coarser:+.3g}" in run.output
-    assert "baselines: ref-llama/fp8_e4m3-B.json, ref-llama/fp6_e3m2-B.json" in run.output
+    assert "baselines: ref-llama/mxfp8_e4m3-B.json, ref-llama/mxfp6_e3m2-B.json" in run.output
 
 
 def test_an_exception_that_vanishes_is_red(accepted: Project) -> None:
-    swap(accepted, "ref-llama/fp4_e3m0-A", "ref-llama/fp4_e3m0-B")
+    swap(accepted, "ref-llama/mxfp4_e3m0-A", "ref-llama/mxfp4_e3m0-B")
     run = accepted.gate(*LLAMA)
     assert run.code == 1
-    assert "test_ordering_exception[ref-llama-fp4_e3m0-A-below-fp4_e3m0-B]" in failures(run.output)
+    assert "test_ordering_exception[ref-llama-mxfp4_e3m0-A-below-mxfp4_e3m0-B]" in failures(run.output)
     assert "holds, expected: reversed (under floor fp4_e3m0 shrinks what it casts" in run.output
     assert "this model is listed as an exception" in run.output
 
@@ -72,10 +72,10 @@ def test_a_step_that_equals_another_is_red(accepted: Project) -> None:
     """Not reversed, but no longer shown: one file's figures under two names."""
     here = accepted.baselines / "ref-neo"
     e4m3, e5m2 = (read(here / f"{name}-A.json") for name in ("fp8_e4m3", "fp8_e5m2"))
-    write_text(here / "fp8_e4m3-A.json", encode(with_distances(e4m3, e5m2)))
-    run = accepted.gate("-k", "test_ordering and fp8_e4m3-A-below-fp8_e5m2-A", "--mx-models", "ref-neo")
+    write_text(here / "mxfp8_e4m3-A.json", encode(with_distances(e4m3, e5m2)))
+    run = accepted.gate("-k", "test_ordering and mxfp8_e4m3-A-below-mxfp8_e5m2-A", "--mx-models", "ref-neo")
     assert run.code == 1
-    assert "ref-neo-fp8_e4m3-A-below-fp8_e5m2-A: undecided, expected: holds" in run.output
+    assert "ref-neo-mxfp8_e4m3-A-below-mxfp8_e5m2-A: undecided, expected: holds" in run.output
 
 
 def test_an_unsealed_baseline_is_red(accepted: Project) -> None:
@@ -111,12 +111,12 @@ def test_a_run_that_accepts_says_nothing_of_orders(accepted: Project, option: st
         (("-k", "ref-llama"), 41),
         (("-m", "ref-moe"), 41),
         (("--mx-models", "ref-neo,outlier-llama"), 2 * 41),
-        (("--mx-models", "ref-neo", "--mx-precision", "fp8_e4m3"), 1),
-        (("--mx-models", "ref-neo", "--mx-precision", "fp8_e4m3,fp4_e2m1,mixed", "--mx-tier", "C,B"), 6),
-        (("--mx-models", "ref-neo", "--mx-precision", "fp8_e4m3", "--mx-global", "bf16"), 1),
+        (("--mx-models", "ref-neo", "--mx-precision", "mxfp8_e4m3"), 1),
+        (("--mx-models", "ref-neo", "--mx-precision", "mxfp8_e4m3,mxfp4_e2m1,mixed", "--mx-tier", "C,B"), 6),
+        (("--mx-models", "ref-neo", "--mx-precision", "mxfp8_e4m3", "--mx-global", "bf16"), 1),
         # Other cases than those that showed them, and other people's models: none, not even a skip.
         (("--mx-max-samples", "16"), 0),
-        (("--mx-scale-rule", "rceil", "--mx-precision", "fp8_e4m3,bfp16"), 0),
+        (("--mx-scale-rule", "rceil", "--mx-precision", "mxfp8_e4m3,bf16_operands"), 0),
         (("--mx-models", "some/model"), 0),
         (("--mx-models", "ref-llama", "--mx-precision", "fp32"), 0),
     ],

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from gate_project import Project, Run
 
-GATE = ("--mx-models=ref-llama", "--mx-tier=A", "--mx-precision=fp8_e4m3", "-k", "test_accuracy")
+GATE = ("--mx-models=ref-llama", "--mx-tier=A", "--mx-precision=mxfp8_e4m3", "-k", "test_accuracy")
 KERNELS = ("--pyargs", "mxcheck.suite.kernels", "--mx-kernel=eager")
-SOME = "fp4_e2m1-floor or many_calls"
+SOME = "mxfp4_e2m1-floor or many_calls"
 
 #: Whatever a conftest can set that would make other numbers, and what its own tests see of it afterwards.
 OTHERWISE = """
@@ -80,7 +80,7 @@ def test_the_gate_says_that_subnormal_numbers_become_zero(accepted: Project) -> 
     conftest(accepted, FLUSHES)
     run = accepted.gate(*GATE)
     assert run.code == 1
-    assert f"\nref-llama-fp8_e4m3-A: {LINE}" in run.output
+    assert f"\nref-llama-mxfp8_e4m3-A: {LINE}" in run.output
     assert list(run.verdicts().values()) == ["ERROR"]
     assert "Traceback" not in run.output
 
@@ -104,7 +104,7 @@ def test_a_kernel_that_makes_them_zero_is_told_and_no_other(project: Project, wh
         + (f"    {flush}\n" if when == "it is called" else "")
         + "    return quantize_eager(x, spec)\n"
     )
-    run = project.pytest(*KERNELS[:2], "--mx-kernel=fast:cast,eager", "-k", "fp4_e2m1-floor and not floor-")
+    run = project.pytest(*KERNELS[:2], "--mx-kernel=fast:cast,eager", "-k", "mxfp4_e2m1-floor and not floor-")
     assert run.code == 1
     assert "1 failed, 1 passed" in run.output
     told = (

@@ -106,16 +106,16 @@ def test_a_run_that_loses_a_node_and_a_process_equals_a_run_on_one_machine(farm:
 
 
 def test_a_red_case_is_a_result_and_no_reason_to_try_again(farm: Project) -> None:
-    (farm.baselines / "ref-llama" / "fp8_e4m3-A.json").unlink()
+    (farm.baselines / "ref-llama" / "mxfp8_e4m3-A.json").unlink()
     words = ("--mx-models", "ref-llama", *FEW, "--mx-precision", "fp32", "--mx-report", "out")
     run = run_on(farm, "--ray", *words, RAY_ADDRESS="")
     assert run.code == 1
-    assert run.output.count("ref-llama-fp8_e4m3-A: no accepted baseline at ") == 1
+    assert run.output.count("ref-llama-mxfp8_e4m3-A: no accepted baseline at ") == 1
     assert run.output.count("1 of 1: ref-llama: ") == 1
     found = rows(farm.directory / "out" / "accuracy.json")
     assert {name: row["outcome"] for name, row in found.items()} == {
         "ref-llama-fp32": "pass",
-        "ref-llama-fp8_e4m3-A": "FAIL missing",
+        "ref-llama-mxfp8_e4m3-A": "FAIL missing",
     }
 
 
@@ -130,7 +130,7 @@ def test_a_shard_whose_workers_all_die_is_lost_and_the_other_keeps_its_rows(farm
     assert run.code == 1, run.output
     assert "red: 2 cases: 1 CRASH, 1 pass; " in run.output
     assert re.search(
-        r"\nref-llama-fp8_e4m3-A: no result: node .* selected 0 cases, and the driver 1\n", run.output
+        r"\nref-llama-mxfp8_e4m3-A: no result: node .* selected 0 cases, and the driver 1\n", run.output
     )
     assert "\nno collection has ended, so nothing ran: " in run.output
 
@@ -186,7 +186,7 @@ def test_a_model_that_no_node_left_can_hold_is_red_by_name_and_the_others_finish
     merged = farm.run("-m", "mxcheck.cli", "merge", "out")
     assert merged.returncode == 1
     why = "no result: it needs 1 CPU, 1 GPU on one node, and no node left has that"
-    assert f"\nref-llama-fp8_e4m3-A: {why}\n" in merged.stdout
+    assert f"\nref-llama-mxfp8_e4m3-A: {why}\n" in merged.stdout
     assert "red: 2 cases: 1 CRASH, 1 pass; 2 shards" in merged.stdout
 
 

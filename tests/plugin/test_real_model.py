@@ -21,9 +21,9 @@ BASELINES = REPOSITORY / "baselines" / NAME
 #: KL in nats a token under `floor`, by a script that shares no code with mxcheck; the perplexity is of fp32.
 PERPLEXITY = 48.443923
 BY_ANOTHER_SCRIPT = {
-    "fp8_e4m3-A": 0.072926388,
-    "fp8_e4m3-B": 0.117974821,
-    "fp4_e2m1-A": 1.017672187,
+    "mxfp8_e4m3-A": 0.072926388,
+    "mxfp8_e4m3-B": 0.117974821,
+    "mxfp4_e2m1-A": 1.017672187,
     "mxint8-B": 0.012623503,
 }
 
@@ -49,7 +49,7 @@ def test_four_cases_of_the_gate(project: Project) -> None:
         *("-k", "fp32 or fp8_e4m3 or mxint8"),
     )
     assert run.verdicts() == {
-        f"{NAME}-{stage}": "pass" for stage in ("fp32", "fp8_e4m3-B", "fp8_e4m3-B+rceil", "mxint8-B")
+        f"{NAME}-{stage}": "pass" for stage in ("fp32", "mxfp8_e4m3-B", "mxfp8_e4m3-B+rceil", "mxint8-B")
     }, run.output
     assert run.code == 0
 
@@ -73,7 +73,7 @@ def test_a_script_of_its_own_finds_the_same() -> None:
         quantized, _ = _log_probabilities(model, tokens)
     kl = (reference.exp() * (reference - quantized)).sum(-1).mean().item()
     # 2 %: on another instruction set products differ in the last bit, which thirty layers amplify.
-    assert kl == pytest.approx(BY_ANOTHER_SCRIPT["fp8_e4m3-B"], rel=0.02)
+    assert kl == pytest.approx(BY_ANOTHER_SCRIPT["mxfp8_e4m3-B"], rel=0.02)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import json
 from gate_project import Project
 from passing_gate import PASSING
 
-ONE = ("--mx-models=ref-llama", "--mx-precision=fp8_e4m3", "--mx-tier=B", "-k", "test_accuracy")
+ONE = ("--mx-models=ref-llama", "--mx-precision=mxfp8_e4m3", "--mx-tier=B", "-k", "test_accuracy")
 
 
 def test_a_report_that_cannot_be_written_is_red_and_its_links_are_left_alone(project: Project) -> None:
@@ -36,7 +36,13 @@ def test_the_rows_of_red_cases_are_kept(accepted: Project) -> None:
     """Of two cases one has lost its baseline."""
     report = accepted.directory / "report"
     (accepted.directory / "baselines" / "ref-llama" / "mxint8-B.json").unlink()
-    words = ("--mx-models=ref-llama", "--mx-precision=fp8_e4m3,mxint8", "--mx-tier=B", "-k", "test_accuracy")
+    words = (
+        "--mx-models=ref-llama",
+        "--mx-precision=mxfp8_e4m3,mxint8",
+        "--mx-tier=B",
+        "-k",
+        "test_accuracy",
+    )
     run = accepted.gate(*words, f"--mx-report={report}")
     assert run.code == 1, run.output
     rows = json.loads((report / "accuracy.json").read_text())

@@ -19,9 +19,9 @@ def test_the_default_matrix(project: Project) -> None:
     assert names[:5] == [
         "ref-llama-fp32",
         "ref-llama-bf16",
-        "ref-llama-bfp16-A",
-        "ref-llama-bfp16-B",
-        "ref-llama-nvfp8_emu_e4m3-A",
+        "ref-llama-bf16_operands-A",
+        "ref-llama-bf16_operands-B",
+        "ref-llama-fp8_tensor_e4m3-A",
     ]
     assert not [name for name in names if "-te_" in name]  # Transformer Engine is not installed here
 

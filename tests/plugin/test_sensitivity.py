@@ -53,19 +53,19 @@ harmless = Fault(
     source="made up",
     changes=rewrite("mxcheck.gate.statistics:rms", returned(), to="1.0 * it"),
     formats=("fp8_e4m3",),
-    precisions=("fp8_e4m3",),
+    precisions=("mxfp8_e4m3",),
 )
 found = run(
-    [*(replace(catalogue()[name], precisions=("fp8_e4m3",)) for name in names), harmless],
+    [*(replace(catalogue()[name], precisions=("mxfp8_e4m3",)) for name in names), harmless],
     state=Path(state),
     baselines=Path(baselines),
     full_gate=[
         *("--pyargs", "mxcheck.suite.models", "--mx-device", "cpu", "--mx-tier", "B"),
-        *("--mx-models", "ref-llama", "--mx-precision", "fp8_e4m3"),
+        *("--mx-models", "ref-llama", "--mx-precision", "mxfp8_e4m3"),
     ],
     progress=lambda name, done, total: print(f"{done} of {total}: {name}", file=sys.stderr, flush=True),
 )
-print(json.dumps({one.name: {**asdict(one), "stage": one.stage} for one in found}))
+print(json.dumps({one.name: {**asdict(one), "stage": one.name} for one in found}))
 """
 
 

@@ -12,7 +12,7 @@ from gate_project import Project, Run
 from mxcheck.reporting.shards import ShardRun, read
 
 MODELS = ("--mx-models", "ref-llama,ref-neo")
-RUN = (*MODELS, "--mx-precision", "fp32,fp8_e4m3", "--mx-tier", "A")
+RUN = (*MODELS, "--mx-precision", "fp32,mxfp8_e4m3", "--mx-tier", "A")
 FIRST, SECOND = "ref-neo", "ref-llama"  # ref-neo has the costlier attention, and goes first
 
 
@@ -76,7 +76,7 @@ def test_what_is_red_in_one_shard_is_red_joined(accepted: Project) -> None:
     """A damaged baseline: its case is red, so is an ordering that reads it; with -x the next never ran."""
     path = accepted.baselines / SECOND / "fp32.json"
     path.write_text(path.read_text().replace('"kl": ', '"kl": 1'))
-    other = accepted.baselines / SECOND / "fp8_e4m3-B.json"
+    other = accepted.baselines / SECOND / "mxfp8_e4m3-B.json"
     other.write_text("{}")
     assert shard(accepted, "1/2", *RUN, "-k", "test_accuracy").code == 0
     assert shard(accepted, "2/2", *RUN, "-k", "test_accuracy", "-x").code == 1
@@ -85,13 +85,13 @@ def test_what_is_red_in_one_shard_is_red_joined(accepted: Project) -> None:
     assert "mxcheck merge: red: 4 cases: 2 pass, 1 FAIL corrupt, 1 NOT RUN; 2 shards; " in output
     assert f"{SECOND}-fp32: " in output
     assert "was changed by hand or by a merge" in output
-    assert f"{SECOND}-fp8_e4m3-A: NOT RUN in shard 2/2, which did not say why" in output
+    assert f"{SECOND}-mxfp8_e4m3-A: NOT RUN in shard 2/2, which did not say why" in output
     shutil.rmtree(accepted.directory / "reports")
     assert shard(accepted, "1/2", *RUN, "-k", "test_ordering").code == 0
     assert shard(accepted, "2/2", *RUN, "-k", "test_ordering", "-n", "1").code == 1
     code, output = merge(accepted)
     assert code == 1
-    assert "test_ordering[ref-llama-fp8_e4m3-A-below-fp8_e4m3-B]\n" in output
+    assert "test_ordering[ref-llama-mxfp8_e4m3-A-below-mxfp8_e4m3-B]\n" in output
     assert "no case was selected in any shard (-k test_ordering)" in output
 
 

@@ -26,7 +26,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutBitsAndBytes
 
 def test_bitsandbytes_that_is_not_installed(project: Project) -> None:
     (project.source / "sitecustomize.py").write_text(_ABSENT)
-    words = (*FEW, "--mx-models", "ref-llama", "--mx-skip", "mx,bf16,bfp16,nvfp8_emu,nvfp4,te")
+    words = (*FEW, "--mx-models", "ref-llama", "--mx-skip", "mx,bf16,bf16_operands,fp8_tensor,nvfp4,te")
     run = project.gate(*words, "--mx-precision", "all", "--snapshot-update")
     assert (run.code, run.verdicts()) == (
         0,
@@ -147,7 +147,7 @@ def test_a_stage_out_of_memory_and_one_with_nan(project: Project, breaking: tupl
         assert {name for name, verdict in verdicts.items() if verdict == "ERROR"} == broken, run.output
         assert {verdict for name, verdict in verdicts.items() if name not in broken} == {word}, run.output
         assert len(verdicts) == 5
-        assert f"ref-llama-fp8_e5m2-A+{LABEL}: out of memory on cpu: " in run.output
+        assert f"ref-llama-mxfp8_e5m2-A+{LABEL}: out of memory on cpu: " in run.output
         assert "lower --mx-batch-size or --mx-sequence-length" in run.output
         culprit = "the first module to produce NaN or infinity is model.layers.0.mlp.down_proj (Linear)"
         assert f"ref-llama-mxint8-A+{LABEL}: logits are not finite: {culprit}" in run.output

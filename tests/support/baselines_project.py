@@ -14,7 +14,7 @@ from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.record import Record
 
-FP8, BF16 = "ref-llama/fp8_e4m3-B.json", "ref-llama/bf16.json"
+FP8, BF16 = "ref-llama/mxfp8_e4m3-B.json", "ref-llama/bf16.json"
 CHANGED = build_record(
     kl=0.25, sequence_kl=[0.25] * 4, sequence_losses=[2.25] * 4, cross_entropy=2.25, perplexity=math.exp(2.25)
 )

@@ -14,7 +14,7 @@ from workflow import machine_environment
 #: Two models, two cases each: some seconds a shard.
 SMALL = {
     "MODELS": "ref-llama,ref-neo",
-    "STEPS": "--mx-precision=fp32,fp8_e4m3 --mx-tier=A",
+    "STEPS": "--mx-precision=fp32,mxfp8_e4m3 --mx-tier=A",
     "PYTEST_ARGS": "-p no:cacheprovider",
 }
 

@@ -88,19 +88,19 @@ def _record(data: bytes, folder: Path) -> None:
 def _model_bounds(data: bytes, folder: Path) -> None:
     (folder / "ref-llama").mkdir()
     (folder / "ref-llama" / "bounds.toml").write_bytes(data)
-    load_bounds(baselines=folder).find(case_of("ref-llama", "fp8_e4m3-B"))
+    load_bounds(baselines=folder).find(case_of("ref-llama", "mxfp8_e4m3-B"))
 
 
 def _user_bounds(data: bytes, folder: Path) -> None:
     (folder / "mine.toml").write_bytes(data)
     load_bounds.cache_clear()
-    load_bounds(str(folder / "mine.toml"), models=("ref-llama",)).find(case_of("ref-llama", "fp8_e4m3-B"))
+    load_bounds(str(folder / "mine.toml"), models=("ref-llama",)).find(case_of("ref-llama", "mxfp8_e4m3-B"))
 
 
 _BOUNDS = {"kl": 0.5, "rise": 0.25, "reason": "a small model"}
 _USER_BOUNDS = {
-    "default": {"fp8_e4m3-B": {"kl": 0.5, "rise": 0.2}},
-    "models": {"ref-llama": {"bf16": {"kl": 0.1}, "fp8_e4m3-B+attention": {"kl": 1}}},
+    "default": {"mxfp8_e4m3-B": {"kl": 0.5, "rise": 0.2}},
+    "models": {"ref-llama": {"bf16": {"kl": 0.1}, "mxfp8_e4m3-B+attention": {"kl": 1}}},
 }
 
 
@@ -422,7 +422,7 @@ def _findings(data: bytes, _: Path) -> None:
     from mxcheck.conformance.findings import read_findings
 
     for finding in read_findings(_text(data)):
-        finding.shows_in("fp8_e4m3-floor")
+        finding.shows_in("mxfp8_e4m3-floor")
 
 
 def _known(data: bytes, _: Path) -> None:
@@ -431,7 +431,7 @@ def _known(data: bytes, _: Path) -> None:
     read_known(_text(data))
 
 
-_KNOWN = {"torchao": {"version": "0.18", "cells": {"fp8_e4m3-floor": {"quick": {"zero": {"code": 3}}}}}}
+_KNOWN = {"torchao": {"version": "0.18", "cells": {"mxfp8_e4m3-floor": {"quick": {"zero": {"code": 3}}}}}}
 _FINDING = {
     "name": "flushed", "implementation": "torchao", "versions": ["0.18"], "formats": ["fp8_e4m3"],
     "rules": ["floor"], "kinds": ["code"], "open": True, "cause": "it flushes",
@@ -563,7 +563,10 @@ TARGETS: Mapping[str, Target] = {
     for target in (
         _target("record", _RECORD, _sealed, _record, refusals=(BaselineError,)),
         _target(
-            "bounds of a model", lambda: {"fp8_e4m3-B": _BOUNDS, "bf16": {"kl": 1}}, toml_bytes, _model_bounds
+            "bounds of a model",
+            lambda: {"mxfp8_e4m3-B": _BOUNDS, "bf16": {"kl": 1}},
+            toml_bytes,
+            _model_bounds,
         ),
         _target("bounds of a user", lambda: _USER_BOUNDS, toml_bytes, _user_bounds),
         _target("shard", _shard_data, json_bytes, _shard),

@@ -49,7 +49,7 @@ def _cast(
 ) -> tuple[Tensor, Tensor]:
     asked = (spec.format, spec.scale_rule, spec.rounding, spec.nonfinite)
     if asked != ("fp8_e4m3", "floor", "even", "block"):
-        raise NotImplementedError(f"my_casts has only fp8_e4m3-floor, not {spec.format}")
+        raise NotImplementedError(f"my_casts has only mxfp8_e4m3-floor, not {spec.format}")
     rows = x.float().movedim(spec.axis, -1)
     length = rows.shape[-1]
     padded = torch.nn.functional.pad(rows, (0, -length % spec.block_size))

@@ -185,23 +185,25 @@ class Pair:
 #: Twelve casts with two causes each.
 PAIRS = {
     "ties toward zero, and the signs of zeros": Pair(
-        cell="fp8_e4m3-floor", causes=(ties_toward_zero, zero_signs_lost)
+        cell="mxfp8_e4m3-floor", causes=(ties_toward_zero, zero_signs_lost)
     ),
     "truncation, and a zero block's scale": Pair(
-        cell="fp4_e2m1-floor", causes=(truncates, zero_block_has_scale_1)
+        cell="mxfp4_e2m1-floor", causes=(truncates, zero_block_has_scale_1)
     ),
-    "ties away, and saturation": Pair(cell="fp8_e4m3-floor", causes=(ties_away, saturates_to_nan)),
+    "ties away, and saturation": Pair(cell="mxfp8_e4m3-floor", causes=(ties_away, saturates_to_nan)),
     "ties away, and subnormal elements": Pair(
-        cell="fp8_e5m2-floor", causes=(ties_away, subnormal_elements_flushed)
+        cell="mxfp8_e5m2-floor", causes=(ties_away, subnormal_elements_flushed)
     ),
-    "a threshold, and the clamp": Pair(cell="fp8_e5m2-floor", causes=(powers_of_two_one_up, clamp_wraps)),
-    "NaN, and a threshold": Pair(cell="fp6_e2m3-floor", causes=(nan_scale_is_fe, powers_of_two_one_up)),
-    "carry, and subnormal inputs": Pair(cell="fp8_e5m2-floor", causes=(carry_lost, subnormal_inputs_flushed)),
-    "one code, and ties": Pair(cell="fp6_e3m2-floor", causes=(one_code_flipped, ties_away)),
-    "bf16, and ties": Pair(cell="fp8_e4m3-floor", causes=(bfloat16_flipped, ties_away)),
-    "a ragged tail, and signs": Pair(cell="fp6_e2m3-rceil", causes=(tail_zeroed, signs_lost)),
+    "a threshold, and the clamp": Pair(cell="mxfp8_e5m2-floor", causes=(powers_of_two_one_up, clamp_wraps)),
+    "NaN, and a threshold": Pair(cell="mxfp6_e2m3-floor", causes=(nan_scale_is_fe, powers_of_two_one_up)),
+    "carry, and subnormal inputs": Pair(
+        cell="mxfp8_e5m2-floor", causes=(carry_lost, subnormal_inputs_flushed)
+    ),
+    "one code, and ties": Pair(cell="mxfp6_e3m2-floor", causes=(one_code_flipped, ties_away)),
+    "bf16, and ties": Pair(cell="mxfp8_e4m3-floor", causes=(bfloat16_flipped, ties_away)),
+    "a ragged tail, and signs": Pair(cell="mxfp6_e2m3-rceil", causes=(tail_zeroed, signs_lost)),
     "the second block, and a single row": Pair(
-        cell="fp4_e2m1-ceil", causes=(second_block_has_the_first_scale, one_row_zeroed)
+        cell="mxfp4_e2m1-ceil", causes=(second_block_has_the_first_scale, one_row_zeroed)
     ),
-    "16 rows, and ties": Pair(cell="fp8_e4m3-floor", causes=(raises_below_16_rows, ties_away)),
+    "16 rows, and ties": Pair(cell="mxfp8_e4m3-floor", causes=(raises_below_16_rows, ties_away)),
 }

@@ -19,7 +19,7 @@ T = TypeVar("T")
 #: Seconds for what takes a few: other tests may have the cores.
 PATIENCE = 300
 #: One case a model, of the accepted baselines.
-FEW = ("--mx-precision", "fp8_e4m3", "--mx-tier", "A")
+FEW = ("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A")
 #: Milliseconds: a node that is lost is noticed in a second or two, where Ray takes half a minute by default.
 NOTICE = {
     "health_check_initial_delay_ms": 0,

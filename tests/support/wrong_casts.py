@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mxcheck.formats.aliases import precision_of
 from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.spec import CastSpec, scales_shape
@@ -534,7 +535,7 @@ def _faults() -> Iterator[Fault]:
         single_block: bool = True,
         across_too: bool = False,
     ) -> Fault:
-        cells = tuple(f"{name}-{rule}" for name in formats)
+        cells = tuple(f"{precision_of(name)}-{rule}" for name in formats)
         return Fault(
             kernel=kernel, cells=cells, kinds=kinds, single_block=single_block, across_too=across_too
         )

@@ -12,7 +12,7 @@ from sample_record import build_record
 
 from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import encode
-from mxcheck.models.ladder import stages
+from mxcheck.models.ladder import with_tiers
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = "before\n<!-- begin: tools/bounds_table.py -->\nold\n<!-- end: tools/bounds_table.py -->\nafter\n"
@@ -43,11 +43,11 @@ def test_the_committed_page_is_current(tool: ModuleType, capsys: pytest.CaptureF
 def test_a_row(tool: ModuleType, tmp_path: Path) -> None:
     for model, kl in (("ref-llama", 0.0068), ("ref-neo", 0.0114), ("outlier-llama", 0.0065)):
         write_text(
-            tmp_path / model / "fp8_e4m3-B.json", encode(build_record(model=model, sequence_kl=[kl] * 4))
+            tmp_path / model / "mxfp8_e4m3-B.json", encode(build_record(model=model, sequence_kl=[kl] * 4))
         )
-    cells = row(tool.table(tmp_path), "fp8_e4m3-B")
+    cells = row(tool.table(tmp_path), "mxfp8_e4m3-B")
     # perplexity: exp(0.001425) - 1, the mean rise of the sample record
-    assert cells[:4] == ["fp8_e4m3-B", "0.0068, +0.14 %", "0.011, +0.14 %", ""]
+    assert cells[:4] == ["mxfp8_e4m3-B", "0.0068, +0.14 %", "0.011, +0.14 %", ""]
     assert cells[4:9] == ["0.023", "50 %", "0.0065, +0.14 %", "0.013", "50 %"]
     assert cells[9] == "Llama-3.2-1B +1.2 % [1], Llama-3.2-3B +0.7 % [1], Llama-3.1-8B +0.8 % [2]"
 
@@ -66,7 +66,7 @@ def test_what_is_its_reference_costs_nothing(tool: ModuleType, tmp_path: Path) -
 
 def test_every_plain_stage_has_a_row(tool: ModuleType, tmp_path: Path) -> None:
     names = [line.split(" | ")[0].lstrip("| ") for line in tool.table(tmp_path).splitlines()[2:]]
-    plain = [precision if tier is None else f"{precision}-{tier}" for precision, tier in stages()]
+    plain = [precision if tier is None else f"{precision}-{tier}" for precision, tier in with_tiers()]
     assert names[: len(plain)] == plain
     assert all(name.endswith("-linears") for name in names[len(plain) :])
     assert tool.PUBLISHED.keys() <= set(plain)

@@ -22,7 +22,7 @@ BASELINES = Path(__file__).parents[2] / "baselines"
 
 @pytest.fixture
 def accepted() -> Record:
-    return read(BASELINES / "ref-llama" / "fp8_e4m3-B.json")
+    return read(BASELINES / "ref-llama" / "mxfp8_e4m3-B.json")
 
 
 BROKEN = {"bnb_int8": ("multiplies wrongly", "torch is broken")}
@@ -67,9 +67,9 @@ def test_a_machine_that_multiplies_otherwise_is_held_to_the_noise(tmp_path: Path
     found = summary(tmp_path, row(moved))
     assert (found.alike, found.red) == (0, {})
     share, name = found.shares["loss"]
-    assert name == "ref-llama-fp8_e4m3-B"
+    assert name == "ref-llama-mxfp8_e4m3-B"
     assert 0 < share < 1
-    assert found.shares["reference"] == (0.0, "ref-llama-fp8_e4m3-B")
+    assert found.shares["reference"] == (0.0, "ref-llama-mxfp8_e4m3-B")
     assert found.worst_rms == pytest.approx(1e-5)
 
 
@@ -78,8 +78,8 @@ def test_what_moved_too_far_is_red_whatever_the_run_said(tmp_path: Path, accepte
         accepted, arithmetic="another", sequence_losses=[loss + 0.1 for loss in accepted.sequence_losses]
     )
     found = summary(tmp_path, row(moved))
-    assert list(found.red) == ["ref-llama-fp8_e4m3-B"]
-    assert "step 6: losses moved by sequence" in found.red["ref-llama-fp8_e4m3-B"]
+    assert list(found.red) == ["ref-llama-mxfp8_e4m3-B"]
+    assert "step 6: losses moved by sequence" in found.red["ref-llama-mxfp8_e4m3-B"]
     assert found.shares["loss"][0] > 1
 
 
@@ -103,7 +103,7 @@ def test_what_is_really_broken_there_is_a_true_alarm(tmp_path: Path) -> None:
 
 def test_what_the_run_said_counts_unless_it_is_judged_anew(tmp_path: Path, accepted: Record) -> None:
     said = row(accepted, Check(step=6, key="losses", passed=False, message="moved"))
-    assert summary(tmp_path, said, code=1).red == {"ref-llama-fp8_e4m3-B": "FAIL step 6"}
+    assert summary(tmp_path, said, code=1).red == {"ref-llama-mxfp8_e4m3-B": "FAIL step 6"}
     assert summary(tmp_path, said, code=1, anew=True).red == {}
 
 
@@ -117,7 +117,7 @@ def test_a_missing_baseline_is_red(tmp_path: Path, accepted: Record) -> None:
     path = tmp_path / "result.json"
     data = {"environment": "here", "identity": {}, "exit_code": 0, "seconds": 1.5, "rows": [row(accepted)]}
     path.write_text(json.dumps(data))
-    assert "No such file" in summarise(path, tmp_path).red["ref-llama-fp8_e4m3-B"]
+    assert "No such file" in summarise(path, tmp_path).red["ref-llama-mxfp8_e4m3-B"]
 
 
 def test_skips_are_counted_and_errors_are_red(tmp_path: Path) -> None:

@@ -524,7 +524,7 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
     f"{CASE}:Case.baseline": [
         ((call("Path"),), "Path()", "path-model"),
     ],
-    f"{CASE}:Case.stage": [
+    f"{CASE}:Case.name": [
         ((call("join"), argument(1)), "[self.plain]", "path"),
     ],
     f"{CASE}:Case.plain": [

@@ -53,7 +53,7 @@ def cannot(*_, **__):
 pytest.main = cannot
 reduced_gate.MODELS, reduced_gate.SEQUENCES, reduced_gate.WHOLE_MODEL = ("ref-llama",), 2, ("fp32",)
 faults = [
-    replace(catalogue()["activations_skipped"], formats=(), precisions=("fp8_e4m3",)),
+    replace(catalogue()["activations_skipped"], formats=(), precisions=("mxfp8_e4m3",)),
     replace(catalogue()["nvfp4_in_blocks_of_32"], formats=(), precisions=("nvfp4",)),
 ]
 folder = Path(sys.argv[1])
@@ -123,15 +123,15 @@ def test_the_cases_are_those_of_pytest(
     ids=" ".join,
 )
 def test_an_option_that_is_not_in_the_table_goes_by_pytest(tmp_path: Path, options: tuple[str, ...]) -> None:
-    assert ReducedGate(options=options, precisions=("fp8_e4m3",)).measuring(tmp_path) is None
+    assert ReducedGate(options=options, precisions=("mxfp8_e4m3",)).measuring(tmp_path) is None
 
 
 def test_options_that_cost_more_are_let_in_and_nothing_else_is(tmp_path: Path) -> None:
-    case = Case(model="ref-moe", precision="fp8_e4m3", tier="B", options=("zero", "samples16"))
+    case = Case(model="ref-moe", precision="mxfp8_e4m3", tier="B", options=("zero", "samples16"))
     ours = load_bounds().of(case)
-    ReducedGate(options=("--mx-rounding", "away"), precisions=("fp8_e4m3",)).let_in(tmp_path)
+    ReducedGate(options=("--mx-rounding", "away"), precisions=("mxfp8_e4m3",)).let_in(tmp_path)
     assert not list(tmp_path.iterdir())
-    ReducedGate(options=("--mx-rounding", "zero"), precisions=("fp32", "fp8_e4m3")).let_in(tmp_path)
+    ReducedGate(options=("--mx-rounding", "zero"), precisions=("fp32", "mxfp8_e4m3")).let_in(tmp_path)
     found = load_bounds(baselines=tmp_path)
     assert found.of(case).kl == pytest.approx(8 * ours.kl, rel=0.01)
     assert found.of(replace(case, options=("samples16",))).kl == ours.kl
@@ -142,7 +142,7 @@ def test_what_is_accepted_is_held_and_a_fault_is_red_with_the_gate_s_words(
 ) -> None:
     for name, value in (("MODELS", ("ref-llama",)), ("SEQUENCES", 2), ("TIERS", ("A",))):
         monkeypatch.setattr(reduced_gate, name, value)
-    measuring = ReducedGate(options=(), precisions=("fp32", "fp8_e4m3")).measuring(tmp_path)
+    measuring = ReducedGate(options=(), precisions=("fp32", "mxfp8_e4m3")).measuring(tmp_path)
     assert measuring is not None
 
     missing = model_run.run_models(measuring)
@@ -154,11 +154,11 @@ def test_what_is_accepted_is_held_and_a_fault_is_red_with_the_gate_s_words(
     accepted = model_run.run_models(measuring, update=True)
     assert not accepted.red, accepted.messages
     assert [result.outcome for result in accepted.results] == [Outcome.ACCEPTED] * 2
-    names = {"fp32+samples2.json", "fp8_e4m3-A+samples2.json"}
+    names = {"fp32+samples2.json", "mxfp8_e4m3-A+samples2.json"}
     folder = tmp_path / "ref-llama"
     assert all((folder / name).is_file() for name in names)
     # ours are copied: beside a first baseline of its own nobody reads them any more
-    assert (folder / "fp8_e4m3-A.json").is_file()
+    assert (folder / "mxfp8_e4m3-A.json").is_file()
     assert list(folder.glob("states-*.safetensors"))
 
     held = model_run.run_models(measuring)
@@ -178,7 +178,7 @@ def test_a_case_that_raises_is_red_and_the_others_go_on(
 ) -> None:
     for name, value in (("MODELS", ("ref-llama",)), ("SEQUENCES", 1), ("TIERS", ("A",))):
         monkeypatch.setattr(reduced_gate, name, value)
-    measuring = ReducedGate(options=(), precisions=("fp32", "fp8_e4m3")).measuring(tmp_path)
+    measuring = ReducedGate(options=(), precisions=("fp32", "mxfp8_e4m3")).measuring(tmp_path)
     assert measuring is not None
     hold = model_run.hold_case
 

@@ -41,7 +41,7 @@ FAULT = Fault(
 
 def _result(outcome: Outcome, message: str = "", failures: tuple[Check, ...] = ()) -> CaseResult:
     """The end of a case that measured nothing, or nothing that is looked at."""
-    case = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
+    case = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
     return CaseResult(case=case, outcome=outcome, message=message, failures=failures)
 
 
@@ -216,8 +216,8 @@ def test_a_fault_that_does_not_fit_stops_the_run_before_it_starts(tmp_path: Path
 
 def test_baselines_are_accepted_once_for_all_faults_of_the_same_options() -> None:
     faults = [
-        replace(FAULT, precisions=("fp4_e2m1",)),
-        replace(FAULT, precisions=("fp8_e4m3",)),
+        replace(FAULT, precisions=("mxfp4_e2m1",)),
+        replace(FAULT, precisions=("mxfp8_e4m3",)),
         replace(FAULT, precisions=("nvfp4",), options=("--mx-datasets", "a/b.txt")),
     ]
     gates = accepting_gates(faults)
@@ -241,7 +241,7 @@ def _passed(**record_changes: object) -> CaseResult:
 
 def test_a_fault_is_judged_again_whatever_its_own_gate_said(tmp_path: Path) -> None:
     """Here a gate that lies: the KL is five times its bound and all losses moved, and it says `pass`."""
-    path = tmp_path / "ref-llama" / "fp8_e4m3-B.json"
+    path = tmp_path / "ref-llama" / "mxfp8_e4m3-B.json"
     path.parent.mkdir()
     path.write_text(encode(build_record()))
     lied = _passed(kl=0.05, sequence_losses=[2.003, 2.104, 1.9035, 2.0532])

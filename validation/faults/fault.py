@@ -94,7 +94,7 @@ class Fault:
     changes: tuple[Rewrite | Setting, ...]
     formats: tuple[str, ...] = ("fp8_e4m3", "fp4_e2m1")
     options: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ("fp8_e4m3", "fp4_e2m1")
+    precisions: tuple[str, ...] = ("mxfp8_e4m3", "mxfp4_e2m1")
     survives: str = ""
     unseen: bool = False
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mxcheck.gate.orderings import Deviation, Ordering, Shown, compare_kl
 from mxcheck.pytest_plugin.orderings import ModelOrdering, judge
 
-_ORDERING = Ordering(lower="fp8_e4m3-A", higher="fp4_e2m1-A", why="an example")
+_ORDERING = Ordering(lower="mxfp8_e4m3-A", higher="mxfp4_e2m1-A", why="an example")
 _LOWER = [0.010, 0.012, 0.009, 0.011, 0.010, 0.012, 0.009, 0.011]
 
 

@@ -33,7 +33,7 @@ _COUNT = 3
 _CASES = tuple(
     Case(model=f"example{index}", precision=precision, tier="B")
     for index in range(1, _COUNT + 1)
-    for precision in ("fp8_e4m3", "mxint8")
+    for precision in ("mxfp8_e4m3", "mxint8")
 )
 _FAILED = (check("cast codes", False, "an example's codes"),)
 

@@ -128,19 +128,19 @@ OVERRIDES = (
     ),
 )
 
-_CASE = Case(model="example", precision="fp8_e4m3", tier="A", options=("rceil", "attention"))
+_CASE = Case(model="example", precision="mxfp8_e4m3", tier="A", options=("rceil", "attention"))
 NAMES = (
     expect(
         "path",
         "where a baseline lies",
         lambda: _CASE.baseline.as_posix(),
-        "example/fp8_e4m3-A+rceil+attention.json",
+        "example/mxfp8_e4m3-A+rceil+attention.json",
     ),
     expect(
         "path-model",
         "another model's lies elsewhere",
         lambda: replace(_CASE, model="other").baseline.as_posix(),
-        "other/fp8_e4m3-A+rceil+attention.json",
+        "other/mxfp8_e4m3-A+rceil+attention.json",
     ),
     expect(
         "path-precision",
@@ -152,26 +152,28 @@ NAMES = (
         "path-tier",
         "another tier's does",
         lambda: replace(_CASE, tier="B").baseline.as_posix(),
-        "example/fp8_e4m3-B+rceil+attention.json",
+        "example/mxfp8_e4m3-B+rceil+attention.json",
     ),
     expect(
         "path-options",
         "that of other options does",
         lambda: replace(_CASE, options=()).baseline.as_posix(),
-        "example/fp8_e4m3-A.json",
+        "example/mxfp8_e4m3-A.json",
     ),
-    expect("bounds-key", "the line of the table of bounds", lambda: _CASE.bounds_key, "fp8_e4m3-A+attention"),
+    expect(
+        "bounds-key", "the line of the table of bounds", lambda: _CASE.bounds_key, "mxfp8_e4m3-A+attention"
+    ),
     expect(
         "bounds-key-plain",
         "options that quantize no more have none",
         lambda: replace(_CASE, options=("rceil",)).bounds_key,
-        "fp8_e4m3-A",
+        "mxfp8_e4m3-A",
     ),
     expect(
         "bounds-key-all",
         "options that quantize more",
-        lambda: replace(_CASE, options=("even", "attention", "outputs", "global-fp8_e4m3")).bounds_key,
-        "fp8_e4m3-A+attention+outputs+global-fp8_e4m3",
+        lambda: replace(_CASE, options=("even", "attention", "outputs", "global-e4m3")).bounds_key,
+        "mxfp8_e4m3-A+attention+outputs+global-e4m3",
     ),
 )
 
@@ -204,8 +206,8 @@ def _numbers(table: BoundsTables, case: Case) -> tuple[Any, ...]:
 def _loaded() -> tuple[Any, ...]:
     with tempfile.TemporaryDirectory(prefix="mxcheck-example-") as folder:
         path = Path(folder) / "bounds.toml"
-        path.write_text('[default]\n"fp8_e4m3-A" = { kl = 0.75, rise = 0.5 }\n', encoding="utf-8")
-        return _numbers(load_bounds(str(path)), case_of("ref-llama", "fp8_e4m3-A"))
+        path.write_text('[default]\n"mxfp8_e4m3-A" = { kl = 0.75, rise = 0.5 }\n', encoding="utf-8")
+        return _numbers(load_bounds(str(path)), case_of("ref-llama", "mxfp8_e4m3-A"))
 
 
 BOUNDS = (

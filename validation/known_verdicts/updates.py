@@ -179,17 +179,17 @@ FIRST = (
     ),
     expect("infinite", "the KL is infinite", lambda: _refused(Absolute(), kl=math.inf), ("signs",)),
     expect("unknown", "a library casts", lambda: _refused(Absolute(unknown="it casts", signed=(9.0,))), ()),
-    expect("order-kept", "fp6_e3m2 costs more", lambda: _standing("fp6_e3m2", 0.01), (1, 0)),
-    expect("order-reversed", "fp6_e3m2 costs less", lambda: _standing("fp6_e3m2", -0.001), (1, 1)),
-    expect("order-rceil", "the same under rceil", lambda: _standing("fp6_e3m2", -0.001, ["rceil"]), (1, 1)),
-    expect("order-even", "under a rule not tried", lambda: _standing("fp6_e3m2", -0.001, ["even"]), (0, 0)),
+    expect("order-kept", "fp6_e3m2 costs more", lambda: _standing("mxfp6_e3m2", 0.01), (1, 0)),
+    expect("order-reversed", "fp6_e3m2 costs less", lambda: _standing("mxfp6_e3m2", -0.001), (1, 1)),
+    expect("order-rceil", "the same under rceil", lambda: _standing("mxfp6_e3m2", -0.001, ["rceil"]), (1, 1)),
+    expect("order-even", "under a rule not tried", lambda: _standing("mxfp6_e3m2", -0.001, ["even"]), (0, 0)),
     expect(
         "order-higher", "mxint8, which outliers spoil, costs more", lambda: _standing("mxint8", 0.01), (0, 0)
     ),
     expect(
         "order-text",
         "fp6_e3m2 costs less on another text",
-        lambda: _standing("fp6_e3m2", -0.001, fingerprints={**HEALTHY.fingerprints, "tokens": "another"}),
+        lambda: _standing("mxfp6_e3m2", -0.001, fingerprints={**HEALTHY.fingerprints, "tokens": "another"}),
         (0, 0),
     ),
 )

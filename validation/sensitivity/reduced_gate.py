@@ -16,13 +16,13 @@ from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS
 from mxcheck.models.ladder import TIERS as LADDER_TIERS
 from mxcheck.models.ladder import WHOLE_MODEL as LADDER_WHOLE_MODEL
 from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.run.cases import Changes, stage
-from mxcheck.run.default_gate import FEW_STAGES, has_stage
+from mxcheck.run.cases import Changes, changed_recipe
+from mxcheck.run.default_gate import FEW_PRECISIONS, is_run_with
 from mxcheck.run.measuring import Measuring
 from validation.faults.fault import Fault
 
 #: The reduced gate: a dense model, one with experts, and models that cover the remaining code.
-MODELS = ("ref-llama", "ref-moe", *FEW_STAGES)
+MODELS = ("ref-llama", "ref-moe", *FEW_PRECISIONS)
 SEQUENCES = 16
 #: Always run: the reference itself, and the dtype of loading, which changes nothing else.
 WHOLE_MODEL = ("fp32", "bf16")
@@ -56,21 +56,21 @@ class ReducedGate:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models of its runs. With options only models with every stage: the others have bounds only for
-        their few stages."""
-        return tuple(name for name in MODELS if not (self.options and name in FEW_STAGES))
+        """The models of its runs. With options only models with every precision: the others have bounds only
+        for their few."""
+        return tuple(name for name in MODELS if not (self.options and name in FEW_PRECISIONS))
 
     def let_in(self, accepted: Path) -> None:
         """Write bounds of the models' own into the folder of baselines, where the options cost more, and
         where a model's table has only lines for whole texts."""
         ours = load_bounds(baselines=accepted)
-        for model in FEW_STAGES:
+        for model in FEW_PRECISIONS:
             if model not in self.models:
                 continue
             lines = []
             for case in self._cases(model):
                 whole = ours.of(replace(case, options=()))
-                lines.append(f'"{case.stage}" = {{ kl = {whole.kl!r}, rise = {whole.rise!r} }}\n')
+                lines.append(f'"{case.name}" = {{ kl = {whole.kl!r}, rise = {whole.rise!r} }}\n')
             adopt(accepted, model)
             path = bounds_path(accepted / model)
             table = path.read_text("utf-8")
@@ -84,7 +84,7 @@ class ReducedGate:
             for name in self.precisions:
                 for tier in _tiers_of(name, TIERS):
                     case = Case(model=model, precision=name, tier=tier)
-                    stage = replace(case, options=(self.options[-1], f"samples{SEQUENCES}")).stage
+                    stage = replace(case, options=(self.options[-1], f"samples{SEQUENCES}")).name
                     lines.append(f'"{stage}" = {{ kl = {factor * ours.of(case).kl:.3g} }}\n')
             write_text(bounds_path(accepted / model), "".join(lines))
 
@@ -95,7 +95,7 @@ class ReducedGate:
             Case(model=model, precision=name, tier=tier, options=few)
             for name in self.precisions
             for tier in _tiers_of(name, TIERS)
-            if has_stage(model, name, tier)
+            if is_run_with(model, name, tier)
         ]
 
     def arguments(self, accepted: Path, *, update: bool = False) -> list[str]:
@@ -140,9 +140,9 @@ class ReducedGate:
         for model in models:
             for name in self.precisions:
                 for tier in _tiers_of(name, tiers):
-                    if not has_stage(model, name, tier):
+                    if not is_run_with(model, name, tier):
                         continue
-                    labels, made = stage(name, tier, changes)
+                    labels, made = changed_recipe(name, tier, changes)
                     options = (*labels, f"samples{SEQUENCES}")
                     recipes[Case(model=model, precision=name, tier=tier, options=options)] = made
         return Measuring(

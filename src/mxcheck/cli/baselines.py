@@ -1,4 +1,4 @@
-"""`mxcheck baselines …`: list, compare, prune and re-centre accepted baselines."""
+"""`mxcheck baselines …`: list, compare, prune, rename and re-centre accepted baselines."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from mxcheck.files.write import PART
 from mxcheck.gate.baseline import BaselineError, read, states_path
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
+from mxcheck.gate.former_names import file_today, refuse_former_names, rename_today
 from mxcheck.gate.shipped import BASELINES
-from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, stages
+from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, with_tiers
 from mxcheck.models.weight_files import TOKENS
 from mxcheck.models.zoo import REFERENCE_MODELS, known_labels
 from mxcheck.pytest_plugin.own_recipes import own_recipes
@@ -66,11 +67,16 @@ def add_commands(commands: Any) -> None:
     recentre = actions.add_parser(
         "recentre",
         help="measure again and rewrite baselines that are within tolerance; "
-        "other arguments go to pytest, such as -k fp8_e4m3",
+        "other arguments go to pytest, such as -k mxfp8_e4m3",
     )
     recentre.set_defaults(run=_recentre, passes_on=True)
 
-    for action in (listing, diff, seen, prune, recentre):
+    renaming = actions.add_parser(
+        "rename", help="rename baselines that have former names of precisions (fp8_e4m3-A: mxfp8_e4m3-A)"
+    )
+    renaming.set_defaults(run=_rename)
+
+    for action in (listing, diff, seen, prune, recentre, renaming):
         action.add_argument("--baselines", type=Path, default=BASELINES, help=f"default: {BASELINES}")
 
 
@@ -85,7 +91,8 @@ def _diff(options: argparse.Namespace) -> int:
         read_directory(Path(side)) if Path(side).is_dir() else read_revision(side, options.baselines)
         for side in (options.before, options.after or str(options.baselines))
     ]
-    table = diff_table(*sides)
+    # a baseline that only got another name is no difference
+    table = diff_table(*({file_today(name): record for name, record in side.items()} for side in sides))
     console().print("no differences" if table is None else table)
     return 0 if table is None else 1
 
@@ -102,6 +109,7 @@ def _detectable(options: argparse.Namespace) -> int:
 
 def _prune(options: argparse.Namespace) -> int:
     models = [*REFERENCE_MODELS, *_own(options.baselines)]
+    refuse_former_names(options.baselines, _models_of(options.baselines))
     owned = {
         case.baseline.as_posix()
         for model in filter(None, map(str.strip, (options.models or ",".join(models)).split(",")))
@@ -122,6 +130,22 @@ def _prune(options: argparse.Namespace) -> int:
         words += ["--models", options.models, "--delete"] if options.models else ["--delete"]
         say(f"delete them with: {shlex.join(words)}", error=True)
     return 1 if orphans and not options.delete else 0
+
+
+def _rename(options: argparse.Namespace) -> int:
+    renamed = rename_today(options.baselines, _models_of(options.baselines))
+    for old, new in renamed:
+        say(f"{old} -> {new.name}")
+    if not renamed:
+        say(f"nothing to rename in {options.baselines}", error=True)
+    return 0
+
+
+def _models_of(root: Path) -> list[str]:
+    """Return the models that have a folder. Raises ValueError where there is no such directory."""
+    if not root.is_dir():
+        raise ValueError(f"baselines directory {root} does not exist; name one with --baselines")
+    return [folder.name for folder in _folders(root)]
 
 
 def _own(root: Path) -> list[str]:
@@ -157,10 +181,7 @@ _WRITING = 3600.0
 
 
 def _files(root: Path) -> list[str]:
-    """Return every baseline below `root`, by its relative path. Raises ValueError where there is no such
-    directory."""
-    if not root.is_dir():
-        raise ValueError(f"baselines directory {root} does not exist; name one with --baselines")
+    """Return every baseline below `root`, by its relative path."""
     found = [
         path for folder in _folders(root) for path in sorted(folder.glob("*.json")) if _was_accepted(path)
     ]
@@ -207,7 +228,8 @@ def _default_matrix(label: str) -> list[Case]:
     linears = [(name, ALL_LINEARS) for name in LADDER if name not in (*WHOLE_MODEL, "mixed")]
     own = [(name, None) for name in own_recipes(Path("pyproject.toml"), kernel="eager")]
     return [
-        Case(model=label, precision=precision, tier=tier) for precision, tier in (*stages(), *linears, *own)
+        Case(model=label, precision=precision, tier=tier)
+        for precision, tier in (*with_tiers(), *linears, *own)
     ]
 
 

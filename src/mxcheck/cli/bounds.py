@@ -68,11 +68,11 @@ def _bounds(options: argparse.Namespace) -> int:
             [] if found is None else [one for one in judge(record, None, found).failures if one.step == 5]
         )
         for one in broken:
-            say(f"mxcheck: {record.case.stage}: {one.message}", error=True)
+            say(f"mxcheck: {record.case.name}: {one.message}", error=True)
         within = found is not None and not broken
         beyond += not within
         table.add_row(
-            record.case.stage,
+            record.case.name,
             "" if record.kl is None else f"{record.kl:.6f}",
             "none" if found is None else f"{found.kl:g}",
             _used(record, None if found is None else found.kl),

@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "run",
         allow_abbrev=False,
-        help="run the model suite on a Ray cluster; other arguments go to pytest, such as -k fp8_e4m3",
+        help="run the model suite on a Ray cluster; other arguments go to pytest, such as -k mxfp8_e4m3",
         description="Every model is a task that asks for what the model needs, and is tried again where its "
         "node or process is lost; the shards are joined as by `mxcheck merge`. Arguments that are not listed "
         "here go to pytest. Exit code 0 if everything is green, 1 if anything is red, 2 for bad input.",

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mxcheck.formats.aliases import precision_of
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.spec import ROUNDINGS, CastSpec, cast_spec
 
@@ -35,7 +36,13 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """`fp8_e4m3-floor`; `-k` selects by it."""
+        """`mxfp8_e4m3-floor`: the precision's name of an MX format; `-k` selects by it."""
+        return f"{precision_of(self.format)}-{self.rule}"
+
+    @property
+    def seed(self) -> str:
+        """`fp8_e4m3-floor`: seeds of generated inputs contain the format's name, not the id, so that inputs,
+        digests and counts stay the same when ids change."""
         return f"{self.format}-{self.rule}"
 
     @property

@@ -18,6 +18,7 @@ from mxcheck.conformance.group_names import group_in_words
 from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
 from mxcheck.files.plain_data import DataError, json_data, toml_data
 from mxcheck.files.printed import got, one_line, told
+from mxcheck.formats.aliases import precision_of
 
 Counts = Mapping[str, Mapping[str, int]]  # group -> kind -> number
 
@@ -53,7 +54,7 @@ class Finding:
 
     def shows_in(self, cell: str) -> bool:
         """Return whether it shows in the cell with this id."""
-        return any(cell == f"{name}-{rule}" for name in self.formats for rule in self.rules)
+        return any(cell == f"{precision_of(name)}-{rule}" for name in self.formats for rule in self.rules)
 
 
 @cache

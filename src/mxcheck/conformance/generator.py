@@ -95,7 +95,7 @@ def _groups(cell: Cell, level: str, size: int | None) -> Iterator[Example]:
         yield from _blocks(cell, level, size or BLOCK)
     else:
         for group, make in TENSOR_GROUPS[level].items():
-            for x in make(cell, Draws(f"{cell.id} {group}")):
+            for x in make(cell, Draws(f"{cell.seed} {group}")):
                 yield example(group, torch.from_numpy(x), cell)
     yield from _sixteen_bits(cell, size)
 
@@ -154,13 +154,13 @@ def _mixtures(cell: Cell, level: str) -> Iterator[Example]:
 
 def _made(make: Callable[[Cell, int, Draws], Blocks], cell: Cell, length: int, group: str) -> Tensor:
     with np.errstate(over="ignore", under="ignore"):  # moving blocks by powers of two
-        blocks = make(cell, length, Draws(f"{cell.id} {group} {length}"))
+        blocks = make(cell, length, Draws(f"{cell.seed} {group} {length}"))
     return torch.from_numpy(blocks)
 
 
 def _layouts(cell: Cell) -> Iterator[Example]:
     """Yield ragged tails, each axis counted from either end, contiguous or not; 1 to 4 dimensions."""
-    random = Draws(f"{cell.id} layouts")
+    random = Draws(f"{cell.seed} layouts")
     for length in _TAIL_LENGTHS:
         yield example("ragged_tails", spread((5, length), random), cell)
     x = spread(_RAGGED_SHAPE, random)
@@ -219,7 +219,7 @@ def example(
     random = None
     if cell.rounding == "stochastic":
         # Add both ends and the middle: a remainder of one half rounds up from 2^31 on.
-        draws = Draws(f"{cell.id} {group} {tuple(x.shape)} random")
+        draws = Draws(f"{cell.seed} {group} {tuple(x.shape)} random")
         edges = np.array([0, (1 << 31) - 1, 1 << 31, (1 << 32) - 1])
         plain = draws.integers(0, 1 << 32, tuple(x.shape))
         chosen = draws.integers(0, 8, tuple(x.shape))

@@ -133,11 +133,11 @@ class _Pool:
 
     def __init__(self, cell: Cell, size: int, dtype: torch.dtype) -> None:
         self.cell, self.size, self.dtype = cell, size, dtype
-        self.blocks = pool_of(cell, size, dtype, Draws(f"{cell.id} matrices {dtype} {size}"))
+        self.blocks = pool_of(cell, size, dtype, Draws(f"{cell.seed} matrices {dtype} {size}"))
         self.cast: dict[int, _Cast] = {}
 
     def matrix(self, rows: int, columns: int, axis: int, layout: str) -> Matrix:
-        draws = Draws(f"{self.cell.id} {self.dtype} {rows} {columns} {axis} {layout}")
+        draws = Draws(f"{self.cell.seed} {self.dtype} {rows} {columns} {axis} {layout}")
         block = self.cell.spec().block
         a_scale_a_row = block.block_size is None and not block.whole_tensor
         made = (self._of_rows if a_scale_a_row else self._of_blocks)(rows, columns, draws)
@@ -202,7 +202,7 @@ class _Pool:
         if key not in self.cast:
             x, random = make(), None
             if self.cell.rounding == "stochastic":
-                draws = Draws(f"{self.cell.id} {self.dtype} matrices, random {key}")
+                draws = Draws(f"{self.cell.seed} {self.dtype} matrices, random {key}")
                 random = torch.from_numpy(draws.integers(0, 1 << 32, tuple(x.shape)))
             spec = self.cell.spec(block_size=self._block_size, random=random)
             self.cast[key] = _Cast(x=x, random=random, parts=expected_parts(x, spec))

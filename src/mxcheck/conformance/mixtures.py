@@ -62,7 +62,7 @@ def mixtures(cell: Cell, level: str) -> Iterator[Mixture]:
     own = cell.spec().block_size
     sizes = BLOCK_SIZES if cell.spec().block.scale == E8M0 else (own,)
     for (d, dtype), (s, size) in product(enumerate(DTYPES), enumerate(sizes)):
-        random = Draws(f"{cell.id} mixed {dtype} {size}")
+        random = Draws(f"{cell.seed} mixed {dtype} {size}")
         pool = pool_of(cell, size or 32, dtype, random)
         everything = level != "quick" or (dtype == torch.float32 and size == own)
         for (p, (others, axis)), (at, layout), ragged in product(
@@ -80,7 +80,7 @@ def mixtures(cell: Cell, level: str) -> Iterator[Mixture]:
 def sixteen_bit_blocks(cell: Cell, dtype: torch.dtype) -> Tensor:
     """Return blocks whose 16-bit values sit on the edges at scale 1: codes, midpoints, their neighbours in
     the dtype, and random numbers of either sign over a dozen binades; for formats with E8M0 scales."""
-    random = Draws(f"{cell.id} {dtype}")
+    random = Draws(f"{cell.seed} {dtype}")
     edges = (inputs.every_code, inputs.boundaries, inputs.wide)
     blocks = torch.cat([in_dtype(make(cell, 32, random), cell, dtype) for make in edges])
     blocks = blocks[blocks.isfinite().all(-1) & blocks.ne(0).any(-1)]
@@ -98,7 +98,7 @@ def _group(dtype: torch.dtype) -> str:
 
 def _long(cell: Cell, size: int | None) -> Iterator[Mixture]:
     """Yield rows longer than a kernel's own tile, along the last axis and the first."""
-    random = Draws(f"{cell.id} long")
+    random = Draws(f"{cell.seed} long")
     pool = pool_of(cell, size or 32, torch.float32, random)
     for axis, length in ((-1, _LONG), (-1, _LONG + 17), (0, _LONG)):
         x = _tensor(pool, (2,), axis, length, random)

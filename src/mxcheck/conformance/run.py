@@ -166,7 +166,7 @@ def reproduce(kernel: Kernel, finding: Finding) -> dict[str, Any]:
     """Cast a finding's counterexample with an implementation, and return the result under the keys of
     `as_data`."""
     told = finding.counterexample
-    cell = next(one for one in cells("full") if one.id == f"{told['format']}-{told['rule']}")
+    cell = next(one for one in cells("full") if (one.format, one.rule) == (told["format"], told["rule"]))
     words = told["input"].split()
     shape = tuple(told.get("shape") or [parse_hex(words).size])
     x = torch.from_numpy(parse_hex(words).reshape(shape)).to(getattr(torch, told.get("dtype", "float32")))

@@ -15,9 +15,10 @@ from mxcheck.kernels.api import Kernel, cast_with, resolve_kernel
 from mxcheck.kernels.counts import CastCounts, count_cast, total
 from mxcheck.kernels.standing_for import house_cast, stand_for
 from mxcheck.models.convert import Conversion
+from mxcheck.models.ladder import BF16
 from mxcheck.models.linear import Converted, ConvertedLinear
 from mxcheck.models.products import Cast, undisturbed
-from mxcheck.models.recipe import BF16, Operand
+from mxcheck.models.recipe import Operand
 
 _Found: TypeAlias = dict[str, dict[str, OperandCounts | Absent]]
 #: Counts of each cast of an operand, or the reason why it could not be counted.

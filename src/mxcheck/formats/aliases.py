@@ -1,4 +1,4 @@
-"""The field's names for our formats, accepted wherever a format can be named.
+"""Names of formats and precisions, and the other names that are accepted wherever one can be given.
 
 Names are translated only here. Standard library only, like `elements.py`.
 """
@@ -10,18 +10,44 @@ from types import MappingProxyType
 
 from mxcheck.formats.choices import unknown
 
-#: the field's name -> ours. `mxfp8` alone means E4M3 in the field; `mxfp6` alone names neither of two
-#: formats, and is no name.
-ALIASES: Mapping[str, str] = MappingProxyType(
+#: element format -> the precision that casts operands to it in MX blocks. A precision's name carries the
+#: family: elsewhere in this field plain `fp8_e4m3` is the dtype of a KV cache.
+MX_PRECISIONS: Mapping[str, str] = MappingProxyType(
     {
-        "mxfp8": "fp8_e4m3",
-        "mxfp8_e4m3": "fp8_e4m3",
-        "mxfp8_e5m2": "fp8_e5m2",
-        "mxfp6_e3m2": "fp6_e3m2",
-        "mxfp6_e2m3": "fp6_e2m3",
-        "mxfp4": "fp4_e2m1",
+        "fp8_e4m3": "mxfp8_e4m3",
+        "fp8_e5m2": "mxfp8_e5m2",
+        "fp6_e3m2": "mxfp6_e3m2",
+        "fp6_e2m3": "mxfp6_e2m3",
+        "fp4_e2m1": "mxfp4_e2m1",
+        "mxint8": "mxint8",
+        "fp4_e3m0": "mxfp4_e3m0",
     }
 )
+#: `mxfp8` alone means E4M3 in the field; `mxfp6` alone names neither of two formats, and is no name.
+_SHORT = {"mxfp8": "fp8_e4m3", "mxfp4": "fp4_e2m1"}
+
+#: other name -> format.
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {**_SHORT, **{name: element for element, name in MX_PRECISIONS.items() if name != element}}
+)
+#: other name -> precision.
+PRECISION_ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        **{short: MX_PRECISIONS[element] for short, element in _SHORT.items()},
+        **{element: name for element, name in MX_PRECISIONS.items() if name != element},
+        "nvfp8_emu_e4m3": "fp8_tensor_e4m3",
+        "nvfp8_emu_e5m2": "fp8_tensor_e5m2",
+        "bfp16": "bf16_operands",
+    }
+)
+_GLOBAL = "global-"
+#: format of element-wise results -> its name in a case, which contains the name of no precision, so that
+#: `-k mxfp4_e2m1` does not select other precisions whose element-wise results are FP4.
+_GLOBAL_NAMES = {
+    "bf16": "bfloat16",
+    "mxint8": "int8",
+    **{element: element.partition("_")[2] for element in MX_PRECISIONS if element != "mxint8"},
+}
 
 
 def own_name(name: str) -> str:
@@ -29,9 +55,35 @@ def own_name(name: str) -> str:
     return ALIASES.get(name, name) if isinstance(name, str) else name
 
 
+def own_precision(name: str) -> str:
+    """Return the canonical name of a precision; any other name unchanged."""
+    return PRECISION_ALIASES.get(name, name) if isinstance(name, str) else name
+
+
+def precision_of(format: str) -> str:
+    """Return the name of a block format in ids: of an MX format its precision's, else its own."""
+    return MX_PRECISIONS.get(format, format)
+
+
+def global_option(format: str) -> str:
+    """Return the option in a case's name that says to which format element-wise results are cast."""
+    return f"{_GLOBAL}{_GLOBAL_NAMES[format]}"
+
+
+def own_option(option: str) -> str:
+    """Return an option of a case's name as it is spelt today; any other unchanged."""
+    format = option.removeprefix(_GLOBAL)
+    return global_option(format) if format != option and format in _GLOBAL_NAMES else option
+
+
 def aliases_of(name: str) -> tuple[str, ...]:
-    """Return the field's names for our format `name`."""
+    """Return the other names of the format `name`."""
     return tuple(alias for alias, own in ALIASES.items() if own == name)
+
+
+def precision_aliases_of(name: str) -> tuple[str, ...]:
+    """Return the other names of the precision `name`."""
+    return tuple(alias for alias, own in PRECISION_ALIASES.items() if own == name)
 
 
 def choose_format(kind: str, name: str, allowed: Iterable[str]) -> str:
@@ -44,7 +96,21 @@ def choose_format(kind: str, name: str, allowed: Iterable[str]) -> str:
     names = list(allowed)
     if (own := own_name(name)) in names:
         return own
-    several = [alias for alias in ALIASES if alias.startswith(f"{name}_")]
-    if several and name not in ALIASES:
-        raise ValueError(f"{kind} {name!r} may be {' or '.join(several)}; name one of them")
+    if own == name:
+        _refuse_several(kind, name, ALIASES)
     raise unknown(kind, name, names, also=[alias for alias, own in ALIASES.items() if own in names])
+
+
+def choose_precision(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """As `choose_format`, for the canonical name of a precision; the nearest match is a canonical name."""
+    names = list(allowed)
+    if (own := own_precision(name)) in names:
+        return own
+    _refuse_several(kind, name, names)
+    raise unknown(kind, name, names)
+
+
+def _refuse_several(kind: str, name: str, names: Iterable[str]) -> None:
+    several = [one for one in names if one.startswith(f"{name}_")]
+    if several:
+        raise ValueError(f"{kind} {name!r} may be {' or '.join(several)}; name one of them")

@@ -93,9 +93,9 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
     yield check(
         "reversed",
         not stands.reversed,
-        f"this step, or one that was accepted before it, is wrong: {some(stands.reversed)}"
+        f"this precision, or one that was accepted before it, is wrong: {some(stands.reversed)}"
         if stands.reversed
-        else f"in order with {stands.compared} accepted steps",
+        else f"in order with {stands.compared} accepted precisions",
     )
     if found.unknown:
         yield check("oracle", True, f"casts not compared with the oracle: {found.unknown}")
@@ -157,8 +157,8 @@ HEAD = """\
 
 def bounds_lines(record: Record, bounds: Bounds, found: Absolute, *, today: date) -> str:
     """Return a case's line for its model's `bounds.toml`, under a comment with the measurements behind it."""
-    stage = record.case.stage
-    key = stage if stage.replace("-", "").replace("_", "").isalnum() else f'"{stage}"'
+    name = record.case.name
+    key = name if name.replace("-", "").replace("_", "").isalnum() else f'"{name}"'
     entry = f"kl = {bounds.kl:g}" + ("" if bounds.rise == bounds.kl else f", rise = {bounds.rise:g}")
     sequences = len(record.sequence_losses)
     length = record.scored_tokens // sequences + 1
@@ -169,4 +169,4 @@ def bounds_lines(record: Record, bounds: Bounds, found: Absolute, *, today: date
     )
     text = f"{record.corpus['used']}, {sequences} sequences of {length}"
     kl = "none" if record.kl is None else f"{record.kl:.6g}"
-    return f"\n# {stage}: KL {kl} on {text}; {signed}; {today.isoformat()}\n{key} = {{ {entry} }}\n"
+    return f"\n# {name}: KL {kl} on {text}; {signed}; {today.isoformat()}\n{key} = {{ {entry} }}\n"

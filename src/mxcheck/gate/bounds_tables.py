@@ -14,14 +14,15 @@ from typing import Any
 
 from mxcheck.files.plain_data import DataError, read_toml, toml_data
 from mxcheck.files.printed import RefusedFileError, got
+from mxcheck.formats.aliases import own_precision
 from mxcheck.formats.choices import misspelt, unknown
 from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.shipped import folder_in_force
 
 #: Larger than any cost; a number of 400 digits is refused.
 _MOST = 1e9
-#: A stage with those options that may have a line of their own (`Case.bounds_key`), in order.
-_STAGE = re.compile(r"(?P<plain>[^+]+)(\+attention)?(\+outputs)?(\+global-\w+)?")
+#: A precision with those options that may have a line of their own (`Case.bounds_key`), in order.
+_LINE = re.compile(r"(?P<plain>[^+]+)(\+attention)?(\+outputs)?(\+global-\w+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +52,11 @@ class BoundsTables:
         tables: list[dict[str, Any]],
         *,
         baselines: Path | None = None,
-        stages: Collection[str] | None = None,
+        precisions: Collection[str] | None = None,
     ) -> None:
         self._tables = tables
         self._baselines = baselines
-        self._stages = stages
+        self._precisions = precisions
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -67,9 +68,9 @@ class BoundsTables:
         of the model's."""
         own = []
         if self._baselines is not None:
-            own = [read_bounds(folder_in_force(self._baselines, case.model), self._stages)]
+            own = [read_bounds(folder_in_force(self._baselines, case.model), self._precisions)]
         # a line of a model's own file is for one case, with all its options
-        lines = [_line(table, case.model, case.stage) for table in own]
+        lines = [_line(table, case.model, case.name) for table in own]
         theirs, ours = self._tables[:-1], self._tables[-1:]
         for found in (_of(theirs, case), *lines, _of(ours, case)):
             if found is not None:
@@ -81,16 +82,16 @@ class BoundsTables:
         found = self.find(case)
         if found is None:
             raise ValueError(
-                f"no bounds for {case.stage} of {case.model}; the first --snapshot-update makes them from "
-                f"what it measures, or add `'{case.stage}' = {{ kl = NATS }}` to bounds.toml beside its "
+                f"no bounds for {case.name} of {case.model}; the first --snapshot-update makes them from "
+                f"what it measures, or add `'{case.name}' = {{ kl = NATS }}` to bounds.toml beside its "
                 f"baselines"
             )
         return found
 
 
 def _of(tables: list[dict[str, Any]], case: Case) -> Bounds | None:
-    """Return the bounds of the case's own line, else the largest of the stage with fewer of the options that
-    cost."""
+    """Return the bounds of the case's own line, else the largest of its precision with fewer of the options
+    that cost."""
     plain, *options = case.bounds_key.split("+")
     for table in tables:  # all of the user's before ours: ours never loosen them
         for count in range(len(options), -1, -1):
@@ -100,11 +101,11 @@ def _of(tables: list[dict[str, Any]], case: Case) -> Bounds | None:
     return None
 
 
-def _line(table: dict[str, Any], model: str, stage: str) -> Bounds | None:
+def _line(table: dict[str, Any], model: str, name: str) -> Bounds | None:
     default = table.get("default", {}) if model in table.get("serves", [model]) else {}
     for section in (table.get("models", {}).get(model, {}), default):
-        if stage in section:
-            entry = section[stage]
+        if name in section:
+            entry = section[name]
             # On text sampled from the reference the expected rise equals the KL divergence.
             return Bounds(
                 kl=float(entry["kl"]),
@@ -121,23 +122,37 @@ def bounds_path(folder: Path) -> Path:
     return folder / "bounds.toml"
 
 
-def read_bounds(folder: Path, stages: Collection[str] | None = None) -> dict[str, Any]:
+def read_bounds(folder: Path, precisions: Collection[str] | None = None) -> dict[str, Any]:
     """Return the table in a model's `bounds.toml`, empty where there is no file. Raises ValueError, in one
-    line, for an unreadable file, for a line that holds anything but bounds, and for a line whose stage
-    without its options is not in `stages` (None: any), since it would never be read."""
+    line, for an unreadable file, for a line that holds anything but bounds, and for a line whose precision
+    without its options is not in `precisions` (None: any), since it would never be read."""
     path = bounds_path(folder)
     if not path.exists() and not path.is_symlink():
         return {}
     lines = _loaded(path, str(path))
-    for stage, entry in lines.items():
-        _check_entry(entry, f"bounds file {path}: {stage!r}", {"kl", "rise", "reason"})
+    for name, entry in lines.items():
+        _check_entry(entry, f"bounds file {path}: {name!r}", {"kl", "rise", "reason"})
         try:
-            case = case_of(folder.name, stage)
-            if stages is not None and case.kind == "recipe" and case.plain not in stages:
-                raise unknown("stage", case.plain, stages)
+            case = case_of(folder.name, name)
+            if precisions is not None and case.kind == "recipe" and case.plain not in precisions:
+                raise unknown("precision", case.plain, precisions)
         except ValueError as error:
             raise BoundsError(f"bounds file {path}: {error}") from error
-    return {"default": lines, "whose": str(path), "own": True}
+    return {"default": _today(lines, f"bounds file {path}"), "whose": str(path), "own": True}
+
+
+def _today(lines: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return lines whose precisions may have former names, under today's. Raises ValueError for two lines of
+    one case."""
+    found: dict[str, Any] = {}
+    for name, entry in lines.items():
+        today = case_of("any", name).name
+        if today in found:
+            raise BoundsError(
+                f"{where}: {name!r} is another name of {today!r}, which has a line too; drop one"
+            )
+        found[today] = entry
+    return found
 
 
 def _loaded(path: Path, named: str) -> dict[str, Any]:
@@ -166,7 +181,7 @@ def _check_entry(entry: Any, where: str, allowed: Collection[str]) -> None:
 
 
 def _checked(
-    table: dict[str, Any], path: str, stages: Collection[str], known: Collection[str] | None
+    table: dict[str, Any], path: str, precisions: Collection[str], known: Collection[str] | None
 ) -> dict[str, Any]:
     """Refuse, in one line that names the file, entries that would be ignored or fail later."""
     for name in table.keys() - {"default", "models"}:
@@ -178,13 +193,23 @@ def _checked(
             if (error := misspelt("model in [models]", name, others)) is not None:
                 raise BoundsError(f"bounds file {path}: {error}")
     sections = [("default", table.get("default", {})), *((f"models.{name}", models[name]) for name in models)]
+    checked: dict[str, Any] = {}
     for title, section in sections:
-        for stage, entry in _table(section, title, path).items():
-            plain = _STAGE.fullmatch(stage)
-            if plain is None or plain["plain"] not in stages:
-                raise BoundsError(f"bounds file {path}: {unknown(f'stage in [{title}]', stage, stages)}")
-            _check_entry(entry, f"bounds file {path}: [{title}] {stage!r}", {"kl", "rise"})
-    return {**table, "whose": path}
+        for name, entry in _table(section, title, path).items():
+            plain = _LINE.fullmatch(name)
+            if plain is None or _plain_today(plain["plain"]) not in precisions:
+                raise BoundsError(
+                    f"bounds file {path}: {unknown(f'precision in [{title}]', name, precisions)}"
+                )
+            _check_entry(entry, f"bounds file {path}: [{title}] {name!r}", {"kl", "rise"})
+        checked[title] = _today(section, f"bounds file {path}: [{title}]")
+    found = {name: checked[f"models.{name}"] for name in models}
+    return {**table, "default": checked["default"], "models": found, "whose": path}
+
+
+def _plain_today(plain: str) -> str:
+    precision, dash, tier = plain.partition("-")
+    return f"{own_precision(precision)}{dash}{tier}"
 
 
 def _table(value: Any, title: str, path: str) -> dict[str, Any]:
@@ -210,8 +235,8 @@ def load_bounds(
     """
     ours = toml_data(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
     ours["whose"] = "mxcheck's own table"
-    stages = (*(stage for stage in ours["default"] if "+" not in stage), *own)
+    precisions = (*(name for name in ours["default"] if "+" not in name), *own)
     if path is None:
-        return BoundsTables([ours], baselines=baselines, stages=stages)
-    theirs = _checked(_loaded(Path(path), path), path, stages, models)
-    return BoundsTables([theirs, ours], baselines=baselines, stages=stages)
+        return BoundsTables([ours], baselines=baselines, precisions=precisions)
+    theirs = _checked(_loaded(Path(path), path), path, precisions, models)
+    return BoundsTables([theirs, ours], baselines=baselines, precisions=precisions)

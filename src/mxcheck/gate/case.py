@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mxcheck.files.printed import got
+from mxcheck.formats.aliases import own_option, own_precision
 
 Kind = Literal["recipe", "checkpoint", "engine", "training"]
 
@@ -40,7 +41,7 @@ if tuple(KINDS) != get_args(Kind):
 _COSTLY = ("attention", "outputs")
 #: Longest case name: every file named after it must fit in 255 bytes.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,149}")
-#: Syntax of each part of a name. The first dash of a stage separates precision and tier, so that neither
+#: Syntax of each part of a name. The first dash of a name separates precision and tier, so that neither
 #: contains one; a `+` begins an option.
 _PARTS = {
     "model": (_NAME, "at most 150 letters, digits, '_', '.' and '-', the first a letter or digit"),
@@ -49,8 +50,8 @@ _PARTS = {
     "tier": (re.compile(r"[A-Za-z0-9_.]+"), "letters, digits, '_' and '.'"),
     "option": (re.compile(r"[A-Za-z0-9_.-]+"), "letters, digits, '_', '.' and '-'"),
 }
-#: `checkpoint.my-fp8`, `engine.vllm-0.32+batch8`, `training.fp8_e4m3-B`. No recipe's name begins with such a
-#: word and a dot (`check_recipe_name`), so the first dot distinguishes the kinds.
+#: `checkpoint.my-fp8`, `engine.vllm-0.32+batch8`, `training.mxfp8_e4m3-B`. No recipe's name begins with such
+#: a word and a dot (`check_recipe_name`), so the first dot distinguishes the kinds.
 _OTHER_KIND = re.compile(rf"({'|'.join(list(KINDS)[1:])})\.(.*)")
 
 
@@ -65,6 +66,8 @@ class Case:
     - `engine`: a running engine that serves `model`; `subject` is its name.
     - `training`: training `model` under `precision` and `tier`.
 
+    A precision, and an option, may be given by another of its names.
+
     Raises ValueError for a name that cannot be part of a file name and a test name, or that another case has.
     """
 
@@ -76,6 +79,8 @@ class Case:
     subject: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", own_precision(self.precision))
+        object.__setattr__(self, "options", tuple(map(own_option, self.options)))
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of case {got(self.kind)}; allowed: {', '.join(KINDS)}")
         named = KINDS[self.kind].named
@@ -96,14 +101,14 @@ class Case:
         check_recipe_name(self.precision)
 
     @property
-    def stage(self) -> str:
-        """The part of the name after the model: `fp8_e4m3-A`, `bf16`, `fp8_e4m3-A+block16`,
-        `checkpoint.my-fp8`, `engine.vllm`, `training.fp8_e4m3-B`."""
+    def name(self) -> str:
+        """The part of the name after the model: `mxfp8_e4m3-A`, `bf16`, `mxfp8_e4m3-A+block16`,
+        `checkpoint.my-fp8`, `engine.vllm`, `training.mxfp8_e4m3-B`."""
         return "+".join([self.plain, *self.options])
 
     @property
     def plain(self) -> str:
-        """The stage without its options."""
+        """The name without its options."""
         what = self.subject or (self.precision if self.tier is None else f"{self.precision}-{self.tier}")
         return what if self.kind == "recipe" else f"{self.kind}.{what}"
 
@@ -117,21 +122,21 @@ class Case:
     @property
     def id(self) -> str:
         """pytest id, which `-k` matches too."""
-        return f"{self.model}-{self.stage}"
+        return f"{self.model}-{self.name}"
 
     @property
     def baseline(self) -> Path:
         """Path of the accepted record, relative to the baselines directory."""
-        return Path(self.model) / f"{self.stage}.json"
+        return Path(self.model) / f"{self.name}.json"
 
 
-def case_of(model: str, stage: str) -> Case:
-    """Return the case of `model` with this stage: the inverse of `Case.stage` (no precision has a dash).
-    Raises ValueError for an invalid stage."""
-    plain, *options = stage.split("+")
+def case_of(model: str, name: str) -> Case:
+    """Return the case of `model` with this name: the inverse of `Case.name` (no precision has a dash).
+    Raises ValueError for an invalid name."""
+    plain, *options = name.split("+")
     if not plain or not all(options):
         raise ValueError(
-            f"{got(stage, 160)} is no stage of a case; such as: fp8_e4m3-B, bf16, checkpoint.my-fp8+block16"
+            f"{got(name, 160)} is no name of a case; such as: mxfp8_e4m3-B, bf16, checkpoint.my-fp8+block16"
         )
     found = _OTHER_KIND.fullmatch(plain)
     kind: Kind = found[1] if found else "recipe"  # type: ignore[assignment]

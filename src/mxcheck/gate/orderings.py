@@ -18,7 +18,7 @@ Shown = Literal["holds", "undecided", "reversed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ordering:
-    """The stage `lower` (`fp8_e4m3-A`) has a smaller KL divergence than the stage `higher`, and why."""
+    """The precision and tier `lower` (`mxfp8_e4m3-A`) has a smaller KL divergence than `higher`, and why."""
 
     lower: str
     higher: str
@@ -43,7 +43,7 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The extra cost of the higher stage: mean over sequences of KL(higher) - KL(lower) and its standard
+    """The extra cost of `higher`: mean over sequences of KL(higher) - KL(lower) and its standard
     error, both in nats per token, and the ratio of the mean KLs."""
 
     difference: float
@@ -72,7 +72,7 @@ class Comparison:
 
 
 def compare_kl(lower: Sequence[float], higher: Sequence[float]) -> Comparison:
-    """Compare the KLs of the same sequences under two stages, in nats a token.
+    """Compare the KLs of the same sequences under two precisions, in nats a token.
 
     Raises ValueError where the lengths differ, or a figure is not finite.
     """
@@ -127,9 +127,9 @@ def standing(record: Record, accepted: Callable[[Case], Record | None]) -> Stand
             continue
         below = record.case.plain == one.lower
         plain = case_of(record.model, one.higher if below else one.lower)
-        step = replace(plain, options=record.case.options)
-        other = accepted(step)
-        if other is None or other.id != step.id or not _has_kl(other) or not _same_inputs(record, other):
+        expected = replace(plain, options=record.case.options)
+        other = accepted(expected)
+        if other is None or other.id != expected.id or not _has_kl(other) or not _same_inputs(record, other):
             continue
         compared += 1
         shown = compare(record, other) if below else compare(other, record)
@@ -163,34 +163,34 @@ def deviation(model: str, ordering: Ordering) -> Deviation | None:
 
 _PRECISION = "fewer significant bits, more damage"
 _BY_FORMAT = (
-    ("bfp16", "mxint8", _PRECISION),
-    ("mxint8", "fp6_e2m3", _PRECISION),
-    ("mxint8", "fp8_e4m3", _PRECISION),
-    ("fp6_e2m3", "fp6_e3m2", _PRECISION),
-    ("fp8_e4m3", "fp6_e3m2", _PRECISION),
-    ("fp8_e4m3", "fp8_e5m2", _PRECISION),
-    ("nvfp8_emu_e4m3", "nvfp8_emu_e5m2", _PRECISION),
-    ("fp6_e3m2", "fp4_e2m1", _PRECISION),
-    ("fp8_e5m2", "fp4_e2m1", _PRECISION),
-    ("fp8_e5m2", "nvfp4", _PRECISION),
-    ("nvfp4", "fp4_e2m1", "the same elements in smaller blocks, with finer scales"),
-    ("fp4_e2m1", "fp4_e3m0", _PRECISION),
+    ("bf16_operands", "mxint8", _PRECISION),
+    ("mxint8", "mxfp6_e2m3", _PRECISION),
+    ("mxint8", "mxfp8_e4m3", _PRECISION),
+    ("mxfp6_e2m3", "mxfp6_e3m2", _PRECISION),
+    ("mxfp8_e4m3", "mxfp6_e3m2", _PRECISION),
+    ("mxfp8_e4m3", "mxfp8_e5m2", _PRECISION),
+    ("fp8_tensor_e4m3", "fp8_tensor_e5m2", _PRECISION),
+    ("mxfp6_e3m2", "mxfp4_e2m1", _PRECISION),
+    ("mxfp8_e5m2", "mxfp4_e2m1", _PRECISION),
+    ("mxfp8_e5m2", "nvfp4", _PRECISION),
+    ("nvfp4", "mxfp4_e2m1", "the same elements in smaller blocks, with finer scales"),
+    ("mxfp4_e2m1", "mxfp4_e3m0", _PRECISION),
 )
 _BY_TIER = (
-    *("bfp16", "nvfp8_emu_e4m3", "nvfp8_emu_e5m2", "fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3"),
-    *("fp4_e2m1", "mxint8", "fp4_e3m0", "nvfp4"),
+    *("bf16_operands", "fp8_tensor_e4m3", "fp8_tensor_e5m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2"),
+    *("mxfp6_e2m3", "mxfp4_e2m1", "mxint8", "mxfp4_e3m0", "nvfp4"),
 )
 _MIXED = (
-    ("fp8_e4m3-A", "mixed-C", "C quantizes the attention as well, and the MLP in fewer bits"),
-    ("fp6_e3m2-A", "mixed-C", "C quantizes the attention as well"),
-    ("mixed-C", "fp6_e3m2-B", "C has the attention in more significant bits"),
+    ("mxfp8_e4m3-A", "mixed-C", "C quantizes the attention as well, and the MLP in fewer bits"),
+    ("mxfp6_e3m2-A", "mixed-C", "C quantizes the attention as well"),
+    ("mixed-C", "mxfp6_e3m2-B", "C has the attention in more significant bits"),
     ("mixed-C", "mixed-D", "D has both in fewer significant bits"),
-    ("fp4_e2m1-A", "mixed-D", "D quantizes the attention as well"),
-    ("mixed-D", "fp4_e2m1-B", "D has the attention in more significant bits"),
+    ("mxfp4_e2m1-A", "mixed-D", "D quantizes the attention as well"),
+    ("mixed-D", "mxfp4_e2m1-B", "D has the attention in more significant bits"),
 )
 
-#: Orderings that all trained models show, apart from the exceptions. fp6_e3m2 and fp8_e5m2, and fp6_e2m3 and
-#: fp8_e4m3, have equal numbers of significant bits: no order is asserted between them.
+#: Orderings that all trained models show, apart from the exceptions. mxfp6_e3m2 and mxfp8_e5m2, and
+#: mxfp6_e2m3 and mxfp8_e4m3, have equal numbers of significant bits: no order is asserted between them.
 ORDERINGS: tuple[Ordering, ...] = (
     *(
         Ordering(lower=f"{lower}-{tier}", higher=f"{higher}-{tier}", why=why)
@@ -222,41 +222,41 @@ EXCEPTIONS: tuple[Deviation, ...] = (
             why=_OUTLIERS,
         )
         for lower, higher, tiers in (
-            ("mxint8", "fp8_e4m3", "AB"),
-            ("fp6_e2m3", "fp6_e3m2", "AB"),
-            ("fp4_e2m1", "fp4_e3m0", "B"),
+            ("mxint8", "mxfp8_e4m3", "AB"),
+            ("mxfp6_e2m3", "mxfp6_e3m2", "AB"),
+            ("mxfp4_e2m1", "mxfp4_e3m0", "B"),
         )
         for tier in tiers
     ),
     *(
-        Deviation(model=model, lower="fp4_e3m0-A", higher="fp4_e3m0-B", shows="reversed", why=_SHRINKS)
+        Deviation(model=model, lower="mxfp4_e3m0-A", higher="mxfp4_e3m0-B", shows="reversed", why=_SHRINKS)
         for model in ("ref-llama", "ref-moe", "outlier-llama")
     ),
     Deviation(
         model="long-llama",
-        lower="fp4_e3m0-A",
-        higher="fp4_e3m0-B",
+        lower="mxfp4_e3m0-A",
+        higher="mxfp4_e3m0-B",
         shows="undecided",
         why=f"{_SHRINKS}; four sequences do not show it beyond their scatter",
     ),
     *(
         Deviation(model="ref-moe", lower=f"{name}-A", higher=f"{name}-B", shows="undecided", why=_ROUTING)
-        for name in ("bfp16", "mxint8")
+        for name in ("bf16_operands", "mxint8")
     ),
     Deviation(
         model="outlier-llama",
-        lower="fp4_e2m1-A",
+        lower="mxfp4_e2m1-A",
         higher="mixed-D",
         shows="undecided",
         why="the attention in fp6_e3m2, which outliers hardly touch, is little beside the MLP in fp4_e2m1",
     ),
 )
 
-#: Orderings that no reference model reverses, under `floor` or `rceil`: expected of any model. fp4_e3m0
+#: Orderings that no reference model reverses, under `floor` or `rceil`: expected of any model. mxfp4_e3m0
 #: shrinks its input under `floor` only, so that its place depends on the rule.
 SHOWN_BY_ALL: tuple[Ordering, ...] = tuple(
     one
     for one in ORDERINGS
-    if "fp4_e3m0" not in one.id
+    if "mxfp4_e3m0" not in one.id
     and not any((one.lower, one.higher, "reversed") == (e.lower, e.higher, e.shows) for e in EXCEPTIONS)
 )

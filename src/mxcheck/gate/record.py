@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mxcheck.formats.aliases import own_option, own_precision
 from mxcheck.formats.choices import choose
 from mxcheck.gate.case import KINDS, Case, Kind
 from mxcheck.gate.counters import Counters, counters_from_dict
@@ -74,7 +75,7 @@ class Record:
     size of all weights with codes and scales packed, `original_bytes` as loaded. `unconverted` maps modules
     that a library did not convert to its reason.
 
-    `arithmetic` is a digest of fixed products in the stage's type. Where it and the reference's losses equal
+    `arithmetic` is a digest of fixed products in the case's type. Where it and the reference's losses equal
     the accepted ones, this machine multiplies as the accepting one did.
 
     Sequences are listed in the order of the tokens. `digests` holds, by module, bits that are equal on every
@@ -192,6 +193,7 @@ def record_from_dict(data: dict[str, Any]) -> Record:
     Raises ValueError, in one line, for missing or unknown fields, the first field of another type, a field
     that is absent without a reason, and impossible values: lists by sequence that are empty or of different
     lengths, no scored token, an invalid case name. NaN and infinity are accepted: the gate judges them.
+    A former name of a precision is read as today's.
     """
     if not isinstance(data, dict):
         raise ValueError(f"a record must be a dict, got {data!r:.40}")
@@ -220,6 +222,9 @@ def record_from_dict(data: dict[str, Any]) -> Record:
         choose("fingerprint", name, FINGERPRINTS)
     if not isinstance(data["corpus"].get("used"), str):
         raise ValueError(f"corpus must say which text was used, got {data['corpus']!r:.60}")
+    data |= {"precision": own_precision(data["precision"]), "options": list(map(own_option, data["options"]))}
+    if "precision" in data["recipe"]:
+        data["recipe"] = {**data["recipe"], "precision": own_precision(data["recipe"]["precision"])}
     record = Record(**{**data, **{name: read(data[name]) for name, read in _NESTED.items()}})
     record.case  # noqa: B018  (raises for what no case is called)
     return record

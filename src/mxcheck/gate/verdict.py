@@ -60,7 +60,7 @@ def judge(
     own_samples, bits = tuple(_own_samples(record)), tuple(_bits(record))
     costs = tuple(_bounds(record, bounds)) if bounds is not None else ()
     if bounds is None and baseline is not None:
-        words = f"no bounds for {record.case.stage}: restore bounds.toml beside its baseline, or add its line"
+        words = f"no bounds for {record.case.name}: restore bounds.toml beside its baseline, or add its line"
         costs = (check("no bounds", False, words),)
     steady = (*kernel_held(record), *casts_steady(record))
     alone = (*own_samples, *bits, *steady, *costs, *absolute)

@@ -279,7 +279,7 @@ def by_the_oracle(x: Tensor, operand: Operand | None, axis: int) -> Tensor:
     import torch
 
     from mxcheck.formats.oracle import dequantize_array, quantize_array
-    from mxcheck.models.recipe import BF16
+    from mxcheck.models.ladder import BF16
 
     if operand is None:
         return x.float()

@@ -67,8 +67,8 @@ def _operands(
     import torch
 
     from mxcheck.models.classify import reduction_axis, weight_parameters
+    from mxcheck.models.ladder import BF16
     from mxcheck.models.probe import ROWS, probe
-    from mxcheck.models.recipe import BF16
 
     recipe = session.measuring.recipe_of(record.case)
     modules = dict(session.resident(record.case.model).loaded.model.named_modules())

@@ -81,5 +81,5 @@ def _accepted_here(session: Session, case: Case, baselines: Path) -> Path | None
     """Return the baseline that says that a case ran on such a device, if its library is still installed."""
     target = baseline_paths(baselines, case, session.device_class)[1]
     path = in_force(baselines, target.relative_to(baselines))
-    step = LADDER[session.measuring.recipe_of(case).precision]
-    return path if path.is_file() and installed(step) else None
+    precision = LADDER[session.measuring.recipe_of(case).precision]
+    return path if path.is_file() and installed(precision) else None

@@ -76,7 +76,7 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, tuple[str, Cell, int | None]]]
 def cells_of(recipe: Recipe) -> Iterator[tuple[Cell, int | None]]:
     """Yield each cell that a recipe casts with, and its block size."""
     from mxcheck.conformance.cells import Cell
-    from mxcheck.models.recipe import BF16
+    from mxcheck.models.ladder import BF16
 
     for operand in recipe.operands:
         if operand.format != BF16:

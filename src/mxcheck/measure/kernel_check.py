@@ -24,8 +24,8 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
     """
     from mxcheck.conformance.inside import fitted
     from mxcheck.measure.made_for import made_for
+    from mxcheck.models.ladder import BF16
     from mxcheck.models.probe import probe
-    from mxcheck.models.recipe import BF16
 
     specs = [operand.spec(axis=-1) for operand in recipe.operands if operand.format != BF16]
     if not specs:

@@ -51,7 +51,7 @@ def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe, device
         ValueError: it is refused; with the kernel, the case, the module, the input and the domain.
     """
     from mxcheck.kernels.domain import domain_of
-    from mxcheck.models.recipe import BF16
+    from mxcheck.models.ladder import BF16
 
     operands = [one for one in recipe.operands if one.format != BF16]
     check_named(recipe)

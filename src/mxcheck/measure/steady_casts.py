@@ -38,6 +38,7 @@ from mxcheck.models.call_casts import CallCast, call_casts
 from mxcheck.models.casts import CastFailedError, CastRefusedError, activation_cast
 from mxcheck.models.classify import reduction_axis, weight_parameters
 from mxcheck.models.convert import convert
+from mxcheck.models.ladder import BF16
 from mxcheck.models.linear import ConvertedLinear, LibraryLinear
 from mxcheck.models.probe import (
     ATTENTION_LENGTH,
@@ -48,7 +49,7 @@ from mxcheck.models.probe import (
     unnoted,
     whole_digest,
 )
-from mxcheck.models.recipe import BF16, Operand, Recipe
+from mxcheck.models.recipe import Operand, Recipe
 
 FIRST, LAST = "the fixed probe", "the fixed probe once more, last in the case"
 

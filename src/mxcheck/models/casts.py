@@ -19,8 +19,9 @@ from mxcheck.kernels.grown import is_growing
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.refusals import is_interrupt, own_word, refusal
 from mxcheck.kernels.standing_for import house_cast, stand_for
+from mxcheck.models.ladder import BF16
 from mxcheck.models.products import Cast, undisturbed
-from mxcheck.models.recipe import BF16, Operand
+from mxcheck.models.recipe import Operand
 from mxcheck.models.refusal import is_of_the_host
 
 _NO = (NotImplementedError, AssertionError, TypeError, ValueError)

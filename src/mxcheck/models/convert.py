@@ -111,7 +111,7 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
     linear-like module whose role the recipe names, by mxcheck's casts or by a library.
 
     A model with casts is for inference: a call that would record a gradient through them raises ValueError.
-    Where a cast has one scale for the whole tensor (`nvfp4`, `nvfp8_emu_*`), every token of a sequence
+    Where a cast has one scale for the whole tensor (`nvfp4`, `fp8_tensor_*`), every token of a sequence
     affects that scale, and so the earlier logits: the measured model is not causal, and its figures apply to
     complete sequences (see `Recipe.looks_ahead`).
 

@@ -6,14 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mxcheck.formats.aliases import choose_format
+from mxcheck.formats.aliases import choose_format, choose_precision, own_precision
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import CastSpec, cast_spec
-from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, ROLES, TIERS, WHOLE_MODEL
-
-#: An operand "format" that is no block format: each element is rounded to bfloat16.
-BF16 = "bf16"
+from mxcheck.models.ladder import ALL_LINEARS, BF16, LADDER, MIXED_TIERS, ROLES, TIERS, WHOLE_MODEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +83,7 @@ class Recipe:
     """Quantization of a model.
 
     Attributes:
-        precision: a precision of the ladder, or the name of a user's recipe.
+        precision: a precision of the ladder, also by another of its names, or the name of a user's recipe.
         tier: A, B, C, D or `linears`; None for whole-model precisions and for users' recipes.
         roles: role -> casts of its linear products, each along its reduction axis: weights once, activations
             at each call. Where a library casts (`bnb_int8`, …) the casts are empty.
@@ -105,6 +102,7 @@ class Recipe:
     kernel: str = "eager"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", own_precision(self.precision))
         for role in self.roles:
             choose("role", role, ROLES)
         if self.precision in WHOLE_MODEL:
@@ -257,13 +255,13 @@ def recipe(
 
     Raises ValueError for an unknown name, and where a tier is missing or does not apply.
     """
-    precision = choose_format("precision", precision, LADDER)
-    step = LADDER[precision]
-    ours = precision not in WHOLE_MODEL and step.library is None
+    precision = choose_precision("precision", precision, LADDER)
+    row = LADDER[precision]
+    ours = precision not in WHOLE_MODEL and row.library is None
     if not ours and (attention or outputs or weights_only or elementwise):
         how = "converts the whole model" if precision in WHOLE_MODEL else "is cast by its library"
         raise ValueError(
-            f"{precision} {how}: attention, outputs, weights_only and elementwise are for the steps that "
+            f"{precision} {how}: attention, outputs, weights_only and elementwise are for precisions that "
             f"mxcheck casts; leave them out"
         )
     if precision in WHOLE_MODEL:
@@ -282,7 +280,7 @@ def recipe(
     if precision == "mixed":
         formats: Mapping[str, str | None] = MIXED_TIERS[tier]
     else:
-        formats = dict.fromkeys(ROLES if tier == ALL_LINEARS else TIERS[tier], step.operand)
+        formats = dict.fromkeys(ROLES if tier == ALL_LINEARS else TIERS[tier], row.operand)
     if weights_only and (attention or outputs or elementwise):
         raise ValueError(
             "weights_only leaves activations as they are; attention, outputs and global casts change some; "

@@ -28,13 +28,13 @@ def add_bounds(record: Record, found: Absolute, folder: Path) -> None:
     path = bounds_path(folder).resolve()  # preserve a link
     with FileLock(_lock(path)):
         kept = read_bounds(folder).get("default", {})
-        stage = record.case.stage
-        if stage in kept:
+        name = record.case.name
+        if name in kept:
             return
         before = path.read_bytes().decode("utf-8-sig") if path.exists() else ""
         line = bounds_lines(record, first_bounds(record), found, today=datetime.now(tz=UTC).date())
         text = (before.rstrip() or HEAD.format(model=record.model).rstrip()) + "\n" + line
-        if tomllib.loads(text).keys() != {*kept, stage}:
+        if tomllib.loads(text).keys() != {*tomllib.loads(before), name}:
             raise ValueError(
                 f"{path}: has sections, so that no line can be added at its end; write lines such as "
                 f"`{line.strip().splitlines()[-1]}` before the first of them"

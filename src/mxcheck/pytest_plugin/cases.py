@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from mxcheck.formats.aliases import choose_format
+from mxcheck.formats.aliases import choose_format, choose_precision
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose
 from mxcheck.gate.case import Case
 from mxcheck.models.ladder import (
     ALL_LINEARS,
+    FORMER_GROUPS,
     GROUPS,
     LADDER,
     MIXED_TIERS,
@@ -20,11 +21,11 @@ from mxcheck.models.ladder import (
 )
 from mxcheck.models.recipe import Recipe
 from mxcheck.pytest_plugin.options import ELEMENTWISE, Options
-from mxcheck.run.cases import Changes, has_e8m0_scales, is_cast_by_us, stage
-from mxcheck.run.default_gate import beside, has_stage
+from mxcheck.run.cases import Changes, changed_recipe, has_e8m0_scales, is_cast_by_us
+from mxcheck.run.default_gate import beside, is_run_with
 
 
-def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
+def chosen_precisions(options: Options, recipes: Iterable[str]) -> list[str]:
     """Return the names of the run's precisions and of the user's recipes, in the ladder's order.
 
     Without `--mx-precision`, these are the precisions whose library is installed. Raises ValueError where
@@ -33,21 +34,19 @@ def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
     own = tuple(recipes)
     named = options.names("precision")
     for name in named:
-        choose_format("--mx-precision", name, [*LADDER, *own, "all"])
+        choose_precision("--mx-precision", name, [*LADDER, *own, "all"])
     formats = options.names("format")
     for name in formats:
         choose_format("--mx-format", name, BLOCK_FORMATS)
-    skipped = options.names("skip") + (["mx"] if options.no_mx else [])
-    for name in skipped:
-        choose("--mx-skip", name, GROUPS)
+    skipped = skipped_groups(options)
     wanted = set(LADDER) | set(own)
     if not named:
         wanted -= set(left_out(options))
     elif "all" not in named:
         wanted = set(named)
     if formats:
-        wanted -= set(MX) - set(formats)
-    wanted -= {step.name for step in LADDER.values() if step.group in skipped}
+        wanted -= {name for name in MX if LADDER[name].operand not in formats}
+    wanted -= {row.name for row in LADDER.values() if row.group in skipped}
     chosen = [name for name in (*LADDER, *own) if name in wanted]
     if not chosen:
         raise ValueError(
@@ -57,15 +56,19 @@ def chosen_steps(options: Options, recipes: Iterable[str]) -> list[str]:
     return chosen
 
 
+def skipped_groups(options: Options) -> list[str]:
+    """Return the groups of precisions to leave out, by their names today."""
+    named = [FORMER_GROUPS.get(name, name) for name in options.names("skip")]
+    return [choose("--mx-skip", name, GROUPS) for name in (*named, *(["mx"] if options.no_mx else []))]
+
+
 def left_out(options: Options) -> tuple[str, ...]:
     """Return the precisions that a run without `--mx-precision` omits because their library is not installed,
     except those of a group to skip."""
     if options.names("precision"):
         return ()
     return tuple(
-        step.name
-        for step in LADDER.values()
-        if not installed(step) and step.group not in options.names("skip")
+        row.name for row in LADDER.values() if not installed(row) and row.group not in skipped_groups(options)
     )
 
 
@@ -119,12 +122,12 @@ def lay_out(
     """Return every case of the run with its recipe: model by model, in the order of the ladder and the tiers.
 
     `own` are the user's recipes by name; `text` are the labels of the options that change the text of every
-    case. A reference model for few stages has only those (`run.default_gate`). Raises ValueError, in one
+    case. A reference model with few precisions has only those (`run.default_gate`). Raises ValueError, in one
     line, for options that no precision or recipe supports.
     """
     tiers = chosen_tiers(options)
     globally = [choose_format("--mx-global", name, ELEMENTWISE) for name in options.names("global")]
-    chosen = chosen_steps(options, own)
+    chosen = chosen_precisions(options, own)
     _check_meaning(chosen, changes, globally)
     plain = _is_whole_ladder(options) and changes == Changes() and not globally
     found = {}
@@ -134,14 +137,14 @@ def lay_out(
                 found[Case(model=label, precision=name, tier=None, options=text)] = own[name]
                 continue
             for tier in (None,) if name in WHOLE_MODEL else tiers_of(name, tiers, options):
-                if not has_stage(label, name, tier):
+                if not is_run_with(label, name, tier):
                     continue
                 made = [
-                    stage(name, tier, one, kernel=kernel)
+                    changed_recipe(name, tier, one, kernel=kernel)
                     for one in (changes, *(beside(label, name, tier) if plain else ()))
                 ]
                 made += [
-                    stage(name, tier, changes, elementwise=elementwise, kernel=kernel)
+                    changed_recipe(name, tier, changes, elementwise=elementwise, kernel=kernel)
                     for elementwise in (globally if is_cast_by_us(LADDER[name]) else ())
                 ]
                 for changed, recipe in made:
@@ -158,8 +161,8 @@ def _is_whole_ladder(options: Options) -> bool:
 
 def _check_meaning(names: list[str], changes: Changes, globally: list[str]) -> None:
     """Refuse an option without effect on the run. Raises ValueError naming it."""
-    steps = [LADDER[name] for name in names if name in LADDER]
-    scales, ours = any(map(has_e8m0_scales, steps)), any(map(is_cast_by_us, steps))
+    rows = [LADDER[name] for name in names if name in LADDER]
+    scales, ours = any(map(has_e8m0_scales, rows)), any(map(is_cast_by_us, rows))
     for option, is_given, has_meaning in (
         ("scale-rule", changes.scale_rule is not None, scales),
         ("rounding", changes.rounding is not None, scales),

@@ -13,7 +13,7 @@ import pytest
 from mxcheck.conformance.cells import Cell
 from mxcheck.conformance.findings import Finding
 from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
-from mxcheck.formats.aliases import aliases_of
+from mxcheck.formats.aliases import aliases_of, precision_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.kernels.names_in_source import check_has
 from mxcheck.kernels.registry import PRODUCTS, Implementation, implementation, implementations
@@ -167,4 +167,4 @@ def layout_cases(settings: Settings) -> list[Any]:
         skip = pytest.mark.skip(reason="the tests of layouts are of mxcheck's own code: --mx-kernel=eager")
         return [pytest.param(None, id="all-formats", marks=[skip])]
     names = [name for name, block in BLOCK_FORMATS.items() if block.block_size is not None]
-    return [pytest.param(name, id=name, marks=format_marks(name)) for name in names]
+    return [pytest.param(name, id=precision_of(name), marks=format_marks(name)) for name in names]

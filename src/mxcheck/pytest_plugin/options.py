@@ -10,14 +10,14 @@ import pytest
 
 from mxcheck.conformance.cells import LEVELS
 from mxcheck.evaluation.corpus_names import CORPORA
-from mxcheck.formats.aliases import own_name
+from mxcheck.formats.aliases import own_name, own_precision
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose, unknown
+from mxcheck.formats.elements import ELEMENT_FORMATS
 from mxcheck.formats.spec import E8M0_RULES, ROUNDINGS
 from mxcheck.gate.shipped import BASELINES
 from mxcheck.kernels.device_choice import DEVICES
-from mxcheck.models.ladder import GROUPS, LADDER, MIXED_TIERS, MX, TIERS
-from mxcheck.models.recipe import BF16
+from mxcheck.models.ladder import BF16, GROUPS, LADDER, MIXED_TIERS, TIERS
 from mxcheck.run.measuring import DEFAULT_LENGTH, DEFAULT_SAMPLES
 
 MODEL_SCALE_RULES = E8M0_RULES
@@ -27,7 +27,7 @@ MODEL_ROUNDINGS = tuple(rounding for rounding in ROUNDINGS if rounding != "stoch
 AXES = tuple(map(str, range(-4, 4)))
 BLOCK_SIZES = ("16", "32", "64", "128")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-ELEMENTWISE = (BF16, *MX)
+ELEMENTWISE = (BF16, *ELEMENT_FORMATS)
 DEFAULT_MIN_FREE_RATIO = 0.5
 #: Options that do not affect the measurement.
 _ASIDE = frozenset(
@@ -54,7 +54,7 @@ LISTS = {
     ),
     "precision": (
         "all that are installed",
-        f"model suite: steps of the ladder: {', '.join(LADDER)}, names of your recipes, all",
+        f"model suite: precisions: {', '.join(LADDER)}, names of your recipes, all",
     ),
     "format": (
         "all",
@@ -141,8 +141,8 @@ FLAGS = {
     "debug": "model suite: list every replaced module after the run, and those left as they are",
 }
 
-#: Lists in which a format may have the field's name.
-_OF_FORMATS = ("precision", "format", "global")
+#: Lists in which a name may have another spelling -> our name for it.
+_OWN_NAMES = {"precision": own_precision, "format": own_name, "global": own_name}
 
 #: Largest integer for an option: more than any model, text or host has.
 MOST = {
@@ -157,7 +157,7 @@ FORMER = {"bounds": "budgets"}
 
 #: Built-in presets; a preset of the same name in the ini file takes precedence.
 PRESETS = {
-    "quick": "--mx-precision=fp32,bf16,fp8_e4m3,fp4_e2m1 --mx-tier=B",
+    "quick": "--mx-precision=fp32,bf16,mxfp8_e4m3,mxfp4_e2m1 --mx-tier=B",
     "medium": "--mx-tier=A,B",
     "full": "--mx-precision=all --mx-tier=all",
     "large": "--mx-models=llama-3.1-8b,qwen2.5-7b,qwen2.5-14b,phi-3-medium-14b,mixtral-8x7b,mpt-30b,yi-34b,"
@@ -249,7 +249,7 @@ class Options:
         key = _key(name)
         chosen = self._config.getoption(key) or self._preset.get(name) or self._config.getini(key) or []
         names = [part.strip() for text in chosen for part in text.split(",")]
-        return list(dict.fromkeys(map(own_name, names) if name in _OF_FORMATS else names))
+        return list(dict.fromkeys(map(_OWN_NAMES[name], names) if name in _OWN_NAMES else names))
 
     def flag(self, name: str) -> bool:
         return bool(self._config.getoption(_key(name))) or name in self._preset

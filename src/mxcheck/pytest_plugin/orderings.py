@@ -11,7 +11,7 @@ from mxcheck.gate.baseline import BaselineError, read
 from mxcheck.gate.case import Case
 from mxcheck.gate.orderings import ORDERINGS, Comparison, Deviation, Ordering, Shown, compare, deviation
 from mxcheck.gate.shipped import in_force
-from mxcheck.pytest_plugin.cases import chosen_steps
+from mxcheck.pytest_plugin.cases import chosen_precisions
 from mxcheck.pytest_plugin.options import Options
 from mxcheck.pytest_plugin.settings import Settings
 from mxcheck.run.default_gate import WHOLE_LADDER
@@ -38,12 +38,12 @@ class ModelOrdering:
 
     @property
     def cases(self) -> tuple[Case, Case]:
-        lower, higher = (_case(self.model, stage) for stage in (self.ordering.lower, self.ordering.higher))
+        lower, higher = (_case(self.model, name) for name in (self.ordering.lower, self.ordering.higher))
         return lower, higher
 
 
-def _case(model: str, stage: str) -> Case:
-    precision, _, tier = stage.rpartition("-")
+def _case(model: str, name: str) -> Case:
+    precision, _, tier = name.rpartition("-")
     return Case(model=model, precision=precision, tier=tier)
 
 
@@ -54,7 +54,7 @@ def orderings_of(config: pytest.Config, run: Settings, parameter: str) -> list[M
     None where options change the cases, since the orderings were shown at the defaults. Only the options are
     read, so that every xdist worker collects the same tests.
     """
-    steps = chosen_steps(Options(config), run.own)
+    precisions = chosen_precisions(Options(config), run.own)
     plain = {case.plain for case in run.cases if not case.options}
     if any(case.plain not in plain for case in run.cases):
         return []
@@ -67,7 +67,7 @@ def orderings_of(config: pytest.Config, run: Settings, parameter: str) -> list[M
     return [
         one
         for one in found
-        if {case.precision for case in one.cases} <= set(steps)
+        if {case.precision for case in one.cases} <= set(precisions)
         and (one.exception is not None) == (parameter == "mx_ordering_exception")
     ]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mxcheck.files.plain_data import MALFORMED, DataError, read_toml
 from mxcheck.files.printed import RefusedFileError, got, told
-from mxcheck.formats.aliases import ALIASES
+from mxcheck.formats.aliases import ALIASES, PRECISION_ALIASES
 from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import check_recipe_name
 from mxcheck.models.ladder import LADDER, ROLES
@@ -58,7 +58,8 @@ def _table(value: Any, name: str, path: Path) -> dict[str, Any]:
 
 
 def _recipe(name: str, entry: Any, path: Path, kernel: str) -> Recipe:
-    if name in (*LADDER, *ALIASES, "all") or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
+    taken = (*LADDER, *ALIASES, *PRECISION_ALIASES, "all")
+    if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
         raise RecipesError(
             f"{path}: a recipe cannot be called {got(name)}; allowed: letters, digits, '_' and '.', "
             f"and no name of the ladder or of a format"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mxcheck.extras import require
-from mxcheck.formats.aliases import ALIASES, aliases_of
+from mxcheck.formats.aliases import ALIASES, PRECISION_ALIASES, precision_aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.pytest_plugin.fixtures import (
     GATE,
@@ -75,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, TIERS
     from mxcheck.models.zoo import REFERENCE_MODELS
 
-    for name in dict.fromkeys((*REFERENCE_MODELS, *LADDER, *BLOCK_FORMATS, *ALIASES)):
+    for name in dict.fromkeys((*REFERENCE_MODELS, *LADDER, *BLOCK_FORMATS, *ALIASES, *PRECISION_ALIASES)):
         config.addinivalue_line("markers", f"{name}: cases of this name (added by mxcheck)")
     for tier in (*TIERS, *MIXED_TIERS, ALL_LINEARS):
         config.addinivalue_line("markers", f"tier_{tier}: cases of tier {tier} (added by mxcheck)")
@@ -311,7 +311,7 @@ def _marks(case: Any) -> list[pytest.MarkDecorator]:
     from mxcheck.models.zoo import REFERENCE_MODELS
 
     # A user's recipe is no marker.
-    names = [case.precision, *aliases_of(case.precision)] if case.precision in LADDER else []
+    names = [case.precision, *precision_aliases_of(case.precision)] if case.precision in LADDER else []
     names += [] if case.tier is None else [f"tier_{case.tier}"]
     if case.model in REFERENCE_MODELS:
         names.append(case.model)

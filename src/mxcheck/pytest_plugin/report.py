@@ -275,8 +275,8 @@ class RunReport:
         from mxcheck.conformance.cells import cells
         from mxcheck.reporting.matrix import as_json, in_order, markdown, nothing_compared, rendered
 
-        order = [cell.id for cell in cells("full")]
-        found = sorted(self._cells, key=lambda row: order.index(f"{row['format']}-{row['rule']}"))
+        order = [(cell.format, cell.rule) for cell in cells("full")]
+        found = sorted(self._cells, key=lambda row: order.index((row["format"], row["rule"])))
         rows = in_order(found)  # whichever worker was first
         terminalreporter.ensure_newline()
         _show(terminalreporter, rendered(rows, color=terminalreporter._tw.hasmarkup))

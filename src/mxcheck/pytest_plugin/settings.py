@@ -17,6 +17,7 @@ from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
+from mxcheck.gate.former_names import refuse_former_names
 from mxcheck.gate.shipped import BASELINES
 from mxcheck.kernels.device_choice import DEVICES
 from mxcheck.models.recipe import Recipe
@@ -35,7 +36,7 @@ from mxcheck.pytest_plugin.own_recipes import own_recipes
 from mxcheck.pytest_plugin.selection import kernels_alone
 from mxcheck.pytest_plugin.work import nominal_seconds
 from mxcheck.run.cases import Changes
-from mxcheck.run.default_gate import FEW_STAGES
+from mxcheck.run.default_gate import FEW_PRECISIONS
 from mxcheck.run.measuring import DEFAULT_SAMPLES, Measuring
 from mxcheck.scheduling.ledger import default_folder
 from mxcheck.scheduling.sharding import Shard, parse_shard, split
@@ -121,6 +122,7 @@ def _read(config: pytest.Config) -> Settings:
         raise ValueError(
             "--mx-level=exhaustive is `python -m validation exhaustive` in a checkout of mxcheck"
         )
+    refuse_former_names(baselines, list(models))
     settings = Settings(
         models=models,
         recipes=whole,
@@ -166,12 +168,12 @@ def _with_cases(
     there = {case.model for case in whole}
     for label in models if named else ():
         if label not in there:
-            stages = " and ".join(
-                step if tier is None else f"{step} in tier {tier}" for step, tier in FEW_STAGES[label]
+            few = " and ".join(
+                name if tier is None else f"{name} in tier {tier}" for name, tier in FEW_PRECISIONS[label]
             )
             raise ValueError(
-                f"--mx-models={label}: it is there for {stages} alone, and the run has neither; "
-                f"name such a step, or leave the model out"
+                f"--mx-models={label}: it is there for {few} alone, and the run has neither; "
+                f"name such a precision, or leave the model out"
             )
     return {label: name for label, name in models.items() if label in there}
 

@@ -242,8 +242,8 @@ def looking_ahead_lines(rows: Sequence[CaseResult]) -> list[str]:
 
 def _looks_ahead(record: Record) -> bool:
     """Return `Recipe.looks_ahead` for the recipe in a record."""
-    step = LADDER.get(record.precision)
-    if (step is not None and step.spans_tokens) or record.recipe.get("attention"):
+    precision = LADDER.get(record.precision)
+    if (precision is not None and precision.spans_tokens) or record.recipe.get("attention"):
         return True
     casts = [one["activations"] for one in record.recipe.get("roles", {}).values()]
     operands = [one for one in (*casts, record.recipe.get("elementwise")) if one]

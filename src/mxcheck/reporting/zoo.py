@@ -42,7 +42,7 @@ class ModelRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepRow:
+class PrecisionRow:
     """One precision of the ladder. `tiers` is empty where it converts the whole model; `reason` says why it
     cannot run here, or is empty."""
 
@@ -103,25 +103,25 @@ def _count(parameters: int) -> str:
     return f"{parameters / _MILLION:.2f} M"
 
 
-def ladder_table(steps: Sequence[StepRow], *, device: str) -> Table:
+def ladder_table(rows: Sequence[PrecisionRow], *, device: str) -> Table:
     """Return the table of every precision, and whether it runs for a model on `device`."""
     table = _table("The ladder", "tier -: the whole model, without tiers")
     for name in ("precision", "what", "tiers"):
         table.add_column(name, no_wrap=True)
     table.add_column("needs")  # long requirements are folded
     table.add_column(f"on {device}", no_wrap=True)
-    for step in steps:
-        here = "no" if step.reason else "runs"
-        table.add_row(step.name, step.what, " ".join(step.tiers) or "-", step.needs, here)
+    for row in rows:
+        here = "no" if row.reason else "runs"
+        table.add_row(row.name, row.what, " ".join(row.tiers) or "-", row.needs, here)
     return table
 
 
-def reasons(steps: Iterable[StepRow]) -> list[str]:
+def reasons(rows: Iterable[PrecisionRow]) -> list[str]:
     """Return one line for each reason why precisions cannot run here, after their names."""
     names: dict[str, list[str]] = {}
-    for step in steps:
-        if step.reason:
-            names.setdefault(step.reason, []).append(step.name)
+    for row in rows:
+        if row.reason:
+            names.setdefault(row.reason, []).append(row.name)
     return [f"{', '.join(found)}: {reason}" for reason, found in names.items()]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mxcheck.formats.aliases import global_option
 from mxcheck.formats.blocks import BLOCK_FORMATS
-from mxcheck.models.ladder import LADDER, MX, WHOLE_MODEL, Step
-from mxcheck.models.recipe import BF16, Recipe, recipe
+from mxcheck.models.ladder import BF16, LADDER, MX, WHOLE_MODEL, Precision
+from mxcheck.models.recipe import Recipe, recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +21,9 @@ class Changes:
     outputs: bool = False
     weights_only: bool = False
 
-    def labels(self, step: Step) -> tuple[str, ...]:
-        """Return their labels in the name of a case of `step`: only those that apply to it."""
-        scales, ours = has_e8m0_scales(step), is_cast_by_us(step)
+    def labels(self, precision: Precision) -> tuple[str, ...]:
+        """Return their labels in the name of a case of `precision`: only those that apply to it."""
+        scales, ours = has_e8m0_scales(precision), is_cast_by_us(precision)
         labels = {
             self.scale_rule or "": scales,
             self.rounding or "": scales,
@@ -34,49 +35,53 @@ class Changes:
         return tuple(label for label, applies in labels.items() if label and applies)
 
 
-def is_cast_by_us(step: Step) -> bool:
+def is_cast_by_us(precision: Precision) -> bool:
     """Return whether mxcheck casts: the precision is neither a whole-model one nor a library's."""
-    return step.library is None and step.name not in WHOLE_MODEL
+    return precision.library is None and precision.name not in WHOLE_MODEL
 
 
-def has_e8m0_scales(step: Step) -> bool:
+def has_e8m0_scales(precision: Precision) -> bool:
     """Return whether scale rule, rounding and block size can be chosen."""
-    return step.name == "mixed" or step.name in MX
+    return precision.name == "mixed" or precision.name in MX
 
 
-def stage(
+def changed_recipe(
     name: str, tier: str | None, changes: Changes, *, elementwise: str | None = None, kernel: str = "eager"
 ) -> tuple[tuple[str, ...], Recipe]:
     """Return the labels and the recipe of a precision with these changes; those that do not apply to it are
     omitted. Raises ValueError for a scale rule that its format does not have."""
     if name in WHOLE_MODEL:
         return (), recipe(name, kernel=kernel)
-    step = LADDER[name]
-    _check_scale_rule(changes.scale_rule, step)
-    chosen = has_e8m0_scales(step)
+    precision = LADDER[name]
+    _check_scale_rule(changes.scale_rule, precision)
+    chosen = has_e8m0_scales(precision)
     made = recipe(
         name,
         tier=tier,
         block_size=changes.block_size if chosen else None,
         scale_rule=changes.scale_rule if chosen else None,
         rounding=(changes.rounding if chosen else None) or "even",
-        attention=changes.attention and is_cast_by_us(step),
-        outputs=changes.outputs and is_cast_by_us(step),
-        weights_only=changes.weights_only and is_cast_by_us(step),
+        attention=changes.attention and is_cast_by_us(precision),
+        outputs=changes.outputs and is_cast_by_us(precision),
+        weights_only=changes.weights_only and is_cast_by_us(precision),
         elementwise=elementwise,
         kernel=kernel,
     )
-    everywhere = () if elementwise is None else (f"global-{elementwise}",)
-    return (*changes.labels(step), *everywhere), made
+    everywhere = () if elementwise is None else (global_option(elementwise),)
+    return (*changes.labels(precision), *everywhere), made
 
 
-def _check_scale_rule(rule: str | None, step: Step) -> None:
-    if rule is None or step.operand in (None, BF16) or not has_e8m0_scales(step):
+def _check_scale_rule(rule: str | None, precision: Precision) -> None:
+    if rule is None or precision.operand in (None, BF16) or not has_e8m0_scales(precision):
         return
-    assert step.operand is not None
-    if rule not in (allowed := BLOCK_FORMATS[step.operand].scale_rules):
-        others = [name for name in MX if rule in BLOCK_FORMATS[name].scale_rules]
+    assert precision.operand is not None
+    if rule not in (allowed := BLOCK_FORMATS[precision.operand].scale_rules):
+        others = [
+            row.operand
+            for row in map(LADDER.__getitem__, MX)
+            if row.operand is not None and rule in BLOCK_FORMATS[row.operand].scale_rules
+        ]
         raise ValueError(
-            f"--mx-scale-rule={rule}: {step.name} has no such rule, only {', '.join(allowed)}; "
+            f"--mx-scale-rule={rule}: {precision.name} has no such rule, only {', '.join(allowed)}; "
             f"narrow the run with --mx-format={','.join(others)}"
         )

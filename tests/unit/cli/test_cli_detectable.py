@@ -11,7 +11,7 @@ from mxcheck.cli import main
 from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import encode
 
-FP8 = "ref-llama/fp8_e4m3-B.json"
+FP8 = "ref-llama/mxfp8_e4m3-B.json"
 
 Capture = pytest.CaptureFixture[str]
 

@@ -29,7 +29,7 @@ def test_one_rule_whatever_it_is_asked_for(capsys: Capture) -> None:
     """One line and one table, by the field's name of a format."""
     lines = printed(capsys, "unnamed_casts:ties_toward_zero", "--format", "mxfp8", code=0)
     assert lines[0] == "looks like `floor` with ties toward zero"
-    assert lines[1] == "asked for fp8_e4m3-floor, float32, blocks of 32"
+    assert lines[1] == "asked for mxfp8_e4m3-floor, float32, blocks of 32"
     assert lines[2].split() == [
         *(
             "rule",
@@ -67,8 +67,8 @@ def test_dtypes_that_disagree_are_told(capsys: Capture) -> None:
     words = ("unnamed_casts:another_rule_in_bf16", "--scale-rule", "floor", "--rounding", "even")
     lines = printed(capsys, *words, code=0)
     assert lines[:2] == [
-        "asked for fp8_e4m3-floor, float32, blocks of 32: looks like `floor` with ties to even",
-        "asked for fp8_e4m3-floor, bfloat16, blocks of 32: looks like `ceil` with ties to even",
+        "asked for mxfp8_e4m3-floor, float32, blocks of 32: looks like `floor` with ties to even",
+        "asked for mxfp8_e4m3-floor, bfloat16, blocks of 32: looks like `ceil` with ties to even",
     ]
     lines = printed(capsys, *words, "--dtype", "bfloat16", code=0)
     assert lines[0] == "looks like `ceil` with ties to even"

@@ -16,7 +16,7 @@ from mxcheck.models.cards import CARDS
 from mxcheck.models.ladder import LADDER, MIXED_TIERS, TIERS, WHOLE_MODEL
 from mxcheck.models.load import load
 from mxcheck.models.zoo import REFERENCE_MODELS, model_source
-from mxcheck.reporting.zoo import Memory, ModelRow, StepRow, ladder_table, models_table, reasons
+from mxcheck.reporting.zoo import Memory, ModelRow, PrecisionRow, ladder_table, models_table, reasons
 
 Capture = pytest.CaptureFixture[str]
 
@@ -156,9 +156,9 @@ def test_the_reason_is_the_backends_own(capsys: Capture) -> None:
 
 def test_ladder_table_of_plain_data() -> None:
     steps = [
-        StepRow(name="a", what="x", tiers=(), needs="nothing else"),
-        StepRow(name="b", what="y", tiers=("A", "B"), needs="a GPU", reason="there is none"),
-        StepRow(name="c", what="z", tiers=("C",), needs="a GPU", reason="there is none"),
+        PrecisionRow(name="a", what="x", tiers=(), needs="nothing else"),
+        PrecisionRow(name="b", what="y", tiers=("A", "B"), needs="a GPU", reason="there is none"),
+        PrecisionRow(name="c", what="z", tiers=("C",), needs="a GPU", reason="there is none"),
     ]
     assert cells(ladder_table(steps, device="cuda")) == [
         ["a", "x", "-", "nothing else", "runs"],

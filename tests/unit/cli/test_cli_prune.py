@@ -11,9 +11,9 @@ from sample_record import build_record
 from mxcheck.cli import main
 
 ORPHANS = (
-    "ref-llama/fp8_e4m3-Z.json",
-    "ref-llama/fp8_e4m3.json",
     "ref-llama/fp9-A@cuda-sm90.json",
+    "ref-llama/mxfp8_e4m3-Z.json",
+    "ref-llama/mxfp8_e4m3.json",
     "ref-old/bf16.json",
     "ref-llama/states-0a1b2c3d.safetensors",
 )
@@ -25,7 +25,7 @@ def kept() -> set[Path]:
     for name in ORPHANS:
         if name.endswith(".json"):
             put("baselines", name, build_record())
-    override = put("baselines", "ref-llama/fp8_e4m3-B@cuda-sm90.json", build_record())
+    override = put("baselines", "ref-llama/mxfp8_e4m3-B@cuda-sm90.json", build_record())
     tokens = Path("baselines/ref-llama/tokens.safetensors")
     tokens.write_bytes(b"tokens")
     # what layers start from: of the weights that the baselines name, and of none that they name
@@ -56,10 +56,10 @@ def test_prune_keeps_what_options_and_recipes_of_one_s_own_made(capsys: Capture)
     """And models of one's own, as their tokens lie beside their baselines."""
     Path("pyproject.toml").write_text('[tool.mxcheck.recipes.w4a8]\nmlp = { weights = "fp4_e2m1" }\n')
     own = [
-        "ref-llama/fp8_e4m3-B+attention+block16.json",
-        "ref-llama/fp8_e4m3-linears.json",
+        "ref-llama/mxfp8_e4m3-B+attention+block16.json",
+        "ref-llama/mxfp8_e4m3-linears.json",
         "ref-llama/w4a8.json",
-        "my-model/fp8_e4m3-B.json",
+        "my-model/mxfp8_e4m3-B.json",
     ]
     for name in own:
         put("baselines", name, build_record())
@@ -143,3 +143,16 @@ def test_prune_of_a_bad_model_name_is_refused_and_deletes_nothing(capsys: Captur
     message = refused(capsys, "baselines", "prune", "--delete", "--models", "ref-llama,two words")
     assert "'two words'" in message
     assert kept < before == files()
+
+
+def test_former_names_are_renamed_and_never_pruned(capsys: Capture) -> None:
+    former, new = Path("baselines/ref-llama/fp8_e4m3-B.json"), Path("baselines", FP8)
+    new.rename(former)
+    before = former.read_bytes()
+    assert "mxcheck baselines rename" in refused(capsys, "baselines", "prune", "--delete")
+    assert main(["baselines", "rename"]) == 0
+    assert capsys.readouterr().out == "baselines/ref-llama/fp8_e4m3-B.json -> mxfp8_e4m3-B.json\n"
+    assert (new.read_bytes(), former.exists()) == (before, False)
+    assert main(["baselines", "rename"]) == 0
+    assert capsys.readouterr().err == "nothing to rename in baselines\n"
+    assert main(["baselines", "prune"]) == 0

@@ -17,6 +17,7 @@ from torch import Tensor
 from verify_command import FEW, Capture, cases_file, verified
 
 from mxcheck.cli import main
+from mxcheck.formats.aliases import precision_of
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.eager import fake_quantize_eager
 
@@ -28,7 +29,7 @@ few = pytest.mark.usefixtures("without_matrices")
 def test_a_right_c_program_is_exact(c_program: Callable[..., Path], capsys: Capture) -> None:
     """On all inputs, along other axes too."""
     told, error = verified(capsys, "--command", str(c_program()), "fp8_e4m3", "--axis=-1,0,1", code=0)
-    assert told.startswith(f"mxcheck: {c_program()}, fp8_e4m3-floor: exact (quick, 24,")
+    assert told.startswith(f"mxcheck: {c_program()}, mxfp8_e4m3-floor: exact (quick, 24,")
     assert told.count("\n") == 1
     assert not error
 
@@ -43,7 +44,7 @@ def test_a_right_c_program_by_files(
     with cases.open("rb") as given, results.open("wb") as file:
         subprocess.run([program], stdin=given, stdout=file, check=True)
     told, error = verified(capsys, str(cases), str(results), code=0)
-    assert told.startswith(f"mxcheck: {results}, {name}-floor: exact (quick, ")
+    assert told.startswith(f"mxcheck: {results}, {precision_of(name)}-floor: exact (quick, ")
     assert not error
 
 
@@ -73,7 +74,7 @@ def test_the_program_of_the_docs(capsys: Capture, tmp_path: Path) -> None:
     )
     program = compile_c(tmp_path / "mine.c", tmp_path / "mine")
     told, _ = verified(capsys, "--command", str(program), "fp8_e4m3", "--axis=-1,0,1", *FEW[:2], code=0)
-    assert "fp8_e4m3-floor: exact (quick, " in told
+    assert "mxfp8_e4m3-floor: exact (quick, " in told
     told, _ = verified(capsys, "--command", str(program), "fp8_e4m3", "ceil", *FEW, code=1)
     assert "elements): fp8_e4m3 with floor only\n" in told
 
@@ -125,7 +126,9 @@ def test_results_of_a_file_are_cut_out(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(results)))
     told, _ = verified(capsys, str(cases), "-", code=1)
     lines = told.splitlines()
-    assert lines[0].startswith("mxcheck: the standard input, fp4_e2m1-floor: differs from the oracle (quick")
+    assert lines[0].startswith(
+        "mxcheck: the standard input, mxfp4_e2m1-floor: differs from the oracle (quick"
+    )
     assert lines[0].endswith("; causes: 1 wrong")
     assert any(": cut out of the input, a single block of 16 bfloat16" in line for line in lines)
     command = next(line for line in lines if line.startswith("  reproduce: "))
@@ -155,14 +158,14 @@ def test_a_right_rust_program_of_its_own_domain(rust_program: Path, capsys: Capt
     """What it refuses is told. Narrowed to what it does nothing is; narrowed to what it refuses it is red."""
     command = ["--command", str(rust_program), "fp8_e4m3", "rceil", "--block-size", "32"]
     told, error = verified(capsys, *command, "--dtype", "float32,bfloat16", code=0)
-    assert told.startswith(f"mxcheck: {rust_program}, fp8_e4m3-rceil: exact (quick, ")
+    assert told.startswith(f"mxcheck: {rust_program}, mxfp8_e4m3-rceil: exact (quick, ")
     assert told.count("\n") == 1
     told, error = verified(capsys, *command, "--dtype", "bfloat16,float16", code=0)
     why = "fp8_e4m3 with rceil of float32 and bfloat16 only"
     refusal, verdict = told.splitlines()
     assert re.fullmatch(rf"mxcheck: .* does not do \d+ cases \(([\d,]+) elements\): {why}", refusal)
     counted = re.fullmatch(
-        r"mxcheck: .*, fp8_e4m3-rceil: exact\* \(quick, ([\d,]+) elements of (\d+) of (\d+) cases; "
+        r"mxcheck: .*, mxfp8_e4m3-rceil: exact\* \(quick, ([\d,]+) elements of (\d+) of (\d+) cases; "
         r"([\d,]+) elements were refused and not compared\)",
         verdict,
     )
@@ -171,7 +174,7 @@ def test_a_right_rust_program_of_its_own_domain(rust_program: Path, capsys: Capt
     assert int(counted[2]) < int(counted[3])
     told, error = verified(capsys, *command, "--dtype", "float16", code=1)
     red = f"mxcheck: red: nothing that {rust_program} gave was compared; its first refusal: {why}"
-    assert told.splitlines()[1:] == [f"{red} (fp8_e4m3-rceil, quick)"]
+    assert told.splitlines()[1:] == [f"{red} (mxfp8_e4m3-rceil, quick)"]
     assert not error
 
 

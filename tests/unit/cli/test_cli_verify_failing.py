@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("without_matrices")
 def test_a_program_that_gives_no_results(line: str, why: str, capsys: Capture, tmp_path: Path) -> None:
     """One line, and nothing was compared."""
     told, error = verified(capsys, "--command", script(tmp_path, line), "fp8_e4m3", *FEW, code=1)
-    assert told.endswith(" gave was compared (fp8_e4m3-floor, quick)\n")
+    assert told.endswith(" gave was compared (mxfp8_e4m3-floor, quick)\n")
     assert told.startswith("mxcheck: red: nothing that ")
     assert told.count("\n") == 1
     assert f" failed: {why}" in error

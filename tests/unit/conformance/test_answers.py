@@ -60,7 +60,7 @@ def of(name: str) -> Cell:
 
 @pytest.mark.parametrize(
     ("name", "length"),
-    [("fp8_e4m3-floor", 32), ("fp4_e2m1-rceil-stochastic", 32), ("e4m3_row-amax", 96)],
+    [("mxfp8_e4m3-floor", 32), ("mxfp4_e2m1-rceil-stochastic", 32), ("e4m3_row-amax", 96)],
 )
 @pytest.mark.parametrize("kernel", [spoilt, spoilt_values], ids=["code", "value"])
 def test_what_shares_its_scale_is_cut_out(
@@ -104,7 +104,7 @@ def test_a_wrong_scale(tmp_path: Path) -> None:
         scales[ROW, 2, 0] += 1
         return codes, scales
 
-    ((_, one),) = cut_examples(held(tmp_path, of("fp8_e4m3-floor"), kernel))
+    ((_, one),) = cut_examples(held(tmp_path, of("mxfp8_e4m3-floor"), kernel))
     assert (one.kind, tuple(one.x.shape), one.comparison.places) == ("scale", (1, 32), {"scale": (0, 0)})
     assert one.comparison.got[1].item() == one.comparison.expected[1].item() + 1
     assert torch.isfinite(one.x).all()

@@ -21,7 +21,7 @@ from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
 CELLS = {cell.id: cell for cell in cells("full")}
 GROUPS = ["same_memory", "storage_offset", "huge", "two_threads", "two_callers", "two_callers"]
-SOME = ["fp8_e4m3-floor", "mxint8-ceil", "nvfp4-amax", "e4m3_tensor-amax", "e4m3_row-amax"]
+SOME = ["mxfp8_e4m3-floor", "mxint8-ceil", "nvfp4-amax", "e4m3_tensor-amax", "e4m3_row-amax"]
 
 Cast = Callable[[Tensor, CastSpec], tuple[Tensor, ...]]
 
@@ -151,7 +151,7 @@ def test_what_a_kernel_refuses_it_is_not_held_to() -> None:
             raise NotImplementedError("no offset")
         return quantize_eager(x, spec)
 
-    result = run_cell(cast, CELLS["fp4_e2m1-floor"], "quick")
+    result = run_cell(cast, CELLS["mxfp4_e2m1-floor"], "quick")
     assert "no offset" in result.unsupported.values()
     assert "storage_offset" in result.unsupported
     assert result.counts == {}
@@ -168,7 +168,7 @@ def test_a_kernel_that_raises_beside_another_caller() -> None:
         finally:
             in_use.release()
 
-    found = [one.comparison for one in asked_again(cast, CELLS["fp4_e2m1-floor"], "quick")]
+    found = [one.comparison for one in asked_again(cast, CELLS["mxfp4_e2m1-floor"], "quick")]
     assert "RuntimeError: in use" in [one.error for one in found[-2:]]
 
 
@@ -181,7 +181,7 @@ def one_example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "examples", lambda *asked: islice(examples(*asked), 1))
 
 
-def red(cast: Cast, cell: str = "fp8_e4m3-floor") -> tuple[CellResult, list[str]]:
+def red(cast: Cast, cell: str = "mxfp8_e4m3-floor") -> tuple[CellResult, list[str]]:
     result = run_cell(cast, CELLS[cell], "quick")
     ((group, one),) = counterexamples(cast, result)
     assert as_data(one, "mine")["reproduce"] == ""
@@ -192,7 +192,7 @@ def red(cast: Cast, cell: str = "fp8_e4m3-floor") -> tuple[CellResult, list[str]
 @pytest.mark.usefixtures("edges_alone")
 def test_the_first_wrong_element_is_told_where_it_is() -> None:
     """What is wrong against the oracle, too, is shown by one number."""
-    result = run_cell(above_a_million, CELLS["fp8_e4m3-floor"], "quick")
+    result = run_cell(above_a_million, CELLS["mxfp8_e4m3-floor"], "quick")
     ((group, one),) = counterexamples(above_a_million, result)
     assert result.counts == {"huge": {"code": 1}}
     assert (group, one.x.numel() > 1 << 20, int(one.x.count_nonzero())) == ("huge", True, 1)
@@ -217,7 +217,7 @@ def test_the_first_input_is_asked_again_last() -> None:
         count[0] += 1
         return quantize_eager(x, spec)
 
-    run_cell(counting, CELLS["fp8_e4m3-floor"], "quick")
+    run_cell(counting, CELLS["mxfp8_e4m3-floor"], "quick")
     result, lines = red(after_many_calls(count[0] - 1))
     assert result.counts == {"asked_again": {"code": 1}}
     assert "asked again after all else; asked first it gave other bits" in lines[-2]
@@ -231,7 +231,7 @@ def test_what_differs_each_time_as_known_is_no_difference_of_surroundings() -> N
         codes, scales = quantize_eager(x, spec)
         return codes ^ 1, scales
 
-    result = run_cell(cast, CELLS["fp8_e4m3-floor"], "quick")
+    result = run_cell(cast, CELLS["mxfp8_e4m3-floor"], "quick")
     assert not {"storage_offset", "huge", "two_threads", "two_callers", "asked_again"} & result.counts.keys()
 
 
@@ -243,6 +243,6 @@ def test_settings_that_two_callers_leave_changed_are_put_back() -> None:
         torch.set_default_dtype(before)
         return parts
 
-    list(asked_again(cast, CELLS["fp4_e2m1-floor"], "quick"))
+    list(asked_again(cast, CELLS["mxfp4_e2m1-floor"], "quick"))
     assert torch.get_default_dtype() == torch.float32
     assert torch.get_num_threads() == 1

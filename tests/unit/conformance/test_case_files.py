@@ -130,7 +130,7 @@ def test_random_integers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["fp8_e4m3-floor-stochastic", "mxint8-ceil", "nvfp4-amax", "e4m3_row-amax", "e5m2_tensor-amax"],
+    ["mxfp8_e4m3-floor-stochastic", "mxint8-ceil", "nvfp4-amax", "e4m3_row-amax", "e5m2_tensor-amax"],
 )
 @pytest.mark.parametrize("values", [False, True], ids=["codes", "values"])
 def test_our_own_cast_is_exact(name: str, values: bool, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_our_own_cast_is_exact(name: str, values: bool, tmp_path: Path) -> None:
 
 
 def test_there_must_be_a_case() -> None:
-    with pytest.raises(ValueError, match=r"no input of fp8_e4m3-floor is left"):
+    with pytest.raises(ValueError, match=r"no input of mxfp8_e4m3-floor is left"):
         made(some=lambda: iter(()))
 
 

@@ -64,7 +64,7 @@ def told(cell: str, *planted: Planted) -> list[tuple[str, Counterexample]]:
 
 def test_an_error_does_not_take_the_place_of_a_mismatch() -> None:
     """As many rows are kept as the kernel wants."""
-    error, tie = (one for _, one in told("fp8_e4m3-floor", raises_below_16_rows, ties_away))
+    error, tie = (one for _, one in told("mxfp8_e4m3-floor", raises_below_16_rows, ties_away))
     assert error.comparison.error == "ValueError: at least 16 rows, got 1"
     size = "a tensor of shape (16, 32) in float32"
     assert (tie.kind, tie.x.shape, int(tie.x.count_nonzero())) == ("code", (16, 32), 1)
@@ -86,7 +86,7 @@ def test_as_many_blocks_are_kept_as_the_kernel_wants() -> None:
     x = torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
     kernel, spec = (
         cast_with([whole_tiles_only, raises_below_16_rows, truncates]),
-        CELLS["fp8_e4m3-floor"].spec(),
+        CELLS["mxfp8_e4m3-floor"].spec(),
     )
     one = shrink(kernel, x, spec, "code", compare(kernel, x, spec))
     assert (one.kind, one.x.shape, int(one.x.count_nonzero())) == ("code", (16, 128), 1)
@@ -94,7 +94,8 @@ def test_as_many_blocks_are_kept_as_the_kernel_wants() -> None:
 
 def test_a_tie_is_shown_beside_lost_signs_of_zeros() -> None:
     kinds = [
-        (one.kind, one.x[0, 0].item()) for _, one in told("fp8_e4m3-floor", ties_toward_zero, zero_signs_lost)
+        (one.kind, one.x[0, 0].item())
+        for _, one in told("mxfp8_e4m3-floor", ties_toward_zero, zero_signs_lost)
     ]
     assert kinds[0] == ("code", 1.1875)
     assert [kind for kind, _ in kinds] == ["code", "zero sign"]
@@ -102,7 +103,7 @@ def test_a_tie_is_shown_beside_lost_signs_of_zeros() -> None:
 
 def test_what_is_finite_comes_first_and_what_ocp_leaves_open_last() -> None:
     found = told(
-        "fp8_e4m3-floor", nan_scale_is_fe, zero_block_has_scale_1, powers_of_two_one_up, zero_signs_lost
+        "mxfp8_e4m3-floor", nan_scale_is_fe, zero_block_has_scale_1, powers_of_two_one_up, zero_signs_lost
     )
     assert [one.open for _, one in found] == [False, False, True, True, True]
     assert all(one.x.isfinite().all() for _, one in found if not one.open)
@@ -139,9 +140,9 @@ def test_what_is_finite_comes_first_and_what_ocp_leaves_open_last() -> None:
 def test_a_clamp_is_open_as_far_as_its_neighbours(effect: str, condition: Condition, silent: bool) -> None:
     """A scale of 2^0 for what is clamped to 2^-127 makes zeros of numbers: wrong by any definition."""
     sighting = Sighting(kind="scale", effect=effect, conditions=condition, codes=1, count=1, place=(0, 0))
-    assert is_open(sighting, CELLS["fp8_e4m3-floor"].spec()) == silent
+    assert is_open(sighting, CELLS["mxfp8_e4m3-floor"].spec()) == silent
     element = replace(sighting, kind="code", effect="one up")
-    assert is_open(element, CELLS["fp8_e4m3-floor"].spec())
+    assert is_open(element, CELLS["mxfp8_e4m3-floor"].spec())
 
 
 def test_ocp_is_not_named_of_a_format_that_it_does_not_have() -> None:
@@ -154,7 +155,7 @@ def test_ocp_is_not_named_of_a_format_that_it_does_not_have() -> None:
 
 
 def test_only_differences_of_its_own_kind_are_listed() -> None:
-    x, spec = torch.full((1, 32), -0.0), CELLS["fp8_e4m3-floor"].spec()
+    x, spec = torch.full((1, 32), -0.0), CELLS["mxfp8_e4m3-floor"].spec()
     x[0, 31] = 1.1875
 
     def kernel(x: Tensor, spec: CastSpec) -> Parts:
@@ -170,21 +171,21 @@ def test_only_differences_of_its_own_kind_are_listed() -> None:
 
 @pytest.mark.parametrize("largest", [2.0**-100, 1.0, 2.0**120])
 def test_exponents_come_close_to_zero(largest: float) -> None:
-    x, spec = torch.full((1, 32), largest * 1.1875), CELLS["fp8_e4m3-floor"].spec()
+    x, spec = torch.full((1, 32), largest * 1.1875), CELLS["mxfp8_e4m3-floor"].spec()
     kernel = cast_with([ties_toward_zero])
     one = shrink(kernel, x, spec, "code", compare(kernel, x, spec))
     assert one.x[0, 0] == 1.1875
 
 
 def test_they_stay_where_the_mismatch_needs_them() -> None:
-    x, spec = torch.full((1, 32), 2.0**-130), CELLS["fp8_e5m2-floor"].spec()
+    x, spec = torch.full((1, 32), 2.0**-130), CELLS["mxfp8_e5m2-floor"].spec()
     kernel = cast_with([clamp_wraps])
     one = shrink(kernel, x, spec, "scale", compare(kernel, x, spec))
     assert one.x[0, 0] == 2.0**-113  # the largest that is clamped: 2^(-127 + 15) is not
 
 
 def test_what_is_wrong_moves_to_the_front() -> None:
-    x, spec = torch.zeros(3, 70), CELLS["fp8_e4m3-floor"].spec()
+    x, spec = torch.zeros(3, 70), CELLS["mxfp8_e4m3-floor"].spec()
     x[2, 40], x[2, 60] = 1.75, 2.0**-10 * 1.1875
     kernel = cast_with([ties_toward_zero])
     one = shrink(kernel, x, spec, "code", compare(kernel, x, spec))
@@ -201,7 +202,7 @@ def sighting(
 
 
 def found_causes(*seen: Sighting) -> list[tuple[set[str], Condition, int]]:
-    cell = CELLS["fp8_e4m3-floor"]
+    cell = CELLS["mxfp8_e4m3-floor"]
     base = Example(group="a", x=torch.zeros(1, 32), spec=cell.spec())
     mismatches = [Mismatch(sighting=one, example=base, seen=Comparison()) for one in seen]
     return [(set(one.effects), one.mismatch.sighting.conditions, one.count) for one in causes(mismatches)]

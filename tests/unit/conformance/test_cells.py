@@ -17,16 +17,16 @@ from mxcheck.formats.spec import DIALECTS, ROUNDINGS, CastSpec
 
 def test_quick_has_each_rule_each_rounding_and_each_format() -> None:
     ids = [cell.id for cell in cells("quick")]
-    assert [name for name in ids if name.startswith("fp8_e5m2")] == [
-        "fp8_e5m2-floor",
-        "fp8_e5m2-floor-away",
-        "fp8_e5m2-floor-zero",
-        "fp8_e5m2-floor-stochastic",
-        "fp8_e5m2-ceil",
-        "fp8_e5m2-even",
-        "fp8_e5m2-rceil",
-        "fp8_e5m2-reciprocal",
-        "fp8_e5m2-reciprocal-nan_stays",
+    assert [name for name in ids if name.startswith("mxfp8_e5m2")] == [
+        "mxfp8_e5m2-floor",
+        "mxfp8_e5m2-floor-away",
+        "mxfp8_e5m2-floor-zero",
+        "mxfp8_e5m2-floor-stochastic",
+        "mxfp8_e5m2-ceil",
+        "mxfp8_e5m2-even",
+        "mxfp8_e5m2-rceil",
+        "mxfp8_e5m2-reciprocal",
+        "mxfp8_e5m2-reciprocal-nan_stays",
     ]
     assert [name for name in ids if name.startswith("mxint8")] == [
         "mxint8-floor",
@@ -63,7 +63,7 @@ def test_every_dialect_has_its_cell() -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_ids_are_unique_and_name_one_format(level: str) -> None:
-    """`-k fp8_e4m3` selects the MX format alone."""
+    """`-k mxfp8_e4m3` selects the MX format alone."""
     found = cells(level)
     assert len({cell.id for cell in found}) == len(found)
     for cell in found:
@@ -112,7 +112,7 @@ def test_no_part_of_an_id_is_in_the_name_of_a_test_module_or_folder(level: str) 
 
 def test_a_former_id_tells_its_cell() -> None:
     former = [cell.former_id for cell in cells("quick") if cell.former_id]
-    assert former == ["fp8_e4m3-rceil-te", "fp8_e5m2-rceil-te"]
+    assert former == ["mxfp8_e4m3-rceil-te", "mxfp8_e5m2-rceil-te"]
 
 
 def test_cells_need_neither_torch_nor_numpy() -> None:

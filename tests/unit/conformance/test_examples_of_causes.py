@@ -48,7 +48,7 @@ def test_two_causes_of_shape_are_both_shown_beside_matrices() -> None:
 
 def told(kernel: Cast, *inputs: Tensor) -> list[tuple[str, Counterexample]]:
     """What is told of a kernel that is asked these inputs."""
-    seen, spec = Sightings(), CELLS["fp8_e4m3-floor"].spec()
+    seen, spec = Sightings(), CELLS["mxfp8_e4m3-floor"].spec()
     for x in inputs:
         seen.add(Example(group="matrices", x=x, spec=spec), compare(kernel, x, spec))
     return examples_of(kernel, causes(seen.mismatches()), most=8, calls=seen.calls)
@@ -178,7 +178,7 @@ def in_calls(wrong: Callable[[int], bool]) -> list[str]:
         return codes ^ wrong(calls), *scales
 
     made = domain()(kernel)
-    result = run_cell(made, CELLS["fp8_e4m3-floor"], "quick")
+    result = run_cell(made, CELLS["mxfp8_e4m3-floor"], "quick")
     return [line for group, one in counterexamples(made, result) for line in describe(group, one, "k:f")]
 
 
@@ -209,7 +209,7 @@ def test_a_batch_that_is_right_is_not_told_as_wrong(monkeypatch: pytest.MonkeyPa
     for others in ("examples", "matrices", "asked_again"):
         monkeypatch.setattr(run, others, lambda *_, **__: iter(()))
     kernel = domain()(a_single_row_is_wrong)
-    ((group, one),) = counterexamples(kernel, run_cell(kernel, CELLS["fp8_e4m3-floor"], "quick"))
+    ((group, one),) = counterexamples(kernel, run_cell(kernel, CELLS["mxfp8_e4m3-floor"], "quick"))
     assert group == "batch"
     (line,) = (line for line in describe(group, one, "k:f") if line.startswith("  scale: "))
     answers = re.match(r"  scale: \[0, 0\] alone (..) \(.*?\), in a batch (..) \(.*?\), oracle (..) ", line)
@@ -223,6 +223,6 @@ def test_a_batch_that_differs_from_a_wrong_row_is_no_cause_of_its_own(
 ) -> None:
     monkeypatch.setattr(run, "asked_again", lambda *_: iter(()))
     kernel = domain()(a_single_row_is_wrong)
-    ((group, one),) = counterexamples(kernel, run_cell(kernel, CELLS["fp8_e4m3-floor"], "quick"))
+    ((group, one),) = counterexamples(kernel, run_cell(kernel, CELLS["mxfp8_e4m3-floor"], "quick"))
     assert group != "batch"
     assert (one.kind, tuple(one.x.shape), one.surroundings) == ("scale", (1, 32), "")

@@ -19,6 +19,7 @@ from mxcheck.conformance.cells import LEVELS, Cell, cells
 from mxcheck.conformance.describe import results
 from mxcheck.conformance.findings import Finding, findings, findings_of, judge, known, known_counts
 from mxcheck.conformance.verifier import KINDS, Comparison, expected_parts, expected_values
+from mxcheck.formats.aliases import precision_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.notation import DTYPES, parse_hex
 from mxcheck.kernels.registry import implementations
@@ -51,8 +52,8 @@ def problems(finding: Finding) -> list[str]:
         found.append("the cause is not one sentence")
     sides = {f"{part}_{side}" for part in PARTS for side in ("got", "expected")}
     found += [f"no key {key}" for key in told if key not in {*CAST, *sides, "error"}]
-    if f"{told['format']}-{told['rule']}" not in CELLS or not finding.shows_in(
-        f"{told['format']}-{told['rule']}"
+    if f"{precision_of(told['format'])}-{told['rule']}" not in CELLS or not finding.shows_in(
+        f"{precision_of(told['format'])}-{told['rule']}"
     ):
         found.append("the counterexample is of none of its cells")
     if told.get("dtype", "float32") not in DTYPES:
@@ -74,7 +75,7 @@ def an_example(finding: Finding) -> tuple[torch.Tensor, Cell]:
     dtype = told.get("dtype", "float32")
     values = parse_hex(told["input"].split(), dtype)
     x = torch.from_numpy(values.reshape(tuple(told.get("shape") or values.shape))).to(getattr(torch, dtype))
-    return x, CELLS[f"{told['format']}-{told['rule']}"]
+    return x, CELLS[f"{precision_of(told['format'])}-{told['rule']}"]
 
 
 # The data files
@@ -193,12 +194,12 @@ def shown_kinds(implementation: str, cell: str) -> set[str]:
 def one_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """One finding, of codes, in one cell: `wide` shows two."""
     cell = {"quick": {"wide": {"code": 2}, "boundaries": {"code": 1}}}
-    data = {"torchao": {"version": "0", "cells": {"fp8_e4m3-floor": cell, "fp8_e4m3-ceil": cell}}}
+    data = {"torchao": {"version": "0", "cells": {"mxfp8_e4m3-floor": cell, "mxfp8_e4m3-ceil": cell}}}
     monkeypatch.setattr(module, "findings", lambda: (SOUND,))
     monkeypatch.setattr(module, "known", lambda: data)
 
 
-def verdict(counts: Mapping[str, Mapping[str, int]], cell: str = "fp8_e4m3-floor") -> tuple[str, list[str]]:
+def verdict(counts: Mapping[str, Mapping[str, int]], cell: str = "mxfp8_e4m3-floor") -> tuple[str, list[str]]:
     return judge("torchao", cell, "quick", counts)
 
 
@@ -209,15 +210,15 @@ def test_what_is_known_is_known() -> None:
 
 @pytest.mark.usefixtures("one_known")
 def test_nothing_where_nothing_is_known_is_exact() -> None:
-    assert verdict({}, "fp8_e5m2-floor") == ("exact", [])
-    assert judge("another", "fp8_e4m3-floor", "quick", {}) == ("exact", [])
+    assert verdict({}, "mxfp8_e5m2-floor") == ("exact", [])
+    assert judge("another", "mxfp8_e4m3-floor", "quick", {}) == ("exact", [])
 
 
 @pytest.mark.usefixtures("one_known")
 def test_values_in_the_last_bit_are_not_red() -> None:
     last = {"wide": {"last bit": 5}}
-    assert verdict(last, "fp8_e5m2-floor") == ("last bit", [])
-    assert verdict({"wide": {"last bit": 5, "value": 1}}, "fp8_e5m2-floor")[0] == "red"
+    assert verdict(last, "mxfp8_e5m2-floor") == ("last bit", [])
+    assert verdict({"wide": {"last bit": 5, "value": 1}}, "mxfp8_e5m2-floor")[0] == "red"
     assert verdict(last)[0] == "red"  # and what was known is gone
 
 
@@ -254,17 +255,17 @@ def test_a_change_is_red(counts: dict[str, dict[str, int]], line: str) -> None:
 @pytest.mark.usefixtures("one_known")
 def test_a_new_cell_or_implementation_is_red_and_a_kind_at_a_level_that_was_not_counted() -> None:
     counts = {"wide": {"code": 2}, "boundaries": {"code": 1}}
-    assert verdict(counts, "fp8_e5m2-floor")[0] == "red"
-    assert judge("torchao", "fp8_e4m3-floor", "full", counts) == ("known", [])
+    assert verdict(counts, "mxfp8_e5m2-floor")[0] == "red"
+    assert judge("torchao", "mxfp8_e4m3-floor", "full", counts) == ("known", [])
     new = {"wide": {"code": 2, "scale": 1}}
-    assert judge("torchao", "fp8_e4m3-floor", "full", new) == ("red", ["no finding explains: scale"])
-    assert judge("another", "fp8_e4m3-floor", "quick", counts)[0] == "red"
+    assert judge("torchao", "mxfp8_e4m3-floor", "full", new) == ("red", ["no finding explains: scale"])
+    assert judge("another", "mxfp8_e4m3-floor", "quick", counts)[0] == "red"
 
 
 @pytest.mark.usefixtures("one_known")
 def test_recorded_counts_that_no_finding_explains_are_red(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"wide": {"code": 2}, "boundaries": {"code": 1}}
-    assert verdict(counts, "fp8_e4m3-ceil") == ("red", ["no finding explains: code"])
+    assert verdict(counts, "mxfp8_e4m3-ceil") == ("red", ["no finding explains: code"])
     monkeypatch.setattr(module, "findings", lambda: (replace(SOUND, kinds=("scale",)),))
     assert verdict(counts) == ("red", ["no finding explains: code"])
 

@@ -15,7 +15,7 @@ from mxcheck.conformance.tensors import TENSOR_GROUPS
 from mxcheck.kernels.api import quantize
 
 CELLS = {cell.id: cell for cell in cells("quick")}
-SOME = ("fp8_e4m3-floor", "fp4_e2m1-floor-stochastic", "mxint8-ceil", "nvfp4-amax", "e5m2_tensor-amax")
+SOME = ("mxfp8_e4m3-floor", "mxfp4_e2m1-floor-stochastic", "mxint8-ceil", "nvfp4-amax", "e5m2_tensor-amax")
 LAYOUTS = {"ragged_tails", "axes", "transposed", "strided", "dimensions"}
 INPUTS = {"bfloat16_input", "float16_input", "mixed_float32", "mixed_bfloat16", "mixed_float16", "long"}
 each_cell = pytest.mark.parametrize("cell", [CELLS[name] for name in SOME], ids=SOME)
@@ -78,7 +78,7 @@ def test_quick_has_every_group_layout_and_dtype(cell: Cell) -> None:
 
 def test_every_16_bit_value_is_an_input() -> None:
     for group, dtype in (("bfloat16_input", torch.bfloat16), ("float16_input", torch.float16)):
-        [one] = [one for one in examples(CELLS["fp8_e5m2-floor"], "quick") if one.group == group]
+        [one] = [one for one in examples(CELLS["mxfp8_e5m2-floor"], "quick") if one.group == group]
         assert one.x.dtype == dtype
         assert set(one.x.view(torch.int16).flatten().tolist()) == set(range(-(1 << 15), 1 << 15))
         [one] = [one for one in examples(CELLS["nvfp4-amax"], "quick") if one.group == group]
@@ -88,7 +88,7 @@ def test_every_16_bit_value_is_an_input() -> None:
 
 
 def test_full_has_each_group_for_every_block_size_and_along_the_first_axis() -> None:
-    cell = CELLS["fp4_e2m1-rceil"]
+    cell = CELLS["mxfp4_e2m1-rceil"]
     seen: dict[str, tuple[int, int | None]] = {}
     for one in examples(cell, "full"):
         seen.setdefault(one.group, (one.spec.axis, one.spec.block_size))
@@ -103,7 +103,7 @@ def test_full_has_each_group_for_every_block_size_and_along_the_first_axis() -> 
 
 
 def test_stochastic_examples_carry_integers_with_the_edges() -> None:
-    for one in examples(CELLS["fp8_e4m3-floor-stochastic"], "quick"):
+    for one in examples(CELLS["mxfp8_e4m3-floor-stochastic"], "quick"):
         random = one.spec.random
         assert (random.shape, random.dtype) == (one.x.shape, torch.int64)
         assert 0 <= random.min() <= random.max() < 1 << 32
@@ -115,7 +115,7 @@ def test_stochastic_examples_carry_integers_with_the_edges() -> None:
 
 
 def test_others_carry_none() -> None:
-    assert all(one.spec.random is None for one in examples(CELLS["fp8_e4m3-floor-away"], "quick"))
+    assert all(one.spec.random is None for one in examples(CELLS["mxfp8_e4m3-floor-away"], "quick"))
 
 
 @pytest.mark.parametrize("name", ["fp8_e4m3", "fp6_e2m3", "fp4_e2m1", "mxint8"])

@@ -98,7 +98,7 @@ def test_peers(name: str, asked: str) -> None:
     if (missing := implementation(name).missing()) is not None:
         pytest.skip(missing)
     kernel = resolve_kernel(name)[0]
-    (cell,) = [cell for cell in cells("quick") if cell.id == f"fp6_e2m3-{asked}"]
+    (cell,) = [cell for cell in cells("quick") if cell.id == f"mxfp6_e2m3-{asked}"]
     found = identified(kernel, cell)
     assert found.fits, found.matches[:3]
     assert found.best.rule == PEERS[name][asked]

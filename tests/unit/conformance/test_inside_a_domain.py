@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 Cast = Callable[[Tensor, CastSpec], tuple[Tensor, ...]]
 CELLS = {cell.id: cell for cell in cells("full")}
-SOME = ("fp8_e4m3-floor", "fp4_e2m1-rceil", "nvfp4-amax", "e4m3_row-amax", "mxint8-floor-stochastic")
+SOME = ("mxfp8_e4m3-floor", "mxfp4_e2m1-rceil", "nvfp4-amax", "e4m3_row-amax", "mxint8-floor-stochastic")
 
 BF16 = Domain(dtypes=(torch.bfloat16,))
 TILES = Domain(rows_multiple=128, columns_multiple=128, ranks=(2,), contiguous=True, axes=(-1,))
@@ -51,9 +51,9 @@ def of(made_for: Domain, wrong: bool = False) -> Cast:
     ("made_for", "cell"),
     [
         # Each domain with blocks, and with one of the others; tensors with one scale are slow in tiles.
-        *((made_for, "fp8_e4m3-floor") for made_for in (BF16, TILES, SIXTEEN_ROWS, FIRST_AXIS, SMALL)),
+        *((made_for, "mxfp8_e4m3-floor") for made_for in (BF16, TILES, SIXTEEN_ROWS, FIRST_AXIS, SMALL)),
         (BF16, "e4m3_row-amax"),
-        (TILES, "fp4_e2m1-rceil"),
+        (TILES, "mxfp4_e2m1-rceil"),
         (SIXTEEN_ROWS, "mxint8-floor-stochastic"),
         (FIRST_AXIS, "mxint8-floor-stochastic"),
         (SMALL, "nvfp4-amax"),
@@ -67,7 +67,7 @@ def test_a_right_kernel_is_exact_and_a_wrong_one_red(made_for: Domain, cell: str
     assert run_cell(of(made_for, wrong=True), CELLS[cell], "quick").counts
 
 
-@pytest.mark.parametrize(("made_for", "cell"), [(SHORT, "fp4_e2m1-floor"), (ALIGNED, "nvfp4-amax")])
+@pytest.mark.parametrize(("made_for", "cell"), [(SHORT, "mxfp4_e2m1-floor"), (ALIGNED, "nvfp4-amax")])
 def test_a_right_kernel_of_small_or_aligned_inputs_is_exact(made_for: Domain, cell: str) -> None:
     right = run_cell(of(made_for), CELLS[cell], "quick")
     assert (right.counts, right.unsupported, right.learned) == ({}, {}, None)
@@ -97,7 +97,7 @@ def test_every_group_of_edges_is_laid_out_inside(made_for: Domain, cell: str) ->
 
 def test_of_each_dtype_there_is_every_edge() -> None:
     made_for = Domain(rows_multiple=16)
-    groups = {one.group: one.x.dtype for one in examples(CELLS["fp8_e4m3-floor"], "quick", made_for)}
+    groups = {one.group: one.x.dtype for one in examples(CELLS["mxfp8_e4m3-floor"], "quick", made_for)}
     for group in ("every_code", "boundaries", "zero_and_subnormal", "not_finite", "amax_boundaries"):
         assert groups[group] == torch.float32
         assert groups[f"{group}, bfloat16"] == torch.bfloat16
@@ -105,7 +105,7 @@ def test_of_each_dtype_there_is_every_edge() -> None:
 
 def test_no_block_is_lost_where_one_matrix_may_not_hold_all() -> None:
     """Of each group there are the same blocks, in as many matrices as it takes."""
-    cell = CELLS["fp8_e4m3-floor"]
+    cell = CELLS["mxfp8_e4m3-floor"]
     blocks: list[dict[str, set[bytes]]] = []
     for made_for in (Domain(), Domain(most_rows=8, most_columns=64)):
         found: dict[str, set[bytes]] = {}
@@ -120,7 +120,7 @@ def test_no_block_is_lost_where_one_matrix_may_not_hold_all() -> None:
 
 
 def test_a_domain_that_restricts_nothing_changes_no_example() -> None:
-    cell = CELLS["fp8_e4m3-floor"]
+    cell = CELLS["mxfp8_e4m3-floor"]
     plain, wide = (list(examples(cell, "quick", *one)) for one in ((), (ANYTHING,)))
     assert [one.group for one in plain] == [one.group for one in wide]
     assert plain[0].x.dtype == torch.float32
@@ -150,7 +150,7 @@ def refusing(made_for: Domain) -> Cast:
     ids=lambda one: one.words or "anything",
 )
 def test_what_is_refused_is_learned(made_for: Domain) -> None:
-    cell = CELLS["fp8_e4m3-floor"]
+    cell = CELLS["mxfp8_e4m3-floor"]
     assert_learned(made_for)
     result = run_cell(refusing(made_for), cell, "quick")
     assert result.counts == {}
@@ -174,7 +174,7 @@ def test_limits_from_above_and_long_rows_are_learned(made_for: Domain) -> None:
 
 
 def assert_learned(made_for: Domain) -> None:
-    cell = CELLS["fp8_e4m3-floor"]
+    cell = CELLS["mxfp8_e4m3-floor"]
     learned = learned_domain(refusing(made_for), cell).domain
     assert learned.alignment == made_for.alignment
     for rows in (1, 2, 15, 16, 17, 64, 65, 128, 200, 256, 65_536):
@@ -193,14 +193,14 @@ def test_a_kernel_of_one_dtype_that_is_wrong_is_red_though_it_refuses_fp32() -> 
         codes, *others = quantize_eager(x, spec)
         return (codes ^ 1, *others)
 
-    assert "every_code" in run_cell(flipped, CELLS["fp8_e4m3-floor"], "quick").counts
+    assert "every_code" in run_cell(flipped, CELLS["mxfp8_e4m3-floor"], "quick").counts
 
 
 def test_whoever_refuses_all_is_not_compared() -> None:
     never = refusing(Domain(formats=("fp4_e2m1",)))
     with pytest.raises(NotSupported, match=r"^no format fp8_e4m3$"):
-        learned_domain(never, CELLS["fp8_e4m3-floor"])
-    result = run_cell(never, CELLS["fp8_e4m3-floor"], "quick")
+        learned_domain(never, CELLS["mxfp8_e4m3-floor"])
+    result = run_cell(never, CELLS["mxfp8_e4m3-floor"], "quick")
     assert (result.elements, result.reason) == (0, "no format fp8_e4m3")
 
 

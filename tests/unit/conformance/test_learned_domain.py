@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 Cast = Callable[[Tensor, CastSpec], Any]
 CELLS = {cell.id: cell for cell in cells("full")}
-FLOOR = CELLS["fp8_e4m3-floor"]
+FLOOR = CELLS["mxfp8_e4m3-floor"]
 
 
 def dying(made_for: Domain, *, wrong: bool = False) -> Cast:
@@ -127,9 +127,9 @@ def of_memory_in_one_piece(x: Tensor, spec: CastSpec) -> Any:
 @pytest.mark.parametrize(
     ("kernel", "limit", "cell"),
     [
-        (of_three_dimensions, "ranks 3", "fp8_e4m3-floor"),
+        (of_three_dimensions, "ranks 3", "mxfp8_e4m3-floor"),
         (of_three_dimensions, "ranks 3", "nvfp4-amax"),
-        (of_two_dimensions, "ranks 2", "fp8_e4m3-floor"),
+        (of_two_dimensions, "ranks 2", "mxfp8_e4m3-floor"),
         (of_two_dimensions, "ranks 2", "e4m3_row-amax"),
         (of_one_dimension, "ranks 1", "nvfp4-amax"),
         (of_one_dimension, "ranks 1", "mxint8-floor-stochastic"),
@@ -192,7 +192,7 @@ def overlooks_in_tiles(field: str, value: Any) -> Cast:
     ],
 )
 def test_what_only_a_fast_path_overlooks_is_a_fault(field: str, value: Any, cell: str) -> None:
-    assert run_cell(overlooks_in_tiles(field, value), CELLS[f"fp8_e4m3-{cell}"], "quick").counts
+    assert run_cell(overlooks_in_tiles(field, value), CELLS[f"mxfp8_e4m3-{cell}"], "quick").counts
 
 
 def into_one_buffer() -> Cast:
@@ -280,10 +280,10 @@ ONE: dict[str, Any] = {
 @pytest.mark.parametrize("values", [False, True], ids=["codes", "values"])
 def test_a_kernel_of_one_cast_is_asked_for_that(values: bool) -> None:
     cast = of_one(values=values, **ONE)
-    exact = run_cell(cast, CELLS["fp8_e4m3-ceil"], "quick")
+    exact = run_cell(cast, CELLS["mxfp8_e4m3-ceil"], "quick")
     assert (exact.counts, exact.unsupported, exact.learned) == ({}, {}, ())
     assert exact.elements > 1 << 18
-    for other in ("fp8_e4m3-floor", "fp8_e5m2-ceil", "fp8_e4m3-ceil-away", "mxint8-ceil", "nvfp4-amax"):
+    for other in ("mxfp8_e4m3-floor", "mxfp8_e5m2-ceil", "mxfp8_e4m3-ceil-away", "mxint8-ceil", "nvfp4-amax"):
         result = run_cell(cast, CELLS[other], "quick")
         assert result.elements == 0
         told = "rounding even, axis -1, block size 32, format fp8_e4m3, scale rule ceil"
@@ -306,7 +306,7 @@ def test_each_is_told_alone(field: str, value: Any, values: bool) -> None:
 
 
 def test_whoever_looks_at_all_is_asked_for_all() -> None:
-    for cell in ("fp8_e4m3-floor", "mxint8-floor-stochastic", "nvfp4-amax", "e4m3_row-amax"):
+    for cell in ("mxfp8_e4m3-floor", "mxint8-floor-stochastic", "nvfp4-amax", "e4m3_row-amax"):
         assert disregarded(lambda x, spec: quantize_eager(x, spec), CELLS[cell], Domain()) == {}
 
 
@@ -315,7 +315,7 @@ def test_a_kernel_of_one_rounding_is_asked_for_even_whatever_it_does() -> None:
     assert disregarded(away, FLOOR, Domain()) == {"rounding": "even"}
     assert run_cell(away, FLOOR, "quick").counts
     with pytest.raises(NotSupported, match="rounding even"):
-        learned_domain(away, CELLS["fp8_e4m3-floor-away"])
+        learned_domain(away, CELLS["mxfp8_e4m3-floor-away"])
 
 
 def of_mx_by_floor_and_wrong_nvfp4(x: Tensor, spec: CastSpec) -> Any:
@@ -339,9 +339,9 @@ def of_nan_that_stays(x: Tensor, spec: CastSpec) -> Any:
     ("kernel", "cell"),
     [
         (of_mx_by_floor_and_wrong_nvfp4, "nvfp4-amax"),
-        (of_even_and_wrong_stochastic, "fp8_e4m3-floor-stochastic"),
-        (of_nan_that_stays, "fp8_e4m3-floor"),
-        (of_nan_that_stays, "fp8_e5m2-rceil"),
+        (of_even_and_wrong_stochastic, "mxfp8_e4m3-floor-stochastic"),
+        (of_nan_that_stays, "mxfp8_e4m3-floor"),
+        (of_nan_that_stays, "mxfp8_e5m2-rceil"),
     ],
 )
 def test_what_is_done_in_its_own_way_is_compared(kernel: Cast, cell: str) -> None:
@@ -371,14 +371,14 @@ def undeclared(kernel: Cast) -> Cast:
 
 def test_a_wrong_kernel_of_one_rule_is_red_there() -> None:
     wrong = of_one(wrong=True, **ONE)
-    assert run_cell(wrong, CELLS["fp8_e4m3-ceil"], "quick").counts
+    assert run_cell(wrong, CELLS["mxfp8_e4m3-ceil"], "quick").counts
 
 
 def test_what_is_named_is_asked_for() -> None:
     """`--mx-block-size`, `--mx-axis`: a kernel of another one is wrong there."""
     cast = of_one(**ONE)
     within = Domain(block_sizes=(64,), axes=(0,))
-    assert {"block_size", "axis"}.isdisjoint(disregarded(cast, CELLS["fp8_e4m3-ceil"], within))
+    assert {"block_size", "axis"}.isdisjoint(disregarded(cast, CELLS["mxfp8_e4m3-ceil"], within))
 
 
 @pytest.mark.parametrize("values", [False, True], ids=["codes", "values"])
@@ -386,7 +386,7 @@ def test_what_is_named_is_asked_for() -> None:
 def test_rules_that_differ_at_single_amax_are_told_apart(rule: str, values: bool) -> None:
     """Whichever is asked for."""
     cast = of_one(values=values, scale_rule=rule)
-    for asked in ("fp8_e4m3-rceil", "fp8_e4m3-reciprocal"):
+    for asked in ("mxfp8_e4m3-rceil", "mxfp8_e4m3-reciprocal"):
         assert disregarded(cast, CELLS[asked], Domain()) == {"scale_rule": rule}
 
 
@@ -406,7 +406,7 @@ def test_the_kernel_of_the_readme_is_exact() -> None:
     assert (result.counts, result.unsupported) == ({}, {})
     assert result.elements > 1 << 22
     with pytest.raises(NotSupported, match="scale rule floor"):
-        learned_domain(cast, CELLS["fp8_e4m3-rceil"])
+        learned_domain(cast, CELLS["mxfp8_e4m3-rceil"])
 
 
 def test_the_adapter_of_the_docs_shows_torchao_s_findings_alone() -> None:

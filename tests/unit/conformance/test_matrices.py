@@ -22,10 +22,10 @@ from mxcheck.kernels.eager import quantize_eager
 pytestmark = pytest.mark.slow
 
 CELLS = {cell.id: cell for cell in cells("full")}
-FLOOR = CELLS["fp8_e4m3-floor"]
+FLOOR = CELLS["mxfp8_e4m3-floor"]
 SOME = (
-    "fp8_e4m3-rceil-nan_stays",
-    "fp4_e2m1-floor-stochastic",
+    "mxfp8_e4m3-rceil-nan_stays",
+    "mxfp4_e2m1-floor-stochastic",
     "mxint8-ceil",
     "nvfp4-amax",
     "e4m3_tensor-amax",
@@ -58,10 +58,10 @@ def _bits(part: NDArray[Any]) -> bytes:
 @pytest.mark.parametrize(
     ("cell", "level", "most"),
     [
-        ("fp8_e4m3-floor", "quick", 1 << 20),
+        ("mxfp8_e4m3-floor", "quick", 1 << 20),
         ("nvfp4-amax", "quick", 1 << 20),
         ("e4m3_row-amax", "quick", 1 << 20),
-        ("fp8_e4m3-floor", "full", 1 << 25),
+        ("mxfp8_e4m3-floor", "full", 1 << 25),
     ],
 )
 def test_every_pair_occurs(cell: str, level: str, most: int) -> None:
@@ -112,7 +112,7 @@ def test_all_lie_inside_of_a_domain(made_for: Domain) -> None:
 
 def test_full_asks_larger_ones_in_each_dtype() -> None:
     largest = {}
-    for one in matrices(CELLS["fp4_e2m1-floor"], "full"):
+    for one in matrices(CELLS["mxfp4_e2m1-floor"], "full"):
         dtype = one.example.x.dtype
         largest[dtype] = max(largest.get(dtype, 0), one.example.x.numel())
     assert len(largest) == 3

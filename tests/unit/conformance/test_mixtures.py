@@ -17,7 +17,7 @@ from mxcheck.kernels.eager import quantize_eager
 pytestmark = pytest.mark.slow
 
 CELLS = {cell.id: cell for cell in cells("quick")}
-E4M3, E2M1 = CELLS["fp8_e4m3-floor"], CELLS["fp4_e2m1-floor"]
+E4M3, E2M1 = CELLS["mxfp8_e4m3-floor"], CELLS["mxfp4_e2m1-floor"]
 Where = Callable[[Tensor, CastSpec], bool]
 
 

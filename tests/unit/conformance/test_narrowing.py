@@ -93,14 +93,14 @@ def test_an_axis_is_the_same_from_either_end() -> None:
 
 
 def test_what_is_known_of_all_examples_is_the_most_that_some_may_show() -> None:
-    counts = known()["gfloat"]["cells"]["fp4_e2m1-floor"]["quick"]
+    counts = known()["gfloat"]["cells"]["mxfp4_e2m1-floor"]["quick"]
     group, kinds = next(iter(counts.items()))
     kind, number = next(iter(kinds.items()))
     some = {group: {kind: 1}}
-    assert judge("gfloat", "fp4_e2m1-floor", "quick", some)[0] == "red"
-    assert judge("gfloat", "fp4_e2m1-floor", "quick", some, every_example=False)[0] == "known"
-    assert judge("gfloat", "fp4_e2m1-floor", "quick", {}, every_example=False)[0] == "exact"
+    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", some)[0] == "red"
+    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", some, every_example=False)[0] == "known"
+    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", {}, every_example=False)[0] == "exact"
     more = {group: {kind: number + 1}}
-    assert judge("gfloat", "fp4_e2m1-floor", "quick", more, every_example=False)[0] == "red"
+    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", more, every_example=False)[0] == "red"
     other = {"no such group": {kind: 1}}
-    assert judge("gfloat", "fp4_e2m1-floor", "quick", other, every_example=False)[0] == "red"
+    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", other, every_example=False)[0] == "red"

@@ -99,13 +99,13 @@ def test_a_fault_of_a_real_scale_is_caught_and_shrunk(fault: Fault, cell: Cell) 
 @pytest.mark.parametrize(
     ("name", "cell", "kinds"),
     [
-        pytest.param("scale_one_down", "fp8_e4m3-floor", {"value"}, id="value"),
+        pytest.param("scale_one_down", "mxfp8_e4m3-floor", {"value"}, id="value"),
         pytest.param("truncation", "mxint8-floor", {"value"}, id="truncation"),
-        pytest.param("nan_swallowed", "fp4_e2m1-floor", {"nan"}, id="nan"),
-        pytest.param("overflow_to_nan", "fp8_e4m3-floor", {"nan"}, id="overflow"),
-        pytest.param("negative_zero_lost", "fp6_e2m3-floor", {"zero sign"}, id="zero sign"),
-        pytest.param("always_along_the_last_axis", "fp8_e5m2-floor", {"value"}, id="axis"),
-        pytest.param("tail_not_written", "fp4_e3m0-floor", {"value"}, id="tail"),
+        pytest.param("nan_swallowed", "mxfp4_e2m1-floor", {"nan"}, id="nan"),
+        pytest.param("overflow_to_nan", "mxfp8_e4m3-floor", {"nan"}, id="overflow"),
+        pytest.param("negative_zero_lost", "mxfp6_e2m3-floor", {"zero sign"}, id="zero sign"),
+        pytest.param("always_along_the_last_axis", "mxfp8_e5m2-floor", {"value"}, id="axis"),
+        pytest.param("tail_not_written", "mxfp4_e3m0-floor", {"value"}, id="tail"),
     ],
 )
 def test_so_are_the_faults_of_fake_quantizers(name: str, cell: str, kinds: set[str]) -> None:
@@ -136,16 +136,16 @@ def honest_by_another_way(x: Tensor, spec: CastSpec) -> Parts:
 @pytest.mark.parametrize(
     ("kernel", "cell"),
     [
-        *((honest_by_another_way, f"{name}-floor") for name in ("fp8_e4m3", "fp4_e2m1", "mxint8")),
-        (honest_by_another_way, "fp6_e3m2-rceil"),
-        (honest_by_another_way, "fp8_e5m2-floor-zero"),
+        *((honest_by_another_way, f"{name}-floor") for name in ("mxfp8_e4m3", "mxfp4_e2m1", "mxint8")),
+        (honest_by_another_way, "mxfp6_e3m2-rceil"),
+        (honest_by_another_way, "mxfp8_e5m2-floor-zero"),
         *(
             (quantize_eager, cell)
-            for cell in ("fp8_e5m2-reciprocal-nan_stays", "mxint8-ceil", "e5m2_row-amax")
+            for cell in ("mxfp8_e5m2-reciprocal-nan_stays", "mxint8-ceil", "e5m2_row-amax")
         ),
         *(
             (fake_quantize_eager, cell)
-            for cell in ("fp8_e4m3-reciprocal-nan_stays", "fp4_e3m0-floor-stochastic")
+            for cell in ("mxfp8_e4m3-reciprocal-nan_stays", "mxfp4_e3m0-floor-stochastic")
         ),
         (fake_quantize_eager, "nvfp4-amax"),
     ],
@@ -159,7 +159,7 @@ def test_honest_casts_show_nothing(kernel: Cast, cell: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "other"), [("fp8_e4m3-reciprocal", "rceil"), ("fp8_e4m3-rceil", "reciprocal")]
+    ("cell", "other"), [("mxfp8_e4m3-reciprocal", "rceil"), ("mxfp8_e4m3-rceil", "reciprocal")]
 )
 def test_a_scale_rule_that_differs_at_one_amax_of_all(cell: str, other: str) -> None:
     """The exact rule and Transformer Engine's, each in the place of the other."""
@@ -230,11 +230,11 @@ def test_three_scales_in_words() -> None:
 @pytest.mark.parametrize(
     ("name", "cell"),
     [
-        ("ties_away", "fp8_e4m3-floor"),
-        ("stochastic_with_greater", "fp4_e2m1-floor-stochastic"),
-        ("nan_poisons_its_block", "fp8_e5m2-reciprocal-nan_stays"),
+        ("ties_away", "mxfp8_e4m3-floor"),
+        ("stochastic_with_greater", "mxfp4_e2m1-floor-stochastic"),
+        ("nan_poisons_its_block", "mxfp8_e5m2-reciprocal-nan_stays"),
         ("always_along_the_last_axis", "mxint8-floor"),
-        ("in_the_inputs_own_dtype", "fp8_e4m3-floor"),
+        ("in_the_inputs_own_dtype", "mxfp8_e4m3-floor"),
     ],
 )
 def test_the_command_marks_the_difference(name: str, cell: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +259,7 @@ def raises_where(condition: Callable[[Tensor], Any]) -> Cast:
 
 def test_a_kernel_that_raises_on_some_numbers() -> None:
     kernel = raises_where(lambda x: (x.abs() == 448).any())
-    result, found = caught(kernel, CELLS["fp8_e4m3-rceil"])
+    result, found = caught(kernel, CELLS["mxfp8_e4m3-rceil"])
     assert kinds_of(result) == {"error"}
     assert "every_code" in result.counts
     for group, one in found:
@@ -270,7 +270,7 @@ def test_a_kernel_that_raises_on_some_numbers() -> None:
 
 
 def test_a_kernel_that_raises_in_three_dimensions() -> None:
-    _, found = caught(raises_where(lambda x: x.dim() == 3), CELLS["fp8_e4m3-floor"])
+    _, found = caught(raises_where(lambda x: x.dim() == 3), CELLS["mxfp8_e4m3-floor"])
     assert found
     assert all(one.single_block and one.kind == "error" for _, one in found)
 
@@ -288,7 +288,7 @@ def test_a_kernel_whose_result_is_none(result: Callable[..., Any], error: str) -
     def kernel(x: Tensor, spec: CastSpec) -> Any:
         return result(*quantize_eager(x, spec))
 
-    _, found = caught(kernel, CELLS["fp6_e2m3-floor"])
+    _, found = caught(kernel, CELLS["mxfp6_e2m3-floor"])
     assert all(one.kind == "error" and one.comparison.error.startswith(error) for _, one in found)
     assert all(one.single_block for _, one in found)
 
@@ -301,7 +301,7 @@ def test_an_input_that_is_changed_is_an_error_alone_too() -> None:
 
 
 def test_random_integers_that_are_changed_are_caught() -> None:
-    result, found = caught(wrong_casts.random_integers_zeroed, CELLS["fp8_e4m3-floor-stochastic"])
+    result, found = caught(wrong_casts.random_integers_zeroed, CELLS["mxfp8_e4m3-floor-stochastic"])
     assert kinds_of(result) == {"error"}
     assert found
     assert {one.comparison.error for _, one in found} == {"it changed its random integers"}
@@ -309,21 +309,21 @@ def test_random_integers_that_are_changed_are_caught() -> None:
 
 @pytest.mark.parametrize(("name", "kernel"), wrong_casts.LEAVES_CHANGED.items())
 def test_a_changed_setting_is_caught_and_no_trouble_to_the_next(name: str, kernel: Cast) -> None:
-    result = run_cell(kernel, CELLS["fp4_e2m1-floor"], "quick")
+    result = run_cell(kernel, CELLS["mxfp4_e2m1-floor"], "quick")
     assert kinds_of(result) == {"error"}
     assert {one.seen.error for one in result.mismatches} == {f"it changed {name} and left it so"}
-    assert run_cell(quantize_eager, CELLS["fp4_e2m1-floor"], "quick").counts == {}
+    assert run_cell(quantize_eager, CELLS["mxfp4_e2m1-floor"], "quick").counts == {}
 
 
 def test_random_integers_are_told_of_the_numbers_that_are_left() -> None:
-    _, found = caught(wrong_casts.stochastic_with_greater, CELLS["fp8_e4m3-floor-stochastic"])
+    _, found = caught(wrong_casts.stochastic_with_greater, CELLS["mxfp8_e4m3-floor-stochastic"])
     for _, one in found:
         words = shlex.split(as_data(one, "k:f")["reproduce"])
         random = words[words.index("--random") + 1 : words.index("--kernel")]
         assert len(random) <= 2 * nonzeros(one) + 1
 
 
-@pytest.mark.parametrize("cell", ["fp8_e4m3-floor", "mxint8-floor"])
+@pytest.mark.parametrize("cell", ["mxfp8_e4m3-floor", "mxint8-floor"])
 def test_an_input_that_is_changed_is_shrunk(cell: str) -> None:
     result, found = caught(wrong_casts.input_overwritten, CELLS[cell])
     assert kinds_of(result) == {"error"}
@@ -351,7 +351,7 @@ def strides_ignored(x: Tensor, spec: CastSpec) -> Parts:
 
 
 def test_strides_that_are_ignored_are_caught() -> None:
-    result = run_cell(strides_ignored, CELLS["fp8_e4m3-floor"], "quick")
+    result = run_cell(strides_ignored, CELLS["mxfp8_e4m3-floor"], "quick")
     assert set(result.counts) >= {"transposed", "strided"}
     assert not any(one.example.x.is_contiguous() for one in result.mismatches)
 
@@ -375,7 +375,7 @@ def test_strides_that_are_ignored_are_shown() -> None:
 
 
 def test_strided_counterexamples_of_a_cell_are_small_views() -> None:
-    _, found = caught(strides_ignored, CELLS["fp8_e4m3-floor-stochastic"])
+    _, found = caught(strides_ignored, CELLS["mxfp8_e4m3-floor-stochastic"])
     assert found
     for _, one in found:
         assert one.strided

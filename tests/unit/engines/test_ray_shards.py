@@ -35,9 +35,9 @@ def test_a_lost_one_is_red_by_name_and_the_other_keeps_its_rows(tmp_path: Path) 
     assert write_shards(tmp_path, [lost, outcome("ref-llama", 1)], SELECTED)
     merged = merge_folder(tmp_path)
     assert {name: result.word for name, result in merged.results.items()} == {
-        "ref-llama-fp8_e4m3-B": "pass",
+        "ref-llama-mxfp8_e4m3-B": "pass",
         "ref-llama-te_mxfp8-B": "skipped",
-        "ref-neo-fp8_e4m3-B": "CRASH",
+        "ref-neo-mxfp8_e4m3-B": "CRASH",
         "ref-neo-te_mxfp8-B": "CRASH",
     }
     why = "no result: pytest ended with signal 9:"

@@ -34,7 +34,7 @@ def same(found: OperandCounts | Absent, expected: CastCounts) -> bool:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_is_counted(name: str, converted: Convert) -> None:
     model = tiny(name)
-    conversion = converted(model, recipe("fp4_e2m1", tier="linears", attention=True))
+    conversion = converted(model, recipe("mxfp4_e2m1", tier="linears", attention=True))
     plain = logits(model, IDS)
     rows = expert_rows(conversion)
     with counting(conversion) as found:
@@ -61,7 +61,7 @@ def test_every_architecture_is_counted(name: str, converted: Convert) -> None:
 def test_of_linears_equal_to_casts_by_hand(tiny_llama: LlamaForCausalLM, converted: Convert) -> None:
     down = tiny_llama.model.layers[1].mlp.down_proj
     weight, seen = down.weight.clone(), []
-    conversion = converted(tiny_llama, recipe("fp4_e2m1", tier="A"))
+    conversion = converted(tiny_llama, recipe("mxfp4_e2m1", tier="A"))
     handle = down.register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()))
     ids = torch.arange(48).reshape(2, 24)
     with counting(conversion) as found:
@@ -82,7 +82,7 @@ def test_of_linears_equal_to_casts_by_hand(tiny_llama: LlamaForCausalLM, convert
 def test_of_attention_each_product_and_operand_apart(
     tiny_llama: LlamaForCausalLM, converted: Convert
 ) -> None:
-    conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="A", attention=True))
+    conversion = converted(tiny_llama, recipe("mxfp8_e4m3", tier="A", attention=True))
     name = "model.layers.0.self_attn"
     part, seen = conversion.attention[name], []
     part.observe = lambda x: seen.append(x.clone())  # type: ignore[method-assign]
@@ -107,7 +107,7 @@ def test_of_attention_each_product_and_operand_apart(
 @pytest.mark.parametrize("name", MIXTURES)
 def test_rows_of_experts_are_what_the_router_chose(name: str, converted: Convert) -> None:
     model = tiny(name)
-    conversion = converted(model, recipe("fp8_e4m3", tier="A"))
+    conversion = converted(model, recipe("mxfp8_e4m3", tier="A"))
     experts = {key: part for key, part in conversion.modules.items() if key.endswith("experts")}
     assert expert_rows(conversion) == dict.fromkeys(experts, (0, 0, 0, 0))
     chosen: dict[str, Tensor] = {}
@@ -165,13 +165,13 @@ def reasons(conversion: Conversion, model: PreTrainedModel) -> set[tuple[str, st
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (recipe("fp8_e4m3", tier="B"), set()),
+        (recipe("mxfp8_e4m3", tier="B"), set()),
         (
-            recipe("fp8_e4m3", tier="B", weights_only=True),
+            recipe("mxfp8_e4m3", tier="B", weights_only=True),
             {("activations", "the recipe leaves it as it is")},
         ),
         (
-            recipe("bfp16", tier="A"),
+            recipe("bf16_operands", tier="A"),
             {
                 (operand, "bf16 rounds each element: it has no scales and no codes")
                 for operand in ("weights", "activations")
@@ -193,7 +193,7 @@ def test_a_library_s_operands_say_why(tiny_llama: LlamaForCausalLM, converted: C
 
 
 def test_scales_that_have_no_codes(tiny_llama: LlamaForCausalLM, converted: Convert) -> None:
-    conversion = converted(tiny_llama, recipe("nvfp8_emu_e4m3", tier="A"))
+    conversion = converted(tiny_llama, recipe("fp8_tensor_e4m3", tier="A"))
     with counting(conversion) as found:
         logits(tiny_llama, torch.arange(32).reshape(1, 32))
     for one in (*found.values(), *weight_counters(conversion).values()):
@@ -216,7 +216,7 @@ def test_values_are_counted_by_the_codes_that_stand_for_them(
 ) -> None:
     counted = []
     for kernel in ("eager", f"{__name__}:only_values"):
-        conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="A", attention=True, kernel=kernel))
+        conversion = converted(tiny_llama, recipe("mxfp8_e4m3", tier="A", attention=True, kernel=kernel))
         with counting(conversion) as found:
             logits(tiny_llama, torch.arange(32).reshape(1, 32))
         counted.append((found, weight_counters(conversion)))
@@ -233,7 +233,7 @@ def test_values_are_counted_by_the_codes_that_stand_for_them(
 def test_a_cast_that_is_not_the_recipe_s_is_not_counted_as_if_it_were(
     wrong: Callable[[Tensor], Tensor], tiny_llama: LlamaForCausalLM, converted: Convert
 ) -> None:
-    conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="A"))
+    conversion = converted(tiny_llama, recipe("mxfp8_e4m3", tier="A"))
     part = conversion.modules["model.layers.1.mlp.up_proj"]
     assert isinstance(part, ConvertedLinear)
     part.cast = wrong
@@ -247,7 +247,7 @@ def test_a_cast_that_is_not_the_recipe_s_is_not_counted_as_if_it_were(
 
 
 def test_a_module_that_the_pass_does_not_call(tiny_llama: LlamaForCausalLM, converted: Convert) -> None:
-    conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="A", attention=True))
+    conversion = converted(tiny_llama, recipe("mxfp8_e4m3", tier="A", attention=True))
     with counting(conversion) as found:
         tiny_llama.model.layers[0](
             torch.randn(1, 8, 64), position_embeddings=(torch.ones(1, 8, 32), torch.zeros(1, 8, 32))
@@ -258,7 +258,7 @@ def test_a_module_that_the_pass_does_not_call(tiny_llama: LlamaForCausalLM, conv
 
 
 def test_casts_are_put_back_when_the_pass_fails(tiny_llama: LlamaForCausalLM, converted: Convert) -> None:
-    conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="A", attention=True))
+    conversion = converted(tiny_llama, recipe("mxfp8_e4m3", tier="A", attention=True))
     parts = [*conversion.modules.values(), *conversion.attention.values()]
     names = ("cast", "first", "second")
     before = [getattr(part, name, None) for part in parts for name in names]

@@ -124,7 +124,7 @@ def test_chunks_are_the_models_own_logits(name: str, text: torch.Tensor) -> None
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize(
-    "changed", [recipe("bf16"), recipe("fp4_e2m1", tier="linears")], ids=["bf16", "head"]
+    "changed", [recipe("bf16"), recipe("mxfp4_e2m1", tier="linears")], ids=["bf16", "head"]
 )
 @pytest.mark.parametrize(
     "name",

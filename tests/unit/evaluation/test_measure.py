@@ -82,7 +82,7 @@ def test_distance_from_a_reference_equals_a_computation_in_numpy(
     tiny_llama: LlamaForCausalLM, random_tokens: torch.Tensor, converted: Convert
 ) -> None:
     log_p, reference = log_softmax(tiny_llama, random_tokens), keep(tiny_llama, random_tokens)
-    converted(tiny_llama, recipe("fp4_e2m1", tier="B"))
+    converted(tiny_llama, recipe("mxfp4_e2m1", tier="B"))
     log_q = log_softmax(tiny_llama, random_tokens)
     kl = (np.exp(log_p) * (log_p - log_q)).sum(-1)
     result = evaluate(tiny_llama, random_tokens, reference=reference)
@@ -359,7 +359,7 @@ def test_logits_that_are_not_finite_name_the_first_module(
     name = culprit.partition(" ")[0]
     tiny_llama.get_parameter(f"{name}.weight")[3, 4] = value
     if quantized:
-        converted(tiny_llama, recipe("fp8_e4m3", tier="A"))
+        converted(tiny_llama, recipe("mxfp8_e4m3", tier="A"))
     message = "the first module to produce NaN or infinity is "
     with pytest.raises(NonFiniteLogitsError) as caught:
         evaluate(tiny_llama, random_tokens, batch_size=2)

@@ -56,7 +56,7 @@ def main(way: str) -> None:
     else:
         reference = evaluate(model, tokens, keep_log_probabilities=True)
         peaks["reference"] = resident("VmHWM") - before
-        convert(model, recipe("fp8_e4m3", tier="A"))
+        convert(model, recipe("mxfp8_e4m3", tier="A"))
         result = evaluate(
             model, tokens, reference=reference, metrics={"difference": lambda p, _, r: (p - r).abs().amax(-1)}
         )

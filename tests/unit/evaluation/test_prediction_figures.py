@@ -148,7 +148,7 @@ def warm(losses: Losses) -> Losses:
 def test_estimates_agree_and_each_is_the_measured_one(
     reference: Measurement, ref_llama: LoadedModel, sampled: torch.Tensor, converted: Convert
 ) -> None:
-    converted(ref_llama.model, recipe("fp4_e2m1", tier="B"))
+    converted(ref_llama.model, recipe("mxfp4_e2m1", tier="B"))
     result = evaluate(ref_llama.model, sampled, reference=reference)
     found = estimates(reference, result)
 
@@ -234,7 +234,7 @@ def test_a_temperature_and_a_looser_top1_are_seen_on_any_machine(
 
     few = sampled[:8]
     reference = evaluate(ref_llama.model, few, keep_log_probabilities=True)
-    converted(ref_llama.model, recipe("fp4_e2m1", tier="B"))
+    converted(ref_llama.model, recipe("mxfp4_e2m1", tier="B"))
     accepted = evaluate(ref_llama.model, few, reference=reference, metrics={"in_top5": in_top5})
     head = ref_llama.model.get_output_embeddings()
     hook = head.register_forward_hook(lambda _module, _args, logits: logits / 1.01)

@@ -41,7 +41,7 @@ def first_states(model: PreTrainedModel) -> LayerStates:
 def test_every_layer_its_attention_and_its_mlp_have_figures(name: str, converted: Convert) -> None:
     model = tiny(name)
     states = first_states(model)
-    found = measured(model, recipe("fp8_e4m3", tier="B"), converted, states)
+    found = measured(model, recipe("mxfp8_e4m3", tier="B"), converted, states)
 
     assert found.absent == {}
     assert set(found.errors) == {
@@ -71,7 +71,7 @@ def test_an_mlp_feels_nothing_of_its_attention_nor_of_other_layers(name: str, co
     exactly zero."""
     model = tiny(name)
     states = first_states(model)
-    alone, both = (measured(model, recipe("fp4_e2m1", tier=tier), converted, states) for tier in "AB")
+    alone, both = (measured(model, recipe("mxfp4_e2m1", tier=tier), converted, states) for tier in "AB")
 
     for place, error in both.errors.items():
         if place.endswith(".mlp"):
@@ -90,7 +90,7 @@ def test_a_model_in_bfloat16_and_the_step_bf16_are_measured_and_leave_the_states
     states = first_states(model)
     before = states.digest
     in_bf16 = measured(model, recipe("bf16"), converted, states)
-    of_bf16 = measured(model.bfloat16(), recipe("fp8_e4m3", tier="B"), converted, states)  # changes `model`
+    of_bf16 = measured(model.bfloat16(), recipe("mxfp8_e4m3", tier="B"), converted, states)  # changes `model`
     for found, least in ((in_bf16, 1e-3), (of_bf16, 1e-2)):
         assert found.absent == {}
         assert all(least < error.norm < 0.5 for error in found.errors.values())
@@ -117,7 +117,9 @@ def test_equals_a_computation_by_hand(tiny_llama: LlamaForCausalLM, converted: C
     gain = (error * y).sum(-1) / y.square().sum(-1)
     norm = error.norm(dim=-1) / y.norm(dim=-1)
     direction = (error / error.norm(dim=-1, keepdim=True)).flatten() / math.sqrt(32)
-    found = measured(tiny_llama, recipe("fp4_e2m1", tier="B"), converted, states).errors["model.layers.1.mlp"]
+    found = measured(tiny_llama, recipe("mxfp4_e2m1", tier="B"), converted, states).errors[
+        "model.layers.1.mlp"
+    ]
 
     assert found.gain == pytest.approx(gain.quantile(0.5).item(), abs=1e-6)
     assert found.gain_99 == pytest.approx(gain.abs().quantile(0.99).item(), abs=1e-6)
@@ -130,7 +132,7 @@ def test_equals_a_computation_by_hand(tiny_llama: LlamaForCausalLM, converted: C
 
 def test_depth_amplifies_nothing(tiny_llama: LlamaForCausalLM, converted: Convert) -> None:
     states = first_states(tiny_llama)
-    made = recipe("fp4_e2m1", tier="B")
+    made = recipe("mxfp4_e2m1", tier="B")
     before = measured(tiny_llama, made, converted, states).errors
     tiny_llama.model.layers[0].mlp.down_proj.weight.mul_(1.5)
     after = measured(tiny_llama, made, converted, states).errors
@@ -144,7 +146,7 @@ def test_a_norm_weight_that_reference_and_case_share_shows_in_the_size(
     part: str, tiny_llama: LlamaForCausalLM, converted: Convert
 ) -> None:
     states = first_states(tiny_llama)
-    made = recipe("fp4_e2m1", tier="B")
+    made = recipe("mxfp4_e2m1", tier="B")
     before = measured(tiny_llama, made, converted, states).errors
     tiny_llama.model.layers[0].get_submodule(part).weight.mul_(1.01)
     after = measured(tiny_llama, made, converted, states).errors
@@ -164,7 +166,7 @@ def test_what_a_module_adds_of_the_residual_is_no_part_of_its_update(name: str, 
     (last,) = outputs
     for parameter in last.parameters():
         parameter.zero_()
-    found = measured(model, recipe("fp8_e4m3", tier="A"), converted, states)
+    found = measured(model, recipe("mxfp8_e4m3", tier="A"), converted, states)
 
     (place,) = found.absent
     assert place == f"{next(iter(states.layers))}.mlp"
@@ -280,14 +282,14 @@ def test_signs_are_the_bits_of_splitmix64() -> None:
 
 def test_a_layer_without_a_part_says_so(tiny_llama: LlamaForCausalLM, converted: Convert) -> None:
     tiny_llama.model.layers[0].mlp = nn.Identity()
-    found = measured(tiny_llama, recipe("fp8_e4m3", tier="B"), converted)
+    found = measured(tiny_llama, recipe("mxfp8_e4m3", tier="B"), converted)
     assert found.absent == {"model.layers.0.mlp": "the layer has no linear module of role mlp"}
     assert "model.layers.0.layer" in found.errors
 
 
 def test_a_layer_that_is_called_twice_says_so(tiny_llama: LlamaForCausalLM, converted: Convert) -> None:
     tiny_llama.model.layers[1] = tiny_llama.model.layers[0]
-    found = measured(tiny_llama, recipe("fp8_e4m3", tier="B"), converted)
+    found = measured(tiny_llama, recipe("mxfp8_e4m3", tier="B"), converted)
     assert found.errors == {}
     assert set(found.absent) == {f"model.layers.0.{part}" for part in ("attention", "mlp", "layer")}
     assert all("calls it 2 times" in reason for reason in found.absent.values())
@@ -321,7 +323,7 @@ def test_the_model_is_left_converted_and_without_hooks(
     ids = torch.arange(32).reshape(1, 32)
     states = reference_states(tiny_llama, ids)
     reference = logits(tiny_llama, ids)
-    conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="B"))
+    conversion = converted(tiny_llama, recipe("mxfp8_e4m3", tier="B"))
     before = logits(tiny_llama, ids)
     sublayer_errors(conversion, states)
 
@@ -336,7 +338,7 @@ def test_a_failing_forward_leaves_the_model_converted_and_without_hooks(
 ) -> None:
     ids = torch.arange(32).reshape(1, 32)
     states = reference_states(tiny_llama, ids)
-    conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="B"))
+    conversion = converted(tiny_llama, recipe("mxfp8_e4m3", tier="B"))
     before = logits(tiny_llama, ids)
     states.tokens[0, 0] = 96  # no such token
     with pytest.raises(IndexError):

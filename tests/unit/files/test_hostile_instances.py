@@ -169,7 +169,7 @@ def test_a_planted_folder_is_refused(
 def _accepted(root: Path, model: str, used: str) -> None:
     (root / model).mkdir(parents=True)
     record = build_record(model=model, corpus={"used": used})
-    (root / model / "fp8_e4m3-B.json").write_text(encode(record))
+    (root / model / "mxfp8_e4m3-B.json").write_text(encode(record))
 
 
 def test_prune_keeps_what_was_accepted_on_a_corpus_and_names_what_a_killed_write_left(tmp_path: Path) -> None:
@@ -180,11 +180,11 @@ def test_prune_keeps_what_was_accepted_on_a_corpus_and_names_what_a_killed_write
     new.write_text("")
     os.utime(old, (time.time() - 7200,) * 2)
     done = mxcheck("baselines", "prune", "--baselines", tmp_path)
-    assert done.stdout.splitlines() == [f"orphan: {tmp_path / 'gone/fp8_e4m3-B.json'}", f"orphan: {old}"]
+    assert done.stdout.splitlines() == [f"orphan: {tmp_path / 'gone/mxfp8_e4m3-B.json'}", f"orphan: {old}"]
     assert mxcheck("baselines", "prune", "--delete", "--baselines", tmp_path).returncode == 0
     assert not old.exists()
     assert new.exists()  # somebody may be writing it
-    assert (tmp_path / "on-prose" / "fp8_e4m3-B.json").exists()
+    assert (tmp_path / "on-prose" / "mxfp8_e4m3-B.json").exists()
 
 
 def _directory(path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_baseline_that_is_none_is_told_beside_the_others(
     done = mxcheck("baselines", "list", "--baselines", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert words in " ".join(done.stdout.split())
-    assert "m/fp8_e4m3-B.json" in done.stdout
+    assert "m/mxfp8_e4m3-B.json" in done.stdout
 
 
 def _small_files() -> None:

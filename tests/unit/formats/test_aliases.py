@@ -10,7 +10,20 @@ import torch
 import mxcheck
 from mxcheck.cli.entry import parse
 from mxcheck.cli.explain import read_cast
-from mxcheck.formats.aliases import ALIASES, aliases_of, choose_format, own_name
+from mxcheck.formats.aliases import (
+    ALIASES,
+    MX_PRECISIONS,
+    PRECISION_ALIASES,
+    aliases_of,
+    choose_format,
+    choose_precision,
+    global_option,
+    own_name,
+    own_option,
+    own_precision,
+    precision_aliases_of,
+    precision_of,
+)
 from mxcheck.formats.blocks import BLOCK_FORMATS, block_format
 from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
 from mxcheck.formats.spec import CastSpec, cast_spec
@@ -26,13 +39,34 @@ MEANT = {
     "mxfp6_e3m2": "fp6_e3m2",
     "mxfp6_e2m3": "fp6_e2m3",
     "mxfp4": "fp4_e2m1",
+    "mxfp4_e2m1": "fp4_e2m1",
+    "mxfp4_e3m0": "fp4_e3m0",
+}
+#: Likewise what they mean as precisions: formerly some had the format's name, others names of their own.
+PRECISIONS = {
+    "mxfp8": "mxfp8_e4m3",
+    "mxfp4": "mxfp4_e2m1",
+    "fp8_e4m3": "mxfp8_e4m3",
+    "fp8_e5m2": "mxfp8_e5m2",
+    "fp6_e3m2": "mxfp6_e3m2",
+    "fp6_e2m3": "mxfp6_e2m3",
+    "fp4_e2m1": "mxfp4_e2m1",
+    "fp4_e3m0": "mxfp4_e3m0",
+    "nvfp8_emu_e4m3": "fp8_tensor_e4m3",
+    "nvfp8_emu_e5m2": "fp8_tensor_e5m2",
+    "bfp16": "bf16_operands",
 }
 each_alias = pytest.mark.parametrize("alias", MEANT)
 
 
 def test_they_are_these_and_none_is_a_name_of_ours() -> None:
     assert MEANT == ALIASES
-    assert not ALIASES.keys() & {*BLOCK_FORMATS, *LADDER}
+    assert not ALIASES.keys() & {*BLOCK_FORMATS}
+    assert PRECISIONS == PRECISION_ALIASES
+    assert not PRECISION_ALIASES.keys() & {*LADDER}
+    assert MX_PRECISIONS.keys() == {*ELEMENT_FORMATS}
+    assert precision_aliases_of("mxfp8_e4m3") == ("mxfp8", "fp8_e4m3")
+    assert precision_aliases_of("nvfp4") == ()
     assert aliases_of("fp8_e4m3") == ("mxfp8", "mxfp8_e4m3")
     assert aliases_of("mxint8") == ()
 
@@ -57,7 +91,7 @@ def test_a_recipe_takes_them(alias: str) -> None:
     assert Operand(format=alias) == Operand(format=own)
     by_alias = mxcheck.recipe(alias, tier="B", elementwise=alias, block_size=16)
     assert by_alias == mxcheck.recipe(own, tier="B", elementwise=own, block_size=16)
-    assert by_alias.precision == own
+    assert by_alias.precision == precision_of(own)
 
 
 @each_alias
@@ -83,3 +117,24 @@ def test_the_nearest_match_may_be_one_of_them() -> None:
 def test_what_is_no_name_is_refused_as_before() -> None:
     with pytest.raises(ValueError, match=r"unknown format \['mxfp8'\]"):
         Operand(format=["mxfp8"])  # type: ignore[arg-type]  # as TOML may have it
+
+
+def test_a_precision_is_chosen_by_its_canonical_name() -> None:
+    assert choose_precision("precision", "bfp16", LADDER) == own_precision("bfp16") == "bf16_operands"
+    assert own_precision("my_recipe") == "my_recipe"
+    with pytest.raises(ValueError, match=r"^unknown precision 'fp8_e4m4'; .*; did you mean 'mxfp8_e4m3'\?$"):
+        choose_precision("precision", "fp8_e4m4", LADDER)
+    with pytest.raises(ValueError, match=r"^precision 'mxfp6' may be mxfp6_e3m2 or mxfp6_e2m3; name one of"):
+        choose_precision("precision", "mxfp6", LADDER)
+
+
+@pytest.mark.parametrize("format", ["bf16", *ELEMENT_FORMATS])
+def test_the_option_of_global_casts_contains_no_precisions_name(format: str) -> None:
+    option = global_option(format)
+    assert not [name for name in (*LADDER, *PRECISION_ALIASES) if name in option]
+    assert own_option(f"global-{format}") == own_option(option) == option
+    assert own_option("rceil") == "rceil"
+
+
+def test_the_options_of_global_casts_differ() -> None:
+    assert len({global_option(format) for format in ("bf16", *ELEMENT_FORMATS)}) == 1 + len(ELEMENT_FORMATS)

@@ -40,7 +40,7 @@ def test_data(name: str) -> None:
 
 
 def test_an_elements_name_is_part_of_no_other_name() -> None:
-    """So that `-k fp8_e4m3` means the MX format alone."""
+    """So that `-k mxfp8_e4m3` means the MX format alone."""
     for element in ELEMENT_FORMATS:
         assert [name for name in BLOCK_FORMATS if element in name] == [element]
 

@@ -40,7 +40,7 @@ def test_what_meets_the_oracle_and_its_own_error_passes() -> None:
         (4, "oracle", True),
         (5, "signs", True),
     ]
-    assert checks[3].message == "in order with 3 accepted steps"
+    assert checks[3].message == "in order with 3 accepted precisions"
     assert checks[4].message == "640 values of cast operands equal the oracle's"
     assert checks[5].message.startswith("KL 0.001000 nats/token is 1.00 of what the same errors with random")
 
@@ -104,7 +104,7 @@ def test_a_reversed_order_is_refused_in_words() -> None:
         one for one in absolute_checks(RECORD, SOUND, Standing(reversed=("a costs more",))) if not one.passed
     ]
     assert (check.step, check.key) == (5, "reversed")
-    assert check.message == "this step, or one that was accepted before it, is wrong: a costs more"
+    assert check.message == "this precision, or one that was accepted before it, is wrong: a costs more"
 
 
 def test_what_a_library_casts_is_said_to_be_unknown() -> None:
@@ -136,7 +136,7 @@ def test_the_rise_on_other_text_has_its_own() -> None:
 def test_a_line_is_toml_and_says_what_it_was_made_from(options: list[str]) -> None:
     record = replace(RECORD, options=options, scored_tokens=1020)
     text = bounds_lines(record, first_bounds(record), SOUND, today=date(2026, 11, 29))
-    assert tomllib.loads(text) == {record.case.stage: {"kl": 0.002}}
+    assert tomllib.loads(text) == {record.case.name: {"kl": 0.002}}
     assert "KL 0.001 on self, 4 sequences of 256; 1.00 of its errors with random signs; 2026-11-29" in text
 
 
@@ -145,7 +145,7 @@ def test_a_line_of_what_a_library_casts() -> None:
         RECORD, Bounds(kl=0.2, rise=0.5), Absolute(unknown="torch casts"), today=date(2026, 1, 2)
     )
     assert "casts not compared: torch casts" in text
-    assert tomllib.loads(text) == {"fp8_e4m3-B": {"kl": 0.2, "rise": 0.5}}
+    assert tomllib.loads(text) == {"mxfp8_e4m3-B": {"kl": 0.2, "rise": 0.5}}
 
 
 @pytest.mark.parametrize("unknown", ["", "torch casts"])

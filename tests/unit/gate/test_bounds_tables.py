@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mxcheck.gate.bounds_tables import Bounds, BoundsTables, load_bounds
+from mxcheck.gate.bounds_tables import Bounds, BoundsTables, load_bounds, read_bounds
 from mxcheck.gate.case import Case, case_of
-from mxcheck.models.ladder import stages
+from mxcheck.models.ladder import with_tiers
 from mxcheck.run.default_gate import WHOLE_LADDER
 
 OURS = {
-    "default": {"bf16": {"kl": 1, "rise": 10}, "fp8_e4m3-A": {"kl": 2, "rise": 20}},
+    "default": {"bf16": {"kl": 1, "rise": 10}, "mxfp8_e4m3-A": {"kl": 2, "rise": 20}},
     "models": {"ref-moe": {"bf16": {"kl": 3, "rise": 30}}},
 }
 THEIRS = {
@@ -29,7 +29,7 @@ THEIRS = {
         pytest.param("ref-neo", "bf16", 5, id="their-model"),
         pytest.param("ref-llama", "bf16", 4, id="their-default"),
         pytest.param("ref-moe", "bf16", 4, id="their-default-before-our-model"),
-        pytest.param("ref-neo", "fp8_e4m3-A", 2, id="our-default"),
+        pytest.param("ref-neo", "mxfp8_e4m3-A", 2, id="our-default"),
     ],
 )
 def test_a_user_s_table_goes_first(model: str, stage: str, kl: float) -> None:
@@ -43,16 +43,19 @@ def test_a_model_s_entry_goes_before_the_common_one(model: str, kl: float) -> No
 
 @pytest.mark.parametrize("tables", [pytest.param([], id="none"), pytest.param([THEIRS, OURS], id="both")])
 def test_missing_bounds_name_stage_and_model(tables: list[dict[str, object]]) -> None:
-    with pytest.raises(ValueError, match=r"no bounds for fp6_e2m3-B of ref-neo; .*--snapshot-update"):
-        BoundsTables(tables).of(case_of("ref-neo", "fp6_e2m3-B"))
+    with pytest.raises(ValueError, match=r"no bounds for mxfp6_e2m3-B of ref-neo; .*--snapshot-update"):
+        BoundsTables(tables).of(case_of("ref-neo", "mxfp6_e2m3-B"))
 
 
 #: A line for an option in each table, and more in the plain lines.
 COSTLY_OURS = {
-    "default": {"fp8_e4m3-A": {"kl": 1}, "fp8_e4m3-A+attention": {"kl": 2}},
-    "models": {"ref-moe": {"fp8_e4m3-A": {"kl": 3}}, "ref-neo": {"fp8_e4m3-A+global-bf16": {"kl": 4}}},
+    "default": {"mxfp8_e4m3-A": {"kl": 1}, "mxfp8_e4m3-A+attention": {"kl": 2}},
+    "models": {
+        "ref-moe": {"mxfp8_e4m3-A": {"kl": 3}},
+        "ref-neo": {"mxfp8_e4m3-A+global-bfloat16": {"kl": 4}},
+    },
 }
-COSTLY_THEIRS = {"default": {"fp8_e4m3-A": {"kl": 5}}}
+COSTLY_THEIRS = {"default": {"mxfp8_e4m3-A": {"kl": 5}}}
 
 
 @pytest.mark.parametrize(
@@ -65,8 +68,8 @@ COSTLY_THEIRS = {"default": {"fp8_e4m3-A": {"kl": 5}}}
         pytest.param([COSTLY_OURS], "ref-llama", ("block16", "attention", "pile"), 2, id="others-beside"),
         pytest.param([COSTLY_OURS], "ref-moe", ("attention",), 2, id="its-line-before-the-model-s-plain-one"),
         pytest.param([COSTLY_OURS], "ref-moe", ("weights-only",), 3, id="the-model-s-plain-one"),
-        pytest.param([COSTLY_OURS], "ref-neo", ("global-bf16",), 4, id="its-line-of-the-model"),
-        pytest.param([COSTLY_OURS], "ref-neo", ("global-mxint8",), 1, id="another-global"),
+        pytest.param([COSTLY_OURS], "ref-neo", ("global-bfloat16",), 4, id="its-line-of-the-model"),
+        pytest.param([COSTLY_OURS], "ref-neo", ("global-int8",), 1, id="another-global"),
         pytest.param(
             [COSTLY_THEIRS, COSTLY_OURS],
             "ref-llama",
@@ -80,7 +83,7 @@ COSTLY_THEIRS = {"default": {"fp8_e4m3-A": {"kl": 5}}}
 def test_options_that_quantize_more_may_have_lines_of_their_own(
     tables: list[dict[str, object]], model: str, options: tuple[str, ...], kl: float
 ) -> None:
-    case = Case(model=model, precision="fp8_e4m3", tier="A", options=options)
+    case = Case(model=model, precision="mxfp8_e4m3", tier="A", options=options)
     assert BoundsTables(tables).of(case) == Bounds(kl=kl, rise=kl)
 
 
@@ -96,21 +99,30 @@ def test_what_no_table_has_is_named_with_its_options() -> None:
 
 def test_a_user_s_file_may_have_lines_for_options(tmp_path: Path) -> None:
     path = tmp_path / "bounds.toml"
-    path.write_text('[default]\n"fp8_e4m3-A+attention+outputs+global-bf16" = { kl = 0.5 }\n')
+    path.write_text('[default]\n"mxfp8_e4m3-A+attention+outputs+global-bfloat16" = { kl = 0.5 }\n')
     case = Case(
-        model="ref-llama", precision="fp8_e4m3", tier="A", options=("attention", "outputs", "global-bf16")
+        model="ref-llama",
+        precision="mxfp8_e4m3",
+        tier="A",
+        options=("attention", "outputs", "global-bfloat16"),
     )
     assert load_bounds(str(path)).of(case).kl == 0.5
 
 
 @pytest.mark.parametrize(
     "stage",
-    ["fp8_e4m3-A+block16", "fp8_e4m3-A+outputs+attention", "fp8_e4m3-A+", "+attention", "fp9-A+attention"],
+    [
+        "mxfp8_e4m3-A+block16",
+        "mxfp8_e4m3-A+outputs+attention",
+        "mxfp8_e4m3-A+",
+        "+attention",
+        "fp9-A+attention",
+    ],
 )
 def test_a_line_that_no_case_reads_is_refused(tmp_path: Path, stage: str) -> None:
     path = tmp_path / "bounds.toml"
     path.write_text(f'[default]\n"{stage}" = {{ kl = 0.5 }}\n')
-    with pytest.raises(ValueError, match="unknown stage in") as caught:
+    with pytest.raises(ValueError, match="unknown precision in") as caught:
         load_bounds(str(path))
     assert repr(stage) in str(caught.value)
 
@@ -119,14 +131,14 @@ def test_a_user_s_recipes_may_have_lines(tmp_path: Path) -> None:
     path = tmp_path / "bounds.toml"
     path.write_text("[default]\nw4a8 = { kl = 0.25 }\n")
     assert load_bounds(str(path), ("w4a8",)).of(case_of("ref-llama", "w4a8")).kl == 0.25
-    with pytest.raises(ValueError, match=r"unknown stage in \[default\] 'w4a8'"):
+    with pytest.raises(ValueError, match=r"unknown precision in \[default\] 'w4a8'"):
         load_bounds(str(path))
 
 
 @pytest.mark.parametrize("model", WHOLE_LADDER)
 def test_our_table_covers_the_ladder(model: str) -> None:
     bounds = load_bounds()
-    for precision, tier in stages():
+    for precision, tier in with_tiers():
         case = Case(model=model, precision=precision, tier=tier)
         found = bounds.of(case)
         assert found.kl >= 0
@@ -138,13 +150,13 @@ def test_a_user_s_file_goes_before_ours(tmp_path: Path) -> None:
     path = tmp_path / "bounds.toml"
     path.write_text(
         "[default]\nbf16 = { kl = 0.25, rise = 0 }\n"
-        '[models."org--m"]\n"fp8_e4m3-A" = { kl = 1e-3, rise = 2 }\n'
+        '[models."org--m"]\n"mxfp8_e4m3-A" = { kl = 1e-3, rise = 2 }\n'
     )
     bounds = load_bounds(str(path))
     assert bounds.of(case_of("ref-llama", "bf16")) == Bounds(kl=0.25, rise=0.0)
-    assert bounds.of(case_of("org--m", "fp8_e4m3-A")) == Bounds(kl=0.001, rise=2.0)
-    assert bounds.of(case_of("ref-llama", "fp8_e4m3-A")) == load_bounds().of(
-        case_of("ref-llama", "fp8_e4m3-A")
+    assert bounds.of(case_of("org--m", "mxfp8_e4m3-A")) == Bounds(kl=0.001, rise=2.0)
+    assert bounds.of(case_of("ref-llama", "mxfp8_e4m3-A")) == load_bounds().of(
+        case_of("ref-llama", "mxfp8_e4m3-A")
     )
     assert load_bounds().of(case_of("ref-llama", "bf16")) != bounds.of(case_of("ref-llama", "bf16"))
 
@@ -193,9 +205,9 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: bytes, words: s
 @pytest.mark.parametrize(
     ("stage", "hint"),
     [
-        pytest.param("fp8_e4m3_A", "; did you mean 'fp8_e4m3-A'?", id="misspelt"),
-        pytest.param("fp8_e4m3-C", "; did you mean 'fp8_e4m3-B'?", id="unknown-tier"),
-        pytest.param("fp8_e4m3", "; did you mean 'fp8_e4m3-B'?", id="no-tier"),
+        pytest.param("fp8_e4m3_A", "; did you mean 'mxfp8_e4m3-A'?", id="misspelt"),
+        pytest.param("fp8_e4m3-C", "; did you mean 'mxfp8_e4m3-B'?", id="unknown-tier"),
+        pytest.param("fp8_e4m3", "; did you mean 'mxfp8_e4m3-B'?", id="no-tier"),
         pytest.param("zzz", "", id="nothing-near"),
     ],
 )
@@ -203,10 +215,10 @@ def test_a_stage_that_no_case_has_is_refused(tmp_path: Path, table: str, stage: 
     """It would never be read, and the bound that its author meant would stay ours."""
     path = tmp_path / "mine.toml"
     path.write_text(f"[{table}]\n{stage} = {{ kl = 1, rise = 1 }}\n")
-    with pytest.raises(ValueError, match="unknown stage") as caught:
+    with pytest.raises(ValueError, match="unknown precision") as caught:
         load_bounds(str(path))
     message = str(caught.value)
-    where = f"bounds file {path}: unknown stage in [{table}]"
+    where = f"bounds file {path}: unknown precision in [{table}]"
     assert message.startswith(f"{where} {stage!r}; allowed: fp32, bf16, ")
     assert message.endswith(hint)
     assert bool(hint) == ("did you mean" in message)
@@ -241,16 +253,18 @@ def test_our_table_is_for_our_models_alone() -> None:
 
 
 def test_a_model_s_own_line_is_of_one_case_with_all_its_options(tmp_path: Path) -> None:
-    path = _own(tmp_path, 'fp8_e4m3-B = { kl = 0.5 }\n"fp8_e4m3-B+rceil" = { kl = 0.25, reason = " why " }\n')
+    path = _own(
+        tmp_path, 'mxfp8_e4m3-B = { kl = 0.5 }\n"mxfp8_e4m3-B+rceil" = { kl = 0.25, reason = " why " }\n'
+    )
     bounds = load_bounds(baselines=tmp_path)
-    plain = bounds.find(case_of("my-model", "fp8_e4m3-B"))
-    rceil = bounds.find(case_of("my-model", "fp8_e4m3-B+rceil"))
+    plain = bounds.find(case_of("my-model", "mxfp8_e4m3-B"))
+    rceil = bounds.find(case_of("my-model", "mxfp8_e4m3-B+rceil"))
     assert plain is not None
     assert rceil is not None
     assert (plain.kl, plain.whose, plain.own, plain.reason) == (0.5, str(path), True, "")
     assert (rceil.kl, rceil.reason) == (0.25, "why")
-    assert bounds.find(case_of("my-model", "fp8_e4m3-B+even")) is None
-    assert bounds.find(case_of("other", "fp8_e4m3-B")) is None
+    assert bounds.find(case_of("my-model", "mxfp8_e4m3-B+even")) is None
+    assert bounds.find(case_of("other", "mxfp8_e4m3-B")) is None
 
 
 def test_a_user_s_file_goes_before_a_model_s_and_that_before_ours(tmp_path: Path) -> None:
@@ -310,8 +324,8 @@ def test_a_user_s_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
         ("bf16 = { kl = 1, reason = 3 }", "allowed: .*reason"),
         ("bf16 = { kl = 1, why = 'x' }", "allowed: "),
         ("'a b' = { kl = 1 }", "cannot be called 'a b'"),
-        ("fp8_e4m3_B = { kl = 1 }", "unknown stage 'fp8_e4m3_B'; allowed: "),
-        ("fp9-B = { kl = 1 }", "unknown stage 'fp9-B'; allowed: "),
+        ("fp8_e4m3_B = { kl = 1 }", "unknown precision 'fp8_e4m3_B'; allowed: "),
+        ("fp9-B = { kl = 1 }", "unknown precision 'fp9-B'; allowed: "),
         (f"bf16 = {{ kl = {'9' * 400} }}", "more than 307 digits"),
         ("bf16 = { kl = 1, reason = '\u200b' }", "allowed: .*reason"),
         ("bf16 = { kl = 1, reason = '.' }", "allowed: .*reason"),
@@ -346,3 +360,21 @@ def test_a_table_of_another_run_s_model_is_not(tmp_path: Path) -> None:
     found = load_bounds(str(path), models=("ref-llama", "ours-7b", "mine-a"))
     assert found.labels == ("ours-7b", "ours-13b", "mine-a", "mine-b")
     assert found.of(case_of("mine-b", "bf16")).kl == 0.5
+
+
+def test_lines_may_have_former_names(tmp_path: Path) -> None:
+    _own(tmp_path, 'bfp16-A = { kl = 0.5 }\n"fp8_e4m3-B+global-bf16" = { kl = 0.25 }\n')
+    bounds = load_bounds(baselines=tmp_path)
+    assert bounds.of(case_of("my-model", "bf16_operands-A")).kl == 0.5
+    assert bounds.of(case_of("my-model", "mxfp8_e4m3-B+global-bfloat16")).kl == 0.25
+    theirs = tmp_path / "mine.toml"
+    theirs.write_text('[default]\nfp8_e4m3-A = { kl = 2 }\n[models.my-model]\n"fp4_e2m1-B" = { kl = 3 }\n')
+    loaded = load_bounds(str(theirs))
+    assert loaded.of(case_of("my-model", "mxfp8_e4m3-A")).kl == 2
+    assert loaded.of(case_of("my-model", "mxfp4_e2m1-B")).kl == 3
+
+
+def test_two_lines_of_one_case_are_refused(tmp_path: Path) -> None:
+    path = _own(tmp_path, "mxfp8_e4m3-B = { kl = 1 }\nfp8_e4m3-B = { kl = 2 }\n")
+    with pytest.raises(ValueError, match=r"'fp8_e4m3-B' is another name of 'mxfp8_e4m3-B', which has a line"):
+        read_bounds(path.parent)

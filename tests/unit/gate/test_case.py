@@ -14,11 +14,11 @@ from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label, nam
     ("case", "name", "stage", "bounds_key", "baseline"),
     [
         pytest.param(
-            Case(model="ref-llama", precision="fp8_e4m3", tier="A"),
-            "ref-llama-fp8_e4m3-A",
-            "fp8_e4m3-A",
-            "fp8_e4m3-A",
-            "ref-llama/fp8_e4m3-A.json",
+            Case(model="ref-llama", precision="mxfp8_e4m3", tier="A"),
+            "ref-llama-mxfp8_e4m3-A",
+            "mxfp8_e4m3-A",
+            "mxfp8_e4m3-A",
+            "ref-llama/mxfp8_e4m3-A.json",
             id="tier",
         ),
         pytest.param(
@@ -50,12 +50,19 @@ from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label, nam
                 model="ref-moe",
                 precision="mixed",
                 tier="C",
-                options=("rceil", "attention", "outputs", "weights-only", "global-bf16", "pile-or-wikitext"),
+                options=(
+                    "rceil",
+                    "attention",
+                    "outputs",
+                    "weights-only",
+                    "global-bfloat16",
+                    "pile-or-wikitext",
+                ),
             ),
-            "ref-moe-mixed-C+rceil+attention+outputs+weights-only+global-bf16+pile-or-wikitext",
-            "mixed-C+rceil+attention+outputs+weights-only+global-bf16+pile-or-wikitext",
-            "mixed-C+attention+outputs+global-bf16",
-            "ref-moe/mixed-C+rceil+attention+outputs+weights-only+global-bf16+pile-or-wikitext.json",
+            "ref-moe-mixed-C+rceil+attention+outputs+weights-only+global-bfloat16+pile-or-wikitext",
+            "mixed-C+rceil+attention+outputs+weights-only+global-bfloat16+pile-or-wikitext",
+            "mixed-C+attention+outputs+global-bfloat16",
+            "ref-moe/mixed-C+rceil+attention+outputs+weights-only+global-bfloat16+pile-or-wikitext.json",
             id="options-that-quantize-more",
         ),
         pytest.param(
@@ -70,7 +77,7 @@ from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label, nam
 )
 def test_names(case: Case, name: str, stage: str, bounds_key: str, baseline: str) -> None:
     assert case.id == name
-    assert case.stage == stage
+    assert case.name == stage
     assert case.bounds_key == bounds_key
     assert case.baseline == Path(baseline)
 
@@ -168,11 +175,11 @@ def test_label_refuses_what_names_nothing(name: str) -> None:
 
 
 OF_EACH_KIND = [
-    pytest.param(Case(model="m", precision="fp8_e4m3", tier="B"), "fp8_e4m3-B", id="recipe"),
+    pytest.param(Case(model="m", precision="mxfp8_e4m3", tier="B"), "mxfp8_e4m3-B", id="recipe"),
     pytest.param(Case(model="m", precision="bf16"), "bf16", id="whole-model"),
     pytest.param(
-        Case(model="m", precision="fp8_e4m3", tier="linears", options=("block16", "mine.txt")),
-        "fp8_e4m3-linears+block16+mine.txt",
+        Case(model="m", precision="mxfp8_e4m3", tier="linears", options=("block16", "mine.txt")),
+        "mxfp8_e4m3-linears+block16+mine.txt",
         id="recipe-with-options",
     ),
     pytest.param(Case(model="m", precision="heads.only"), "heads.only", id="recipe-of-the-user-s"),
@@ -185,7 +192,9 @@ OF_EACH_KIND = [
         id="engine",
     ),
     pytest.param(
-        Case(model="m", kind="training", precision="fp8_e4m3", tier="B"), "training.fp8_e4m3-B", id="training"
+        Case(model="m", kind="training", precision="mxfp8_e4m3", tier="B"),
+        "training.mxfp8_e4m3-B",
+        id="training",
     ),
     pytest.param(
         Case(model="m", kind="training", precision="bf16", options=("steps100",)),
@@ -200,7 +209,7 @@ OF_EACH_KIND = [
 
 @pytest.mark.parametrize(("case", "stage"), OF_EACH_KIND)
 def test_the_names_of_each_kind_and_back(case: Case, stage: str) -> None:
-    assert case.stage == stage
+    assert case.name == stage
     assert case.id == f"m-{stage}"
     assert case.baseline == Path("m") / f"{stage}.json"
     assert case_of("m", stage) == case
@@ -217,10 +226,10 @@ def test_cases_of_all_kinds_have_names_of_their_own() -> None:
     cases += [
         Case(model="m", kind=kind, subject=subject)
         for kind in ("checkpoint", "engine")
-        for subject in ("x", "fp8_e4m3-A", "engine.x", "training.x", "checkpoint.x")
+        for subject in ("x", "mxfp8_e4m3-A", "engine.x", "training.x", "checkpoint.x")
     ]
-    assert len({case.stage for case in cases}) == len(cases) == 22
-    assert [case_of("m", case.stage) for case in cases] == cases
+    assert len({case.name for case in cases}) == len(cases) == 22
+    assert [case_of("m", case.name) for case in cases] == cases
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "engine", "training"])

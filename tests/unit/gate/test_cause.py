@@ -29,8 +29,10 @@ FULL = build_full_record(
     metrics={"own": [1.0] * 4}, fingerprints={**SAME.fingerprints, "documents": "d", "states": "s"}
 )
 
-RIGHT_KERNEL = {"fp8_e4m3-floor": KernelCell(verdict="exact")}
-WRONG_KERNEL = {"fp8_e4m3-floor": KernelCell(verdict="red", words="causes: 1 wrong", example=("code: ...",))}
+RIGHT_KERNEL = {"mxfp8_e4m3-floor": KernelCell(verdict="exact")}
+WRONG_KERNEL = {
+    "mxfp8_e4m3-floor": KernelCell(verdict="red", words="causes: 1 wrong", example=("code: ...",))
+}
 LIBRARY = {"precision": "bnb_int8", "tier": "B", "library": {"name": "bitsandbytes"}}
 
 
@@ -224,7 +226,7 @@ FIRST = {
 }
 
 
-REVERSED = {"reversed": Standing(reversed=("fp6_e3m2-B costs more than fp4_e2m1-B",))}
+REVERSED = {"reversed": Standing(reversed=("mxfp6_e3m2-B costs more than mxfp4_e2m1-B",))}
 
 
 def key(row: Row) -> tuple[str, str]:

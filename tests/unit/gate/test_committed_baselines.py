@@ -19,9 +19,9 @@ from mxcheck.gate.drift import drift
 from mxcheck.gate.record import OPTIONAL, Record
 from mxcheck.gate.statistics import differences, rms
 from mxcheck.gate.verdict import judge
-from mxcheck.models.ladder import LADDER, ROUNDED_UP, TIERS, stages
+from mxcheck.models.ladder import LADDER, ROUNDED_UP, TIERS, with_tiers
 from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.run.default_gate import FEW_STAGES, WHOLE_LADDER
+from mxcheck.run.default_gate import FEW_PRECISIONS, WHOLE_LADDER
 
 BASELINES = Path(__file__).parents[3] / "baselines"
 #: The MLP of a mixture of experts has no linear module that a library could take.
@@ -30,7 +30,7 @@ NO_LINEAR_MLP = ("bnb_int8", "scaled_mm_fp8", "scaled_mm_fp8_row")
 MATRIX = [
     Case(model=model, precision=precision, tier=tier)
     for model in WHOLE_LADDER
-    for precision, tier in stages()
+    for precision, tier in with_tiers()
     if LADDER[precision].group != "te"
     and not (model == "ref-moe" and tier == "A" and precision in NO_LINEAR_MLP)
 ] + [
@@ -43,16 +43,16 @@ MATRIX = [
 FEW_MATRIX = [
     *(
         Case(model=model, precision=precision, tier=tier)
-        for model, stages_of_it in FEW_STAGES.items()
+        for model, stages_of_it in FEW_PRECISIONS.items()
         for precision, tier in stages_of_it
     ),
-    case_of("ref-neo", "fp8_e4m3-B+outputs"),
-    case_of("wide-gpt2", "fp8_e4m3-B+attention"),
+    case_of("ref-neo", "mxfp8_e4m3-B+outputs"),
+    case_of("wide-gpt2", "mxfp8_e4m3-B+attention"),
 ]
 
 #: The real model (`make gate-real`): all of the default ladder on its text, some of it on two others.
 REAL = "smollm2-135m-instruct-q4"
-FEW = ("bf16", "fp8_e4m3-B", "fp8_e4m3-B+rceil", "fp4_e2m1-B", "fp4_e2m1-B+rceil", "mxint8-B")
+FEW = ("bf16", "mxfp8_e4m3-B", "mxfp8_e4m3-B+rceil", "mxfp4_e2m1-B", "mxfp4_e2m1-B+rceil", "mxint8-B")
 REAL_MATRIX = [
     *(
         replace(case, model=REAL)
@@ -83,9 +83,9 @@ def test_the_matrix_is_accepted_and_nothing_else() -> None:
         for model in (REAL, f"{REAL}-long")
         for name in ("bounds.toml", "tokens.safetensors")
     }
-    others |= {Path(model) / "bounds.toml" for model in FEW_STAGES}
+    others |= {Path(model) / "bounds.toml" for model in FEW_PRECISIONS}
     for model in (*REFERENCE_MODELS, REAL, f"{REAL}-long"):
-        precision = "fp32" if model in FEW_STAGES else "bf16"
+        precision = "fp32" if model in FEW_PRECISIONS else "bf16"
         weights = accepted(Case(model=model, precision=precision)).fingerprints["weights"]
         others.add(Path(model) / f"states-{weights[:8]}.safetensors")
     assert files == {case.baseline for case in (*MATRIX, *FEW_MATRIX, *REAL_MATRIX)} | others
@@ -173,7 +173,7 @@ def test_a_real_fp8_product_gives_what_its_emulation_gives(model: str) -> None:
     measured. (Of the mixture of experts the library leaves the experts.)"""
     emulated, real = (
         accepted(Case(model=model, precision=precision, tier="B"))
-        for precision in ("nvfp8_emu_e4m3", "scaled_mm_fp8")
+        for precision in ("fp8_tensor_e4m3", "scaled_mm_fp8")
     )
     apart = rms(differences(real.sequence_losses, emulated.sequence_losses))
     assert emulated.noise is not None

@@ -19,7 +19,7 @@ from mxcheck.reporting.table import kernel_lines
 
 BOUNDS = Bounds(kl=1.0, rise=1.0)
 EXAMPLE = ("scale: smallest input", "  input: zeros")
-WRONG = {"fp8_e4m3-floor": KernelCell(verdict="red", words="causes: 1 wrong", example=EXAMPLE)}
+WRONG = {"mxfp8_e4m3-floor": KernelCell(verdict="red", words="causes: 1 wrong", example=EXAMPLE)}
 RED = build_record(kernel_cells=WRONG, environment={"kernel": "mine:f"})
 NOTHING = Accepted(record=None, trouble="none", exists=False)
 
@@ -33,18 +33,18 @@ def test_a_red_cell_is_red_whatever_was_accepted_and_never_accepted() -> None:
     (failed,) = verdict.failures
     assert (failed.step, failed.key) == (4, "kernel")
     message = failure_message(RED, build_record(), verdict, accept="")
-    assert "the kernel mine:f differs from the oracle: fp8_e4m3-floor: causes: 1 wrong\n" in message
+    assert "the kernel mine:f differs from the oracle: mxfp8_e4m3-floor: causes: 1 wrong\n" in message
     assert "\n  scale: smallest input\n    input: zeros\n" in message
 
 
 @pytest.mark.parametrize("verdict", [one for one in VERDICTS if one != "red"])
 def test_no_other_verdict_is_red(verdict: str) -> None:
-    record = build_record(kernel_cells={"fp8_e4m3-floor": KernelCell(verdict=verdict, words="why")})
+    record = build_record(kernel_cells={"mxfp8_e4m3-floor": KernelCell(verdict=verdict, words="why")})
     assert judge(record, build_record(), BOUNDS).passed
 
 
 def test_no_baseline_has_it() -> None:
-    record = build_record(kernel_cells={"fp8_e4m3-floor": KernelCell(verdict="exact")})
+    record = build_record(kernel_cells={"mxfp8_e4m3-floor": KernelCell(verdict="exact")})
     decision = decide(record, NOTHING, BOUNDS, Update(changed=True), replaces=False)
     assert decision.write
     written = stored(decision, NOTHING, lambda: NOISE)
@@ -76,9 +76,9 @@ def test_what_is_none_is_refused(data: Any, words: str) -> None:
 
 def test_one_line_says_what_was_held() -> None:
     cells = {
-        "fp8_e4m3-floor": KernelCell(verdict="exact"),
+        "mxfp8_e4m3-floor": KernelCell(verdict="exact"),
         "nvfp4-amax": KernelCell(verdict="not compared", words="no nvfp4"),
-        "fp4_e2m1-floor": KernelCell(verdict="exact"),
+        "mxfp4_e2m1-floor": KernelCell(verdict="exact"),
     }
     results = [
         decide(
@@ -91,7 +91,7 @@ def test_one_line_says_what_was_held() -> None:
     ]
     (line,) = kernel_lines(results)
     assert line == (
-        "kernel mine:f, held against the oracle: exact: fp8_e4m3-floor, fp4_e2m1-floor; not compared: "
+        "kernel mine:f, held against the oracle: exact: mxfp8_e4m3-floor, mxfp4_e2m1-floor; not compared: "
         "nvfp4-amax (no nvfp4)"
     )
     assert kernel_lines([decide(build_record(), NOTHING, BOUNDS, Update()).result]) == []

@@ -21,9 +21,9 @@ from mxcheck.gate.orderings import (
     standing,
 )
 from mxcheck.gate.record import Record
-from mxcheck.models.ladder import stages
+from mxcheck.models.ladder import with_tiers
 
-STAGES = {name if tier is None else f"{name}-{tier}" for name, tier in stages()}
+STAGES = {name if tier is None else f"{name}-{tier}" for name, tier in with_tiers()}
 
 
 def records(lower: list[float], higher: list[float]) -> tuple[Record, Record]:
@@ -110,10 +110,10 @@ COSTS = {"small": [0.010, 0.011, 0.009, 0.010], "large": [0.110, 0.113, 0.110, 0
 
 
 def accepted(**changes: Any) -> Callable[[Case], Record | None]:
-    """fp6_e3m2-B and mxint8-B, under any options, both of large cost."""
+    """mxfp6_e3m2-B and mxint8-B, under any options, both of large cost."""
 
     def found(case: Case) -> Record | None:
-        if case.stage.split("+")[0] not in ("fp6_e3m2-B", "mxint8-B"):
+        if case.name.split("+")[0] not in ("mxfp6_e3m2-B", "mxint8-B"):
             return None
         fields = {"sequence_kl": COSTS["large"], "options": list(case.options), **changes}
         return build_record(precision=case.precision, **fields)
@@ -128,10 +128,10 @@ def test_a_step_that_costs_more_than_one_above_it_is_named() -> None:
     assert found.compared == 1
     (words,) = found.reversed
     assert words.startswith(
-        "fp8_e4m3-B costs more than fp6_e3m2-B (fewer significant bits, more damage): KL "
+        "mxfp8_e4m3-B costs more than mxfp6_e3m2-B (fewer significant bits, more damage): KL "
     )
-    found = standing(build_record(precision="fp4_e2m1", sequence_kl=COSTS["small"]), accepted())
-    assert [words.split(" (")[0] for words in found.reversed] == ["fp6_e3m2-B costs more than fp4_e2m1-B"]
+    found = standing(build_record(precision="mxfp4_e2m1", sequence_kl=COSTS["small"]), accepted())
+    assert [words.split(" (")[0] for words in found.reversed] == ["mxfp6_e3m2-B costs more than mxfp4_e2m1-B"]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_step_that_costs_more_than_one_above_it_is_named() -> None:
 def test_few_sequences_contradict_nothing_by_their_scatter(costs: list[float]) -> None:
     """Of three degrees of freedom one in a thousand lies beyond 10.2 standard errors."""
     record = build_record(sequence_kl=costs)
-    other = accepted()(case_of(record.model, "fp6_e3m2-B"))
+    other = accepted()(case_of(record.model, "mxfp6_e3m2-B"))
     assert other is not None
     assert compare(record, other).shows == "reversed"
     assert standing(record, accepted()) == Standing(compared=1)
@@ -178,9 +178,13 @@ def test_options_of_the_text_and_rceil_were_tried(options: list[str]) -> None:
 
 def test_what_no_reference_model_reverses() -> None:
     shown = {one.id for one in SHOWN_BY_ALL}
-    assert "mxint8-A-below-fp8_e4m3-A" not in shown
+    assert "mxint8-A-below-mxfp8_e4m3-A" not in shown
     assert not [one for one in shown if "fp4_e3m0" in one]  # outlier-llama reverses them under rceil
-    assert {"fp8_e4m3-B-below-fp6_e3m2-B", "mxint8-A-below-mxint8-B", "nvfp4-A-below-fp4_e2m1-A"} <= shown
+    assert {
+        "mxfp8_e4m3-B-below-mxfp6_e3m2-B",
+        "mxint8-A-below-mxint8-B",
+        "nvfp4-A-below-mxfp4_e2m1-A",
+    } <= shown
 
 
 def test_the_table_is_of_the_ladder_and_says_everything_once() -> None:

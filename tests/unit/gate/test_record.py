@@ -27,8 +27,20 @@ def test_round_trip_through_json(make_record: MakeRecord, changes: dict[str, Any
     [pytest.param("B", ["block16"], id="tier"), pytest.param(None, [], id="whole-model")],
 )
 def test_id_is_the_case_s(make_record: MakeRecord, tier: str | None, options: list[str]) -> None:
-    case = Case(model="ref-llama", precision="fp8_e4m3", tier=tier, options=tuple(options))
+    case = Case(model="ref-llama", precision="mxfp8_e4m3", tier=tier, options=tuple(options))
     assert make_record(tier=tier, options=options).id == case.id
+
+
+def test_former_names_are_read_as_todays(make_record: MakeRecord) -> None:
+    record = make_record(options=["global-fp4_e2m1"])
+    data = record.as_dict()
+    former = {**data, "precision": "fp8_e4m3", "recipe": {**data["recipe"], "precision": "fp8_e4m3"}}
+    found = record_from_dict(former)
+    assert found == make_record(options=["global-e2m1"])
+    assert (found.precision, found.recipe["precision"], found.options) == (
+        *("mxfp8_e4m3", "mxfp8_e4m3"),
+        ["global-e2m1"],
+    )
 
 
 def test_missing_and_unknown_fields_are_named(make_record: MakeRecord) -> None:
@@ -96,5 +108,5 @@ def test_a_spoilt_record_is_refused(change: dict[str, Any], message: str) -> Non
 
 def test_the_kl_is_given_or_the_reason_is() -> None:
     assert build_full_record().exact_kl == (0.001, [0.001, 0.0011, 0.0009, 0.001])
-    with pytest.raises(ValueError, match="ref-llama-fp8_e4m3-B has no KL: an engine tells no logits"):
+    with pytest.raises(ValueError, match="ref-llama-mxfp8_e4m3-B has no KL: an engine tells no logits"):
         _ = build_full_record(kl=None, absent={"kl": "an engine tells no logits"}).exact_kl

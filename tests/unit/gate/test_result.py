@@ -16,7 +16,7 @@ from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome, all_green, result_from_dict
 from mxcheck.gate.verdict import Check
 
-CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
+CASE = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
 CASTS = Check(step=4, key="cast codes", passed=False, message="bits")
 LOSSES = Check(step=6, key="losses", passed=False, message="moved")
 FULL = CaseResult(
@@ -51,9 +51,9 @@ def test_what_is_sent_arrives_bit_for_bit(outcome: Outcome) -> None:
         Case(model="m", precision="bf16", options=("block16", "samples8")),
         Case(model="m", kind="checkpoint", subject="my-fp8"),
         Case(model="m", kind="engine", subject="vllm-0.32", options=("batch8",)),
-        Case(model="m", kind="training", precision="fp8_e4m3", tier="B"),
+        Case(model="m", kind="training", precision="mxfp8_e4m3", tier="B"),
     ],
-    ids=lambda case: case.stage,
+    ids=lambda case: case.name,
 )
 def test_a_case_of_any_kind_arrives(case: Case) -> None:
     sent = CaseResult(case=case, outcome=Outcome.CRASHED)
@@ -98,7 +98,7 @@ def _with(**changes: Any) -> Callable[[Data], object]:
         pytest.param(lambda data: data["record"].pop("kl"), "missing fields: ['kl']", id="record-field"),
         pytest.param(
             lambda data: data["record"].update(tier="A"),
-            "the result of ref-llama-fp8_e4m3-B has the record of ref-llama-fp8_e4m3-A",
+            "the result of ref-llama-mxfp8_e4m3-B has the record of ref-llama-mxfp8_e4m3-A",
             id="record-of-another",
         ),
         pytest.param(_with(record=None), "is pass and has no record", id="green-without-record"),

@@ -16,7 +16,7 @@ from mxcheck.gate.shipped import SHIPPED, adopt, in_force, shipped, taken_from_o
 from mxcheck.models.zoo import REFERENCE_MODELS
 
 ROOT = Path(__file__).parents[3]
-CASE = case_of("ref-llama", "fp8_e4m3-A")
+CASE = case_of("ref-llama", "mxfp8_e4m3-A")
 
 
 def test_every_reference_model_s_go_with_the_wheel() -> None:
@@ -45,7 +45,7 @@ def test_a_project_with_a_folder_for_the_model_has_its_own_alone(tmp_path: Path)
     own.parent.mkdir()
     own.write_text("{")
     assert baseline_paths(tmp_path, CASE, "cpu") == (own, own)
-    other = case_of("ref-llama", "fp8_e4m3-B")
+    other = case_of("ref-llama", "mxfp8_e4m3-B")
     assert (ROOT / "baselines" / other.baseline).is_file()
     assert baseline_paths(tmp_path, other, "cpu")[0] == tmp_path / other.baseline
     assert in_force(tmp_path, other.baseline) == tmp_path / other.baseline
@@ -80,11 +80,11 @@ def test_nobody_else_s_are_found(tmp_path: Path) -> None:
 
 
 def test_the_bounds_beside_ours_hold_where_the_project_says_nothing(tmp_path: Path) -> None:
-    case = case_of("wide-gpt2", "fp8_e4m3-B")
+    case = case_of("wide-gpt2", "mxfp8_e4m3-B")
     ours = load_bounds(baselines=tmp_path).of(case)
     assert ours == load_bounds(baselines=ROOT / "baselines").of(case)
     (tmp_path / "wide-gpt2").mkdir()
-    (tmp_path / "wide-gpt2" / "bounds.toml").write_text("fp8_e4m3-B = { kl = 7 }\n")
+    (tmp_path / "wide-gpt2" / "bounds.toml").write_text("mxfp8_e4m3-B = { kl = 7 }\n")
     load_bounds.cache_clear()
     assert load_bounds(baselines=tmp_path).of(case).kl == 7
 

@@ -19,7 +19,7 @@ WIDE = Bounds(kl=1.0, rise=1.0)
     ("change", "words"),
     [
         pytest.param({"model": "ref-moe"}, "model is ref-moe, accepted ref-llama", id="model"),
-        pytest.param({"precision": "mxint8"}, "precision is mxint8, accepted fp8_e4m3", id="precision"),
+        pytest.param({"precision": "mxint8"}, "precision is mxint8, accepted mxfp8_e4m3", id="precision"),
         pytest.param({"tier": "A"}, "tier is A, accepted B", id="tier"),
         pytest.param({"tier": None}, "tier is None, accepted B", id="no-tier"),
         pytest.param({"options": ["length512"]}, "options is ['length512'], accepted []", id="options"),

@@ -241,7 +241,8 @@ def test_permuting_rows_permutes_results(name: str, order: list[int], seed: int)
 
 
 @pytest.mark.parametrize(
-    "name", ["fp6_e2m3-floor-stochastic", "fp8_e4m3-reciprocal-nan_stays", "nvfp4-amax", "e4m3_tensor-amax"]
+    "name",
+    ["mxfp6_e2m3-floor-stochastic", "mxfp8_e4m3-reciprocal-nan_stays", "nvfp4-amax", "e4m3_tensor-amax"],
 )
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("shape", [(50, 70, 3), (1, 300, 7)], ids=["rows", "one row"])

@@ -27,7 +27,8 @@ from mxcheck.measure.absolute import (
 )
 from mxcheck.measure.session import Session
 from mxcheck.models.convert import convert
-from mxcheck.models.recipe import BF16, Operand, recipe
+from mxcheck.models.ladder import BF16
+from mxcheck.models.recipe import Operand, recipe
 from mxcheck.run.measuring import Measuring
 
 pytestmark = pytest.mark.slow
@@ -45,22 +46,22 @@ def _tool() -> ModuleType:
 
 
 FIRST = _tool()
-CASE = case_of("ref-llama", "fp8_e4m3-B+rceil")
+CASE = case_of("ref-llama", "mxfp8_e4m3-B+rceil")
 #: One of each way to cast: blocks, an fp32 scale a tensor, two scales, attention, every linear, bf16.
 SOUND = (
-    "fp8_e4m3-B+floor",
+    "mxfp8_e4m3-B+floor",
     "nvfp4-B",
-    "nvfp8_emu_e4m3-B",
+    "fp8_tensor_e4m3-B",
     "mxint8-A",
-    "bfp16-B",
-    "fp8_e4m3-B+attention",
-    "fp8_e4m3-linears",
+    "bf16_operands-B",
+    "mxfp8_e4m3-B+attention",
+    "mxfp8_e4m3-linears",
 )
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    recipes = {case_of("ref-llama", stage): FIRST.SOUND[stage] for stage in (*SOUND, CASE.stage)}
+    recipes = {case_of("ref-llama", stage): FIRST.SOUND[stage] for stage in (*SOUND, CASE.name)}
     recipes[case_of("ref-llama", "bnb_int8-B")] = recipe("bnb_int8", tier="B")
     measuring = Measuring(
         recipes=recipes, max_samples=4, baselines=tmp_path_factory.mktemp("baselines"), device="cpu"
@@ -110,7 +111,7 @@ def test_rows_of_a_pass_beyond_the_first_sequence_are_compared(
     session: Session, rows: Callable[[torch.Tensor], torch.Tensor], wrong: bool
 ) -> None:
     """As a grid that ends too early has them: 4 sequences of 256 tokens make 1,024 rows."""
-    conversion = convert(session.resident(CASE.model).loaded.model, FIRST.SOUND[CASE.stage])
+    conversion = convert(session.resident(CASE.model).loaded.model, FIRST.SOUND[CASE.name])
     module = next(iter(conversion.modules.values()))
     cast = module.cast
 
@@ -161,7 +162,7 @@ def test_random_signs_leave_the_conversion_as_it_was(session: Session) -> None:
     model = session.resident("ref-llama").loaded.model
     tokens = session.resident("ref-llama").text.tokens[:1, :64]
     before = {name: value.clone() for name, value in model.named_parameters()}
-    conversion = convert(model, FIRST.SOUND["fp8_e4m3-B+attention"])
+    conversion = convert(model, FIRST.SOUND["mxfp8_e4m3-B+attention"])
     try:
         with torch.inference_mode():
             converted = model(tokens).logits
@@ -192,7 +193,7 @@ def test_a_module_that_is_called_by_name_is_measured_alike(session: Session) -> 
     """`linear(input=x)`, as some models write it."""
     model = session.resident("ref-llama").loaded.model
     tokens = session.resident("ref-llama").text.tokens[:1, :32]
-    conversion = convert(model, recipe("fp8_e4m3", tier="A"))
+    conversion = convert(model, recipe("mxfp8_e4m3", tier="A"))
     try:
         with torch.inference_mode(), random_signs(conversion, 0):
             by_position = model(tokens).logits
@@ -216,7 +217,7 @@ def test_a_shared_weight_is_turned_in_the_module_alone() -> None:
         embedding = model.get_input_embeddings().weight
         assert model.get_output_embeddings().weight is embedding
         before = embedding.detach().clone()
-        conversion = convert(model, recipe("fp8_e4m3", tier="linears"))
+        conversion = convert(model, recipe("mxfp8_e4m3", tier="linears"))
         try:
             with random_signs(conversion, 0):
                 assert torch.equal(model.get_input_embeddings().weight, before)

@@ -23,7 +23,7 @@ from mxcheck.models.recipe import recipe
 from mxcheck.run.measuring import Measuring
 
 MODULE = "transformer.h.0.mlp.c_fc"
-EXACT = {"fp8_e4m3-floor": KernelCell(verdict="exact")}
+EXACT = {"mxfp8_e4m3-floor": KernelCell(verdict="exact")}
 #: The first weight of row 7, as the kernel below knows it.
 BITS: list[torch.Tensor] = []
 
@@ -55,8 +55,8 @@ def wrong_of_the_probe(x: torch.Tensor, spec: CastSpec) -> Any:
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    case = Case(model="ref-neo", precision="fp8_e4m3", tier="B")
-    measuring = Measuring(max_samples=1, sequence_length=16, recipes={case: recipe("fp8_e4m3", tier="B")})
+    case = Case(model="ref-neo", precision="mxfp8_e4m3", tier="B")
+    measuring = Measuring(max_samples=1, sequence_length=16, recipes={case: recipe("mxfp8_e4m3", tier="B")})
     with Session(measuring) as made:
         weight = made.resident("ref-neo").loaded.model.get_submodule(MODULE).get_parameter("weight")
         BITS[:] = [weight[7, :32].detach().clone()]
@@ -111,7 +111,7 @@ def test_where_the_oracle_agrees_the_accepted_record_is_wrong(session: Session) 
 def test_who_is_not_asked(session: Session) -> None:
     """No kernel is named, its cells are red, the weights are others, or another recipe is."""
     now, accepted = records(wrong_of_a_weight)
-    red = {"fp8_e4m3-floor": KernelCell(verdict="red", words="causes: 1 wrong")}
+    red = {"mxfp8_e4m3-floor": KernelCell(verdict="red", words="causes: 1 wrong")}
     for one in (
         replace(now, kernel_cells={}),
         replace(now, kernel_cells=red),

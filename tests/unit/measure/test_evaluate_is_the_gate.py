@@ -14,14 +14,14 @@ from mxcheck.gate.record import Record
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.session import Session
 from mxcheck.models.convert import UnavailableError, convert, sequences_a_pass
-from mxcheck.models.ladder import LADDER, stages
+from mxcheck.models.ladder import LADDER, with_tiers
 from mxcheck.models.recipe import Recipe
 from mxcheck.run.measuring import Measuring
 
 #: Four sequences fit into one pass, so a recipe whose casts span the batch is seen to be obeyed.
 SEQUENCES, LENGTH = 4, 32
 #: Those that need their sequences one by one.
-ALONE = ("nvfp4", "nvfp8_emu_e4m3", "nvfp8_emu_e5m2")
+ALONE = ("nvfp4", "fp8_tensor_e4m3", "fp8_tensor_e5m2")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,9 @@ def evaluated(
         conversion.undo()
 
 
-@pytest.mark.parametrize(("precision", "tier"), [*stages(), ("fp4_e2m1", "linears"), ("nvfp4", "linears")])
+@pytest.mark.parametrize(
+    ("precision", "tier"), [*with_tiers(), ("fp4_e2m1", "linears"), ("nvfp4", "linears")]
+)
 def test_evaluate_equals_the_gates_record(
     precision: str,
     tier: str | None,
@@ -93,7 +95,7 @@ def test_the_figures_are_others_where_sequences_share_a_scale(
 def test_the_ladder_has_no_other_precision_of_ours_that_goes_one_by_one() -> None:
     found = {
         name
-        for name, tier in stages()
+        for name, tier in with_tiers()
         if LADDER[name].library is None and mxcheck.recipe(name, tier=tier).sequences_a_pass
     }
     assert found == set(ALONE)

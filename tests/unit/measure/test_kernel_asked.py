@@ -25,7 +25,7 @@ from mxcheck.run.measuring import Measuring
 
 pytestmark = pytest.mark.slow
 
-E4M3 = "fp8_e4m3-floor"
+E4M3 = "mxfp8_e4m3-floor"
 
 
 def asked(kernel: str, precision: str = "fp8_e4m3", **options: Any) -> dict[str, tuple[str, str]]:
@@ -75,20 +75,20 @@ def test_a_recipe_without_casts_asks_nothing() -> None:
 def test_each_cell_that_a_recipe_casts_with_is_asked_once() -> None:
     cells, heard = KernelCells(), list[str]()
     mixed = recipe("mixed", tier="C", kernel="own_casts:quantize")
-    assert {cell.id for cell, _ in cells_of(mixed)} == {E4M3, "fp6_e3m2-floor"}
+    assert {cell.id for cell, _ in cells_of(mixed)} == {E4M3, "mxfp6_e3m2-floor"}
     first = cells.of(mixed, "cpu", heard.append)
     assert {name: one.verdict for name, one in first.items()} == {
-        "fp6_e3m2-floor": NOT_COMPARED,
+        "mxfp6_e3m2-floor": NOT_COMPARED,
         E4M3: EXACT,
     }
-    assert first["fp6_e3m2-floor"].words == "my_casts has only fp8_e4m3-floor, not fp6_e3m2"
-    plain = recipe("fp8_e4m3", tier="B", kernel="own_casts:quantize")
+    assert first["mxfp6_e3m2-floor"].words == "my_casts has only mxfp8_e4m3-floor, not fp6_e3m2"
+    plain = recipe("mxfp8_e4m3", tier="B", kernel="own_casts:quantize")
     assert cells.of(plain, "cpu", heard.append) == {E4M3: first[E4M3]}
-    assert sorted(heard) == ["fp6_e3m2-floor", E4M3]
+    assert sorted(heard) == ["mxfp6_e3m2-floor", E4M3]
 
 
 def test_a_rounded_logarithm_is_red_with_the_first_counterexample() -> None:
-    plain = recipe("fp8_e4m3", tier="A", kernel="own_casts:by_logarithm")
+    plain = recipe("mxfp8_e4m3", tier="A", kernel="own_casts:by_logarithm")
     (found,) = KernelCells().of(plain, "cpu", lambda _: None).values()
     assert found.verdict == RED
     assert found.words == "looks like `floor_log2` with ties to even; causes: 1 wrong"
@@ -137,7 +137,7 @@ def test_other_blocks_are_asked_for_as_the_recipe_has_them() -> None:
 
 
 def test_the_recipe_of_a_user_is_asked_too() -> None:
-    plain = recipe("fp8_e4m3", tier="A")
+    plain = recipe("mxfp8_e4m3", tier="A")
     own = Recipe(precision="mine", roles=plain.roles, kernel="own_casts:quantize")
     assert [cell.id for cell, _ in cells_of(own)] == [E4M3]
     assert own_casts.quantize.__module__ == "own_casts"
@@ -149,16 +149,16 @@ def values(x: torch.Tensor, spec: CastSpec) -> Any:
 
 def test_a_case_cast_by_values_is_the_case_cast_by_codes() -> None:
     """Weights, activations, attention and results: digests, bytes and counts."""
-    case = Case(model="ref-llama", precision="fp4_e2m1", tier="B", options=("attention", "outputs"))
+    case = Case(model="ref-llama", precision="mxfp4_e2m1", tier="B", options=("attention", "outputs"))
     found = []
     for kernel in ("eager", here(values)):
-        made = recipe("fp4_e2m1", tier="B", attention=True, outputs=True, kernel=kernel)
+        made = recipe("mxfp4_e2m1", tier="B", attention=True, outputs=True, kernel=kernel)
         with Session(Measuring(max_samples=2, sequence_length=32, recipes={case: made})) as session:
             session.live = True  # or a check would measure once more
             found.append(measure_case(session, case))
     codes, by_values = found
-    assert (codes.kernel_cells, [*by_values.kernel_cells]) == ({}, ["fp4_e2m1-floor"])
-    assert by_values.kernel_cells["fp4_e2m1-floor"].verdict == EXACT
+    assert (codes.kernel_cells, [*by_values.kernel_cells]) == ({}, ["mxfp4_e2m1-floor"])
+    assert by_values.kernel_cells["mxfp4_e2m1-floor"].verdict == EXACT
     assert by_values.environment["kernel"] == here(values)
     assert by_values.unsteady == {}
     assert replace(by_values, kernel_cells={}, environment=codes.environment) == codes

@@ -26,7 +26,7 @@ from mxcheck.models.recipe import recipe
 from mxcheck.reporting.table import kernel_lines
 from mxcheck.run.measuring import Measuring
 
-NEO = Case(model="ref-neo", precision="fp8_e4m3", tier="B")
+NEO = Case(model="ref-neo", precision="mxfp8_e4m3", tier="B")
 LLAMA = replace(NEO, model="ref-llama")
 
 
@@ -202,7 +202,7 @@ def test_shapes_and_dtypes_are_known_before_a_model_is_loaded(
 
 
 def test_casts_are_known_before_a_model_is_loaded() -> None:
-    said = refused(e4m3, replace(LLAMA, precision="fp8_e5m2"))
+    said = refused(e4m3, replace(LLAMA, precision="mxfp8_e5m2"))
     made_for = "it is made for formats fp8_e4m3; scale_rules floor"
     assert said == (
         f"fp8_e5m2: it has no format fp8_e5m2; {made_for}; name the cases that it does with --mx-precision"
@@ -224,7 +224,7 @@ def test_nothing_is_loaded_for_what_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with Session(measuring) as session:
         with pytest.raises(ValueError, match="k_proj are float32"):
             measure_case(session, LLAMA)
-        made = recipe("fp8_e4m3", tier="B", kernel=tiles)  # type: ignore[arg-type]
+        made = recipe("mxfp8_e4m3", tier="B", kernel=tiles)  # type: ignore[arg-type]
         unnamed = Session(replace(measuring, recipes={LLAMA: made}))
         with pytest.raises(ValueError, match="a case that is measured names its kernel") as error:
             measure_case(unnamed, LLAMA)
@@ -240,7 +240,7 @@ def test_a_kernel_of_whole_tiles_measures_what_ours_does() -> None:
             records.append(measure_case(session, NEO))
     ours, *others = records
     for theirs in others:
-        assert theirs.kernel_cells["fp8_e4m3-floor"].verdict == "exact"
+        assert theirs.kernel_cells["mxfp8_e4m3-floor"].verdict == "exact"
         assert theirs.unsteady == {}
         assert replace(theirs, kernel_cells={}, environment=ours.environment) == ours
 
@@ -257,14 +257,14 @@ def test_what_is_wrong_of_a_kernel_is_told_of_a_case_that_it_does_not_do(tmp_pat
         result = hold_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
     first, cause, *_, last = result.message.splitlines()
     assert first == (
-        f"ref-llama-fp8_e4m3-B: step 4 (casts): the kernel {name} differs from the oracle: fp8_e4m3-floor: "
-        "looks like `floor_log2` with ties to even; causes: 1 wrong"
+        f"ref-llama-mxfp8_e4m3-B: step 4 (casts): the kernel {name} differs from the oracle: mxfp8_e4m3-floor"
+        ": looks like `floor_log2` with ties to even; causes: 1 wrong"
     )
     assert cause.startswith("  scale (threshold of the scale), ")
     assert last.endswith("it needs columns that the block size 32 divides, got 344")
     words = "looks like `floor_log2` with ties to even; causes: 1 wrong"
     assert kernel_lines([result_from_dict(result.as_dict())]) == [
-        f"kernel {name}, held against the oracle: red: fp8_e4m3-floor ({words})"
+        f"kernel {name}, held against the oracle: red: mxfp8_e4m3-floor ({words})"
     ]
 
 
@@ -313,9 +313,9 @@ def test_a_converted_model_says_it_too() -> None:
     with pytest.raises(
         CastRefusedError, match=r"^kernel .*:tiles does not cast weights of model\.layers\.0\."
     ):
-        convert(tiny("llama-3.1-8b"), recipe("fp8_e4m3", tier="A", kernel=tiles))  # type: ignore[arg-type]
+        convert(tiny("llama-3.1-8b"), recipe("mxfp8_e4m3", tier="A", kernel=tiles))  # type: ignore[arg-type]
     model = tiny("llama-3.1-8b")
-    conversion = convert(model, recipe("fp8_e4m3", tier="A", kernel=here(short)))
+    conversion = convert(model, recipe("mxfp8_e4m3", tier="A", kernel=here(short)))
     words = r"does not cast activations of model\.layers\.0\.mlp\.gate_proj, float32 \[2, 8, \d+\] along .*: "
     with (
         torch.no_grad(),

@@ -25,7 +25,7 @@ from mxcheck.run.measuring import Measuring
 
 pytestmark = pytest.mark.slow
 
-CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
+CASE = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
 BOUNDS = Bounds(kl=1.0, rise=1.0)
 SEQUENCES, LENGTH = 4, 64
 
@@ -41,7 +41,7 @@ from validation.faults.catalogued import catalogue
 from validation.faults.fault import applied
 
 folder, sequences, length = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-case = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
+case = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
 measuring = Measuring(max_samples=sequences, sequence_length=length, baselines=folder, device="cpu")
 with Session(measuring) as session:
     honest = measure_case(session, case)
@@ -56,7 +56,7 @@ def accepted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
     """The case as it is accepted here, and the folder with what its layers start from."""
     folder = tmp_path_factory.mktemp("baselines")
     measuring = Measuring(
-        recipes={CASE: recipe("fp8_e4m3", tier="B")},
+        recipes={CASE: recipe("mxfp8_e4m3", tier="B")},
         max_samples=SEQUENCES,
         sequence_length=LENGTH,
         baselines=folder,

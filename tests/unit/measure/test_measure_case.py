@@ -30,7 +30,7 @@ from mxcheck.run.measuring import Measuring
 pytestmark = pytest.mark.slow
 
 SOURCE = Path(__file__).parents[3] / "src"
-CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
+CASE = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
 SHORT = Measuring(max_samples=2, sequence_length=32)
 
 #: A record from Python.
@@ -38,7 +38,7 @@ TEN_LINES = """
 import json, mxcheck
 
 with mxcheck.Session() as session:
-    case = mxcheck.Case(model="ref-llama", precision="fp8_e4m3", tier="B")
+    case = mxcheck.Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
     record = mxcheck.measure_case(session, case)
 print(json.dumps(record.as_dict()))
 """
@@ -94,7 +94,16 @@ def test_ten_lines_of_python_give_the_record_of_the_gate(tmp_path: Path) -> None
     *_, record, loaded = alone.stdout.splitlines()
     assert loaded == "[]"
 
-    words = ("--mx-models", "ref-llama", "--mx-precision", "fp8_e4m3", "--mx-tier", "B", "--mx-report", "out")
+    words = (
+        "--mx-models",
+        "ref-llama",
+        "--mx-precision",
+        "mxfp8_e4m3",
+        "--mx-tier",
+        "B",
+        "--mx-report",
+        "out",
+    )
     options = ("-p", "no:cacheprovider", "-p", "no:xdist", "-q", "--pyargs", "mxcheck.suite.models")
     gate = ran(tmp_path, "-m", "pytest", *options, "-k", f"[{CASE.id}]", *words)
     (row,) = json.loads((tmp_path / "out" / "accuracy.json").read_text())
@@ -113,7 +122,7 @@ def test_pytest_would_be_seen(tmp_path: Path) -> None:
 def test_the_model_is_as_it_was_afterwards() -> None:
     with Session(SHORT) as session:
         first = measure_case(session, CASE)
-        measure_case(session, replace(CASE, precision="fp4_e2m1"))
+        measure_case(session, replace(CASE, precision="mxfp4_e2m1"))
         assert measure_case(session, CASE) == first
         exact = measure_case(session, Case(model="ref-llama", precision="fp32"))
     assert exact.bit_equal
@@ -126,7 +135,7 @@ def test_a_case_with_options_is_measured_by_the_recipe_that_is_given_for_it() ->
         measure_case(session, case)
     assert "\n" not in str(caught.value)
     assert case.id in str(caught.value)
-    given = replace(SHORT, recipes={case: recipe("fp8_e4m3", tier="B", block_size=16)})
+    given = replace(SHORT, recipes={case: recipe("mxfp8_e4m3", tier="B", block_size=16)})
     with Session(given) as session:
         record = measure_case(session, case)
         plain = measure_case(session, CASE)
@@ -141,9 +150,9 @@ def test_a_case_with_options_is_measured_by_the_recipe_that_is_given_for_it() ->
             Case(model="ref-llama", kind="engine", subject="vllm"),
             "is a case of kind engine, which has",
         ),
-        (Case(model="ref-llama", kind="training", precision="fp8_e4m3", tier="B"), "of kind training"),
+        (Case(model="ref-llama", kind="training", precision="mxfp8_e4m3", tier="B"), "of kind training"),
         (Case(model="ref-llama", precision="fp8"), "unknown precision 'fp8'"),
-        (Case(model="ref-llama", precision="fp8_e4m3"), "tier"),
+        (Case(model="ref-llama", precision="mxfp8_e4m3"), "tier"),
         (Case(model="no-such-model", precision="bf16"), "unknown model 'no-such-model'"),
     ],
     ids=["engine", "training", "precision", "tier", "model"],

@@ -21,7 +21,7 @@ from mxcheck.run.measuring import Measuring
 pytestmark = pytest.mark.slow
 
 #: Two precisions whose results lie far apart, so that trials given to the wrong recipe are seen.
-RECIPES = (recipe("mxint8", tier="A"), recipe("fp4_e2m1", tier="B"))
+RECIPES = (recipe("mxint8", tier="A"), recipe("mxfp4_e2m1", tier="B"))
 SAMPLES = 2
 LENGTH = 48
 

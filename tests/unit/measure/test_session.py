@@ -164,7 +164,7 @@ def test_a_case_is_measured_at_one_thread_and_the_process_keeps_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    case = Case(model="ref-llama", precision="fp8_e4m3", tier="A")
+    case = Case(model="ref-llama", precision="mxfp8_e4m3", tier="A")
     counts: list[int] = []
 
     def tell(_: dict[str, Any]) -> None:

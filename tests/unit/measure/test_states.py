@@ -22,7 +22,7 @@ from mxcheck.measure.session import Session
 from mxcheck.run.measuring import Measuring
 
 CASE = Case(model="ref-llama", precision="mxint8", tier="A")
-OTHER = replace(CASE, precision="fp4_e2m1")
+OTHER = replace(CASE, precision="mxfp4_e2m1")
 
 
 def short(folder: Path, *, dtype: str | None = None) -> Measuring:

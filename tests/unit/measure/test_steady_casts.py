@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 
 LENGTH = 64
 UP = "model.layers.0.mlp.up_proj"
-E4M3 = recipe("fp8_e4m3", tier="B")
-EVERYTHING = recipe("fp4_e2m1", tier="linears", attention=True, outputs=True, elementwise="fp4_e2m1")
+E4M3 = recipe("mxfp8_e4m3", tier="B")
+EVERYTHING = recipe("mxfp4_e2m1", tier="linears", attention=True, outputs=True, elementwise="fp4_e2m1")
 
 
 @pytest.fixture
@@ -168,10 +168,10 @@ def test_a_cast_that_is_spoilt_in_one_module_is_seen_there(fault: str) -> None:
     [
         ("llama-3.1-8b", EVERYTHING),
         ("mixtral-8x7b", recipe("nvfp4", tier="A", attention=True)),
-        ("gpt-oss-20b", recipe("fp8_e4m3", tier="A")),
-        ("bloom-560m", recipe("nvfp8_emu_e4m3", tier="A", outputs=True)),
+        ("gpt-oss-20b", recipe("mxfp8_e4m3", tier="A")),
+        ("bloom-560m", recipe("fp8_tensor_e4m3", tier="A", outputs=True)),
         ("llama-3.1-8b", recipe("mxint8", tier="B", weights_only=True)),
-        ("llama-3.1-8b", recipe("bfp16", tier="B", attention=True)),
+        ("llama-3.1-8b", recipe("bf16_operands", tier="B", attention=True)),
         ("llama-3.1-8b", recipe("bf16")),
         ("llama-3.1-8b", recipe("scaled_mm_fp8", tier="B")),
         ("llama-3.1-8b", recipe("scaled_mm_fp8_row", tier="B")),
@@ -252,7 +252,7 @@ def test_a_kernel_that_fails_is_the_case_s_fault_and_no_error_of_ours() -> None:
         (
             "axis",
             -1,
-            recipe("fp8_e4m3", tier="B", attention=True),
+            recipe("mxfp8_e4m3", tier="B", attention=True),
             torch.float32,
             "row .* of its keys and val",
         ),
@@ -286,7 +286,7 @@ def alike(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
 def test_the_kernel_that_is_called_is_the_recipe_s(ignored: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import mxcheck.models.linear as linear
 
-    made = recipe("fp8_e4m3", tier="B", attention=True, kernel=f"{__name__}:alike")
+    made = recipe("mxfp8_e4m3", tier="B", attention=True, kernel=f"{__name__}:alike")
     cast, weight = linear.activation_cast, linear.cast_weight
     if ignored == "activations":
         monkeypatch.setattr(linear, "activation_cast", lambda operand, _, of: cast(operand, "eager", of=of))
@@ -328,7 +328,7 @@ def test_a_module_in_training_mode_is_named() -> None:
 def test_asking_leaves_everything_as_it_was() -> None:
     model, threads = tiny("mixtral-8x7b"), torch.get_num_threads()
     with (
-        steady(model, recipe("fp8_e4m3", tier="B", attention=True, elementwise="bf16")) as casts,
+        steady(model, recipe("mxfp8_e4m3", tier="B", attention=True, elementwise="bf16")) as casts,
         torch.no_grad(),
     ):
         casts.first()
@@ -405,7 +405,7 @@ def limited(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
 def test_what_a_user_s_kernel_refuses_is_noted_and_no_fault() -> None:
     held = set[Hashable]()
     with steady(
-        tiny("llama-3.1-8b"), recipe("fp8_e4m3", tier="B", kernel=f"{__name__}:limited"), held
+        tiny("llama-3.1-8b"), recipe("mxfp8_e4m3", tier="B", kernel=f"{__name__}:limited"), held
     ) as casts:
         casts.first()
         casts.last(LENGTH)
@@ -437,7 +437,7 @@ def test_a_kernel_of_ours_refuses_nothing() -> None:
 
 
 def test_what_was_taken_before_is_not_refused_later() -> None:
-    made = recipe("fp8_e4m3", tier="B", kernel=f"{__name__}:alike")
+    made = recipe("mxfp8_e4m3", tier="B", kernel=f"{__name__}:alike")
 
     def spoil_one(casts: SteadyCasts) -> None:
         module: Any = next(iter(casts.conversion.modules.values()))

@@ -53,7 +53,7 @@ def test_two_products_a_module_with_both_operands_cast_along_what_is_summed_over
     name: str, tier: str | None, converted: Convert
 ) -> None:
     model = tiny(name)
-    made = ATTENTION_ALONE if tier is None else recipe("fp4_e2m1", tier=tier, attention=True)
+    made = ATTENTION_ALONE if tier is None else recipe("mxfp4_e2m1", tier=tier, attention=True)
     conversion = converted(model, made)
 
     for module, operands in observed(conversion, IDS).items():
@@ -209,7 +209,7 @@ def test_a_model_without_attention_is_refused_before_it_is_changed(tiny_llama: L
         match=r"^LlamaForCausalLM has no module of an attention class that owns projections; "
         r"leave --mx-attention out$",
     ):
-        convert(tiny_llama, recipe("fp4_e2m1", tier="A", attention=True))
+        convert(tiny_llama, recipe("mxfp4_e2m1", tier="A", attention=True))
 
     assert not any("forward" in vars(module) for module in tiny_llama.modules())
-    convert(tiny_llama, recipe("fp4_e2m1", tier="A")).undo()  # the refusal left no mark
+    convert(tiny_llama, recipe("mxfp4_e2m1", tier="A")).undo()  # the refusal left no mark

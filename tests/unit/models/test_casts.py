@@ -23,7 +23,8 @@ from mxcheck.models.casts import (
     identity,
     round_to_bf16,
 )
-from mxcheck.models.recipe import BF16, Operand
+from mxcheck.models.ladder import BF16
+from mxcheck.models.recipe import Operand
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from mxcheck.models.attention import ConvertedAttention
 from mxcheck.models.convert import Conversion, UnavailableError
-from mxcheck.models.ladder import stages
+from mxcheck.models.ladder import with_tiers
 from mxcheck.models.recipe import Casts, Operand, Recipe, recipe
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
@@ -104,7 +104,7 @@ def test_with_values_cast_a_later_token_moves_its_own_block_and_none_before(
     assert 32 not in ahead
 
 
-@pytest.mark.parametrize(("precision", "tier"), stages())
+@pytest.mark.parametrize(("precision", "tier"), with_tiers())
 def test_a_recipe_that_looks_ahead_says_so(precision: str, tier: str | None, converted: Convert) -> None:
     model = tiny("llama-3.1-8b")
     for layer in model.model.layers:

@@ -19,10 +19,12 @@ RECIPES: dict[str, Recipe] = {
     "fp32": recipe("fp32"),
     "no-cast": Recipe(precision="nothing", roles={"mlp": Casts()}),
     "bf16": recipe("bf16"),
-    "bfp16": recipe("bfp16", tier="B"),
-    "bfp16-everywhere": recipe("bfp16", tier="linears", attention=True, outputs=True, elementwise="bf16"),
-    "fp8_e4m3": recipe("fp8_e4m3", tier="A"),
-    "fp4_e2m1-weights": recipe("fp4_e2m1", tier="A", weights_only=True),
+    "bf16_operands": recipe("bf16_operands", tier="B"),
+    "bf16_operands-everywhere": recipe(
+        "bf16_operands", tier="linears", attention=True, outputs=True, elementwise="bf16"
+    ),
+    "fp8_e4m3": recipe("mxfp8_e4m3", tier="A"),
+    "fp4_e2m1-weights": recipe("mxfp4_e2m1", tier="A", weights_only=True),
     "nvfp4": recipe("nvfp4", tier="B"),
 }
 
@@ -39,7 +41,7 @@ def test_the_logits_move_where_it_says_so_and_nowhere_else(
     conversion = converted(model, RECIPES[case])
     after = logits(model, IDS)
 
-    if case == "bfp16-everywhere" and dtype == torch.bfloat16:
+    if case == "bf16_operands-everywhere" and dtype == torch.bfloat16:
         assert conversion.changes_bits is None
         # a router's softmax in fp32, normalized after it was rounded: the only results that move
         assert torch.equal(after, before) is (name not in ("mixtral-8x7b", "deepseek-v2-lite"))

@@ -257,27 +257,27 @@ def test_converting_twice_is_refused_until_undone(
     ids = torch.arange(32).reshape(2, 16)
     expected = logits(tiny_llama, ids)
     with pytest.raises(ValueError, match="converted already"):
-        convert(tiny_llama, recipe("fp4_e2m1", tier="B"))
+        convert(tiny_llama, recipe("mxfp4_e2m1", tier="B"))
 
     assert torch.equal(logits(tiny_llama, ids), expected)
     conversion.undo()
     conversion.undo()  # a second call does nothing
-    converted(tiny_llama, recipe("fp4_e2m1", tier="B"))
+    converted(tiny_llama, recipe("mxfp4_e2m1", tier="B"))
 
 
 def test_a_role_that_the_model_lacks_is_refused(tiny_llama: LlamaForCausalLM, converted: Convert) -> None:
     layers, tiny_llama.model.layers = tiny_llama.model.layers, nn.ModuleList()
     with pytest.raises(ValueError, match="LlamaForCausalLM has no module of role attention or mlp; nothing"):
-        convert(tiny_llama, recipe("fp8_e4m3", tier="B"))
+        convert(tiny_llama, recipe("mxfp8_e4m3", tier="B"))
     tiny_llama.model.layers = layers
 
-    converted(tiny_llama, recipe("fp8_e4m3", tier="A"))  # the refusal left no mark
+    converted(tiny_llama, recipe("mxfp8_e4m3", tier="A"))  # the refusal left no mark
 
 
 def test_an_exception_inside_a_forward_leaves_no_cast_active(
     tiny_llama: LlamaForCausalLM, converted: Convert
 ) -> None:
-    converted(tiny_llama, recipe("fp4_e2m1", tier="A"))
+    converted(tiny_llama, recipe("mxfp4_e2m1", tier="A"))
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         tiny_llama.model.layers[0].mlp.up_proj(torch.ones(2, 32))
     x = torch.linspace(-1, 1, 33).unsqueeze(0)
@@ -289,7 +289,7 @@ def test_an_exception_inside_a_forward_leaves_no_cast_active(
 def test_an_exception_while_suspended_converts_the_model_again(
     tiny_llama: LlamaForCausalLM, converted: Convert
 ) -> None:
-    conversion = converted(tiny_llama, recipe("fp4_e2m1", tier="A"))
+    conversion = converted(tiny_llama, recipe("mxfp4_e2m1", tier="A"))
     ids = torch.arange(32).reshape(2, 16)
     expected = logits(tiny_llama, ids)
     with pytest.raises(KeyError), conversion.suspended():

@@ -59,7 +59,7 @@ def test_conversion_evaluation_and_undo(name: str, precision: str, converted: Co
     assert all(after[key][0] == parameters[key][0] for key in after)
     assert all(torch.equal(after[key][1], parameters[key][1]) for key in after)
     assert not any("forward" in vars(module) for module in model.modules())
-    converted(model, recipe("fp4_e2m1", tier="B"))
+    converted(model, recipe("mxfp4_e2m1", tier="B"))
     four_bits = evaluate(model, IDS, reference=reference)
     assert measured.kl is not None
     assert four_bits.kl is not None
@@ -128,7 +128,7 @@ def test_a_model_of_experts_alone_cannot_run(precision: str) -> None:
     ):
         convert(model, recipe(precision, tier="A"))
 
-    convert(model, recipe("fp4_e2m1", tier="A")).undo()  # the refusal left no mark
+    convert(model, recipe("mxfp4_e2m1", tier="A")).undo()  # the refusal left no mark
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Transformer Engine may run where there is CUDA")
@@ -146,7 +146,7 @@ def test_a_library_that_is_missing_says_so_before_anything_is_changed(precision:
         key: value[0] for key, value in parameters.items()
     }
     assert not any("forward" in vars(module) for module in model.modules())
-    convert(model, recipe("fp4_e2m1", tier="B")).undo()  # the refusal left no mark
+    convert(model, recipe("mxfp4_e2m1", tier="B")).undo()  # the refusal left no mark
 
 
 @every_precision

@@ -27,7 +27,7 @@ def test_experts_that_are_not_run_one_by_one_are_refused(name: str) -> None:
         match=r"^model\.layers\.0\.mlp\.experts \(\w+Experts\) runs its experts as 'grouped_mm', whose "
         r"products mxcheck does not cast; call model\.set_experts_implementation\('eager'\) first$",
     ):
-        convert(model, recipe("fp4_e2m1", tier="A"))
+        convert(model, recipe("mxfp4_e2m1", tier="A"))
 
     assert torch.equal(logits(model, IDS), before)
     assert not any("forward" in vars(module) for module in model.modules())
@@ -60,7 +60,7 @@ def test_a_module_that_the_model_does_not_call_is_named(precision: str, converte
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "deepseek-v2-lite"])
 def test_a_model_that_calls_all_of_its_modules(name: str, converted: Convert) -> None:
     model = tiny(name)
-    made = recipe("fp4_e2m1", tier="linears", attention=True, elementwise="bf16")
+    made = recipe("mxfp4_e2m1", tier="linears", attention=True, elementwise="bf16")
     conversion = converted(model, made)
     logits(model, IDS)
     conversion.note_what_ran()
@@ -75,7 +75,7 @@ def test_a_model_that_calls_all_of_its_modules(name: str, converted: Convert) ->
 def test_suspending_what_was_undone_converts_nothing(converted: Convert) -> None:
     model = tiny("llama-3.1-8b")
     before = logits(model, IDS)
-    conversion = converted(model, recipe("fp4_e2m1", tier="A"))
+    conversion = converted(model, recipe("mxfp4_e2m1", tier="A"))
     conversion.undo()
     with conversion.suspended():
         assert torch.equal(logits(model, IDS), before)
@@ -93,7 +93,7 @@ class TwoResults(nn.Linear):
 def test_a_result_that_is_no_tensor_cannot_be_cast(converted: Convert) -> None:
     model = tiny("llama-3.1-8b")
     model.model.layers[0].mlp.down_proj = TwoResults(96, 64).requires_grad_(False)
-    converted(model, recipe("fp4_e2m1", tier="A", outputs=True))
+    converted(model, recipe("mxfp4_e2m1", tier="A", outputs=True))
     with pytest.raises(
         ValueError,
         match=r"^model\.layers\.0\.mlp\.down_proj \(TwoResults\) returns tuple, no tensor: its result cannot "
@@ -108,11 +108,11 @@ def test_what_no_rule_places_is_reported() -> None:
         vocab_size=64, hidden_size=64, ffn_dim=64, num_hidden_layers=1, num_attention_heads=2,
         word_embed_proj_dim=32, max_position_embeddings=64, attn_implementation="eager",
     )  # fmt: skip
-    conversion = convert(OPTForCausalLM(config).eval(), recipe("fp8_e4m3", tier="B"))
+    conversion = convert(OPTForCausalLM(config).eval(), recipe("mxfp8_e4m3", tier="B"))
     assert sorted(conversion.unconverted) == ["model.decoder.project_in", "model.decoder.project_out"]
     assert set(conversion.unconverted.values()) == {"no rule says what it is; --mx-all-linears takes it in"}
     conversion.undo()
-    everything = convert(OPTForCausalLM(config).eval(), recipe("fp8_e4m3", tier="linears"))
+    everything = convert(OPTForCausalLM(config).eval(), recipe("mxfp8_e4m3", tier="linears"))
     assert everything.unconverted == {}
 
 

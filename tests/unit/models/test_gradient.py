@@ -11,7 +11,7 @@ from matrix_products import some_tokens
 from transformers import PreTrainedModel
 
 from mxcheck.models.convert import Conversion, UnavailableError
-from mxcheck.models.ladder import stages
+from mxcheck.models.ladder import with_tiers
 from mxcheck.models.recipe import Casts, Operand, Recipe, recipe
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
@@ -21,13 +21,15 @@ WHOLE = ("fp32", "bf16")
 REFUSED = r"^[\w. ]+ is converted, and no gradient passes its casts: call the model under torch\.no_grad\(\)"
 FP8 = Operand(format="fp8_e4m3")
 OTHERS = {
-    "weights-only": recipe("fp8_e4m3", tier="A", weights_only=True),
+    "weights-only": recipe("mxfp8_e4m3", tier="A", weights_only=True),
     "head": Recipe(precision="head", roles={"lm_head": Casts(weights=FP8)}),
     "attention": Recipe(precision="attention", roles={"mlp": Casts()}, attention=FP8),
     "elementwise": Recipe(precision="elementwise", roles={"mlp": Casts()}, elementwise=FP8),
     "no-cast": Recipe(precision="no-cast", roles={"mlp": Casts(activations=FP8)}),
 }
-RECIPES = {f"{name}-{tier}": recipe(name, tier=tier) for name, tier in stages() if name not in WHOLE} | OTHERS
+RECIPES = {
+    f"{name}-{tier}": recipe(name, tier=tier) for name, tier in with_tiers() if name not in WHOLE
+} | OTHERS
 
 
 def trainable(name: str = "llama-3.1-8b") -> PreTrainedModel:
@@ -66,7 +68,7 @@ def test_a_call_that_would_record_a_gradient_is_refused_in_one_line(case: str, c
 @pytest.mark.parametrize("name", ["mixtral-8x7b", "gpt2", "gpt-oss-20b"])
 def test_experts_and_other_linears_refuse_it_too(name: str, converted: Convert) -> None:
     model = trainable(name)
-    converted(model, recipe("fp8_e4m3", tier="A"))
+    converted(model, recipe("mxfp8_e4m3", tier="A"))
     with pytest.raises(ValueError, match=REFUSED):
         model(input_ids=IDS)
 
@@ -80,7 +82,7 @@ def test_a_recipe_without_casts_leaves_gradients_alone(precision: str, converted
 
 def test_a_gradient_of_the_input_is_refused(converted: Convert) -> None:
     model = tiny("llama-3.1-8b")
-    converted(model, recipe("fp8_e4m3", tier="B"))
+    converted(model, recipe("mxfp8_e4m3", tier="B"))
     embedded = model.get_input_embeddings()(IDS).requires_grad_(True)
     with pytest.raises(ValueError, match=REFUSED):
         model(inputs_embeds=embedded)
@@ -91,5 +93,5 @@ def test_a_gradient_of_the_input_is_refused(converted: Convert) -> None:
 def test_what_stands_behind_the_converted_modules_may_be_trained(converted: Convert) -> None:
     model = tiny("llama-3.1-8b")
     model.lm_head.weight.requires_grad_(True)
-    converted(model, recipe("fp8_e4m3", tier="B"))
+    converted(model, recipe("mxfp8_e4m3", tier="B"))
     assert with_gradient(model) == ["lm_head.weight"]

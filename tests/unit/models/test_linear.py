@@ -22,7 +22,7 @@ every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 IDS = some_tokens()
 #: Of the ladder: one whose values bfloat16 holds, and two whose values it does not.
-IN_BF16 = {"fp4_e3m0": "fp4_e3m0", "nvfp4": "nvfp4", "nvfp8_emu_e4m3": "e4m3_tensor"}
+IN_BF16 = {"fp4_e3m0": "fp4_e3m0", "nvfp4": "nvfp4", "fp8_tensor_e4m3": "e4m3_tensor"}
 
 
 def inputs_and_outputs(model: PreTrainedModel, names: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -80,7 +80,7 @@ def test_a_bf16_model_multiplies_exact_operands_and_rounds_once(
     assert all(fits) if format == "fp4_e3m0" else not all(fits)
 
 
-@pytest.mark.parametrize("precision", ["nvfp4", "nvfp8_emu_e4m3"])
+@pytest.mark.parametrize("precision", ["nvfp4", "fp8_tensor_e4m3"])
 def test_experts_of_a_bf16_model_multiply_exact_operands(precision: str, converted: Convert) -> None:
     format = IN_BF16[precision]
     model = tiny("mixtral-8x7b").to(torch.bfloat16)
@@ -103,7 +103,7 @@ def test_experts_of_a_bf16_model_multiply_exact_operands(precision: str, convert
 def test_outputs_lie_on_the_grid(name: str, tier: str, converted: Convert) -> None:
     model = tiny(name)
     plain = inputs_and_outputs(model, linears(model))
-    conversion = converted(model, recipe("fp4_e2m1", tier=tier, outputs=True))
+    conversion = converted(model, recipe("mxfp4_e2m1", tier=tier, outputs=True))
     found = inputs_and_outputs(model, linears(model))
 
     assert {role for key, role in classify(model).items() if key in found} >= {"attention"}
@@ -119,7 +119,7 @@ def test_outputs_lie_on_the_grid(name: str, tier: str, converted: Convert) -> No
 def test_of_experts_each_product_s_result_is_cast(converted: Convert) -> None:
     model = tiny("mixtral-8x7b")
     experts = model.model.layers[0].mlp.experts
-    converted(model, recipe("fp4_e2m1", tier="A", outputs=True))
+    converted(model, recipe("mxfp4_e2m1", tier="A", outputs=True))
 
     def cast(x: Tensor) -> Tensor:
         return fake_quantize(x, "fp4_e2m1")
@@ -134,7 +134,7 @@ def test_of_experts_each_product_s_result_is_cast(converted: Convert) -> None:
 @pytest.mark.parametrize("name", ["mixtral-8x7b", "gpt-oss-20b", "deepseek-v2-lite"])
 def test_routers_scores_are_cast_and_their_choice_is_made_of_them(name: str, converted: Convert) -> None:
     model = tiny(name)
-    converted(model, recipe("fp4_e2m1", tier="linears", outputs=True))
+    converted(model, recipe("mxfp4_e2m1", tier="linears", outputs=True))
     router = next(key for key, role in classify(model).items() if role == "router")
     x = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
     seen: list[Tensor] = []
@@ -155,7 +155,7 @@ def test_routers_scores_are_cast_and_their_choice_is_made_of_them(name: str, con
 
 def test_outputs_of_weights_alone_are_left(converted: Convert) -> None:
     model = tiny("llama-3.1-8b")
-    converted(model, recipe("fp4_e2m1", tier="B", weights_only=True))
+    converted(model, recipe("mxfp4_e2m1", tier="B", weights_only=True))
     for x, y in inputs_and_outputs(model, linears(model)).values():
         assert not torch.equal(x, fake_quantize(x, "fp4_e2m1"))
         assert not torch.equal(y, fake_quantize(y, "fp4_e2m1"))
@@ -182,7 +182,7 @@ def test_the_embedding_that_a_quantized_head_is_tied_to_stays(name: str, convert
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     assert head.weight is embedding.weight
     parameter, before = embedding.weight, embedding.weight.clone()
-    conversion = converted(model, recipe("fp4_e2m1", tier="linears"))
+    conversion = converted(model, recipe("mxfp4_e2m1", tier="linears"))
 
     assert embedding.weight is parameter
     assert torch.equal(embedding.weight, before)
@@ -205,7 +205,7 @@ def test_a_module_whose_product_cannot_be_seen_fails_as_it_runs(
     tiny_llama.model.layers[1].mlp.down_proj = Invisible(80, 64, bias=False).requires_grad_(False)
     ids = torch.arange(32).reshape(2, 16)
     before = logits(tiny_llama, ids)
-    conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="A"))
+    conversion = converted(tiny_llama, recipe("mxfp8_e4m3", tier="A"))
     with pytest.raises(
         ValueError,
         match=r"^model\.layers\.1\.mlp\.down_proj \(Invisible\) makes no product that mxcheck can see "
@@ -249,7 +249,7 @@ def test_a_model_with_such_forwards_is_converted_and_given_back(
     up.forward = counted
     ids = torch.arange(32).reshape(2, 16)
     before = logits(tiny_llama, ids)
-    conversion = converted(tiny_llama, recipe("fp4_e2m1", tier="A"))
+    conversion = converted(tiny_llama, recipe("mxfp4_e2m1", tier="A"))
     assert not torch.equal(logits(tiny_llama, ids), before)
     conversion.undo()
 

@@ -302,7 +302,7 @@ def test_weights_fingerprint_does_not_move_with_anything_else(saved: Path, tmp_p
     again = load(str(tmp_path / "sharded"))
     again.model.train().requires_grad_(True)
     again.model.lm_head.weight = nn.Parameter(again.model.lm_head.weight.detach().t().contiguous().t())
-    conversion = convert(again.model, recipe("fp4_e2m1", tier="B"))
+    conversion = convert(again.model, recipe("mxfp4_e2m1", tier="B"))
 
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     assert weights_fingerprint(again.model) != loaded.weights_fingerprint

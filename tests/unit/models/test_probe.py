@@ -73,7 +73,7 @@ def on_an_old_machine() -> dict[str, Any]:
 
 @pytest.fixture
 def tiny(tiny_llama: LlamaForCausalLM, converted: Convert) -> Conversion:
-    return converted(tiny_llama, recipe("fp4_e2m1", tier="B"))
+    return converted(tiny_llama, recipe("mxfp4_e2m1", tier="B"))
 
 
 def plain(found: Digests) -> dict[str, dict[str, list[Any]]]:
@@ -171,7 +171,7 @@ def test_every_product_reads_the_probe_and_none_the_result_of_another(
     name: str, reference_model: ReferenceModel, converted: Convert
 ) -> None:
     # The test above may see no difference by luck, for few roundings flip a code; this one leaves no room.
-    conversion = converted(reference_model(name).model, recipe("fp8_e4m3", tier="B"))
+    conversion = converted(reference_model(name).model, recipe("mxfp8_e4m3", tier="B"))
     experts = sum(".experts" in module for module in conversion.replaced)
     with Activations() as activations:
         digests(conversion)
@@ -196,12 +196,12 @@ def test_digests_leave_the_casts_and_the_model_as_they_were(tiny: Conversion) ->
 def test_one_changed_weight_changes_its_modules_digests_alone(
     tiny_llama: LlamaForCausalLM, converted: Convert
 ) -> None:
-    conversion = converted(tiny_llama, recipe("fp4_e2m1", tier="B"))
+    conversion = converted(tiny_llama, recipe("mxfp4_e2m1", tier="B"))
     before = digests(conversion)
     conversion.undo()
     weight = tiny_llama.model.layers[1].mlp.down_proj.weight
     weight.view(-1)[weight.abs().argmax()] *= -1  # the sign bit, of an element that is no zero when cast
-    after = digests(converted(tiny_llama, recipe("fp4_e2m1", tier="B")))
+    after = digests(converted(tiny_llama, recipe("mxfp4_e2m1", tier="B")))
 
     name = "model.layers.1.mlp.down_proj"
     assert changed(before, after, "codes") == {name}
@@ -258,12 +258,12 @@ def test_a_forward_that_forgets_the_cast_is_seen(tiny: Conversion) -> None:
 def test_weights_quantized_along_the_wrong_axis_are_seen(
     tiny_llama: LlamaForCausalLM, converted: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conversion = converted(tiny_llama, recipe("fp4_e2m1", tier="B"))
+    conversion = converted(tiny_llama, recipe("mxfp4_e2m1", tier="B"))
     before = digests(conversion)
     conversion.undo()
     spec = Operand.spec
     monkeypatch.setattr(Operand, "spec", lambda self, *, axis: spec(self, axis=axis + 1))  # -1 -> 0
-    after = digests(converted(tiny_llama, recipe("fp4_e2m1", tier="B")))
+    after = digests(converted(tiny_llama, recipe("mxfp4_e2m1", tier="B")))
 
     assert changed_weights(before, after) == set(before)
     assert changed(before, after, "operands") == set(before)
@@ -275,7 +275,7 @@ def test_every_expert_is_probed(
     parameter: str, expert: int, reference_model: ReferenceModel, converted: Convert
 ) -> None:
     name = "model.layers.1.mlp.experts"
-    conversion = converted(reference_model("ref-moe").model, recipe("fp8_e4m3", tier="A"))
+    conversion = converted(reference_model("ref-moe").model, recipe("mxfp8_e4m3", tier="A"))
     before = digests(conversion)
     # in the converted model: the quantized weights, which go when it is undone
     conversion.modules[name].module.get_parameter(parameter)[expert, 3, 5] += 1
@@ -294,7 +294,7 @@ def test_a_module_without_a_visible_product_is_an_error(
     tiny_llama: LlamaForCausalLM, converted: Convert
 ) -> None:
     tiny_llama.model.layers[1].mlp.down_proj = Invisible(80, 64, bias=False).requires_grad_(False)
-    conversion = converted(tiny_llama, recipe("fp8_e4m3", tier="A"))
+    conversion = converted(tiny_llama, recipe("mxfp8_e4m3", tier="A"))
 
     with pytest.raises(
         ValueError,
@@ -307,7 +307,7 @@ def test_a_module_without_a_visible_product_is_an_error(
 def test_each_weight_is_digested_once(
     name: str, reference_model: ReferenceModel, converted: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conversion = converted(reference_model(name).model, recipe("fp8_e4m3", tier="B"))
+    conversion = converted(reference_model(name).model, recipe("mxfp8_e4m3", tier="B"))
     weights = {
         storage(parameter): (f"{module}.{key}", parameter.numel())
         for module in conversion.replaced

@@ -21,7 +21,7 @@ Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
-EVERYTHING = recipe("fp4_e2m1", tier="linears", attention=True, outputs=True, elementwise="fp4_e2m1")
+EVERYTHING = recipe("mxfp4_e2m1", tier="linears", attention=True, outputs=True, elementwise="fp4_e2m1")
 
 
 def changed(before: Digests, after: Digests) -> set[str]:
@@ -113,7 +113,7 @@ def test_digests_do_not_depend_on_weights_that_are_not_their_own(name: str, conv
 @pytest.mark.parametrize("parameter", ["gate_up_proj", "down_proj"])
 @pytest.mark.parametrize("expert", [0, 3])
 def test_every_expert_is_probed(name: str, parameter: str, expert: int, converted: Convert) -> None:
-    conversion = converted(tiny(name), recipe("fp8_e4m3", tier="A"))
+    conversion = converted(tiny(name), recipe("mxfp8_e4m3", tier="A"))
     experts = next(key for key in conversion.modules if key.endswith("experts"))
     before = digests(conversion)
     conversion.modules[experts].module.get_parameter(parameter)[expert, 3, 5] += 1
@@ -124,6 +124,6 @@ def test_every_expert_is_probed(name: str, parameter: str, expert: int, converte
 def test_products_of_the_probe_are_as_many_as_the_model_s(converted: Convert) -> None:
     """One of every linear, none of them hidden behind another."""
     model = tiny("llama-3.1-8b")
-    conversion = converted(model, recipe("fp8_e4m3", tier="linears"))
+    conversion = converted(model, recipe("mxfp8_e4m3", tier="linears"))
 
     assert {p.owner for p in products(model, some_tokens())} - {None} == set(digests(conversion))

@@ -27,7 +27,7 @@ def test_digests_are_the_same_whatever_a_kernel_computes_on_its_way(
     monkeypatch.setattr("mxcheck.kernels.eager.multiplies", multiplies, raising=False)
     found = []
     for kernel in ("eager", "mxcheck.kernels.eager:multiplies"):
-        made = recipe("fp8_e4m3", tier="B", attention=True, elementwise="bf16", kernel=kernel)
+        made = recipe("mxfp8_e4m3", tier="B", attention=True, elementwise="bf16", kernel=kernel)
         conversion = convert(tiny(name), made)
         found.append(digests(conversion))
     assert found[0] == found[1]

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from mxcheck.formats.spec import CastSpec
-from mxcheck.models.ladder import ALL_LINEARS, LADDER, MX, ROLES, stages
-from mxcheck.models.recipe import BF16, Casts, Operand, Recipe, recipe, recipe_from_dict
+from mxcheck.models.ladder import ALL_LINEARS, BF16, LADDER, MX, ROLES, with_tiers
+from mxcheck.models.recipe import Casts, Operand, Recipe, recipe, recipe_from_dict
 
 FP8 = Operand(format="fp8_e4m3")
 FP4 = Operand(format="fp4_e2m1")
 BOTH_FP8 = Casts(weights=FP8, activations=FP8)
-STAGES = {f"{name}-{tier}" if tier else name: recipe(name, tier=tier) for name, tier in stages()}
+STAGES = {f"{name}-{tier}" if tier else name: recipe(name, tier=tier) for name, tier in with_tiers()}
 #: Of one's own, each with something that no stage of the ladder has.
 ODD = {
     "no-cast": Recipe(precision="nothing", roles={"mlp": Casts()}),
@@ -33,7 +33,7 @@ ODD = {
         roles={"mlp": Casts(weights=Operand(format="e4m3_row"), activations=Operand(format="nvfp4"))},
     ),
     "everything": recipe(
-        "fp8_e5m2",
+        "mxfp8_e5m2",
         tier=ALL_LINEARS,
         block_size=16,
         scale_rule="ceil",
@@ -92,7 +92,7 @@ def test_libraries_cast_themselves(precision: str) -> None:
 
 def test_options_reach_every_operand() -> None:
     made = recipe(
-        "fp8_e4m3",
+        "mxfp8_e4m3",
         tier="B",
         block_size=64,
         scale_rule="rceil",
@@ -107,16 +107,16 @@ def test_options_reach_every_operand() -> None:
     assert made.attention == fp8
     assert made.outputs
     assert made.elementwise == dataclasses.replace(fp8, format="fp6_e2m3")
-    assert recipe("fp8_e4m3", tier="A", attention=True).attention == FP8  # the MLP's
+    assert recipe("mxfp8_e4m3", tier="A", attention=True).attention == FP8  # the MLP's
 
 
 def test_weights_only() -> None:
-    made = recipe("fp4_e2m1", tier="B", weights_only=True)
+    made = recipe("mxfp4_e2m1", tier="B", weights_only=True)
 
     assert made.roles == dict.fromkeys(("attention", "mlp"), Casts(weights=FP4))
 
 
-@pytest.mark.parametrize("precision", ["bfp16", "nvfp4", "nvfp8_emu_e4m3"])
+@pytest.mark.parametrize("precision", ["bf16_operands", "nvfp4", "fp8_tensor_e4m3"])
 def test_options_of_e8m0_scales_are_not_for_other_formats(precision: str) -> None:
     odd = recipe(precision, tier="A", block_size=64, scale_rule="rceil", rounding="away")
 
@@ -124,13 +124,13 @@ def test_options_of_e8m0_scales_are_not_for_other_formats(precision: str) -> Non
 
 
 def test_defaults_are_the_specification_s() -> None:
-    operand = recipe("fp8_e4m3", tier="A").roles["mlp"].weights
+    operand = recipe("mxfp8_e4m3", tier="A").roles["mlp"].weights
     assert operand is not None
 
     assert operand.spec(axis=-1) == CastSpec(
         format="fp8_e4m3", axis=-1, block_size=32, scale_rule="floor", rounding="even", tail="pad"
     )
-    assert recipe("fp8_e4m3", tier="A").kernel == "eager"
+    assert recipe("mxfp8_e4m3", tier="A").kernel == "eager"
 
 
 @pytest.mark.parametrize("axis", [-1, -2, 0])
@@ -143,7 +143,7 @@ def test_spec_carries_every_choice(axis: int) -> None:
 
 
 def test_as_dict_is_plain_json_with_nothing_implied_and_without_the_kernel() -> None:
-    made = recipe("fp8_e4m3", tier="B", block_size=64, attention=True, elementwise="bf16", kernel="pkg:c")
+    made = recipe("mxfp8_e4m3", tier="B", block_size=64, attention=True, elementwise="bf16", kernel="pkg:c")
     operand = {
         "format": "fp8_e4m3",
         "block_size": 64,
@@ -153,7 +153,7 @@ def test_as_dict_is_plain_json_with_nothing_implied_and_without_the_kernel() -> 
         "nonfinite": "block",
     }
     expected = {
-        "precision": "fp8_e4m3",
+        "precision": "mxfp8_e4m3",
         "tier": "B",
         "roles": {role: {"weights": operand, "activations": operand} for role in ("attention", "mlp")},
         "attention": operand,
@@ -195,7 +195,7 @@ def test_no_two_recipes_have_one_record() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("case", RECIPES)
 def test_which_recipes_change_bits(case: str, dtype: str) -> None:
-    rounds_to_bf16 = case in ("bf16", "bfp16-A", "bfp16-B")
+    rounds_to_bf16 = case in ("bf16", "bf16_operands-A", "bf16_operands-B")
     expected = case not in ("fp32", "no-cast") and not (rounds_to_bf16 and dtype == "bfloat16")
 
     assert RECIPES[case].changes_bits(dtype) is expected
@@ -207,14 +207,14 @@ def test_which_recipes_change_bits(case: str, dtype: str) -> None:
     ids=lambda options: next(iter(options)),
 )
 def test_bf16_results_inside_of_a_bf16_model_may_or_may_not_change(options: dict[str, Any]) -> None:
-    made = recipe("bfp16", **{"tier": "B", **options})
+    made = recipe("bf16_operands", **{"tier": "B", **options})
 
     assert made.changes_bits("bfloat16") is None
     assert made.changes_bits("float32") is made.changes_bits("float16") is True
 
 
 #: The ladder's stages in which the sequences of one pass share a scale, or a library sees them all.
-TOGETHER = ("nvfp8_emu", "nvfp4", "bnb_int8", "te_", "scaled_mm")
+TOGETHER = ("fp8_tensor", "nvfp4", "bnb_int8", "te_", "scaled_mm")
 
 
 @pytest.mark.parametrize("case", RECIPES)

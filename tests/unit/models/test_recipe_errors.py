@@ -24,23 +24,29 @@ def refused(make: Callable[..., Any], arguments: dict[str, Any], words: str) -> 
     ("arguments", "words"),
     [
         pytest.param({"precision": "fp8_e4m4"}, "unknown precision 'fp8_e4m4'", id="precision"),
-        pytest.param({"precision": "fp8_e4m4"}, "did you mean 'fp8_e4m3'?", id="nearest-precision"),
-        pytest.param({"precision": "FP32"}, "allowed: fp32, bf16, bfp16, nvfp8", id="allowed-precisions"),
+        pytest.param({"precision": "fp8_e4m4"}, "did you mean 'mxfp8_e4m3'?", id="nearest-precision"),
         pytest.param(
-            {"precision": "fp8_e4m3"}, "fp8_e4m3 needs a tier, got none; allowed: A, B, linears", id="no-tier"
+            {"precision": "FP32"}, "allowed: fp32, bf16, bf16_operands, fp8", id="allowed-precisions"
+        ),
+        pytest.param(
+            {"precision": "mxfp8_e4m3"},
+            "mxfp8_e4m3 needs a tier, got none; allowed: A, B, linears",
+            id="no-tier",
         ),
         pytest.param(
             {"precision": "bnb_int8"}, "bnb_int8 needs a tier, got none; allowed: A, B, linears", id="library"
         ),
         pytest.param({"precision": "mixed"}, "mixed needs a tier, got none; allowed: C, D", id="mixed"),
         pytest.param(
-            {"precision": "fp8_e4m3", "tier": "a"},
-            "unknown tier of fp8_e4m3 'a'; allowed: A, B, linears",
+            {"precision": "mxfp8_e4m3", "tier": "a"},
+            "unknown tier of mxfp8_e4m3 'a'; allowed: A, B, linears",
             id="tier",
         ),
-        pytest.param({"precision": "fp8_e4m3", "tier": ""}, "unknown tier of fp8_e4m3 ''", id="empty-tier"),
         pytest.param(
-            {"precision": "fp8_e4m3", "tier": "C"}, "unknown tier of fp8_e4m3 'C'", id="mixed-tier-of-one"
+            {"precision": "mxfp8_e4m3", "tier": ""}, "unknown tier of mxfp8_e4m3 ''", id="empty-tier"
+        ),
+        pytest.param(
+            {"precision": "mxfp8_e4m3", "tier": "C"}, "unknown tier of mxfp8_e4m3 'C'", id="mixed-tier-of-one"
         ),
         pytest.param(
             {"precision": "mixed", "tier": "A"},
@@ -92,7 +98,7 @@ def refused(make: Callable[..., Any], arguments: dict[str, Any], words: str) -> 
         *(
             pytest.param(
                 {"precision": precision, "tier": tier, option: value},
-                f"{precision} {how}: attention, outputs, weights_only and elementwise are for the steps that",
+                f"{precision} {how}: attention, outputs, weights_only and elementwise are for precisions",
                 id=f"{precision}-with-{option}",
             )
             for precision, tier, how in (

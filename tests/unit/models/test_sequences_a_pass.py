@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from mxcheck.evaluation import measure
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.models.convert import Conversion
-from mxcheck.models.ladder import LADDER, stages
+from mxcheck.models.ladder import LADDER, with_tiers
 from mxcheck.models.recipe import Recipe, recipe
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
@@ -19,7 +19,7 @@ Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 # batch, and the number of rows may decide how a library sums: a Mixtral gives other last bits unconverted.
 MODEL = "llama-3.1-8b"
 IDS = some_tokens(sequences=4)
-OURS = [(name, tier) for name, tier in stages() if LADDER[name].library is None]
+OURS = [(name, tier) for name, tier in with_tiers() if LADDER[name].library is None]
 ALONE = [stage for stage in OURS if recipe(stage[0], tier=stage[1]).sequences_a_pass is None]
 
 
@@ -55,7 +55,7 @@ def test_no_batch_size_changes_a_bit_where_any_is_allowed(
 @pytest.mark.parametrize("elementwise", ["bf16", "mxint8"])
 def test_nor_with_everything_cast(elementwise: str, converted: Convert) -> None:
     model = tiny(MODEL)
-    made = recipe("fp4_e2m1", tier="linears", attention=True, outputs=True, elementwise=elementwise)
+    made = recipe("mxfp4_e2m1", tier="linears", attention=True, outputs=True, elementwise=elementwise)
     converted(model, made)
     assert made.sequences_a_pass is None
 
@@ -64,7 +64,7 @@ def test_nor_with_everything_cast(elementwise: str, converted: Convert) -> None:
 
 @any_batch
 @pytest.mark.parametrize(
-    "precision", ["nvfp4", "nvfp8_emu_e4m3", "nvfp8_emu_e5m2", "bnb_int8", "scaled_mm_fp8"]
+    "precision", ["nvfp4", "fp8_tensor_e4m3", "fp8_tensor_e5m2", "bnb_int8", "scaled_mm_fp8"]
 )
 def test_scales_that_span_the_batch_do_unless_evaluate_goes_one_by_one(
     precision: str, converted: Convert, monkeypatch: pytest.MonkeyPatch
@@ -82,7 +82,7 @@ def test_scales_that_span_the_batch_do_unless_evaluate_goes_one_by_one(
 
 
 @any_batch
-@pytest.mark.parametrize("precision", ["nvfp4", "nvfp8_emu_e4m3"])
+@pytest.mark.parametrize("precision", ["nvfp4", "fp8_tensor_e4m3"])
 def test_weights_with_one_scale_a_tensor_do_not(precision: str, converted: Convert) -> None:
     model = tiny(MODEL)
     made = recipe(precision, tier="B", weights_only=True)

@@ -66,7 +66,7 @@ def test_conversion_evaluation_and_undo(name: str, converted: Convert) -> None:
         conversion.undo()
         return measurement
 
-    nothing, four_bits = measured(NOTHING), measured(recipe("fp4_e2m1", tier="B"))
+    nothing, four_bits = measured(NOTHING), measured(recipe("mxfp4_e2m1", tier="B"))
 
     assert (nothing.bit_equal, nothing.kl, nothing.top1_agreement) == (True, 0.0, 1.0)
     assert four_bits.bit_equal is False
@@ -93,7 +93,7 @@ def test_a_conversion_with_everything_is_undone_bit_for_bit(
 ) -> None:
     model = tiny(name)
     before, kept, given = logits(model, IDS), state(model), attributes(model)
-    conversion = converted(model, recipe("fp4_e2m1", tier="linears", **options))
+    conversion = converted(model, recipe("mxfp4_e2m1", tier="linears", **options))
     changed = logits(model, IDS)
     with conversion.suspended():
         assert torch.equal(logits(model, IDS), before)
@@ -112,7 +112,7 @@ def test_every_module_of_the_roles_is_replaced_with_its_role(
     name: str, tier: str, converted: Convert
 ) -> None:
     model = tiny(name)
-    made = recipe("fp8_e4m3", tier=tier, elementwise="bf16")
+    made = recipe("mxfp8_e4m3", tier=tier, elementwise="bf16")
     expected = {module: role for module, role in classify(model).items() if role in made.roles}
     conversion = converted(model, made)
 
@@ -138,7 +138,7 @@ def test_every_product_of_the_model_takes_its_operands_from_the_grid(
     """Seen at ATen level, so a product that mxcheck's own table misses would show here."""
     model = tiny(name)
     plain = products(model, IDS)
-    made = recipe("fp4_e2m1", tier="linears", attention=True, block_size=block_size)
+    made = recipe("mxfp4_e2m1", tier="linears", attention=True, block_size=block_size)
     conversion = converted(model, made)
     found = products(model, IDS)
 
@@ -152,7 +152,7 @@ def test_every_product_of_the_model_takes_its_operands_from_the_grid(
 @pytest.mark.parametrize("tier", ["A", "B"])
 def test_products_of_other_roles_are_left_alone(name: str, tier: str, converted: Convert) -> None:
     model = tiny(name)
-    conversion = converted(model, recipe("fp4_e2m1", tier=tier))
+    conversion = converted(model, recipe("mxfp4_e2m1", tier=tier))
     for product in products(model, IDS):
         expected = product.owner in conversion.replaced
         assert both_on_grid(product, "fp4_e2m1") == (expected, expected), product.owner
@@ -187,7 +187,7 @@ def test_mixed_tiers_give_each_role_its_format(
 @every_architecture
 def test_weights_only_leaves_activations(name: str, converted: Convert) -> None:
     model = tiny(name)
-    conversion = converted(model, recipe("fp4_e2m1", tier="B", weights_only=True))
+    conversion = converted(model, recipe("mxfp4_e2m1", tier="B", weights_only=True))
     for product in products(model, IDS):
         expected = product.owner in conversion.replaced
         assert both_on_grid(product, "fp4_e2m1") == (False, expected), product.owner
@@ -197,7 +197,7 @@ def test_weights_only_leaves_activations(name: str, converted: Convert) -> None:
 def test_weights_are_cast_once_along_the_axis_that_products_sum_over(name: str, converted: Convert) -> None:
     model = tiny(name)
     before = {key: value.clone() for key, value in model.named_parameters(remove_duplicate=False)}
-    conversion = converted(model, recipe("fp4_e2m1", tier="linears"))
+    conversion = converted(model, recipe("mxfp4_e2m1", tier="linears"))
     after = dict(model.named_parameters(remove_duplicate=False))
     quantized = {
         f"{module}.{key}": reduction_axis(model.get_submodule(module))
@@ -216,7 +216,7 @@ def test_digests_are_complete_deterministic_and_see_another_rounding(name: str, 
     found = []
     for rounding in ("even", "even", "away"):
         conversion = converted(
-            model, recipe("fp8_e4m3", tier="linears", rounding=rounding, attention=True, elementwise="bf16")
+            model, recipe("mxfp8_e4m3", tier="linears", rounding=rounding, attention=True, elementwise="bf16")
         )
         found.append(digests(conversion))
         names = {*conversion.modules, *conversion.attention, "element-wise results"}

@@ -30,9 +30,9 @@ BY_FORMAT = {
     "fp8_e5m2": MLP + SCALES_32,
     "mxint8": MLP + SCALES_32,
     "nvfp4": MLP // 2 + MLP // 16 + 6 * 4,  # an E4M3 scale for 16, and an fp32 number a tensor
-    "nvfp8_emu_e4m3": MLP + 6 * 4,
-    "nvfp8_emu_e5m2": MLP + 6 * 4,
-    "bfp16": 2 * MLP,
+    "fp8_tensor_e4m3": MLP + 6 * 4,
+    "fp8_tensor_e5m2": MLP + 6 * 4,
+    "bf16_operands": 2 * MLP,
     "bnb_int8": MLP + (2 * 96 + 64) * 2 * 4,  # an fp32 scale for each output
     "scaled_mm_fp8": MLP + 6 * 4,
     "scaled_mm_fp8_row": MLP + (2 * 96 + 64) * 2 * 4,
@@ -50,7 +50,7 @@ def test_mlp_of_a_llama(precision: str, converted: Convert) -> None:
 @pytest.mark.parametrize("block_size", [16, 64, 128])
 def test_blocks(block_size: int, converted: Convert) -> None:
     conversion = converted(
-        tiny("llama-3.1-8b"), recipe("fp4_e2m1", tier="linears", block_size=block_size, weights_only=True)
+        tiny("llama-3.1-8b"), recipe("mxfp4_e2m1", tier="linears", block_size=block_size, weights_only=True)
     )
     # rows of 64, but for down's of 96: a last block that is not full has a scale as well
     rows, of_96 = 2 * (2 * 96 + 2 * 64 + 2 * 32) + 256, 2 * 64
@@ -111,7 +111,7 @@ def test_a_bf16_model_is_half_as_large_to_begin_with(converted: Convert) -> None
 
 
 def test_experts(converted: Convert) -> None:
-    conversion = converted(tiny("mixtral-8x7b"), recipe("fp6_e3m2", tier="A"))
+    conversion = converted(tiny("mixtral-8x7b"), recipe("mxfp6_e3m2", tier="A"))
     experts = 4 * MLP
 
     assert (

@@ -68,7 +68,7 @@ def held(snapshot: SnapshotAssertion) -> Settle:
             record,
             path=path,
             target=target or path,
-            baseline_of=lambda other: path.with_name(f"{other.stage}.json"),
+            baseline_of=lambda other: path.with_name(f"{other.name}.json"),
             bounds=bounds,
             snapshot=SnapshotAssertion(
                 session=snapshot.session,
@@ -179,7 +179,7 @@ def test_recentring_keeps_the_noise(held: Settle, path: Path) -> None:
 def test_no_file_and_a_file_that_is_none_are_red(held: Settle, path: Path) -> None:
     missing = held(SAME, path.with_name("another.json"))
     assert missing.word == "FAIL missing"
-    assert missing.message.startswith("ref-llama-fp8_e4m3-B: no accepted baseline at ")
+    assert missing.message.startswith("ref-llama-mxfp8_e4m3-B: no accepted baseline at ")
     assert missing.message.endswith(f"; accept with: {COMMAND}")
     path.write_text("{}", encoding="utf-8")
     corrupt = held(SAME, path)
@@ -246,7 +246,7 @@ def test_a_first_acceptance_makes_the_line_of_its_bounds(
         MOVED, path, **options, bounds=None, measure_absolute=lambda: SOUND, measure_noise=lambda: MEASURED
     )
     assert (result.outcome, result.bounds) == (Outcome.ACCEPTED, None)
-    assert read_bounds(path.parent)["default"] == {"fp8_e4m3-B": {"kl": 0.002}}
+    assert read_bounds(path.parent)["default"] == {"mxfp8_e4m3-B": {"kl": 0.002}}
     assert read(path) == replace(MOVED, noise=MEASURED)
 
 
@@ -276,16 +276,16 @@ def test_a_first_acceptance_refuses_what_costs_more_than_a_step_above_it(
 ) -> None:
     """Also where a record of other text lies there, which is passed over."""
     folder = tmp_path / "ref-llama"
-    above = replace(MOVED, precision="fp6_e3m2", kl=5e-4, sequence_kl=[4.9e-4, 6.1e-4, 4e-4, 5e-4])
-    other = replace(above, precision="fp8_e5m2", fingerprints={**MOVED.fingerprints, "tokens": "0" * 64})
+    above = replace(MOVED, precision="mxfp6_e3m2", kl=5e-4, sequence_kl=[4.9e-4, 6.1e-4, 4e-4, 5e-4])
+    other = replace(above, precision="mxfp8_e5m2", fingerprints={**MOVED.fingerprints, "tokens": "0" * 64})
     for record in (above, other):
         place = folder / f"{record.precision}-B.json"
         place.parent.mkdir(exist_ok=True)
         place.write_text(encode(record), encoding="utf-8")
-    path = folder / "fp8_e4m3-B.json"
+    path = folder / "mxfp8_e4m3-B.json"
     result = held(MOVED, path, update=True, bounds=None, measure_absolute=lambda: SOUND)
     assert result.outcome is Outcome.FAILED
-    assert "is wrong: fp8_e4m3-B costs more than fp6_e3m2-B (fewer significant bits" in result.message
+    assert "is wrong: mxfp8_e4m3-B costs more than mxfp6_e3m2-B (fewer significant bits" in result.message
     assert not path.exists()
 
 
@@ -320,7 +320,7 @@ def test_without_an_update_nothing_is_measured_and_nothing_written(held: Settle,
 def test_an_accepted_case_without_bounds_is_red(held: Settle, path: Path) -> None:
     result = held(SAME, path, bounds=None)
     assert result.outcome is Outcome.FAILED
-    assert "no bounds for fp8_e4m3-B: restore bounds.toml beside its baseline" in result.message
+    assert "no bounds for mxfp8_e4m3-B: restore bounds.toml beside its baseline" in result.message
 
 
 @pytest.mark.parametrize("bounds", [BOUNDS, None])

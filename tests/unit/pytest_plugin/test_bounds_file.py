@@ -33,7 +33,17 @@ def test_a_new_file_says_what_it_is(path: Path, before: str | None) -> None:
     assert path.read_text(encoding="utf-8").startswith(
         "# Bounds of ref-llama: what a precision may cost on it"
     )
-    assert stages(path) == {"fp8_e4m3-B"}
+    assert stages(path) == {"mxfp8_e4m3-B"}
+
+
+def test_a_line_under_a_former_name_is_the_case_s(path: Path) -> None:
+    mine = "fp8_e4m3-B = { kl = 1 }\n"
+    path.write_text(mine, encoding="utf-8")
+    add_bounds(RECORD, FOUND, path.parent)
+    assert path.read_text(encoding="utf-8") == mine
+    add_bounds(replace(RECORD, tier="A"), FOUND, path.parent)
+    assert path.read_text(encoding="utf-8").startswith(mine)
+    assert stages(path) == {"mxfp8_e4m3-A", "mxfp8_e4m3-B"}
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -45,7 +55,7 @@ def test_what_people_wrote_stays(path: Path, newline: str) -> None:
     after = path.read_bytes()
     assert after.startswith(mine.encode() + newline.encode())
     assert after.count(b"\n") == after.count(newline.encode())
-    assert stages(path) == {"bf16", "fp8_e4m3-B", "fp8_e4m3-B+rceil"}
+    assert stages(path) == {"bf16", "mxfp8_e4m3-B", "mxfp8_e4m3-B+rceil"}
     add_bounds(RECORD, FOUND, path.parent)
     assert path.read_bytes() == after, "it has its line"
 
@@ -53,14 +63,14 @@ def test_what_people_wrote_stays(path: Path, newline: str) -> None:
 def test_a_byte_order_mark_is_no_part_of_it(path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfbf16 = { kl = 1 }\n")
     add_bounds(RECORD, FOUND, path.parent)
-    assert stages(path) == {"bf16", "fp8_e4m3-B"}
+    assert stages(path) == {"bf16", "mxfp8_e4m3-B"}
 
 
 def test_a_file_with_sections_is_left_alone(path: Path) -> None:
     """A line at its end would be the section's."""
     path.write_text("[bf16]\nkl = 0.5\n", encoding="utf-8")
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"has sections.*`fp8_e4m3-B = \{ kl = 0.002 \}` before the first"):
+    with pytest.raises(ValueError, match=r"has sections.*`mxfp8_e4m3-B = \{ kl = 0.002 \}` before the first"):
         add_bounds(RECORD, FOUND, path.parent)
     assert path.read_bytes() == before
 
@@ -71,4 +81,4 @@ def test_a_link_stays_one(path: Path, tmp_path: Path) -> None:
     path.symlink_to(shared)
     add_bounds(RECORD, FOUND, path.parent)
     assert path.is_symlink()
-    assert "fp8_e4m3-B" in shared.read_text(encoding="utf-8")
+    assert "mxfp8_e4m3-B" in shared.read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ FAULT = Fault(
 def test_every_case_is_red_in_one_line(
     lay: Lay, configure: Callable[..., pytest.Config], snapshot: SnapshotAssertion, tmp_path: Path
 ) -> None:
-    settings = lay("--mx-precision", "fp8_e4m3", "--mx-tier", "A,B")
+    settings = lay("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A,B")
     with applied(FAULT):
         session = GateSession(configure(), settings, [], tmp_path)
     assert len(settings.cases) == 2
@@ -47,7 +47,7 @@ def test_every_case_is_red_in_one_line(
 def test_a_sound_gate_goes_on_to_the_case(
     lay: Lay, configure: Callable[..., pytest.Config], snapshot: SnapshotAssertion, tmp_path: Path
 ) -> None:
-    settings = lay("--mx-precision", "fp8_e4m3", "--mx-tier", "A", "--mx-sequence-length", "999")
+    settings = lay("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A", "--mx-sequence-length", "999")
     session = GateSession(configure(), settings, [], tmp_path)
     (case,) = settings.cases
     message = session.hold(case, snapshot).message

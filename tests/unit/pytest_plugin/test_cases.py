@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from mxcheck.models import ladder
-from mxcheck.models.ladder import LADDER, MX, ROLES, stages
+from mxcheck.models.ladder import LADDER, MX, ROLES, with_tiers
 from mxcheck.models.recipe import Recipe, recipe
 from mxcheck.pytest_plugin.cases import Changes
 from mxcheck.pytest_plugin.settings import Settings
@@ -18,18 +18,18 @@ Lay = Callable[..., Settings]
 
 
 def names(settings: Settings) -> list[str]:
-    return [case.stage for case in settings.cases]
+    return [case.name for case in settings.cases]
 
 
 def made(settings: Settings, stage: str) -> Recipe:
-    (found,) = (recipe for case, recipe in settings.recipes.items() if case.stage == stage)
+    (found,) = (recipe for case, recipe in settings.recipes.items() if case.name == stage)
     return found
 
 
 def test_all_is_every_stage_of_the_ladder_in_its_order(lay: Lay) -> None:
     settings = lay("--mx-precision", "all", "--mx-tier", "all")
     plain = [case for case in settings.cases if not case.options]
-    assert [(case.precision, case.tier) for case in plain] == list(stages())
+    assert [(case.precision, case.tier) for case in plain] == list(with_tiers())
     assert len(plain) == 38
 
 
@@ -37,17 +37,18 @@ def test_the_whole_ladder_has_the_float_formats_rounded_up_too(lay: Lay) -> None
     """In tier B, each beside itself under OCP's rule; not where a run names steps or changes recipes."""
     found = names(lay("--mx-precision", "all", "--mx-tier", "all"))
     up = [name for name in found if "+" in name]
-    assert up == [f"{name}-B+rceil" for name in ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1")]
+    formats = ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1")
+    assert up == [f"mx{name}-B+rceil" for name in formats]
     assert all(found[found.index(name) - 1] == name.removesuffix("+rceil") for name in up)
     assert [name for name in names(lay()) if "+" in name] == up
     for words in (
-        ("--mx-precision", "fp8_e4m3"),
+        ("--mx-precision", "mxfp8_e4m3"),
         ("--mx-tier", "A"),
         ("--mx-rounding", "away"),
         ("--mx-block-size", "16"),
         ("--mx-attention",),
     ):
-        assert "fp8_e4m3-B+rceil" not in names(lay(*words))
+        assert "mxfp8_e4m3-B+rceil" not in names(lay(*words))
 
 
 def test_models_come_one_after_the_other(lay: Lay) -> None:
@@ -120,7 +121,7 @@ def test_tiers_c_and_d_are_of_mixed_alone(lay: Lay) -> None:
 # What is left out
 
 
-@pytest.mark.parametrize(("group", "count"), [("mx", 9), ("bf16", 1), ("te", 3), ("nvfp8_emu", 2)])
+@pytest.mark.parametrize(("group", "count"), [("mx", 9), ("bf16", 1), ("te", 3), ("fp8_tensor", 2)])
 def test_skip(lay: Lay, group: str, count: int) -> None:
     words = ("--mx-precision", "all", "--mx-tier", "A,C,D")
     every, left = names(lay(*words)), names(lay(*words, "--mx-skip", group))
@@ -147,7 +148,7 @@ def test_format_narrows_the_mx_formats_and_nothing_else(lay: Lay) -> None:
     left = names(lay(*words, "--mx-format", "mxint8"))
     gone = [name for name in names(lay(*words)) if name not in left]
     assert {name.partition("-")[0] for name in gone} == set(MX) - {"mxint8"}
-    assert {"mxint8-A", "mixed-C", "nvfp4-B", "nvfp8_emu_e4m3-A", "bf16"} <= set(left)
+    assert {"mxint8-A", "mixed-C", "nvfp4-B", "fp8_tensor_e4m3-A", "bf16"} <= set(left)
 
 
 def test_by_default_what_is_not_installed_is_left_out(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +178,7 @@ CASTS = ("attention", "outputs", "weights-only")
     ("precisions", "expected"),
     [
         (("fp32", "bf16"), ()),
-        (("bfp16", "nvfp8_emu_e4m3", "nvfp8_emu_e5m2", "nvfp4"), CASTS),
+        (("bf16_operands", "fp8_tensor_e4m3", "fp8_tensor_e5m2", "nvfp4"), CASTS),
         (("mixed", *MX), (*SCALES, *CASTS)),
         (("bnb_int8", "te_fp8_current", "te_fp8_delayed", "te_mxfp8"), ()),
         (("scaled_mm_fp8", "scaled_mm_fp8_row"), ()),
@@ -198,15 +199,15 @@ def test_the_order_of_all_labels(lay: Lay, tmp_path: Path) -> None:
         "--mx-max-samples", "4", "--mx-sequence-length", "8", "--mx-datasets", f"pile,{tmp_path}/mine.txt",
         "--mx-dtype", "bf16", "--mx-global", "bf16", "--mx-quantize-outputs", "--mx-attention",
         "--mx-block-size", "64", "--mx-rounding", "zero", "--mx-scale-rule", "ceil",
-        "--mx-precision", "fp32,nvfp4,fp8_e4m3,bnb_int8", "--mx-batch-size", "3",
+        "--mx-precision", "fp32,nvfp4,mxfp8_e4m3,bnb_int8", "--mx-batch-size", "3",
     )  # fmt: skip
     text = "loaded-bf16+pile-or-mine.txt+length8+samples4"
     assert names(settings) == [
         f"fp32+{text}",
-        f"fp8_e4m3-B+ceil+zero+block64+attention+outputs+{text}",
-        f"fp8_e4m3-B+ceil+zero+block64+attention+outputs+global-bf16+{text}",
+        f"mxfp8_e4m3-B+ceil+zero+block64+attention+outputs+{text}",
+        f"mxfp8_e4m3-B+ceil+zero+block64+attention+outputs+global-bfloat16+{text}",
         f"nvfp4-B+attention+outputs+{text}",
-        f"nvfp4-B+attention+outputs+global-bf16+{text}",
+        f"nvfp4-B+attention+outputs+global-bfloat16+{text}",
         f"bnb_int8-B+{text}",
     ]
 
@@ -236,15 +237,21 @@ def test_defaults_and_what_changes_no_result_are_no_labels(lay: Lay, words: tupl
 
 def test_what_the_labels_say_is_what_the_recipe_does(lay: Lay) -> None:
     settings = lay(
-        "--mx-precision", "fp8_e4m3", "--mx-scale-rule", "rceil", "--mx-rounding", "away", "--mx-block-size",
-        "16", "--mx-attention", "--mx-quantize-outputs", "--mx-global", "mxint8,bf16",
+        "--mx-precision", "mxfp8_e4m3", "--mx-scale-rule", "rceil", "--mx-rounding", "away",
+        "--mx-block-size", "16", "--mx-attention", "--mx-quantize-outputs", "--mx-global", "mxint8,bf16",
     )  # fmt: skip
-    stem = "fp8_e4m3-B+rceil+away+block16+attention+outputs"
+    stem = "mxfp8_e4m3-B+rceil+away+block16+attention+outputs"
     plain, mxint8, bf16 = (
-        made(settings, stage) for stage in (stem, f"{stem}+global-mxint8", f"{stem}+global-bf16")
+        made(settings, stage) for stage in (stem, f"{stem}+global-int8", f"{stem}+global-bfloat16")
     )
     assert plain == recipe(
-        "fp8_e4m3", tier="B", scale_rule="rceil", rounding="away", block_size=16, attention=True, outputs=True
+        "mxfp8_e4m3",
+        tier="B",
+        scale_rule="rceil",
+        rounding="away",
+        block_size=16,
+        attention=True,
+        outputs=True,
     )
     assert plain.elementwise is None
     assert mxint8.elementwise is not None
@@ -261,9 +268,8 @@ def test_scale_options_leave_formats_alone_that_have_no_choice(lay: Lay) -> None
 
 
 def test_even_is_refused_only_where_mxint8_is_in_the_run(lay: Lay) -> None:
-    assert names(lay("--mx-scale-rule", "even", "--mx-precision", "fp4_e2m1,mixed", "--mx-tier", "B,C")) == [
-        "fp4_e2m1-B+even", "mixed-C+even",
-    ]  # fmt: skip
+    run = lay("--mx-scale-rule", "even", "--mx-precision", "mxfp4_e2m1,mixed", "--mx-tier", "B,C")
+    assert names(run) == ["mxfp4_e2m1-B+even", "mixed-C+even"]
 
 
 def test_the_kernel_is_in_every_recipe_that_casts(lay: Lay) -> None:

@@ -16,6 +16,6 @@ from mxcheck.pytest_plugin.session import GateSession
 def test_the_accept_command_takes_one_case(arguments: tuple[str, ...]) -> None:
     """Without its brackets `-k` takes each case whose name contains this one: `-A+attention`, too."""
     session: Any = SimpleNamespace(_arguments=arguments)
-    case = Case(model="ref-llama", precision="fp8_e4m3", tier="A")
+    case = Case(model="ref-llama", precision="mxfp8_e4m3", tier="A")
     words = shlex.split(GateSession._accept_command(session, case))
-    assert words[-3:] == ["-k", "[ref-llama-fp8_e4m3-A]", "--snapshot-update"]
+    assert words[-3:] == ["-k", "[ref-llama-mxfp8_e4m3-A]", "--snapshot-update"]

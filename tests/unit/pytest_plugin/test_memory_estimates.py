@@ -29,8 +29,8 @@ from mxcheck.run.measuring import Measuring
 
 baselines, samples = Path(sys.argv[1]), int(sys.argv[2])
 models = dict(word.split("=") for word in sys.argv[3:])
-cases = [Case(model=label, precision="fp8_e4m3", tier="B") for label in models]
-recipes = {case: recipe("fp8_e4m3", tier="B") for case in cases}
+cases = [Case(model=label, precision="mxfp8_e4m3", tier="B") for label in models]
+recipes = {case: recipe("mxfp8_e4m3", tier="B") for case in cases}
 measuring = Measuring(models=models, recipes=recipes, max_samples=samples, device="cpu", baselines=baselines)
 with Session(measuring) as session:
     for case in cases:

@@ -9,7 +9,7 @@ import pytest
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.pytest_plugin.options import LISTS, MOST, PRESETS, VALUES, Options, given, own_options
 from mxcheck.pytest_plugin.settings import Settings
-from mxcheck.run.default_gate import FEW_STAGES
+from mxcheck.run.default_gate import FEW_PRECISIONS
 
 Configure = Callable[..., pytest.Config]
 Lay = Callable[..., Settings]
@@ -19,7 +19,7 @@ LLAMA = ("--mx-models", "ref-llama")
 
 
 def stages(settings: Settings) -> list[str]:
-    return list(dict.fromkeys(case.stage for case in settings.cases))
+    return list(dict.fromkeys(case.name for case in settings.cases))
 
 
 # Presets
@@ -27,7 +27,7 @@ def stages(settings: Settings) -> list[str]:
 
 def test_quick(lay: Lay) -> None:
     settings = lay("--mx-preset", "quick")
-    assert stages(settings) == ["fp32", "bf16", "fp8_e4m3-B", "fp4_e2m1-B"]
+    assert stages(settings) == ["fp32", "bf16", "mxfp8_e4m3-B", "mxfp4_e2m1-B"]
     assert tuple(settings.models) == REFERENCE_MODELS
 
 
@@ -234,9 +234,13 @@ def test_what_is_no_list_may_have_commas(lay: Lay) -> None:
 @pytest.mark.parametrize(
     ("words", "ini", "error"),
     [
-        (("--mx-precision", "fp8_e4m2"), "", "unknown --mx-precision 'fp8_e4m2'; allowed: fp32, bf16, bfp16"),
+        (
+            ("--mx-precision", "fp8_e4m2"),
+            "",
+            "unknown --mx-precision 'fp8_e4m2'; allowed: fp32, bf16, bf16_operands",
+        ),
         (("--mx-format", "nvfp"), "", "unknown --mx-format 'nvfp'; allowed: fp8_e4m3, fp8_e5m2"),
-        (("--mx-skip", "fp32"), "", "unknown --mx-skip 'fp32'; allowed: bf16, bfp16, nvfp8_emu, mx"),
+        (("--mx-skip", "fp32"), "", "unknown --mx-skip 'fp32'; allowed: bf16, bf16_operands, fp8_tensor, mx"),
         (("--mx-tier", "E"), "", "unknown --mx-tier 'E'; allowed: A, B, C, D, all"),
         (("--mx-tier", "linears"), "", "unknown --mx-tier 'linears'"),
         (("--mx-global", "nvfp4"), "", "unknown --mx-global 'nvfp4'; allowed: bf16, fp8_e4m3"),
@@ -263,7 +267,7 @@ def test_what_is_no_list_may_have_commas(lay: Lay) -> None:
             "no precision is left: --mx-precision=bf16, --mx-format=all, --mx-skip=bf16; drop one of them",
         ),
         (
-            ("--mx-format", "mxint8", "--mx-precision", "fp8_e4m3"),
+            ("--mx-format", "mxint8", "--mx-precision", "mxfp8_e4m3"),
             "",
             "--mx-format=mxint8, --mx-skip=nothing",
         ),
@@ -350,22 +354,22 @@ def test_own_options(typed: list[str], ours: list[str]) -> None:
 
 
 def test_a_run_without_a_stage_of_a_model_leaves_it_out(lay: Lay) -> None:
-    assert not FEW_STAGES.keys() & set(lay("--mx-precision", "mxint8").models)
+    assert not FEW_PRECISIONS.keys() & set(lay("--mx-precision", "mxint8").models)
 
 
 def test_a_model_that_is_named_needs_one(lay: Lay) -> None:
     words = (
-        r"--mx-models=wide-gpt2: it is there for fp32 and fp8_e4m3 in tier B alone, and the run has neither"
+        r"--mx-models=wide-gpt2: it is there for fp32 and mxfp8_e4m3 in tier B alone, and the run has neither"
     )
     with pytest.raises(pytest.UsageError, match=words):
         lay("--mx-models", "ref-llama,wide-gpt2", "--mx-precision", "mxint8")
 
 
 def test_options_beside_the_ladder_are_gone_where_the_run_has_options_of_its_own(lay: Lay) -> None:
-    whole = {case.stage for case in lay("--mx-models", "wide-gpt2").cases}
-    assert whole == {"fp32", "fp8_e4m3-B", "fp8_e4m3-B+attention"}
-    ceil = {case.stage for case in lay("--mx-models", "wide-gpt2", "--mx-scale-rule", "ceil").cases}
-    assert ceil == {"fp32", "fp8_e4m3-B+ceil"}
+    whole = {case.name for case in lay("--mx-models", "wide-gpt2").cases}
+    assert whole == {"fp32", "mxfp8_e4m3-B", "mxfp8_e4m3-B+attention"}
+    ceil = {case.name for case in lay("--mx-models", "wide-gpt2", "--mx-scale-rule", "ceil").cases}
+    assert ceil == {"fp32", "mxfp8_e4m3-B+ceil"}
 
 
 # The field's names of formats
@@ -373,12 +377,12 @@ def test_options_beside_the_ladder_are_gone_where_the_run_has_options_of_its_own
 
 def test_lists_of_formats_take_the_names_of_the_field(configure: Configure, lay: Lay) -> None:
     """On the command line, in a preset and in the ini file; a name and its alias are one."""
-    assert stages(lay(*LLAMA, "--mx-precision", "mxfp8,fp8_e4m3,mxfp4")) == ["fp8_e4m3-B", "fp4_e2m1-B"]
+    assert stages(lay(*LLAMA, "--mx-precision", "mxfp8,mxfp8_e4m3,mxfp4")) == ["mxfp8_e4m3-B", "mxfp4_e2m1-B"]
     ini = "mx_presets =\n    p: --mx-precision=mxfp6_e2m3\n"
-    assert stages(lay(*LLAMA, "--mx-preset", "p", ini=ini)) == ["fp6_e2m3-B"]
+    assert stages(lay(*LLAMA, "--mx-preset", "p", ini=ini)) == ["mxfp6_e2m3-B"]
     assert Options(configure(ini="mx_format = mxfp8_e5m2\n")).names("format") == ["fp8_e5m2"]
-    named = ("--mx-precision=fp8_e4m3", "--mx-global=mxfp4")
-    assert [case.options for case in lay(*LLAMA, *named).cases] == [(), ("global-fp4_e2m1",)]
+    named = ("--mx-precision=mxfp8_e4m3", "--mx-global=mxfp4")
+    assert [case.options for case in lay(*LLAMA, *named).cases] == [(), ("global-e2m1",)]
     assert Options(configure("--mx-kernel", "mxfp8")).names("kernel") == ["mxfp8"]  # no list of formats
     with pytest.raises(pytest.UsageError, match="--mx-precision 'mxfp6' may be mxfp6_e3m2 or mxfp6_e2m3"):
         lay(*LLAMA, "--mx-precision=mxfp6")

@@ -178,19 +178,19 @@ def with_recipes(pytester: pytest.Pytester, lay: Lay) -> Lay:
 
 def test_they_are_cases_after_the_ladder_s_without_tier_and_labels_of_casts(with_recipes: Lay) -> None:
     words = ("--mx-tier", "A,B", "--mx-attention", "--mx-global", "bf16", "--mx-max-samples", "4")
-    stages = [case.stage for case in with_recipes(*words).cases]
+    stages = [case.name for case in with_recipes(*words).cases]
     assert stages[-2:] == ["w4a8+samples4", "heads.only+samples4"]
     assert sum("w4a8" in stage for stage in stages) == 1
 
 
 def test_they_are_asked_for_by_name(with_recipes: Lay) -> None:
     settings = with_recipes("--mx-precision", "heads.only,bf16", "--mx-kernel", "auto")
-    assert [case.stage for case in settings.cases] == ["bf16", "heads.only"]
+    assert [case.name for case in settings.cases] == ["bf16", "heads.only"]
     assert settings.recipes[settings.cases[1]].kernel == "auto"
 
 
 def test_skipping_mx_leaves_them(with_recipes: Lay) -> None:
-    stages = [case.stage for case in with_recipes("--no-mx", "--mx-precision", "w4a8,mxint8").cases]
+    stages = [case.name for case in with_recipes("--no-mx", "--mx-precision", "w4a8,mxint8").cases]
     assert stages == ["w4a8"]
 
 
@@ -204,5 +204,5 @@ def test_the_bounds_file_may_have_lines_for_them(with_recipes: Lay, pytester: py
     bounds.write_text("[default]\nw4a8 = { kl = 1 }\n")
     assert with_recipes("--mx-bounds", "bounds.toml").bounds == str(bounds)
     (pytester.path / "others.toml").write_text("[default]\nw4a16 = { kl = 1 }\n")
-    with pytest.raises(pytest.UsageError, match=r"unknown stage in \[default\] 'w4a16'"):
+    with pytest.raises(pytest.UsageError, match=r"unknown precision in \[default\] 'w4a16'"):
         with_recipes("--mx-bounds", "others.toml")

@@ -11,7 +11,14 @@ from mxcheck.pytest_plugin.placing import case_of, check_host, parameter_of, pla
 from mxcheck.pytest_plugin.settings import Settings, read_settings
 
 Configure = Callable[..., pytest.Config]
-WORDS = ("--mx-models", "ref-llama,ref-moe", "--mx-precision", "fp32,fp8_e4m3,bnb_int8", "--mx-device", "cpu")
+WORDS = (
+    "--mx-models",
+    "ref-llama,ref-moe",
+    "--mx-precision",
+    "fp32,mxfp8_e4m3,bnb_int8",
+    "--mx-device",
+    "cpu",
+)
 
 
 class Cache:
@@ -46,8 +53,8 @@ def test_estimates_until_a_run_was_before(configure: Configure) -> None:
     config = configure(*WORDS)
     settings = read_settings(config)
     seconds = {case.id: one for case, one in seconds_of(config, settings, settings.cases).items()}
-    assert seconds["ref-llama-bnb_int8-B"] > seconds["ref-llama-fp8_e4m3-B"], "one sequence a pass"
-    assert seconds["ref-moe-fp8_e4m3-B"] > seconds["ref-llama-fp8_e4m3-B"], "the larger model"
+    assert seconds["ref-llama-bnb_int8-B"] > seconds["ref-llama-mxfp8_e4m3-B"], "one sequence a pass"
+    assert seconds["ref-moe-mxfp8_e4m3-B"] > seconds["ref-llama-mxfp8_e4m3-B"], "the larger model"
 
 
 def test_earlier_durations_go_before_estimates(configure: Configure) -> None:

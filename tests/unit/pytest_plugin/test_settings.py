@@ -167,7 +167,7 @@ def test_metrics_that_are_refused(lay: Lay, names: str, words: str) -> None:
     ("text", "words"),
     [
         (None, "does not exist"),
-        ("[default]\nfp8_e4m3-Z = { kl = 1 }\n", "unknown stage in [default] 'fp8_e4m3-Z'"),
+        ("[default]\nfp8_e4m3-Z = { kl = 1 }\n", "unknown precision in [default] 'fp8_e4m3-Z'"),
         ("[default]\nfp8_e4m3-A = 1\n", "'fp8_e4m3-A' is 1; allowed"),
     ],
     ids=["absent", "stage", "entry"],
@@ -190,7 +190,7 @@ def test_what_decides_a_record_is_all_of_it_handed_on(lay: Lay) -> None:
     settings = lay(
         *("--mx-max-samples", "7", "--mx-sequence-length", "9", "--mx-batch-size", "3", "--mx-dtype", "bf16"),
         *("--mx-device", "cpu", "--mx-datasets", "prose", "--mx-trust-remote-code", "ref-llama"),
-        *("--mx-kernel", "gfloat", "--mx-precision", "fp8_e4m3", "--mx-baselines", "theirs"),
+        *("--mx-kernel", "gfloat", "--mx-precision", "mxfp8_e4m3", "--mx-baselines", "theirs"),
     )
     default = Measuring()
     for name in Measuring.__slots__:
@@ -227,3 +227,12 @@ def test_names_that_do_not_tell_models_apart_are_refused(
     with pytest.raises(pytest.UsageError, match=r"^mxcheck: ") as caught:
         lay("--mx-models", words)
     assert "\n" not in str(caught.value)
+
+
+def test_baselines_of_former_names_are_refused_before_a_run(lay: Lay, pytester: pytest.Pytester) -> None:
+    folder = pytester.mkdir("baselines") / "ref-neo"
+    folder.mkdir()
+    (folder / "fp8_e4m3-B.json").touch()
+    lay("--mx-models", "ref-llama")
+    with pytest.raises(pytest.UsageError, match=r"former names of precisions: ref-neo/fp8_e4m3-B\.json; ren"):
+        lay("--mx-models", "ref-neo")

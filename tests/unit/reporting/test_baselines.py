@@ -17,7 +17,7 @@ from mxcheck.gate.baseline import BaselineError, encode
 from mxcheck.gate.record import Record
 from mxcheck.reporting.baselines import diff_table, list_table, read_directory, read_revision
 
-FP8, BF16 = "ref-llama/fp8_e4m3-B.json", "ref-llama/bf16.json"
+FP8, BF16 = "ref-llama/mxfp8_e4m3-B.json", "ref-llama/bf16.json"
 
 
 def rows(table: Table | None) -> list[list[str]]:

@@ -10,8 +10,8 @@ from mxcheck.gate.baseline import BaselineError
 from mxcheck.gate.bounds_tables import BoundsTables
 from mxcheck.reporting.detectable import detectable_table
 
-FP8 = "ref-llama/fp8_e4m3-B.json"
-BOUNDS = BoundsTables([{"default": {"fp8_e4m3-B": {"kl": 0.004}, "fp8_e4m3-B+attention": {"kl": 0.25}}}])
+FP8 = "ref-llama/mxfp8_e4m3-B.json"
+BOUNDS = BoundsTables([{"default": {"mxfp8_e4m3-B": {"kl": 0.004}, "mxfp8_e4m3-B+attention": {"kl": 0.25}}}])
 
 
 def rows(table: Table) -> list[list[str]]:

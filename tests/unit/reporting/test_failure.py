@@ -20,7 +20,7 @@ from mxcheck.reporting.failure import (
 )
 
 WIDE = Bounds(kl=1.0, rise=1.0)
-ACCEPT = "pytest --mx-models=ref-llama -k ref-llama-fp8_e4m3-B --snapshot-update"
+ACCEPT = "pytest --mx-models=ref-llama -k ref-llama-mxfp8_e4m3-B --snapshot-update"
 OTHERWISE = "this machine multiplies otherwise than the accepting one"
 
 
@@ -42,7 +42,7 @@ def test_nor_where_the_records_are_not_comparable() -> None:
     """Of the checks that need no baseline none is shown then: one of them fails all the same."""
     of_another = build_record(model="ref-moe")
     lines = message(of_another, build_record(), Bounds(kl=0.0, rise=1.0))
-    assert lines[0].startswith("ref-moe-fp8_e4m3-B: step 1 (inputs): another case: model is ref-moe")
+    assert lines[0].startswith("ref-moe-mxfp8_e4m3-B: step 1 (inputs): another case: model is ref-moe")
     assert lines[-1] == "  no update accepts this: it fails without any baseline"
     assert message(of_another, build_record())[-1].endswith(ACCEPT)
 
@@ -50,7 +50,7 @@ def test_nor_where_the_records_are_not_comparable() -> None:
 def test_first_line_names_case_step_module_and_the_last_one_what_to_type() -> None:
     lines = message(build_record(digests=build_digests(q="codes")), build_record())
     assert lines[0] == (
-        "ref-llama-fp8_e4m3-B: step 4 (casts): codes of the quantized weights changed bits in 1 of 2 "
+        "ref-llama-mxfp8_e4m3-B: step 4 (casts): codes of the quantized weights changed bits in 1 of 2 "
         "modules: layers.0.q (rows 32 to 63 of 64)"
     )
     assert lines[-1] == f"  if the change is meant, accept it with: {ACCEPT}"
@@ -112,7 +112,7 @@ def test_what_moved_by_how_much_against_which_bound(
 def test_the_other_failures_follow_the_first() -> None:
     record = build_record(kl=0.5, sequence_losses=[3.0, 3.0, 3.0, 3.0])
     lines = message(record, build_record(), Bounds(kl=0.1, rise=0.1))
-    assert lines[0].startswith("ref-llama-fp8_e4m3-B: step 5 (bounds): KL")
+    assert lines[0].startswith("ref-llama-mxfp8_e4m3-B: step 5 (bounds): KL")
     assert lines[1].startswith("  also step 5 (bounds): rise")
     assert lines[2].startswith("  also step 6 (drift): losses moved")
     assert [line for line in lines if "also step" in line] == lines[1:3]
@@ -156,7 +156,7 @@ def test_another_arithmetic_is_named(changes: dict[str, Any], otherwise: bool) -
 def test_without_a_baseline_nothing_is_compared() -> None:
     lines = message(build_record(), None, Bounds(kl=0.0, rise=1.0))
     assert lines == [
-        "ref-llama-fp8_e4m3-B: step 5 (bounds): KL to the reference 0.001000 nats/token, bound 0",
+        "ref-llama-mxfp8_e4m3-B: step 5 (bounds): KL to the reference 0.001000 nats/token, bound 0",
         "  cause: bounds: the case is over its bounds, and no baseline says whether it always was",
         "  look first at: layers of the largest error, and the file that step 5 names",
         "  no update accepts this: it fails without any baseline",

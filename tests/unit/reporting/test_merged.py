@@ -26,7 +26,7 @@ def test_a_green_verdict(tmp_path: Path) -> None:
 
 
 def test_what_is_red_is_counted(tmp_path: Path) -> None:
-    basis = other_basis(changes="a" * 16, commit="no commit known to git", selection="-m fp8_e4m3")
+    basis = other_basis(changes="a" * 16, commit="no commit known to git", selection="-m mxfp8_e4m3")
     one = replace(red_shard(1), basis=basis, failures={"test_order": "reversed"})
     some = {"selected": (CASES[2].id,), "results": (build_result(CASES[2]),)}
     two = build_shard(2, basis=basis, exit_status=3, **some)

@@ -16,7 +16,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Check
-from mxcheck.models.ladder import LADDER, MX, TIERS, WHOLE_MODEL, stages
+from mxcheck.models.ladder import LADDER, MX, TIERS, WHOLE_MODEL, with_tiers
 from mxcheck.models.recipe import recipe
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.reporting.layers import layers_table, without_layers
@@ -33,7 +33,7 @@ from mxcheck.reporting.table import (
 BOUNDS = Bounds(kl=0.004, rise=1.0)
 DRIFT = Drift(median=1e-5, rms=1.23e-4, max=1.0, median_bound=1.0, rms_bound=1.0, max_bound=1.0)
 ROW = CaseResult(
-    case=Case(model="ref-llama", precision="fp8_e4m3", tier="B"),
+    case=Case(model="ref-llama", precision="mxfp8_e4m3", tier="B"),
     outcome=Outcome.PASSED,
     record=build_record(),
     bounds=BOUNDS,
@@ -73,7 +73,7 @@ def test_cells() -> None:
     # rises 1, 2, 1.5, 1.2 e-3: mean 1.425e-3, standard error 2.175e-4; exp(mean) - 1 = 1.42602e-3
     assert cells(ROW) == {
         "model": "ref-llama",
-        "precision": "fp8_e4m3",
+        "precision": "mxfp8_e4m3",
         "tier": "B",
         "perplexity": "7.493",
         "cross-ent.": "2.01392",
@@ -120,7 +120,7 @@ def test_cells() -> None:
         pytest.param({"bounds": None}, "bounds", "", id="no-bounds"),
         pytest.param(CHECKPOINT, "precision", "checkpoint.my-fp8", id="checkpoint"),
         pytest.param(CHECKPOINT, "tier", "", id="checkpoint-has-no-tier"),
-        pytest.param({"kind": "training"}, "precision", "training.fp8_e4m3-B", id="training"),
+        pytest.param({"kind": "training"}, "precision", "training.mxfp8_e4m3-B", id="training"),
         pytest.param({"kind": "training", "options": ("x",)}, "tier", "x", id="training-with-option"),
         pytest.param({"bounds": Bounds(kl=0.0, rise=0.0)}, "bounds", "-", id="bounds-of-zero"),
         pytest.param({"bounds": Bounds(kl=0.0005, rise=0.0)}, "bounds", "200%", id="over-bounds"),
@@ -285,7 +285,7 @@ def test_without_skipped_cases_there_is_no_such_line() -> None:
     assert skipped_lines([]) == []
 
 
-@pytest.mark.parametrize(("precision", "tier"), stages())
+@pytest.mark.parametrize(("precision", "tier"), with_tiers())
 @pytest.mark.parametrize("attention", [False, True], ids=["linears", "attention"])
 def test_figures_that_are_not_causal_are_told(precision: str, tier: str | None, attention: bool) -> None:
     ours = LADDER[precision].library is None and precision not in WHOLE_MODEL
@@ -353,7 +353,7 @@ def test_layers_are_sorted_by_their_error() -> None:
         ("a", "2", "5", "-0.4", "30"),
     ]
     assert without_layers(record) == ""
-    assert without_layers(build_record()) == "ref-llama-fp8_e4m3-B: no layers: a sample has none"
+    assert without_layers(build_record()) == "ref-llama-mxfp8_e4m3-B: no layers: a sample has none"
 
 
 def first_cells(table: Table) -> list[tuple[str, ...]]:

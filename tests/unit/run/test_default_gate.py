@@ -6,19 +6,20 @@ import pytest
 
 from mxcheck.models.zoo import REFERENCE_MODELS
 from mxcheck.run.cases import Changes
-from mxcheck.run.default_gate import FEW_STAGES, WHOLE_LADDER, beside, has_stage
+from mxcheck.run.default_gate import FEW_PRECISIONS, WHOLE_LADDER, beside, is_run_with
 
 
-def test_every_reference_model_has_the_ladder_or_few_stages() -> None:
-    assert set(WHOLE_LADDER) | FEW_STAGES.keys() == set(REFERENCE_MODELS)
-    assert not set(WHOLE_LADDER) & FEW_STAGES.keys()
-    assert all(("fp32", None) in stages for stages in FEW_STAGES.values())  # a reduced run may have no other
+def test_every_reference_model_has_the_ladder_or_few_precisions() -> None:
+    assert set(WHOLE_LADDER) | FEW_PRECISIONS.keys() == set(REFERENCE_MODELS)
+    assert not set(WHOLE_LADDER) & FEW_PRECISIONS.keys()
+    # a reduced run may have no other
+    assert all(("fp32", None) in few for few in FEW_PRECISIONS.values())
 
 
-def test_a_model_with_few_stages_has_no_other() -> None:
-    assert has_stage("wide-gpt2", "fp8_e4m3", "B")
-    assert not has_stage("wide-gpt2", "fp8_e4m3", "A")
-    assert has_stage("my-model", "fp8_e4m3", "A")
+def test_a_model_with_few_precisions_has_no_other() -> None:
+    assert is_run_with("wide-gpt2", "mxfp8_e4m3", "B")
+    assert not is_run_with("wide-gpt2", "mxfp8_e4m3", "A")
+    assert is_run_with("my-model", "mxfp8_e4m3", "A")
 
 
 @pytest.mark.parametrize(
@@ -32,5 +33,5 @@ def test_a_model_with_few_stages_has_no_other() -> None:
         ("bf16-llama", "B", []),
     ],
 )
-def test_what_stands_beside_a_stage(model: str, tier: str, expected: list[Changes]) -> None:
-    assert list(beside(model, "fp8_e4m3", tier)) == expected
+def test_what_stands_beside_a_precision(model: str, tier: str, expected: list[Changes]) -> None:
+    assert list(beside(model, "mxfp8_e4m3", tier)) == expected

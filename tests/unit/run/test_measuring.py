@@ -14,7 +14,7 @@ from mxcheck.models.cards import CARDS
 from mxcheck.models.recipe import recipe
 from mxcheck.run.measuring import DEFAULT_BATCH_SIZE, DEFAULT_SAMPLES, Measuring
 
-CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="B")
+CASE = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
 
 
 def test_the_defaults_are_the_gate_s() -> None:
@@ -35,7 +35,7 @@ def test_a_label_that_is_not_listed_is_a_name_itself() -> None:
 
 def test_a_recipe_is_the_one_given_else_the_ladder_s() -> None:
     own = recipe("mxint8", tier="A")
-    assert Measuring().recipe_of(CASE) == recipe("fp8_e4m3", tier="B")
+    assert Measuring().recipe_of(CASE) == recipe("mxfp8_e4m3", tier="B")
     assert Measuring(kernel="gfloat").recipe_of(CASE).kernel == "gfloat"
     assert Measuring(recipes={CASE: own}, kernel="gfloat").recipe_of(CASE) == own
     assert Measuring().recipe_of(Case(model="m", precision="bf16")) == recipe("bf16")
@@ -45,7 +45,7 @@ def test_options_want_a_recipe() -> None:
     case = replace(CASE, options=("block16",))
     with pytest.raises(ValueError, match=r"-B\+block16 has options and no recipe; give its recipe"):
         Measuring().recipe_of(case)
-    own = recipe("fp8_e4m3", tier="B", block_size=16)
+    own = recipe("mxfp8_e4m3", tier="B", block_size=16)
     assert Measuring(recipes={case: own}).recipe_of(case) == own
     with pytest.raises(ValueError, match="has options and no recipe"):
         Measuring(recipes={case: own}).recipe_of(replace(case, model="ref-moe"))  # of another model
@@ -56,7 +56,7 @@ def test_options_want_a_recipe() -> None:
     [
         Case(model="m", kind="checkpoint", subject="x"),
         Case(model="m", kind="engine", subject="x"),
-        Case(model="m", kind="training", precision="fp8_e4m3", tier="B"),
+        Case(model="m", kind="training", precision="mxfp8_e4m3", tier="B"),
     ],
     ids=lambda case: case.kind,
 )

@@ -38,7 +38,7 @@ FAULTS: tuple[Fault, ...] = (
             "return x.detach().contiguous().view(outer, inner, length).transpose(1, 2)",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="rows_flattened_into_blocks",
@@ -52,7 +52,7 @@ FAULTS: tuple[Fault, ...] = (
             to="if axis == x.dim() - 1:\n    return x.detach().contiguous().view(1, -1, 1)\nit",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="activation_blocks_over_tokens",
@@ -70,7 +70,7 @@ FAULTS: tuple[Fault, ...] = (
             "    spec = replace(spec, axis=-2)",
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="tail_not_written",
@@ -79,7 +79,7 @@ FAULTS: tuple[Fault, ...] = (
         " mends kernels that took the length for a multiple of the block size.",
         changes=rewrite(_SECTIONS, condition("tail"), to="False"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="tail_joins_the_block_before",
@@ -99,7 +99,7 @@ FAULTS: tuple[Fault, ...] = (
             "it",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="tail_as_a_shifted_whole_block",
@@ -116,7 +116,7 @@ FAULTS: tuple[Fault, ...] = (
             "    yield slice(whole, whole + 1), [one[:, first:].unsqueeze(1) for one in tensors]",
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="activations_in_blocks_of_16",
@@ -124,7 +124,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: the group size of NVFP4 kept for MXFP4.",
         changes=rewrite(_VALUES, call("sections"), argument(1), to="16"),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="blocks_of_64_share_amax",
@@ -138,7 +138,7 @@ FAULTS: tuple[Fault, ...] = (
             "pairs.copy_(pairs.amax(2, keepdim=True))",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3", "fp4_e2m1"),
+        precisions=("mxfp8_e4m3", "mxfp4_e2m1"),
     ),
     _fault(
         name="block_size_asked_for_ignored",
@@ -148,7 +148,7 @@ FAULTS: tuple[Fault, ...] = (
         changes=rewrite(_VALUES, call("sections"), argument(1), to="32"),
         formats=("fp4_e2m1",),
         options=("--mx-block-size", "16"),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="amax_window_shifted_by_one",
@@ -158,7 +158,7 @@ FAULTS: tuple[Fault, ...] = (
             _BLOCKS, value("amax"), to="bits.flatten(1, 2).roll(-1, 1).view(bits.shape).amax(2, keepdim=True)"
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="amax_of_the_whole_tensor",
@@ -171,7 +171,7 @@ FAULTS: tuple[Fault, ...] = (
             "amax = bits.amax().expand(outer, blocks, 1, inner).contiguous()",
         ),
         formats=("fp8_e5m2",),
-        precisions=("fp8_e5m2", "fp4_e2m1"),
+        precisions=("mxfp8_e5m2", "mxfp4_e2m1"),
     ),
     _fault(
         name="strides_ignored",
@@ -181,7 +181,7 @@ FAULTS: tuple[Fault, ...] = (
             _ROWS, returned(), to="x.detach().as_strided(shape, (shape[1] * shape[2], shape[2], 1))"
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="last_piece_skipped",
@@ -192,7 +192,7 @@ FAULTS: tuple[Fault, ...] = (
             "mxcheck.kernels.blocks:chunks", call("split"), to="[one for one in it if one.shape[dim] == step]"
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="input_scaled_in_place",
@@ -201,7 +201,7 @@ FAULTS: tuple[Fault, ...] = (
         " mul.",
         changes=rewrite(_BLOCKS, value("values"), to="x.mul_(_look_up(inverse_of, scale_codes))"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="nvfp4_in_blocks_of_32",

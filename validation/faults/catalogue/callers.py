@@ -11,7 +11,7 @@ from functools import partial
 from validation.faults.fault import Fault, rewrite
 from validation.faults.fault_place import returned, statement, value
 
-_fault = partial(Fault, group="callers", precisions=("fp8_e4m3",))
+_fault = partial(Fault, group="callers", precisions=("mxfp8_e4m3",))
 _KEPT = "_scale_tables.__dict__.setdefault"
 
 FAULTS: tuple[Fault, ...] = (

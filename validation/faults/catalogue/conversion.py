@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -248,9 +249,9 @@ FAULTS: tuple[Fault, ...] = (
         source="Linear8bitLt's own default is 0.0, where transformers' configuration says 6.0",
         changes=(
             Setting(
-                target="mxcheck.models.backends.bitsandbytes:BACKENDS",
-                value=lambda backends: MappingProxyType(
-                    {name: type(backend)(threshold=0.0) for name, backend in backends.items()}
+                target="mxcheck.models.backends.backend:LADDER",
+                value=lambda ladder: MappingProxyType(
+                    {**ladder, "bnb_int8": replace(ladder["bnb_int8"], settings={"threshold": 0.0})}
                 ),
             ),
         ),

@@ -52,7 +52,7 @@ FAULTS: tuple[Fault, ...] = (
         " half a step.",
         changes=(_even_as("away"),),
         formats=("fp8_e4m3", "mxint8"),
-        precisions=("fp8_e4m3", "mxint8"),
+        precisions=("mxfp8_e4m3", "mxint8"),
     ),
     _fault(
         name="ties_toward_zero",
@@ -67,7 +67,7 @@ FAULTS: tuple[Fault, ...] = (
             "values.copy_((steps * step).copysign(values) + 0.0)",
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="elements_truncated",
@@ -75,7 +75,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: a right shift of the bits without the rounding before it.",
         changes=(_even_as("zero"),),
         formats=("fp8_e5m2",),
-        precisions=("fp8_e5m2",),
+        precisions=("mxfp8_e5m2",),
     ),
     _fault(
         name="away_by_adding_half_a_step",
@@ -94,7 +94,7 @@ FAULTS: tuple[Fault, ...] = (
         ),
         formats=("fp4_e2m1",),
         options=("--mx-rounding", "away"),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="stochastic_integers_ignored",
@@ -104,7 +104,7 @@ FAULTS: tuple[Fault, ...] = (
             "mxcheck.kernels.rules:_by_chance", returned(), mention("random"), to="1 << (RANDOM_BITS - 1)"
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="quotient_through_bf16",
@@ -113,7 +113,7 @@ FAULTS: tuple[Fault, ...] = (
         " its neighbours.",
         changes=rewrite(_BLOCKS, value("values"), to="it.bfloat16().float()"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="fp8_quotient_rounded_to_fp32",
@@ -128,7 +128,7 @@ FAULTS: tuple[Fault, ...] = (
             to="(x.float() / scale.float()).double()",
         ),
         formats=("e4m3_row", "e4m3_tensor"),
-        precisions=("nvfp8_emu_e4m3",),
+        precisions=("fp8_tensor_e4m3",),
     ),
     _fault(
         name="e5m2_overflows_to_inf",
@@ -141,7 +141,7 @@ FAULTS: tuple[Fault, ...] = (
             "values.clamp_(-limit, limit)",
         ),
         formats=("fp8_e5m2",),
-        precisions=("fp8_e5m2",),
+        precisions=("mxfp8_e5m2",),
     ),
     _fault(
         name="e4m3_overflows_to_nan",
@@ -158,7 +158,7 @@ FAULTS: tuple[Fault, ...] = (
             "    values.masked_fill_(over, torch.nan)",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="e4m3_saturates_at_240",
@@ -172,7 +172,7 @@ FAULTS: tuple[Fault, ...] = (
             "values.clamp_(-limit, limit)",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="e4m3_table_with_infinities",
@@ -183,7 +183,7 @@ FAULTS: tuple[Fault, ...] = (
         " name without fn is the wrong one.",
         changes=(Setting(target="mxcheck.formats.elements:ElementFormat.nan_magnitudes", value=_ieee_e4m3),),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="subnormal_elements_flushed",
@@ -197,7 +197,7 @@ FAULTS: tuple[Fault, ...] = (
             "    values.masked_fill_(values.abs() < element.min_normal, 0.0)",
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1", "fp8_e5m2"),
+        precisions=("mxfp4_e2m1", "mxfp8_e5m2"),
     ),
     _fault(
         name="subnormals_rounded_as_normals",
@@ -207,7 +207,7 @@ FAULTS: tuple[Fault, ...] = (
         " fp8; ROCm aiter issue 974, denormal values.",
         changes=rewrite(_ROUND, argument("min"), to="2.0**-126"),
         formats=("fp6_e2m3",),
-        precisions=("fp6_e2m3",),
+        precisions=("mxfp6_e2m3",),
     ),
     _fault(
         name="subnormal_input_flushed",
@@ -216,7 +216,7 @@ FAULTS: tuple[Fault, ...] = (
         " (vLLM pull request 43557 has reciprocal_approximate_ftz).",
         changes=rewrite(_BLOCKS, to="x = torch.where(x.abs() < 2.0**-126, x * 0.0, x)\nit"),
         formats=("fp8_e5m2",),
-        precisions=("fp8_e5m2",),
+        precisions=("mxfp8_e5m2",),
     ),
     _fault(
         name="nan_becomes_zero",
@@ -224,7 +224,7 @@ FAULTS: tuple[Fault, ...] = (
         source="SGLang pull request 40581: NaN was left to what fmin and fmax of the platform do with it.",
         changes=rewrite(_BLOCKS, to="x = torch.where(x.isnan(), 0.0, x)\nit"),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="nan_encoded_as_largest",
@@ -234,7 +234,7 @@ FAULTS: tuple[Fault, ...] = (
         " were no NaN.",
         changes=rewrite("mxcheck.kernels.elements:encode", argument("max"), to="element.max_magnitude"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="zero_sign_lost",
@@ -243,7 +243,7 @@ FAULTS: tuple[Fault, ...] = (
         " zero and compressed-tensors-fp4-negative-zero of docs/findings.md.",
         changes=rewrite(_BLOCKS, condition("has_negative_zero"), to="False"),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="mxint8_reaches_minus_128",
@@ -270,7 +270,7 @@ FAULTS: tuple[Fault, ...] = (
             "values.copy_(torch.where(values.abs() >= 2.0**element.emax, top, values))",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="carry_into_next_binade_lost",
@@ -282,6 +282,6 @@ FAULTS: tuple[Fault, ...] = (
             to="it\nlargest = binade * (2 - 2.0**-element.mantissa_bits)\nvalues.clamp_(-largest, largest)",
         ),
         formats=("fp6_e3m2",),
-        precisions=("fp6_e3m2",),
+        precisions=("mxfp6_e3m2",),
     ),
 )

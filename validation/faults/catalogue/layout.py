@@ -32,7 +32,7 @@ FAULTS: tuple[Fault, ...] = (
             *rewrite(_UNPACK, *_CODES_UNPACKED, to=_REVERSED_FP4),
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="nibbles_swapped_by_unpack",
@@ -41,7 +41,7 @@ FAULTS: tuple[Fault, ...] = (
         source="OpenVINO pull request 32144: two paths with different orders of 4-bit values.",
         changes=rewrite(_UNPACK, *_CODES_UNPACKED, to=_REVERSED_FP4),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="six_bit_codes_in_reverse",
@@ -53,7 +53,7 @@ FAULTS: tuple[Fault, ...] = (
             *rewrite(_UNPACK, *_CODES_UNPACKED, to=_REVERSED_FP6),
         ),
         formats=("fp6_e3m2",),
-        precisions=("fp6_e3m2",),
+        precisions=("mxfp6_e3m2",),
     ),
     _fault(
         name="six_bit_bytes_big_endian",
@@ -61,7 +61,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: a 24-bit word stored by shifts from the top.",
         changes=rewrite(_PACK, value("packed"), call("_shifted"), argument(3), to="it[::-1]"),
         formats=("fp6_e2m3",),
-        precisions=("fp6_e2m3",),
+        precisions=("mxfp6_e2m3",),
     ),
     _fault(
         name="packed_along_memory",
@@ -69,7 +69,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: reshape for movedim, right in every test whose axis is the last one.",
         changes=rewrite(_PACK, value("rows"), to="codes.reshape(it.shape)"),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="last_group_filled_at_the_front",
@@ -78,7 +78,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: the order of the two numbers of torch's pad.",
         changes=rewrite(_PACK, call("pad"), argument(2), to="(missing, 0)"),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="nbytes_without_the_last_group",
@@ -86,7 +86,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: // for a division rounded up.",
         changes=rewrite(f"{_TENSOR}.nbytes", value("packed_length"), to="length // per_group * group_bytes"),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="scales_tiled_not_repeated",
@@ -99,7 +99,7 @@ FAULTS: tuple[Fault, ...] = (
             to="torch.cat([scales] * self.spec.block_size, axis)",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="scale_bias_of_128",
@@ -114,7 +114,7 @@ FAULTS: tuple[Fault, ...] = (
             to="it.clamp(min=1) - 1",
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="rows_of_a_tile_in_order",
@@ -123,7 +123,7 @@ FAULTS: tuple[Fault, ...] = (
         " tiles of 128 x 4 are the first guess.",
         changes=rewrite(_SWIZZLE, call("permute"), to="quarters.permute(0, 3, 1, 2, 4)"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="tiles_along_the_outer_axis",
@@ -132,7 +132,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: column-major tiles, which shows only where there is more than one each way.",
         changes=rewrite(_SWIZZLE, call("permute"), to="quarters.permute(3, 0, 2, 1, 4)"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="columnwise_scales_not_transposed",
@@ -140,7 +140,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: view for .T; burn issue 5278 reads a transposed quantized tensor so.",
         changes=rewrite(_SWIZZLE, mention("T"), to="padded.reshape(padded.shape[::-1])"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="columnwise_from_rowwise",
@@ -155,7 +155,7 @@ FAULTS: tuple[Fault, ...] = (
             to="quantize(x, format, axis=-1, **options).dequantize(x.dtype)",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="padding_is_nan",
@@ -163,7 +163,7 @@ FAULTS: tuple[Fault, ...] = (
         source="Transformer Engine pull request 3070: padded E8M0 bytes went into the GEMM and made NaN.",
         changes=rewrite("mxcheck.kernels.layouts:pad_scales", call("new_full"), argument(2), to="0xFF"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="padded_scales_read_unpadded",
@@ -176,6 +176,6 @@ FAULTS: tuple[Fault, ...] = (
             to="padded.flatten()[: shape[0] * shape[1]].reshape(shape)",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
 )

@@ -44,7 +44,7 @@ FAULTS: tuple[Fault, ...] = (
         " behind does this.",
         changes=(_rule_as("floor", "ceil"),),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="floor_for_rceil",
@@ -53,7 +53,7 @@ FAULTS: tuple[Fault, ...] = (
         changes=(_rule_as("rceil", "floor"),),
         formats=("fp8_e4m3",),
         options=_BY_RCEIL,
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="scale_one_up",
@@ -62,7 +62,7 @@ FAULTS: tuple[Fault, ...] = (
         " fp32.",
         changes=rewrite(_CODES_OF, call("SCALE_RULES"), to="it + 1"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3", "fp4_e2m1"),
+        precisions=("mxfp8_e4m3", "mxfp4_e2m1"),
     ),
     _fault(
         name="exponent_after_division",
@@ -75,7 +75,7 @@ FAULTS: tuple[Fault, ...] = (
             to="(amax.view(torch.float32) / element.max_value).view(torch.int32) >> FRACTION_BITS",
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="emax_forgotten",
@@ -84,7 +84,7 @@ FAULTS: tuple[Fault, ...] = (
         source="vLLM pull request 53110: floor(log2(amax)) + 127 in the MXFP8 kernel.",
         changes=rewrite(_FLOOR, returned(), to="amax >> FRACTION_BITS"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="e5m2_emax_of_the_inf_field",
@@ -97,7 +97,7 @@ FAULTS: tuple[Fault, ...] = (
             to="(1 << self.exponent_bits) - 1 - self.bias",
         ),
         formats=("fp8_e5m2",),
-        precisions=("fp8_e5m2",),
+        precisions=("mxfp8_e5m2",),
     ),
     _fault(
         name="float_log2",
@@ -111,7 +111,7 @@ FAULTS: tuple[Fault, ...] = (
             to="amax.view(torch.float32).log2().floor().clamp(-149, 128).int() + 127 - element.emax",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="rceil_by_float_log2",
@@ -125,7 +125,7 @@ FAULTS: tuple[Fault, ...] = (
         ),
         formats=("fp4_e2m1",),
         options=_BY_RCEIL,
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="rceil_by_reciprocal",
@@ -139,7 +139,7 @@ FAULTS: tuple[Fault, ...] = (
         ),
         formats=("fp8_e4m3",),
         options=_BY_RCEIL,
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="even_threshold_exclusive",
@@ -149,7 +149,7 @@ FAULTS: tuple[Fault, ...] = (
             "mxcheck.kernels.rules:_even", value("threshold"), to="2 - 2.0 ** -(element.mantissa_bits + 1)"
         ),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="amax_in_bf16",
@@ -161,7 +161,7 @@ FAULTS: tuple[Fault, ...] = (
             to="bits.view(torch.float32).amax(2, keepdim=True).bfloat16().float().view(torch.int32)",
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="amax_without_abs",
@@ -169,7 +169,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: max for absmax.",
         changes=rewrite(_BLOCKS, value("amax"), to="x.amax(2, keepdim=True).clamp_(min=0).view(torch.int32)"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3", "fp4_e2m1"),
+        precisions=("mxfp8_e4m3", "mxfp4_e2m1"),
     ),
     _fault(
         name="amax_of_every_other_element",
@@ -177,7 +177,7 @@ FAULTS: tuple[Fault, ...] = (
         source="SGLang pull request 8290, found in its review: a loop over the block that adds 2.",
         changes=rewrite(_BLOCKS, value("amax"), to="bits[:, :, ::2].amax(2, keepdim=True)"),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="nan_lost_in_amax",
@@ -186,7 +186,7 @@ FAULTS: tuple[Fault, ...] = (
         source="Transformer Engine issue 3550: the half-precision MXFP8 reduction lost the NaN.",
         changes=rewrite(_BLOCKS, condition("nonfinite"), to='spec.nonfinite in ("element", "block")'),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="scale_wraps_below",
@@ -196,7 +196,7 @@ FAULTS: tuple[Fault, ...] = (
         " does this.",
         changes=rewrite(_CODES_OF, returned(), to="SCALE_RULES[rule](amax, element) & 0xFF"),
         formats=("fp8_e5m2",),
-        precisions=("fp8_e5m2",),
+        precisions=("mxfp8_e5m2",),
     ),
     _fault(
         name="scale_not_clamped_above",
@@ -213,7 +213,7 @@ FAULTS: tuple[Fault, ...] = (
         source="torchao, to_mx: finding torchao-scale-00-divisor of docs/findings.md.",
         changes=rewrite(_BLOCKS, call("_look_up"), argument(2), to="it.clamp(min=1)"),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="nan_block_gets_fe",
@@ -222,7 +222,7 @@ FAULTS: tuple[Fault, ...] = (
         " docs/findings.md; open in OCP MX v1.0, settled by the dialect.",
         changes=rewrite(_BLOCKS, choice("nonfinite"), to="E8M0_NAN - 1"),
         formats=("fp4_e2m1",),
-        precisions=("fp4_e2m1",),
+        precisions=("mxfp4_e2m1",),
     ),
     _fault(
         name="zero_block_gets_scale_one",
@@ -233,7 +233,7 @@ FAULTS: tuple[Fault, ...] = (
             _BLOCKS, assignment("scale_codes"), to="it\nscale_codes.masked_fill_(amax == 0, 127)"
         ),
         formats=("fp8_e4m3",),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="nvfp4_tensor_scale_forgotten",
@@ -284,7 +284,7 @@ FAULTS: tuple[Fault, ...] = (
             to="(x.float() * (1 / scale.float())).double()",
         ),
         formats=("nvfp4", "e4m3_tensor"),
-        precisions=("nvfp4", "nvfp8_emu_e4m3"),
+        precisions=("nvfp4", "fp8_tensor_e4m3"),
     ),
     _fault(
         name="row_scale_of_the_tensor",
@@ -293,6 +293,6 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: amax() without an axis.",
         changes=rewrite(_REAL, choice("whole_tensor"), to="size.amax()"),
         formats=("e4m3_row",),
-        precisions=("nvfp8_emu_e4m3",),
+        precisions=("fp8_tensor_e4m3",),
     ),
 )

@@ -10,7 +10,7 @@ from functools import partial
 from validation.faults.fault import Fault, rewrite
 from validation.faults.fault_place import argument, assignment, call, function, returned, value
 
-_fault = partial(Fault, group="state and size", formats=("fp8_e4m3",), precisions=("fp8_e4m3",))
+_fault = partial(Fault, group="state and size", formats=("fp8_e4m3",), precisions=("mxfp8_e4m3",))
 _of_models = partial(_fault, formats=())
 _LINEAR = "mxcheck.models.linear:ConvertedLinear"
 _ATTENTION = "mxcheck.models.attention:ConvertedAttention"

@@ -150,7 +150,7 @@ FAULTS: tuple[Fault, ...] = (
         name="mixed_ignores_the_block_size",
         what="A mixed tier has blocks of 32 under the name of another block size.",
         source="a porter's slip: an option handed on to one format, where a recipe has two",
-        changes=rewrite("mxcheck.run.cases:stage", value("chosen"), to="it and name != 'mixed'"),
+        changes=rewrite("mxcheck.run.cases:changed_recipe", value("chosen"), to="it and name != 'mixed'"),
         options=("--mx-block-size", "16"),
         precisions=("mixed",),
     ),

@@ -113,7 +113,7 @@ FAULTS: tuple[Fault, ...] = (
             *rewrite(f"{_MEASURE}:evaluate", value("batch_size"), to="batch_size"),
             *rewrite(_RECORD, value("together"), to="measuring.batch_size_of(case.model)"),
         ),
-        precisions=("nvfp8_emu_e4m3", "nvfp4"),
+        precisions=("fp8_tensor_e4m3", "nvfp4"),
     ),
     _fault(
         name="mlp_takes_the_converted_input",
@@ -156,7 +156,7 @@ FAULTS: tuple[Fault, ...] = (
             *rewrite("mxcheck.kernels.counts:_tally", comparison("size", nth=1), to="size >= limits"),
             *rewrite("mxcheck.kernels.counts:_tally", comparison("largest", nth=1), to="largest >= limits"),
         ),
-        precisions=("fp8_e4m3", "mxint8"),
+        precisions=("mxfp8_e4m3", "mxint8"),
     ),
     _fault(
         name="zeros_count_as_flushed",

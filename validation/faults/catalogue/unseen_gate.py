@@ -154,7 +154,7 @@ FAULTS: tuple[Fault, ...] = (
         name="baseline_without_options",
         what="A case with options has the baseline of the plain case.",
         source="a porter's slip: a file name that lacks what was added to the test's name later",
-        changes=rewrite("mxcheck.gate.case:Case.baseline", mention("stage"), to="self.plain"),
+        changes=rewrite("mxcheck.gate.case:Case.baseline", mention("name"), to="self.plain"),
         options=("--mx-block-size", "16"),
     ),
     _fault(

@@ -17,7 +17,7 @@ FAULTS: tuple[Fault, ...] = (
         source="runtimes that keep FP6 unpacked, while their model cards count packed bits",
         changes=rewrite(f"{_TENSOR}.nbytes", mention("_GROUPS"), to="{**it, 6: (1, 1)}"),
         formats=("fp6_e3m2",),
-        precisions=("fp6_e3m2",),
+        precisions=("mxfp6_e3m2",),
     ),
     _fault(
         name="scale_in_the_type_of_the_result",

@@ -19,7 +19,7 @@ FAULTS: tuple[Fault, ...] = (
         changes=rewrite("mxcheck.kernels.rules:_ceil", returned(), to="_floor(amax, element) + 1"),
         formats=("fp8_e4m3",),
         options=("--mx-scale-rule", "ceil"),
-        precisions=("fp8_e4m3",),
+        precisions=("mxfp8_e4m3",),
     ),
     _fault(
         name="subnormal_amax_as_normal",
@@ -57,7 +57,7 @@ FAULTS: tuple[Fault, ...] = (
             to="it.clamp(min=1e-6)",
         ),
         formats=("e4m3_tensor", "e4m3_row", "nvfp4"),
-        precisions=("nvfp8_emu_e4m3", "nvfp4"),
+        precisions=("fp8_tensor_e4m3", "nvfp4"),
     ),
     _fault(
         name="tensor_amax_of_the_first_piece",
@@ -69,7 +69,7 @@ FAULTS: tuple[Fault, ...] = (
         ),
         formats=("e4m3_tensor",),
         options=("--mx-models", "long-llama"),
-        precisions=("nvfp8_emu_e4m3",),
+        precisions=("fp8_tensor_e4m3",),
     ),
     _fault(
         name="scale_of_a_single_row",

@@ -16,10 +16,10 @@ _EMBEDDING, _Q, _UP, _DOWN = VOCABULARY * WIDTH, WIDTH * WIDTH, INNER * WIDTH, W
 _LOADED = 4 * (_EMBEDDING + _Q + _UP + _DOWN)
 #: Bytes per row of 48 and of 80 elements, scales included: rows have two and three blocks of 32.
 _ROWS = {
-    "fp8_e4m3": (48 + 2, 80 + 3),
+    "mxfp8_e4m3": (48 + 2, 80 + 3),
     "mxint8": (48 + 2, 80 + 3),
-    "fp6_e3m2": (36 + 2, 60 + 3),
-    "fp4_e2m1": (24 + 2, 40 + 3),
+    "mxfp6_e3m2": (36 + 2, 60 + 3),
+    "mxfp4_e2m1": (24 + 2, 40 + 3),
     "nvfp4": (24 + 3, 40 + 5),  # blocks of 16
 }
 #: NVFP4 also has one fp32 scale per tensor.
@@ -45,9 +45,9 @@ _EXPECTED: tuple[tuple[str, str | None, bool, int, int], ...] = (
     ("bf16", None, True, _LOADED // 2, _LOADED),
     ("fp32", None, False, _LOADED + 4 * _EMBEDDING, _LOADED + 4 * _EMBEDDING),
     *((name, "A", True, _of_mlp(name), _LOADED) for name in _ROWS),
-    ("fp8_e4m3", ALL_LINEARS, True, _of_all("fp8_e4m3"), _LOADED),
+    ("mxfp8_e4m3", ALL_LINEARS, True, _of_all("mxfp8_e4m3"), _LOADED),
     ("nvfp4", ALL_LINEARS, True, _of_all("nvfp4"), _LOADED),
-    ("fp8_e4m3", ALL_LINEARS, False, _of_all("fp8_e4m3"), _LOADED + 4 * _EMBEDDING),
+    ("mxfp8_e4m3", ALL_LINEARS, False, _of_all("mxfp8_e4m3"), _LOADED + 4 * _EMBEDDING),
 )
 
 

@@ -5,13 +5,13 @@ Torch-free, so that pytest can name a precision during collection; a library is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from mxcheck.formats.choices import choose
+from mxcheck.models.ladder import LADDER
 
 if TYPE_CHECKING:
     import torch
@@ -62,27 +62,18 @@ class Backend(Protocol):
         """Convert a copy of a module that is not refused."""
 
 
-# precision -> the module of this package whose `BACKENDS` contains it
-_MODULES: Mapping[str, str] = MappingProxyType(
-    {
-        "bnb_int8": "bitsandbytes",
-        "te_fp8_delayed": "transformer_engine",
-        "te_fp8_current": "transformer_engine",
-        "te_mxfp8": "transformer_engine",
-        "scaled_mm_fp8": "scaled_mm",
-        "scaled_mm_fp8_row": "scaled_mm",
-    }
-)
 #: Precisions with a backend.
-BACKEND_PRECISIONS = tuple(_MODULES)
+BACKEND_PRECISIONS = tuple(name for name, row in LADDER.items() if row.backend is not None)
 
 
 def backend(precision: str) -> Backend:
-    """Return the backend of a precision. Imports torch, and none of the libraries.
+    """Return the backend of a precision, as its row of the ladder names it. Imports torch, and none of the
+    libraries.
 
     Raises:
         ValueError: no backend has that precision.
     """
-    choose("precision of a library", precision, BACKEND_PRECISIONS)
-    module = import_module(f"{__package__}.{_MODULES[precision]}")
-    return cast(Backend, module.BACKENDS[precision])
+    row = LADDER[choose("precision of a library", precision, BACKEND_PRECISIONS)]
+    module, _, made = str(row.backend).partition(":")
+    kind = getattr(import_module(f"{__package__}.{module}"), made)
+    return cast(Backend, kind(name=row.name, **row.settings, **row.arguments))

@@ -21,7 +21,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,10 +31,6 @@ from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.backend import Replacement
 from mxcheck.models.backends.linear import bias_of, features, nbytes, not_linear, weight_of
 from mxcheck.models.backends.requirements import broken
-from mxcheck.models.ladder import LADDER
-
-#: Least magnitude of an outlier activation: the paper's value, and transformers' default.
-THRESHOLD: float = LADDER["bnb_int8"].settings["threshold"]
 
 _DEVICES = ("cpu", "cuda")
 _LOGGER = logging.getLogger("bitsandbytes.autograd._functions")
@@ -43,10 +38,15 @@ _LOGGER = logging.getLogger("bitsandbytes.autograd._functions")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitsAndBytes:
-    """Replaces a linear layer by `Linear8bitLt`."""
+    """Replaces a linear layer by `Linear8bitLt`.
 
-    name: str = "bnb_int8"
-    threshold: float = THRESHOLD
+    Attributes:
+        threshold: least magnitude of an outlier activation. The ladder has the paper's value, which is
+            transformers' default.
+    """
+
+    name: str
+    threshold: float
 
     def missing(self, device: str) -> str | None:
         """As `Backend.missing`."""
@@ -162,4 +162,3 @@ def _without_native_library(kind: str) -> str | None:
 
 
 #: precision -> backend
-BACKENDS = MappingProxyType({"bnb_int8": BitsAndBytes()})

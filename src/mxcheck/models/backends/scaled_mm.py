@@ -13,7 +13,6 @@ machine had no GPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -116,12 +115,3 @@ def product_dtype(by_row: bool, capability: Capability | None, cuda: str | None)
         return torch.float32
     version = tuple(int(part) for part in (cuda or "0").split("."))
     return torch.float32 if capability == (9, 0) and version >= (12, 9) else torch.bfloat16
-
-
-#: precision -> backend
-BACKENDS = MappingProxyType(
-    {
-        "scaled_mm_fp8": ScaledMM(name="scaled_mm_fp8", format="e4m3_tensor"),
-        "scaled_mm_fp8_row": ScaledMM(name="scaled_mm_fp8_row", format="e4m3_row"),
-    }
-)

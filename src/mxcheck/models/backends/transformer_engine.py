@@ -41,7 +41,7 @@ class TransformerEngine:
     """Replaces a linear layer by `te.Linear` under one recipe.
 
     Attributes:
-        recipe, settings: the class in transformer_engine.common.recipe, and its arguments.
+        recipe, recipe_arguments: the class in transformer_engine.common.recipe, and its arguments.
         available: the function of transformer_engine.pytorch that reports whether the recipe runs.
         at_least, below: the range of compute capabilities of that recipe.
         of_in, of_out: required divisors of in_features and out_features.
@@ -49,7 +49,7 @@ class TransformerEngine:
 
     name: str
     recipe: str
-    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    recipe_arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     available: str
     at_least: Capability
     below: Capability | None = None
@@ -87,7 +87,7 @@ class TransformerEngine:
         import transformer_engine.pytorch as te
         from transformer_engine.common import recipe as recipes
 
-        recipe = getattr(recipes, self.recipe)(**self.settings)
+        recipe = getattr(recipes, self.recipe)(**self.recipe_arguments)
         layer = _layer(module, recipe)
         cast_input, cast_weight = _quantizers(layer)
         largest = recipe.fp8_format.value.max_fwd
@@ -189,36 +189,3 @@ def _padded(x: Tensor) -> Tensor:
     """Flatten x [..., in] to rows and pad them with zeros to a multiple of 32."""
     rows = x.detach().reshape(-1, x.shape[-1])
     return nn.functional.pad(rows, (0, 0, 0, -rows.shape[0] % _ROWS)).contiguous()
-
-
-#: precision -> backend
-BACKENDS = MappingProxyType(
-    {
-        "te_fp8_delayed": TransformerEngine(
-            name="te_fp8_delayed",
-            recipe="DelayedScaling",
-            settings=MappingProxyType({"reduce_amax": False}),
-            available="is_fp8_available",
-            at_least=(8, 9),
-            of_in=16,
-            of_out=8,
-        ),
-        "te_fp8_current": TransformerEngine(
-            name="te_fp8_current",
-            recipe="Float8CurrentScaling",
-            available="is_fp8_available",
-            at_least=(8, 9),
-            of_in=16,
-            of_out=8,
-        ),
-        "te_mxfp8": TransformerEngine(
-            name="te_mxfp8",
-            recipe="MXFP8BlockScaling",
-            available="is_mxfp8_available",
-            at_least=(10, 0),
-            below=(12, 0),
-            of_in=32,
-            of_out=32,
-        ),
-    }
-)

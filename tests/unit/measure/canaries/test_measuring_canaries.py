@@ -25,7 +25,7 @@ from validation.faults.catalogued import catalogue
 from validation.faults.fault import Fault, Rewrite, applied
 from validation.faults.fault_place import argument, call
 
-CASE = Case(model="ref-llama", precision="fp8_e4m3", tier="A")
+CASE = Case(model="ref-llama", precision="mxfp8_e4m3", tier="A")
 WIDE = Bounds(kl=1.0, rise=1.0)
 SHORT = Measuring(max_samples=2, sequence_length=32)
 
@@ -46,9 +46,9 @@ SEEN = {
     "token_twice_at_a_chunk_s_border": "tokens were scored",
     "head_one_chunk_late": "losses (reference by chunks)",
     "last_chunk_dropped": "tokens were scored",
-    "scales_not_weighed": "bytes of fp8_e4m3-A, tied head",
+    "scales_not_weighed": "bytes of mxfp8_e4m3-A, tied head",
     "tied_head_weighed_twice": "bytes of fp32, tied head",
-    "codes_not_packed": "bytes of fp6_e3m2-A, tied head",
+    "codes_not_packed": "bytes of mxfp6_e3m2-A, tied head",
     "text_without_its_bos": "a text with BOS",
     "last_document_dropped": "a text with BOS",
 }
@@ -142,7 +142,7 @@ def test_a_check_of_the_bench_leaves_it_as_it_was() -> None:
         model = session.resident("ref-llama").loaded.model
         assert session.live
         assert measure_case(session, CASE) == first
-        convert(model, recipe("fp8_e4m3", tier="A")).undo()
+        convert(model, recipe("mxfp8_e4m3", tier="A")).undo()
     with Session(SHORT) as session:
         before = {
             name: value.clone()

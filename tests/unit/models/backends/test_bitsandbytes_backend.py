@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mxcheck.kernels.digest import WeightDigest, digest
-from mxcheck.models.backends.bitsandbytes import THRESHOLD, BitsAndBytes
+from mxcheck.models.backends.backend import backend
+from mxcheck.models.backends.bitsandbytes import BitsAndBytes
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
-BNB = BitsAndBytes()
+BNB = backend("bnb_int8")
+assert isinstance(BNB, BitsAndBytes)
+THRESHOLD = BNB.threshold
 UNIT = 2.0**-24  # fp32's unit roundoff
 HALF_UNIT = 2.0**-11  # float16's
 # What the library's CPU path takes 1 / 127^2 for, and so how far its products may be off, relatively.
@@ -164,7 +167,7 @@ def test_the_operand_digest_sees_codes_scales_columns_and_their_values() -> None
     assert before == digest(*BNB.operand(x))
     moved = x.clone()
     moved[0, 3, 7] += 2.0**-20  # an outlier column stays as it is, so every bit of it counts
-    other = BitsAndBytes(threshold=50.0).replace(linear())
+    other = BitsAndBytes(name="bnb_int8", threshold=50.0).replace(linear())
     for changed in (
         replacement.operand_digest(moved),
         replacement.operand_digest(-x),

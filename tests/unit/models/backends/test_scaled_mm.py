@@ -7,11 +7,15 @@ from transformers.pytorch_utils import Conv1D
 
 from mxcheck.kernels.api import quantize
 from mxcheck.kernels.digest import WeightDigest, digest
-from mxcheck.models.backends.scaled_mm import BACKENDS, ScaledMM, product_dtype
+from mxcheck.models.backends.backend import BACKEND_PRECISIONS, backend
+from mxcheck.models.backends.scaled_mm import ScaledMM, product_dtype
 
 UNIT = 2.0**-24  # fp32's unit roundoff
 FORMATS = {"scaled_mm_fp8": "e4m3_tensor", "scaled_mm_fp8_row": "e4m3_row"}
 
+BACKENDS: dict[str, ScaledMM] = {
+    name: made for name in BACKEND_PRECISIONS if isinstance(made := backend(name), ScaledMM)
+}
 needs_scaled_mm = pytest.mark.skipif(
     BACKENDS["scaled_mm_fp8"].missing("cpu") is not None, reason=str(BACKENDS["scaled_mm_fp8"].missing("cpu"))
 )

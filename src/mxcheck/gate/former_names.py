@@ -1,0 +1,54 @@
+"""Baseline files that still have a former name of their precision, such as `fp8_e4m3-A.json`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from mxcheck.files.printed import some_of
+from mxcheck.gate.case import case_of
+
+
+def file_today(name: str) -> str:
+    """Return the name of a baseline file, `MODEL/fp8_e4m3-A@cuda-sm90.json`, as mxcheck writes it today:
+    `MODEL/mxfp8_e4m3-A@cuda-sm90.json`. The name of any other file is unchanged."""
+    folder, slash, file = name.rpartition("/")
+    stem, at, device_class = file.removesuffix(".json").partition("@")
+    try:
+        today = case_of("any", stem).name
+    except ValueError:
+        return name
+    return f"{folder}{slash}{today}{at}{device_class}.json" if file.endswith(".json") else name
+
+
+def former_names(folder: Path) -> dict[Path, Path]:
+    """Return the baselines in a model's folder that have a former name, each with its path today. Links are
+    skipped, as their targets belong to others."""
+    files = sorted(path for path in folder.glob("*.json") if path.is_file() and not path.is_symlink())
+    return {path: path.with_name(new) for path in files if (new := file_today(path.name)) != path.name}
+
+
+def refuse_former_names(root: Path, models: list[str]) -> None:
+    """Raise ValueError, in one line with the command that renames them, where baselines of these models below
+    `root` have former names: a run would report each as missing."""
+    found = [path for model in models for path in former_names(root / model)]
+    if found:
+        names = some_of([path.relative_to(root).as_posix() for path in found])
+        command = shlex.join(["mxcheck", "baselines", "rename", "--baselines", str(root)])
+        raise ValueError(
+            f"baselines in {root} have former names of precisions: {names}; rename the files, which keeps "
+            f"all that they hold: {command}"
+        )
+
+
+def rename_today(root: Path, models: list[str]) -> list[tuple[Path, Path]]:
+    """Rename the baselines of these models that have former names, and return old and new paths. The files
+    are not rewritten: a former name within is read as today's. Raises ValueError, before any is renamed,
+    where a file of the new name exists."""
+    found = {old: new for model in models for old, new in former_names(root / model).items()}
+    for old, new in found.items():
+        if new.exists() or new.is_symlink():
+            raise ValueError(f"{old} cannot be renamed: {new} exists too; remove the one that is out of date")
+    for old, new in found.items():
+        old.rename(new)
+    return list(found.items())
