@@ -22,10 +22,10 @@ from transformers import PreTrainedModel
 
 from mxcheck.evaluation.measure import evaluate
 from mxcheck.evaluation.tokens import load_tokens
-from mxcheck.models.convert import UnavailableError, convert
-from mxcheck.models.ladder import with_tiers
-from mxcheck.models.load import load
-from mxcheck.models.recipe import recipe
+from mxcheck.models.conversion.convert import UnavailableError, convert
+from mxcheck.models.recipes.ladder import with_tiers
+from mxcheck.models.recipes.recipe import recipe
+from mxcheck.models.zoo.load import load
 from mxcheck.run.default_gate import WHOLE_LADDER
 
 

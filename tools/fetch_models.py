@@ -11,7 +11,7 @@ import argparse
 
 from huggingface_hub import snapshot_download
 
-from mxcheck.models.zoo import model_source
+from mxcheck.models.zoo.known_models import model_source
 
 #: What loading and tokenizing read; never pickled weights.
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]

@@ -38,7 +38,7 @@ from gpu import seen_lines, suites  # noqa: E402  (they lie beside this file)
 from gpu.branches import branches  # noqa: E402
 from gpu_wheels import PACKAGES, WHEELS  # noqa: E402
 
-from mxcheck.models.ladder import LADDER  # noqa: E402  (loads no torch)
+from mxcheck.models.recipes.ladder import LADDER  # noqa: E402  (loads no torch)
 
 #: Seconds for everything, six minutes less what starts and ends beside it.
 BUDGET = 345.0

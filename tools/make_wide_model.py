@@ -21,7 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mxcheck.evaluation.sampling import sample_tokens
 from mxcheck.evaluation.tokens import save_tokens
-from mxcheck.models.load import load
+from mxcheck.models.zoo.load import load
 
 FIRSTS, SECONDS, HIDDEN = 257, 256, 32
 #: Sequences and tokens in each.
@@ -30,7 +30,7 @@ TEXTS = {"wide-gpt2": (4, 39), "short-moe": (9, 6)}
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("src/mxcheck/models/reference"))
+    parser.add_argument("--out", type=Path, default=Path("src/mxcheck/models/zoo/reference"))
     out = parser.parse_args().out
     wide_gpt2().to(torch.bfloat16).save_pretrained(out / "wide-gpt2", max_shard_size="4MB")
     for path in (out / "wide-gpt2").glob("*.safetensors"):

@@ -30,11 +30,11 @@ from transformers.utils.logging import disable_progress_bar
 from mxcheck.evaluation.measure import evaluate
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.files.write import write_text
-from mxcheck.gate.absolute import two_digits_up
-from mxcheck.models.convert import UnavailableError, convert
-from mxcheck.models.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, with_tiers
-from mxcheck.models.load import load
-from mxcheck.models.recipe import Recipe, recipe
+from mxcheck.gate.absolute_checks import two_digits_up
+from mxcheck.models.conversion.convert import UnavailableError, convert
+from mxcheck.models.recipes.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, with_tiers
+from mxcheck.models.recipes.recipe import Recipe, recipe
+from mxcheck.models.zoo.load import load
 from mxcheck.run.default_gate import WHOLE_LADDER
 
 TRAINED = ("ref-llama", "ref-neo", "ref-moe")

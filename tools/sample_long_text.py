@@ -2,7 +2,7 @@
 
     python tools/sample_long_text.py [--text FILE ...]
 
-long-llama is ref-llama with a larger rotary base (`mxcheck.models.zoo`). With `--text`, the cross-entropy
+long-llama is ref-llama with a larger rotary base (`mxcheck.models.zoo.known_models`). With `--text`, the cross-entropy
 on that text is shown by quarters of 1,024 positions, beside ref-llama's with its own base. Writes the
 tokens anew.
 """
@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from mxcheck.evaluation.sampling import sample_tokens
 from mxcheck.evaluation.tokens import save_tokens
-from mxcheck.models.load import load
+from mxcheck.models.zoo.load import load
 
 SEQUENCES, LENGTH, BOS = 4, 1024, 0
 ROWS = 64  # of a given text, at most

@@ -26,7 +26,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
-from mxcheck.gate.digest import folder_digest
+from mxcheck.distributed.provenance import folder_digest
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,6 +1,6 @@
 """Train the reference language models that mxcheck ships, and sample their evaluation tokens.
 
-    python tools/train_reference_models.py --text FILE [FILE ...] --out src/mxcheck/models/reference
+    python tools/train_reference_models.py --text FILE [FILE ...] --out src/mxcheck/models/zoo/reference
 
 Any plain text will do. It is used for training only: of it, a model directory keeps nothing but the weights
 and the tokenizer's vocabulary and merges.

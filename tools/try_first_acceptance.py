@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 import mxcheck
-from mxcheck.gate.absolute import Absolute, absolute_checks, share_of_signed
+from mxcheck.gate.absolute_checks import Absolute, absolute_checks, share_of_signed
 from mxcheck.gate.case import Case, case_of, model_label
 from mxcheck.gate.orderings import Standing, standing
 from mxcheck.gate.record import Record
-from mxcheck.measure.absolute import absolute
+from mxcheck.measure.absolute_figures import absolute
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.session import Session
-from mxcheck.models.convert import Conversion
-from mxcheck.models.ladder import ROUNDED_UP
-from mxcheck.models.linear import ConvertedLinear
-from mxcheck.models.recipe import Recipe, recipe
-from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.models.conversion.convert import Conversion
+from mxcheck.models.conversion.linear import ConvertedLinear
+from mxcheck.models.recipes.ladder import ROUNDED_UP
+from mxcheck.models.recipes.recipe import Recipe, recipe
+from mxcheck.models.zoo.known_models import REFERENCE_MODELS
+from mxcheck.run.measurement_settings import Measuring
 
 #: Sound recipes, listed before the first run: five formats under four rules, all tiers, and what else casts.
 SOUND: dict[str, Recipe] = {

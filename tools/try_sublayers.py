@@ -29,9 +29,9 @@ from transformers import PreTrainedModel
 
 from mxcheck.evaluation.arithmetic import product_digest
 from mxcheck.evaluation.layer_states import LayerStates, load_states, reference_states, save_states
-from mxcheck.evaluation.sublayers import sublayer_errors
+from mxcheck.evaluation.sublayer_errors import sublayer_errors
 from mxcheck.evaluation.tokens import load_tokens
-from mxcheck.gate.sublayers import (
+from mxcheck.gate.sublayer_drift import (
     FIGURES,
     SublayerError,
     SublayerNoise,
@@ -40,14 +40,14 @@ from mxcheck.gate.sublayers import (
     sublayer_error_from_dict,
     sublayer_noise,
 )
-from mxcheck.measure.noise import ENVIRONMENTS as NOISE_ENVIRONMENTS
-from mxcheck.models.casts import activation_cast, cast_weight, identity
-from mxcheck.models.classify import reduction_axis
-from mxcheck.models.convert import Conversion, convert
-from mxcheck.models.elementwise import elementwise_modules
-from mxcheck.models.ladder import WHOLE_MODEL
-from mxcheck.models.load import load
-from mxcheck.models.recipe import Recipe, recipe
+from mxcheck.measure.measured_noise import ENVIRONMENTS as NOISE_ENVIRONMENTS
+from mxcheck.models.conversion.casts import activation_cast, cast_weight, identity
+from mxcheck.models.conversion.classify import reduction_axis
+from mxcheck.models.conversion.convert import Conversion, convert
+from mxcheck.models.conversion.elementwise import elementwise_modules
+from mxcheck.models.recipes.ladder import WHOLE_MODEL
+from mxcheck.models.recipes.recipe import Recipe, recipe
+from mxcheck.models.zoo.load import load
 from validation.control_environments.environments import ENVIRONMENTS, intel_shim
 
 Errors = dict[str, SublayerError]
@@ -84,7 +84,7 @@ def _weights_along_the_wrong_axis(model: PreTrainedModel, made: Recipe, layer: s
     def axis(module: nn.Module) -> int:
         return wrong[reduction_axis(module)] if module in inside else reduction_axis(module)
 
-    with patch("mxcheck.models.linear.reduction_axis", axis):
+    with patch("mxcheck.models.conversion.linear.reduction_axis", axis):
         return convert(model, made)
 
 

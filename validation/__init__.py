@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import mxcheck
-from mxcheck.gate.digest import folder_digest
+from mxcheck.distributed.provenance import folder_digest
 
 #: The folder that contains `validation`.
 ROOT = Path(__file__).parent.parent

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mxcheck.gate.case import Case as Case
     from mxcheck.kernels.api import fake_quantize as fake_quantize
     from mxcheck.kernels.api import quantize as quantize
+    from mxcheck.kernels.block_matmul import matmul as matmul
     from mxcheck.kernels.domain import Domain as Domain
     from mxcheck.kernels.domain import NotSupported as NotSupported
     from mxcheck.kernels.domain import domain as domain
@@ -27,19 +28,18 @@ if TYPE_CHECKING:
     from mxcheck.kernels.layouts import swizzle_scales as swizzle_scales
     from mxcheck.kernels.layouts import unpad_scales as unpad_scales
     from mxcheck.kernels.layouts import unswizzle_scales as unswizzle_scales
-    from mxcheck.kernels.products import matmul as matmul
     from mxcheck.kernels.quantized import QuantizedTensor as QuantizedTensor
     from mxcheck.kernels.rows import as_rows as as_rows
     from mxcheck.kernels.rows import from_rows as from_rows
     from mxcheck.kernels.rows import unpack_fp4 as unpack_fp4
     from mxcheck.measure.measure_case import measure_case as measure_case
-    from mxcheck.measure.session import Session as Session
-    from mxcheck.models.convert import Conversion as Conversion
-    from mxcheck.models.convert import convert as convert
-    from mxcheck.models.load import load as load
-    from mxcheck.models.recipe import Recipe as Recipe
-    from mxcheck.models.recipe import recipe as recipe
-    from mxcheck.run.measuring import Measuring as Measuring
+    from mxcheck.measure.model_session import Session as Session
+    from mxcheck.models.conversion.convert import Conversion as Conversion
+    from mxcheck.models.conversion.convert import convert as convert
+    from mxcheck.models.recipes.recipe import Recipe as Recipe
+    from mxcheck.models.recipes.recipe import recipe as recipe
+    from mxcheck.models.zoo.load import load as load
+    from mxcheck.run.measurement_settings import Measuring as Measuring
 
 _HOME = {
     "CastSpec": "mxcheck.formats.spec",
@@ -54,23 +54,23 @@ _HOME = {
     "as_rows": "mxcheck.kernels.rows",
     "from_rows": "mxcheck.kernels.rows",
     "unpack_fp4": "mxcheck.kernels.rows",
-    "matmul": "mxcheck.kernels.products",
+    "matmul": "mxcheck.kernels.block_matmul",
     "quantize_operand": "mxcheck.kernels.layouts",
     "pad_scales": "mxcheck.kernels.layouts",
     "unpad_scales": "mxcheck.kernels.layouts",
     "swizzle_scales": "mxcheck.kernels.layouts",
     "unswizzle_scales": "mxcheck.kernels.layouts",
-    "Recipe": "mxcheck.models.recipe",
-    "recipe": "mxcheck.models.recipe",
-    "Conversion": "mxcheck.models.convert",
-    "convert": "mxcheck.models.convert",
-    "load": "mxcheck.models.load",
+    "Recipe": "mxcheck.models.recipes.recipe",
+    "recipe": "mxcheck.models.recipes.recipe",
+    "Conversion": "mxcheck.models.conversion.convert",
+    "convert": "mxcheck.models.conversion.convert",
+    "load": "mxcheck.models.zoo.load",
     "Measurement": "mxcheck.evaluation.measure",
     "evaluate": "mxcheck.evaluation.measure",
     "metric": "mxcheck.evaluation.metrics",
     "Case": "mxcheck.gate.case",
-    "Measuring": "mxcheck.run.measuring",
-    "Session": "mxcheck.measure.session",
+    "Measuring": "mxcheck.run.measurement_settings",
+    "Session": "mxcheck.measure.model_session",
     "measure_case": "mxcheck.measure.measure_case",
 }
 

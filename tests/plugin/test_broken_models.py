@@ -10,8 +10,8 @@ import broken_checkpoints as broken
 import pytest
 from gate_project import Project, Run
 
-from mxcheck.models.refusal import LINE
-from mxcheck.models.zoo import model_source
+from mxcheck.models.zoo.known_models import model_source
+from mxcheck.models.zoo.refusal import LINE
 
 CASE = "mxfp8_e4m3-A+samples2"
 RUN = ("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2")

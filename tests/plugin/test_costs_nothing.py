@@ -61,7 +61,7 @@ def test_loads_nothing_heavy(project: Project, arguments: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("module", ["numpy", "torch"])
 def test_the_test_above_can_fail(project: Project, module: str) -> None:
-    path = project.source / "mxcheck/pytest_plugin/options.py"
+    path = project.source / "mxcheck/pytest_plugin/options/mx_options.py"
     path.write_text(path.read_text().replace("import pytest\n", f"import pytest\nimport {module}\n", 1))
     assert module in loaded(project, *USES[1])
 
@@ -110,7 +110,7 @@ def test_no_network_request(accepted: Project) -> None:
     hub = ("--mx-models", "mxcheck-tests/no-such-model", "--mx-precision", "fp32")
     (accepted.baselines / "mxcheck-tests--no-such-model").mkdir()
     shutil.copy(
-        accepted.source / "mxcheck/models/reference/ref-llama/tokens.safetensors",
+        accepted.source / "mxcheck/models/zoo/reference/ref-llama/tokens.safetensors",
         accepted.baselines / "mxcheck-tests--no-such-model",
     )
     run = accepted.gate(*hub)

@@ -75,7 +75,7 @@ def _tighten(own: Project) -> None:
 def test_a_broken_conversion_is_not_accepted(own: Project) -> None:
     """Nothing says what is right but the oracle: activations are not cast."""
     own.replace(
-        "models/linear.py",
+        "models/conversion/linear.py",
         "self.cast: Cast = activation_cast(casts.activations, recipe.kernel, of=",
         "self.cast: Cast = activation_cast(None, recipe.kernel, of=",
     )
@@ -88,7 +88,7 @@ def test_a_broken_conversion_is_not_accepted(own: Project) -> None:
 
 
 def test_a_reason_lets_in_what_the_checks_refuse(own: Project) -> None:
-    own.replace("measure/absolute.py", "signed.append(found.kl)", "signed.append(found.kl / 9)")
+    own.replace("measure/absolute_figures.py", "signed.append(found.kl)", "signed.append(found.kl / 9)")
     words = (*WORDS, "--mx-precision", "mxint8", "--snapshot-update")
     run = own.gate(*words)
     assert set(run.verdicts().values()) == {"FAIL step 5"}

@@ -66,7 +66,7 @@ def test_scale_off_by_one(accepted: Project) -> None:
 
 
 def test_activations_left_unquantized(accepted: Project) -> None:
-    accepted.replace("models/linear.py", "lambda x: self.cast(x),", "lambda x: x,")
+    accepted.replace("models/conversion/linear.py", "lambda x: self.cast(x),", "lambda x: x,")
     steps, output = failed_steps(accepted)
     assert steps >= {4, 6}
     assert "step 4 (casts): operands of the products" in output
@@ -76,7 +76,7 @@ def test_activations_left_unquantized(accepted: Project) -> None:
 
 def test_one_layer_not_converted(accepted: Project) -> None:
     accepted.replace(
-        "models/convert.py",
+        "models/conversion/convert.py",
         "roles.items() if role in recipe.roles}",
         'roles.items() if role in recipe.roles and name != "model.layers.1.mlp.down_proj"}',
     )
@@ -88,7 +88,7 @@ def test_one_layer_not_converted(accepted: Project) -> None:
 
 def test_blocks_along_the_wrong_axis(accepted: Project) -> None:
     accepted.replace(
-        "models/linear.py",
+        "models/conversion/linear.py",
         "axis, casts_of_weights = self.axis, ",
         "axis, casts_of_weights = -2, ",
     )
@@ -98,8 +98,8 @@ def test_blocks_along_the_wrong_axis(accepted: Project) -> None:
 
 def test_nothing_converted(accepted: Project) -> None:
     """The conversion claims its modules and changes nothing: the result is the reference itself."""
-    accepted.replace("models/linear.py", "nn.Parameter(cast.values,", "nn.Parameter(original,")
-    accepted.replace("models/linear.py", "lambda x: self.cast(x),", "lambda x: x,")
+    accepted.replace("models/conversion/linear.py", "nn.Parameter(cast.values,", "nn.Parameter(original,")
+    accepted.replace("models/conversion/linear.py", "lambda x: self.cast(x),", "lambda x: x,")
     steps, output = failed_steps(accepted)
     assert min(steps) == 3
     assert "bit-equal to the reference: nothing was quantized" in output
@@ -108,7 +108,7 @@ def test_nothing_converted(accepted: Project) -> None:
 def test_changed_weight(accepted: Project) -> None:
     from safetensors.torch import load_file, save_file
 
-    path = accepted.source / "mxcheck/models/reference/ref-llama/model.safetensors"
+    path = accepted.source / "mxcheck/models/zoo/reference/ref-llama/model.safetensors"
     tensors = load_file(path)
     name = "model.layers.2.mlp.up_proj.weight"
     tensors[name][3, 7] *= 2
@@ -122,7 +122,7 @@ def test_changed_weight(accepted: Project) -> None:
 def test_changed_token(accepted: Project) -> None:
     from mxcheck.evaluation.tokens import load_tokens, save_tokens
 
-    path = accepted.source / "mxcheck/models/reference/ref-llama/tokens.safetensors"
+    path = accepted.source / "mxcheck/models/zoo/reference/ref-llama/tokens.safetensors"
     tokens = load_tokens(path)
     tokens[5, 100] = (tokens[5, 100] + 1) % 1024
     save_tokens(tokens, path)
@@ -133,7 +133,7 @@ def test_changed_token(accepted: Project) -> None:
 
 
 def test_changed_tokenizer(accepted: Project) -> None:
-    path = accepted.source / "mxcheck/models/reference/ref-llama/tokenizer.json"
+    path = accepted.source / "mxcheck/models/zoo/reference/ref-llama/tokenizer.json"
     data = json.loads(path.read_text())
     data["model"]["merges"] = data["model"]["merges"][:-1]
     path.write_text(json.dumps(data))
@@ -176,7 +176,7 @@ def test_results_in_bf16(accepted: Project) -> None:
     before = "            self.calls += 1\n"
     after = "            if inside"
     accepted.replace(
-        "models/linear.py",
+        "models/conversion/linear.py",
         before + after,
         before + "            output = output.bfloat16().to(output.dtype)\n" + after,
     )

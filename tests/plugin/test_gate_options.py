@@ -66,7 +66,7 @@ def test_options_that_change_what_is_quantized(project: Project) -> None:
     assert set(records[everywhere]["replaced"].values()) > set(records[plain]["replaced"].values())
     assert records[everywhere]["kl"] != records[plain]["kl"] > 0
     # The products of attention are held by digest.
-    project.replace("models/products.py", "call.set(place, cast(call.get(place)))", "pass")
+    project.replace("models/conversion/product_hooks.py", "call.set(place, cast(call.get(place)))", "pass")
     run = project.gate(*words)
     assert run.code == 1, run.output
     assert all("4" in str(verdict) for verdict in run.verdicts().values()), run.output

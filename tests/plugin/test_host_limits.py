@@ -9,7 +9,7 @@ import sys
 import pytest
 from gate_project import CONFTEST, Project
 
-from mxcheck.pytest_plugin.work import estimate
+from mxcheck.pytest_plugin.cases.cost import estimate
 from mxcheck.scheduling.devices import cores
 
 RUN = (
@@ -162,7 +162,7 @@ faulthandler.cancel_dump_traceback_later = noted(faulthandler.cancel_dump_traceb
 
 def test_waiting_is_told_and_is_no_hang(project: Project) -> None:
     """Another run holds the host: meanwhile no timeout runs, and afterwards all of it is there again."""
-    project.replace("pytest_plugin/live.py", "_PERIOD = 10.0", "_PERIOD = -1.0")
+    project.replace("pytest_plugin/progress/live.py", "_PERIOD = 10.0", "_PERIOD = -1.0")
     (project.directory / "pytest.ini").write_text(
         "[pytest]\nfaulthandler_timeout = 900\nfaulthandler_exit_on_timeout = true\n"
     )

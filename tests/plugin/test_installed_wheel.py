@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from gate_project import PACKAGE, ROOT
 
-from mxcheck.gate.digest import folder_digest
+from mxcheck.distributed.provenance import folder_digest
 
 SUPPORT = ROOT / "tests" / "support"
 

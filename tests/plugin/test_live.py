@@ -111,11 +111,11 @@ def _is_whole(output: str) -> None:
 
 
 def test_a_line_now_and_then_elsewhere(project: Project) -> None:
-    project.replace("pytest_plugin/live.py", "_PERIOD = 10.0", "_PERIOD = -1.0")
-    project.replace("pytest_plugin/live.py", "_LOOK = 0.5", "_LOOK = 0.01")
+    project.replace("pytest_plugin/progress/live.py", "_PERIOD = 10.0", "_PERIOD = -1.0")
+    project.replace("pytest_plugin/progress/live.py", "_LOOK = 0.5", "_LOOK = 0.01")
     # so that each step lasts for some looks, however fast the machine is
     for tell in ("channel.send(event)", '_show(display, "main", event)'):
-        project.replace("pytest_plugin/live.py", tell, f"({tell}, time.sleep(0.1))")
+        project.replace("pytest_plugin/progress/live.py", tell, f"({tell}, time.sleep(0.1))")
     # with two workers nothing is accepted yet; in one process all of it is
     for words in (("-n", "2"), ("--snapshot-update",)):
         run = project.gate(*FEW, *words)

@@ -158,11 +158,11 @@ IMPATIENT = """
 import sys
 from pathlib import Path
 from mxcheck import __version__
-from mxcheck.engines.demand import Demand
-from mxcheck.engines.planning import plan_run
-from mxcheck.engines.ray_cluster import connected
-from mxcheck.engines.ray_run import run_models
-from mxcheck.engines.ray_shards import write_shards
+from mxcheck.distributed.demand import Demand
+from mxcheck.distributed.collect_plan import plan_run
+from mxcheck.distributed.ray_cluster import connected
+from mxcheck.distributed.ray_run import run_models
+from mxcheck.distributed.ray_results import write_shards
 words, plan = plan_run(sys.argv[2:])
 demands = {"ref-llama": Demand(cpus=1, gpus=1, memory=0), "ref-neo": Demand(cpus=1, gpus=0, memory=0)}
 with connected(sys.argv[1]):
@@ -213,7 +213,7 @@ def test_a_node_with_another_mxcheck_is_named(project: Project, farm: Project) -
 
 
 def test_a_directory_that_a_node_does_not_have_is_named() -> None:
-    from mxcheck.engines.ray_task import complaint
+    from mxcheck.distributed.ray_task import complaint
 
     assert complaint("/not/there", "0.1.0").startswith("has no directory /not/there; every node has to see")
 
@@ -287,7 +287,7 @@ def test_nothing_of_ray_is_imported_unless_asked_for(farm: Project) -> None:
 import sys
 from mxcheck.cli import main
 assert main(['formats']) == 0 and main(['run']) == 2
-import mxcheck.pytest_plugin.plugin, mxcheck.pytest_plugin.plan
+import mxcheck.pytest_plugin.plugin, mxcheck.pytest_plugin.xdist.plan_writer
 assert not [name for name in sys.modules if name == 'ray' or name.startswith('ray.')]
 import ray
 assert 'ray' in sys.modules  # so this would have seen it

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gate_project import Project, Run
 
-from mxcheck.reporting.shards import ShardRun, read
+from mxcheck.distributed.shard_file import ShardRun, read
 
 MODELS = ("--mx-models", "ref-llama,ref-neo")
 RUN = (*MODELS, "--mx-precision", "fp32,mxfp8_e4m3", "--mx-tier", "A")

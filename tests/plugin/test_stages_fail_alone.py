@@ -96,7 +96,9 @@ def test_a_library_that_was_accepted_and_broke_is_red(accepted: Project) -> None
 
 
 def test_a_library_that_takes_none_of_the_accepted_modules_is_red(accepted: Project) -> None:
-    accepted.replace("models/backends/linear.py", "    kind = type(module)\n", "    return 'too new'\n")
+    accepted.replace(
+        "models/backends/library_linear.py", "    kind = type(module)\n", "    return 'too new'\n"
+    )
     run = accepted.gate("--mx-models", "ref-neo", "--mx-tier", "A", "--mx-precision", "scaled_mm_fp8")
     assert (run.code, run.verdicts()) == (1, {"ref-neo-scaled_mm_fp8-A": "ERROR"}), run.output
     assert "cannot run now: scaled_mm_fp8 converts none of the 8 modules" in run.output
@@ -129,7 +131,7 @@ def breaking(project: Project) -> tuple[str, ...]:
     """Words of a run of five formats, of which two break: one in the middle, so that others come after it."""
     from transformers import AutoConfig
 
-    from mxcheck.models.zoo import model_source
+    from mxcheck.models.zoo.known_models import model_source
 
     width = AutoConfig.from_pretrained(model_source("ref-llama").location).intermediate_size
     (project.directory / "my_kernels.py").write_text(_KERNELS.replace("WIDTH", str(width)))

@@ -109,15 +109,15 @@ _USER_BOUNDS = {
 
 @cache
 def _shard_data() -> Any:
-    from mxcheck.reporting.shards import encode as encode_shard
+    from mxcheck.distributed.shard_file import encode as encode_shard
 
     failed = replace(build_result(CASES[0]), record=build_full_record(model="ref-llama"))
     return json.loads(encode_shard(build_shard(1, results=(failed, build_result(CASES[1])))))
 
 
 def _shard(data: bytes, folder: Path) -> None:
-    from mxcheck.reporting.merge import merge_folder
-    from mxcheck.reporting.merged import as_json, markdown, text
+    from mxcheck.distributed.merge import merge_folder
+    from mxcheck.distributed.merged_tables import as_json, markdown, text
 
     put(folder, build_shard(2))
     (folder / "shard-1-of-2.json").write_bytes(data)
@@ -193,9 +193,9 @@ def _checkpoint() -> Mapping[str, bytes]:
 
 
 def _checkpoint_with(name: str, data: bytes, folder: Path, *, whole: bool) -> None:
-    from mxcheck.models.checkpoint import inspect
-    from mxcheck.models.footprint import footprint
-    from mxcheck.models.zoo import ModelSource
+    from mxcheck.models.zoo.checkpoint import inspect
+    from mxcheck.models.zoo.footprint import footprint
+    from mxcheck.models.zoo.known_models import ModelSource
 
     unused = ("model-0", _INDEX) if whole else (_WEIGHTS + "\0",)
     for one, content in _checkpoint().items():
@@ -317,9 +317,9 @@ def _parquets() -> tuple[bytes, ...]:
 def _case_file() -> bytes:
     import torch
 
-    from mxcheck.conformance.case_files import write_cases
-    from mxcheck.conformance.cells import Cell
-    from mxcheck.conformance.generator import example
+    from mxcheck.conformance.cases.cells import Cell
+    from mxcheck.conformance.cases.generator import example
+    from mxcheck.conformance.programs.case_files import write_cases
 
     cell, file = Cell(format="fp8_e4m3", scale_rule="floor"), io.BytesIO()
     x = torch.arange(80.0).view(2, 40) - 40
@@ -355,7 +355,7 @@ def _sealed_cases(data: Any) -> bytes:
 
 
 def _cases(data: bytes, folder: Path) -> None:
-    from mxcheck.conformance.case_files import open_cases
+    from mxcheck.conformance.programs.case_files import open_cases
 
     (folder / "cases.bin").write_bytes(data)
     for one in open_cases(folder / "cases.bin").examples():
@@ -363,10 +363,10 @@ def _cases(data: bytes, folder: Path) -> None:
 
 
 def _results(data: bytes, folder: Path) -> None:
-    from mxcheck.conformance.answers import cut_examples, hold_results
-    from mxcheck.conformance.case_files import open_cases
-    from mxcheck.conformance.case_results import ResultsReader
-    from mxcheck.conformance.describe import describe
+    from mxcheck.conformance.failure_text import describe
+    from mxcheck.conformance.programs.answers import cut_examples, hold_results
+    from mxcheck.conformance.programs.case_files import open_cases
+    from mxcheck.conformance.programs.case_results import ResultsReader
 
     (folder / "cases.bin").write_bytes(_case_file())
     cases = open_cases(folder / "cases.bin")
@@ -406,7 +406,7 @@ _RECIPES = {
 
 
 def _recipes(data: bytes, folder: Path) -> None:
-    from mxcheck.pytest_plugin.own_recipes import own_recipes
+    from mxcheck.pytest_plugin.cases.own_recipes import own_recipes
 
     (folder / "pyproject.toml").write_bytes(data)
     for recipe in own_recipes(folder / "pyproject.toml", kernel="eager").values():
@@ -440,7 +440,7 @@ _FINDING = {
 
 
 def _cards(data: bytes, _: Path) -> None:
-    from mxcheck.models.cards import read_cards
+    from mxcheck.models.zoo.cards import read_cards
 
     for card in read_cards(_text(data)).values():
         card.bytes_needed()
@@ -527,7 +527,7 @@ def _gate_run(data: bytes, folder: Path) -> None:
 
 
 def _plan_data() -> Any:
-    from mxcheck.models.footprint import Footprint
+    from mxcheck.models.zoo.footprint import Footprint
 
     footprint = asdict(Footprint(weight_bytes=1, working_bytes=2, case_seconds=1.0, load_seconds=2.0))
     model = {"label": "ref-llama", "shard": 1, "cases": ["ref-llama-bf16"], "footprint": footprint}
@@ -535,7 +535,7 @@ def _plan_data() -> Any:
 
 
 def _plan(data: bytes, folder: Path) -> None:
-    from mxcheck.pytest_plugin.plan import read_plan
+    from mxcheck.pytest_plugin.xdist.plan_writer import read_plan
 
     (folder / "plan.json").write_bytes(data)
     read_plan(folder / "plan.json")

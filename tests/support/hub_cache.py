@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from mxcheck.models.cards import CARDS, ModelCard
-from mxcheck.models.zoo import model_source
+from mxcheck.models.zoo.cards import CARDS, ModelCard
+from mxcheck.models.zoo.known_models import model_source
 
 #: Of a branch: any commit will do.
 MAIN = hashlib.sha1(b"main", usedforsecurity=False).hexdigest()

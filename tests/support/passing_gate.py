@@ -10,7 +10,7 @@ import importlib.util, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import pytest
 from mxcheck.gate.result import CaseResult, Outcome
-from mxcheck.pytest_plugin.wire import keep_result
+from mxcheck.pytest_plugin.xdist.wire import keep_result
 from sample_record import build_record
 
 @pytest.fixture

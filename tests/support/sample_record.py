@@ -12,7 +12,7 @@ from mxcheck.gate.predictions import PROBABILITY_CHANGE_PERCENTILES, Predictions
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.row_groups import Digests, RowGroups
 from mxcheck.gate.statistics import exponential
-from mxcheck.gate.sublayers import FIGURES, SublayerError, SublayerNoise
+from mxcheck.gate.sublayer_drift import FIGURES, SublayerError, SublayerNoise
 
 NOISE = Noise(
     environments=["ATEN_CPU_CAPABILITY=default", "MKL_CBWR=COMPATIBLE"],

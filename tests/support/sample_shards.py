@@ -8,12 +8,12 @@ from typing import Any
 
 from sample_record import build_record
 
+from mxcheck.distributed.shard_file import Basis, ShardRun, encode, file_name
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Check
-from mxcheck.reporting.shards import Basis, ShardRun, encode, file_name
 
 BASIS = Basis(
     mxcheck="0.1.0",

@@ -15,8 +15,8 @@ import pytest
 from sample_record import build_record
 from simulated_host import Memory, devices_of, read_host
 
-from mxcheck.pytest_plugin.snapshots import extension_for
-from mxcheck.pytest_plugin.xdist_scheduling import ModelScheduling
+from mxcheck.pytest_plugin.snapshots.snapshot_files import extension_for
+from mxcheck.pytest_plugin.xdist.xdist_scheduling import ModelScheduling
 from mxcheck.scheduling.leases import Lease, Request
 from mxcheck.scheduling.ledger import Ledger
 from mxcheck.scheduling.placement import Group, Item, Placement

@@ -21,7 +21,7 @@ from mxcheck.formats.spec import CastSpec, scales_shape
 from mxcheck.kernels import quantized, rules
 from mxcheck.kernels.api import check_parts
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
-from mxcheck.kernels.elements import encode, round_elements
+from mxcheck.kernels.element_codes import encode, round_elements
 from mxcheck.kernels.real_scaled import decode_scales
 
 Parts = tuple[Tensor, ...]

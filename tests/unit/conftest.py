@@ -8,9 +8,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.measure import probe_inputs
-from mxcheck.models.convert import Conversion, convert
-from mxcheck.models.load import LoadedModel, load
-from mxcheck.models.recipe import Recipe
+from mxcheck.models.conversion.convert import Conversion, convert
+from mxcheck.models.recipes.recipe import Recipe
+from mxcheck.models.zoo.load import LoadedModel, load
 
 # No test fails on time: these machines are shared. The rest is as Hypothesis has it, here or in CI.
 settings.register_profile("mxcheck", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])

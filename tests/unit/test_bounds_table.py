@@ -12,7 +12,7 @@ from sample_record import build_record
 
 from mxcheck.files.write import write_text
 from mxcheck.gate.baseline import encode
-from mxcheck.models.ladder import with_tiers
+from mxcheck.models.recipes.ladder import with_tiers
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = "before\n<!-- begin: tools/bounds_table.py -->\nold\n<!-- end: tools/bounds_table.py -->\nafter\n"

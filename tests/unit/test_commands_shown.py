@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mxcheck.pytest_plugin.options import FORMER, LISTS, VALUES
+from mxcheck.pytest_plugin.options.mx_options import FORMER, LISTS, VALUES
 
 ROOT = Path(__file__).parents[2]
 #: Words that may follow an option's name in a sentence.
@@ -36,7 +36,7 @@ def shown() -> list[Path]:
 def test_no_value_stands_apart_from_its_option() -> None:
     files = shown()
     assert ROOT / "README.md" in files
-    assert ROOT / "src/mxcheck/cli/bounds.py" in files
+    assert ROOT / "src/mxcheck/cli/bounds_command.py" in files
     apart = {
         path.relative_to(ROOT).as_posix(): found
         for path in files

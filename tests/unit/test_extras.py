@@ -25,7 +25,7 @@ OTHERS = {
     *("_pytest", "triton"),
 }
 #: Rooms whose modules may import a package of an extra when they are imported.
-NEED_EXTRAS = ("engines", "evaluation", "measure", "models", "pytest_plugin/xdist_scheduling.py")
+NEED_EXTRAS = ("engines", "evaluation", "measure", "models", "pytest_plugin/xdist/xdist_scheduling.py")
 
 
 def packages(requirements: list[str]) -> set[str]:

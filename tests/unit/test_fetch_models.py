@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mxcheck.models.cards import CARDS
+from mxcheck.models.zoo.cards import CARDS
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -295,7 +295,7 @@ def test_a_rehearsal(load: Load, tmp_path: Path) -> None:
     assert steps <= parts["case_times"]["result"]["cases"][0]["over_bare"].keys()
     # `on_device.use` returns at once on a CPU: its condition was met, and nothing behind it.
     branches = report["branches"]
-    assert branches["measure/on_device.py: use: if device == CPU:"] == "run"
+    assert branches["measure/cuda.py: use: if device == CPU:"] == "run"
     assert "pytest_plugin/on_device.py: use: torch.cuda.set_device(devices[0].index)" not in branches
     assert load("gpu_report").main([str(folder / "gpu.json"), "--results", str(tmp_path)]) == 2
     assert not (tmp_path / "gpu.md").exists()

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from mxcheck.evaluation.layer_states import LayerStates, reference_states
-from mxcheck.gate.sublayers import check_sublayers
-from mxcheck.models.load import LoadedModel
+from mxcheck.gate.sublayer_drift import check_sublayers
+from mxcheck.models.zoo.load import LoadedModel
 
 LAYER = "model.layers.2"
 

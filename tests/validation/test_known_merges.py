@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mxcheck.reporting.merge import Merged, merge_folder
+from mxcheck.distributed.merge import Merged, merge_folder
 from validation.faults.catalogued import catalogue
 from validation.faults.fault import applied
 from validation.known_verdicts.merges import green_shards, missed_merges, write_shards

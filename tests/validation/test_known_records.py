@@ -46,13 +46,13 @@ SEEN_ELSEWHERE = {
     "results_of_another_model": "steps 1 to 6 of the model suite",
     "result_of_the_tier_before": "the model suite: a case without a verdict",
     "red_cases_leave_no_record": "the model suite: a case without a verdict",
-    "accept_command_takes_more": "tests/unit/pytest_plugin/test_gate_session.py",
-    "last_tier_left_out": "tests/unit/pytest_plugin/test_cases.py",
+    "accept_command_takes_more": "tests/unit/pytest_plugin/fixtures/test_gate_session.py",
+    "last_tier_left_out": "tests/unit/pytest_plugin/cases/test_laid_out_cases.py",
     "report_without_red_rows": "tests/plugin/test_report_of_a_run.py",
     "kernel_that_raises_is_skipped": "tests/plugin/test_kernel_suite.py",
     "first_kernel_serves_all": "tests/plugin/test_kernel_suite.py",
     "shard_written_too_early": "tests/plugin/test_shards.py",
-    "cases_of_a_dead_worker_lost": "tests/unit/pytest_plugin/test_xdist_scheduling.py",
+    "cases_of_a_dead_worker_lost": "tests/unit/pytest_plugin/xdist/test_xdist_scheduling.py",
     "broken_library_skipped": "tests/plugin/test_stages_fail_alone.py",
 }
 

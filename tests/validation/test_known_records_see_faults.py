@@ -30,8 +30,12 @@ from validation.known_verdicts.misjudged import missed
 VERDICT, DRIFT, STATISTICS = "mxcheck.gate.verdict", "mxcheck.gate.drift", "mxcheck.gate.statistics"
 BOUNDS, CASE, BASELINE = "mxcheck.gate.bounds_tables", "mxcheck.gate.case", "mxcheck.gate.baseline"
 DECISION, NOISE = "mxcheck.gate.decision", "mxcheck.gate.noise"
-INPUTS, HELD_CASTS, HELD = "mxcheck.gate.inputs", "mxcheck.gate.held_casts", "mxcheck.gate.held_figures"
-PREDICTIONS, SUBLAYERS = "mxcheck.gate.predictions", "mxcheck.gate.sublayers"
+INPUTS, HELD_CASTS, HELD = (
+    "mxcheck.gate.accepted_inputs",
+    "mxcheck.gate.held_casts",
+    "mxcheck.gate.held_figures",
+)
+PREDICTIONS, SUBLAYERS = "mxcheck.gate.predictions", "mxcheck.gate.sublayer_drift"
 COUNTS, ROWS = "mxcheck.gate.counter_changes", "mxcheck.gate.row_groups"
 
 
@@ -480,7 +484,7 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
         ((comparison("digests"),), "True", "first-casts"),
         ((comparison("id"),), "True", "first-case"),
     ],
-    "mxcheck.gate.absolute:absolute_checks": [
+    "mxcheck.gate.absolute_checks:absolute_checks": [
         ((comparison("low"),), "share <= high", "signs-low"),
         ((comparison("low"),), "low <= share", "signs-high"),
         ((comparison("low"),), "0.9 < share < 1.1", "signs-least"),
@@ -504,7 +508,7 @@ REWRITES: dict[str, list[tuple[tuple[Step, ...], str, str]]] = {
     "mxcheck.gate.orderings:_tried": [
         ((value("of_the_text"),), "()", "order-rceil"),
     ],
-    "mxcheck.gate.absolute:share_of_signed": [
+    "mxcheck.gate.absolute_checks:share_of_signed": [
         ((call("median"),), "max(found.signed)", "signs-median"),
     ],
     f"{BOUNDS}:BoundsTables.find": [

@@ -15,7 +15,7 @@ from gate_project import WITH_VALIDATION
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import Outcome
-from mxcheck.pytest_plugin.settings import read_settings
+from mxcheck.pytest_plugin.options.settings import read_settings
 from validation.faults.catalogued import catalogue
 from validation.faults.fault import Fault, Setting, applied
 from validation.sensitivity import model_run, reduced_gate
@@ -34,7 +34,11 @@ OF_PYTEST = Fault(
     group="gate",
     what="Nothing is wrong.",
     source="made up",
-    changes=(Setting(target="mxcheck.pytest_plugin.session:_BROKEN_CONTEXT", value=lambda code: code + 1),),
+    changes=(
+        Setting(
+            target="mxcheck.pytest_plugin.fixtures.gate_session:_BROKEN_CONTEXT", value=lambda code: code + 1
+        ),
+    ),
 )
 
 #: Two faults of the model suite under a run in which pytest cannot start.

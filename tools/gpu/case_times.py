@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 import mxcheck
 from gpu import seen_lines
 from mxcheck.evaluation.layer_states import reference_states
-from mxcheck.evaluation.sublayers import sublayer_errors
+from mxcheck.evaluation.sublayer_errors import sublayer_errors
 from mxcheck.evaluation.tokens import load_tokens
-from mxcheck.models.probe import digests
+from mxcheck.models.conversion.probe import digests
 
 _PRECISION, _TIER, _TOGETHER = "fp8_e4m3", "B", 8
 #: Of a made-up Llama whose products are as large as a real one's: it says nothing of accuracy.

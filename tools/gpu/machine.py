@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mxcheck.measure import on_device
+from mxcheck.measure import cuda
 from mxcheck.scheduling.devices import CPU, Device, cpu_device, gpu_devices, gpus, used_bytes, visible
 from mxcheck.scheduling.leases import Request
 from mxcheck.scheduling.ledger import Ledger
@@ -72,7 +72,7 @@ def _leases(device: str) -> tuple[dict[str, Any], list[str]]:
         ledger = Ledger(Path(folder))
         lease = ledger.acquire(Request(what="gpu check", bytes_each=_LEASED), devices)
         held = [one for one in devices if one.name in lease.bytes_of]
-        on_device.use(device, lease, held)
+        cuda.use(device, lease, held)
         found = {"leased": lease.bytes_of[held[0].name], "total": held[0].total_bytes}
         found |= _filled(device, held)
         ledger.release(lease)
@@ -90,12 +90,12 @@ def _filled(device: str, held: list[Device]) -> dict[str, Any]:
     found: dict[str, Any] = {"used_before": used_bytes(held).get(name, 0)}
     tensor = torch.ones(_TAKEN, dtype=torch.uint8, device=device)
     found["used_with"] = used_bytes(held).get(name, 0)
-    found["torch_with"] = on_device.memory_bytes(device, indices)
+    found["torch_with"] = cuda.memory_bytes(device, indices)
     del tensor
     if device != CPU:
         found["torch_total"] = torch.cuda.get_device_properties(0).total_memory
         found["refused_beyond"] = _is_refused(device)
-    on_device.empty(device)
+    cuda.empty(device)
     found["used_after"] = used_bytes(held).get(name, 0)
     return found
 

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from gpu.suites import LOG_VARIABLE
-from mxcheck.pytest_plugin.wire import sent_cell, sent_result
+from mxcheck.pytest_plugin.xdist.wire import sent_cell, sent_result
 
 
 class _Log:

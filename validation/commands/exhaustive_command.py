@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mxcheck.cli.console import console
 from mxcheck.kernels.device_choice import resolve_device
-from mxcheck.reporting.screen import Screen, say
+from mxcheck.reporting.screen import Screen, console, say
 
 
 def add_commands(commands: Any) -> None:

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mxcheck.cli.console import console
-from mxcheck.cli.progress import progress_bar
-from mxcheck.reporting.screen import Screen, say, show
+from mxcheck.cli.progress_lines import progress_bar
+from mxcheck.reporting.screen import Screen, console, say, show
 
 
 def add_commands(commands: Any) -> None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from mxcheck.cli.console import console
-from mxcheck.cli.progress import progress_bar
-from mxcheck.reporting.screen import Screen, say, show
+from mxcheck.cli.progress_lines import progress_bar
+from mxcheck.reporting.screen import Screen, console, say, show
 from mxcheck.reporting.table import render
-from mxcheck.reporting.titled import titled_table
+from mxcheck.reporting.tables import titled_table
 from validation.sensitivity.sensitivity_tables import as_json, group_table, markdown, matrix_table, trouble
 
 if TYPE_CHECKING:

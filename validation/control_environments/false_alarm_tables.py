@@ -12,7 +12,7 @@ from rich.table import Table
 from mxcheck.files.printed import one_line
 from mxcheck.reporting.markdown import cell, code, fenced
 from mxcheck.reporting.markdown import table as markdown_table
-from mxcheck.reporting.titled import titled_table
+from mxcheck.reporting.tables import titled_table
 
 _COLUMNS = (
     "environment",

@@ -16,10 +16,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from mxcheck.distributed.provenance import folder_digest
 from mxcheck.files.plain_data import MALFORMED, read_json
 from mxcheck.files.printed import one_line, told
 from mxcheck.files.write import write_text
-from mxcheck.gate.digest import folder_digest
 from mxcheck.gate.result import CaseResult, result_from_dict
 from validation import ROOT, sources_digest
 from validation.control_environments.environments import Environment, intel_shim

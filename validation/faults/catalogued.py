@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose
-from mxcheck.models.ladder import LADDER
+from mxcheck.models.recipes.ladder import LADDER
 from validation.faults.fault import GROUPS, Fault
 
 

@@ -12,7 +12,7 @@ from mxcheck.gate.counters import Counters, OperandCounts
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.row_groups import RowGroups
-from mxcheck.gate.sublayers import SublayerError
+from mxcheck.gate.sublayer_drift import SublayerError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

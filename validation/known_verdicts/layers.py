@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mxcheck.gate.record import Noise
-from mxcheck.gate.sublayers import SublayerError, SublayerNoise
+from mxcheck.gate.sublayer_drift import SublayerError, SublayerNoise
 from validation.known_verdicts.healthy import (
     HEALTHY,
     LAYERS,

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mxcheck.distributed.merge import Merged, merge_folder
+from mxcheck.distributed.shard_file import Basis, ShardRun, encode, file_name
 from mxcheck.gate.case import Case
 from mxcheck.gate.check import check
 from mxcheck.gate.result import CaseResult, Outcome
-from mxcheck.reporting.merge import Merged, merge_folder
-from mxcheck.reporting.shards import Basis, ShardRun, encode, file_name
 from validation.known_verdicts.healthy import HEALTHY
 
 _BASIS = Basis(

@@ -17,12 +17,12 @@ from mxcheck.gate.check import check
 from mxcheck.gate.counters import OperandCounts
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome
-from mxcheck.pytest_plugin.neighbours import asked_update
-from mxcheck.pytest_plugin.report import RunReport
-from mxcheck.pytest_plugin.wire import RESULT
+from mxcheck.pytest_plugin.options.neighbours import asked_update
+from mxcheck.pytest_plugin.progress.run_report import RunReport
+from mxcheck.pytest_plugin.xdist.wire import RESULT
 from mxcheck.reporting.failure import worst_layers
 from mxcheck.reporting.table import render, results_table
-from mxcheck.scheduling.sharding import split
+from mxcheck.scheduling.split_models import split
 from validation.known_verdicts.expectation import Expectation, expect
 from validation.known_verdicts.healthy import HEALTHY
 

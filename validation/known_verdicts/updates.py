@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mxcheck.gate.absolute import Absolute, absolute_checks
+from mxcheck.gate.absolute_checks import Absolute, absolute_checks
 from mxcheck.gate.baseline import encode
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.decision import Accepted, decide, is_first, read_accepted

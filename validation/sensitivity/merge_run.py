@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mxcheck.reporting.merge import merge_folder
+from mxcheck.distributed.merge import merge_folder
 from validation.known_verdicts.merges import green_shards, write_shards
 from validation.sensitivity.suite_run import SuiteRun
 

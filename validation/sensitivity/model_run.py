@@ -20,10 +20,10 @@ from mxcheck.gate.result import CaseResult, all_green
 from mxcheck.gate.shipped import adopt
 from mxcheck.gate.update import Update
 from mxcheck.measure.hold import error_of, hold_case
-from mxcheck.measure.noise import noise_of
-from mxcheck.measure.session import Session
+from mxcheck.measure.measured_noise import noise_of
+from mxcheck.measure.model_session import Session
 from mxcheck.reporting.failure import failure_message
-from mxcheck.run.measuring import Measuring
+from mxcheck.run.measurement_settings import Measuring
 from validation.sensitivity.suite_run import SuiteRun
 
 

@@ -12,13 +12,13 @@ from mxcheck.files.write import write_text
 from mxcheck.gate.bounds_tables import bounds_path, load_bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.shipped import adopt
-from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS
-from mxcheck.models.ladder import TIERS as LADDER_TIERS
-from mxcheck.models.ladder import WHOLE_MODEL as LADDER_WHOLE_MODEL
-from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.run.cases import Changes, changed_recipe
+from mxcheck.models.recipes.ladder import ALL_LINEARS, LADDER, MIXED_TIERS
+from mxcheck.models.recipes.ladder import TIERS as LADDER_TIERS
+from mxcheck.models.recipes.ladder import WHOLE_MODEL as LADDER_WHOLE_MODEL
+from mxcheck.models.zoo.known_models import REFERENCE_MODELS
 from mxcheck.run.default_gate import FEW_PRECISIONS, is_run_with
-from mxcheck.run.measuring import Measuring
+from mxcheck.run.ladder_cases import Changes, changed_recipe
+from mxcheck.run.measurement_settings import Measuring
 from validation.faults.fault import Fault
 
 #: The reduced gate: a dense model, one with experts, and models that cover the remaining code.

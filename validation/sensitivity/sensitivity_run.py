@@ -42,7 +42,7 @@ _HEAVY = (
     *("transformers.models.gpt_neo.modeling_gpt_neo", "transformers.tokenization_utils_tokenizers"),
     *(f"mxcheck.conformance.{name}" for name in ("run", "describe", "devices", "products")),
     *(f"mxcheck.evaluation.{name}" for name in ("arithmetic", "measure", "metrics", "sublayers", "tokens")),
-    *("mxcheck.kernels.api", "mxcheck.kernels.eager", "mxcheck.kernels.products"),
+    *("mxcheck.kernels.api", "mxcheck.kernels.eager", "mxcheck.kernels.block_matmul"),
     *(f"mxcheck.measure.{name}" for name in ("emulation", "hold", "kernel_check", "noise")),
     *(f"mxcheck.models.{name}" for name in ("convert", "load", "probe")),
     *(f"mxcheck.pytest_plugin.{name}" for name in ("plugin", "report", "session", "kernel_bench", "kernels")),
@@ -245,7 +245,7 @@ _OF_PYTEST = ("mxcheck.pytest_plugin", "mxcheck.reporting", "mxcheck.scheduling"
 
 def concerns_merge(fault: Fault) -> bool:
     """Return whether a fault lies in code that only `mxcheck merge` calls."""
-    return all(change.target.startswith("mxcheck.reporting.merge:") for change in fault.changes)
+    return all(change.target.startswith("mxcheck.distributed.merge:") for change in fault.changes)
 
 
 def concerns_pytest(fault: Fault) -> bool:

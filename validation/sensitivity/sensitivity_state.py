@@ -16,9 +16,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mxcheck.distributed.provenance import folder_digest
 from mxcheck.files.plain_data import read_json, read_text
 from mxcheck.files.printed import got, one_line, told
-from mxcheck.gate.digest import folder_digest
 from validation import sources_digest
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from mxcheck.reporting.markdown import cell, table
-from mxcheck.reporting.titled import titled_table
+from mxcheck.reporting.tables import titled_table
 from validation.sensitivity.detection import OF_THE_GATE, Detection, KernelSight, ModelSight, Sight
 
 #: Maximum number of red tests named, besides cells of the kernel suite.

@@ -15,7 +15,7 @@ import pytest
 from mxcheck.files.printed import got
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
-from mxcheck.pytest_plugin.wire import sent_cell, sent_result
+from mxcheck.pytest_plugin.xdist.wire import sent_cell, sent_result
 
 #: Maximum characters kept of a red test's message.
 _MOST_SHOWN = 2000

@@ -19,7 +19,7 @@ from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN
 from mxcheck.formats.elements import ElementFormat, element_format
 from mxcheck.formats.spec import cast_spec
 from mxcheck.kernels.eager import quantize_eager
-from mxcheck.kernels.elements import encode, round_elements
+from mxcheck.kernels.element_codes import encode, round_elements
 from mxcheck.kernels.usual_settings import check_subnormals
 from validation.second_oracle.bit_tables import element_thresholds, encode_bits, scale_thresholds
 from validation.second_oracle.search import FP32_INF

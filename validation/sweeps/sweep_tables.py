@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mxcheck.reporting.markdown import cell, fenced
 from mxcheck.reporting.markdown import table as markdown_table
-from mxcheck.reporting.titled import titled_table
+from mxcheck.reporting.tables import titled_table
 from validation.sweeps.sweep import Sweep, SweepResult
 
 _COLUMNS = ("sweep", "inputs", "NaNs left out", "mismatches", "seconds")

@@ -11,19 +11,19 @@ from contextlib import suppress
 
 from mxcheck import __version__
 from mxcheck.cli import (
-    baselines,
-    bounds,
-    cases,
-    explain,
-    formats,
-    identify,
-    ladder,
-    leases,
-    merge,
-    models,
-    run,
-    sample,
-    verify,
+    baselines_command,
+    bounds_command,
+    cases_command,
+    explain_command,
+    formats_command,
+    identify_command,
+    ladder_command,
+    leases_command,
+    merge_command,
+    models_command,
+    run_command,
+    sample_command,
+    verify_command,
 )
 from mxcheck.cli.signals import EndedFromOutside, ended_in_order
 from mxcheck.extras import named
@@ -33,18 +33,18 @@ from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
 
 _GROUPS = (
     *(
-        formats,
-        explain,
-        identify,
-        cases,
-        verify,
-        ladder,
-        models,
-        baselines,
-        bounds,
-        sample,
+        formats_command,
+        explain_command,
+        identify_command,
+        cases_command,
+        verify_command,
+        ladder_command,
+        models_command,
+        baselines_command,
+        bounds_command,
+        sample_command,
     ),
-    *(run, merge, leases),
+    *(run_command, merge_command, leases_command),
 )
 
 #: A full disk or quota. A write error does not name the file.
@@ -119,7 +119,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         group.add_commands(commands)
     if words[:1] == ["exhaustive"]:
         parser.error("exhaustive is `python -m validation exhaustive` in a checkout of mxcheck")
-    options, others = parser.parse_known_args(explain.numbers_are_no_options(words))
+    options, others = parser.parse_known_args(explain_command.numbers_are_no_options(words))
     if others and not options.passes_on:
         parser.error(f"unknown arguments: {printable(' '.join(others))}")
     options.pytest = others

@@ -22,14 +22,14 @@ def named_kernel(name: str) -> Kernel:
         ValueError: there is no such kernel.
         KernelError: its module raised an error, which is the cause.
     """
-    from mxcheck.conformance.devices import on_device
+    from mxcheck.conformance.implementation.accelerator import on_device
     from mxcheck.kernels.api import resolve_kernel
     from mxcheck.kernels.device_choice import resolve_device
     from mxcheck.kernels.registry import PROGRAM, implementations
     from mxcheck.kernels.usual_settings import check_subnormals
 
     if name.startswith(PROGRAM):
-        from mxcheck.conformance.program import program
+        from mxcheck.conformance.programs.program import program
 
         check_subnormals()
         return program(name.removeprefix(PROGRAM))

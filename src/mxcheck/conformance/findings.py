@@ -14,8 +14,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, get_type_hints
 
-from mxcheck.conformance.group_names import group_in_words
-from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
+from mxcheck.conformance.cases.group_names import group_in_words
+from mxcheck.conformance.verify.conditions import LAST_BIT
 from mxcheck.files.plain_data import DataError, json_data, toml_data
 from mxcheck.files.printed import got, one_line, told
 from mxcheck.formats.aliases import precision_of

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mxcheck.conformance.cells import Cell
-from mxcheck.conformance.counterexample import Counterexample
-from mxcheck.conformance.describe import describe, summary
+from mxcheck.conformance.cases.cells import Cell
+from mxcheck.conformance.cases.group_names import groups_in_words, shown_groups
+from mxcheck.conformance.cases.narrowing import EVERYTHING, Narrowing
+from mxcheck.conformance.cell_run import CellResult, counterexamples, run_cell
+from mxcheck.conformance.failure_text import describe, summary
 from mxcheck.conformance.findings import Finding, findings_of, judge, known_counts
-from mxcheck.conformance.group_names import groups_in_words, shown_groups
 from mxcheck.conformance.identify import looks_like
-from mxcheck.conformance.narrowing import EVERYTHING, Narrowing
-from mxcheck.conformance.run import CellResult, counterexamples, run_cell
+from mxcheck.conformance.shrink.counterexample import Counterexample
 from mxcheck.files.printed import printable
 from mxcheck.kernels.api import Kernel
 from mxcheck.kernels.registry import Implementation, implementations

@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mxcheck.conformance import inputs
-from mxcheck.conformance.cells import Cell, cells
-from mxcheck.conformance.draws import Draws
-from mxcheck.conformance.generator import spread_with_ties
-from mxcheck.conformance.inside import dtypes_of
-from mxcheck.conformance.kinds_of_mismatch import KINDS
-from mxcheck.conformance.mixtures import sixteen_bit_blocks
-from mxcheck.conformance.verifier import differences, outcome
+from mxcheck.conformance.cases import edge_blocks
+from mxcheck.conformance.cases.cells import Cell, cells
+from mxcheck.conformance.cases.generator import spread_with_ties
+from mxcheck.conformance.cases.inside import dtypes_of
+from mxcheck.conformance.cases.mixtures import sixteen_bit_blocks
+from mxcheck.conformance.cases.seeded_random import Draws
+from mxcheck.conformance.verify.conditions import KINDS
+from mxcheck.conformance.verify.verifier import differences, outcome
 from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.codes import E8M0_NAN
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
@@ -39,7 +39,7 @@ from mxcheck.formats.field_rules import (
 )
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel
-from mxcheck.kernels.blocks import DTYPES
+from mxcheck.kernels.block_views import DTYPES
 from mxcheck.kernels.domain import Domain, domain_of
 
 BLOCK_SIZES = (32, 16, 64, 128)
@@ -228,9 +228,14 @@ def _asked(name: str, block_size: int, dtype: torch.dtype) -> _Asked:
     element = cell.spec().element
     made = [
         make(cell, block_size, Draws(f"identify {name} {make.__name__}"))
-        for make in (inputs.every_code, inputs.boundaries, inputs.zero_and_subnormal, inputs.amax_boundaries)
+        for make in (
+            edge_blocks.every_code,
+            edge_blocks.boundaries,
+            edge_blocks.zero_and_subnormal,
+            edge_blocks.amax_boundaries,
+        )
     ]
-    made += [_thresholds(cell, block_size), inputs.wide(cell, block_size, Draws("identify wide"))]
+    made += [_thresholds(cell, block_size), edge_blocks.wide(cell, block_size, Draws("identify wide"))]
     made.append(spread_with_ties((1024, block_size), Draws("identify ties")).numpy())
     with np.errstate(over="ignore", under="ignore"):
         blocks = torch.from_numpy(np.concatenate(made)).to(dtype)
@@ -239,7 +244,7 @@ def _asked(name: str, block_size: int, dtype: torch.dtype) -> _Asked:
     finite = _in_tiles(blocks[blocks.isfinite().all(-1)])
     others = [
         _in_tiles(torch.from_numpy(make(cell, block_size, Draws("identify not finite"))).to(dtype))
-        for make in (inputs.infinite, inputs.not_finite)
+        for make in (edge_blocks.infinite, edge_blocks.not_finite)
     ]
     amax = finite.abs().amax(-1).float().numpy()
     middle = [
@@ -249,7 +254,7 @@ def _asked(name: str, block_size: int, dtype: torch.dtype) -> _Asked:
     return _Asked(block_size=block_size, finite=finite, not_finite=tuple(others), ends=ends)
 
 
-def _thresholds(cell: Cell, length: int) -> inputs.Blocks:
+def _thresholds(cell: Cell, length: int) -> edge_blocks.Blocks:
     """Return amax at the thresholds of the rules: 1.5 times the largest code, every power of two, and one
     fp32 value to each side."""
     exponents = np.arange(-140, 118)
@@ -260,7 +265,7 @@ def _thresholds(cell: Cell, length: int) -> inputs.Blocks:
     rest = (
         random.integers(-(1 << 12), 1 << 12, (amax.size, length)) / 4096.0 * amax[:, None].astype(np.float64)
     )
-    blocks: inputs.Blocks = rest.astype(np.float32)
+    blocks: edge_blocks.Blocks = rest.astype(np.float32)
     blocks[np.arange(amax.size), random.integers(0, length, amax.size)] = amax
     return blocks
 

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mxcheck.conformance.cells import Cell, cells
-from mxcheck.conformance.draws import Draws
-from mxcheck.conformance.generator import Example, placed, spread_with_ties
-from mxcheck.conformance.learned_domain import learned_domain
-from mxcheck.conformance.side_by_side import in_two_threads
-from mxcheck.conformance.verifier import Comparison, compare, failed, judged, outcome
+from mxcheck.conformance.cases.cells import Cell, cells
+from mxcheck.conformance.cases.generator import Example, placed, spread_with_ties
+from mxcheck.conformance.cases.seeded_random import Draws
+from mxcheck.conformance.implementation.learned_domain import learned_domain
+from mxcheck.conformance.verify.side_by_side import in_two_threads
+from mxcheck.conformance.verify.verifier import Comparison, compare, failed, judged, outcome
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel, fake_quantize, quantize
 from mxcheck.kernels.domain import Domain, NotSupported, domain_of

@@ -10,8 +10,8 @@ import hashlib
 
 import torch
 
-from mxcheck.models.load import tensor_bytes
-from mxcheck.models.probe import probe
+from mxcheck.models.conversion.probe import probe
+from mxcheck.models.zoo.load import tensor_bytes
 
 #: (batch, rows, inner, columns): a projection, the two products of attention, the output embedding.
 _SHAPES = ((1, 2048, 128, 344), (32, 256, 32, 256), (32, 256, 256, 32), (1, 2048, 128, 1024))

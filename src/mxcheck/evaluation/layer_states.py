@@ -24,9 +24,9 @@ from mxcheck.evaluation.logits import vocabulary_of
 from mxcheck.evaluation.tokens import fingerprint
 from mxcheck.files.printed import RefusedFileError, got, one_line, some_of, told
 from mxcheck.files.write import write_whole
-from mxcheck.models.classify import classify
-from mxcheck.models.load import tensor_bytes
-from mxcheck.models.refusal import reading
+from mxcheck.models.conversion.classify import classify
+from mxcheck.models.zoo.load import tensor_bytes
+from mxcheck.models.zoo.refusal import reading
 
 __all__ = [
     "TOKENS",

@@ -29,7 +29,7 @@ from mxcheck.evaluation.tokens import fingerprint
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.statistics import exponential
 from mxcheck.kernels.usual_settings import check_subnormals
-from mxcheck.models.convert import sequences_a_pass
+from mxcheck.models.conversion.convert import sequences_a_pass
 
 if TYPE_CHECKING:
     from mxcheck.evaluation.metrics import MetricFunction

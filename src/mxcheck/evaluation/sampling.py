@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from mxcheck.evaluation.logits import SMALL, vocabulary_of
 from mxcheck.files.printed import told
-from mxcheck.models.load import positions
+from mxcheck.models.zoo.load import positions
 
 __all__ = ["sample_tokens"]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 
 from mxcheck.files.printed import one_line, some_of, told
 from mxcheck.files.write import write_whole
-from mxcheck.models.refusal import reading
+from mxcheck.models.zoo.refusal import reading
 
 __all__ = ["fingerprint", "load_tokens", "save_tokens"]
 

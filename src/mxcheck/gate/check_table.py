@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from mxcheck.gate.record import FINGERPRINTS
-from mxcheck.gate.sublayers import FIGURES
+from mxcheck.gate.sublayer_drift import FIGURES
 
 STEPS = {
     1: "inputs",

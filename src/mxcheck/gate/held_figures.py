@@ -18,7 +18,7 @@ from mxcheck.gate.drift import (
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import differences
-from mxcheck.gate.sublayers import check_sublayers, same_layers
+from mxcheck.gate.sublayer_drift import check_sublayers, same_layers
 
 
 def figures_held(record: Record, baseline: Record) -> Iterator[Check]:

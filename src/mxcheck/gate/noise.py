@@ -9,7 +9,7 @@ from typing import Any
 from mxcheck.gate.record import Noise, Record, sublayers_from_dict
 from mxcheck.gate.row_groups import Digests, digests_as_dict, digests_from_dict
 from mxcheck.gate.statistics import differences, largest, rms, typical
-from mxcheck.gate.sublayers import SublayerError, sublayer_noise
+from mxcheck.gate.sublayer_drift import SublayerError, sublayer_noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from mxcheck.gate.kernel_cells import (
 )
 from mxcheck.gate.predictions import Predictions, predictions_from_dict
 from mxcheck.gate.row_groups import Digests, digests_as_dict, digests_from_dict
-from mxcheck.gate.sublayers import (
+from mxcheck.gate.sublayer_drift import (
     SublayerError,
     SublayerNoise,
     sublayer_error_from_dict,

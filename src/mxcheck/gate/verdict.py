@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mxcheck.gate.accepted_inputs import comparable, fingerprints, same_corpus
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check, changes, check, count_check, differing, drift_check, some
 from mxcheck.gate.drift import drift, moved, same_arithmetic
 from mxcheck.gate.held_casts import casts_held, casts_steady, kernel_held
 from mxcheck.gate.held_figures import figures_held
-from mxcheck.gate.inputs import comparable, fingerprints, same_corpus
 from mxcheck.gate.predictions import check_estimates
 from mxcheck.gate.record import OPTIONAL, Record
 from mxcheck.gate.statistics import UPPER_95, differences, in_standard_errors, mean_and_error

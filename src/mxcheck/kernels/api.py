@@ -14,7 +14,7 @@ from torch import Tensor
 from mxcheck.formats.blocks import E4M3, FP32
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
-from mxcheck.kernels.blocks import check_input
+from mxcheck.kernels.block_views import check_input
 from mxcheck.kernels.domain import NotSupported, domain_of
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.kernels.grown import along_the_last, cut, grown, learned_limits

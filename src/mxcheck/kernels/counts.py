@@ -17,7 +17,7 @@ from torch import Tensor
 from mxcheck.formats.blocks import E8M0, FP32
 from mxcheck.formats.codes import scale_values
 from mxcheck.formats.elements import ElementFormat
-from mxcheck.kernels.blocks import chunks, rows, sections
+from mxcheck.kernels.block_views import chunks, rows, sections
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.real_scaled import decode_scales
 

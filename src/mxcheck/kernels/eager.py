@@ -19,9 +19,9 @@ from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.codes import E8M0_NAN, scale_values
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.spec import CastSpec, scales_shape
-from mxcheck.kernels.blocks import check_input, chunks, rows, sections
+from mxcheck.kernels.block_views import check_input, chunks, rows, sections
 from mxcheck.kernels.domain import domain
-from mxcheck.kernels.elements import clear, encode, round_elements
+from mxcheck.kernels.element_codes import clear, encode, round_elements
 from mxcheck.kernels.real_scaled import fake_quantize_real_scaled, quantize_real_scaled
 from mxcheck.kernels.rules import EXPONENT, MAGNITUDE, SCALE_RULES
 

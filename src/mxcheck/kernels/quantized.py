@@ -11,7 +11,7 @@ from mxcheck.formats.blocks import E8M0
 from mxcheck.formats.codes import code_values, scale_values
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.spec import CastSpec, resolve_axis
-from mxcheck.kernels.blocks import DTYPES
+from mxcheck.kernels.block_views import DTYPES
 from mxcheck.kernels.real_scaled import decode_scales
 
 # bits of a code -> (codes in a group, bytes in a group)

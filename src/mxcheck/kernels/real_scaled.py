@@ -17,8 +17,8 @@ from mxcheck.formats.blocks import E4M3
 from mxcheck.formats.codes import code_values
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.spec import CastSpec, scales_shape
-from mxcheck.kernels.blocks import chunks, rows, sections
-from mxcheck.kernels.elements import clear, encode
+from mxcheck.kernels.block_views import chunks, rows, sections
+from mxcheck.kernels.element_codes import clear, encode
 
 _BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]
 

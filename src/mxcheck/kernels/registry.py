@@ -81,10 +81,10 @@ class Implementation:
 #: Matrix product by name -> its target. Ours, the peers' that have one, and torch's.
 PRODUCTS: Mapping[str, str] = MappingProxyType(
     {
-        "eager": "mxcheck.kernels.products:product",
-        "torchao": "mxcheck.kernels.peers.products:torchao",
-        "scaled_mm": "mxcheck.kernels.peers.products:scaled_mm",
-        "microxcaling": "mxcheck.kernels.peers.products:microxcaling",
+        "eager": "mxcheck.kernels.block_matmul:product",
+        "torchao": "mxcheck.kernels.peers.peer_matmuls:torchao",
+        "scaled_mm": "mxcheck.kernels.peers.peer_matmuls:scaled_mm",
+        "microxcaling": "mxcheck.kernels.peers.peer_matmuls:microxcaling",
     }
 )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mxcheck.gate.check import Check, check, some
 from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.record import Record
-from mxcheck.measure.session import Session
+from mxcheck.measure.model_session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,9 +66,9 @@ def _operands(
     """Yield changed operands: in words, their values, their casts, and whether they are the probe."""
     import torch
 
-    from mxcheck.models.classify import reduction_axis, weight_parameters
-    from mxcheck.models.ladder import BF16
-    from mxcheck.models.probe import ROWS, probe
+    from mxcheck.models.conversion.classify import reduction_axis, weight_parameters
+    from mxcheck.models.conversion.probe import ROWS, probe
+    from mxcheck.models.recipes.ladder import BF16
 
     recipe = session.measuring.recipe_of(record.case)
     modules = dict(session.resident(record.case.model).loaded.model.named_modules())

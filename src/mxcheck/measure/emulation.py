@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mxcheck.evaluation.counters import counters, counting, expert_rows
+from mxcheck.evaluation.cast_counts import counters, counting, expert_rows
 from mxcheck.evaluation.layer_states import TOKENS, LayerStates, run, started_from
 from mxcheck.evaluation.measure import Measurement, evaluate
-from mxcheck.evaluation.sublayers import SublayerErrors, sublayer_errors
+from mxcheck.evaluation.sublayer_errors import SublayerErrors, sublayer_errors
 from mxcheck.kernels.grown import as_it_is, growing
 from mxcheck.measure.steady_casts import SteadyCasts
-from mxcheck.models.convert import Conversion
+from mxcheck.models.conversion.convert import Conversion
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mxcheck.evaluation.metrics import Metric
     from mxcheck.gate.counters import Counters, Operands
     from mxcheck.gate.row_groups import Digests
-    from mxcheck.models.recipe import Recipe
+    from mxcheck.models.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,10 +15,10 @@ from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.shipped import in_force
 from mxcheck.measure.made_for import other_options
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.memory import is_out_of_memory
+from mxcheck.measure.model_session import Session
 from mxcheck.measure.passive_threads import load_torch
-from mxcheck.measure.session import Session
-from mxcheck.models.ladder import LADDER, installed
+from mxcheck.models.recipes.ladder import LADDER, installed
+from mxcheck.models.zoo.refusal import is_out_of_memory
 
 
 def hold_case(
@@ -31,8 +31,8 @@ def hold_case(
     """
     load_torch()
     from mxcheck.kernels.usual_settings import usual_settings
-    from mxcheck.models.casts import CastRefusedError
-    from mxcheck.models.convert import UnavailableError
+    from mxcheck.models.conversion.casts import CastRefusedError
+    from mxcheck.models.conversion.convert import UnavailableError
 
     def ends(reason: str) -> CaseResult:
         return error_of(case, reason, session.kernel_so_far(session.measuring.recipe_of(case)))

@@ -25,15 +25,15 @@ from mxcheck.gate.kernel_cells import (
     KernelCell,
 )
 from mxcheck.measure.kernel_check import model_kernel
-from mxcheck.measure.memory import is_out_of_memory
+from mxcheck.models.zoo.refusal import is_out_of_memory
 
 if TYPE_CHECKING:
-    from mxcheck.conformance.cells import Cell
+    from mxcheck.conformance.cases.cells import Cell
+    from mxcheck.conformance.cases.narrowing import Narrowing
     from mxcheck.conformance.held_cell import HeldCell
-    from mxcheck.conformance.narrowing import Narrowing
     from mxcheck.kernels.api import Kernel
     from mxcheck.kernels.registry import Implementation
-    from mxcheck.models.recipe import Recipe
+    from mxcheck.models.recipes.recipe import Recipe
 
 LEVEL = "quick"
 #: Our own kernels, which a recipe may name as its default.
@@ -75,8 +75,8 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, tuple[str, Cell, int | None]]]
 
 def cells_of(recipe: Recipe) -> Iterator[tuple[Cell, int | None]]:
     """Yield each cell that a recipe casts with, and its block size."""
-    from mxcheck.conformance.cells import Cell
-    from mxcheck.models.ladder import BF16
+    from mxcheck.conformance.cases.cells import Cell
+    from mxcheck.models.recipes.ladder import BF16
 
     for operand in recipe.operands:
         if operand.format != BF16:
@@ -93,9 +93,9 @@ def cells_of(recipe: Recipe) -> Iterator[tuple[Cell, int | None]]:
 
 
 def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelCell:
-    from mxcheck.conformance.devices import on_device
+    from mxcheck.conformance.cases.narrowing import Narrowing
     from mxcheck.conformance.held_cell import hold_cell
-    from mxcheck.conformance.narrowing import Narrowing
+    from mxcheck.conformance.implementation.accelerator import on_device
     from mxcheck.kernels.api import resolve_kernel
     from mxcheck.kernels.domain import NotSupported
     from mxcheck.kernels.registry import implementation
@@ -143,7 +143,7 @@ def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell, named: Nar
     Raises:
         NotSupported: it declares no domain, and refuses every input.
     """
-    from mxcheck.conformance.learned_domain import learned_domain
+    from mxcheck.conformance.implementation.learned_domain import learned_domain
     from mxcheck.kernels.domain import declared, domain_of
 
     @wraps(kernel)
@@ -156,8 +156,8 @@ def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell, named: Nar
 
 def _told(held: HeldCell, of: Implementation) -> KernelCell:
     """Describe a cell in words."""
-    from mxcheck.conformance.describe import summary
-    from mxcheck.conformance.run import MOST_COUNTEREXAMPLES
+    from mxcheck.conformance.cell_run import MOST_COUNTEREXAMPLES
+    from mxcheck.conformance.failure_text import summary
 
     if held.result.reason is not None:
         return KernelCell(verdict=NOT_COMPARED, words=one_line(held.result.reason))

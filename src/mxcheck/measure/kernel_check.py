@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mxcheck.formats.spec import CastSpec
     from mxcheck.kernels.api import Kernel
-    from mxcheck.models.recipe import Recipe
+    from mxcheck.models.recipes.recipe import Recipe
 
 
 def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
@@ -22,10 +22,10 @@ def check_model_kernel(recipe: Recipe, *, like: torch.Tensor) -> None:
     Raises:
         ValueError: it raises, or returns neither codes and scales nor values; one line.
     """
-    from mxcheck.conformance.inside import fitted
+    from mxcheck.conformance.cases.inside import fitted
     from mxcheck.measure.made_for import made_for
-    from mxcheck.models.ladder import BF16
-    from mxcheck.models.probe import probe
+    from mxcheck.models.conversion.probe import probe
+    from mxcheck.models.recipes.ladder import BF16
 
     specs = [operand.spec(axis=-1) for operand in recipe.operands if operand.format != BF16]
     if not specs:

@@ -15,20 +15,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mxcheck.gate.case import Case
+from mxcheck.measure.evaluation_tokens import has_own_tokens, own_tokens_path
 from mxcheck.measure.kernel_asked import OWN
 from mxcheck.measure.kernel_check import check_named, model_kernel
 from mxcheck.measure.made_for import made_for, other_options, says_no
-from mxcheck.measure.text import has_own_tokens, own_tokens_path
-from mxcheck.models.footprint import text_shape
-from mxcheck.models.zoo import model_source
-from mxcheck.run.measuring import DEFAULT_LENGTH, Measuring
+from mxcheck.models.zoo.footprint import text_shape
+from mxcheck.models.zoo.known_models import model_source
+from mxcheck.run.measurement_settings import DEFAULT_LENGTH, Measuring
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from mxcheck.kernels.api import Kernel
     from mxcheck.kernels.domain import Domain
-    from mxcheck.models.recipe import Operand, Recipe
+    from mxcheck.models.recipes.recipe import Operand, Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe, device
         ValueError: it is refused; with the kernel, the case, the module, the input and the domain.
     """
     from mxcheck.kernels.domain import domain_of
-    from mxcheck.models.ladder import BF16
+    from mxcheck.models.recipes.ladder import BF16
 
     operands = [one for one in recipe.operands if one.format != BF16]
     check_named(recipe)
@@ -93,7 +93,7 @@ def check_kernel_domain(measuring: Measuring, case: Case, recipe: Recipe, device
 
 @lru_cache(maxsize=1)
 def _unloaded(name: str, dtype: str, trusted: bool) -> PreTrainedModel:
-    from mxcheck.models.load import unloaded
+    from mxcheck.models.zoo.load import unloaded
 
     return unloaded(name, dtype=dtype, trust_remote_code=trusted)
 
@@ -116,7 +116,7 @@ def _takes_any_shape(limits: Domain, dtypes: set[str]) -> bool:
 def _own_word(kernel: Kernel, limits: Domain, one: _Asked, device: str) -> str:
     """Return the refusal, by a kernel without a declared domain, of an input outside of its learned one;
     empty if it accepts it."""
-    from mxcheck.conformance.inside import rows_of
+    from mxcheck.conformance.cases.inside import rows_of
 
     shape = one.shape if one.rows_known else (rows_of(1, limits), one.shape[one.axis])
     spec = one.operand.spec(axis=one.axis if one.rows_known else -1)
@@ -141,7 +141,12 @@ def _asked(
     measuring: Measuring, case: Case, recipe: Recipe, model: PreTrainedModel, dtype: str
 ) -> Iterator[_Asked]:
     """Yield, module by module, the inputs: its weights, and its activations in each batch."""
-    from mxcheck.models.classify import classify, expert_parameters, reduction_axis, weight_parameters
+    from mxcheck.models.conversion.classify import (
+        classify,
+        expert_parameters,
+        reduction_axis,
+        weight_parameters,
+    )
 
     batches = list(_batches(measuring, case, recipe, model))
     modules = dict(model.named_modules())
@@ -197,7 +202,7 @@ def _batches(
 
 def _text_of(measuring: Measuring, label: str, model: PreTrainedModel) -> tuple[int | None, int]:
     """Return the number of sequences of the text, where known, and the tokens of each."""
-    from mxcheck.models.load import positions
+    from mxcheck.models.zoo.load import positions
 
     source = model_source(measuring.name_of(label))
     if has_own_tokens(measuring, label):

@@ -36,9 +36,9 @@ def made_for(kernel: Kernel, spec: CastSpec, device: str) -> Domain:
 
 @lru_cache(maxsize=64)
 def _learned(kernel: Kernel, spec: CastSpec, device: str) -> Domain:
-    from mxcheck.conformance.cells import Cell
-    from mxcheck.conformance.devices import on_device
-    from mxcheck.conformance.learned_domain import learned_domain
+    from mxcheck.conformance.cases.cells import Cell
+    from mxcheck.conformance.implementation.accelerator import on_device
+    from mxcheck.conformance.implementation.learned_domain import learned_domain
     from mxcheck.kernels.domain import Domain, NotSupported
     from mxcheck.kernels.grown import grow_as_learned
 
@@ -89,8 +89,8 @@ def other_options(kernel: Kernel, spec: CastSpec, device: str) -> str:
 
 def says_no(kernel: Kernel, shape: tuple[int, ...], dtype: str, spec: CastSpec, device: str) -> str:
     """Return a kernel's refusal of an input of this shape; empty if it gives a result, or another error."""
-    from mxcheck.conformance.devices import on_device
-    from mxcheck.conformance.learned_domain import answer
+    from mxcheck.conformance.implementation.accelerator import on_device
+    from mxcheck.conformance.implementation.learned_domain import answer
     from mxcheck.kernels.domain import DTYPES
 
     return answer(on_device(kernel, device), shape, DTYPES[dtype], spec)

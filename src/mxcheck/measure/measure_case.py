@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from mxcheck.gate.case import Case
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import Record
-from mxcheck.measure.memory import is_out_of_memory
+from mxcheck.measure.model_session import Session
 from mxcheck.measure.passive_threads import load_torch
-from mxcheck.measure.session import Session
+from mxcheck.models.zoo.refusal import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
 
     from mxcheck.evaluation.layer_states import LayerStates
-    from mxcheck.evaluation.sublayers import SublayerErrors
-    from mxcheck.models.recipe import Recipe
+    from mxcheck.evaluation.sublayer_errors import SublayerErrors
+    from mxcheck.models.recipes.recipe import Recipe
 
 
 def measure_case(session: Session, case: Case) -> Record:
@@ -41,7 +41,7 @@ def measure_case(session: Session, case: Case) -> Record:
 def _measured_whole(session: Session, case: Case) -> Record:
     from mxcheck.measure.kernel_check import check_named
     from mxcheck.measure.kernel_domain import check_kernel_domain
-    from mxcheck.models.convert import UnavailableError
+    from mxcheck.models.conversion.convert import UnavailableError
 
     recipe = session.measuring.recipe_of(case)
     if (reason := session.unavailable(recipe)) is not None:
@@ -64,7 +64,7 @@ def _measured_whole(session: Session, case: Case) -> Record:
 def _checked(session: Session, case: Case, recipe: Recipe) -> Record:
     """Measure the record, in a process that has measured canaries. Raises ValueError if it contradicts
     itself. For the first record of a process that casts, also test that it was measured now."""
-    from mxcheck.measure.canaries.live import stale
+    from mxcheck.measure.canaries.live_trials import stale
 
     session.try_canaries()
     record = _measured(session, case, recipe)

@@ -11,10 +11,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mxcheck.conformance.side_by_side import side_by_side
+from mxcheck.conformance.verify.side_by_side import side_by_side
 from mxcheck.files.printed import told
 from mxcheck.measure.probed_cast import CastParts, ProbedCast
-from mxcheck.models.probe import ROWS
+from mxcheck.models.conversion.probe import ROWS
 
 #: Tests one input; returns what is wrong, in words; empty if nothing is.
 Ask = Callable[[], str]

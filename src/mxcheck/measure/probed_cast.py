@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxcheck.models.probe import ROWS, probe
+from mxcheck.models.conversion.probe import ROWS, probe
 
 #: A cast, ours or a library's; it returns several tensors.
 CastParts = Callable[[Tensor], tuple[Tensor, ...]]

@@ -31,16 +31,14 @@ from torch import Tensor, nn
 from mxcheck.files.printed import told
 from mxcheck.gate.row_groups import Digests, RowGroups, changed_rows
 from mxcheck.kernels.api import Kernel, called_kernels, kernel_name, resolve_kernel
-from mxcheck.measure.memory import is_out_of_memory
 from mxcheck.measure.probe_inputs import questions
 from mxcheck.measure.probed_cast import CastParts, ProbedCast, first_wrong, rows_of, uneven_probe
-from mxcheck.models.call_casts import CallCast, call_casts
-from mxcheck.models.casts import CastFailedError, CastRefusedError, activation_cast
-from mxcheck.models.classify import reduction_axis, weight_parameters
-from mxcheck.models.convert import convert
-from mxcheck.models.ladder import BF16
-from mxcheck.models.linear import ConvertedLinear, LibraryLinear
-from mxcheck.models.probe import (
+from mxcheck.models.conversion.call_casts import CallCast, call_casts
+from mxcheck.models.conversion.casts import CastFailedError, CastRefusedError, activation_cast
+from mxcheck.models.conversion.classify import reduction_axis, weight_parameters
+from mxcheck.models.conversion.convert import convert
+from mxcheck.models.conversion.linear import ConvertedLinear, LibraryLinear
+from mxcheck.models.conversion.probe import (
     ATTENTION_LENGTH,
     LIBRARY_FACTOR,
     Operands,
@@ -49,7 +47,9 @@ from mxcheck.models.probe import (
     unnoted,
     whole_digest,
 )
-from mxcheck.models.recipe import Operand, Recipe
+from mxcheck.models.recipes.ladder import BF16
+from mxcheck.models.recipes.recipe import Operand, Recipe
+from mxcheck.models.zoo.refusal import is_out_of_memory
 
 FIRST, LAST = "the fixed probe", "the fixed probe once more, last in the case"
 

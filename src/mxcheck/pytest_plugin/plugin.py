@@ -13,7 +13,7 @@ import pytest
 from mxcheck.extras import require
 from mxcheck.formats.aliases import ALIASES, PRECISION_ALIASES, precision_aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
-from mxcheck.pytest_plugin.fixtures import (
+from mxcheck.pytest_plugin.fixtures.mx_fixtures import (
     GATE,
     mx_conformance,
     mx_gate,
@@ -24,7 +24,8 @@ from mxcheck.pytest_plugin.fixtures import (
     mx_session,
     mx_usual_settings,
 )
-from mxcheck.pytest_plugin.neighbours import (
+from mxcheck.pytest_plugin.options.mx_options import add_options, given, typed
+from mxcheck.pytest_plugin.options.neighbours import (
     asked_update,
     is_update,
     refuse_pytest_snapshot,
@@ -33,10 +34,9 @@ from mxcheck.pytest_plugin.neighbours import (
     require_docstrings,
     require_syrupy,
 )
-from mxcheck.pytest_plugin.options import add_options, given, typed
-from mxcheck.pytest_plugin.rootdir import check_root
-from mxcheck.pytest_plugin.run_settings import settings
-from mxcheck.pytest_plugin.wire import put_on_report
+from mxcheck.pytest_plugin.options.rootdir import check_root
+from mxcheck.pytest_plugin.options.settings import settings
+from mxcheck.pytest_plugin.xdist.wire import put_on_report
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -72,8 +72,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from mxcheck.models.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, TIERS
-    from mxcheck.models.zoo import REFERENCE_MODELS
+    from mxcheck.models.recipes.ladder import ALL_LINEARS, LADDER, MIXED_TIERS, TIERS
+    from mxcheck.models.zoo.known_models import REFERENCE_MODELS
 
     for name in dict.fromkeys((*REFERENCE_MODELS, *LADDER, *BLOCK_FORMATS, *ALIASES, *PRECISION_ALIASES)):
         config.addinivalue_line("markers", f"{name}: cases of this name (added by mxcheck)")
@@ -91,8 +91,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _register_reports(config: pytest.Config) -> None:
-    from mxcheck.pytest_plugin import deaths, live
-    from mxcheck.pytest_plugin.report import RunReport
+    from mxcheck.pytest_plugin.progress import live
+    from mxcheck.pytest_plugin.progress.run_report import RunReport
+    from mxcheck.pytest_plugin.xdist import deaths
 
     report = RunReport(config)
     config.pluginmanager.register(report, _REPORT)
@@ -103,14 +104,14 @@ def _register_reports(config: pytest.Config) -> None:
         return
     run = settings(config)
     if run.shard is not None:
-        from mxcheck.pytest_plugin.shard import ShardReport
+        from mxcheck.pytest_plugin.progress.shard_writer import ShardReport
 
         config.pluginmanager.register(ShardReport(config, run, run.shard, report))
 
 
 def _find_kernels(config: pytest.Config) -> None:
     """Make the named kernels importable, and refuse an unknown name."""
-    from mxcheck.pytest_plugin.kernels import check_findable, chosen, make_importable
+    from mxcheck.pytest_plugin.cases.kernel_cases import check_findable, chosen, make_importable
 
     run = settings(config)
     try:
@@ -133,7 +134,7 @@ def _find_device(config: pytest.Config) -> None:
     if config.getoption("mx_device") != "cuda":
         return
     from mxcheck.kernels.device_choice import resolve_device
-    from mxcheck.pytest_plugin.leasing import pin_visible_gpus
+    from mxcheck.pytest_plugin.fixtures.leasing import pin_visible_gpus
 
     try:
         pin_visible_gpus(settings(config))
@@ -211,8 +212,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Generator[No
 
     if type(made) is not LoadScheduling or config.known_args_namespace.dist != "no":
         return made
-    from mxcheck.pytest_plugin.placing import plan
-    from mxcheck.pytest_plugin.xdist_scheduling import PLUGIN, ModelScheduling
+    from mxcheck.pytest_plugin.xdist.placement_plan import plan
+    from mxcheck.pytest_plugin.xdist.xdist_scheduling import PLUGIN, ModelScheduling
 
     scheduling = ModelScheduling(config, log, lambda node_ids: plan(config, node_ids))
     config.pluginmanager.register(scheduling, PLUGIN)
@@ -226,7 +227,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or not _name_models(config, config.args):
         return None
-    from mxcheck.pytest_plugin.placing import places
+    from mxcheck.pytest_plugin.xdist.placement_plan import places
 
     return places(settings(config))
 
@@ -267,7 +268,7 @@ def _parametrize_models(metafunc: pytest.Metafunc) -> None:
 
 
 def _parametrize_orderings(metafunc: pytest.Metafunc) -> None:
-    from mxcheck.pytest_plugin.orderings import orderings_of
+    from mxcheck.pytest_plugin.cases.ordering_cases import orderings_of
 
     for name in _ORDERINGS.intersection(metafunc.fixturenames):
         found = orderings_of(metafunc.config, settings(metafunc.config), name)
@@ -285,7 +286,7 @@ def _parametrize_orderings(metafunc: pytest.Metafunc) -> None:
 
 def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
     from mxcheck.conformance.findings import findings
-    from mxcheck.pytest_plugin.kernels import (
+    from mxcheck.pytest_plugin.cases.kernel_cases import (
         finding_cases,
         implementation_cases,
         kernel_cases,
@@ -307,8 +308,8 @@ def _parametrize_kernels(metafunc: pytest.Metafunc) -> None:
 
 
 def _marks(case: Any) -> list[pytest.MarkDecorator]:
-    from mxcheck.models.ladder import LADDER
-    from mxcheck.models.zoo import REFERENCE_MODELS
+    from mxcheck.models.recipes.ladder import LADDER
+    from mxcheck.models.zoo.known_models import REFERENCE_MODELS
 
     # A user's recipe is no marker.
     names = [case.precision, *precision_aliases_of(case.precision)] if case.precision in LADDER else []
@@ -321,7 +322,7 @@ def _marks(case: Any) -> list[pytest.MarkDecorator]:
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     """Runs inside xdist's hook, which tells the controller that a worker has finished."""
-    from mxcheck.pytest_plugin.deaths import told_to_the_controller
+    from mxcheck.pytest_plugin.xdist.deaths import told_to_the_controller
 
     with told_to_the_controller(session.config), warnings.catch_warnings():
         # A collection that is only listed, or a worker that died: leave nothing of ours for syrupy to find.
@@ -332,7 +333,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Contain the code under test, which may end the process, and suppress its output at import."""
-    from mxcheck.pytest_plugin.deaths import no_silent_exit
+    from mxcheck.pytest_plugin.xdist.deaths import no_silent_exit
     from mxcheck.run.library_messages import leave_out_logged, leave_out_warned
 
     if _KERNEL_PARAMETERS.isdisjoint(item.callspec.params if hasattr(item, "callspec") else ()):

@@ -14,8 +14,8 @@ from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN, code_values
 from mxcheck.formats.notation import round_to
 from mxcheck.formats.real_scales import NVFP4_BLOCK_SCALE
 from mxcheck.formats.spec import CastSpec
+from mxcheck.reporting.derivation import Cast, scale_value
 from mxcheck.reporting.numbers import binary, decimal, power
-from mxcheck.reporting.steps import Cast, scale_value
 
 Bools = NDArray[np.bool_]
 

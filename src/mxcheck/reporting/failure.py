@@ -10,7 +10,7 @@ from mxcheck.gate.drift import same_arithmetic
 from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.kernel_cells import examples
 from mxcheck.gate.record import Record
-from mxcheck.gate.sublayers import FIGURES
+from mxcheck.gate.sublayer_drift import FIGURES
 from mxcheck.gate.verdict import Verdict
 
 WORST_LAYERS, MOST_COUNTS = 5, 3

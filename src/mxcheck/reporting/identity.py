@@ -6,7 +6,7 @@ from rich.table import Table
 
 from mxcheck.conformance.identify import Identity, Match
 from mxcheck.formats.field_rules import FIELD_DIALECTS, FIELD_POLICIES, FIELD_ROUNDINGS
-from mxcheck.reporting.titled import titled_table
+from mxcheck.reporting.tables import titled_table
 
 #: Maximum number of rows: more distant rules carry no information.
 _MOST_SHOWN = 6

@@ -14,15 +14,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from mxcheck.conformance.group_names import group_in_words
-from mxcheck.conformance.kinds_of_mismatch import LAST_BIT
+from mxcheck.conformance.cases.group_names import group_in_words
+from mxcheck.conformance.verify.conditions import LAST_BIT
 from mxcheck.files.printed import printable
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import SCALE_RULES
 from mxcheck.reporting.markdown import cell, words
 from mxcheck.reporting.markdown import table as markdown_table
 from mxcheck.reporting.table import render
-from mxcheck.reporting.titled import titled_table
+from mxcheck.reporting.tables import titled_table
 
 Row = Mapping[str, Any]
 

@@ -20,11 +20,11 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.statistics import exponential
 from mxcheck.gate.verdict import rise
-from mxcheck.models.ladder import LADDER
-from mxcheck.models.recipe import Operand
+from mxcheck.models.recipes.ladder import LADDER
+from mxcheck.models.recipes.recipe import Operand
 from mxcheck.reporting.numbers import figure
 from mxcheck.reporting.screen import Screen
-from mxcheck.reporting.titled import titled_table
+from mxcheck.reporting.tables import titled_table
 
 
 def percent_change(record: Record) -> tuple[float, float]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mxcheck.models.ladder import ROUNDED_UP
-from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.run.cases import Changes
+from mxcheck.models.recipes.ladder import ROUNDED_UP
+from mxcheck.models.zoo.known_models import REFERENCE_MODELS
+from mxcheck.run.ladder_cases import Changes
 
 #: Models that test loading, text and modules, for which a few precisions suffice.
 FEW_PRECISIONS: Mapping[str, tuple[tuple[str, str | None], ...]] = {

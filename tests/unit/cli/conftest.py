@@ -9,7 +9,7 @@ from baselines_project import BF16, FP8, put
 from case_programs import compiled_c, compiled_rust
 from sample_record import build_record
 
-from mxcheck.conformance import matrices
+from mxcheck.conformance.verify import matrices
 
 
 @pytest.fixture(autouse=True)

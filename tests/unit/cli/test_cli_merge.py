@@ -11,8 +11,8 @@ import pytest
 from sample_shards import CASES, build_result, build_shard, put, red_shard
 
 from mxcheck.cli import main
-from mxcheck.reporting.merge import merge_folder
-from mxcheck.reporting.merged import markdown, text
+from mxcheck.distributed.merge import merge_folder
+from mxcheck.distributed.merged_tables import markdown, text
 
 Capture = pytest.CaptureFixture[str]
 

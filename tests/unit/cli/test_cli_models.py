@@ -12,11 +12,11 @@ from rich.table import Table
 
 from mxcheck.cli import main
 from mxcheck.models.backends.backend import BACKEND_PRECISIONS, backend
-from mxcheck.models.cards import CARDS
-from mxcheck.models.ladder import LADDER, MIXED_TIERS, TIERS, WHOLE_MODEL
-from mxcheck.models.load import load
-from mxcheck.models.zoo import REFERENCE_MODELS, model_source
-from mxcheck.reporting.zoo import Memory, ModelRow, PrecisionRow, ladder_table, models_table, reasons
+from mxcheck.models.recipes.ladder import LADDER, MIXED_TIERS, TIERS, WHOLE_MODEL
+from mxcheck.models.zoo.cards import CARDS
+from mxcheck.models.zoo.known_models import REFERENCE_MODELS, model_source
+from mxcheck.models.zoo.load import load
+from mxcheck.reporting.models_table import Memory, ModelRow, PrecisionRow, ladder_table, models_table, reasons
 
 Capture = pytest.CaptureFixture[str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mxcheck.cli import main
-from mxcheck.engines import planning
+from mxcheck.distributed import collect_plan
 
 
 def test_ctrl_c_while_the_run_is_planned(
@@ -16,6 +16,6 @@ def test_ctrl_c_while_the_run_is_planned(
 
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "RAY_task_oom_retries"):
         monkeypatch.setenv(name, "0")  # the command sets them
-    monkeypatch.setattr(planning, "plan_run", interrupted)
+    monkeypatch.setattr(collect_plan, "plan_run", interrupted)
     assert main(["run", "--ray", "local"]) == 130
     assert capsys.readouterr().err == "mxcheck: stopped\n"

@@ -11,8 +11,8 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConf
 
 from mxcheck.cli import main
 from mxcheck.evaluation.tokens import load_tokens
-from mxcheck.models import load as loader
-from mxcheck.models.cards import CARDS
+from mxcheck.models.zoo import load as loader
+from mxcheck.models.zoo.cards import CARDS
 
 WORDS = ("--sequences", "2", "--length", "24")
 

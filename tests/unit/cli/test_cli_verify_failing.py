@@ -15,8 +15,8 @@ import pytest
 import torch
 from verify_command import FEW, Capture, script, verified
 
-from mxcheck.conformance import answers
-from mxcheck.conformance.program import ProgramError, _listen, program
+from mxcheck.conformance.programs import answers
+from mxcheck.conformance.programs.program import ProgramError, _listen, program
 from mxcheck.formats.spec import CastSpec
 
 pytestmark = pytest.mark.usefixtures("without_matrices")

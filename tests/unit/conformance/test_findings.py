@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from mxcheck.conformance import findings as module
-from mxcheck.conformance.cells import LEVELS, Cell, cells
-from mxcheck.conformance.describe import results
+from mxcheck.conformance.cases.cells import LEVELS, Cell, cells
+from mxcheck.conformance.failure_text import results
 from mxcheck.conformance.findings import Finding, findings, findings_of, judge, known, known_counts
-from mxcheck.conformance.verifier import KINDS, Comparison, expected_parts, expected_values
+from mxcheck.conformance.verify.verifier import KINDS, Comparison, expected_parts, expected_values
 from mxcheck.formats.aliases import precision_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.notation import DTYPES, parse_hex

@@ -6,7 +6,7 @@ import pytest
 import torch
 from unnamed_casts import UNNAMED, another_rule_in_bf16, of_no_rule, ties_toward_zero, without_negative_zero
 
-from mxcheck.conformance.cells import Cell, cells
+from mxcheck.conformance.cases.cells import Cell, cells
 from mxcheck.conformance.identify import Identity, identify, identities, looks_like
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.api import Kernel, resolve_kernel

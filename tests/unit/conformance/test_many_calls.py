@@ -12,7 +12,7 @@ import wrong_casts
 from torch import Tensor
 
 from mxcheck.conformance import many_calls as module
-from mxcheck.conformance.cells import Cell
+from mxcheck.conformance.cases.cells import Cell
 from mxcheck.conformance.many_calls import (
     Asking,
     ManyCalls,

@@ -15,12 +15,12 @@ from torch import Tensor
 from wrong_casts import FAULTS, FAULTS_OF_REAL_SCALES, Cast, Fault, Parts, values_of, with_scales
 
 from mxcheck.cli.entry import main, parse
-from mxcheck.cli.explain import read_cast
-from mxcheck.conformance.cells import Cell, cells
-from mxcheck.conformance.describe import as_data, describe
-from mxcheck.conformance.run import CellResult, counterexamples, run_cell
-from mxcheck.conformance.shrinker import Counterexample, shrink
-from mxcheck.conformance.verifier import Comparison, compare
+from mxcheck.cli.explain_command import read_cast
+from mxcheck.conformance.cases.cells import Cell, cells
+from mxcheck.conformance.cell_run import CellResult, counterexamples, run_cell
+from mxcheck.conformance.failure_text import as_data, describe
+from mxcheck.conformance.shrink.shrinker import Counterexample, shrink
+from mxcheck.conformance.verify.verifier import Comparison, compare
 from mxcheck.formats.codes import code_values
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels.domain import domain

@@ -14,9 +14,9 @@ import torch
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.gate.orderings import Comparison, compare_kl
-from mxcheck.models.convert import convert
-from mxcheck.models.load import LoadedModel, load
-from mxcheck.models.recipe import recipe
+from mxcheck.models.conversion.convert import convert
+from mxcheck.models.recipes.recipe import recipe
+from mxcheck.models.zoo.load import LoadedModel, load
 
 SEQUENCES = 16
 SIZES = (16, 32, 64, 128)

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from mxcheck.evaluation import json_lines
 from mxcheck.evaluation.corpora import corpus_tokens
 from mxcheck.evaluation.corpus_names import CORPORA, CorpusChoice, FileCorpus, corpus_choice
-from mxcheck.models.zoo import model_source
+from mxcheck.models.zoo.known_models import model_source
 
 NAMES = ("a.txt", "a.jsonl", "a.jsonl.zst", "a.parquet")
 DOCUMENTS = [

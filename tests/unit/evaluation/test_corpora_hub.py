@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from mxcheck.evaluation.corpora import corpus_tokens
 from mxcheck.evaluation.corpus_names import corpus_choice
-from mxcheck.models.zoo import model_source
+from mxcheck.models.zoo.known_models import model_source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROWS = ["", " = Heading = \n", "", " A paragraph of a few words , 5 @.@ 2 of them numbers . \n"] * 60
@@ -42,7 +42,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 from mxcheck.evaluation.corpora import corpus_tokens
 from mxcheck.evaluation.corpus_names import corpus_choice
-from mxcheck.models.zoo import model_source
+from mxcheck.models.zoo.known_models import model_source
 time.sleep = lambda seconds: None
 tokenizer = AutoTokenizer.from_pretrained(model_source("ref-llama").location)
 for names in sys.argv[1:]:

@@ -27,8 +27,8 @@ from mxcheck.evaluation import logits as module
 from mxcheck.evaluation.finite import NonFiniteLogitsError
 from mxcheck.evaluation.logits import HeadLogits, WholeLogits, chunks, decoder_of, passes
 from mxcheck.evaluation.measure import Measurement, evaluate
-from mxcheck.models.convert import Conversion, convert
-from mxcheck.models.recipe import Recipe, recipe
+from mxcheck.models.conversion.convert import Conversion, convert
+from mxcheck.models.recipes.recipe import Recipe, recipe
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 

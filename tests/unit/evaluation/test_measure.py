@@ -13,10 +13,10 @@ from mxcheck.evaluation.finite import NonFiniteLogitsError
 from mxcheck.evaluation.logits import WholeLogits
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.tokens import fingerprint
-from mxcheck.models.convert import Conversion
-from mxcheck.models.load import LoadedModel
-from mxcheck.models.recipe import Recipe, recipe
-from mxcheck.models.zoo import REFERENCE_MODELS, model_source
+from mxcheck.models.conversion.convert import Conversion
+from mxcheck.models.recipes.recipe import Recipe, recipe
+from mxcheck.models.zoo.known_models import REFERENCE_MODELS, model_source
+from mxcheck.models.zoo.load import LoadedModel
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 

@@ -29,8 +29,8 @@ def main(way: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from mxcheck.evaluation.measure import evaluate
-    from mxcheck.models.convert import convert
-    from mxcheck.models.recipe import recipe
+    from mxcheck.models.conversion.convert import convert
+    from mxcheck.models.recipes.recipe import recipe
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

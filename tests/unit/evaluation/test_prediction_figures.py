@@ -20,9 +20,9 @@ from mxcheck.evaluation.tokens import load_tokens
 from mxcheck.gate.drift import entropy_drift, top1_held
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.predictions import Predictions, check_estimates
-from mxcheck.models.convert import Conversion
-from mxcheck.models.load import LoadedModel
-from mxcheck.models.recipe import Recipe, recipe
+from mxcheck.models.conversion.convert import Conversion
+from mxcheck.models.recipes.recipe import Recipe, recipe
+from mxcheck.models.zoo.load import LoadedModel
 
 Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 Losses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -18,8 +18,8 @@ import pytest
 from sample_record import build_record
 from sample_shards import CASES, build_shard, put, red_shard
 
+from mxcheck.distributed.shard_file import encode as encode_shard
 from mxcheck.gate.baseline import encode
-from mxcheck.reporting.shards import encode as encode_shard
 
 TERMINAL = "\x1b[2J\x1b[1mgreen\x1b[0m\x9b31m"
 FORGED = f"{TERMINAL}\n## mxcheck: green: 4 cases: 4 pass\n\n[bold]x[/bold] ![a](http://b/c) <img src=x> [/"

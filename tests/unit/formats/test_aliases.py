@@ -9,7 +9,7 @@ import torch
 
 import mxcheck
 from mxcheck.cli.entry import parse
-from mxcheck.cli.explain import read_cast
+from mxcheck.cli.explain_command import read_cast
 from mxcheck.formats.aliases import (
     ALIASES,
     MX_PRECISIONS,
@@ -27,8 +27,8 @@ from mxcheck.formats.aliases import (
 from mxcheck.formats.blocks import BLOCK_FORMATS, block_format
 from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
 from mxcheck.formats.spec import CastSpec, cast_spec
-from mxcheck.models.ladder import LADDER
-from mxcheck.models.recipe import Operand
+from mxcheck.models.recipes.ladder import LADDER
+from mxcheck.models.recipes.recipe import Operand
 from validation.sweeps.sweep import sweeps
 
 #: Written down here too: what a user of the field means by them.

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxcheck.cli.entry import parse
-from mxcheck.cli.explain import read_cast
+from mxcheck.cli.explain_command import read_cast
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.notation import (
     DTYPES,

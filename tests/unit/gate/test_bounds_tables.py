@@ -10,7 +10,7 @@ import pytest
 
 from mxcheck.gate.bounds_tables import Bounds, BoundsTables, load_bounds, read_bounds
 from mxcheck.gate.case import Case, case_of
-from mxcheck.models.ladder import with_tiers
+from mxcheck.models.recipes.ladder import with_tiers
 from mxcheck.run.default_gate import WHOLE_LADDER
 
 OURS = {

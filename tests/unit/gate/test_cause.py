@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sample_record import COUNTS, ERROR, PREDICTIONS, UP, Q, build_digests, build_full_record, build_record
 
-from mxcheck.gate.absolute import Absolute, absolute_checks
+from mxcheck.gate.absolute_checks import Absolute, absolute_checks
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.cause import LINKS, ROWS, Row, cause, symptoms
 from mxcheck.gate.check import check
@@ -18,7 +18,7 @@ from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.kernel_cells import KernelCell
 from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
-from mxcheck.gate.sublayers import FIGURES
+from mxcheck.gate.sublayer_drift import FIGURES
 from mxcheck.gate.verdict import judge
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "causes.md"

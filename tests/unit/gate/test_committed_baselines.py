@@ -19,8 +19,8 @@ from mxcheck.gate.drift import drift
 from mxcheck.gate.record import OPTIONAL, Record
 from mxcheck.gate.statistics import differences, rms
 from mxcheck.gate.verdict import judge
-from mxcheck.models.ladder import LADDER, ROUNDED_UP, TIERS, with_tiers
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.models.recipes.ladder import LADDER, ROUNDED_UP, TIERS, with_tiers
+from mxcheck.models.zoo.known_models import REFERENCE_MODELS
 from mxcheck.run.default_gate import FEW_PRECISIONS, WHOLE_LADDER
 
 BASELINES = Path(__file__).parents[3] / "baselines"
@@ -118,7 +118,7 @@ def test_each_is_of_its_case_and_within_bounds(case: Case) -> None:
     # Rows under `rceil` and long-llama came later, and were accepted where there is.
     here = case.options != () or case.model == "long-llama"
     earlier = [] if here else ["accepted before on AVX512"]
-    # There oneDNN's int8 products are right at their own instruction set alone (`measure/noise.py`).
+    # There oneDNN's int8 products are right at their own instruction set alone (`measure/measured_noise.py`).
     others = ["onednn-as-it-is"] if here and case.precision == "bnb_int8" else ["avx2", "default"]
     assert record.noise.environments == [*others, *earlier]
     verdict = judge(record, record, load_bounds().of(case))

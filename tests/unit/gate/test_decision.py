@@ -22,7 +22,7 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.result import Outcome
 from mxcheck.gate.update import Update
 from mxcheck.gate.verdict import judge
-from mxcheck.pytest_plugin.acceptance import settle
+from mxcheck.pytest_plugin.fixtures.acceptance import settle
 
 BASELINE = build_record()
 SAME = build_record(noise=None)

@@ -12,7 +12,7 @@ from sample_record import COUNTS, ERROR, NOISE, PREDICTIONS, Q, build_full_recor
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.counters import Counters
 from mxcheck.gate.record import OPTIONAL, Record
-from mxcheck.gate.sublayers import FIGURES, SublayerNoise
+from mxcheck.gate.sublayer_drift import FIGURES, SublayerNoise
 from mxcheck.gate.verdict import judge
 
 WIDE = Bounds(kl=1.0, rise=1.0)

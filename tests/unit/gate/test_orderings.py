@@ -21,7 +21,7 @@ from mxcheck.gate.orderings import (
     standing,
 )
 from mxcheck.gate.record import Record
-from mxcheck.models.ladder import with_tiers
+from mxcheck.models.recipes.ladder import with_tiers
 
 STAGES = {name if tier is None else f"{name}-{tier}" for name, tier in with_tiers()}
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from mxcheck.distributed.provenance import folder_digest
 from mxcheck.files.write import WriteError
 from mxcheck.gate.baseline import baseline_paths
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, case_of
-from mxcheck.gate.digest import folder_digest
 from mxcheck.gate.shipped import SHIPPED, adopt, in_force, shipped, taken_from_ours
-from mxcheck.models.zoo import REFERENCE_MODELS
+from mxcheck.models.zoo.known_models import REFERENCE_MODELS
 
 ROOT = Path(__file__).parents[3]
 CASE = case_of("ref-llama", "mxfp8_e4m3-A")

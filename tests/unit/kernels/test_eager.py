@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mxcheck.conformance.cells import Cell, cells
-from mxcheck.conformance.verifier import compare
+from mxcheck.conformance.cases.cells import Cell, cells
+from mxcheck.conformance.verify.verifier import compare
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
 from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES, CastSpec, cast_spec
-from mxcheck.kernels import blocks, rules
+from mxcheck.kernels import block_views, rules
 from mxcheck.kernels.api import check_parts
-from mxcheck.kernels.blocks import DTYPES
+from mxcheck.kernels.block_views import DTYPES
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 
 VIEWS = {
@@ -252,7 +252,7 @@ def test_chunks_change_nothing(
     x = wide(shape, 0)
     spec = spec_of(CELLS[name], x, 0, axis=axis)
     whole = (*quantize_eager(x, spec), fake_quantize_eager(x, spec))
-    monkeypatch.setattr(blocks, "_CPU_CHUNK", 100)
+    monkeypatch.setattr(block_views, "_CPU_CHUNK", 100)
     assert all(map(torch.equal, whole, (*quantize_eager(x, spec), fake_quantize_eager(x, spec))))
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import mxcheck
-from mxcheck.conformance.cells import Cell
-from mxcheck.conformance.disregarded import disregarded
-from mxcheck.conformance.verifier import compare
+from mxcheck.conformance.cases.cells import Cell
+from mxcheck.conformance.implementation.disregarded import disregarded
+from mxcheck.conformance.verify.verifier import compare
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels.domain import Domain
 from mxcheck.kernels.eager import quantize_eager

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from mxcheck.gate.absolute import Absolute, absolute_checks, share_of_signed
+from mxcheck.gate.absolute_checks import Absolute, absolute_checks, share_of_signed
 from mxcheck.gate.case import case_of
 from mxcheck.gate.orderings import Standing
 from mxcheck.gate.record import Record
-from mxcheck.measure.absolute import (
+from mxcheck.measure.absolute_figures import (
     SEEDS,
     _rows,
     absolute,
@@ -25,11 +25,11 @@ from mxcheck.measure.absolute import (
     sees_later,
     zero_matrices,
 )
-from mxcheck.measure.session import Session
-from mxcheck.models.convert import convert
-from mxcheck.models.ladder import BF16
-from mxcheck.models.recipe import Operand, recipe
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.models.conversion.convert import convert
+from mxcheck.models.recipes.ladder import BF16
+from mxcheck.models.recipes.recipe import Operand, recipe
+from mxcheck.run.measurement_settings import Measuring
 
 pytestmark = pytest.mark.slow
 

@@ -18,9 +18,9 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.row_groups import RowGroups
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.measure.changed_casts import changed_casts
-from mxcheck.measure.session import Session
-from mxcheck.models.recipe import recipe
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.models.recipes.recipe import recipe
+from mxcheck.run.measurement_settings import Measuring
 
 MODULE = "transformer.h.0.mlp.c_fc"
 EXACT = {"mxfp8_e4m3-floor": KernelCell(verdict="exact")}

@@ -7,8 +7,8 @@ import torch
 from mxcheck.evaluation.arithmetic import product_digest
 from mxcheck.gate.case import Case
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.session import Session
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.run.measurement_settings import Measuring
 
 
 def test_arithmetic_is_that_of_the_type_a_recipe_computes_in() -> None:

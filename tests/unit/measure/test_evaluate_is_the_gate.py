@@ -12,11 +12,11 @@ from mxcheck.evaluation import measure
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.session import Session
-from mxcheck.models.convert import UnavailableError, convert, sequences_a_pass
-from mxcheck.models.ladder import LADDER, with_tiers
-from mxcheck.models.recipe import Recipe
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.models.conversion.convert import UnavailableError, convert, sequences_a_pass
+from mxcheck.models.recipes.ladder import LADDER, with_tiers
+from mxcheck.models.recipes.recipe import Recipe
+from mxcheck.run.measurement_settings import Measuring
 
 #: Four sequences fit into one pass, so a recipe whose casts span the batch is seen to be obeyed.
 SEQUENCES, LENGTH = 4, 32

@@ -12,9 +12,9 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.measure.hold import hold_case
-from mxcheck.measure.session import Session
-from mxcheck.models.convert import UnavailableError
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.models.conversion.convert import UnavailableError
+from mxcheck.run.measurement_settings import Measuring
 
 CASE = Case(model="my-model", precision="bnb_int8", tier="A")
 

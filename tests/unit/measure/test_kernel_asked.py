@@ -9,7 +9,7 @@ import own_casts
 import pytest
 import torch
 
-from mxcheck.conformance import run
+from mxcheck.conformance import cell_run
 from mxcheck.formats.spec import CastSpec
 from mxcheck.gate.case import Case
 from mxcheck.gate.kernel_cells import EXACT, KNOWN, LAST_BIT, NOT_COMPARED, NOT_COUNTED, RED, SILENT
@@ -19,9 +19,9 @@ from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.kernels.registry import implementation
 from mxcheck.measure.kernel_asked import KernelCells, cells_of
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.session import Session
-from mxcheck.models.recipe import Recipe, recipe
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.models.recipes.recipe import Recipe, recipe
+from mxcheck.run.measurement_settings import Measuring
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def only_64(x: torch.Tensor, spec: CastSpec) -> Any:
 
 @pytest.mark.parametrize("kernel", ["auto", "eager"])
 def test_our_own_kernel_is_not_asked(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "run_cell", lambda *_: pytest.fail("nothing was to be asked"))
+    monkeypatch.setattr(cell_run, "run_cell", lambda *_: pytest.fail("nothing was to be asked"))
     assert asked(kernel) == {}
 
 

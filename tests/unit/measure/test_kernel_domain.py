@@ -19,12 +19,12 @@ from mxcheck.measure.hold import hold_case
 from mxcheck.measure.kernel_domain import check_kernel_domain
 from mxcheck.measure.made_for import other_options
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.session import Session
-from mxcheck.models.casts import CastRefusedError
-from mxcheck.models.convert import convert
-from mxcheck.models.recipe import recipe
+from mxcheck.measure.model_session import Session
+from mxcheck.models.conversion.casts import CastRefusedError
+from mxcheck.models.conversion.convert import convert
+from mxcheck.models.recipes.recipe import recipe
 from mxcheck.reporting.table import kernel_lines
-from mxcheck.run.measuring import Measuring
+from mxcheck.run.measurement_settings import Measuring
 
 NEO = Case(model="ref-neo", precision="mxfp8_e4m3", tier="B")
 LLAMA = replace(NEO, model="ref-llama")
@@ -219,7 +219,9 @@ def test_rules_roundings_and_block_sizes_are_the_recipe_s() -> None:
 
 
 def test_nothing_is_loaded_for_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mxcheck.models.load.load", lambda *_, **__: pytest.fail("nothing was to be loaded"))
+    monkeypatch.setattr(
+        "mxcheck.models.zoo.load.load", lambda *_, **__: pytest.fail("nothing was to be loaded")
+    )
     measuring = Measuring(kernel=here(tiles))
     with Session(measuring) as session:
         with pytest.raises(ValueError, match="k_proj are float32"):

@@ -17,11 +17,11 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record, record_from_dict
 from mxcheck.gate.verdict import judge
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.noise import ENVIRONMENTS, noise_of
-from mxcheck.measure.session import Session
-from mxcheck.models.recipe import recipe
+from mxcheck.measure.measured_noise import ENVIRONMENTS, noise_of
+from mxcheck.measure.model_session import Session
+from mxcheck.models.recipes.recipe import recipe
 from mxcheck.reporting.failure import failure_message
-from mxcheck.run.measuring import Measuring
+from mxcheck.run.measurement_settings import Measuring
 
 pytestmark = pytest.mark.slow
 
@@ -35,8 +35,8 @@ import json, sys
 from pathlib import Path
 from mxcheck.gate.case import Case
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.session import Session
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.run.measurement_settings import Measuring
 from validation.faults.catalogued import catalogue
 from validation.faults.fault import applied
 

@@ -22,10 +22,10 @@ from mxcheck.gate.result import result_from_dict
 from mxcheck.kernels.eager import quantize_eager
 from mxcheck.measure import emulation, probe_inputs
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.session import Session
-from mxcheck.models.convert import UnavailableError
-from mxcheck.models.recipe import recipe
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.models.conversion.convert import UnavailableError
+from mxcheck.models.recipes.recipe import recipe
+from mxcheck.run.measurement_settings import Measuring
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +167,9 @@ def test_what_cannot_be_measured_is_said_in_one_line(case: Case, words: str) -> 
 def test_a_library_that_cannot_run_here_is_asked_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mxcheck.models.load.load", lambda *_, **__: pytest.fail("nothing was to be loaded"))
+    monkeypatch.setattr(
+        "mxcheck.models.zoo.load.load", lambda *_, **__: pytest.fail("nothing was to be loaded")
+    )
     case = replace(CASE, precision="te_mxfp8")
     with Session(replace(SHORT, device="cpu")) as session, pytest.raises(UnavailableError):
         measure_case(session, case)

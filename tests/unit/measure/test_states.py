@@ -18,8 +18,8 @@ from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import judge
 from mxcheck.measure.hold import hold_case
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.session import Session
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.run.measurement_settings import Measuring
 
 CASE = Case(model="ref-llama", precision="mxint8", tier="A")
 OTHER = replace(CASE, precision="mxfp4_e2m1")

@@ -18,9 +18,9 @@ from mxcheck.kernels.eager import quantize_eager
 from mxcheck.measure import probe_inputs
 from mxcheck.measure.probed_cast import ProbedCast, uneven_probe
 from mxcheck.measure.steady_casts import SteadyCasts
-from mxcheck.models.call_casts import ELEMENTWISE
-from mxcheck.models.products import Cast
-from mxcheck.models.recipe import Recipe, recipe
+from mxcheck.models.conversion.call_casts import ELEMENTWISE
+from mxcheck.models.conversion.product_hooks import Cast
+from mxcheck.models.recipes.recipe import Recipe, recipe
 
 pytestmark = pytest.mark.slow
 
@@ -284,7 +284,7 @@ def alike(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("ignored", ["", "weights", "activations"])
 def test_the_kernel_that_is_called_is_the_recipe_s(ignored: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mxcheck.models.linear as linear
+    import mxcheck.models.conversion.linear as linear
 
     made = recipe("mxfp8_e4m3", tier="B", attention=True, kernel=f"{__name__}:alike")
     cast, weight = linear.activation_cast, linear.cast_weight
@@ -386,7 +386,7 @@ def test_what_was_held_is_not_asked_again_and_what_was_not_is() -> None:
 
 
 def test_another_session_asks_anew() -> None:
-    from mxcheck.measure.session import Session
+    from mxcheck.measure.model_session import Session
 
     assert Session().held is not Session().held
     session = Session()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mxcheck.pytest_plugin.settings import Settings, read_settings
+from mxcheck.pytest_plugin.options.settings import Settings, read_settings
 
 Configure = Callable[..., pytest.Config]
 Lay = Callable[..., Settings]

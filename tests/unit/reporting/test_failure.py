@@ -11,7 +11,7 @@ from sample_record import COUNTS, ERROR, Q, build_digests, build_full_record, bu
 
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.record import Record
-from mxcheck.gate.sublayers import SublayerError
+from mxcheck.gate.sublayer_drift import SublayerError
 from mxcheck.gate.verdict import judge
 from mxcheck.reporting.failure import (
     count_changes,
@@ -124,7 +124,7 @@ def test_the_cause_follows_what_failed() -> None:
     assert lines[1].startswith("  also step 6 (drift): KL")
     assert lines[2:4] == [
         "  cause: conversion: weights are cast as accepted, but other operands enter the products",
-        "  look first at: models/linear.py and models/products.py: activations' cast, bias, weights' values",
+        "  look first at: models/conversion/linear.py and models/conversion/product_hooks.py: activations' cast, bias, weights' values",
     ]
 
 

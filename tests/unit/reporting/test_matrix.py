@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mxcheck.conformance.cells import cells
+from mxcheck.conformance.cases.cells import cells
 from mxcheck.reporting.matrix import as_json, cell_text, in_order, markdown, matrix_table, rendered
 
 

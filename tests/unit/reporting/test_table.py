@@ -16,10 +16,10 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Check
-from mxcheck.models.ladder import LADDER, MX, TIERS, WHOLE_MODEL, with_tiers
-from mxcheck.models.recipe import recipe
-from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.reporting.layers import layers_table, without_layers
+from mxcheck.models.recipes.ladder import LADDER, MX, TIERS, WHOLE_MODEL, with_tiers
+from mxcheck.models.recipes.recipe import recipe
+from mxcheck.models.zoo.known_models import REFERENCE_MODELS
+from mxcheck.reporting.layers_table import layers_table, without_layers
 from mxcheck.reporting.table import (
     looking_ahead_lines,
     percent_change,

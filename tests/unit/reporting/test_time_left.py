@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mxcheck.reporting.board import Board, Expected
+from mxcheck.reporting.progress import Board, Expected
 
 #: True seconds: of loading a model, of a case, of measuring the noise of all of a model's cases.
 LOAD, CASE, NOISE = 3.0, 2.0, 90.0

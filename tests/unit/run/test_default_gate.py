@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mxcheck.models.zoo import REFERENCE_MODELS
-from mxcheck.run.cases import Changes
+from mxcheck.models.zoo.known_models import REFERENCE_MODELS
 from mxcheck.run.default_gate import FEW_PRECISIONS, WHOLE_LADDER, beside, is_run_with
+from mxcheck.run.ladder_cases import Changes
 
 
 def test_every_reference_model_has_the_ladder_or_few_precisions() -> None:

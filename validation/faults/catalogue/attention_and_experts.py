@@ -32,7 +32,7 @@ def _in_both(name: str, *at: Step, to: str) -> tuple[Rewrite, ...]:
 def _in_the_product(new: str) -> tuple[Rewrite]:
     """Change the cast of an operand (`x`, the first or second `place` of product 1 or 2)."""
     return rewrite(
-        "mxcheck.models.products:AttentionCast.__torch_function__",
+        "mxcheck.models.conversion.product_hooks:AttentionCast.__torch_function__",
         call("set"),
         statement(),
         to=f"x = call.get(place)\ncall.set(place, {new})",
@@ -51,7 +51,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Attention whose operands are cast runs without a mask, the reference with it.",
         source="as mask_lost, of a quantized attention function that takes the place of the eager one",
         changes=rewrite(
-            "mxcheck.models.attention:ConvertedAttention.activate",
+            "mxcheck.models.conversion.attention:ConvertedAttention.activate",
             function("forward"),
             call("original"),
             argument("**"),
@@ -82,7 +82,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The second operand of both attention products is cast in blocks along its last axis.",
         source="a porter's slip: one cast along -1 for both operands, as for a linear layer",
         changes=rewrite(
-            "mxcheck.models.attention:ConvertedAttention.__init__",
+            "mxcheck.models.conversion.attention:ConvertedAttention.__init__",
             value("self.second"),
             argument("axis"),
             to="-1",
@@ -124,7 +124,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The attention products of the first layer alone are cast.",
         source="a porter's slip: a return inside the loop over layers",
         changes=rewrite(
-            "mxcheck.models.convert:convert", call("ConvertedAttention"), loop(), to="list(it)[:1]"
+            "mxcheck.models.conversion.convert:convert", call("ConvertedAttention"), loop(), to="list(it)[:1]"
         ),
         options=_ATTENTION,
     ),
@@ -133,7 +133,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Experts stored as 3-D parameters are no linear modules and stay unquantized.",
         source="bitsandbytes issue 1849: fused experts of transformers 5 are silently left as they are",
         changes=rewrite(
-            "mxcheck.models.classify:_is_linear_like",
+            "mxcheck.models.conversion.classify:_is_linear_like",
             condition("expert_parameters"),
             to="isinstance(module, (nn.Linear, Conv1D))",
         ),
@@ -144,12 +144,17 @@ FAULTS: tuple[Fault, ...] = (
         source="gpt-oss stores experts [experts, in, out], Mixtral [experts, out, in]: one taken for another",
         changes=(
             *rewrite(
-                "mxcheck.models.classify:reduction_axis",
+                "mxcheck.models.conversion.classify:reduction_axis",
                 choice("is_transposed"),
                 to="-1 if module.is_transposed else -2",
             ),
             # The probe reads the width of an activation, which stays the same.
-            *rewrite("mxcheck.models.probe:_arguments", value("experts"), call("reduction_axis"), to="-1"),
+            *rewrite(
+                "mxcheck.models.conversion.probe:_arguments",
+                value("experts"),
+                call("reduction_axis"),
+                to="-1",
+            ),
         ),
     ),
     _fault(
@@ -157,7 +162,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Of stacked expert weights the first expert is quantized, the others are not.",
         source="a porter's slip: a loop over experts that writes to a copy after the first",
         changes=rewrite(
-            "mxcheck.models.linear:ConvertedLinear.__init__",
+            "mxcheck.models.conversion.linear:ConvertedLinear.__init__",
             call("Parameter"),
             statement(),
             to="values = cast.values.clone()\n"
@@ -171,7 +176,7 @@ FAULTS: tuple[Fault, ...] = (
         what="An expert's input is cast, the activation before its second product is not.",
         source="a porter's slip: a hook before a fused module sees the first input alone",
         changes=rewrite(
-            "mxcheck.models.products:LinearCast.__torch_function__",
+            "mxcheck.models.conversion.product_hooks:LinearCast.__torch_function__",
             call("set"),
             argument(2),
             to="it if self.products % 2 else call.get(places.first)",

@@ -11,8 +11,8 @@ from validation.faults.fault_place import argument, assignment, call, condition,
 _fault = partial(Fault, group="block and axis")
 _BLOCKS = "mxcheck.kernels.eager:_cast_blocks"
 _VALUES = "mxcheck.kernels.eager:fake_quantize_eager"
-_ROWS = "mxcheck.kernels.blocks:rows"
-_SECTIONS = "mxcheck.kernels.blocks:sections"
+_ROWS = "mxcheck.kernels.block_views:rows"
+_SECTIONS = "mxcheck.kernels.block_views:sections"
 
 
 def _nvfp4_by_32(slot: Any) -> property:
@@ -189,7 +189,9 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: a grid of numel // piece programs; bitsandbytes pull request 2043 mends the"
         " reverse, a grid that goes past the end.",
         changes=rewrite(
-            "mxcheck.kernels.blocks:chunks", call("split"), to="[one for one in it if one.shape[dim] == step]"
+            "mxcheck.kernels.block_views:chunks",
+            call("split"),
+            to="[one for one in it if one.shape[dim] == step]",
         ),
         formats=("fp4_e2m1",),
         precisions=("mxfp4_e2m1",),

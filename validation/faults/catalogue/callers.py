@@ -21,7 +21,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: the pointer of the storage for that of the tensor, right for every tensor"
         " that owns its memory.",
         changes=rewrite(
-            "mxcheck.kernels.blocks:rows",
+            "mxcheck.kernels.block_views:rows",
             returned(),
             statement(),
             to="if x.is_contiguous():\n    x = x.detach().as_strided(x.shape, x.stride(), 0)\nit",

@@ -20,10 +20,10 @@ from validation.faults.fault_place import (
     value,
 )
 
-_LINEAR = "mxcheck.models.linear:ConvertedLinear"
-_CASTS = "mxcheck.models.casts"
-_CONVERT = "mxcheck.models.convert:_convert_linears"
-_PRODUCT = "mxcheck.models.products:LinearCast.__torch_function__"
+_LINEAR = "mxcheck.models.conversion.linear:ConvertedLinear"
+_CASTS = "mxcheck.models.conversion.casts"
+_CONVERT = "mxcheck.models.conversion.convert:_convert_linears"
+_PRODUCT = "mxcheck.models.conversion.product_hooks:LinearCast.__torch_function__"
 _fault = partial(Fault, group="conversion", formats=())
 
 
@@ -44,13 +44,15 @@ FAULTS: tuple[Fault, ...] = (
         name="router_quantized",
         what="The router of a mixture of experts is quantized as a part of its MLP.",
         source="rules by the words of a path: a Mixtral router lies under `mlp`",
-        changes=rewrite("mxcheck.models.classify:classify", call("_role"), to="it.replace('router', 'mlp')"),
+        changes=rewrite(
+            "mxcheck.models.conversion.classify:classify", call("_role"), to="it.replace('router', 'mlp')"
+        ),
     ),
     _fault(
         name="head_quantized",
         what="The output embedding is quantized in a tier that leaves it alone.",
         source="filters that take every nn.Linear (torchao's quantize_ by default) take the head too",
-        changes=rewrite("mxcheck.models.classify:classify", constant("lm_head"), to="'mlp'"),
+        changes=rewrite("mxcheck.models.conversion.classify:classify", constant("lm_head"), to="'mlp'"),
     ),
     _fault(
         name="tied_embedding_quantized",
@@ -199,7 +201,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The bf16 stage casts the model to float16.",
         source="model.half() for `sixteen bits`, as of many scripts written before bf16",
         changes=rewrite(
-            "mxcheck.models.convert:Conversion._activate", mention("bfloat16"), to="torch.float16"
+            "mxcheck.models.conversion.convert:Conversion._activate", mention("bfloat16"), to="torch.float16"
         ),
     ),
     _fault(

@@ -19,7 +19,7 @@ from validation.faults.fault_place import (
 )
 
 _fault = partial(Fault, group="element cast")
-_ROUND = "mxcheck.kernels.elements:round_elements"
+_ROUND = "mxcheck.kernels.element_codes:round_elements"
 #: The statement that saturates, before the one that keeps subnormals; and the one that rounds.
 _CLAMP = (call("clamp_", nth=1), statement())
 _APPLY = (call("ROUNDINGS"), statement())
@@ -32,7 +32,7 @@ def _even_as(other: str) -> Setting:
     def value(table: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**table, "even": table[other]}
 
-    return Setting(target="mxcheck.kernels.elements:ROUNDINGS", value=value)
+    return Setting(target="mxcheck.kernels.element_codes:ROUNDINGS", value=value)
 
 
 def _ieee_e4m3(slot: Any) -> property:
@@ -232,7 +232,7 @@ FAULTS: tuple[Fault, ...] = (
         " number.",
         source="a porter's slip: saturating the code by a minimum with the largest finite one, as if there"
         " were no NaN.",
-        changes=rewrite("mxcheck.kernels.elements:encode", argument("max"), to="element.max_magnitude"),
+        changes=rewrite("mxcheck.kernels.element_codes:encode", argument("max"), to="element.max_magnitude"),
         formats=("fp8_e4m3",),
         precisions=("mxfp8_e4m3",),
     ),

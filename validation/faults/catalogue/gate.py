@@ -21,7 +21,7 @@ from validation.faults.fault_place import (
 
 _fault = partial(Fault, group="gate", formats=())
 _DRIFT = "mxcheck.gate.drift"
-_SUBLAYERS = "mxcheck.gate.sublayers"
+_SUBLAYERS = "mxcheck.gate.sublayer_drift"
 _VERDICT = "mxcheck.gate.verdict"
 _DECISION = "mxcheck.gate.decision"
 
@@ -184,13 +184,15 @@ FAULTS: tuple[Fault, ...] = (
         name="fingerprint_of_the_first_tensor",
         what="The weights' fingerprint covers the first tensor alone.",
         source="a porter's slip: a return inside the loop, or a hash of a file's first bytes to save time",
-        changes=rewrite("mxcheck.models.load:weights_fingerprint", call("sorted"), to="it[:1]"),
+        changes=rewrite("mxcheck.models.zoo.load:weights_fingerprint", call("sorted"), to="it[:1]"),
     ),
     _fault(
         name="digests_of_the_first_module",
         what="Casts are digested in the first module alone.",
         source="a porter's slip: one module taken to stand for all",
-        changes=rewrite("mxcheck.models.probe:digests", call("_of_weights"), loop(), to="list(it)[:1]"),
+        changes=rewrite(
+            "mxcheck.models.conversion.probe:digests", call("_of_weights"), loop(), to="list(it)[:1]"
+        ),
     ),
     _fault(
         name="digests_in_common",
@@ -239,7 +241,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The model that is on the bench is measured, whichever was asked for.",
         source="a porter's slip: a cache without its key; results of one model stored under another's name",
         changes=rewrite(
-            "mxcheck.measure.session:Session.resident",
+            "mxcheck.measure.model_session:Session.resident",
             condition("_resident"),
             comparison("label"),
             to="True",

@@ -10,13 +10,13 @@ from validation.faults.fault_place import argument, assignment, call, condition,
 _fault = partial(Fault, group="loading", formats=())
 _LLAMA = "transformers.models.llama.modeling_llama"
 _MIXTRAL = "transformers.models.mixtral.modeling_mixtral"
-_LOADING = "mxcheck.models.load:_from_pretrained"
+_LOADING = "mxcheck.models.zoo.load:_from_pretrained"
 
 
 def _after_loading(*lines: str) -> tuple[Rewrite]:
     """Run statements on the loaded `model` before its fingerprint is taken."""
     return rewrite(
-        "mxcheck.models.load:load", call("check_finite"), statement(), to="\n".join(("it", *lines))
+        "mxcheck.models.zoo.load:load", call("check_finite"), statement(), to="\n".join(("it", *lines))
     )
 
 
@@ -121,21 +121,21 @@ FAULTS: tuple[Fault, ...] = (
         what="Experts run as grouped products, which gather the weights and show no plain linear call.",
         source="grouped_mm is what transformers 5 chooses where nothing is said",
         changes=rewrite(
-            "mxcheck.models.load:load", call("set_experts_implementation"), argument(1), to="'grouped_mm'"
+            "mxcheck.models.zoo.load:load", call("set_experts_implementation"), argument(1), to="'grouped_mm'"
         ),
     ),
     _fault(
         name="outliers_forgotten",
         what="The model with outliers comes without (of the reference models outlier-llama has any).",
         source="a porter's slip: a rewrite of the weights that a new loading path leaves out",
-        changes=rewrite("mxcheck.models.load:load", condition("outliers"), to="False"),
+        changes=rewrite("mxcheck.models.zoo.load:load", condition("outliers"), to="False"),
     ),
     _fault(
         name="tokenizer_of_another_version",
         what="The tokenizer's file is another one: it was written anew, with another order of its keys.",
         source="save_pretrained rewrites tokenizer.json in the layout of the day's tokenizers library",
         changes=rewrite(
-            "mxcheck.models.tokenizer_files:tokenizer_fingerprint",
+            "mxcheck.models.zoo.tokenizer_files:tokenizer_fingerprint",
             value("data"),
             to="json.dumps(json.loads(it), sort_keys=True).encode()",
         ),
@@ -145,13 +145,18 @@ FAULTS: tuple[Fault, ...] = (
         what="Every model is measured on the text that was sampled from ref-llama.",
         source="a porter's slip: one cached token file for all models of one vocabulary size",
         changes=rewrite(
-            "mxcheck.measure.text:own_tokens_path", call("model_source"), argument(1), to="'ref-llama'"
+            "mxcheck.measure.evaluation_tokens:own_tokens_path",
+            call("model_source"),
+            argument(1),
+            to="'ref-llama'",
         ),
     ),
     _fault(
         name="tokens_cut_short",
         what="The last token of every sequence is cut off.",
         source="a porter's slip: a length that was counted with BOS and cut without it",
-        changes=rewrite("mxcheck.measure.text:_own", call("contiguous"), to="it[:, :-1].contiguous()"),
+        changes=rewrite(
+            "mxcheck.measure.evaluation_tokens:_own", call("contiguous"), to="it[:, :-1].contiguous()"
+        ),
     ),
 )

@@ -114,7 +114,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A head that shares the embedding's weight is counted beside it.",
         source="parameter counts by name, which list a tied weight twice",
         changes=rewrite(
-            "mxcheck.models.convert:_weight_bytes",
+            "mxcheck.models.conversion.convert:_weight_bytes",
             assignment("left[]"),
             to="left[hash((name, key))] = parameter.nbytes",
         ),

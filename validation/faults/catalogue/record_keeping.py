@@ -26,8 +26,8 @@ _DECISION = "mxcheck.gate.decision"
 _DRIFT = "mxcheck.gate.drift:drift"
 _NOISE = "mxcheck.gate.noise"
 _PATHS = "mxcheck.gate.baseline:baseline_paths"
-_REPORT = "mxcheck.pytest_plugin.report:RunReport"
-_MERGE = "mxcheck.reporting.merge"
+_REPORT = "mxcheck.pytest_plugin.progress.run_report:RunReport"
+_MERGE = "mxcheck.distributed.merge"
 
 
 def _not_called(function: str) -> Rewrite:
@@ -115,7 +115,7 @@ FAULTS: tuple[Fault, ...] = (
         name="scored_tokens_not_held",
         what="Another number of scored tokens passes.",
         source="the same; the allowance for the sampling error follows it",
-        changes=rewrite("mxcheck.gate.inputs:same_corpus", condition("scored_tokens"), to="False"),
+        changes=rewrite("mxcheck.gate.accepted_inputs:same_corpus", condition("scored_tokens"), to="False"),
     ),
     _fault(
         name="noise_twice_as_large",
@@ -146,7 +146,9 @@ FAULTS: tuple[Fault, ...] = (
         what="An order of two steps that is too close to call passes for one that holds.",
         source="a porter's slip: not reversed, taken for in order",
         changes=rewrite(
-            "mxcheck.pytest_plugin.orderings:judge", condition("shows"), to="found.shows != 'reversed'"
+            "mxcheck.pytest_plugin.cases.ordering_cases:judge",
+            condition("shows"),
+            to="found.shows != 'reversed'",
         ),
     ),
     _fault(

@@ -12,9 +12,9 @@ from validation.faults.fault_place import argument, assignment, call, function, 
 
 _fault = partial(Fault, group="state and size", formats=("fp8_e4m3",), precisions=("mxfp8_e4m3",))
 _of_models = partial(_fault, formats=())
-_LINEAR = "mxcheck.models.linear:ConvertedLinear"
-_ATTENTION = "mxcheck.models.attention:ConvertedAttention"
-_PRODUCT = "mxcheck.models.products:LinearCast.__torch_function__"
+_LINEAR = "mxcheck.models.conversion.linear:ConvertedLinear"
+_ATTENTION = "mxcheck.models.conversion.attention:ConvertedAttention"
+_PRODUCT = "mxcheck.models.conversion.product_hooks:LinearCast.__torch_function__"
 _CAST = "mxcheck.kernels.eager:fake_quantize_eager"
 _UNCAST_END = "torch.cat([it.flatten()[:{0}], x.detach().flatten()[{0}:]]).view(x.shape)"
 
@@ -75,7 +75,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The cast gives a bfloat16 activation back as it is.",
         source="a porter's slip: an early return for what has 16 bits already",
         changes=rewrite(
-            "mxcheck.models.casts:activation_cast",
+            "mxcheck.models.conversion.casts:activation_cast",
             function("cast"),
             returned(),
             to="x if x.dtype == torch.bfloat16 else it",
@@ -98,7 +98,7 @@ FAULTS: tuple[Fault, ...] = (
         name="loaded_in_training_mode",
         what="The loader leaves the model in training mode, in which the evaluation alone does not run it.",
         source="a porter's slip: a model built from its configuration is in training mode",
-        changes=rewrite("mxcheck.models.load:load", call("eval"), to="model.train()"),
+        changes=rewrite("mxcheck.models.zoo.load:load", call("eval"), to="model.train()"),
     ),
     _of_models(
         name="queries_cast_along_the_tokens",
@@ -111,7 +111,9 @@ FAULTS: tuple[Fault, ...] = (
         name="axis_of_an_operand_ignored",
         what="Every operand that is cast at a call is cast along its last axis.",
         source="a porter's slip: an argument with a default that is not handed on",
-        changes=rewrite("mxcheck.models.casts:activation_cast", value("spec"), argument("axis"), to="-1"),
+        changes=rewrite(
+            "mxcheck.models.conversion.casts:activation_cast", value("spec"), argument("axis"), to="-1"
+        ),
         options=("--mx-attention",),
     ),
 )

@@ -15,7 +15,7 @@ from validation.faults.fault_place import (
 
 _fault = partial(Fault, group="attention and experts", formats=(), unseen=True)
 _ATTENTION = ("--mx-attention",)
-_PRODUCT = "mxcheck.models.products:AttentionCast.__torch_function__"
+_PRODUCT = "mxcheck.models.conversion.product_hooks:AttentionCast.__torch_function__"
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -24,7 +24,7 @@ FAULTS: tuple[Fault, ...] = (
         what="All experts are decoded with the block scales of the first.",
         source="neuronx-distributed-inference pull request 35: one scale for stacked experts",
         changes=rewrite(
-            "mxcheck.models.casts:cast_weight",
+            "mxcheck.models.conversion.casts:cast_weight",
             assignment("quantized"),
             to="it\n"
             "if weight.dim() == 3:\n"
@@ -63,7 +63,7 @@ FAULTS: tuple[Fault, ...] = (
         what="In a mixed tier attention's products take the MLP's format.",
         source="a porter's slip: one format for what has no weights",
         changes=rewrite(
-            "mxcheck.models.recipe:recipe",
+            "mxcheck.models.recipes.recipe:recipe",
             choice("attention"),
             to="roles['mlp'].activations if attention else None",
         ),
@@ -111,7 +111,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The count of an expert's rows takes in those of its second product.",
         source="a porter's slip: a hook on every product, where the first was meant",
         changes=rewrite(
-            "mxcheck.models.linear:ConvertedLinear._note_expert",
+            "mxcheck.models.conversion.linear:ConvertedLinear._note_expert",
             condition("expert_rows"),
             to="not self.expert_rows",
         ),

@@ -17,9 +17,9 @@ from validation.faults.fault_place import (
 )
 
 _fault = partial(Fault, group="conversion", formats=(), unseen=True)
-_LINEAR = "mxcheck.models.linear:ConvertedLinear"
-_ACTIVATION = "mxcheck.models.casts:activation_cast"
-_WEIGHT = "mxcheck.models.casts:cast_weight"
+_LINEAR = "mxcheck.models.conversion.linear:ConvertedLinear"
+_ACTIVATION = "mxcheck.models.conversion.casts:activation_cast"
+_WEIGHT = "mxcheck.models.conversion.casts:cast_weight"
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -52,7 +52,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The last module's quantized weights are made and counted, and its own put back at once.",
         source="a porter's slip: clean-up of a loop's last item, by a variable that still names it",
         changes=rewrite(
-            "mxcheck.models.convert:Conversion._activate",
+            "mxcheck.models.conversion.convert:Conversion._activate",
             assignment("self._active"),
             to="it\n"
             "for part in list(self.modules.values())[-1:]:\n"
@@ -83,7 +83,7 @@ FAULTS: tuple[Fault, ...] = (
         " ref-neo has any).",
         source="a porter's slip: of two libraries one takes the bias and the other does not",
         changes=rewrite(
-            "mxcheck.models.linear:LibraryLinear.activate",
+            "mxcheck.models.conversion.linear:LibraryLinear.activate",
             function("forward"),
             call("forward"),
             to="it if self.module.bias is None else it + self.module.bias",
@@ -108,7 +108,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Where softmax is cast too, its blocks run over queries, not over keys.",
         source="a porter's slip: probabilities laid out for the second product",
         changes=rewrite(
-            "mxcheck.models.elementwise:_Operations.__torch_function__",
+            "mxcheck.models.conversion.elementwise:_Operations.__torch_function__",
             returned(nth=2),
             to="self._cast(result.mT).mT if func in _SOFTMAX else it",
         ),
@@ -129,7 +129,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Activations of the first token of each sequence are not cast.",
         source="recipes that keep the attention sink in 16 bits, taken for the plain recipe",
         changes=rewrite(
-            "mxcheck.models.products:LinearCast.__torch_function__",
+            "mxcheck.models.conversion.product_hooks:LinearCast.__torch_function__",
             call("set"),
             argument(2),
             to="it if x.dim() != 3 else torch.cat((x[:, :1].to(it.dtype), it[:, 1:]), 1)",
@@ -140,7 +140,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The bytes of the weights leave out the biases of converted modules (ref-neo's).",
         source="sizes that are computed from shapes of matrices",
         changes=rewrite(
-            "mxcheck.models.convert:_weight_bytes",
+            "mxcheck.models.conversion.convert:_weight_bytes",
             condition("quantized"),
             to="it and not (quantized and key == 'bias')",
         ),
@@ -150,7 +150,9 @@ FAULTS: tuple[Fault, ...] = (
         name="mixed_ignores_the_block_size",
         what="A mixed tier has blocks of 32 under the name of another block size.",
         source="a porter's slip: an option handed on to one format, where a recipe has two",
-        changes=rewrite("mxcheck.run.cases:changed_recipe", value("chosen"), to="it and name != 'mixed'"),
+        changes=rewrite(
+            "mxcheck.run.ladder_cases:changed_recipe", value("chosen"), to="it and name != 'mixed'"
+        ),
         options=("--mx-block-size", "16"),
         precisions=("mixed",),
     ),

@@ -68,7 +68,7 @@ FAULTS: tuple[Fault, ...] = (
         name="toward_zero_rounds_down",
         what="Rounding towards zero takes a negative element to the next larger magnitude.",
         source="a porter's slip: floor, or a shift of a two's complement number, for truncation",
-        changes=(Setting(target="mxcheck.kernels.elements:ROUNDINGS", value=_downwards),),
+        changes=(Setting(target="mxcheck.kernels.element_codes:ROUNDINGS", value=_downwards),),
         options=("--mx-rounding", "zero"),
     ),
     _fault(
@@ -84,7 +84,7 @@ FAULTS: tuple[Fault, ...] = (
         what="An MXINT8 element halfway between two codes goes to the larger one, whatever its sign.",
         source="a porter's slip: floor(x + 0.5) for integers, where floating-point formats use the hardware",
         changes=rewrite(
-            "mxcheck.kernels.elements:round_elements",
+            "mxcheck.kernels.element_codes:round_elements",
             call("ROUNDINGS"),
             statement(),
             to="if element.twos_complement and rounding == 'even':\n"

@@ -21,8 +21,8 @@ _fault = partial(Fault, group="evaluation", formats=(), unseen=True)
 _MEASURE = "mxcheck.evaluation.measure"
 _DISTANCES = f"{_MEASURE}:_distances"
 _PREDICTIONS = "mxcheck.evaluation.prediction_figures"
-_SUBLAYERS = "mxcheck.evaluation.sublayers"
-_COUNTERS = "mxcheck.evaluation.counters"
+_SUBLAYERS = "mxcheck.evaluation.sublayer_errors"
+_COUNTERS = "mxcheck.evaluation.cast_counts"
 _RECORD = "mxcheck.measure.measure_case:_measured"
 
 FAULTS: tuple[Fault, ...] = (
@@ -198,7 +198,7 @@ FAULTS: tuple[Fault, ...] = (
         " a machine of other arithmetic.",
         source="a porter's slip: a cache without its key",
         changes=rewrite(
-            "mxcheck.measure.session:Session.arithmetic",
+            "mxcheck.measure.model_session:Session.arithmetic",
             returned(),
             to="next(iter(self._arithmetic.values()))",
         ),
@@ -208,7 +208,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A shorter sequence length takes the end of each sequence, not its beginning.",
         source="left truncation, which tokenizers have for chat",
         changes=rewrite(
-            "mxcheck.measure.text:_own",
+            "mxcheck.measure.evaluation_tokens:_own",
             call("contiguous"),
             to="tokens[: measuring.max_samples, -length:].contiguous()",
         ),
@@ -219,7 +219,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Where fewer sequences are asked for than there are, the last ones are measured.",
         source="a porter's slip: samples taken from an end",
         changes=rewrite(
-            "mxcheck.measure.text:_own",
+            "mxcheck.measure.evaluation_tokens:_own",
             call("contiguous"),
             to="tokens[-measuring.max_samples :, :length].contiguous()",
         ),
@@ -247,19 +247,19 @@ FAULTS: tuple[Fault, ...] = (
         what="The child that measures noise runs with the parent's instruction sets, so that noise is zero.",
         source="settings that have to stand in the environment before a library is loaded",
         changes=rewrite(
-            "mxcheck.measure.noise:_run_child",
+            "mxcheck.measure.measured_noise:_run_child",
             argument("env"),
             to="{name: value for name, value in it.items() if name not in settings}",
         ),
         survives="noise is measured where a case is accepted, and these runs hold cases;"
-        " tests/unit/measure/test_noise.py is red",
+        " tests/unit/measure/test_measured_noise.py is red",
     ),
     _fault(
         name="noise_with_all_threads",
         what="The child that measures noise computes with torch's own number of threads, the case with one.",
         source="a porter's slip: a count that is set in one of two processes",
-        changes=rewrite("mxcheck.measure.noise:_job", argument("threads"), to="0"),
+        changes=rewrite("mxcheck.measure.measured_noise:_job", argument("threads"), to="0"),
         survives="noise is measured where a case is accepted, and these runs hold cases;"
-        " tests/unit/measure/test_noise.py is red",
+        " tests/unit/measure/test_measured_noise.py is red",
     ),
 )

@@ -29,9 +29,9 @@ _fault = partial(Fault, group="gate", formats=(), unseen=True)
 _STATISTICS = "mxcheck.gate.statistics"
 _VERDICT = "mxcheck.gate.verdict"
 _TABLE = "mxcheck.reporting.table"
-_MERGE = "mxcheck.reporting.merge"
-_REPORT = "mxcheck.pytest_plugin.report:RunReport"
-_SESSION = "mxcheck.pytest_plugin.session:GateSession"
+_MERGE = "mxcheck.distributed.merge"
+_REPORT = "mxcheck.pytest_plugin.progress.run_report:RunReport"
+_SESSION = "mxcheck.pytest_plugin.fixtures.gate_session:GateSession"
 
 
 def _with_undecided(allowed: Any) -> Any:
@@ -103,7 +103,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A fingerprint that only one of record and baseline has is passed over.",
         source="a porter's slip: the keys of both tables taken as their intersection",
         changes=rewrite(
-            "mxcheck.gate.inputs:fingerprints",
+            "mxcheck.gate.accepted_inputs:fingerprints",
             operation("|"),
             to="record.fingerprints.keys() & baseline.fingerprints.keys()",
         ),
@@ -179,7 +179,9 @@ FAULTS: tuple[Fault, ...] = (
         name="undecided_orders_pass",
         what="An order of two steps that has to be clear may be too close to call.",
         source="a tolerance that was widened until a red case turned green",
-        changes=(Setting(target="mxcheck.pytest_plugin.orderings:_ALLOWED", value=_with_undecided),),
+        changes=(
+            Setting(target="mxcheck.pytest_plugin.cases.ordering_cases:_ALLOWED", value=_with_undecided),
+        ),
     ),
     _fault(
         name="result_of_the_tier_before",
@@ -211,7 +213,7 @@ FAULTS: tuple[Fault, ...] = (
         what="An update of what is missing accepts what has changed too.",
         source="a porter's slip: two options of one library, of which one includes the other",
         changes=rewrite(
-            "mxcheck.pytest_plugin.neighbours:asked_update",
+            "mxcheck.pytest_plugin.options.neighbours:asked_update",
             call("Update"),
             argument("changed"),
             to="it or bool(config.getoption('update_new_snapshots_only', False))",
@@ -233,7 +235,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A red case raises before its record is handed on: reports have a row without figures.",
         source="a porter's slip: a line below one that raises",
         changes=rewrite(
-            "mxcheck.pytest_plugin.fixtures:mx_gate",
+            "mxcheck.pytest_plugin.fixtures.mx_fixtures:mx_gate",
             function("hold"),
             call("keep_result"),
             statement(),
@@ -245,7 +247,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Of several tiers that are asked for the last one is not run.",
         source="a porter's slip: a range that ends one too early",
         changes=rewrite(
-            "mxcheck.pytest_plugin.cases:chosen_tiers",
+            "mxcheck.pytest_plugin.cases.laid_out_cases:chosen_tiers",
             returned(nth=3),
             to="([tier for tier in everywhere if tier in named] or ['B'])[: max(1, len(named) - 1)]",
         ),
@@ -272,7 +274,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A cell in which the kernel raises an error counts as not supported.",
         source="suites that skip on NotImplementedError, and catch more than that",
         changes=rewrite(
-            "mxcheck.pytest_plugin.kernel_bench:KernelBench.hold",
+            "mxcheck.pytest_plugin.fixtures.kernel_runner:KernelBench.hold",
             returned(nth=3),
             to="(row, 'unsupported' if row['verdict'] == 'error' else verdict, it[2])",
         ),
@@ -283,7 +285,7 @@ FAULTS: tuple[Fault, ...] = (
         what="All kernels of one library are the first of them that was loaded.",
         source="a porter's slip: a cache by the module's name, from which several functions come",
         changes=rewrite(
-            "mxcheck.pytest_plugin.kernel_bench:KernelBench.kernel",
+            "mxcheck.pytest_plugin.fixtures.kernel_runner:KernelBench.kernel",
             assignment("told"),
             to="from dataclasses import replace\n\none = replace(one, name=one.library or 'ours')\nit",
         ),
@@ -294,7 +296,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A shard's file is written before the report has added the cases that never ran.",
         source="a porter's slip: hooks in the order in which plugins were registered",
         changes=rewrite(
-            "mxcheck.pytest_plugin.shard:ShardReport.pytest_sessionfinish",
+            "mxcheck.pytest_plugin.progress.shard_writer:ShardReport.pytest_sessionfinish",
             to="self._write(int(session.exitstatus))\nreturn (yield)",
         ),
     ),
@@ -354,12 +356,12 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: models known by their cost",
         changes=(
             *rewrite(
-                "mxcheck.scheduling.sharding:split",
+                "mxcheck.scheduling.split_models:split",
                 call("sorted"),
                 to="list({costs[name]: name for name in it}.values())",
             ),
             *rewrite(
-                "mxcheck.scheduling.sharding:split", comparison("part_of"), to="part_of.get(name) == part"
+                "mxcheck.scheduling.split_models:split", comparison("part_of"), to="part_of.get(name) == part"
             ),
         ),
     ),
@@ -368,7 +370,7 @@ FAULTS: tuple[Fault, ...] = (
         what="What a worker that died had been given and had not begun is run by nobody.",
         source="pytest-xdist issue 466: what becomes of the queue of a lost worker",
         changes=rewrite(
-            "mxcheck.pytest_plugin.xdist_scheduling:ModelScheduling.remove_node",
+            "mxcheck.pytest_plugin.xdist.xdist_scheduling:ModelScheduling.remove_node",
             call("again"),
             statement(),
             to="pass",

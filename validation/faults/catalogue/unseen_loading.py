@@ -14,7 +14,7 @@ _NEO = ("--mx-models", "ref-neo")
 def _after_loading(*lines: str) -> tuple[Rewrite]:
     """Run statements on the loaded `model` before its fingerprint is taken."""
     return rewrite(
-        "mxcheck.models.load:load", call("check_finite"), statement(), to="\n".join(("it", *lines))
+        "mxcheck.models.zoo.load:load", call("check_finite"), statement(), to="\n".join(("it", *lines))
     )
 
 
@@ -88,7 +88,9 @@ FAULTS: tuple[Fault, ...] = (
         name="loading_type_ignored",
         what="The model is loaded in float32 whatever type was asked for.",
         source="torch_dtype became dtype in transformers: the old name is passed over in places",
-        changes=rewrite("mxcheck.models.load:load", call("_from_pretrained"), argument(2), to="source.dtype"),
+        changes=rewrite(
+            "mxcheck.models.zoo.load:load", call("_from_pretrained"), argument(2), to="source.dtype"
+        ),
         options=("--mx-dtype", "bf16"),
     ),
     _fault(
@@ -96,7 +98,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Outlier channels are not taken back in the last matrix that reads them (outlier-llama).",
         source="SmoothQuant's migration, in which each reader of a norm has to be found",
         changes=rewrite(
-            "mxcheck.models.outliers:add_outliers",
+            "mxcheck.models.zoo.outliers:add_outliers",
             mention("readers"),
             to="it[: max(1, len(it) - 1)]",
         ),

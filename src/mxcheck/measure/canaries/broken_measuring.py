@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from mxcheck.measure.canaries.hindrance import no_room
-from mxcheck.measure.memory import is_out_of_memory
+from mxcheck.models.zoo.refusal import is_out_of_memory
 
 #: A trial: yields what is wrong, and how.
 Trial = Callable[[], Iterator[tuple[str, str]]]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from mxcheck.measure.canaries.toy_model import INNER, VOCABULARY, WIDTH, toy_model
-from mxcheck.models.convert import convert
-from mxcheck.models.ladder import ALL_LINEARS
-from mxcheck.models.recipe import recipe
+from mxcheck.models.conversion.convert import convert
+from mxcheck.models.recipes.ladder import ALL_LINEARS
+from mxcheck.models.recipes.recipe import recipe
 
 #: Elements of each weight. A tied head shares the embedding's.
 _EMBEDDING, _Q, _UP, _DOWN = VOCABULARY * WIDTH, WIDTH * WIDTH, INNER * WIDTH, WIDTH * INNER

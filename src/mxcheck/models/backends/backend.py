@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from mxcheck.formats.choices import choose
-from mxcheck.models.ladder import LADDER
+from mxcheck.models.recipes.ladder import LADDER
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ class Replacement:
 
 
 class Backend(Protocol):
-    """One precision. `mxcheck.models.convert` calls `missing`, `refuses` and `replace`, in this order."""
+    """One precision. `mxcheck.models.conversion.convert` calls `missing`, `refuses` and `replace`, in this order."""
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@ arithmetic.
 
 Each kernel casts both operands itself, along the reduction axis, and multiplies them. Its result is compared
 with the exact product of the values that the oracle's cast decodes to, within the error bound of fp32
-accumulation in any order (`mxcheck.conformance.products`); so a wrong cast is detected, too. torch and numpy
+accumulation in any order (`mxcheck.conformance.verify.matmul_check`); so a wrong cast is detected, too. torch and numpy
 are imported inside the tests, so that collecting this file costs nothing.
 """
 
@@ -20,7 +20,7 @@ from mxcheck.formats.spec import cast_spec
 if TYPE_CHECKING:
     import torch
 
-    from mxcheck.conformance.products import ProductReport
+    from mxcheck.conformance.verify.matmul_check import ProductReport
 
 pytestmark = pytest.mark.usefixtures("mx_usual_settings")
 
@@ -87,7 +87,7 @@ def test_a_nan_poisons_the_outputs_that_use_its_block(mx_product: str, name: str
 
 def _report(implementation: str, name: str, a: torch.Tensor, b: torch.Tensor) -> ProductReport:
     """Return the report on a kernel's worst output; skip with the reason where it has no such product."""
-    from mxcheck.conformance.products import verify_product
+    from mxcheck.conformance.verify.matmul_check import verify_product
     from mxcheck.kernels.api import load_target
     from mxcheck.kernels.registry import PRODUCTS
 

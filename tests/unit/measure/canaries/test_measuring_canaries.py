@@ -14,13 +14,13 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Accepted, decide
 from mxcheck.gate.update import Update
 from mxcheck.measure.canaries import broken_measuring as module
-from mxcheck.measure.canaries import live
+from mxcheck.measure.canaries import live_trials
 from mxcheck.measure.canaries.broken_measuring import broken_measuring, trials
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.session import Session
-from mxcheck.models.convert import convert
-from mxcheck.models.recipe import recipe
-from mxcheck.run.measuring import Measuring
+from mxcheck.measure.model_session import Session
+from mxcheck.models.conversion.convert import convert
+from mxcheck.models.recipes.recipe import recipe
+from mxcheck.run.measurement_settings import Measuring
 from validation.faults.catalogued import catalogue
 from validation.faults.fault import Fault, Rewrite, applied
 from validation.faults.fault_place import argument, call
@@ -173,12 +173,12 @@ def test_nothing_is_tried_where_all_weights_are_shared() -> None:
     with Session(SHORT) as session:
         model = session.resident("ref-llama").loaded.model
         record = measure_case(session, CASE)
-        assert live._chosen(record, model) in record.digests
+        assert live_trials._chosen(record, model) in record.digests
         held = [torch.nn.Module() for _ in record.digests]
         for other, name in zip(held, record.digests, strict=True):
             other.register_parameter("other", model.get_submodule(name).get_parameter("weight"))
         model.add_module("others", torch.nn.ModuleList(held))
-        assert live._chosen(record, model) is None
+        assert live_trials._chosen(record, model) is None
 
 
 @pytest.mark.parametrize("length", [2, 3, 16])
@@ -219,7 +219,9 @@ class Host:
     def give_back(self) -> None: ...
 
 
-@pytest.mark.parametrize("place", [(module, "broken_measuring"), (live, "stale")], ids=["canaries", "live"])
+@pytest.mark.parametrize(
+    "place", [(module, "broken_measuring"), (live_trials, "stale")], ids=["canaries", "live"]
+)
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_memory_that_runs_out_in_a_check_is_asked_for_once_more(
     place: tuple[Any, str], error: Exception, monkeypatch: pytest.MonkeyPatch

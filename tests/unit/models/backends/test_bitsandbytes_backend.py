@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.models.backends.backend import backend
-from mxcheck.models.backends.bitsandbytes import BitsAndBytes
+from mxcheck.models.backends.bnb_backend import BitsAndBytes
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 

@@ -6,7 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mxcheck.models.backends.backend import BACKEND_PRECISIONS, backend
-from mxcheck.models.backends.transformer_engine import TransformerEngine, _padded
+from mxcheck.models.backends.te_backend import TransformerEngine, _padded
 
 BACKENDS: dict[str, TransformerEngine] = {
     name: made for name in BACKEND_PRECISIONS if isinstance(made := backend(name), TransformerEngine)

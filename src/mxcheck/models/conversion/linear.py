@@ -1,0 +1,218 @@
+"""One linear-like module, quantized by our casts or by a library, and restored bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mxcheck.kernels.counts import total
+from mxcheck.kernels.digest import Digest, WeightDigest
+from mxcheck.models.backends.backend import Backend
+from mxcheck.models.conversion.casts import (
+    CastWeight,
+    activation_cast,
+    cast_weight,
+    digest_weights,
+    refuse_gradient,
+)
+from mxcheck.models.conversion.classify import expert_parameters, reduction_axis, weight_parameters
+from mxcheck.models.conversion.product_hooks import PRODUCTS, Cast, LinearCast, storage
+from mxcheck.models.recipes.recipe import Casts, Recipe
+
+
+class Converted(Protocol):
+    """A module that a recipe converted."""
+
+    module: nn.Module
+    #: Digest of the weights' codes and scales; None where they have none.
+    weight_digest: WeightDigest | None
+    #: Bytes of the weights' packed codes and scales.
+    weight_bytes: int
+    #: Number of forward calls while converted.
+    calls: int
+
+    def activate(self) -> None:
+        """Start to quantize."""
+
+    def revert(self) -> None:
+        """Restore the module."""
+
+
+class Method:
+    """Replace a module's method (by default its forward) and restore it. A method that was set on the
+    instance before (accelerate sets one on a model spread over devices) is kept."""
+
+    def __init__(self, module: nn.Module, name: str = "forward") -> None:
+        self._module = module
+        self._name = name
+        self._before = module.__dict__.get(name)
+        self.original: Callable[..., Any] = getattr(module, name)
+
+    def replace(self, function: Callable[..., Any]) -> None:
+        setattr(self._module, self._name, function)
+
+    def restore(self) -> None:
+        if self._before is None:
+            delattr(self._module, self._name)
+        else:
+            setattr(self._module, self._name, self._before)
+
+
+class ConvertedLinear:
+    """A linear-like module with mxcheck's casts on its operands."""
+
+    def __init__(self, name: str, module: nn.Module, casts: Casts, recipe: Recipe) -> None:
+        self.name = name
+        self.module = module
+        #: Number of forward calls while converted.
+        self.calls = 0
+        _check_experts(name, module)
+        self.cast: Cast = activation_cast(casts.activations, recipe.kernel, of=f"activations of {name}")
+        of = f"results of {name}"
+        #: The cast of its results, if the recipe casts them.
+        self.result = activation_cast(casts.activations, recipe.kernel, of=of) if recipe.outputs else None
+        self._wide = any(
+            operand is not None and not operand.is_exact_in_16_bits
+            for operand in (casts.weights, casts.activations)
+        )
+        self._forward = Method(module)
+        self._originals = {key: module.get_parameter(key) for key in weight_parameters(module)}
+        self._quantized: dict[str, nn.Parameter] = {}
+        #: The axis along which the products sum and the weights' blocks lie.
+        self.axis = reduction_axis(module)
+        axis, casts_of_weights = self.axis, list[CastWeight]()
+        for key, original in self._originals.items():
+            cast = cast_weight(
+                original.detach(), casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}"
+            )
+            # share the original's flag: `requires_grad_(False)` on the converted model must reach it
+            self._quantized[key] = nn.Parameter(cast.values, requires_grad=original.requires_grad)
+            casts_of_weights.append(cast)
+        self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
+        self.weight_digest = digest_weights(casts_of_weights)
+        #: Total counters of its weights' casts; None where one of the weights has no codes.
+        counts = [cast.counts for cast in casts_of_weights if cast.counts is not None]
+        self.weight_counts = total(counts) if len(counts) == len(casts_of_weights) else None
+        #: For experts: rows of activations in the first product of each, while converted.
+        self.expert_rows: list[int] = []
+        if names := expert_parameters(module):
+            self.expert_rows = [0] * len(self._originals[names[0]])
+            self._first = self._quantized[names[0]]
+
+    @property
+    def is_linear(self) -> bool:
+        """True if it is one product of its input: not experts or a router."""
+        return isinstance(self.module, (nn.Linear, Conv1D))
+
+    @property
+    def is_plain(self) -> bool:
+        """True if the unconverted module computes the same product from cast operands: it is linear, and does
+        not multiply in fp32 where it is in 16 bits."""
+        in_16_bits = any(original.dtype.itemsize < 4 for original in self._originals.values())
+        return self.is_linear and not (self._wide and in_16_bits)
+
+    def weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield each weight's name in its module, the original weight, and the current one."""
+        for key, original in self._originals.items():
+            yield key, original.detach(), self.module.get_parameter(key).detach()
+
+    def _note_expert(self, x: Tensor, weight: Tensor) -> None:
+        """Count the rows of `x` [..., rows, in] if `weight` is a slice of the first experts' weights: one
+        expert's or all."""
+        if not self.expert_rows or storage(weight) != storage(self._first):
+            return
+        first = (weight.storage_offset() - self._first.storage_offset()) // self._first.stride(0)
+        experts = len(weight) if weight.dim() == 3 else 1
+        rows = x.numel() // x.shape[-1] // experts
+        for expert in range(first, first + experts):
+            self.expert_rows[expert] += rows
+
+    def activate(self) -> None:
+        weights = {storage(value) for value in self._quantized.values()}
+        # For experts and routers, whose result is not that of one product, cast each product's result;
+        # elsewhere the module's own, including its bias.
+        inside = not self.is_linear
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            refuse_gradient(self.name, (*args, *kwargs.values(), *self._quantized.values()))
+            with LinearCast(
+                lambda x: self.cast(x),  # looked up at the call: the probe replaces the cast
+                result=self.result if inside else None,
+                wide=self._wide,
+                weights=weights,
+                observe=self._note_expert,
+            ) as mode:
+                output = self._forward.original(*args, **kwargs)
+            if mode.products == 0:
+                names = ", ".join(dict.fromkeys(product.__name__ for product in PRODUCTS))
+                raise ValueError(
+                    f"{self.name} ({type(self.module).__name__}) makes no product that mxcheck can see "
+                    f"({names}): its activations would stay unquantized; leave its role out of the recipe"
+                )
+            self.calls += 1
+            if inside or self.result is None:
+                return output
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    f"{self.name} ({type(self.module).__name__}) returns {type(output).__name__}, no tensor: "
+                    f"its result cannot be cast; leave its role out of the recipe, or outputs"
+                )
+            return self.result(output)
+
+        for key, value in self._quantized.items():
+            setattr(self.module, key, value)
+        self._forward.replace(forward)
+
+    def revert(self) -> None:
+        for key, value in self._originals.items():
+            setattr(self.module, key, value)
+        self._forward.restore()
+
+
+def _check_experts(name: str, module: nn.Module) -> None:
+    """Refuse experts whose products do not take the activation first: implementations other than the loop
+    over experts gather the weights and swap the operands."""
+    implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
+    if expert_parameters(module) and implementation not in (None, "eager"):
+        raise ValueError(
+            f"{name} ({type(module).__name__}) runs its experts as {implementation!r}, whose products "
+            f"mxcheck does not cast; call model.set_experts_implementation('eager') first"
+        )
+
+
+class LibraryLinear:
+    """A linear module whose product a library casts and computes."""
+
+    def __init__(self, name: str, module: nn.Module, backend: Backend) -> None:
+        self.name = name
+        self.module = module
+        self.calls = 0
+        replacement = backend.replace(module)
+        self._replacement = replacement
+        self._forward = Method(module)
+        self.weight_digest: WeightDigest | None = replacement.weight_digest
+        self.weight_bytes = replacement.weight_bytes
+
+    def operand(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return codes and scales of the activation `x` as the library casts it, and the other tensors that
+        it derives."""
+        return self._replacement.operand(x)
+
+    def operand_digest(self, x: Tensor) -> Digest:
+        """Return the digest of `operand(x)`."""
+        return self._replacement.operand_digest(x)
+
+    def activate(self) -> None:
+        def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
+            refuse_gradient(self.name, (*args, *kwargs.values(), *self.module.parameters(recurse=False)))
+            self.calls += 1
+            (x,) = (*args, *kwargs.values())  # called `input` by nn.Linear, `x` by Conv1D
+            return self._replacement.forward(x)
+
+        self._forward.replace(forward)
+
+    def revert(self) -> None:
+        self._forward.restore()

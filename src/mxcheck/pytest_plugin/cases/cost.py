@@ -1,0 +1,87 @@
+"""Costs of cases, as a pure function of the options: xdist's controller knows only node ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mxcheck.models.recipes.recipe import Recipe
+from mxcheck.models.zoo.footprint import Footprint, footprint, text_shape
+from mxcheck.models.zoo.known_models import model_source
+from mxcheck.models.zoo.weight_files import TOKENS
+from mxcheck.run.measurement_settings import DEFAULT_BATCH_SIZE, Measuring
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mxcheck.gate.case import Case
+
+#: Footprint of a model of which nothing is known before loading: it is scheduled early, on a device for
+#: itself.
+UNKNOWN = Footprint(weight_bytes=0, working_bytes=0, case_seconds=600.0, load_seconds=600.0)
+#: A converted model casts, which the reference does not; one sequence in a pass is slower by itself
+#: (measured: 1.5 to 1.9 times on the reference models).
+_CONVERTED, _ONE_BY_ONE = 1.2, 1.8
+
+
+def estimate(
+    name: str,
+    *,
+    dtype: str | None,
+    samples: int,
+    length: int | None,
+    batch_size: int | None,
+    own: Path | None = None,
+) -> Footprint | None:
+    """Return the estimated footprint of a model on its own text, or on a corpus (`own` is None); None if it
+    cannot be known before loading. `own` is the folder of its baselines, which holds the text of a model that
+    is not ours."""
+    source = model_source(name)
+    usual = DEFAULT_BATCH_SIZE if source.card is None else source.card.batch_size
+    text = None
+    if own is not None and source.text is not None:
+        text = source.text.sequences, source.text.length
+    elif own is not None:
+        text = text_shape(source.tokens or own / TOKENS)
+    return footprint(
+        source, dtype=dtype, sequences=samples, length=length, batch_size=batch_size or usual, text=text
+    )
+
+
+def estimated(settings: Measuring, label: str) -> Footprint | None:
+    """Return the estimated footprint of a model of the run."""
+    return estimate(
+        settings.models[label],
+        dtype=settings.dtype,
+        samples=settings.max_samples,
+        length=settings.sequence_length,
+        batch_size=settings.batch_size,
+        own=settings.baselines / label if settings.corpus.is_self else None,
+    )
+
+
+def case_seconds(known: Footprint | None, recipe: Recipe) -> float:
+    """Return a case's nominal seconds once its model is loaded."""
+    factor = _ONE_BY_ONE if recipe.sequences_a_pass else _CONVERTED
+    return (known or UNKNOWN).case_seconds * factor
+
+
+def model_seconds(known: Footprint | None, recipes: Iterable[Recipe]) -> float:
+    """Return the nominal seconds of a model's cases in sequence."""
+    return (known or UNKNOWN).load_seconds + sum(case_seconds(known, recipe) for recipe in recipes)
+
+
+def nominal_seconds(settings: Measuring) -> dict[str, float]:
+    """Return the nominal seconds of each model of the run."""
+    return {
+        label: model_seconds(
+            estimated(settings, label),
+            [made for case, made in settings.recipes.items() if case.model == label],
+        )
+        for label in settings.models
+    }
+
+
+def stored_key(settings: Measuring, case: Case) -> str:
+    """Return the cache key of a case's duration, which applies to one kind of device only."""
+    return f"{case.id} on {settings.device}"

@@ -1,0 +1,110 @@
+"""Plan a run without running it, for an engine that spreads its models over machines.
+
+A plugin for `pytest --collect-only -p mxcheck.pytest_plugin.xdist.plan_writer`: the project's own pytest reads the
+options, with its ini file, presets and conftest, so the cases cannot differ. Does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+
+from mxcheck.files.plain_data import MALFORMED, read_json
+from mxcheck.files.printed import one_line, told
+from mxcheck.gate.case import Case
+from mxcheck.models.zoo.footprint import Footprint
+from mxcheck.pytest_plugin.cases.cost import UNKNOWN, estimated, nominal_seconds
+from mxcheck.pytest_plugin.options.neighbours import is_update
+from mxcheck.pytest_plugin.options.settings import Settings, settings
+from mxcheck.pytest_plugin.xdist.placement_plan import selected_cases
+from mxcheck.scheduling.split_models import split
+
+#: Environment variable with the path of the output file.
+PLAN_FILE = "MXCHECK_PLAN_FILE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """One model of the run: `--mx-shard=shard/N`, where N is the number of models.
+
+    Attributes:
+        label: its name in ids.
+        shard: index of its part of the run; the costliest model is first.
+        cases: the ids of its selected cases (`-k` may leave none).
+        footprint: its estimate; that of an unknown model where nothing is known before loading.
+    """
+
+    label: str
+    shard: int
+    cases: tuple[str, ...]
+    footprint: Footprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run: its models, costliest first, and the options that an engine needs.
+
+    `shard` and `report` are empty where no option sets them; `report` is absolute.
+    """
+
+    models: tuple[PlannedModel, ...]
+    device: str
+    report: str
+    shard: str
+    updates: bool
+
+
+def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) -> Plan:
+    """Plan a run with these selected cases."""
+    known = {label: estimated(settings, label) for label in settings.models}
+    costs = nominal_seconds(settings)
+    models = tuple(
+        PlannedModel(
+            label=label,
+            shard=shard,
+            cases=tuple(case.id for case in selected if case.model == label),
+            footprint=known[label] or UNKNOWN,
+        )
+        # as `--mx-shard=i/N` splits it: each part is one model
+        for shard, (label,) in enumerate(split(costs, len(costs)), start=1)
+    )
+    return Plan(
+        models=models,
+        device=settings.device,
+        report=str(settings.report or ""),
+        shard=str(settings.shard or ""),
+        updates=updates,
+    )
+
+
+def read_plan(path: Path) -> Plan:
+    """Read the plan of a file. Raises ValueError, in one line, for anything else."""
+    try:
+        data = read_json(path)
+        models = tuple(
+            PlannedModel(**{**one, "cases": tuple(one["cases"]), "footprint": Footprint(**one["footprint"])})
+            for one in data["models"]
+        )
+        return Plan(**{**data, "models": models})
+    except MALFORMED as error:
+        raise ValueError(one_line(f"{path} is no plan of a run ({told(error)}); run it again")) from error
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """End without a plan where the command line names nothing to collect: pytest's default collection
+    contains other tests, and only pytest can distinguish a path from an option's value."""
+    return None if config.args_source is pytest.Config.ArgsSource.ARGS else 0
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the plan."""
+    config = session.config
+    selected = dict.fromkeys(selected_cases(config, [item.nodeid for item in session.items]))
+    found = make_plan(settings(config), list(selected), updates=is_update(config))
+    Path(os.environ[PLAN_FILE]).write_text(json.dumps(asdict(found)), encoding="utf-8")

@@ -1,0 +1,79 @@
+"""The settings of a run that determine a record, as plain data. Does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mxcheck.evaluation.corpus_names import CorpusChoice, corpus_choice
+from mxcheck.gate.case import Case
+from mxcheck.gate.shipped import BASELINES
+from mxcheck.models.recipes.recipe import Recipe, recipe
+from mxcheck.models.zoo.known_models import model_source
+
+DEFAULT_SAMPLES = 1000
+DEFAULT_LENGTH = 2048
+DEFAULT_BATCH_SIZE = 8
+
+
+def _own_text() -> CorpusChoice:
+    return corpus_choice(["self"], Path())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """The settings that determine the record of a case.
+
+    Attributes:
+        models: label of a case's model -> a name of the zoo, a directory, a hub id; an unlisted label is a
+            name itself.
+        recipes: the recipe of a case; an unlisted case without options uses the ladder's.
+        trusted: labels of models whose checkpoint may execute code.
+        dtype: dtype of loading, by torch's name; None: the model card's, else fp32.
+        corpus: the measured text.
+        max_samples: maximum number of sequences.
+        sequence_length: tokens in a sequence; None: as sampled, or the model's length, at most 2,048.
+        batch_size: sequences in a forward pass; None: the model card's, else 8. It changes no result.
+        metrics: names of the user's own metrics.
+        kernel: name of the kernel that casts where `recipes` does not say.
+        device: `auto`, `cpu` or `cuda`.
+        baselines: folder with the tokens of models that are not ours.
+    """
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    recipes: Mapping[Case, Recipe] = field(default_factory=dict)
+    trusted: tuple[str, ...] = ()
+    dtype: str | None = None
+    corpus: CorpusChoice = field(default_factory=_own_text)
+    max_samples: int = DEFAULT_SAMPLES
+    sequence_length: int | None = None
+    batch_size: int | None = None
+    metrics: tuple[str, ...] = ()
+    kernel: str = "eager"
+    device: str = "auto"
+    baselines: Path = BASELINES
+
+    def name_of(self, label: str) -> str:
+        """Return the model of a label, as it was given."""
+        return self.models.get(label, label)
+
+    def recipe_of(self, case: Case) -> Recipe:
+        """Return a case's recipe. Raises ValueError, in one line, where neither `recipes` nor the ladder has
+        it, and for a case of another kind."""
+        if case.kind != "recipe":
+            raise ValueError(
+                f"{case.id} is a case of kind {case.kind}, which has no recipe; give one of kind recipe"
+            )
+        if case in self.recipes:
+            return self.recipes[case]
+        if case.options:
+            raise ValueError(
+                f"{case.id} has options and no recipe; give its recipe: Measuring(recipes={{case: recipe}})"
+            )
+        return recipe(case.precision, tier=case.tier, kernel=self.kernel)
+
+    def batch_size_of(self, label: str) -> int:
+        """Return the sequences in a forward pass of a model."""
+        card = model_source(self.name_of(label)).card
+        return self.batch_size or (DEFAULT_BATCH_SIZE if card is None else card.batch_size)
