@@ -535,7 +535,7 @@ def _plan_data() -> Any:
 
 
 def _plan(data: bytes, folder: Path) -> None:
-    from mxcheck.pytest_plugin.xdist.plan_writer import read_plan
+    from mxcheck.distributed.run_plan import read_plan
 
     (folder / "plan.json").write_bytes(data)
     read_plan(folder / "plan.json")

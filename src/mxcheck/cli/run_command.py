@@ -19,7 +19,7 @@ from mxcheck.reporting.screen import Screen, say
 
 if TYPE_CHECKING:
     from mxcheck.distributed.ray_run import Outcome
-    from mxcheck.pytest_plugin.xdist.plan_writer import Plan
+    from mxcheck.distributed.run_plan import Plan
 
 
 def add_commands(commands: Any) -> None:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mxcheck.pytest_plugin.xdist.plan_writer import PLAN_FILE, Plan, read_plan
+from mxcheck.distributed.run_plan import PLAN_FILE, Plan, read_plan
 
 #: Collected where the command line names nothing.
 _SUITE = ("--pyargs", "mxcheck.suite.models")

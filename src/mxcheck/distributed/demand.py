@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mxcheck.distributed.run_plan import PlannedModel
 from mxcheck.models.zoo.cards import GIB
-from mxcheck.pytest_plugin.xdist.plan_writer import PlannedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

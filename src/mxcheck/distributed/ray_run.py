@@ -13,7 +13,7 @@ from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from mxcheck.distributed import ray_task
 from mxcheck.distributed.demand import Demand
 from mxcheck.distributed.ray_cluster import Node, alive, in_short
-from mxcheck.pytest_plugin.xdist.plan_writer import PlannedModel
+from mxcheck.distributed.run_plan import PlannedModel
 
 #: Maximum retries of a task whose node or process was lost. A red case is a result and is not retried.
 RETRIES = 3

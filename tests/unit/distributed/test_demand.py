@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mxcheck.distributed.demand import Demand, check_feasible, demand
+from mxcheck.distributed.run_plan import PlannedModel
 from mxcheck.models.zoo.cards import GIB
 from mxcheck.models.zoo.footprint import Footprint
-from mxcheck.pytest_plugin.xdist.plan_writer import PlannedModel
 
 
 def planned(*, cases: tuple[str, ...] = ("big-fp32",), weights: int = 100, working: int = 4) -> PlannedModel:

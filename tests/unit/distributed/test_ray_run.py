@@ -6,8 +6,8 @@ import pytest
 from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskCancelledError
 
 from mxcheck.distributed import ray_run
+from mxcheck.distributed.run_plan import PlannedModel
 from mxcheck.pytest_plugin.cases.cost import UNKNOWN
-from mxcheck.pytest_plugin.xdist.plan_writer import PlannedModel
 
 
 @pytest.mark.parametrize(

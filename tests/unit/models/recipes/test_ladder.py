@@ -27,7 +27,7 @@ from mxcheck.models.recipes.ladder import (
 from mxcheck.models.recipes.recipe import recipe
 
 ROW: dict[str, Any] = {"name": "mine", "group": "mine", "what": "a test"}
-LIBRARY: dict[str, Any] = {**ROW, "library": "torch", "backend": "scaled_mm:ScaledMM"}
+LIBRARY: dict[str, Any] = {**ROW, "library": "torch", "backend": "scaled_mm_backend:ScaledMM"}
 
 
 def test_precisions_in_order() -> None:
@@ -84,7 +84,7 @@ def test_a_librarys_row_makes_its_backend(name: str) -> None:
         ({**ROW, "name": "fp8_e4m3"}, "name is another name of a precision"),
         ({**ROW, "what": " "}, "what must say in words what it computes"),
         ({**ROW, "library": "torch"}, "library and backend go together"),
-        ({**ROW, "backend": "scaled_mm:ScaledMM"}, "library and backend go together"),
+        ({**ROW, "backend": "scaled_mm_backend:ScaledMM"}, "library and backend go together"),
         ({**LIBRARY, "backend": "scaled_mm"}, "backend must be module:class"),
         ({**LIBRARY, "operand": "nvfp4"}, "either its library casts or an operand's format"),
         ({**ROW, "operand": "nvfp5"}, "operand must be bf16 or a block format"),
@@ -143,5 +143,5 @@ def test_tiers_name_roles() -> None:
     ("library", "there"), [(None, True), ("torch", True), ("no_such_library_of_anybody", False)]
 )
 def test_installed(library: str | None, there: bool) -> None:
-    backend = None if library is None else "scaled_mm:ScaledMM"
+    backend = None if library is None else "scaled_mm_backend:ScaledMM"
     assert installed(Precision(**ROW, library=library, backend=backend)) is there
