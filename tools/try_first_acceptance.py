@@ -25,7 +25,7 @@ from mxcheck.gate.orderings import Standing, standing
 from mxcheck.gate.record import Record
 from mxcheck.measure.absolute_figures import absolute
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.convert import Conversion
 from mxcheck.models.conversion.linear import ConvertedLinear
 from mxcheck.models.recipes.ladder import ROUNDED_UP
@@ -189,7 +189,7 @@ def main() -> None:
             flush=True,
         )
         seen: dict[str, Record] = {}
-        with Session(measuring) as session:
+        with ModelSession(measuring) as session:
             for case in cases:
                 for name, fault in BROKEN.items() if options.broken else [(case.name, None)]:
                     record, found = _tried(session, case, fault)
@@ -199,7 +199,7 @@ def main() -> None:
                         seen[case.name] = record
 
 
-def _tried(session: Session, case: Case, fault: Break | None) -> tuple[Record, Absolute]:
+def _tried(session: ModelSession, case: Case, fault: Break | None) -> tuple[Record, Absolute]:
     """The case and its absolute figures, where `fault` changes every conversion."""
     activate = Conversion._activate
 

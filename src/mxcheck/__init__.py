@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mxcheck.kernels.rows import from_rows as from_rows
     from mxcheck.kernels.rows import unpack_fp4 as unpack_fp4
     from mxcheck.measure.measure_case import measure_case as measure_case
-    from mxcheck.measure.model_session import Session as Session
+    from mxcheck.measure.model_session import ModelSession as ModelSession
     from mxcheck.models.conversion.convert import Conversion as Conversion
     from mxcheck.models.conversion.convert import convert as convert
     from mxcheck.models.recipes.recipe import Recipe as Recipe
@@ -70,15 +70,19 @@ _HOME = {
     "metric": "mxcheck.evaluation.metrics",
     "Case": "mxcheck.gate.case",
     "Measuring": "mxcheck.run.measurement_settings",
-    "Session": "mxcheck.measure.model_session",
+    "ModelSession": "mxcheck.measure.model_session",
     "measure_case": "mxcheck.measure.measure_case",
 }
+
+#: Former names, which still work.
+_FORMER = {"Session": "ModelSession"}
 
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
+    name = _FORMER.get(name, name)
     if name not in _HOME:
         raise AttributeError(f"module 'mxcheck' has no attribute {name!r}; it has {', '.join(__all__)}")
     try:

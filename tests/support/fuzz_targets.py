@@ -449,7 +449,7 @@ def _cards(data: bytes, _: Path) -> None:
 def _card() -> dict[str, Any]:
     import tomllib
 
-    cards = tomllib.loads((files("mxcheck.models") / "zoo.toml").read_text())
+    cards = tomllib.loads((files("mxcheck.models.zoo") / "zoo.toml").read_text())
     return dict(list(cards.items())[:1])
 
 

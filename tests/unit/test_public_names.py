@@ -35,6 +35,6 @@ def test_another_name_is_refused_with_those_that_there_are() -> None:
         mxcheck.measured  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["Case", "Measuring", "Session", "measure_case"])
+@pytest.mark.parametrize("name", ["Case", "Measuring", "ModelSession", "measure_case"])
 def test_what_a_record_from_python_needs_is_there(name: str) -> None:
     assert name in mxcheck.__all__

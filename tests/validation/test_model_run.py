@@ -191,7 +191,7 @@ def test_a_case_that_raises_is_red_and_the_others_go_on(
             raise KeyError("no such thing")
         return hold(session, case, settle, baselines=baselines)
 
-    monkeypatch.setattr(model_run, "hold_case", raising)
+    monkeypatch.setattr(model_run, "run_case", raising)
     found = model_run.run_models(measuring)
     assert [result.outcome for result in found.results] == [Outcome.ERROR, Outcome.MISSING]
     assert "KeyError: 'no such thing'" in found.messages[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mxcheck.gate.orderings import Deviation, Ordering, Shown, compare_kl
-from mxcheck.pytest_plugin.cases.ordering_cases import ModelOrdering, judge
+from mxcheck.pytest_plugin.cases.ordering_cases import ModelOrdering, unexpected_result
 
 _ORDERING = Ordering(lower="mxfp8_e4m3-A", higher="mxfp4_e2m1-A", why="an example")
 _LOWER = [0.010, 0.012, 0.009, 0.011, 0.010, 0.012, 0.009, 0.011]
@@ -38,7 +38,7 @@ def missed_orderings() -> Iterator[str]:
         if found.shows != shows:
             yield f"costs that show {shows} are taken for {found.shows}"
         for exception, allowed in _MAY.items():
-            if (judge(_one(exception), found) == "") != (shows in allowed):
+            if (unexpected_result(_one(exception), found) == "") != (shows in allowed):
                 expected = "an ordering" if exception is None else f"an exception that shows {exception}"
                 yield f"{shows} is judged wrong where {expected} is known"
     ratio = compare_kl([0.25] * 4, [0.5, 1.0, 0.5, 1.0]).ratio

@@ -12,7 +12,7 @@ from typing import Any
 from mxcheck.gate.baseline import BaselineError, baseline_paths, decode, encode
 from mxcheck.gate.bounds_tables import BoundsTables, load_bounds
 from mxcheck.gate.case import Case, case_of
-from mxcheck.gate.statistics import UPPER_95, differences, largest, mean_and_error, rms, typical
+from mxcheck.gate.statistics import UPPER_95, differences, largest, mean_and_error, median_abs, rms
 from validation.known_verdicts.expectation import expect
 from validation.known_verdicts.healthy import HEALTHY
 
@@ -40,7 +40,7 @@ STATISTICS = (
     expect(
         "typical",
         "median of the absolute values",
-        lambda: (typical([1.0, -3.0, 8.0]), str(typical([float("nan"), 1.0, 2.0]))),
+        lambda: (median_abs([1.0, -3.0, 8.0]), str(median_abs([float("nan"), 1.0, 2.0]))),
         (3.0, "nan"),
     ),
     expect(

@@ -19,9 +19,9 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, all_green
 from mxcheck.gate.shipped import adopt
 from mxcheck.gate.update import Update
-from mxcheck.measure.hold import error_of, hold_case
+from mxcheck.measure.hold import error_of, run_case
 from mxcheck.measure.measured_noise import noise_of
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.reporting.failure import failure_message
 from mxcheck.run.measurement_settings import Measuring
 from validation.sensitivity.suite_run import SuiteRun
@@ -43,10 +43,10 @@ def run_models(measuring: Measuring, *, update: bool = False) -> SuiteRun:
 def _results(measuring: Measuring, shared: Path, *, update: bool) -> list[CaseResult]:
     cases = list(measuring.recipes)
     results: list[CaseResult] = []
-    with Session(measuring, shared=shared) as session:
+    with ModelSession(measuring, shared=shared) as session:
         for case in cases:
             try:
-                result = hold_case(
+                result = run_case(
                     session,
                     case,
                     lambda record: _settled(record, session, update=update),
@@ -58,7 +58,7 @@ def _results(measuring: Measuring, shared: Path, *, update: bool) -> list[CaseRe
     return results
 
 
-def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
+def _settled(record: Record, session: ModelSession, *, update: bool) -> CaseResult:
     case, measuring = record.case, session.measuring
     path, target = baseline_paths(measuring.baselines, case, session.device_class)
     accepted = read_accepted(path)
@@ -83,7 +83,7 @@ def _settled(record: Record, session: Session, *, update: bool) -> CaseResult:
     return replace(decision.result, message=message if decision.result.outcome.red else "")
 
 
-def _of_model(measuring: Measuring, model: str, session: Session) -> Sequence[Case]:
+def _of_model(measuring: Measuring, model: str, session: ModelSession) -> Sequence[Case]:
     """Return the cases of a model that can run here: their noise is measured together."""
     recipes = measuring.recipes
     return [case for case in recipes if case.model == model and session.unavailable(recipes[case]) is None]

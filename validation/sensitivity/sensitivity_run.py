@@ -40,12 +40,20 @@ _HEAVY = (
     *("numpy", "torch", "safetensors.torch", "transformers", "syrupy", "_pytest.logging"),
     *("transformers.models.llama.modeling_llama", "transformers.models.mixtral.modeling_mixtral"),
     *("transformers.models.gpt_neo.modeling_gpt_neo", "transformers.tokenization_utils_tokenizers"),
-    *(f"mxcheck.conformance.{name}" for name in ("run", "describe", "devices", "products")),
-    *(f"mxcheck.evaluation.{name}" for name in ("arithmetic", "measure", "metrics", "sublayers", "tokens")),
+    *(
+        f"mxcheck.conformance.{name}"
+        for name in ("cell_run", "failure_text", "implementation.accelerator", "verify.matmul_check")
+    ),
+    *(
+        f"mxcheck.evaluation.{name}"
+        for name in ("arithmetic", "measure", "metrics", "sublayer_errors", "tokens")
+    ),
     *("mxcheck.kernels.api", "mxcheck.kernels.eager", "mxcheck.kernels.block_matmul"),
-    *(f"mxcheck.measure.{name}" for name in ("emulation", "hold", "kernel_check", "noise")),
-    *(f"mxcheck.models.{name}" for name in ("convert", "load", "probe")),
-    *(f"mxcheck.pytest_plugin.{name}" for name in ("plugin", "report", "session", "kernel_bench", "kernels")),
+    *(f"mxcheck.measure.{name}" for name in ("emulation", "hold", "kernel_check", "measured_noise")),
+    *(f"mxcheck.models.{name}" for name in ("conversion.convert", "zoo.load", "conversion.probe")),
+    *("mxcheck.pytest_plugin.plugin", "mxcheck.pytest_plugin.cases.kernel_cases"),
+    *(f"mxcheck.pytest_plugin.fixtures.{name}" for name in ("gate_session", "kernel_runner")),
+    "mxcheck.pytest_plugin.progress.run_report",
     *("mxcheck.reporting.table", "mxcheck.reporting.matrix"),
 )
 
@@ -240,7 +248,13 @@ def _tested(run: SuiteRun) -> SuiteRun:
 
 
 #: Rooms and modules that the reduced model suite without pytest does not reach.
-_OF_PYTEST = ("mxcheck.pytest_plugin", "mxcheck.reporting", "mxcheck.scheduling", "mxcheck.gate.orderings:")
+_OF_PYTEST = (
+    "mxcheck.pytest_plugin",
+    "mxcheck.reporting",
+    "mxcheck.distributed",
+    "mxcheck.scheduling",
+    "mxcheck.gate.orderings:",
+)
 
 
 def concerns_merge(fault: Fault) -> bool:

@@ -126,7 +126,7 @@ def _explain(options: argparse.Namespace) -> int:
 
     from mxcheck.reporting.derivation import cast
     from mxcheck.reporting.differences import differences
-    from mxcheck.reporting.explanation import Comparison, print_explanation
+    from mxcheck.reporting.explanation import ComparedCast, print_explanation
 
     done = cast(x, spec)
     if options.kernel is None:
@@ -138,7 +138,7 @@ def _explain(options: argparse.Namespace) -> int:
         print_explanation(console(), done, dtype=options.dtype)
         say(f"kernel {options.kernel}: {error}", error=True)
         return 1
-    comparison = Comparison(
+    comparison = ComparedCast(
         kernel=options.kernel, dtype=options.dtype, got=got, differences=differences(done, got, options.dtype)
     )
     print_explanation(console(), done, dtype=options.dtype, comparison=comparison)

@@ -35,10 +35,10 @@ def add_commands(commands: Any) -> None:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    return judge(options.folder, summary=options.summary, rows=options.json)
+    return merge_and_show(options.folder, summary=options.summary, rows=options.json)
 
 
-def judge(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
+def merge_and_show(folder: Path, *, summary: Path | None, rows: Path | None) -> int:
     """Merge the shards in and below a folder and print the result; append it to `summary` and write the rows
     to `rows`. Returns the exit code. Raises ValueError where they are not one run, and where a merge of known
     shards gives a wrong result."""

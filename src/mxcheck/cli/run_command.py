@@ -10,7 +10,7 @@ from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mxcheck.cli.merge_command import judge
+from mxcheck.cli.merge_command import merge_and_show
 from mxcheck.cli.progress_lines import progress_bar
 from mxcheck.extras import install
 from mxcheck.kernels.device_choice import DEVICES
@@ -192,4 +192,4 @@ def _judge(plan: Plan, outcomes: Sequence[Outcome], folder: Path, *, keep: bool)
     if not write_shards(folder, outcomes, {model.label: model.cases for model in plan.models}):
         say("mxcheck: red: no model has a result", error=True)
         return 1
-    return judge(folder, summary=None, rows=folder / "accuracy.json" if keep else None)
+    return merge_and_show(folder, summary=None, rows=folder / "accuracy.json" if keep else None)

@@ -152,7 +152,7 @@ def known_counts(implementation: str, cell: str, level: str) -> Counts:
     return counts
 
 
-def judge(
+def compare_with_known(
     implementation: str, cell: str, level: str, found: Counts, *, every_example: bool = True
 ) -> tuple[str, list[str]]:
     """Judge a cell's mismatches. Returns ("exact" | "last bit" | "known" | "red", differences from the known

@@ -9,7 +9,7 @@ from mxcheck.conformance.cases.group_names import groups_in_words, shown_groups
 from mxcheck.conformance.cases.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.cell_run import CellResult, counterexamples, run_cell
 from mxcheck.conformance.failure_text import describe, summary
-from mxcheck.conformance.findings import Finding, findings_of, judge, known_counts
+from mxcheck.conformance.findings import Finding, compare_with_known, findings_of, known_counts
 from mxcheck.conformance.identify import looks_like
 from mxcheck.conformance.shrink.counterexample import Counterexample
 from mxcheck.files.printed import printable
@@ -85,7 +85,9 @@ def hold_cell(
         return HeldCell(
             result=result, verdict="unsupported", changes=(), smallest=(), likeness="", known=known
         )
-    verdict, changes = judge(of.name, cell.id, level, result.counts, every_example=narrowing.every_example)
+    verdict, changes = compare_with_known(
+        of.name, cell.id, level, result.counts, every_example=narrowing.every_example
+    )
     red = verdict == "red"
     return HeldCell(
         result=result,

@@ -3,8 +3,8 @@
 Weights are cast from stored numbers, so their counts are equal on every machine. So are all counts where a
 machine multiplies as the accepting one did. Elsewhere activations differ in their last bits, and some cross a
 threshold of the cast. Measured with torch limited to its plainest instructions (`default` of
-measure/measured_noise.py) against AVX2, on ref-llama, ref-moe and SmolLM2-135M (30 layers, bf16, 32 tokens), six
-recipes each:
+measure/measured_noise.py) against AVX2, on ref-llama, ref-moe and SmolLM2-135M (30 layers, bf16, 32
+tokens), six recipes each:
 
 - of saturated, flushed and top elements at most 0.82 % of an operand's elements changed (nvfp4; 0.29 % with
   power-of-two scales). The bound is `SHARE`, six times that. Noise changes single numbers, not their

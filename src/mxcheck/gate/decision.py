@@ -127,7 +127,7 @@ def decide(
         failures=verdict.failures if outcome.red else (),
         record=record,
         bounds=bounds,
-        drift=None if write == "measured" or accepted.record is None else drift_of(record, accepted.record),
+        drift=None if write == "measured" or accepted.record is None else loss_drift(record, accepted.record),
     )
     return Decision(result=result, verdict=verdict, write=write)
 
@@ -143,7 +143,7 @@ def stored(decision: Decision, accepted: Accepted, measure: Callable[[], Noise])
     return replace(record, noise=None if accepted.record is None else accepted.record.noise)
 
 
-def drift_of(record: Record, accepted: Record) -> Drift | None:
+def loss_drift(record: Record, accepted: Record) -> Drift | None:
     """Return the drift for the table, or None where the sequences cannot be paired."""
     if len(accepted.sequence_losses) != len(record.sequence_losses):
         return None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mxcheck.gate.record import Record
-from mxcheck.gate.statistics import differences, largest, rms, typical
+from mxcheck.gate.statistics import differences, largest, median_abs, rms
 
 #: On a machine that multiplies as the accepting one did (`same_arithmetic`).
 EXACT_TOLERANCE = 1e-9
@@ -57,14 +57,14 @@ def drift(record: Record, baseline: Record, quantity: str) -> Drift:
     to pair."""
     field = {"reference": "reference_losses", "loss": "sequence_losses", "kl": "sequence_kl"}[quantity]
     change = differences(getattr(record, field), getattr(baseline, field))
-    return moved(change, None if same_arithmetic(record, baseline) else _noise_bounds(baseline, quantity))
+    return drift_of(change, None if same_arithmetic(record, baseline) else _noise_bounds(baseline, quantity))
 
 
-def moved(change: list[float], bounds: tuple[float, float, float] | None = None) -> Drift:
+def drift_of(change: list[float], bounds: tuple[float, float, float] | None = None) -> Drift:
     """Return the drift of these changes with `bounds` (median, rms, maximum; None: the exact tolerance)."""
     median_bound, rms_bound, max_bound = bounds or (EXACT_TOLERANCE,) * 3
     return Drift(
-        median=typical(change),
+        median=median_abs(change),
         rms=rms(change),
         max=largest(change),
         median_bound=median_bound,
@@ -145,11 +145,11 @@ def entropy_drift(
     """
     change = differences(now, then)
     if same_arithmetic:
-        return moved(change)
+        return drift_of(change)
     typical_effect = math.sqrt(2 * max(0.0, kl) / (scored_tokens / len(then)))
     largest_effect = largest(differences(then, reference))
     least = ENTROPY_SHARES[0] * typical_effect, ENTROPY_SHARES[1] * largest_effect
-    return moved(change, bounds_elsewhere(noise, least, sequences=len(then)))
+    return drift_of(change, bounds_elsewhere(noise, least, sequences=len(then)))
 
 
 def bounds_elsewhere(

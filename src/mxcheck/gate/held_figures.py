@@ -9,8 +9,8 @@ from mxcheck.gate.counter_changes import changes as counter_changes
 from mxcheck.gate.drift import (
     EXACT_TOLERANCE,
     drift,
+    drift_of,
     entropy_drift,
-    moved,
     noise_of,
     same_arithmetic,
     top1_held,
@@ -78,7 +78,7 @@ def _predictions(record: Record, baseline: Record, *, exact: bool) -> Iterator[C
     if exact and record.predictions is not None and baseline.predictions is not None:
         # Elsewhere it moves more than the KL does, and adds nothing to KL and losses.
         change = differences(record.predictions.sequence_k3, baseline.predictions.sequence_k3)
-        yield drift_check("k3", "k3", moved(change))
+        yield drift_check("k3", "k3", drift_of(change))
         now, then = _shown(record.predictions), _shown(baseline.predictions)
         # NaN equals nothing
         other = [name for name in sorted(then) if not abs(now[name] - then[name]) <= EXACT_TOLERANCE]
@@ -116,4 +116,4 @@ def _metrics(record: Record, baseline: Record, *, exact: bool) -> Iterator[Check
         # The noise of the user's own metrics was not measured: elsewhere they are shown and not judged.
         for name in sorted(record.metrics.keys() & baseline.metrics.keys()):
             change = differences(record.metrics[name], baseline.metrics[name])
-            yield drift_check("metrics", f"metric {name}", moved(change))
+            yield drift_check("metrics", f"metric {name}", drift_of(change))

@@ -8,7 +8,7 @@ from typing import Any
 
 from mxcheck.gate.record import Noise, Record, sublayers_from_dict
 from mxcheck.gate.row_groups import Digests, digests_as_dict, digests_from_dict
-from mxcheck.gate.statistics import differences, largest, rms, typical
+from mxcheck.gate.statistics import differences, largest, median_abs, rms
 from mxcheck.gate.sublayer_drift import SublayerError, sublayer_noise
 
 
@@ -86,7 +86,7 @@ def _changes(other: Trial, record: Record) -> dict[str, float]:
     ):
         change = differences(now, then)
         found |= {
-            f"{short}_median": typical(change),
+            f"{short}_median": median_abs(change),
             f"{short}_rms": rms(change),
             f"{short}_max": largest(change),
         }

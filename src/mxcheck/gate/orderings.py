@@ -42,7 +42,7 @@ class Deviation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class OrderingResult:
     """The extra cost of `higher`: mean over sequences of KL(higher) - KL(lower) and its standard
     error, both in nats per token, and the ratio of the mean KLs."""
 
@@ -71,7 +71,7 @@ class Comparison:
         )
 
 
-def compare_kl(lower: Sequence[float], higher: Sequence[float]) -> Comparison:
+def compare_kl(lower: Sequence[float], higher: Sequence[float]) -> OrderingResult:
     """Compare the KLs of the same sequences under two precisions, in nats a token.
 
     Raises ValueError where the lengths differ, or a figure is not finite.
@@ -81,10 +81,10 @@ def compare_kl(lower: Sequence[float], higher: Sequence[float]) -> Comparison:
     if math.isnan(difference):
         raise ValueError("a KL that is not finite has no place in an order; accept a baseline that is finite")
     below, above = math.fsum(lower), math.fsum(higher)
-    return Comparison(difference=difference, error=error, ratio=above / below if below else math.inf)
+    return OrderingResult(difference=difference, error=error, ratio=above / below if below else math.inf)
 
 
-def compare(lower: Record, higher: Record) -> Comparison:
+def compare(lower: Record, higher: Record) -> OrderingResult:
     """Compare two records of one model on the same tokens.
 
     Raises ValueError, in one line, where model or tokens differ, or one has no KL.

@@ -49,7 +49,7 @@ def rms(values: Sequence[float]) -> float:
     return math.sqrt(fmean(value * value for value in values))
 
 
-def typical(values: Sequence[float]) -> float:
+def median_abs(values: Sequence[float]) -> float:
     """Return the median of the absolute values; NaN where one is NaN, since NaN has no order."""
     if any(map(math.isnan, values)):
         return math.nan

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mxcheck.gate.accepted_inputs import comparable, fingerprints, same_corpus
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.check import Check, changes, check, count_check, differing, drift_check, some
-from mxcheck.gate.drift import drift, moved, same_arithmetic
+from mxcheck.gate.drift import drift, drift_of, same_arithmetic
 from mxcheck.gate.held_casts import casts_held, casts_steady, kernel_held
 from mxcheck.gate.held_figures import figures_held
 from mxcheck.gate.predictions import check_estimates
@@ -118,7 +118,7 @@ def _reference(record: Record, baseline: Record) -> Iterator[Check]:
     if same_arithmetic(record, baseline):
         # Their noise elsewhere is unknown; there the reference's own samples check them.
         change = differences(record.reference_entropies, baseline.reference_entropies)
-        yield drift_check("reference entropies", "reference's entropies", moved(change))
+        yield drift_check("reference entropies", "reference's entropies", drift_of(change))
 
 
 def _bits(record: Record) -> Iterator[Check]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mxcheck.gate.absolute_checks import Absolute
 from mxcheck.gate.case import Case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ OPERAND_ROWS = 128
 CAUSAL = 64
 
 
-def absolute(session: Session, case: Case) -> Absolute:
+def absolute(session: ModelSession, case: Case) -> Absolute:
     """Measure what a first acceptance asserts. Loads the case's model unless it is resident.
 
     Raises as `measure_case` does.

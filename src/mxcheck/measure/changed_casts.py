@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mxcheck.gate.check import Check, check, some
 from mxcheck.gate.held_casts import KERNEL_OPERANDS
 from mxcheck.gate.record import Record
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ MOST = 1 << 24
 LONGEST = 128
 
 
-def changed_casts(session: Session, record: Record, accepted: Record) -> Iterator[Check]:
+def changed_casts(session: ModelSession, record: Record, accepted: Record) -> Iterator[Check]:
     """Check that the kernel gives the oracle's bits for operands of the modules whose digests changed. Yields
     one check; none if no kernel was named, the weights are others, or none of these modules casts by it.
 
@@ -61,7 +61,7 @@ def changed_casts(session: Session, record: Record, accepted: Record) -> Iterato
 
 
 def _operands(
-    session: Session, record: Record, accepted: Record
+    session: ModelSession, record: Record, accepted: Record
 ) -> Iterator[tuple[str, Tensor, CastSpec, bool]]:
     """Yield changed operands: in words, their values, their casts, and whether they are the probe."""
     import torch

@@ -15,14 +15,14 @@ from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.shipped import in_force
 from mxcheck.measure.made_for import other_options
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.measure.passive_threads import load_torch
 from mxcheck.models.recipes.ladder import LADDER, installed
 from mxcheck.models.zoo.refusal import is_out_of_memory
 
 
-def hold_case(
-    session: Session, case: Case, settle: Callable[[Record], CaseResult], *, baselines: Path
+def run_case(
+    session: ModelSession, case: Case, settle: Callable[[Record], CaseResult], *, baselines: Path
 ) -> CaseResult:
     """Measure a case and `settle` its record. `baselines` is the folder of accepted records.
 
@@ -77,7 +77,7 @@ def error_of(case: Case, reason: str, kernel: AskedKernel | None = None) -> Case
     )
 
 
-def _accepted_here(session: Session, case: Case, baselines: Path) -> Path | None:
+def _accepted_here(session: ModelSession, case: Case, baselines: Path) -> Path | None:
     """Return the baseline that says that a case ran on such a device, if its library is still installed."""
     target = baseline_paths(baselines, case, session.device_class)[1]
     path = in_force(baselines, target.relative_to(baselines))

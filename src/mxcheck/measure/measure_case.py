@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mxcheck.gate.case import Case
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import Record
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.measure.passive_threads import load_torch
 from mxcheck.models.zoo.refusal import is_out_of_memory
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mxcheck.models.recipes.recipe import Recipe
 
 
-def measure_case(session: Session, case: Case) -> Record:
+def measure_case(session: ModelSession, case: Case) -> Record:
     """Measure one case. Loads its model unless it is resident.
 
     If memory runs out, try once more with whole devices, if the session's host has more to give. Torch and
@@ -38,7 +38,7 @@ def measure_case(session: Session, case: Case) -> Record:
         return _measured_whole(session, case)
 
 
-def _measured_whole(session: Session, case: Case) -> Record:
+def _measured_whole(session: ModelSession, case: Case) -> Record:
     from mxcheck.measure.kernel_check import check_named
     from mxcheck.measure.kernel_domain import check_kernel_domain
     from mxcheck.models.conversion.convert import UnavailableError
@@ -61,7 +61,7 @@ def _measured_whole(session: Session, case: Case) -> Record:
     return _checked(session, case, recipe)
 
 
-def _checked(session: Session, case: Case, recipe: Recipe) -> Record:
+def _checked(session: ModelSession, case: Case, recipe: Recipe) -> Record:
     """Measure the record, in a process that has measured canaries. Raises ValueError if it contradicts
     itself. For the first record of a process that casts, also test that it was measured now."""
     from mxcheck.measure.canaries.live_trials import stale
@@ -77,7 +77,7 @@ def _checked(session: Session, case: Case, recipe: Recipe) -> Record:
     return record
 
 
-def _measured(session: Session, case: Case, recipe: Recipe) -> Record:
+def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
     from mxcheck.evaluation.metrics import resolve_metrics
     from mxcheck.evaluation.tokens import fingerprint
     from mxcheck.kernels.usual_settings import check_subnormals

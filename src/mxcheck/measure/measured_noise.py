@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mxcheck.evaluation.measure import Measurement
     from mxcheck.gate.case import Case
     from mxcheck.gate.record import Noise, Record
-    from mxcheck.measure.model_session import Session
+    from mxcheck.measure.model_session import ModelSession
     from mxcheck.models.recipes.recipe import Recipe
 
 #: By kind of device, settings by name. On a CPU each stands for a class of machines, with all libraries that
@@ -87,7 +87,9 @@ class Job:
     states: str | None = None
 
 
-def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpus: Sequence[str]) -> Noise:
+def noise_of(
+    session: ModelSession, record: Record, cases: Mapping[str, Case], *, gpus: Sequence[str]
+) -> Noise:
     """Return how far other instruction sets move the case of `record`. Raises ValueError as `worst` does.
 
     All `cases` of its model, by id, are measured together by the first process of the run that needs one; the
@@ -113,7 +115,7 @@ def noise_of(session: Session, record: Record, cases: Mapping[str, Case], *, gpu
     return worst(record, [trial_from_dict(trial) for trial in measured[record.id]])
 
 
-def _job(session: Session, model: str, cases: Mapping[str, Case], gpus: Sequence[str]) -> Job:
+def _job(session: ModelSession, model: str, cases: Mapping[str, Case], gpus: Sequence[str]) -> Job:
     measuring, text = session.measuring, session.resident(model).text
     recipes = [measuring.recipe_of(case) for case in cases.values()]
     return Job(
@@ -132,7 +134,7 @@ def _job(session: Session, model: str, cases: Mapping[str, Case], gpus: Sequence
     )
 
 
-def _states_file(session: Session, model: str) -> str | None:
+def _states_file(session: ModelSession, model: str) -> str | None:
     """Write the resident model's layer states to a file for a child."""
     from mxcheck.evaluation.layer_states import save_states
 

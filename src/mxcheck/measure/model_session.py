@@ -69,7 +69,7 @@ class Host(Protocol):
         """Return what was taken."""
 
 
-class Session:
+class ModelSession:
     """Keep one model resident: cases that come model by model load each once.
 
     As a context manager it frees the model at the end. Torch uses one thread while it measures, unless
@@ -111,7 +111,7 @@ class Session:
         #: Folder that all processes of the run see.
         self.shared = shared
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> ModelSession:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,7 +178,7 @@ class Session:
             )
         return (check("canaries", False, broken),) if broken else ()
 
-    def with_resident(self, resident: Resident) -> Session:
+    def with_resident(self, resident: Resident) -> ModelSession:
         """Return this session with another bench, whose model it neither loads nor frees. It tells
         nothing."""
         other = copy.copy(self)

@@ -24,7 +24,7 @@ from mxcheck.pytest_plugin.fixtures.mx_fixtures import (
     mx_session,
     mx_usual_settings,
 )
-from mxcheck.pytest_plugin.options.mx_options import add_options, given, typed
+from mxcheck.pytest_plugin.options.mx_options import add_options, any_mx_option, any_mx_option_typed
 from mxcheck.pytest_plugin.options.neighbours import (
     asked_update,
     is_update,
@@ -67,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> None:
     """Check the options at the earliest possible moment: nothing is written yet, and no conftest loaded."""
     known = early_config.known_args_namespace
-    if typed(known) or _name_models(early_config, known.file_or_dir):
+    if any_mx_option_typed(known) or _name_models(early_config, known.file_or_dir):
         check_root(early_config, parser)
 
 
@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: cases of this name (added by mxcheck)")
     for tier in (*TIERS, *MIXED_TIERS, ALL_LINEARS):
         config.addinivalue_line("markers", f"tier_{tier}: cases of tier {tier} (added by mxcheck)")
-    if given(config):
+    if any_mx_option(config):
         if settings(config).recentre and not asked_update(config).changed:
             raise pytest.UsageError("mxcheck: --mx-recentre rewrites baselines: add --snapshot-update")
         _refuse_measuring_by_the_way(config)
@@ -98,9 +98,9 @@ def _register_reports(config: pytest.Config) -> None:
     report = RunReport(config)
     config.pluginmanager.register(report, _REPORT)
     config.pluginmanager.register(live.Live(config), live.PLUGIN)
-    ours = given(config) or _name_models(config, config.args)
+    ours = any_mx_option(config) or _name_models(config, config.args)
     config.pluginmanager.register(deaths.Deaths(report, ours=ours))
-    if not given(config) or config.getoption("collectonly"):
+    if not any_mx_option(config) or config.getoption("collectonly"):
         return
     run = settings(config)
     if run.shard is not None:
@@ -227,9 +227,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or not _name_models(config, config.args):
         return None
-    from mxcheck.pytest_plugin.xdist.placement_plan import places
+    from mxcheck.pytest_plugin.xdist.placement_plan import worker_slots
 
-    return places(settings(config))
+    return worker_slots(settings(config))
 
 
 def _name_models(config: pytest.Config, words: list[str]) -> bool:

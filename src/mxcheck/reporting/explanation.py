@@ -31,7 +31,7 @@ _NOTE_WIDTH = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class ComparedCast:
     """A kernel's result for the tensor, and its differences."""
 
     kernel: str
@@ -41,7 +41,7 @@ class Comparison:
 
 
 def print_explanation(
-    console: Console, done: Cast, *, dtype: str, comparison: Comparison | None = None
+    console: Console, done: Cast, *, dtype: str, comparison: ComparedCast | None = None
 ) -> None:
     """Print everything at the width that the figures need: only notes are folded, and nothing is cut."""
     for part in _parts(done, dtype, comparison, console):
@@ -51,7 +51,7 @@ def print_explanation(
 
 
 def _parts(
-    done: Cast, dtype: str, comparison: Comparison | None, console: Console
+    done: Cast, dtype: str, comparison: ComparedCast | None, console: Console
 ) -> Iterator[RenderableType]:
     yield Text(_headline(done, dtype))
     steps = tensor_steps(done)
@@ -109,7 +109,7 @@ def _steps(steps: Sequence[Step], wrong: str) -> Iterator[Text]:
         yield line
 
 
-def _wrong_tensor_scale(comparison: Comparison | None) -> str:
+def _wrong_tensor_scale(comparison: ComparedCast | None) -> str:
     if comparison is None or not comparison.differences.tensor_scale:
         return ""
     assert comparison.got.tensor_scale is not None
@@ -117,7 +117,7 @@ def _wrong_tensor_scale(comparison: Comparison | None) -> str:
     return f"{decimal(float(value))} ({_bits(value)})"
 
 
-def _wrong_scale(comparison: Comparison | None, block: int) -> str:
+def _wrong_scale(comparison: ComparedCast | None, block: int) -> str:
     if comparison is None or not comparison.differences.scales[block]:
         return ""
     assert comparison.got.scales is not None
@@ -140,7 +140,7 @@ def _label(done: Cast, place: int) -> str:
     return ",".join(str(index) for index in np.unravel_index(place, done.x.shape))
 
 
-def _blocks_to_show(done: Cast, comparison: Comparison | None) -> list[int]:
+def _blocks_to_show(done: Cast, comparison: ComparedCast | None) -> list[int]:
     numbers = list(range(len(done.blocks)))
     if comparison is None or not comparison.differences.any or done.x.size <= SHOWN:
         return numbers
@@ -149,7 +149,7 @@ def _blocks_to_show(done: Cast, comparison: Comparison | None) -> list[int]:
     return different or numbers
 
 
-def _rows(done: Cast, block: int, comparison: Comparison | None) -> list[list[int]]:
+def _rows(done: Cast, block: int, comparison: ComparedCast | None) -> list[list[int]]:
     """Return the places in the flattened x, with neighbours of equal bits grouped."""
     places = [int(place) for place in done.blocks[block]]
     bits = done.x.ravel().view(np.uint32)
@@ -165,7 +165,7 @@ def _rows(done: Cast, block: int, comparison: Comparison | None) -> list[list[in
     return runs(places, [same(place) for place in places])
 
 
-def _first_rows(rows: list[list[int]], comparison: Comparison | None, count: int) -> list[list[int]]:
+def _first_rows(rows: list[list[int]], comparison: ComparedCast | None, count: int) -> list[list[int]]:
     if comparison is not None:
         elements = comparison.differences.elements.ravel()
         rows = [row for row in rows if elements[row[0]]] or rows
@@ -176,7 +176,7 @@ def _fitting(
     done: Cast,
     block: int,
     rows: Sequence[Sequence[int]],
-    comparison: Comparison | None,
+    comparison: ComparedCast | None,
     console: Console,
 ) -> Table:
     """Return the table of a block that fits this console: first with less space between columns, then without
@@ -229,7 +229,7 @@ def _table(columns: Sequence[_Column], padding: int) -> Table:
 
 
 def _columns(
-    done: Cast, block: int, rows: Sequence[Sequence[int]], comparison: Comparison | None
+    done: Cast, block: int, rows: Sequence[Sequence[int]], comparison: ComparedCast | None
 ) -> list[_Column]:
     places = [row[0] for row in rows]
     layout = layout_of(done.spec.element)

@@ -59,7 +59,7 @@ class _Line:
 
 
 @dataclass(slots=True)
-class Board:
+class RunProgress:
     """The state of one run. Times are of any one clock, in seconds."""
 
     expected: Expected

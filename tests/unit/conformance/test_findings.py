@@ -17,7 +17,14 @@ import torch
 from mxcheck.conformance import findings as module
 from mxcheck.conformance.cases.cells import LEVELS, Cell, cells
 from mxcheck.conformance.failure_text import results
-from mxcheck.conformance.findings import Finding, findings, findings_of, judge, known, known_counts
+from mxcheck.conformance.findings import (
+    Finding,
+    compare_with_known,
+    findings,
+    findings_of,
+    known,
+    known_counts,
+)
 from mxcheck.conformance.verify.verifier import KINDS, Comparison, expected_parts, expected_values
 from mxcheck.formats.aliases import precision_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
@@ -200,7 +207,7 @@ def one_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verdict(counts: Mapping[str, Mapping[str, int]], cell: str = "mxfp8_e4m3-floor") -> tuple[str, list[str]]:
-    return judge("torchao", cell, "quick", counts)
+    return compare_with_known("torchao", cell, "quick", counts)
 
 
 @pytest.mark.usefixtures("one_known")
@@ -211,7 +218,7 @@ def test_what_is_known_is_known() -> None:
 @pytest.mark.usefixtures("one_known")
 def test_nothing_where_nothing_is_known_is_exact() -> None:
     assert verdict({}, "mxfp8_e5m2-floor") == ("exact", [])
-    assert judge("another", "mxfp8_e4m3-floor", "quick", {}) == ("exact", [])
+    assert compare_with_known("another", "mxfp8_e4m3-floor", "quick", {}) == ("exact", [])
 
 
 @pytest.mark.usefixtures("one_known")
@@ -256,10 +263,13 @@ def test_a_change_is_red(counts: dict[str, dict[str, int]], line: str) -> None:
 def test_a_new_cell_or_implementation_is_red_and_a_kind_at_a_level_that_was_not_counted() -> None:
     counts = {"wide": {"code": 2}, "boundaries": {"code": 1}}
     assert verdict(counts, "mxfp8_e5m2-floor")[0] == "red"
-    assert judge("torchao", "mxfp8_e4m3-floor", "full", counts) == ("known", [])
+    assert compare_with_known("torchao", "mxfp8_e4m3-floor", "full", counts) == ("known", [])
     new = {"wide": {"code": 2, "scale": 1}}
-    assert judge("torchao", "mxfp8_e4m3-floor", "full", new) == ("red", ["no finding explains: scale"])
-    assert judge("another", "mxfp8_e4m3-floor", "quick", counts)[0] == "red"
+    assert compare_with_known("torchao", "mxfp8_e4m3-floor", "full", new) == (
+        "red",
+        ["no finding explains: scale"],
+    )
+    assert compare_with_known("another", "mxfp8_e4m3-floor", "quick", counts)[0] == "red"
 
 
 @pytest.mark.usefixtures("one_known")
@@ -274,7 +284,9 @@ def test_recorded_counts_are_judged_known() -> None:
     for implementation, data in known().items():
         for cell, levels in data["cells"].items():
             for level, counts in levels.items():
-                assert judge(implementation, cell, level, counts)[0] == ("known" if counts else "exact")
+                assert compare_with_known(implementation, cell, level, counts)[0] == (
+                    "known" if counts else "exact"
+                )
                 assert known_counts(implementation, cell, level) == counts
 
 

@@ -13,7 +13,7 @@ import torch
 
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.tokens import load_tokens
-from mxcheck.gate.orderings import Comparison, compare_kl
+from mxcheck.gate.orderings import OrderingResult, compare_kl
 from mxcheck.models.conversion.convert import convert
 from mxcheck.models.recipes.recipe import recipe
 from mxcheck.models.zoo.load import LoadedModel, load
@@ -41,7 +41,7 @@ def sequence_kl(precision: str, rule: str, block_size: int) -> list[float]:
         conversion.undo()
 
 
-def doublings(precision: str, rule: str) -> dict[str, Comparison]:
+def doublings(precision: str, rule: str) -> dict[str, OrderingResult]:
     """Each block size against twice it."""
     return {
         f"{size} to {twice}": compare_kl(

@@ -17,12 +17,12 @@ from syrupy.assertion import SnapshotAssertion
 
 from mxcheck.gate.baseline import decode, encode
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.decision import Accepted, decide, drift_of, is_first, read_accepted
+from mxcheck.gate.decision import Accepted, decide, is_first, loss_drift, read_accepted
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import Outcome
 from mxcheck.gate.update import Update
 from mxcheck.gate.verdict import judge
-from mxcheck.pytest_plugin.fixtures.acceptance import settle
+from mxcheck.pytest_plugin.fixtures.acceptance import compare_or_accept
 
 BASELINE = build_record()
 SAME = build_record(noise=None)
@@ -107,7 +107,7 @@ def test_drift_is_shown_where_there_is_something_to_pair() -> None:
     shown = decide(MOVED, THERE, WIDE, Update()).result.drift
     assert shown is not None
     assert shown.rms == pytest.approx(1e-3)
-    assert drift_of(replace(MOVED, sequence_losses=[2.0]), BASELINE) is None
+    assert loss_drift(replace(MOVED, sequence_losses=[2.0]), BASELINE) is None
 
 
 def test_what_lies_there(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_baseline_is_read_once_and_a_record_judged_once(
     path = tmp_path / "case.json"
     path.write_text(encode(BASELINE), encoding="utf-8")
     with counted(judge, decode) as calls:
-        result = settle(
+        result = compare_or_accept(
             record,
             path=path,
             target=path,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mxcheck.gate.bounds_tables import Bounds
-from mxcheck.gate.drift import Drift, drift, moved, same_arithmetic
+from mxcheck.gate.drift import Drift, drift, drift_of, same_arithmetic
 from mxcheck.gate.record import Noise, Record
 from mxcheck.gate.verdict import judge
 
@@ -303,7 +303,7 @@ def test_one_sequence_that_is_no_number_fails(
 
 
 def test_moved_by_hand() -> None:
-    found = moved([3.0, -4.0, 0.0, 0.0], (6.0, 5.0, 8.0))
+    found = drift_of([3.0, -4.0, 0.0, 0.0], (6.0, 5.0, 8.0))
     assert (found.median, found.rms, found.max) == (1.5, 2.5, 4.0)
     assert bounds(found) == (6.0, 5.0, 8.0)
     assert found.within
@@ -315,6 +315,6 @@ def test_moved_by_hand() -> None:
     ids=["median", "rms", "max-beyond", "half"],
 )
 def test_the_share_is_that_of_the_nearest_bound(bound: tuple[float, float, float], share: float) -> None:
-    found = moved([3.0, -4.0, 0.0, 0.0], bound)
+    found = drift_of([3.0, -4.0, 0.0, 0.0], bound)
     assert found.share == share
     assert found.within is (share <= 1)

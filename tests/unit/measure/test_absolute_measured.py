@@ -25,7 +25,7 @@ from mxcheck.measure.absolute_figures import (
     sees_later,
     zero_matrices,
 )
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.convert import convert
 from mxcheck.models.recipes.ladder import BF16
 from mxcheck.models.recipes.recipe import Operand, recipe
@@ -60,13 +60,13 @@ SOUND = (
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSession]:
     recipes = {case_of("ref-llama", stage): FIRST.SOUND[stage] for stage in (*SOUND, CASE.name)}
     recipes[case_of("ref-llama", "bnb_int8-B")] = recipe("bnb_int8", tier="B")
     measuring = Measuring(
         recipes=recipes, max_samples=4, baselines=tmp_path_factory.mktemp("baselines"), device="cpu"
     )
-    with Session(measuring) as session:
+    with ModelSession(measuring) as session:
         yield session
 
 
@@ -75,7 +75,7 @@ def refused(record: Record, found: Absolute) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", SOUND)
-def test_a_sound_recipe_passes(session: Session, stage: str) -> None:
+def test_a_sound_recipe_passes(session: ModelSession, stage: str) -> None:
     record, found = FIRST._tried(session, case_of("ref-llama", stage), None)
     assert refused(record, found) == []
     assert found.compared > 100_000
@@ -84,12 +84,12 @@ def test_a_sound_recipe_passes(session: Session, stage: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIRST.BROKEN)
-def test_a_broken_recipe_does_not(session: Session, name: str) -> None:
+def test_a_broken_recipe_does_not(session: ModelSession, name: str) -> None:
     record, found = FIRST._tried(session, CASE, FIRST.BROKEN[name])
     assert refused(record, found) == ["signs" if name == "results are rounded to eight bits" else "oracle"]
 
 
-def test_products_are_no_part_of_the_measure(session: Session) -> None:
+def test_products_are_no_part_of_the_measure(session: ModelSession) -> None:
     """Random signs go into the modules' own products: a broken one does not make its own excuse."""
     fault = FIRST.BROKEN["results are rounded to eight bits"]
     record, found = FIRST._tried(session, CASE, fault)
@@ -108,7 +108,7 @@ def test_products_are_no_part_of_the_measure(session: Session) -> None:
     ],
 )
 def test_rows_of_a_pass_beyond_the_first_sequence_are_compared(
-    session: Session, rows: Callable[[torch.Tensor], torch.Tensor], wrong: bool
+    session: ModelSession, rows: Callable[[torch.Tensor], torch.Tensor], wrong: bool
 ) -> None:
     """As a grid that ends too early has them: 4 sequences of 256 tokens make 1,024 rows."""
     conversion = convert(session.resident(CASE.model).loaded.model, FIRST.SOUND[CASE.name])
@@ -152,13 +152,13 @@ def test_a_matrix_of_zeros_is_told(tiny_llama: LlamaForCausalLM) -> None:
     assert zero_matrices(tiny_llama) == (name,)
 
 
-def test_what_a_library_casts_is_not_known(session: Session) -> None:
+def test_what_a_library_casts_is_not_known(session: ModelSession) -> None:
     found = absolute(session, case_of("ref-llama", "bnb_int8-B"))
     assert found.unknown == "bitsandbytes casts"
     assert 0.4 < found.of_uniform < 0.5  # 3.0 nats of log(1024)
 
 
-def test_random_signs_leave_the_conversion_as_it_was(session: Session) -> None:
+def test_random_signs_leave_the_conversion_as_it_was(session: ModelSession) -> None:
     model = session.resident("ref-llama").loaded.model
     tokens = session.resident("ref-llama").text.tokens[:1, :64]
     before = {name: value.clone() for name, value in model.named_parameters()}
@@ -189,7 +189,7 @@ def test_the_oracle_s_values(dtype: torch.dtype) -> None:
     assert values[0, :4].tolist() == [1.0, -0.3125, 448.0, 0.0]
 
 
-def test_a_module_that_is_called_by_name_is_measured_alike(session: Session) -> None:
+def test_a_module_that_is_called_by_name_is_measured_alike(session: ModelSession) -> None:
     """`linear(input=x)`, as some models write it."""
     model = session.resident("ref-llama").loaded.model
     tokens = session.resident("ref-llama").text.tokens[:1, :32]
@@ -212,7 +212,7 @@ def test_a_module_that_is_called_by_name_is_measured_alike(session: Session) -> 
 def test_a_shared_weight_is_turned_in_the_module_alone() -> None:
     """ref-neo's output embedding is its input embedding, which no recipe casts."""
     measuring = Measuring(models={"ref-neo": "ref-neo"}, max_samples=1, device="cpu")
-    with Session(measuring) as session:
+    with ModelSession(measuring) as session:
         model = session.resident("ref-neo").loaded.model
         embedding = model.get_input_embeddings().weight
         assert model.get_output_embeddings().weight is embedding

@@ -18,7 +18,7 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.row_groups import RowGroups
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.measure.changed_casts import changed_casts
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.recipes.recipe import recipe
 from mxcheck.run.measurement_settings import Measuring
 
@@ -54,10 +54,10 @@ def wrong_of_the_probe(x: torch.Tensor, spec: CastSpec) -> Any:
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
+def session() -> Iterator[ModelSession]:
     case = Case(model="ref-neo", precision="mxfp8_e4m3", tier="B")
     measuring = Measuring(max_samples=1, sequence_length=16, recipes={case: recipe("mxfp8_e4m3", tier="B")})
-    with Session(measuring) as made:
+    with ModelSession(measuring) as made:
         weight = made.resident("ref-neo").loaded.model.get_submodule(MODULE).get_parameter("weight")
         BITS[:] = [weight[7, :32].detach().clone()]
         yield made
@@ -77,13 +77,13 @@ def records(kernel: Any, kinds: str = "scales") -> tuple[Record, Record]:
     return now, accepted
 
 
-def found(session: Session, kernel: Any, kinds: str = "scales") -> Check:
+def found(session: ModelSession, kernel: Any, kinds: str = "scales") -> Check:
     (one,) = changed_casts(session, *records(kernel, kinds))
     assert (one.step, one.key) == (4, "kernel operands")
     return one
 
 
-def test_a_kernel_that_is_wrong_of_a_weight_is_told_with_the_block(session: Session) -> None:
+def test_a_kernel_that_is_wrong_of_a_weight_is_told_with_the_block(session: ModelSession) -> None:
     one = found(session, wrong_of_a_weight)
     assert not one.passed
     name = f"{__name__}:wrong_of_a_weight"
@@ -96,7 +96,7 @@ def test_a_kernel_that_is_wrong_of_a_weight_is_told_with_the_block(session: Sess
     assert "1 of 65,536 values differ; the first, [7, 0]: got " in values.message
 
 
-def test_where_the_oracle_agrees_the_accepted_record_is_wrong(session: Session) -> None:
+def test_where_the_oracle_agrees_the_accepted_record_is_wrong(session: ModelSession) -> None:
     one = found(session, right)
     assert one.passed
     assert one.message.endswith(": the accepted record is wrong")
@@ -108,7 +108,7 @@ def test_where_the_oracle_agrees_the_accepted_record_is_wrong(session: Session) 
     )
 
 
-def test_who_is_not_asked(session: Session) -> None:
+def test_who_is_not_asked(session: ModelSession) -> None:
     """No kernel is named, its cells are red, the weights are others, or another recipe is."""
     now, accepted = records(wrong_of_a_weight)
     red = {"mxfp8_e4m3-floor": KernelCell(verdict="red", words="causes: 1 wrong")}

@@ -12,7 +12,7 @@ from mxcheck.evaluation import measure
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.convert import UnavailableError, convert, sequences_a_pass
 from mxcheck.models.recipes.ladder import LADDER, with_tiers
 from mxcheck.models.recipes.recipe import Recipe
@@ -25,13 +25,13 @@ ALONE = ("nvfp4", "fp8_tensor_e4m3", "fp8_tensor_e5m2")
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    with Session(Measuring(max_samples=SEQUENCES, sequence_length=LENGTH, device="cpu")) as made:
+def session() -> Iterator[ModelSession]:
+    with ModelSession(Measuring(max_samples=SEQUENCES, sequence_length=LENGTH, device="cpu")) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def public(session: Session) -> tuple[torch.nn.Module, torch.Tensor, mxcheck.Measurement]:
+def public(session: ModelSession) -> tuple[torch.nn.Module, torch.Tensor, mxcheck.Measurement]:
     """A user's own: a model of the same weights, the same tokens, and what `evaluate` says of them."""
     loaded = mxcheck.load("ref-llama")
     tokens = session.resident("ref-llama").text.tokens
@@ -62,7 +62,7 @@ def evaluated(
 def test_evaluate_equals_the_gates_record(
     precision: str,
     tier: str | None,
-    session: Session,
+    session: ModelSession,
     public: tuple[torch.nn.Module, torch.Tensor, mxcheck.Measurement],
 ) -> None:
     recipe = mxcheck.recipe(precision, tier=tier)

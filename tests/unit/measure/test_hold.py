@@ -11,8 +11,8 @@ from sample_record import build_record
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
-from mxcheck.measure.hold import hold_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.hold import run_case
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.convert import UnavailableError
 from mxcheck.run.measurement_settings import Measuring
 
@@ -25,7 +25,7 @@ def held(
     """The end of a case that gives this record, or raises this; and the records that were settled."""
     settled: list[Record] = []
 
-    def measured(_session: Session, _case: Case) -> Record:
+    def measured(_session: ModelSession, _case: Case) -> Record:
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -35,8 +35,8 @@ def held(
         return CaseResult(case=CASE, outcome=Outcome.PASSED, record=record)
 
     monkeypatch.setattr("mxcheck.measure.hold.measure_case", measured)
-    session = Session(Measuring(device="cpu"))
-    return hold_case(session, CASE, settle, baselines=folder), settled
+    session = ModelSession(Measuring(device="cpu"))
+    return run_case(session, CASE, settle, baselines=folder), settled
 
 
 def test_what_was_measured_is_settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.kernels.registry import implementation
 from mxcheck.measure.kernel_asked import KernelCells, cells_of
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.recipes.recipe import Recipe, recipe
 from mxcheck.run.measurement_settings import Measuring
 
@@ -153,7 +153,7 @@ def test_a_case_cast_by_values_is_the_case_cast_by_codes() -> None:
     found = []
     for kernel in ("eager", here(values)):
         made = recipe("mxfp4_e2m1", tier="B", attention=True, outputs=True, kernel=kernel)
-        with Session(Measuring(max_samples=2, sequence_length=32, recipes={case: made})) as session:
+        with ModelSession(Measuring(max_samples=2, sequence_length=32, recipes={case: made})) as session:
             session.live = True  # or a check would measure once more
             found.append(measure_case(session, case))
     codes, by_values = found

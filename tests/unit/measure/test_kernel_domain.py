@@ -15,11 +15,11 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.result import result_from_dict
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import quantize_eager
-from mxcheck.measure.hold import hold_case
+from mxcheck.measure.hold import run_case
 from mxcheck.measure.kernel_domain import check_kernel_domain
 from mxcheck.measure.made_for import other_options
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.casts import CastRefusedError
 from mxcheck.models.conversion.convert import convert
 from mxcheck.models.recipes.recipe import recipe
@@ -223,11 +223,11 @@ def test_nothing_is_loaded_for_what_is_refused(monkeypatch: pytest.MonkeyPatch) 
         "mxcheck.models.zoo.load.load", lambda *_, **__: pytest.fail("nothing was to be loaded")
     )
     measuring = Measuring(kernel=here(tiles))
-    with Session(measuring) as session:
+    with ModelSession(measuring) as session:
         with pytest.raises(ValueError, match="k_proj are float32"):
             measure_case(session, LLAMA)
         made = recipe("mxfp8_e4m3", tier="B", kernel=tiles)  # type: ignore[arg-type]
-        unnamed = Session(replace(measuring, recipes={LLAMA: made}))
+        unnamed = ModelSession(replace(measuring, recipes={LLAMA: made}))
         with pytest.raises(ValueError, match="a case that is measured names its kernel") as error:
             measure_case(unnamed, LLAMA)
     assert "\n" not in str(error.value)
@@ -238,7 +238,7 @@ def test_a_kernel_of_whole_tiles_measures_what_ours_does() -> None:
     its tiles or they are learned."""
     records = []
     for kernel in ("eager", here(tiles), here(undeclared_tiles)):
-        with Session(Measuring(kernel=kernel, max_samples=2, sequence_length=64)) as session:
+        with ModelSession(Measuring(kernel=kernel, max_samples=2, sequence_length=64)) as session:
             records.append(measure_case(session, NEO))
     ours, *others = records
     for theirs in others:
@@ -255,8 +255,8 @@ def by_logarithm_in_whole_blocks(x: torch.Tensor, spec: CastSpec) -> Any:
 def test_what_is_wrong_of_a_kernel_is_told_of_a_case_that_it_does_not_do(tmp_path: Any) -> None:
     """First of all that is said, and below the table."""
     name = here(by_logarithm_in_whole_blocks)
-    with Session(Measuring(kernel=name)) as session:
-        result = hold_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
+    with ModelSession(Measuring(kernel=name)) as session:
+        result = run_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
     first, cause, *_, last = result.message.splitlines()
     assert first == (
         f"ref-llama-mxfp8_e4m3-B: step 4 (casts): the kernel {name} differs from the oracle: mxfp8_e4m3-floor"
@@ -284,8 +284,8 @@ def declares_rceil(x: torch.Tensor, spec: CastSpec) -> Any:
 def test_another_rule_is_asked_for_by_its_option(tmp_path: Any) -> None:
     way = "; the case asks for scale rule floor: for rceil add --mx-scale-rule=rceil"
     assert refused(declares_rceil, LLAMA).endswith(way)
-    with Session(Measuring(kernel=here(only_rceil), max_samples=1, sequence_length=16)) as session:
-        result = hold_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
+    with ModelSession(Measuring(kernel=here(only_rceil), max_samples=1, sequence_length=16)) as session:
+        result = run_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
     assert result.reason.endswith(f"along axis -1: rceil only{way}")
     spec = cast_spec("fp8_e4m3")
     assert other_options(declares_rceil, replace(spec, block_size=16), "cpu") == ""
@@ -302,8 +302,8 @@ def of_first_call(x: torch.Tensor, spec: CastSpec) -> Any:
 
 
 def test_what_is_not_declared_the_call_refuses_by_the_module_s_name(tmp_path: Any) -> None:
-    with Session(Measuring(kernel=here(of_first_call), max_samples=1, sequence_length=16)) as session:
-        result = hold_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
+    with ModelSession(Measuring(kernel=here(of_first_call), max_samples=1, sequence_length=16)) as session:
+        result = run_case(session, LLAMA, lambda _: pytest.fail("it was measured"), baselines=tmp_path)
     assert result.reason == (
         f"kernel {here(of_first_call)} does not cast weights of model.layers.0.self_attn.q_proj, float32 "
         "[128, 128] along axis -1: no weights"

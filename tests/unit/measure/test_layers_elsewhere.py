@@ -18,7 +18,7 @@ from mxcheck.gate.record import Record, record_from_dict
 from mxcheck.gate.verdict import judge
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.measured_noise import ENVIRONMENTS, noise_of
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.recipes.recipe import recipe
 from mxcheck.reporting.failure import failure_message
 from mxcheck.run.measurement_settings import Measuring
@@ -62,7 +62,7 @@ def accepted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
         baselines=folder,
         device="cpu",
     )
-    with Session(measuring) as session:
+    with ModelSession(measuring) as session:
         record = measure_case(session, CASE)
         session.keep_states(CASE.model)
         return replace(record, noise=noise_of(session, record, {CASE.id: CASE}, gpus=())), folder

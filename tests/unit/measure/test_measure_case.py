@@ -22,7 +22,7 @@ from mxcheck.gate.result import result_from_dict
 from mxcheck.kernels.eager import quantize_eager
 from mxcheck.measure import emulation, probe_inputs
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.convert import UnavailableError
 from mxcheck.models.recipes.recipe import recipe
 from mxcheck.run.measurement_settings import Measuring
@@ -77,14 +77,14 @@ def narrow(x: Any, spec: CastSpec) -> Any:
 def test_what_a_kernel_refuses_beyond_the_case_is_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_inputs, "LARGE", 1 << 20)
     short = Measuring(max_samples=2, sequence_length=32, kernel=f"{__name__}:narrow")
-    with Session(short) as session:
+    with ModelSession(short) as session:
         record = measure_case(session, CASE)
     assert record.unsteady == {}
     assert re.match(
         r"a tensor of [\d,]+ elements: at most 4096 rows \(activations of ",
         record.environment["refused by the kernel"],
     )
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         assert "refused by the kernel" not in measure_case(session, CASE).environment
 
 
@@ -120,7 +120,7 @@ def test_pytest_would_be_seen(tmp_path: Path) -> None:
 
 
 def test_the_model_is_as_it_was_afterwards() -> None:
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         first = measure_case(session, CASE)
         measure_case(session, replace(CASE, precision="mxfp4_e2m1"))
         assert measure_case(session, CASE) == first
@@ -131,12 +131,15 @@ def test_the_model_is_as_it_was_afterwards() -> None:
 
 def test_a_case_with_options_is_measured_by_the_recipe_that_is_given_for_it() -> None:
     case = replace(CASE, options=("block16",))
-    with Session(SHORT) as session, pytest.raises(ValueError, match="has options and no recipe") as caught:
+    with (
+        ModelSession(SHORT) as session,
+        pytest.raises(ValueError, match="has options and no recipe") as caught,
+    ):
         measure_case(session, case)
     assert "\n" not in str(caught.value)
     assert case.id in str(caught.value)
     given = replace(SHORT, recipes={case: recipe("mxfp8_e4m3", tier="B", block_size=16)})
-    with Session(given) as session:
+    with ModelSession(given) as session:
         record = measure_case(session, case)
         plain = measure_case(session, CASE)
     assert record.case == case
@@ -158,7 +161,7 @@ def test_a_case_with_options_is_measured_by_the_recipe_that_is_given_for_it() ->
     ids=["engine", "training", "precision", "tier", "model"],
 )
 def test_what_cannot_be_measured_is_said_in_one_line(case: Case, words: str) -> None:
-    with Session(SHORT) as session, pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is held)
+    with ModelSession(SHORT) as session, pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is held)
         measure_case(session, case)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -171,14 +174,14 @@ def test_a_library_that_cannot_run_here_is_asked_before_a_model_is_loaded(
         "mxcheck.models.zoo.load.load", lambda *_, **__: pytest.fail("nothing was to be loaded")
     )
     case = replace(CASE, precision="te_mxfp8")
-    with Session(replace(SHORT, device="cpu")) as session, pytest.raises(UnavailableError):
+    with ModelSession(replace(SHORT, device="cpu")) as session, pytest.raises(UnavailableError):
         measure_case(session, case)
 
 
 def test_a_library_s_version_is_in_the_environment_of_its_cases_alone() -> None:
     measuring = Measuring(max_samples=1, sequence_length=32)
     cases = (Case(model="ref-llama", precision="fp32"), replace(CASE, precision="bnb_int8", tier="A"))
-    with Session(measuring) as session:
+    with ModelSession(measuring) as session:
         plain, library = (measure_case(session, case).environment for case in cases)
     assert library["bitsandbytes"] == version("bitsandbytes")
     assert "bitsandbytes" not in plain
@@ -194,7 +197,7 @@ def test_a_record_that_contradicts_itself_is_refused(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(emulation, "emulate", wrong)
     with (
-        Session(SHORT) as session,
+        ModelSession(SHORT) as session,
         pytest.raises(ValueError, match=r"the record contradicts itself: KL 1\.0"),
     ):
         measure_case(session, CASE)
@@ -249,17 +252,17 @@ def test_where_memory_runs_out_it_is_tried_once_more_with_whole_devices(
     fails: Callable[..., list[int]], error: Exception
 ) -> None:
     host, begun = Host(), fails(error)
-    with Session(SHORT, host=host) as session:
+    with ModelSession(SHORT, host=host) as session:
         session.live = True  # or a check would measure once more
         record = measure_case(session, CASE)
     assert (host.whole, begun) == ([False, True], [0, 1])
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         assert measure_case(session, CASE) == record
 
 
 def test_where_it_runs_out_twice_that_is_the_end(fails: Callable[..., list[int]]) -> None:
     host, begun = Host(), fails(*NO_MEMORY, *NO_MEMORY)
-    with Session(SHORT, host=host) as session:
+    with ModelSession(SHORT, host=host) as session:
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             measure_case(session, CASE)
         assert (host.whole, begun) == ([False, True], [0, 1])
@@ -271,13 +274,13 @@ def test_where_it_runs_out_twice_that_is_the_end(fails: Callable[..., list[int]]
 
 def test_without_a_host_there_is_nothing_more_to_give(fails: Callable[..., list[int]]) -> None:
     begun = fails(MemoryError())
-    with Session(SHORT) as session, pytest.raises(MemoryError):
+    with ModelSession(SHORT) as session, pytest.raises(MemoryError):
         measure_case(session, CASE)
     assert begun == [0]
 
 
 def test_another_error_is_not_tried_again(fails: Callable[..., list[int]]) -> None:
     host, begun = Host(), fails(RuntimeError("shapes do not match"))
-    with Session(SHORT, host=host) as session, pytest.raises(RuntimeError, match="shapes do not match"):
+    with ModelSession(SHORT, host=host) as session, pytest.raises(RuntimeError, match="shapes do not match"):
         measure_case(session, CASE)
     assert (host.whole, begun) == ([False], [0])

@@ -12,7 +12,7 @@ from mxcheck.gate.noise import Trial
 from mxcheck.measure import measured_noise
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.measured_noise import ENVIRONMENTS, Job, measure_noise, noise_of
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.convert import convert
 from mxcheck.models.recipes.recipe import Recipe, recipe
 from mxcheck.models.zoo.load import LoadedModel
@@ -214,9 +214,9 @@ def test_a_child_is_asked_for_what_the_session_measures_with(
         return [[Trial(environment="another", failure="a test")]]
 
     monkeypatch.setattr(measured_noise, "measure_noise", measured)
-    monkeypatch.setattr(Session, "threads", 3)
+    monkeypatch.setattr(ModelSession, "threads", 3)
     case = Case(model="ref-llama", precision="mxint8", tier="A")
-    with Session(Measuring(max_samples=1, sequence_length=16, batch_size=5), shared=tmp_path) as session:
+    with ModelSession(Measuring(max_samples=1, sequence_length=16, batch_size=5), shared=tmp_path) as session:
         record = measure_case(session, case)
         with pytest.raises(ValueError, match="a test"):
             noise_of(session, record, {case.id: case}, gpus=())

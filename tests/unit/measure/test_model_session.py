@@ -16,9 +16,9 @@ import torch
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
-from mxcheck.measure.hold import hold_case
+from mxcheck.measure.hold import run_case
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.zoo.load import load
 from mxcheck.run.measurement_settings import Measuring
 
@@ -60,7 +60,7 @@ class Shared:
 
 
 def test_a_model_is_loaded_once_for_all_of_its_cases(loads: list[str]) -> None:
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         first = session.resident("ref-llama")
         assert session.resident("ref-llama") is first
         assert loads == ["ref-llama"]
@@ -73,13 +73,13 @@ def test_a_model_is_loaded_once_for_all_of_its_cases(loads: list[str]) -> None:
 
 
 def test_a_label_stands_for_the_model_it_was_given_for(loads: list[str]) -> None:
-    with Session(Measuring(models={"mine": "ref-neo"}, max_samples=1, sequence_length=32)) as session:
+    with ModelSession(Measuring(models={"mine": "ref-neo"}, max_samples=1, sequence_length=32)) as session:
         resident = session.resident("mine")
     assert (resident.label, loads) == ("mine", ["ref-neo"])
 
 
 def test_a_model_that_failed_is_not_loaded_again_for_its_other_cases(loads: list[str]) -> None:
-    session = Session(Measuring(sequence_length=999))
+    session = ModelSession(Measuring(sequence_length=999))
     for _ in range(2):
         with pytest.raises(
             ValueError, match=r"^--mx-sequence-length=999: the tokens of ref-llama were sampled"
@@ -89,7 +89,7 @@ def test_a_model_that_failed_is_not_loaded_again_for_its_other_cases(loads: list
 
 
 def test_the_model_is_gone_when_the_session_is() -> None:
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         measure_case(session, Case(model="ref-llama", precision="mxint8", tier="A"))
         resident = session.resident("ref-llama")
         held = [weakref.ref(resident.loaded.model), weakref.ref(resident.text.tokens)]
@@ -102,7 +102,7 @@ def test_the_model_is_gone_when_the_session_is() -> None:
 
 def test_what_is_held_of_the_host_is_given_back_with_the_model() -> None:
     host = Shared()
-    with Session(SHORT, host=host) as session:
+    with ModelSession(SHORT, host=host) as session:
         session.resident("ref-llama")
         assert host.asked == [("give back",), ("pin",), ("take", "ref-llama", "cpu", False)]
     assert host.asked[3:] == [("give back",)]
@@ -110,7 +110,7 @@ def test_what_is_held_of_the_host_is_given_back_with_the_model() -> None:
 
 def test_and_where_the_session_ends_badly() -> None:
     host = Shared()
-    with pytest.raises(ValueError, match="unknown model 'none'"), Session(SHORT, host=host) as session:
+    with pytest.raises(ValueError, match="unknown model 'none'"), ModelSession(SHORT, host=host) as session:
         session.resident("none")
     assert host.asked[-1] == ("give back",)
 
@@ -121,7 +121,7 @@ def test_what_does_not_become_resident_holds_nothing(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("mxcheck.models.zoo.load.load", load)
     host = Shared()
-    session = Session(SHORT, host=host)
+    session = ModelSession(SHORT, host=host)
     for whole, larger in ((False, True), (True, False)):
         host.asked.clear()
         with pytest.raises(MemoryError):
@@ -131,15 +131,15 @@ def test_what_does_not_become_resident_holds_nothing(monkeypatch: pytest.MonkeyP
 
 
 def test_there_is_no_more_to_give_without_a_host_or_by_one_that_gave_all() -> None:
-    assert not Session(SHORT).enlarge("ref-llama")
-    assert not Session(SHORT, host=Shared()).enlarge("ref-neo")
+    assert not ModelSession(SHORT).enlarge("ref-llama")
+    assert not ModelSession(SHORT, host=Shared()).enlarge("ref-neo")
 
 
 def test_its_folder_goes_with_it_and_a_shared_one_stays(tmp_path: Path) -> None:
-    session = Session(SHORT)
+    session = ModelSession(SHORT)
     own = session.shared
     assert own.is_dir()
-    assert Session(SHORT, shared=tmp_path).shared == tmp_path
+    assert ModelSession(SHORT, shared=tmp_path).shared == tmp_path
     del session
     gc.collect()
     assert not own.exists()
@@ -151,9 +151,9 @@ def test_one_thread_unless_the_environment_says_otherwise(monkeypatch: pytest.Mo
     try:
         torch.set_num_threads(2)
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
-        assert Session(SHORT).threads == 2
+        assert ModelSession(SHORT).threads == 2
         monkeypatch.delenv("OMP_NUM_THREADS")
-        session = Session(SHORT)
+        session = ModelSession(SHORT)
         assert session.threads == 1
         assert torch.get_num_threads() == 2, "asking changes nothing"
     finally:
@@ -180,10 +180,10 @@ def test_a_case_is_measured_at_one_thread_and_the_process_keeps_its_own(
         for measured in (
             lambda session: session.resident("ref-llama"),
             lambda session: measure_case(session, case),
-            lambda session: hold_case(session, case, settle, baselines=tmp_path),
+            lambda session: run_case(session, case, settle, baselines=tmp_path),
         ):
             counts.clear()
-            with Session(SHORT, tell=tell) as session:
+            with ModelSession(SHORT, tell=tell) as session:
                 measured(session)
             assert torch.get_num_threads() == 3
             # "loading" is told before there is anything to compute
@@ -242,14 +242,14 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     with pytest.raises(ValueError, match="no CUDA device here; use --mx-device=cpu or auto"):
-        Session(Measuring(device="cuda")).resident("ref-llama")
-    assert Session().device == Session().device_class == "cpu"
+        ModelSession(Measuring(device="cuda")).resident("ref-llama")
+    assert ModelSession().device == ModelSession().device_class == "cpu"
 
 
 def test_each_step_is_told() -> None:
     told: list[dict[str, Any]] = []
     measuring = Measuring(max_samples=3, sequence_length=32, batch_size=2)
-    with Session(measuring, tell=told.append) as session:
+    with ModelSession(measuring, tell=told.append) as session:
         measure_case(session, Case(model="ref-llama", precision="bf16"))
     # the reference, then the case: each of two batches
     measured = [
@@ -270,7 +270,7 @@ def test_each_step_is_told() -> None:
 
 
 def test_a_model_that_is_loaded_anew_is_let_go_of_after_each_case() -> None:
-    with Session(Measuring(device="cpu", max_samples=1)) as session:
+    with ModelSession(Measuring(device="cpu", max_samples=1)) as session:
         first = session.resident("wide-gpt2")
         session.case_is_over()
         second = session.resident("wide-gpt2")

@@ -16,9 +16,9 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import judge
-from mxcheck.measure.hold import hold_case
+from mxcheck.measure.hold import run_case
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.run.measurement_settings import Measuring
 
 CASE = Case(model="ref-llama", precision="mxint8", tier="A")
@@ -33,21 +33,21 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def own_states(session: Session) -> LayerStates:
+def own_states(session: ModelSession) -> LayerStates:
     states = session.resident("ref-llama").states
     assert isinstance(states, LayerStates)
     return states
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
+def session(tmp_path: Path) -> Iterator[ModelSession]:
     (tmp_path / CASE.model).mkdir()  # a project's own folder: ours are not read beside it
-    with Session(short(tmp_path)) as session:
+    with ModelSession(short(tmp_path)) as session:
         yield session
 
 
 @pytest.fixture
-def stored(session: Session, tmp_path: Path) -> Path:
+def stored(session: ModelSession, tmp_path: Path) -> Path:
     """What a first acceptance leaves."""
     session.keep_states("ref-llama")
     (name,) = files(tmp_path)
@@ -60,13 +60,15 @@ def with_a_layer_moved(states: LayerStates) -> LayerStates:
     return replace(states, layers={**states.layers, name: states.layers[name] * 2})
 
 
-def test_a_measurement_stores_nothing(session: Session, tmp_path: Path) -> None:
+def test_a_measurement_stores_nothing(session: ModelSession, tmp_path: Path) -> None:
     record = measure_case(session, CASE)
     assert record.fingerprints["states"] == own_states(session).digest
     assert files(tmp_path) == []
 
 
-def test_an_acceptance_stores_them_once_under_the_weights_fingerprint(session: Session, stored: Path) -> None:
+def test_an_acceptance_stores_them_once_under_the_weights_fingerprint(
+    session: ModelSession, stored: Path
+) -> None:
     weights = session.resident("ref-llama").loaded.weights_fingerprint
     assert stored.relative_to(session.measuring.baselines).as_posix() == (
         f"ref-llama/states-{weights[:8]}.safetensors"
@@ -77,7 +79,9 @@ def test_an_acceptance_stores_them_once_under_the_weights_fingerprint(session: S
     assert (stored.stat().st_mtime_ns, stored.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
-def test_states_that_another_process_stored_meanwhile_are_refused(session: Session, stored: Path) -> None:
+def test_states_that_another_process_stored_meanwhile_are_refused(
+    session: ModelSession, stored: Path
+) -> None:
     """A record of other states would be red in step 1 as soon as it is held."""
     weights = session.resident("ref-llama").loaded.weights_fingerprint
     save_states(with_a_layer_moved(own_states(session)), stored, weights=weights)
@@ -90,12 +94,12 @@ def test_states_that_another_process_stored_meanwhile_are_refused(session: Sessi
     assert stored.read_bytes() == before
 
 
-def test_the_next_run_starts_from_what_is_stored(session: Session, stored: Path) -> None:
+def test_the_next_run_starts_from_what_is_stored(session: ModelSession, stored: Path) -> None:
     """States that this machine would not come to by itself: figures must be theirs."""
     own = measure_case(session, CASE)
     weights = own.fingerprints["weights"]
     save_states(with_a_layer_moved(own_states(session)), stored, weights=weights)
-    with Session(session.measuring) as later:
+    with ModelSession(session.measuring) as later:
         record = measure_case(later, CASE)
         kept = own_states(later)
     assert record.fingerprints["states"] == kept.digest == load_states(stored, weights=weights).digest
@@ -108,20 +112,20 @@ def test_the_next_run_starts_from_what_is_stored(session: Session, stored: Path)
 
 
 def test_without_the_file_the_accepting_machine_comes_to_the_same_states(
-    session: Session, stored: Path
+    session: ModelSession, stored: Path
 ) -> None:
     accepted = measure_case(session, CASE)
     stored.unlink()
-    with Session(session.measuring) as later:
+    with ModelSession(session.measuring) as later:
         assert measure_case(later, CASE) == accepted
     assert not stored.exists()
 
 
 def test_a_model_loaded_in_another_type_has_states_of_its_own_beside_them(
-    session: Session, stored: Path, tmp_path: Path
+    session: ModelSession, stored: Path, tmp_path: Path
 ) -> None:
     before = stored.read_bytes()
-    with Session(short(tmp_path, dtype="bfloat16")) as other:
+    with ModelSession(short(tmp_path, dtype="bfloat16")) as other:
         other.keep_states("ref-llama")
         assert own_states(other).digest != own_states(session).digest
     assert len(files(tmp_path)) == 2
@@ -138,7 +142,7 @@ def test_a_model_loaded_in_another_type_has_states_of_its_own_beside_them(
     ids=["cut", "empty", "one bit"],
 )
 def test_a_damaged_file_is_one_line_and_every_case_of_the_model_red(
-    session: Session, stored: Path, spoil: Callable[[bytes], bytes], why: str
+    session: ModelSession, stored: Path, spoil: Callable[[bytes], bytes], why: str
 ) -> None:
     stored.write_bytes(spoil(stored.read_bytes()))
     damaged = stored.read_bytes()
@@ -146,9 +150,9 @@ def test_a_damaged_file_is_one_line_and_every_case_of_the_model_red(
     def settle(record: Record) -> CaseResult:
         return pytest.fail(f"{record.id} was measured")
 
-    with Session(session.measuring) as later:
+    with ModelSession(session.measuring) as later:
         for case in (CASE, OTHER):
-            result = hold_case(later, case, settle, baselines=session.measuring.baselines)
+            result = run_case(later, case, settle, baselines=session.measuring.baselines)
             assert result.outcome is Outcome.ERROR
             assert result.message.startswith(f"{case.id}: {stored}: {why}")
             assert "restore it from version control" in result.message
@@ -156,20 +160,20 @@ def test_a_damaged_file_is_one_line_and_every_case_of_the_model_red(
     assert stored.read_bytes() == damaged
 
 
-def test_step_1_names_states_that_are_not_the_accepted_ones(session: Session, stored: Path) -> None:
+def test_step_1_names_states_that_are_not_the_accepted_ones(session: ModelSession, stored: Path) -> None:
     accepted = measure_case(session, CASE)
     bounds = Bounds(kl=1.0, rise=1.0)
     assert judge(accepted, accepted, bounds).passed
     weights = accepted.fingerprints["weights"]
     save_states(with_a_layer_moved(own_states(session)), stored, weights=weights)
-    with Session(session.measuring) as later:
+    with ModelSession(session.measuring) as later:
         verdict = judge(measure_case(later, CASE), accepted, bounds)
     assert [check.key for check in verdict.failures if check.step == 1] == ["states"]
     (named,) = [check.message for check in verdict.failures if check.step == 1]
     assert named.startswith("states are not the accepted ones: ")
 
 
-def test_workers_that_accept_at_once_do_each_other_no_harm(session: Session, stored: Path) -> None:
+def test_workers_that_accept_at_once_do_each_other_no_harm(session: ModelSession, stored: Path) -> None:
     """Each writes the whole file, or sees that of another: a reader never meets a part."""
     states, weights = own_states(session), session.resident("ref-llama").loaded.weights_fingerprint
     other = with_a_layer_moved(states)
@@ -195,7 +199,7 @@ def test_workers_that_accept_at_once_do_each_other_no_harm(session: Session, sto
 
 
 def test_states_that_another_process_stored_meanwhile_are_not_those_of_this_record(
-    session: Session, tmp_path: Path
+    session: ModelSession, tmp_path: Path
 ) -> None:
     """A record must not name states that nobody can read any more."""
     resident = session.resident("ref-llama")
@@ -213,7 +217,7 @@ def test_states_that_another_process_stored_meanwhile_are_not_those_of_this_reco
 
 
 def test_a_model_whose_states_cannot_be_had_says_why_and_stores_none(
-    monkeypatch: pytest.MonkeyPatch, session: Session, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, session: ModelSession, tmp_path: Path
 ) -> None:
     def none(*_: object) -> LayerStates:
         raise ValueError("it has no decoder layers")
@@ -227,6 +231,6 @@ def test_a_model_whose_states_cannot_be_had_says_why_and_stores_none(
     assert files(tmp_path) == []
 
 
-def test_the_stored_states_are_what_the_text_begins_with(session: Session, stored: Path) -> None:
+def test_the_stored_states_are_what_the_text_begins_with(session: ModelSession, stored: Path) -> None:
     states = load_states(stored, weights=session.resident("ref-llama").loaded.weights_fingerprint)
     assert torch.equal(states.tokens, session.resident("ref-llama").text.tokens[:1, :32])

@@ -386,10 +386,10 @@ def test_what_was_held_is_not_asked_again_and_what_was_not_is() -> None:
 
 
 def test_another_session_asks_anew() -> None:
-    from mxcheck.measure.model_session import Session
+    from mxcheck.measure.model_session import ModelSession
 
-    assert Session().held is not Session().held
-    session = Session()
+    assert ModelSession().held is not ModelSession().held
+    session = ModelSession()
     assert session.with_resident(session.__dict__["_resident"]).held is session.held
 
 

@@ -17,7 +17,7 @@ from mxcheck.formats.oracle import quantize_array
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.reporting.derivation import block_steps, cast, element_notes, in_block_order
 from mxcheck.reporting.differences import Got, differences
-from mxcheck.reporting.explanation import Comparison, print_explanation
+from mxcheck.reporting.explanation import ComparedCast, print_explanation
 from mxcheck.reporting.numbers import decimal, multiple, scientific
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -36,7 +36,7 @@ def printed(
     comparison = None
     if got is not None:
         found = differences(done, got, dtype)
-        comparison = Comparison(kernel="mine:cast", dtype=dtype, got=got, differences=found)
+        comparison = ComparedCast(kernel="mine:cast", dtype=dtype, got=got, differences=found)
     print_explanation(console, done, dtype=dtype, comparison=comparison)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

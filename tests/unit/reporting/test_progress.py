@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from mxcheck.reporting.progress import Board, Expected, duration
+from mxcheck.reporting.progress import Expected, RunProgress, duration
 
 
-def shown(board: Board) -> list[str]:
+def shown(board: RunProgress) -> list[str]:
     console = Console(width=120, color_system=None)
     with console.capture() as captured:
         console.print(board.renderable())
@@ -16,8 +16,8 @@ def shown(board: Board) -> list[str]:
 
 
 @pytest.fixture
-def board() -> Board:
-    made = Board(expected=Expected(cases={"a": 10.0, "b": 10.0, "c": 20.0}))
+def board() -> RunProgress:
+    made = RunProgress(expected=Expected(cases={"a": 10.0, "b": 10.0, "c": 20.0}))
     made.heard("gw0", {"do": "step", "what": "m loading"}, 0.0)
     made.heard("gw1", {"do": "wait", "model": "n", "why": "device 0 is taken"}, 0.0)
     made.heard("gw0", {"do": "measure", "what": "a", "batches": 4, "length": 100}, 10.0)
@@ -26,7 +26,7 @@ def board() -> Board:
     return made
 
 
-def test_what_each_worker_does(board: Board) -> None:
+def test_what_each_worker_does(board: RunProgress) -> None:
     assert board.line() == (
         "mxcheck: 0 of 3 cases; gw0 a, 2/4 batches, 400 tokens/s, 3,072 MiB; gw1 n waits: device 0 is taken"
     )
@@ -38,14 +38,14 @@ def test_what_each_worker_does(board: Board) -> None:
     assert "left" not in overall
 
 
-def test_a_new_measurement_starts_from_nothing(board: Board) -> None:
+def test_a_new_measurement_starts_from_nothing(board: RunProgress) -> None:
     board.heard("gw0", {"do": "measure", "what": "b", "batches": 2, "length": 10}, 20.0)
     assert "gw0 b, 0/2 batches, 3,072 MiB" in board.line()
     board.heard("gw0", {"do": "step", "what": "m loading"}, 21.0)
     assert "gw0 m loading, 3,072 MiB" in board.line()
 
 
-def test_time_left_by_what_the_ended_took(board: Board) -> None:
+def test_time_left_by_what_the_ended_took(board: RunProgress) -> None:
     assert board.seconds_left() is None
     board.case_ended("a", 20.0)  # twice as long as expected
     assert board.seconds_left() == 60.0  # gw1 waits
@@ -60,7 +60,7 @@ def test_time_left_by_what_the_ended_took(board: Board) -> None:
     assert board.seconds_left() == 0.0
 
 
-def test_nobody_knows_how_long_a_run_waits(board: Board) -> None:
+def test_nobody_knows_how_long_a_run_waits(board: RunProgress) -> None:
     board.case_ended("a", 20.0)
     board.heard("gw0", {"do": "wait", "model": "m", "why": "device 0 is taken"}, 15.0)
     assert board.seconds_left() is None
@@ -69,7 +69,7 @@ def test_nobody_knows_how_long_a_run_waits(board: Board) -> None:
     assert board.seconds_left() == 60.0
 
 
-def test_a_case_that_nobody_expected(board: Board) -> None:
+def test_a_case_that_nobody_expected(board: RunProgress) -> None:
     board.case_ended("other", 5.0)
     assert board.seconds_left() is None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mxcheck.reporting.progress import Board, Expected
+from mxcheck.reporting.progress import Expected, RunProgress
 
 #: True seconds: of loading a model, of a case, of measuring the noise of all of a model's cases.
 LOAD, CASE, NOISE = 3.0, 2.0, 90.0
@@ -24,7 +24,7 @@ def expected(*, accepts: bool) -> Expected:
     )
 
 
-def told(board: Board, *, accepts: bool, workers: int) -> Iterator[tuple[float, float | None]]:
+def told(board: RunProgress, *, accepts: bool, workers: int) -> Iterator[tuple[float, float | None]]:
     """Run it in virtual time; at the end of each case, the time and what is told to be left."""
     models = list(MODELS)
     queue = [(0.0, worker, "", 0) for worker in range(workers)]
@@ -55,7 +55,7 @@ def told(board: Board, *, accepts: bool, workers: int) -> Iterator[tuple[float, 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_time_left_is_near_the_truth_from_the_first_case_on(workers: int, *, accepts: bool) -> None:
     """The first case of an accepting run is the one that measured everybody's noise."""
-    seen = list(told(Board(expected=expected(accepts=accepts)), accepts=accepts, workers=workers))
+    seen = list(told(RunProgress(expected=expected(accepts=accepts)), accepts=accepts, workers=workers))
     end = seen[-1][0]
     assert len(seen) == len(MODELS) * CASES
     for now, left in seen[: -2 * workers]:
@@ -64,7 +64,7 @@ def test_the_time_left_is_near_the_truth_from_the_first_case_on(workers: int, *,
 
 
 def test_a_case_that_measured_everybody_s_noise_says_nothing_of_the_others() -> None:
-    board = Board(expected=expected(accepts=True))
+    board = RunProgress(expected=expected(accepts=True))
     board.heard("gw0", {"do": "step", "what": "m loading"}, 0.0)
     board.heard("gw0", {"do": "shared", "case": "m-0", "model": "m", "seconds": LOAD + NOISE}, 95.0)
     board.case_ended("m-0", LOAD + NOISE + CASE)

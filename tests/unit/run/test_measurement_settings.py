@@ -77,7 +77,8 @@ def test_batches_are_the_option_s_else_the_card_s_else_eight() -> None:
 
 def test_it_loads_no_torch() -> None:
     words = (
-        "import sys; from mxcheck.run.measurement_settings import Measuring; from mxcheck.gate.case import Case\n"
+        "import sys; from mxcheck.run.measurement_settings import Measuring\n"
+        "from mxcheck.gate.case import Case\n"
         "Measuring().recipe_of(Case(model='m', precision='fp8_e4m3', tier='B'))\n"
         "print([name for name in ('torch', 'numpy', 'pytest') if name in sys.modules])"
     )

@@ -241,7 +241,7 @@ FAULTS: tuple[Fault, ...] = (
         what="The model that is on the bench is measured, whichever was asked for.",
         source="a porter's slip: a cache without its key; results of one model stored under another's name",
         changes=rewrite(
-            "mxcheck.measure.model_session:Session.resident",
+            "mxcheck.measure.model_session:ModelSession.resident",
             condition("_resident"),
             comparison("label"),
             to="True",
@@ -289,7 +289,7 @@ FAULTS: tuple[Fault, ...] = (
         name="broken_library_skipped",
         what="A step that was accepted here and cannot run any more is skipped.",
         source="importorskip: a library that broke passes for one that was never there",
-        changes=rewrite("mxcheck.measure.hold:hold_case", condition("_accepted_here"), to="it and False"),
+        changes=rewrite("mxcheck.measure.hold:run_case", condition("_accepted_here"), to="it and False"),
         survives="no library breaks while the suites run; tests/plugin/test_stages_fail_alone.py breaks one",
     ),
 )

@@ -146,7 +146,7 @@ FAULTS: tuple[Fault, ...] = (
         what="An order of two steps that is too close to call passes for one that holds.",
         source="a porter's slip: not reversed, taken for in order",
         changes=rewrite(
-            "mxcheck.pytest_plugin.cases.ordering_cases:judge",
+            "mxcheck.pytest_plugin.cases.ordering_cases:unexpected_result",
             condition("shows"),
             to="found.shows != 'reversed'",
         ),
@@ -155,7 +155,7 @@ FAULTS: tuple[Fault, ...] = (
         name="order_by_its_mean_alone",
         what="Of two steps the one with the larger mean costs more, whatever the scatter.",
         source="leader boards",
-        changes=rewrite("mxcheck.gate.orderings:Comparison.shows", mention("UPPER_95", nth=1), to="0.0"),
+        changes=rewrite("mxcheck.gate.orderings:OrderingResult.shows", mention("UPPER_95", nth=1), to="0.0"),
     ),
     _fault(
         name="order_of_the_arguments",

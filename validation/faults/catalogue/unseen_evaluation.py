@@ -198,7 +198,7 @@ FAULTS: tuple[Fault, ...] = (
         " a machine of other arithmetic.",
         source="a porter's slip: a cache without its key",
         changes=rewrite(
-            "mxcheck.measure.model_session:Session.arithmetic",
+            "mxcheck.measure.model_session:ModelSession.arithmetic",
             returned(),
             to="next(iter(self._arithmetic.values()))",
         ),

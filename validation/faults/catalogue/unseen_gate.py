@@ -236,7 +236,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: a line below one that raises",
         changes=rewrite(
             "mxcheck.pytest_plugin.fixtures.mx_fixtures:mx_gate",
-            function("hold"),
+            function("measure_and_compare"),
             call("keep_result"),
             statement(),
             to="if not result.outcome.red:\n    it",
@@ -274,7 +274,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A cell in which the kernel raises an error counts as not supported.",
         source="suites that skip on NotImplementedError, and catch more than that",
         changes=rewrite(
-            "mxcheck.pytest_plugin.fixtures.kernel_runner:KernelBench.hold",
+            "mxcheck.pytest_plugin.fixtures.kernel_runner:KernelRunner.hold",
             returned(nth=3),
             to="(row, 'unsupported' if row['verdict'] == 'error' else verdict, it[2])",
         ),
@@ -285,7 +285,7 @@ FAULTS: tuple[Fault, ...] = (
         what="All kernels of one library are the first of them that was loaded.",
         source="a porter's slip: a cache by the module's name, from which several functions come",
         changes=rewrite(
-            "mxcheck.pytest_plugin.fixtures.kernel_runner:KernelBench.kernel",
+            "mxcheck.pytest_plugin.fixtures.kernel_runner:KernelRunner.kernel",
             assignment("told"),
             to="from dataclasses import replace\n\none = replace(one, name=one.library or 'ours')\nit",
         ),

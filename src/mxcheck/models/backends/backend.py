@@ -45,7 +45,8 @@ class Replacement:
 
 
 class Backend(Protocol):
-    """One precision. `mxcheck.models.conversion.convert` calls `missing`, `refuses` and `replace`, in this order."""
+    """One precision. `mxcheck.models.conversion.convert` calls `missing`, `refuses` and `replace`, in this
+    order."""
 
     @property
     def name(self) -> str:

@@ -77,8 +77,8 @@ def load(
 
     Raises ValueError, in one line that names the model, for unsuitable files: they hold no model in its
     original precision, are damaged or contradictory, lack tensors of the model, hold tensors that the model
-    did not take (`mxcheck.models.zoo.load_check`), or hold weights that are not finite; and where the hub does not
-    deliver the model. torch.OutOfMemoryError and MemoryError pass.
+    did not take (`mxcheck.models.zoo.load_check`), or hold weights that are not finite; and where the hub
+    does not deliver the model. torch.OutOfMemoryError and MemoryError pass.
     """
     source = model_source(name)
     dtype = choose("dtype", dtype or source.dtype, ITEM_BYTES)

@@ -9,7 +9,7 @@ import pytest
 
 from mxcheck.gate.baseline import BaselineError, read
 from mxcheck.gate.case import Case
-from mxcheck.gate.orderings import ORDERINGS, Comparison, Deviation, Ordering, Shown, compare, deviation
+from mxcheck.gate.orderings import ORDERINGS, Deviation, Ordering, OrderingResult, Shown, compare, deviation
 from mxcheck.gate.shipped import in_force
 from mxcheck.pytest_plugin.cases.laid_out_cases import chosen_precisions
 from mxcheck.pytest_plugin.options.mx_options import Options
@@ -72,7 +72,7 @@ def orderings_of(config: pytest.Config, run: Settings, parameter: str) -> list[M
     ]
 
 
-def hold(one: ModelOrdering, baselines: Path) -> Comparison:
+def compare_models(one: ModelOrdering, baselines: Path) -> OrderingResult:
     """Compare the accepted records of an ordering: skip where one is missing, fail where they show an
     unexpected result."""
     records = []
@@ -88,12 +88,12 @@ def hold(one: ModelOrdering, baselines: Path) -> Comparison:
         found = compare(*records)
     except ValueError as error:
         pytest.fail(f"{one.id}: {error}", pytrace=False)
-    if message := judge(one, found):
+    if message := unexpected_result(one, found):
         pytest.fail(message, pytrace=False)
     return found
 
 
-def judge(one: ModelOrdering, found: Comparison) -> str:
+def unexpected_result(one: ModelOrdering, found: OrderingResult) -> str:
     """Return the error in a comparison, in a few lines; empty where the result is expected."""
     expected: Shown = one.exception.shows if one.exception else "holds"
     if found.shows in _ALLOWED[expected]:

@@ -211,12 +211,14 @@ def own_options(arguments: list[str]) -> list[str]:
     return words
 
 
-def given(config: pytest.Config) -> bool:
+def any_mx_option(config: pytest.Config) -> bool:
     """Return whether this run sets any option of mxcheck."""
-    return typed(config.option) or any(config.getini(_key(name)) is not None for name in (*LISTS, *VALUES))
+    return any_mx_option_typed(config.option) or any(
+        config.getini(_key(name)) is not None for name in (*LISTS, *VALUES)
+    )
 
 
-def typed(options: argparse.Namespace) -> bool:
+def any_mx_option_typed(options: argparse.Namespace) -> bool:
     """Return whether a command line sets any option of mxcheck."""
     named = any(getattr(options, _key(name)) is not None for name in (*LISTS, *VALUES))
     return named or any(getattr(options, _key(flag)) for flag in FLAGS) or bool(options.no_mx)

@@ -14,7 +14,7 @@ import pytest
 from mxcheck.files.printed import one_line
 
 if TYPE_CHECKING:
-    from mxcheck.reporting.progress import Board, Expected
+    from mxcheck.reporting.progress import Expected, RunProgress
 
 PLUGIN = "mxcheck-live"
 #: Seconds between two lines where the output is no terminal.
@@ -49,7 +49,7 @@ class Live:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._board: Board | None = None
+        self._board: RunProgress | None = None
         self._lock = threading.RLock()
         self._screen: _Screen | None = None
         self._lines: _Lines | None = None
@@ -73,12 +73,12 @@ class Live:
 
     def begin(self, expected: Expected) -> None:
         """Start with the run's expected cases."""
-        from mxcheck.reporting.progress import Board
+        from mxcheck.reporting.progress import RunProgress
 
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         if self._board is not None or reporter is None:
             return
-        self._board = Board(expected=expected)
+        self._board = RunProgress(expected=expected)
         quiet = self._config.option.verbose < 0
         on_a_screen = reporter.isatty and os.environ.get("TERM") != "dumb"
         if on_a_screen and not quiet and not self._config.getoption("usepdb"):
@@ -126,7 +126,7 @@ class Due:
     """Select the line that is due at a time, by any clock: the run's activity, each `period` seconds; for a
     `quiet` run only that it waits, once."""
 
-    def __init__(self, board: Board, *, period: float, quiet: bool) -> None:
+    def __init__(self, board: RunProgress, *, period: float, quiet: bool) -> None:
         self._board, self._period, self._quiet = board, period, quiet
         self._last: float | None = None
         self._said = False
@@ -193,7 +193,7 @@ class _Lines:
 class _Screen:
     """rich's live table. pytest's output meanwhile goes above it, a line at a time."""
 
-    def __init__(self, reporter: Any, board: Board, lock: threading.RLock) -> None:
+    def __init__(self, reporter: Any, board: RunProgress, lock: threading.RLock) -> None:
         from rich.live import Live as RichLive
 
         from mxcheck.reporting.screen import Screen

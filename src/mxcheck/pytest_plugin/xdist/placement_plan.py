@@ -49,7 +49,7 @@ def selected_cases(config: pytest.Config, node_ids: Sequence[str]) -> list[Case]
     return [case for node_id in node_ids if (case := case_of(node_id, cases)) is not None]
 
 
-def places(settings: Settings) -> int:
+def worker_slots(settings: Settings) -> int:
     """Return the number of workers that fit on this host: devices times workers per device (on a CPU, cores
     instead of devices), limited by memory; at least one. Raises pytest.UsageError for GPUs that cannot be
     distinguished."""

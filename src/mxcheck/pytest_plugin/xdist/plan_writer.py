@@ -1,7 +1,7 @@
 """Plan a run without running it, for an engine that spreads its models over machines.
 
-A plugin for `pytest --collect-only -p mxcheck.pytest_plugin.xdist.plan_writer`: the project's own pytest reads the
-options, with its ini file, presets and conftest, so the cases cannot differ. Does not import torch.
+A plugin for `pytest --collect-only -p mxcheck.pytest_plugin.xdist.plan_writer`: the project's own pytest
+reads the options, with its ini file, presets and conftest, so the cases cannot differ. Does not import torch.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ arithmetic.
 
 Each kernel casts both operands itself, along the reduction axis, and multiplies them. Its result is compared
 with the exact product of the values that the oracle's cast decodes to, within the error bound of fp32
-accumulation in any order (`mxcheck.conformance.verify.matmul_check`); so a wrong cast is detected, too. torch and numpy
-are imported inside the tests, so that collecting this file costs nothing.
+accumulation in any order (`mxcheck.conformance.verify.matmul_check`); so a wrong cast is detected, too.
+torch and numpy are imported inside the tests, so that collecting this file costs nothing.
 """
 
 from __future__ import annotations

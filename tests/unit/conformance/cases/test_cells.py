@@ -116,5 +116,8 @@ def test_a_former_id_tells_its_cell() -> None:
 
 
 def test_cells_need_neither_torch_nor_numpy() -> None:
-    code = "import sys, mxcheck.conformance.cases.cells; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = (
+        "import sys, mxcheck.conformance.cases.cells\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,7 @@ from mxcheck.conformance.cases.cells import Cell, cells
 from mxcheck.conformance.cases.generator import examples
 from mxcheck.conformance.cases.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.cell_run import run_cell
-from mxcheck.conformance.findings import judge, known
+from mxcheck.conformance.findings import compare_with_known, known
 from mxcheck.formats.spec import CastSpec, cast_spec, resolve_axis
 from mxcheck.kernels.eager import quantize_eager
 
@@ -97,10 +97,10 @@ def test_what_is_known_of_all_examples_is_the_most_that_some_may_show() -> None:
     group, kinds = next(iter(counts.items()))
     kind, number = next(iter(kinds.items()))
     some = {group: {kind: 1}}
-    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", some)[0] == "red"
-    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", some, every_example=False)[0] == "known"
-    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", {}, every_example=False)[0] == "exact"
+    assert compare_with_known("gfloat", "mxfp4_e2m1-floor", "quick", some)[0] == "red"
+    assert compare_with_known("gfloat", "mxfp4_e2m1-floor", "quick", some, every_example=False)[0] == "known"
+    assert compare_with_known("gfloat", "mxfp4_e2m1-floor", "quick", {}, every_example=False)[0] == "exact"
     more = {group: {kind: number + 1}}
-    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", more, every_example=False)[0] == "red"
+    assert compare_with_known("gfloat", "mxfp4_e2m1-floor", "quick", more, every_example=False)[0] == "red"
     other = {"no such group": {kind: 1}}
-    assert judge("gfloat", "mxfp4_e2m1-floor", "quick", other, every_example=False)[0] == "red"
+    assert compare_with_known("gfloat", "mxfp4_e2m1-floor", "quick", other, every_example=False)[0] == "red"

@@ -17,7 +17,7 @@ from mxcheck.measure.canaries import broken_measuring as module
 from mxcheck.measure.canaries import live_trials
 from mxcheck.measure.canaries.broken_measuring import broken_measuring, trials
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.convert import convert
 from mxcheck.models.recipes.recipe import recipe
 from mxcheck.run.measurement_settings import Measuring
@@ -97,19 +97,19 @@ def test_it_leaves_the_random_state_alone() -> None:
 
 
 def test_every_case_of_a_process_that_measures_wrong_fails() -> None:
-    with applied(catalogue()["top5_for_top1"]), Session(SHORT) as session:
+    with applied(catalogue()["top5_for_top1"]), ModelSession(SHORT) as session:
         record = measure_case(session, CASE)
         (failed,) = session.checks()
     decision = decide(record, Accepted(record=record), WIDE, Update(changed=True), absolute=[failed])
     assert decision.result.word == "FAIL step 2"
     assert decision.write == ""
     assert "mxcheck itself is broken" in failed.message
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         assert session.checks() == ()
 
 
 def test_one_digest_for_products_of_two_types_fails_every_case() -> None:
-    with applied(catalogue()["arithmetic_of_another_type"]), Session(SHORT) as session:
+    with applied(catalogue()["arithmetic_of_another_type"]), ModelSession(SHORT) as session:
         (failed,) = session.checks()
     assert failed.message.startswith("products in fp32 and in bf16 have one digest")
 
@@ -128,7 +128,7 @@ def kept(what: str) -> Fault:
 def test_what_is_kept_by_model_and_recipe_is_seen(what: str, words: str) -> None:
     from mxcheck.measure import measure_case as module
 
-    with applied(kept(what)), Session(SHORT) as session:
+    with applied(kept(what)), ModelSession(SHORT) as session:
         measure_case(session, CASE)
         (failed,) = session.checks()
     assert failed.message.startswith("mxcheck does not measure what it shows: one weight of ")
@@ -137,13 +137,13 @@ def test_what_is_kept_by_model_and_recipe_is_seen(what: str, words: str) -> None
 
 
 def test_a_check_of_the_bench_leaves_it_as_it_was() -> None:
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         first = measure_case(session, CASE)
         model = session.resident("ref-llama").loaded.model
         assert session.live
         assert measure_case(session, CASE) == first
         convert(model, recipe("mxfp8_e4m3", tier="A")).undo()
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         before = {
             name: value.clone()
             for name, value in session.resident("ref-llama").loaded.model.state_dict().items()
@@ -155,7 +155,7 @@ def test_a_check_of_the_bench_leaves_it_as_it_was() -> None:
 
 @pytest.mark.parametrize("how", ["one parameter", "one memory"])
 def test_a_weight_that_two_modules_share_is_left_alone(how: str) -> None:
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         attention = session.resident("ref-llama").loaded.model.get_submodule("model.layers.0.self_attn")
         keys: Any = attention.get_submodule("k_proj")
         values: Any = attention.get_submodule("v_proj")
@@ -170,7 +170,7 @@ def test_a_weight_that_two_modules_share_is_left_alone(how: str) -> None:
 
 
 def test_nothing_is_tried_where_all_weights_are_shared() -> None:
-    with Session(SHORT) as session:
+    with ModelSession(SHORT) as session:
         model = session.resident("ref-llama").loaded.model
         record = measure_case(session, CASE)
         assert live_trials._chosen(record, model) in record.digests
@@ -183,7 +183,7 @@ def test_nothing_is_tried_where_all_weights_are_shared() -> None:
 
 @pytest.mark.parametrize("length", [2, 3, 16])
 def test_a_short_text_and_a_weight_that_it_does_not_feel(length: int) -> None:
-    with Session(Measuring(max_samples=1, sequence_length=length)) as session:
+    with ModelSession(Measuring(max_samples=1, sequence_length=length)) as session:
         model = session.resident("ref-llama").loaded.model
         model.get_submodule("model.layers.0.self_attn.o_proj").get_parameter("weight").zero_()
         measure_case(session, replace(CASE, tier="B"))
@@ -194,7 +194,7 @@ def test_a_short_text_and_a_weight_that_it_does_not_feel(length: int) -> None:
 def test_canaries_are_measured_before_the_first_case(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(module, "broken_measuring", lambda: order.append("canaries") or "")
-    with Session(SHORT, tell=lambda told: order.append(str(told["do"]))) as session:
+    with ModelSession(SHORT, tell=lambda told: order.append(str(told["do"]))) as session:
         measure_case(session, CASE)
     assert order[0] == "canaries"
     assert order.count("canaries") == 1
@@ -235,7 +235,7 @@ def test_memory_that_runs_out_in_a_check_is_asked_for_once_more(
 
     monkeypatch.setattr(*place, once)
     host = Host()
-    with Session(SHORT, host=host) as session:
+    with ModelSession(SHORT, host=host) as session:
         measure_case(session, CASE)
         assert session.checks() == ()
     assert host.whole[-1]

@@ -7,7 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from mxcheck.models.zoo.known_models import REFERENCE_MODELS
-from mxcheck.pytest_plugin.options.mx_options import LISTS, MOST, PRESETS, VALUES, Options, given, own_options
+from mxcheck.pytest_plugin.options.mx_options import (
+    LISTS,
+    MOST,
+    PRESETS,
+    VALUES,
+    Options,
+    any_mx_option,
+    own_options,
+)
 from mxcheck.pytest_plugin.options.settings import Settings
 from mxcheck.run.default_gate import FEW_PRECISIONS
 
@@ -332,7 +340,7 @@ def test_errors(lay: Lay, words: tuple[str, ...], ini: str, error: str) -> None:
 def test_a_run_is_about_us_where_it_says_so(
     configure: Configure, words: tuple[str, ...], ini: str, expected: bool
 ) -> None:
-    assert given(configure(*words, ini=ini)) is expected
+    assert any_mx_option(configure(*words, ini=ini)) is expected
 
 
 @pytest.mark.parametrize(

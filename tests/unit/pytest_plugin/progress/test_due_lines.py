@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 
 from mxcheck.pytest_plugin.progress.live import Due
-from mxcheck.reporting.progress import Board, Expected
+from mxcheck.reporting.progress import Expected, RunProgress
 
 WAIT = {"do": "wait", "model": "m", "why": "device 0 is taken"}
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board(expected=Expected(cases={"a": 1.0, "b": 1.0}))
+def board() -> RunProgress:
+    return RunProgress(expected=Expected(cases={"a": 1.0, "b": 1.0}))
 
 
 def lines(due: Due, seconds: range) -> dict[int, str]:
     return {now: line for now in seconds if (line := due.at(float(now))) is not None}
 
 
-def test_a_step_without_events_is_told_of_each_period(board: Board) -> None:
+def test_a_step_without_events_is_told_of_each_period(board: RunProgress) -> None:
     """As the noise of a new baseline, which takes minutes."""
     due = Due(board, period=10.0, quiet=False)
     board.heard("main", {"do": "step", "what": "m: noise of 2 cases"}, 0.0)
@@ -28,7 +28,7 @@ def test_a_step_without_events_is_told_of_each_period(board: Board) -> None:
     assert set(told.values()) == {"mxcheck: 0 of 2 cases; main m: noise of 2 cases"}
 
 
-def test_nothing_is_told_once_every_case_has_ended(board: Board) -> None:
+def test_nothing_is_told_once_every_case_has_ended(board: RunProgress) -> None:
     """Other tests may take half an hour more."""
     due = Due(board, period=10.0, quiet=False)
     board.case_ended("a", 1.0)
@@ -37,7 +37,7 @@ def test_nothing_is_told_once_every_case_has_ended(board: Board) -> None:
     assert lines(due, range(15, 100)) == {}
 
 
-def test_a_run_that_waits_says_so_at_once_and_then_each_period(board: Board) -> None:
+def test_a_run_that_waits_says_so_at_once_and_then_each_period(board: RunProgress) -> None:
     due = Due(board, period=10.0, quiet=False)
     assert lines(due, range(3)) == {}
     board.heard("main", WAIT, 3.0)
@@ -46,7 +46,7 @@ def test_a_run_that_waits_says_so_at_once_and_then_each_period(board: Board) -> 
     assert told[3] == "mxcheck: 0 of 2 cases; main m waits: device 0 is taken"
 
 
-def test_a_quiet_run_says_one_line_when_it_waits(board: Board) -> None:
+def test_a_quiet_run_says_one_line_when_it_waits(board: RunProgress) -> None:
     due = Due(board, period=10.0, quiet=True)
     board.heard("main", {"do": "step", "what": "m loading"}, 0.0)
     assert lines(due, range(30)) == {}

@@ -12,15 +12,15 @@ import pytest
 
 from mxcheck.pytest_plugin.progress import live
 from mxcheck.pytest_plugin.progress.live import Due
-from mxcheck.reporting.progress import Board, Expected
+from mxcheck.reporting.progress import Expected, RunProgress
 
 HOSTILE = "[red]m[/red]\x1b[2J waits"
 SHOWN = r"[red]m[/red]\x1b[2J waits"
 
 
 @pytest.fixture
-def board() -> Board:
-    made = Board(expected=Expected(cases={"a": 1.0}))
+def board() -> RunProgress:
+    made = RunProgress(expected=Expected(cases={"a": 1.0}))
     made.heard("main", {"do": "step", "what": HOSTILE}, 0.0)
     return made
 
@@ -29,7 +29,7 @@ def reporter(file: Any) -> Any:
     return SimpleNamespace(_tw=SimpleNamespace(_file=file, width_of_current_line=0))
 
 
-def test_a_table(tmp_path: Path, board: Board) -> None:
+def test_a_table(tmp_path: Path, board: RunProgress) -> None:
     path = tmp_path / "terminal"
     with path.open("w") as file:
         screen = live._Screen(reporter(file), board, threading.RLock())
@@ -38,7 +38,7 @@ def test_a_table(tmp_path: Path, board: Board) -> None:
     assert "\x1b[2J" not in path.read_text()
 
 
-def test_a_line(tmp_path: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line(tmp_path: Path, board: RunProgress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_LOOK", 0.01)
     path = tmp_path / "log"
     with path.open("w") as file:
