@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from mxcheck.files.printed import WORDS, one_line
 from mxcheck.formats.choices import unknown
+from mxcheck.kernels.registry import offered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,14 +154,7 @@ def as_metrics(metrics: Mapping[str, MetricFunction] | Sequence[Metric]) -> tupl
 def _known() -> dict[str, MetricFunction | str]:
     """Return name -> function, or its place: decorated functions, then those that installed packages
     offer."""
-    known: dict[str, MetricFunction | str] = dict(_DECORATED)
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name in known:
-            raise ValueError(
-                f"entry point {entry.name!r} of {ENTRY_POINTS} ({entry.value}): the name is taken"
-            )
-        known[entry.name] = entry.value
-    return known
+    return {**_DECORATED, **offered(ENTRY_POINTS, taken=_DECORATED)}
 
 
 def _check_name(name: str) -> None:

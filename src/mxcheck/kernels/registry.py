@@ -6,7 +6,7 @@ A package offers a cast by an entry point in the group `mxcheck.kernels`, whose 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -129,13 +129,20 @@ def implementations() -> Mapping[str, Implementation]:
     """
     found = {one.name: one for one in _HOUSE}
     peers = {one.name: one for one in _PEERS}
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name in found or entry.name in peers:
-            raise ValueError(
-                f"entry point {entry.name!r} of {ENTRY_POINTS} ({entry.value}): the name is taken"
-            )
-        found[entry.name] = Implementation(name=entry.name, target=entry.value)
+    for name, target in offered(ENTRY_POINTS, taken=[*found, *peers]).items():
+        found[name] = Implementation(name=name, target=target)
     return MappingProxyType({**found, **peers})
+
+
+def offered(group: str, *, taken: Iterable[str]) -> dict[str, str]:
+    """Return name -> `package.module:function` of what installed packages offer by entry points of a group.
+    Raises ValueError for a name that is taken."""
+    names, found = set(taken), dict[str, str]()
+    for entry in entry_points(group=group):
+        if entry.name in names or entry.name in found:
+            raise ValueError(f"entry point {entry.name!r} of {group} ({entry.value}): the name is taken")
+        found[entry.name] = entry.value
+    return found
 
 
 def implementation(name: str) -> Implementation:

@@ -56,10 +56,9 @@ def offer(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
     """Installed packages that offer these metrics."""
 
     def entry_points(*, group: str) -> list[EntryPoint]:
-        assert group == "mxcheck.metrics"
-        return [EntryPoint(name, value, group) for name, value in entries]
+        return [EntryPoint(name, value, group) for name, value in entries if group == "mxcheck.metrics"]
 
-    monkeypatch.setattr(module, "entry_points", entry_points)
+    monkeypatch.setattr("mxcheck.kernels.registry.entry_points", entry_points)
 
 
 @pytest.fixture

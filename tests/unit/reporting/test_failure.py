@@ -124,8 +124,10 @@ def test_the_cause_follows_what_failed() -> None:
     assert lines[1].startswith("  also step 6 (drift): KL")
     assert lines[2:4] == [
         "  cause: conversion: weights are cast as accepted, but other operands enter the products",
-        "  look first at: models/conversion/linear.py and models/conversion/product_hooks.py: "
-        "activations' cast, bias, weights' values",
+        (
+            "  look first at: models/conversion/linear.py and models/conversion/product_hooks.py: "
+            "activations' cast, bias, weights' values"
+        ),
     ]
 
 
