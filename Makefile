@@ -89,7 +89,7 @@ floors: ## both suites with the oldest versions that pyproject.toml allows, in a
 	$(PYTHON) tools/floors.py > build/floors/constraints.txt
 	PIP_CONSTRAINT=build/floors/constraints.txt build/floors/bin/python -m pip install --quiet --disable-pip-version-check \
 	  '.[models,xdist,gpu]'
-	$(OFFLINE) build/floors/bin/pytest tests/kernels tests/models -n 2 -o filterwarnings=default
+	$(OFFLINE) build/floors/bin/pytest tests/kernels tests/models -n 2
 
 compare-te: $(STAMP) ## compare the rule reciprocal on every fp32 amax with Transformer Engine's public formula
 	OMP_NUM_THREADS=1 $(BIN)/python tools/hold_te.py amax
