@@ -3,8 +3,8 @@
     python tools/sample_long_text.py [--text FILE ...]
 
 long-llama is ref-llama with a larger rotary base (`mxcheck.models.zoo.known_models`). With `--text`, the
-cross-entropy on that text is shown by quarters of 1,024 positions, beside ref-llama's with its own base. Writes
-the tokens anew.
+cross-entropy on that text is shown by quarters of 1,024 positions, beside ref-llama's with its own base.
+Writes the tokens anew.
 """
 
 from __future__ import annotations

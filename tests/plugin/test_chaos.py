@@ -17,7 +17,7 @@ from simulated_host import Host, Memory, draw_models
 from mxcheck.gate.baseline import encode
 from mxcheck.scheduling.ledger import Ledger
 
-RUNS = 50
+RUNS = 20
 #: In processes of this many runs each, so that `-n` spreads them.
 BATCH = 10
 #: A run takes a few seconds; what takes this long hangs.

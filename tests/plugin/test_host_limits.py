@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from gate_project import CONFTEST, Project
+from passing_gate import PASSING
 
 from mxcheck.pytest_plugin.cases.cost import estimate
 from mxcheck.scheduling.devices import cores
@@ -45,7 +46,11 @@ def test_a_ledger_that_cannot_be_written(project: Project, workers: str) -> None
     line = usage_error(project, "-n", workers)
     assert "leases cannot be used (FileExistsError: " in line or "(NotADirectoryError: " in line
     assert "--mx-leases=DIR or $MXCHECK_LEASES" in line
-    run = project.gate(*RUN, "-n", workers, "--mx-leases", "elsewhere")
+
+
+def test_they_can_lie_elsewhere(project: Project) -> None:
+    (project.directory / "leases").write_text("a file\n")
+    run = project.gate(*RUN, "--mx-leases", "elsewhere")
     assert run.code == 1, run.output  # no baseline: it ran
     assert (project.directory / "elsewhere" / "leases.json").is_file()
 
@@ -82,11 +87,13 @@ def test_a_model_larger_than_the_host(project: Project) -> None:
 
 def test_auto_gives_no_more_workers_than_memory_holds(project: Project) -> None:
     pretend(project, 1.6)
+    (project.directory / "conftest.py").write_text(PASSING)
     run = project.gate(*RUN, "-n", "auto")
     assert "created: 1/1 worker" in run.output, run.output
 
 
 def test_as_many_workers_as_the_host_has_places(project: Project) -> None:
+    (project.directory / "conftest.py").write_text(PASSING)
     run = project.gate(*RUN, "-n", "auto", "--mx-workers-per-device", "2")
     assert f"created: {2 * cores()}/{2 * cores()} workers" in run.output, run.output
     run = project.gate(*RUN, "-n", "auto", PYTEST_XDIST_AUTO_NUM_WORKERS="3")
@@ -121,6 +128,7 @@ def test_other_runs_keep_their_number_of_workers_and_scheduler(project: Project)
 
 
 def test_other_schedulers_are_respected(project: Project) -> None:
+    (project.directory / "conftest.py").write_text(PASSING)
     for words, name in (
         (("--dist", "worksteal"), "WorkStealingScheduling"),
         (("--dist", "load"), "LoadScheduling"),
@@ -192,11 +200,17 @@ def test_waiting_is_told_and_is_no_hang(project: Project) -> None:
 
 
 def test_without_faulthandler(project: Project) -> None:
+    """And at the end the lease is given back, and nothing of the run is left."""
     run = project.gate(*RUN, "-p", "no:faulthandler")
     assert list(run.verdicts().values()) == ["FAIL missing"], run.output
+    assert not project.baselines.exists()
+    folder = project.directory / "leases"
+    assert '"leases": []' in (folder / "leases.json").read_text()
+    assert [path.name for path in folder.iterdir() if path.name.startswith("holder")] == []
 
 
-def test_cases_beside_other_tests_do_not_keep_the_host(project: Project) -> None:
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_cases_beside_other_tests_do_not_keep_the_host(project: Project, workers: str) -> None:
     """The lease of the last model is given back before the next test, which is none of its cases."""
     (project.directory / "test_theirs.py").write_text(
         "import os\n"
@@ -206,14 +220,5 @@ def test_cases_beside_other_tests_do_not_keep_the_host(project: Project) -> None
         "def test_theirs():\n"
         "    assert Ledger(Path(os.environ['MXCHECK_LEASES'])).leases() == []\n"
     )
-    run = project.pytest("test_theirs.py", *RUN, "-p", "no:randomly")
+    run = project.pytest("test_theirs.py", *RUN, "-n", workers)
     assert "1 failed, 1 passed" in run.output, run.output  # the case has no baseline
-    run = project.pytest("test_theirs.py", *RUN, "-n", "1")
-    assert "1 failed, 1 passed" in run.output, run.output
-
-
-def test_leases_are_given_back_at_the_end(project: Project) -> None:
-    project.gate(*RUN)
-    folder = project.directory / "leases"
-    assert '"leases": []' in (folder / "leases.json").read_text()
-    assert [path.name for path in folder.iterdir() if path.name.startswith("holder")] == []

@@ -217,7 +217,7 @@ def test_entry_point(project: Project, offered: Path) -> None:
 
 def test_matrix_and_reports(kernels: Project) -> None:
     """Printed once, by the controller, and written: the same whatever the number of workers."""
-    words = ("--mx-kernel", "eager,eager_values,my_casts:quantize,broken:f", "-m", "mxint8")
+    words = ("--mx-kernel", "eager,eager_values,my_casts:quantize,broken:f", "-m", "mxint8", "-k", "ceil")
     (kernels.directory / "broken.py").write_text("raise OSError('libcudart.so: no such file')\n")
     written = {}
     for workers in ("0", "2"):
@@ -235,12 +235,12 @@ def test_matrix_and_reports(kernels: Project) -> None:
     for text in (table, page):
         assert "not supported, my_casts.quantize: my_casts has only mxfp8_e4m3-floor, not mxint8" in text
     rows = json.loads(data)
-    assert len({(row["implementation"], row["rule"]) for row in rows}) == len(rows) == 4 * 6
+    assert len({(row["implementation"], row["rule"]) for row in rows}) == len(rows) == 4 * 2
     assert Counter((row["implementation"], row["verdict"]) for row in rows) == {
-        ("eager", "exact"): 6,
-        ("eager_values", "exact"): 6,
-        ("my_casts.quantize", "unsupported"): 6,
-        ("broken.f", "error"): 6,
+        ("eager", "exact"): 2,
+        ("eager_values", "exact"): 2,
+        ("my_casts.quantize", "unsupported"): 2,
+        ("broken.f", "error"): 2,
     }
     assert {row["elements"] > 100_000 for row in rows if row["verdict"] == "exact"} == {True}
 
@@ -440,8 +440,6 @@ def test_rule_and_rounding_are_part_of_the_name(project: Project) -> None:
     recipe = json.loads(project.files()[f"ref-llama/{name}.json"])["recipe"]
     weights = recipe["roles"]["mlp"]["weights"]
     assert (weights["scale_rule"], weights["rounding"]) == ("rceil", "away")
-    run = project.gate(*words)
-    assert (run.code, run.verdicts()) == (0, {f"ref-llama-{name}": "pass"}), run.output
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,10 @@ def figures(run: Run) -> list[dict[str, Any]]:
 
 
 def test_the_gate_measures_the_same(accepted: Project) -> None:
-    plain = figures(accepted.gate(*GATE, OMP_NUM_THREADS="1"))
+    words = (*GATE, "--mx-max-samples", "4", "--mx-measure")
+    plain = figures(accepted.gate(*words, OMP_NUM_THREADS="1"))
     conftest(accepted, OTHERWISE)
-    otherwise = figures(accepted.gate(*GATE, OMP_NUM_THREADS="1"))
+    otherwise = figures(accepted.gate(*words, OMP_NUM_THREADS="1"))
     assert otherwise == plain
     assert len(plain) == 1
 

@@ -42,15 +42,13 @@ def test_what_is_accepted_is_what_another_script_found() -> None:
 
 
 @made
-def test_four_cases_of_the_gate(project: Project) -> None:
+def test_two_cases_of_the_gate(project: Project) -> None:
     """Through the real pytest, as `make gate-real` runs them; elsewhere within the measured noise."""
     run = project.gate(
         *(f"--mx-models={NAME}={MODEL}", f"--mx-baselines={BASELINES.parent}", "--mx-tier", "B"),
-        *("-k", "fp32 or fp8_e4m3 or mxint8"),
+        *("-k", "fp32 or fp8_e4m3 and not rceil"),
     )
-    assert run.verdicts() == {
-        f"{NAME}-{stage}": "pass" for stage in ("fp32", "mxfp8_e4m3-B", "mxfp8_e4m3-B+rceil", "mxint8-B")
-    }, run.output
+    assert run.verdicts() == {f"{NAME}-{stage}": "pass" for stage in ("fp32", "mxfp8_e4m3-B")}, run.output
     assert run.code == 0
 
 

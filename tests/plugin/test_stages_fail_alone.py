@@ -128,30 +128,30 @@ def cast(x, spec):
 
 @pytest.fixture
 def breaking(project: Project) -> tuple[str, ...]:
-    """Words of a run of five formats, of which two break: one in the middle, so that others come after it."""
+    """Words of a run of four formats, of which two break, each with another after it."""
     from transformers import AutoConfig
 
     from mxcheck.models.zoo.known_models import model_source
 
     width = AutoConfig.from_pretrained(model_source("ref-llama").location).intermediate_size
     (project.directory / "my_kernels.py").write_text(_KERNELS.replace("WIDTH", str(width)))
-    formats = "fp8_e4m3,fp8_e5m2,fp6_e2m3,mxint8,fp4_e3m0"
+    formats = "fp8_e5m2,fp8_e4m3,mxint8,fp4_e3m0"
     return (*FEW, "--mx-models", "ref-llama", "--mx-kernel", "my_kernels:cast", "--mx-precision", formats)
 
 
 def test_a_stage_out_of_memory_and_one_with_nan(project: Project, breaking: tuple[str, ...]) -> None:
     """While baselines are accepted, which measures all of them again in other processes, and afterwards."""
     broken = {f"ref-llama-{name}-A+{LABEL}" for name in ("fp8_e5m2", "mxint8")}
-    for word, more in (("accepted", ("--snapshot-update",)), ("pass", ("-n", "2"))):
+    for word, more in (("accepted", ("--snapshot-update",)), ("pass", ("-n", "1"))):
         run = project.gate(*breaking, *more)
         verdicts = run.verdicts()
         assert run.code == 1, run.output
         assert {name for name, verdict in verdicts.items() if verdict == "ERROR"} == broken, run.output
         assert {verdict for name, verdict in verdicts.items() if name not in broken} == {word}, run.output
-        assert len(verdicts) == 5
+        assert len(verdicts) == 4
         assert f"ref-llama-mxfp8_e5m2-A+{LABEL}: out of memory on cpu: " in run.output
         assert "lower --mx-batch-size or --mx-sequence-length" in run.output
         culprit = "the first module to produce NaN or infinity is model.layers.0.mlp.down_proj (Linear)"
         assert f"ref-llama-mxint8-A+{LABEL}: logits are not finite: {culprit}" in run.output
         assert "Traceback" not in run.output
-    assert len(project.files()) == 3
+    assert len(project.files()) == 2
