@@ -10,7 +10,7 @@ import pytest
 from gate_project import CONFTEST, Project
 from passing_gate import PASSING
 
-from mxcheck.pytest_plugin.cases.cost import estimate
+from mxcheck.run.cost import estimate
 from mxcheck.scheduling.devices import cores
 
 RUN = (

@@ -406,7 +406,7 @@ _RECIPES = {
 
 
 def _recipes(data: bytes, folder: Path) -> None:
-    from mxcheck.pytest_plugin.cases.own_recipes import own_recipes
+    from mxcheck.run.own_recipes import own_recipes
 
     (folder / "pyproject.toml").write_bytes(data)
     for recipe in own_recipes(folder / "pyproject.toml", kernel="eager").values():

@@ -15,7 +15,7 @@ from gate_project import WITH_VALIDATION
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import Outcome
-from mxcheck.pytest_plugin.options.settings import read_settings
+from mxcheck.pytest_plugin.options.read_settings import read_settings
 from validation.faults.catalogued import catalogue
 from validation.faults.fault import Fault, Setting, applied
 from validation.sensitivity import model_run, reduced_gate

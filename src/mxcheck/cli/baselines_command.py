@@ -20,10 +20,10 @@ from mxcheck.gate.shipped import BASELINES
 from mxcheck.models.recipes.ladder import ALL_LINEARS, LADDER, WHOLE_MODEL, with_tiers
 from mxcheck.models.zoo.known_models import REFERENCE_MODELS, known_labels
 from mxcheck.models.zoo.weight_files import TOKENS
-from mxcheck.pytest_plugin.cases.own_recipes import own_recipes
 from mxcheck.reporting.baseline_tables import diff_table, list_table, read_directory, read_revision
 from mxcheck.reporting.detectable_table import detectable_table
 from mxcheck.reporting.screen import console, say
+from mxcheck.run.own_recipes import own_recipes
 
 
 def add_commands(commands: Any) -> None:

@@ -17,9 +17,9 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.shipped import BASELINES
 from mxcheck.gate.verdict import judge
 from mxcheck.models.zoo.known_models import known_labels
-from mxcheck.pytest_plugin.cases.own_recipes import own_recipes
 from mxcheck.reporting.baseline_tables import read_directory
 from mxcheck.reporting.screen import console, say
+from mxcheck.run.own_recipes import own_recipes
 
 
 def add_commands(commands: Any) -> None:

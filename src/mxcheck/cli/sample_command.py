@@ -12,8 +12,8 @@ from mxcheck.gate.case import named_model
 from mxcheck.gate.shipped import BASELINES
 from mxcheck.models.zoo.known_models import REFERENCE_MODELS, model_source
 from mxcheck.models.zoo.weight_files import TOKENS
-from mxcheck.pytest_plugin.options.mx_options import DTYPES
 from mxcheck.reporting.screen import Screen, say
+from mxcheck.run.option_choices import DTYPES
 
 
 def add_commands(commands: Any) -> None:

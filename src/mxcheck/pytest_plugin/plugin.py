@@ -34,8 +34,8 @@ from mxcheck.pytest_plugin.options.neighbours import (
     require_docstrings,
     require_syrupy,
 )
+from mxcheck.pytest_plugin.options.read_settings import settings
 from mxcheck.pytest_plugin.options.rootdir import check_root
-from mxcheck.pytest_plugin.options.settings import settings
 from mxcheck.pytest_plugin.xdist.wire import put_on_report
 
 if TYPE_CHECKING:

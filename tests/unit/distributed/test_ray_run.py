@@ -7,7 +7,7 @@ from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskCancelledE
 
 from mxcheck.distributed import ray_run
 from mxcheck.distributed.run_plan import PlannedModel
-from mxcheck.pytest_plugin.cases.cost import UNKNOWN
+from mxcheck.run.cost import UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mxcheck.pytest_plugin.options.settings import Settings, read_settings
+from mxcheck.pytest_plugin.options.read_settings import read_settings
+from mxcheck.run.settings import Settings
 
 Configure = Callable[..., pytest.Config]
 Lay = Callable[..., Settings]

@@ -247,7 +247,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Of several tiers that are asked for the last one is not run.",
         source="a porter's slip: a range that ends one too early",
         changes=rewrite(
-            "mxcheck.pytest_plugin.cases.laid_out_cases:chosen_tiers",
+            "mxcheck.run.laid_out_cases:chosen_tiers",
             returned(nth=3),
             to="([tier for tier in everywhere if tier in named] or ['B'])[: max(1, len(named) - 1)]",
         ),

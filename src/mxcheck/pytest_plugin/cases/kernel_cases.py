@@ -17,7 +17,7 @@ from mxcheck.formats.aliases import aliases_of, precision_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.kernels.names_in_source import check_has
 from mxcheck.kernels.registry import PRODUCTS, Implementation, implementation, implementations
-from mxcheck.pytest_plugin.options.settings import Settings
+from mxcheck.run.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,10 @@ from mxcheck.gate.baseline import BaselineError, read
 from mxcheck.gate.case import Case
 from mxcheck.gate.orderings import ORDERINGS, Deviation, Ordering, OrderingResult, Shown, compare, deviation
 from mxcheck.gate.shipped import in_force
-from mxcheck.pytest_plugin.cases.laid_out_cases import chosen_precisions
 from mxcheck.pytest_plugin.options.mx_options import Options
-from mxcheck.pytest_plugin.options.settings import Settings
 from mxcheck.run.default_gate import WHOLE_LADDER
+from mxcheck.run.laid_out_cases import chosen_precisions
+from mxcheck.run.settings import Settings
 
 #: Permitted results of a comparison for each expected one. An order that was undecided may become clear.
 _ALLOWED: dict[Shown, tuple[Shown, ...]] = {

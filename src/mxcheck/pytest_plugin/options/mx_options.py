@@ -13,21 +13,18 @@ from mxcheck.evaluation.corpus_names import CORPORA
 from mxcheck.formats.aliases import own_name, own_precision
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.choices import choose, unknown
-from mxcheck.formats.elements import ELEMENT_FORMATS
-from mxcheck.formats.spec import E8M0_RULES, ROUNDINGS
 from mxcheck.gate.shipped import BASELINES
 from mxcheck.kernels.device_choice import DEVICES
-from mxcheck.models.recipes.ladder import BF16, GROUPS, LADDER, MIXED_TIERS, TIERS
+from mxcheck.models.recipes.ladder import GROUPS, LADDER, MIXED_TIERS, TIERS
 from mxcheck.run.measurement_settings import DEFAULT_LENGTH, DEFAULT_SAMPLES
+from mxcheck.run.option_choices import (
+    BLOCK_SIZES,
+    DTYPES,
+    ELEMENTWISE,
+    MODEL_ROUNDINGS,
+    MODEL_SCALE_RULES,
+)
 
-MODEL_SCALE_RULES = E8M0_RULES
-# Stochastic rounding needs a random integer for each element of each activation; the kernel suite provides
-# them.
-MODEL_ROUNDINGS = tuple(rounding for rounding in ROUNDINGS if rounding != "stochastic")
-AXES = tuple(map(str, range(-4, 4)))
-BLOCK_SIZES = ("16", "32", "64", "128")
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-ELEMENTWISE = (BF16, *ELEMENT_FORMATS)
 DEFAULT_MIN_FREE_RATIO = 0.5
 #: Options that do not affect the measurement.
 _ASIDE = frozenset(

@@ -20,8 +20,7 @@ from mxcheck.gate.shipped import taken_from_ours
 from mxcheck.measure.kernel_asked import OWN
 from mxcheck.models.zoo.cards import GIB
 from mxcheck.models.zoo.known_models import known_labels
-from mxcheck.pytest_plugin.cases.cost import estimated
-from mxcheck.pytest_plugin.options.settings import Settings, settings
+from mxcheck.pytest_plugin.options.read_settings import settings
 from mxcheck.pytest_plugin.progress.live import PLUGIN
 from mxcheck.pytest_plugin.xdist.placement_plan import (
     check_host,
@@ -31,6 +30,8 @@ from mxcheck.pytest_plugin.xdist.placement_plan import (
     selected_cases,
 )
 from mxcheck.pytest_plugin.xdist.wire import sent_cell, sent_result
+from mxcheck.run.cost import estimated
+from mxcheck.run.settings import Settings
 
 
 class RunReport:

@@ -14,9 +14,9 @@ from mxcheck.files.printed import printable
 from mxcheck.files.write import WriteError, write_text
 from mxcheck.pytest_plugin.options.neighbours import is_update
 from mxcheck.pytest_plugin.options.selection import collected, narrowing
-from mxcheck.pytest_plugin.options.settings import Settings
 from mxcheck.pytest_plugin.progress.run_report import RunReport
 from mxcheck.pytest_plugin.xdist.placement_plan import parameter_of
+from mxcheck.run.settings import Settings
 from mxcheck.scheduling.split_models import Shard
 
 if TYPE_CHECKING:

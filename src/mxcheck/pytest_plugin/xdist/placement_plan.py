@@ -13,10 +13,11 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult
 from mxcheck.models.zoo.cards import GIB
 from mxcheck.models.zoo.footprint import Footprint
-from mxcheck.pytest_plugin.cases.cost import UNKNOWN, case_seconds, estimated, stored_key
 from mxcheck.pytest_plugin.fixtures.leasing import host_devices, looks_for_gpus, request_for
 from mxcheck.pytest_plugin.options.neighbours import is_update
-from mxcheck.pytest_plugin.options.settings import Settings, settings
+from mxcheck.pytest_plugin.options.read_settings import settings
+from mxcheck.run.cost import UNKNOWN, case_seconds, estimated, stored_key
+from mxcheck.run.settings import Settings
 from mxcheck.scheduling.devices import CPU, Device
 from mxcheck.scheduling.ledger import Ledger
 from mxcheck.scheduling.placement import Group, Item, Placement

@@ -16,10 +16,11 @@ import pytest
 
 from mxcheck.distributed.run_plan import PLAN_FILE, Plan, PlannedModel
 from mxcheck.gate.case import Case
-from mxcheck.pytest_plugin.cases.cost import UNKNOWN, estimated, nominal_seconds
 from mxcheck.pytest_plugin.options.neighbours import is_update
-from mxcheck.pytest_plugin.options.settings import Settings, settings
+from mxcheck.pytest_plugin.options.read_settings import settings
 from mxcheck.pytest_plugin.xdist.placement_plan import selected_cases
+from mxcheck.run.cost import UNKNOWN, estimated, nominal_seconds
+from mxcheck.run.settings import Settings
 from mxcheck.scheduling.split_models import split
 
 

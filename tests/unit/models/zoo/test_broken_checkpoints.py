@@ -18,7 +18,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from mxcheck.models.zoo import load as loader
 from mxcheck.models.zoo.load import load
 from mxcheck.models.zoo.refusal import LINE, RefusedError, reading, refused
-from mxcheck.pytest_plugin.cases.cost import estimate
+from mxcheck.run.cost import estimate
 
 ROOT = Path(__file__).parents[4]
 

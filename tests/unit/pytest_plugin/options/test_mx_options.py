@@ -16,8 +16,8 @@ from mxcheck.pytest_plugin.options.mx_options import (
     any_mx_option,
     own_options,
 )
-from mxcheck.pytest_plugin.options.settings import Settings
 from mxcheck.run.default_gate import FEW_PRECISIONS
+from mxcheck.run.settings import Settings
 
 Configure = Callable[..., pytest.Config]
 Lay = Callable[..., Settings]

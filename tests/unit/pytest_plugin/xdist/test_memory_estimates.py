@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mxcheck.models.zoo.known_models import MADE_MODELS
-from mxcheck.pytest_plugin.cases.cost import estimate
+from mxcheck.run.cost import estimate
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mxcheck.pytest_plugin.options.settings import Settings, read_settings
+from mxcheck.pytest_plugin.options.read_settings import read_settings
 from mxcheck.pytest_plugin.xdist.placement_plan import case_of, check_host, parameter_of, plan, seconds_of
+from mxcheck.run.settings import Settings
 
 Configure = Callable[..., pytest.Config]
 WORDS = (

@@ -11,8 +11,8 @@ from unittest import mock
 import pytest
 
 from mxcheck.distributed.collect_plan import plan_run
-from mxcheck.pytest_plugin.options.settings import Settings
 from mxcheck.pytest_plugin.xdist.plan_writer import make_plan
+from mxcheck.run.settings import Settings
 
 Lay = Callable[..., Settings]
 MODELS = "ref-llama,ref-neo,ref-moe,llama-3.1-8b"

@@ -11,8 +11,8 @@ import pytest
 from mxcheck.models.recipes import ladder
 from mxcheck.models.recipes.ladder import LADDER, MX, ROLES, with_tiers
 from mxcheck.models.recipes.recipe import Recipe, recipe
-from mxcheck.pytest_plugin.cases.laid_out_cases import Changes
-from mxcheck.pytest_plugin.options.settings import Settings
+from mxcheck.run.laid_out_cases import Changes
+from mxcheck.run.settings import Settings
 
 Lay = Callable[..., Settings]
 

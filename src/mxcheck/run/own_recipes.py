@@ -20,7 +20,7 @@ from mxcheck.formats.choices import unknown
 from mxcheck.gate.case import check_recipe_name
 from mxcheck.models.recipes.ladder import LADDER, ROLES
 from mxcheck.models.recipes.recipe import Casts, Operand, Recipe
-from mxcheck.pytest_plugin.options.mx_options import MODEL_ROUNDINGS
+from mxcheck.run.option_choices import MODEL_ROUNDINGS
 
 _OPERAND = ("format", "block_size", "scale_rule", "rounding")
 _WHOLE = ("attention_products", "outputs", "elementwise")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,55 +22,18 @@ from mxcheck.gate.shipped import BASELINES
 from mxcheck.kernels.device_choice import DEVICES
 from mxcheck.models.recipes.recipe import Recipe
 from mxcheck.models.zoo.known_models import REFERENCE_MODELS, known_labels, model_source
-from mxcheck.pytest_plugin.cases.cost import nominal_seconds
-from mxcheck.pytest_plugin.cases.laid_out_cases import lay_out, left_out
-from mxcheck.pytest_plugin.cases.own_recipes import own_recipes
-from mxcheck.pytest_plugin.options.mx_options import (
-    AXES,
-    BLOCK_SIZES,
-    DEFAULT_MIN_FREE_RATIO,
-    DTYPES,
-    MODEL_ROUNDINGS,
-    MODEL_SCALE_RULES,
-    Options,
-)
+from mxcheck.pytest_plugin.options.mx_options import DEFAULT_MIN_FREE_RATIO, Options
 from mxcheck.pytest_plugin.options.selection import kernels_alone
+from mxcheck.run.cost import nominal_seconds
 from mxcheck.run.default_gate import FEW_PRECISIONS
 from mxcheck.run.ladder_cases import Changes
-from mxcheck.run.measurement_settings import DEFAULT_SAMPLES, Measuring
+from mxcheck.run.laid_out_cases import lay_out, left_out
+from mxcheck.run.measurement_settings import DEFAULT_SAMPLES
+from mxcheck.run.option_choices import AXES, BLOCK_SIZES, DTYPES, MODEL_ROUNDINGS, MODEL_SCALE_RULES
+from mxcheck.run.own_recipes import own_recipes
+from mxcheck.run.settings import Settings
 from mxcheck.scheduling.ledger import default_folder
 from mxcheck.scheduling.split_models import Shard, parse_shard, split
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(Measuring):
-    """A run's settings: plain data, the same in controller and workers."""
-
-    own: tuple[str, ...]  # names of the user's recipes, whether they run or not
-    left_out: tuple[str, ...]  # precisions whose library is not installed, where none was named
-    scale_rule: str
-    rounding: str
-    block_size: int
-    kernels: tuple[str, ...]  # as named; empty: each suite's default
-    level: str
-    narrowing: Narrowing  # of the kernel suite
-    microxcaling: str
-    report: Path | None
-    min_free_ratio: float
-    workers_per_device: int
-    leases: Path
-    shard: Shard | None  # None: the whole run
-    whole: tuple[Case, ...]  # the cases of all shards
-    bounds: str | None
-    recentre: bool
-    measure: bool
-    layers: bool
-    wide: bool
-    debug: bool
-
-    @property
-    def cases(self) -> tuple[Case, ...]:
-        return tuple(self.recipes)
 
 
 def read_settings(config: pytest.Config) -> Settings:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mxcheck.evaluation.metrics import metric
-from mxcheck.pytest_plugin.options.settings import Settings
 from mxcheck.run.measurement_settings import Measuring
+from mxcheck.run.settings import Settings
 
 Lay = Callable[..., Settings]
 
@@ -70,7 +70,7 @@ def test_reading_options_loads_no_library(pytester: pytest.Pytester) -> None:
     done = pytester.run(
         sys.executable, "-c",
         "import sys, pytest\n"
-        "from mxcheck.pytest_plugin.options.settings import read_settings\n"
+        "from mxcheck.pytest_plugin.options.read_settings import read_settings\n"
         "class Spy:\n"
         "    def pytest_collection(self, session):\n"
         "        settings = read_settings(session.config)\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from mxcheck.formats.aliases import choose_format, choose_precision
 from mxcheck.formats.blocks import BLOCK_FORMATS
@@ -20,9 +21,26 @@ from mxcheck.models.recipes.ladder import (
     installed,
 )
 from mxcheck.models.recipes.recipe import Recipe
-from mxcheck.pytest_plugin.options.mx_options import ELEMENTWISE, Options
 from mxcheck.run.default_gate import beside, is_run_with
 from mxcheck.run.ladder_cases import Changes, changed_recipe, has_e8m0_scales, is_cast_by_us
+from mxcheck.run.option_choices import ELEMENTWISE
+
+
+class Options(Protocol):
+    """The options of a run, wherever they were given."""
+
+    def names(self, name: str) -> list[str]:
+        """Return the names that a list has."""
+
+    def flag(self, name: str) -> bool:
+        """Return whether a flag is set."""
+
+    def on_the_command_line(self, name: str) -> bool:
+        """Return whether the command line itself sets an option."""
+
+    @property
+    def no_mx(self) -> bool:
+        """Whether `--no-mx` is set."""
 
 
 def chosen_precisions(options: Options, recipes: Iterable[str]) -> list[str]:

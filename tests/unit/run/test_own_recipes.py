@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mxcheck.models.recipes.recipe import Casts, Operand, Recipe
-from mxcheck.pytest_plugin.cases.own_recipes import own_recipes
-from mxcheck.pytest_plugin.options.settings import Settings
+from mxcheck.run.own_recipes import own_recipes
+from mxcheck.run.settings import Settings
 
 Lay = Callable[..., Settings]
 
