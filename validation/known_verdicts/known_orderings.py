@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mxcheck.gate.orderings import Deviation, Ordering, Shown, compare_kl
-from mxcheck.pytest_plugin.cases.ordering_cases import ModelOrdering, unexpected_result
+from mxcheck.gate.orderings import Deviation, ModelOrdering, Ordering, Shown, compare_kl, unexpected_result
 
 _ORDERING = Ordering(lower="mxfp8_e4m3-A", higher="mxfp4_e2m1-A", why="an example")
 _LOWER = [0.010, 0.012, 0.009, 0.011, 0.010, 0.012, 0.009, 0.011]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -260,3 +260,53 @@ SHOWN_BY_ALL: tuple[Ordering, ...] = tuple(
     if "mxfp4_e3m0" not in one.id
     and not any((one.lower, one.higher, "reversed") == (e.lower, e.higher, e.shows) for e in EXCEPTIONS)
 )
+
+
+#: Permitted results of a comparison for each expected one. An order that was undecided may become clear.
+_ALLOWED: dict[Shown, tuple[Shown, ...]] = {
+    "holds": ("holds",),
+    "undecided": ("undecided", "holds"),
+    "reversed": ("reversed",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOrdering:
+    """An ordering on one of the reference models, and this model's exception, if any."""
+
+    model: str
+    ordering: Ordering
+    exception: Deviation | None
+
+    @property
+    def id(self) -> str:
+        return f"{self.model}-{self.ordering.id}"
+
+    @property
+    def cases(self) -> tuple[Case, Case]:
+        lower, higher = (case_of(self.model, name) for name in (self.ordering.lower, self.ordering.higher))
+        return lower, higher
+
+
+def model_orderings(models: Iterable[str]) -> list[ModelOrdering]:
+    """Return every ordering on each of the reference models, with the model's exception, if any."""
+    return [
+        ModelOrdering(model=model, ordering=one, exception=deviation(model, one))
+        for model in models
+        for one in ORDERINGS
+    ]
+
+
+def unexpected_result(one: ModelOrdering, found: OrderingResult) -> str:
+    """Return the error in a comparison, in a few lines; empty where the result is expected."""
+    expected: Shown = one.exception.shows if one.exception else "holds"
+    if found.shows in _ALLOWED[expected]:
+        return ""
+    lines = [
+        f"{one.id}: {found.shows}, expected: {expected} ({(one.exception or one.ordering).why})",
+        f"  {found}",
+    ]
+    if one.exception is not None:
+        lines.append("  this model is listed as an exception (mxcheck.gate.orderings.EXCEPTIONS): look why")
+    lines.append(f"  baselines: {', '.join(case.baseline.as_posix() for case in one.cases)}")
+    return "\n".join(lines)

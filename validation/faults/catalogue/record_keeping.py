@@ -146,7 +146,7 @@ FAULTS: tuple[Fault, ...] = (
         what="An order of two steps that is too close to call passes for one that holds.",
         source="a porter's slip: not reversed, taken for in order",
         changes=rewrite(
-            "mxcheck.pytest_plugin.cases.ordering_cases:unexpected_result",
+            "mxcheck.gate.orderings:unexpected_result",
             condition("shows"),
             to="found.shows != 'reversed'",
         ),

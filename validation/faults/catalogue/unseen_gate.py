@@ -179,9 +179,7 @@ FAULTS: tuple[Fault, ...] = (
         name="undecided_orders_pass",
         what="An order of two steps that has to be clear may be too close to call.",
         source="a tolerance that was widened until a red case turned green",
-        changes=(
-            Setting(target="mxcheck.pytest_plugin.cases.ordering_cases:_ALLOWED", value=_with_undecided),
-        ),
+        changes=(Setting(target="mxcheck.gate.orderings:_ALLOWED", value=_with_undecided),),
     ),
     _fault(
         name="result_of_the_tier_before",

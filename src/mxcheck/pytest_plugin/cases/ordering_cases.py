@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from mxcheck.gate.baseline import BaselineError, read
-from mxcheck.gate.case import Case
-from mxcheck.gate.orderings import ORDERINGS, Deviation, Ordering, OrderingResult, Shown, compare, deviation
+from mxcheck.gate.orderings import ModelOrdering, OrderingResult, compare, model_orderings, unexpected_result
 from mxcheck.gate.shipped import in_force
 from mxcheck.pytest_plugin.options.mx_options import Options
 from mxcheck.run.default_gate import WHOLE_LADDER
 from mxcheck.run.laid_out_cases import chosen_precisions
 from mxcheck.run.settings import Settings
-
-#: Permitted results of a comparison for each expected one. An order that was undecided may become clear.
-_ALLOWED: dict[Shown, tuple[Shown, ...]] = {
-    "holds": ("holds",),
-    "undecided": ("undecided", "holds"),
-    "reversed": ("reversed",),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOrdering:
-    """An ordering on one of the reference models, and this model's exception, if any."""
-
-    model: str
-    ordering: Ordering
-    exception: Deviation | None
-
-    @property
-    def id(self) -> str:
-        return f"{self.model}-{self.ordering.id}"
-
-    @property
-    def cases(self) -> tuple[Case, Case]:
-        lower, higher = (_case(self.model, name) for name in (self.ordering.lower, self.ordering.higher))
-        return lower, higher
-
-
-def _case(model: str, name: str) -> Case:
-    precision, _, tier = name.rpartition("-")
-    return Case(model=model, precision=precision, tier=tier)
 
 
 def orderings_of(config: pytest.Config, run: Settings, parameter: str) -> list[ModelOrdering]:
@@ -58,12 +26,7 @@ def orderings_of(config: pytest.Config, run: Settings, parameter: str) -> list[M
     plain = {case.plain for case in run.cases if not case.options}
     if any(case.plain not in plain for case in run.cases):
         return []
-    found = [
-        ModelOrdering(model=model, ordering=one, exception=deviation(model, one))
-        for model in WHOLE_LADDER
-        if model in run.models
-        for one in ORDERINGS
-    ]
+    found = model_orderings(model for model in WHOLE_LADDER if model in run.models)
     return [
         one
         for one in found
@@ -91,18 +54,3 @@ def compare_models(one: ModelOrdering, baselines: Path) -> OrderingResult:
     if message := unexpected_result(one, found):
         pytest.fail(message, pytrace=False)
     return found
-
-
-def unexpected_result(one: ModelOrdering, found: OrderingResult) -> str:
-    """Return the error in a comparison, in a few lines; empty where the result is expected."""
-    expected: Shown = one.exception.shows if one.exception else "holds"
-    if found.shows in _ALLOWED[expected]:
-        return ""
-    lines = [
-        f"{one.id}: {found.shows}, expected: {expected} ({(one.exception or one.ordering).why})",
-        f"  {found}",
-    ]
-    if one.exception is not None:
-        lines.append("  this model is listed as an exception (mxcheck.gate.orderings.EXCEPTIONS): look why")
-    lines.append(f"  baselines: {', '.join(case.baseline.as_posix() for case in one.cases)}")
-    return "\n".join(lines)
