@@ -2,6 +2,6 @@
 
 import sys
 
-from validation.commands.entry import main
+from validation.commands.main import main
 
 sys.exit(main())

@@ -19,7 +19,7 @@ from mxcheck.formats.oracle import quantize_block
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels import rules
 from validation import ROOT
-from validation.commands.entry import main
+from validation.commands.main import main
 from validation.second_oracle.bit_tables import encode_bits, encode_range, scale_thresholds
 from validation.sweeps import bit_sweep, sweep_run
 from validation.sweeps.bit_sweep import compare

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from validation.commands.entry import main
+from validation.commands.main import main
 from validation.faults.catalogued import catalogue
 
 
