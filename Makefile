@@ -18,7 +18,7 @@ DEVICE ?= auto
 # Where real-model puts the model, and the packages that make it.
 REAL_NAME := smollm2-135m-instruct-q4
 REAL_MODEL ?= build/real-model/$(REAL_NAME)
-FEW_STEPS := --mx-tier=B -k 'bf16 or mxint8 or mxfp8_e4m3 or mxfp4_e2m1'
+FEW_PRECISIONS := --mx-tier=B -m 'bf16 or mxint8 or mxfp8_e4m3 or mxfp4_e2m1'
 REAL_ARGS ?=
 GGUF := gguf==0.19.0 accelerate==1.15.0
 # The Python of a GPU machine, with its torch: no .venv is made there. Options of tools/gpu_check.py in GPU_ARGS.
@@ -124,8 +124,8 @@ $(REAL_MODEL)/model.safetensors:
 
 gate-real: $(STAMP) $(REAL_MODEL)/model.safetensors ## the gate on that model: two texts of its own, and a page of prose
 	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models=$(REAL_NAME)=$(REAL_MODEL) --mx-tier=A,B $(REAL_ARGS)
-	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models=$(REAL_NAME)-long=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS)
-	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models=$(REAL_NAME)=$(REAL_MODEL) $(FEW_STEPS) $(REAL_ARGS) \
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models=$(REAL_NAME)-long=$(REAL_MODEL) $(FEW_PRECISIONS) $(REAL_ARGS)
+	$(OFFLINE) $(BIN)/pytest tests/models -n auto --mx-models=$(REAL_NAME)=$(REAL_MODEL) $(FEW_PRECISIONS) $(REAL_ARGS) \
 	  --mx-datasets=prose --mx-sequence-length=256
 
 sensitivity: $(STAMP) ## put every fault of the catalogue into the running code; stop it at will, it goes on

@@ -14,21 +14,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mxcheck.formats.aliases import precision_of
+
 KNOWN = Path(__file__).parent.parent / "src/mxcheck/conformance/known.json"
 
 
 def main(reports: list[str]) -> None:
     known: dict[str, Any] = json.loads(KNOWN.read_text())
     for row in (row for report in reports for row in json.loads(Path(report).read_text())):
+        cell = f"{precision_of(row['format'])}-{row['rule']}"
         if row["implementation"] in ("eager", "eager_values"):
             assert not row["mismatches"], f"ours is exact or it is mended: {row}"
             continue
         own = known.setdefault(row["implementation"], {"cells": {}})
         own["version"] = row["version"]
-        levels = own["cells"].setdefault(f"{row['format']}-{row['rule']}", {})
+        levels = own["cells"].setdefault(cell, {})
         levels[row["level"]] = row["mismatches"]
         if not any(levels.values()):
-            del own["cells"][f"{row['format']}-{row['rule']}"]
+            del own["cells"][cell]
     KNOWN.write_text(as_text(known))
 
 

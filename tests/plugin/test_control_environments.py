@@ -136,7 +136,7 @@ def test_a_narrowed_parallel_run(accepted: Project) -> None:
         ["bf16-llama-mxfp8_e4m3-B", "wide-gpt2-mxfp8_e4m3-B", "wide-gpt2-mxfp8_e4m3-B+attention"]
         + ["ref-neo-mxfp8_e4m3-B+outputs"]
         + [
-            f"{model}-fp8_e4m3-{tier}"
+            f"{model}-mxfp8_e4m3-{tier}"
             for model in ("long-llama", "outlier-llama", "ref-llama", "ref-moe", "ref-neo")
             for tier in ("A", "B", "B+rceil")
         ]

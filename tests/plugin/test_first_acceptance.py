@@ -155,7 +155,7 @@ def in_place(x, spec):
 
 def test_an_update_to_other_casts_is_a_first_acceptance_again(own: Project) -> None:
     """They cost less than twice as much as the accepted ones, so that the model's bounds let them pass."""
-    words = [word.replace("fp8_e4m3,mxint8", "fp8_e4m3") for word in WORDS]
+    words = [word.replace("mxfp8_e4m3,mxint8", "mxfp8_e4m3") for word in WORDS]
     (own.source / "kern.py").write_text(_KERNELS)
     accepted = own.gate(*words, "--snapshot-update")
     assert accepted.code == 0, accepted.output

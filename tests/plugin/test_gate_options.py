@@ -54,7 +54,8 @@ def test_options_that_change_what_is_quantized(project: Project) -> None:
     reference, *lines = [row for row in rows if row[:1] == ["ref-llama"]]
     assert reference[1] == "reference"
     assert lines == [
-        ["ref-llama", "fp8_e4m3", name.removeprefix("ref-llama-fp8_e4m3-")] for name in (plain, everywhere)
+        ["ref-llama", "mxfp8_e4m3", name.removeprefix("ref-llama-mxfp8_e4m3-")]
+        for name in (plain, everywhere)
     ]
     assert {Path(name).name for name in project.files()} == {
         f"{name.removeprefix('ref-llama-')}.json" for name in (plain, everywhere)

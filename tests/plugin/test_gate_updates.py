@@ -13,7 +13,7 @@ from mxcheck.evaluation.layer_states import load_states, save_states
 FEW = ("--mx-models", "ref-llama", "--mx-precision", "bf16,mxfp8_e4m3,mxint8", "--mx-max-samples", "4")
 NAMES = {
     "ref-llama/bf16+samples4.json",
-    *(f"ref-llama/{name}-{tier}+samples4.json" for name in ("fp8_e4m3", "mxint8") for tier in "AB"),
+    *(f"ref-llama/{name}-{tier}+samples4.json" for name in ("mxfp8_e4m3", "mxint8") for tier in "AB"),
 }
 CHANGED = {name for name in NAMES if "fp8_e4m3" in name}
 

@@ -87,7 +87,7 @@ def test_cells_of_one_format(kernels: Project) -> None:
         "reciprocal-nan_stays",
     ]
     assert by_name == [
-        f"{kernel}-fp8_e4m3-{rule}"
+        f"{kernel}-mxfp8_e4m3-{rule}"
         for kernel in ("eager", "eager_values", "my_casts.quantize")
         for rule in rules
     ]
@@ -112,7 +112,7 @@ def test_options_of_a_cast_narrow_it(kernels: Project) -> None:
     words = ("--mx-kernel", "eager")
     even = selected(kernels, *words, "--mx-scale-rule=even")
     assert even == [
-        f"eager-{name}-even"
+        f"eager-mx{name}-even"
         for name in ("fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", "fp4_e3m0")
     ]
     assert selected(kernels, *words, "--mx-rounding=stochastic", "--mx-format=mxfp4") == [

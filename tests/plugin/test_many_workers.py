@@ -89,9 +89,9 @@ def test_a_worker_that_dies_costs_its_case(project: Project, leases: Path, death
     run = project.gate(*words, "-n", "2", MXCHECK_LEASES=str(leases))
     assert run.code == 1, run.output
     assert run.verdicts() == {
-        f"{model}-{name}-A{LABEL}": "CRASH" if name == "fp8_e5m2" else "FAIL missing"
+        f"{model}-{name}-A{LABEL}": "CRASH" if name == "mxfp8_e5m2" else "FAIL missing"
         for model in ("ref-llama", "ref-neo")
-        for name in ("fp8_e4m3", "fp8_e5m2", "mxint8")
+        for name in ("mxfp8_e4m3", "mxfp8_e5m2", "mxint8")
     }, run.output
     assert run.output.count("crashed while running") >= 2
     why = "the CUDA context is broken: CUDA error: device-side assert triggered"

@@ -43,7 +43,7 @@ def test_what_is_committed_is_in_order(accepted: Project) -> None:
 
 def test_swapped_steps_are_red(accepted: Project) -> None:
     finer, coarser = (
-        read(accepted.baselines / f"ref-llama/{name}-B.json").kl for name in ("fp8_e4m3", "fp6_e3m2")
+        read(accepted.baselines / f"ref-llama/{name}-B.json").kl for name in ("mxfp8_e4m3", "mxfp6_e3m2")
     )
     assert finer is not None
     assert coarser is not None
@@ -71,7 +71,7 @@ def test_an_exception_that_vanishes_is_red(accepted: Project) -> None:
 def test_a_step_that_equals_another_is_red(accepted: Project) -> None:
     """Not reversed, but no longer shown: one file's figures under two names."""
     here = accepted.baselines / "ref-neo"
-    e4m3, e5m2 = (read(here / f"{name}-A.json") for name in ("fp8_e4m3", "fp8_e5m2"))
+    e4m3, e5m2 = (read(here / f"{name}-A.json") for name in ("mxfp8_e4m3", "mxfp8_e5m2"))
     write_text(here / "mxfp8_e4m3-A.json", encode(with_distances(e4m3, e5m2)))
     run = accepted.gate("-k", "test_ordering and mxfp8_e4m3-A-below-mxfp8_e5m2-A", "--mx-models", "ref-neo")
     assert run.code == 1

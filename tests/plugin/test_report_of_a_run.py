@@ -26,7 +26,7 @@ def test_a_report_that_cannot_be_written_is_red_and_its_links_are_left_alone(pro
     # beside it: a screen that has no letters for the table's rules shows its lines all the same
     run = project.gate(*ONE, f"--mx-report={report}", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
     assert run.code == 0, run.output
-    (row,) = [line for line in run.output.splitlines() if line.startswith(" ref-llama  fp8_e4m3")]
+    (row,) = [line for line in run.output.splitlines() if line.startswith(" ref-llama  mxfp8_e4m3")]
     assert row.endswith("pass")
     assert precious.read_text() == "precious"
     assert not (report / "accuracy.json").is_symlink()
@@ -46,7 +46,7 @@ def test_the_rows_of_red_cases_are_kept(accepted: Project) -> None:
     run = accepted.gate(*words, f"--mx-report={report}")
     assert run.code == 1, run.output
     rows = json.loads((report / "accuracy.json").read_text())
-    assert {row["case"]["precision"] for row in rows} == {"fp8_e4m3", "mxint8"}
+    assert {row["case"]["precision"] for row in rows} == {"mxfp8_e4m3", "mxint8"}
 
 
 def test_the_file_of_a_shard_that_is_a_folder_is_one_line(accepted: Project) -> None:

@@ -135,13 +135,13 @@ def breaking(project: Project) -> tuple[str, ...]:
 
     width = AutoConfig.from_pretrained(model_source("ref-llama").location).intermediate_size
     (project.directory / "my_kernels.py").write_text(_KERNELS.replace("WIDTH", str(width)))
-    formats = "fp8_e5m2,fp8_e4m3,mxint8,fp4_e3m0"
+    formats = "mxfp8_e5m2,mxfp8_e4m3,mxint8,mxfp4_e3m0"
     return (*FEW, "--mx-models", "ref-llama", "--mx-kernel", "my_kernels:cast", "--mx-precision", formats)
 
 
 def test_a_stage_out_of_memory_and_one_with_nan(project: Project, breaking: tuple[str, ...]) -> None:
     """While baselines are accepted, which measures all of them again in other processes, and afterwards."""
-    broken = {f"ref-llama-{name}-A+{LABEL}" for name in ("fp8_e5m2", "mxint8")}
+    broken = {f"ref-llama-{name}-A+{LABEL}" for name in ("mxfp8_e5m2", "mxint8")}
     for word, more in (("accepted", ("--snapshot-update",)), ("pass", ("-n", "1"))):
         run = project.gate(*breaking, *more)
         verdicts = run.verdicts()

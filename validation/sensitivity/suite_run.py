@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mxcheck.files.printed import got
+from mxcheck.formats.aliases import precision_of
 from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.pytest_plugin.xdist.wire import sent_cell, sent_result
@@ -128,7 +129,7 @@ class Collector:
 
 def _in_short(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "id": f"{row['implementation']}-{row['format']}-{row['rule']}",
+        "id": f"{row['implementation']}-{precision_of(row['format'])}-{row['rule']}",
         "verdict": row["verdict"],
         "elements": row["elements"],
         "mismatches": sum(count for kinds in row["mismatches"].values() for count in kinds.values()),
