@@ -147,7 +147,7 @@ SETTINGS = [
     *(
         (f"{SUBLAYERS}:EXACT_TOLERANCE", times(factor), f"layers-{name}{suffix}", f"{name}-exact-{factor}")
         for name in LAYER_FIGURES[:-1]
-        if name != "size"  # which no machine but the accepting one gives exactly
+        if name != "size"  # which no machine of other arithmetic gives exactly
         for factor, suffix in ((10, "-here"), (0.1, "-none"))
     ),
     (f"{SUBLAYERS}:NOISE_MULTIPLE", times(10), "layers-measured", "multiple-of-layers-tenfold"),
@@ -600,7 +600,8 @@ def test_what_is_said_is_one_line() -> None:
     with applied(broken(Setting(target=f"{DRIFT}:EXACT_TOLERANCE", value=times(10)))):
         name, what = next(missed())
     assert name == "drift-up"
-    assert what == "all losses rose by 2e-9 on the accepting machine; expected step 6 to fail, nothing did"
+    said = "all losses rose by 2e-9 on a machine with the baseline's arithmetic"
+    assert what == f"{said}; expected step 6 to fail, nothing did"
 
 
 def test_a_false_alarm_is_told_as_one() -> None:

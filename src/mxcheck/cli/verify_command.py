@@ -25,7 +25,7 @@ from mxcheck.reporting.matrix import cell_text, nothing_compared
 from mxcheck.reporting.screen import say
 
 if TYPE_CHECKING:
-    from mxcheck.conformance.programs.answers import Held
+    from mxcheck.conformance.programs.answers import Compared
     from mxcheck.conformance.programs.case_files import CasesFile
     from mxcheck.conformance.shrink.shrinker import Counterexample
 
@@ -84,7 +84,7 @@ def _verify(options: argparse.Namespace) -> int:
     level, examples = asked_examples(options, cell)
 
     from mxcheck.conformance.identify import looks_like
-    from mxcheck.conformance.programs.answers import hold_program, shrunk_examples
+    from mxcheck.conformance.programs.answers import compare_program, shrunk_examples
     from mxcheck.conformance.programs.case_files import open_cases, write_cases
     from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 
@@ -94,7 +94,7 @@ def _verify(options: argparse.Namespace) -> int:
         with path.open("wb") as file:
             write_cases(file, cell, level, examples)
         cases = open_cases(path)
-        held = hold_program(asked, cases, Path(folder))
+        held = compare_program(asked, cases, Path(folder))
         wrong = held.elements > 0 and not _right(held)
         found = shrunk_examples(asked, held) if wrong else []
         likeness = looks_like(asked, cell) if wrong and not held.failure else ""
@@ -125,7 +125,7 @@ def _verify_files(options: argparse.Namespace) -> int:
             f"got {options.first!r} alone"
         )
 
-    from mxcheck.conformance.programs.answers import cut_examples, hold_results
+    from mxcheck.conformance.programs.answers import compare_results, cut_examples
     from mxcheck.conformance.programs.case_files import open_cases
     from mxcheck.conformance.programs.case_header import CaseFileError
     from mxcheck.conformance.programs.case_results import ResultsReader
@@ -138,7 +138,7 @@ def _verify_files(options: argparse.Namespace) -> int:
         raise CaseFileError(str(path), "it is no regular file; - reads results from the standard input")
     name = "the standard input" if piped else str(path)
     with usual_settings(), sys.stdin.buffer if piped else path.open("rb") as file:
-        held = hold_results(cases, ResultsReader(file=file, name=name, header=cases.header))
+        held = compare_results(cases, ResultsReader(file=file, name=name, header=cases.header))
         found = [] if _right(held) else cut_examples(held)
     lines = _examples(found, None)
     if found:
@@ -149,12 +149,12 @@ def _verify_files(options: argparse.Namespace) -> int:
     return _told(name, cases, held, lines)
 
 
-def _right(held: Held) -> bool:
+def _right(held: Compared) -> bool:
     """Return whether no bit is wrong; the last bit of values whose scale has a significand does not count."""
     return {kind for kinds in held.counts.values() for kind in kinds} <= {LAST_BIT}
 
 
-def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
+def _told(name: str, cases: CasesFile, held: Compared, lines: list[str]) -> int:
     """Print the result. Returns the exit code."""
     header = cases.header
     if held.stderr:
@@ -190,7 +190,7 @@ def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
     return 1
 
 
-def _tallies(held: Held) -> list[str]:
+def _tallies(held: Compared) -> list[str]:
     """Return the differences in the groups with the most, and the total of the others."""
     groups = sorted(held.counts.items(), key=lambda one: -sum(one[1].values()))
     lines = [f"{group_in_words(group)}: {_counted(kinds)}" for group, kinds in groups]

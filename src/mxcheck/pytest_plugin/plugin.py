@@ -212,10 +212,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Generator[No
 
     if type(made) is not LoadScheduling or config.known_args_namespace.dist != "no":
         return made
-    from mxcheck.pytest_plugin.xdist.placement_plan import plan
+    from mxcheck.pytest_plugin.xdist.placement_plan import placement_of
     from mxcheck.pytest_plugin.xdist.xdist_scheduling import PLUGIN, ModelScheduling
 
-    scheduling = ModelScheduling(config, log, lambda node_ids: plan(config, node_ids))
+    scheduling = ModelScheduling(config, log, lambda node_ids: placement_of(config, node_ids))
     config.pluginmanager.register(scheduling, PLUGIN)
     return scheduling
 

@@ -83,7 +83,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="machine_told_by_its_first_loss",
-        what="A machine counts as the accepting one if the first of the reference's losses is equal.",
+        what="A machine has the baseline's arithmetic if the first of the reference's losses is equal.",
         source="a porter's slip: one value taken to stand for all",
         changes=rewrite(
             "mxcheck.gate.drift:same_arithmetic",
@@ -159,7 +159,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="order_of_the_arguments",
-        what="The lower step is taken from the higher with the sign reversed.",
+        what="The lower precision is taken from the higher with the sign reversed.",
         source="a porter's slip: two arguments of one type",
         changes=rewrite("mxcheck.gate.orderings:compare_kl", value("change"), to="[-one for one in it]"),
     ),
@@ -233,7 +233,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="shards_of_other_baselines_joined",
-        what="Shards that were held against other baselines, or ran other sources, are joined.",
+        what="Shards that were compared with other baselines, or ran other sources, are joined.",
         source="artefacts of two runs in one folder",
         changes=rewrite(f"{_MERGE}:_same_basis", condition("groups"), to="False"),
     ),

@@ -311,7 +311,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="shards_of_other_baselines_merged",
-        what="Shards that were held against different baselines are joined.",
+        what="Shards that were compared with different baselines are joined.",
         source="caches of CI that are older on one machine than on another",
         changes=rewrite(
             f"{_MERGE}:_same_basis",

@@ -226,7 +226,7 @@ class RunReport:
         if not records or any(one.verdict != NOT_COMPARED for one in cells):
             return ""
         why = f"its first refusal: {cells[0].words}" if cells else "no case of this run casts by it"
-        return f"nothing that {name} gave was held against the oracle; {why}"
+        return f"nothing that {name} gave was compared with the oracle; {why}"
 
     @property
     def _compared_nothing(self) -> bool:

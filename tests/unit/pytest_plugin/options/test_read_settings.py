@@ -170,7 +170,7 @@ def test_metrics_that_are_refused(lay: Lay, names: str, words: str) -> None:
         ("[default]\nfp8_e4m3-Z = { kl = 1 }\n", "unknown precision in [default] 'fp8_e4m3-Z'"),
         ("[default]\nfp8_e4m3-A = 1\n", "'fp8_e4m3-A' is 1; allowed"),
     ],
-    ids=["absent", "stage", "entry"],
+    ids=["absent", "case_name", "entry"],
 )
 def test_a_bad_bounds_file(lay: Lay, pytester: pytest.Pytester, text: str | None, words: str) -> None:
     if text is not None:
