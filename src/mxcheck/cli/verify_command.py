@@ -38,12 +38,12 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "verify",
         usage="mxcheck verify CASES RESULTS\n       mxcheck verify --command COMMAND FORMAT [RULE] [options]",
-        help="hold the results of a program in any language against the oracle",
-        description="Hold the results of a program that read the cases of `mxcheck cases` against the exact "
-        "oracle. With --command the program is run: it reads cases on its standard input and writes results "
-        "on its standard output, and is asked again for the smallest input of each cause. Exit code 0 if "
-        "every bit is right, 1 if one is not, if nothing was compared or if the program failed, 2 for bad "
-        "input.",
+        help="compare the results of a program in any language with the oracle",
+        description="Compare the results of a program for the inputs of `mxcheck cases` with the exact "
+        "oracle. With --command, mxcheck runs the program, which reads inputs from its standard input and "
+        "writes results to its standard output; it is run again to find the smallest input of each cause. "
+        "Exit code 0 if every bit is right; 1 if a bit is wrong, nothing was compared or the program failed; "
+        "2 for bad input.",
     )
     command.add_argument("first", metavar="CASES | FORMAT", help="a file of cases; with --command a format")
     command.add_argument(
@@ -54,20 +54,19 @@ def add_commands(commands: Any) -> None:
     )
     command.add_argument(
         "--command",
-        help="the program and its arguments, in one word: './my_cast --fast'. It is run without a shell",
+        help="the program and its arguments, quoted: './my_cast --fast'. No shell is used",
     )
     command.add_argument(
         "--time-limit",
         type=float,
         metavar="SECONDS",
-        help="after which a program that has written nothing more is ended, and one that is asked for a "
-        "single case (default: 60)",
+        help="end the program after this time without output, or on a single case (default: 60)",
     )
     command.add_argument(
         "--run-limit",
         type=float,
         metavar="SECONDS",
-        help="after which a program that is asked for all cases is ended, whatever it writes (default: 3600)",
+        help="end a run over all cases after this time (default: 3600)",
     )
     add_domain_options(command)
     command.set_defaults(run=_verify)
