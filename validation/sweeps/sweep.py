@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mxcheck.formats.bit_tables import TABLE_ROUNDINGS
+from validation.second_oracle.bit_tables import TABLE_ROUNDINGS
 
 from mxcheck.formats.blocks import block_format
 from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
