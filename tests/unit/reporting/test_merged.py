@@ -73,7 +73,9 @@ def test_markdown(tmp_path: Path) -> None:
     table = [line for line in page.splitlines() if line.startswith("| ref-")]
     assert len(table) == 6
     assert table[0].startswith("| ref-llama | reference |  | 7.482 | 2.01250 | 2.01250 |")
-    assert re.search(r"\| ref-llama \| fp8_e4m3 \| B \| 7\.493 \| .* \| FAIL step 4 \|$", table[1]), table[1]
+    assert re.search(r"\| ref-llama \| mxfp8_e4m3 \| B \| 7\.493 \| .* \| FAIL step 4 \|$", table[1]), table[
+        1
+    ]
     assert re.search(r"\| 2/2 \| `.*shard-2-of-2.json` \| 2 \| 2 \|", page)
 
 
