@@ -184,7 +184,7 @@ def test_a_case_that_raises_is_red_and_the_others_go_on(
         monkeypatch.setattr(reduced_gate, name, value)
     measuring = ReducedGate(options=(), precisions=("fp32", "mxfp8_e4m3")).measuring(tmp_path)
     assert measuring is not None
-    hold = model_run.hold_case
+    hold = model_run.run_case
 
     def raising(session, case, settle, *, baselines):  # type: ignore[no-untyped-def]
         if case.precision == "fp32":
