@@ -21,7 +21,7 @@ CASE_NAMES = ("mxfp8_e4m3-B+samples4", "mxint8-B+samples4")
 def own(project: Project) -> Project:
     """A project with a trained model of its own and text sampled from it, and nothing accepted."""
     model = project.directory / "my-model"
-    shutil.copytree(PACKAGE / "models" / "reference" / "ref-llama", model)
+    shutil.copytree(PACKAGE / "models" / "zoo" / "reference" / "ref-llama", model)
     tokens = project.baselines / "my-model" / "tokens.safetensors"
     tokens.parent.mkdir(parents=True)
     shutil.move(model / "tokens.safetensors", tokens)

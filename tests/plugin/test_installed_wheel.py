@@ -154,7 +154,7 @@ def test_model_suite(installed: Installed) -> None:
     """Sample, accept, gate: a model of one's own, with a cast of one's own, which the child processes that
     measure the noise have to find as well."""
     model = installed.folder / "my-model"
-    reference = PACKAGE / "models" / "reference" / "ref-llama"
+    reference = PACKAGE / "models" / "zoo" / "reference" / "ref-llama"
     shutil.copytree(reference, model, ignore=shutil.ignore_patterns("tokens.safetensors"))
     done = installed.run("mxcheck", "sample", "./my-model", "--sequences", "4", "--length", "16")
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from gate_project import Project
 
+from mxcheck.formats.aliases import precision_of
 from mxcheck.scheduling.devices import cores
 from mxcheck.scheduling.ledger import Ledger
 
@@ -37,12 +38,19 @@ def leases(tmp_path: Path) -> Path:
 
 
 def test_records_table_and_exit_code_are_those_of_one_process(accepted: Project, leases: Path) -> None:
-    """All reference models against their committed baselines, bit for bit."""
-    words = ("--mx-precision", "mxfp8_e4m3,bnb_int8", "--mx-tier", "B")
+    """Models of three kinds against their committed baselines, bit for bit."""
+    words = (
+        "--mx-models",
+        "ref-neo,ref-moe,outlier-llama",
+        "--mx-precision",
+        "mxfp8_e4m3,bnb_int8",
+        "--mx-tier",
+        "B",
+    )
     environment = {"OMP_NUM_THREADS": "1", "MXCHECK_LEASES": str(leases)}
     alone = accepted.gate(*words, "-n", "0", **environment)
-    assert (alone.code, len(alone.rows)) == (0, 12), alone.output
-    spread = accepted.gate(*words, "-n", "4", **environment)
+    assert (alone.code, len(alone.rows)) == (0, 6), alone.output
+    spread = accepted.gate(*words, "-n", "2", **environment)
     assert spread.code == alone.code, spread.output
     assert json.dumps(bare(spread.rows), sort_keys=True) == json.dumps(bare(alone.rows), sort_keys=True)
     assert table(spread.output) == table(alone.output)
@@ -54,60 +62,61 @@ def test_records_table_and_exit_code_are_those_of_one_process(accepted: Project,
     assert Ledger(leases).leases() == []
 
 
-#: One format kills the process that casts with it, as the words say.
+#: Formats kill the process that casts with them, each in a way of its own.
 _DEADLY = """
 import os, signal, time
 import torch
 from mxcheck.kernels.eager import quantize_eager
 
 def deadly(x, spec):
-    if spec.format == "fp8_e5m2" and x.numel() > 1000:
-        DEATH
+    if x.numel() > 1000 and spec.format in DEATHS:
+        exec(DEATHS[spec.format])
     return quantize_eager(x, spec)
 """
 DEATHS = {
-    "exit": "os._exit(3)",
-    "killed": "os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out",
-    "segmentation-fault": "import ctypes; ctypes.string_at(0)",
+    "fp8_e5m2": "os._exit(3)",
+    "fp6_e3m2": "os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out",
+    "fp6_e2m3": "import ctypes; ctypes.string_at(0)  # a segmentation fault",
     # As pytest's timeout would end it, in a second: no innocent case can be as slow.
-    "hang": "import faulthandler; faulthandler.dump_traceback_later(1, exit=True, file=open('hung', 'w')); "
-    "time.sleep(600)",
-    "cuda-context": "raise RuntimeError('CUDA error: device-side assert triggered')",
+    "mxint8": "import faulthandler; "
+    "faulthandler.dump_traceback_later(1, exit=True, file=open('hung', 'w')); time.sleep(600)",
+    "fp4_e2m1": "raise RuntimeError('CUDA error: device-side assert triggered')",
 }
 
 
-@pytest.mark.parametrize("death", DEATHS)
-def test_a_worker_that_dies_costs_its_case(project: Project, leases: Path, death: str) -> None:
-    (project.directory / "my_kernels.py").write_text(_DEADLY.replace("DEATH", DEATHS[death]))
+def deadly(project: Project, *formats: str) -> tuple[str, ...]:
+    """Words of a run with a kernel that dies of these formats."""
+    deaths = {name: DEATHS[name] for name in formats}
+    (project.directory / "my_kernels.py").write_text(f"DEATHS = {deaths!r}\n{_DEADLY}")
+    return (*FEW, "--mx-models", "ref-llama", "--mx-kernel", "my_kernels:deadly")
+
+
+def test_workers_that_die_cost_their_cases(project: Project, leases: Path) -> None:
+    """One after the other, of everything that a process can die of; the cases before and after live."""
     (project.directory / "pytest.ini").write_text(
         "[pytest]\nmx_tier = A\nfaulthandler_timeout = 900\nfaulthandler_exit_on_timeout = true\n"
     )
-    words = (
-        *FEW, "--mx-models", "ref-llama,ref-neo", "--mx-kernel", "my_kernels:deadly",
-        "--mx-precision", "mxfp8_e4m3,mxfp8_e5m2,mxint8", "--max-worker-restart", "6",
-    )  # fmt: skip
+    words = deadly(project, *DEATHS)
+    formats = ("fp8_e4m3", *DEATHS, "fp4_e3m0")
+    words = (*words, "--mx-precision", ",".join(formats), "--max-worker-restart", "6")
     run = project.gate(*words, "-n", "2", MXCHECK_LEASES=str(leases))
     assert run.code == 1, run.output
     assert run.verdicts() == {
-        f"{model}-{name}-A{LABEL}": "CRASH" if name == "mxfp8_e5m2" else "FAIL missing"
-        for model in ("ref-llama", "ref-neo")
-        for name in ("mxfp8_e4m3", "mxfp8_e5m2", "mxint8")
+        f"ref-llama-{precision_of(name)}-A{LABEL}": "CRASH" if name in DEATHS else "FAIL missing"
+        for name in formats
     }, run.output
-    assert run.output.count("crashed while running") >= 2
-    why = "the CUDA context is broken: CUDA error: device-side assert triggered"
-    assert (why in run.output) == (death == "cuda-context"), run.output
-    hung = project.directory / "hung"
-    assert (hung.is_file() and "Timeout" in hung.read_text()) == (death == "hang")
+    assert run.output.count("crashed while running") >= len(DEATHS)
+    assert "the CUDA context is broken: CUDA error: device-side assert triggered" in run.output
+    assert "Timeout" in (project.directory / "hung").read_text()
     assert Ledger(leases).leases() == []
 
 
 def test_without_workers_a_broken_context_is_told_by_name(project: Project, leases: Path) -> None:
-    (project.directory / "my_kernels.py").write_text(_DEADLY.replace("DEATH", DEATHS["cuda-context"]))
-    words = (*FEW, "--mx-models", "ref-llama", "--mx-kernel", "my_kernels:deadly")
-    run = project.gate(*words, "--mx-precision", "mxfp8_e4m3,mxfp8_e5m2,mxint8", MXCHECK_LEASES=str(leases))
+    words = deadly(project, "fp4_e2m1")
+    run = project.gate(*words, "--mx-precision", "mxfp8_e4m3,mxint8,mxfp4_e2m1", MXCHECK_LEASES=str(leases))
     assert run.code == 1
-    assert f"ref-llama-mxfp8_e5m2-A{LABEL}: the CUDA context is broken: CUDA error: device-side" in run.output
-    assert f"not run: ref-llama-mxfp8_e5m2-A{LABEL} broke the CUDA context; run with -n 1" in run.output
+    assert f"ref-llama-mxfp4_e2m1-A{LABEL}: the CUDA context is broken: CUDA error: device-side" in run.output
+    assert f"not run: ref-llama-mxfp4_e2m1-A{LABEL} broke the CUDA context; run with -n 1" in run.output
     assert run.verdicts()[f"ref-llama-mxint8-A{LABEL}"] == "ERROR"
 
 
@@ -142,16 +151,7 @@ def test_out_of_memory_waits_once_for_a_larger_lease(project: Project, leases: P
 
 
 def test_what_never_ran_has_a_row(project: Project, leases: Path) -> None:
-    (project.directory / "my_kernels.py").write_text(_DEADLY.replace("DEATH", DEATHS["exit"]))
-    words = (
-        *FEW,
-        "--mx-models",
-        "ref-llama",
-        "--mx-kernel",
-        "my_kernels:deadly",
-        "--max-worker-restart",
-        "0",
-    )
+    words = (*deadly(project, "fp8_e5m2"), "--max-worker-restart", "0")
     run = project.gate(
         *words, "--mx-precision", "mxfp8_e5m2,mxfp8_e4m3,mxint8", "-n", "1", MXCHECK_LEASES=str(leases)
     )

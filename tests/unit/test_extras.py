@@ -25,7 +25,7 @@ OTHERS = {
     *("_pytest", "triton"),
 }
 #: Rooms whose modules may import a package of an extra when they are imported.
-NEED_EXTRAS = ("engines", "evaluation", "measure", "models", "pytest_plugin/xdist/xdist_scheduling.py")
+NEED_EXTRAS = ("distributed", "evaluation", "measure", "models", "pytest_plugin/xdist/xdist_scheduling.py")
 
 
 def packages(requirements: list[str]) -> set[str]:
@@ -84,7 +84,7 @@ def test_the_rooms_of_the_kernel_suite_import_no_extra() -> None:
         if name in EXTRA_OF
     }
     assert found == set()
-    assert "transformers" in imported(SOURCE / "models" / "load.py", at_import=True)
+    assert "transformers" in imported(SOURCE / "models" / "zoo" / "load.py", at_import=True)
 
 
 def test_an_absent_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

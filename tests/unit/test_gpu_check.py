@@ -296,7 +296,7 @@ def test_a_rehearsal(load: Load, tmp_path: Path) -> None:
     # `cuda.use` returns at once on a CPU: its condition was met, and nothing behind it.
     branches = report["branches"]
     assert branches["measure/cuda.py: use: if device == CPU:"] == "run"
-    assert "pytest_plugin/on_device.py: use: torch.cuda.set_device(devices[0].index)" not in branches
+    assert "pytest_plugin/cuda.py: use: torch.cuda.set_device(devices[0].index)" not in branches
     assert load("gpu_report").main([str(folder / "gpu.json"), "--results", str(tmp_path)]) == 2
     assert not (tmp_path / "gpu.md").exists()
 

@@ -47,7 +47,7 @@ SEEN_ELSEWHERE = {
     "result_of_the_tier_before": "the model suite: a case without a verdict",
     "red_cases_leave_no_record": "the model suite: a case without a verdict",
     "accept_command_takes_more": "tests/unit/pytest_plugin/fixtures/test_gate_session.py",
-    "last_tier_left_out": "tests/unit/run/test_laid_out_cases.py",
+    "last_tier_left_out": "tests/unit/pytest_plugin/test_laid_out_cases.py",
     "report_without_red_rows": "tests/plugin/test_report_of_a_run.py",
     "kernel_that_raises_is_skipped": "tests/plugin/test_kernel_suite.py",
     "first_kernel_serves_all": "tests/plugin/test_kernel_suite.py",

@@ -94,7 +94,7 @@ def test_many_red_tests_are_counted() -> None:
 
 def test_caught_by_the_full_gate() -> None:
     one = replace(BLIND, full=ModelResult(caught=True, cases=(1, 9), steps=("6",)))
-    assert one.name == "full"
+    assert one.stage == "full"
     assert matrix_row(one)[-1] == "full gate: 6 (1 of 9 cases)"
 
 

@@ -104,7 +104,7 @@ _BOUND: Mapping[str, Callable[[ElementFormat], Fraction]] = MappingProxyType(
         "rceil": lambda element: element_table(element).sizes[-1],
     }
 )
-check_rules("formats/search.py: _BOUND", [*_BOUND, "reciprocal"])
+check_rules("second_oracle/search.py: _BOUND", [*_BOUND, "reciprocal"])
 #: Rules that take the greatest scale whose bound amax reaches; the others take the least scale whose bound
 #: amax does not exceed.
 GREATEST_REACHED = frozenset({"floor", "even"})

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mxcheck.formats.bit_tables import TABLE_ROUNDINGS
-
 from mxcheck.formats.blocks import block_format
 from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
+from validation.second_oracle.bit_tables import TABLE_ROUNDINGS
 
 #: Every bit pattern of fp32.
 ALL_INPUTS = range(1 << 32)

@@ -95,7 +95,7 @@ def _finding(row: Any) -> Finding:
     texts = tuple[str, ...]
     for name, value in row.items():
         kind: Any = {texts: list, Mapping[str, Any]: dict}.get(hints[name], hints[name])
-        words = hints[name] is not texts or all(isinstance(one, str) for one in value if kind is list)
+        words = hints[name] != texts or all(isinstance(one, str) for one in value if kind is list)
         if type(value) is not kind or not words:
             raise ValueError(f"{name} of a finding must be {kind.__name__}, got {got(value)}")
     given: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in row.items()}

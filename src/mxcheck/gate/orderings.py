@@ -288,12 +288,21 @@ class ModelOrdering:
         return lower, higher
 
 
-def model_orderings(models: Iterable[str]) -> list[ModelOrdering]:
-    """Return every ordering on each of the reference models, with the model's exception, if any."""
-    return [
+def model_orderings(
+    models: Iterable[str], precisions: Iterable[str], *, exceptions: bool
+) -> list[ModelOrdering]:
+    """Return the orderings of each of the reference models between these precisions, whatever the tiers:
+    those that hold, or the model's exceptions."""
+    named = set(precisions)
+    found = [
         ModelOrdering(model=model, ordering=one, exception=deviation(model, one))
         for model in models
         for one in ORDERINGS
+    ]
+    return [
+        one
+        for one in found
+        if {case.precision for case in one.cases} <= named and (one.exception is not None) == exceptions
     ]
 
 

@@ -7,11 +7,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from mxcheck.reporting.merge import Merged, merge_folder
+from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text, verdict_line
+from mxcheck.reporting.shards import ShardRun
 from sample_shards import CASES, build_result, build_shard, other_basis, put, red_shard
 
-from mxcheck.distributed.merge import Merged, merge_folder
-from mxcheck.distributed.merged_tables import as_json, markdown, refused_markdown, text, verdict_line
-from mxcheck.distributed.shard_file import ShardRun
 from mxcheck.reporting.table import render, results_table, skipped_lines
 
 
@@ -73,7 +73,8 @@ def test_markdown(tmp_path: Path) -> None:
     table = [line for line in page.splitlines() if line.startswith("| ref-")]
     assert len(table) == 6
     assert table[0].startswith("| ref-llama | reference |  | 7.482 | 2.01250 | 2.01250 |")
-    assert re.search(r"\| ref-llama \| fp8_e4m3 \| B \| 7\.493 \| .* \| FAIL step 4 \|$", table[1]), table[1]
+    red = table[1]
+    assert re.search(r"\| ref-llama \| mxfp8_e4m3 \| B \| 7\.493 \| .* \| FAIL step 4 \|$", red), red
     assert re.search(r"\| 2/2 \| `.*shard-2-of-2.json` \| 2 \| 2 \|", page)
 
 

@@ -32,7 +32,7 @@ def test_the_rules_of_each_element_format() -> None:
     ("module", "table"),
     [
         ("mxcheck.formats.oracle", "formats/oracle.py: _ONE_MORE"),
-        ("mxcheck.formats.search", "formats/search.py: _BOUND"),
+        ("validation.second_oracle.search", "second_oracle/search.py: _BOUND"),
         ("mxcheck.kernels.rules", "kernels/rules.py: SCALE_RULES"),
     ],
 )

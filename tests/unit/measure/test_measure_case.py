@@ -37,7 +37,7 @@ SHORT = Measuring(max_samples=2, sequence_length=32)
 TEN_LINES = """
 import json, mxcheck
 
-with mxcheck.Session() as session:
+with mxcheck.ModelSession() as session:
     case = mxcheck.Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
     record = mxcheck.measure_case(session, case)
 print(json.dumps(record.as_dict()))

@@ -200,7 +200,7 @@ import mxcheck
 sys.modules["transformers"] = None  # which comes after torch, and would take as long again
 from mxcheck.measure.case_run import run_case
 from mxcheck.measure.measure_case import measure_case
-session = mxcheck.Session()
+session = mxcheck.ModelSession()
 case = mxcheck.Case(model="no-such-model", precision="bf16")
 try:
     {use}

@@ -22,17 +22,14 @@ def orderings_of(config: pytest.Config, run: Settings, parameter: str) -> list[M
     None where options change the cases, since the orderings were shown at the defaults. Only the options are
     read, so that every xdist worker collects the same tests.
     """
-    precisions = chosen_precisions(Options(config), run.own)
     plain = {case.plain for case in run.cases if not case.options}
     if any(case.plain not in plain for case in run.cases):
         return []
-    found = model_orderings(model for model in WHOLE_LADDER if model in run.models)
-    return [
-        one
-        for one in found
-        if {case.precision for case in one.cases} <= set(precisions)
-        and (one.exception is not None) == (parameter == "mx_ordering_exception")
-    ]
+    return model_orderings(
+        [model for model in WHOLE_LADDER if model in run.models],
+        chosen_precisions(Options(config), run.own),
+        exceptions=parameter == "mx_ordering_exception",
+    )
 
 
 def compare_models(one: ModelOrdering, baselines: Path) -> OrderingResult:

@@ -59,7 +59,7 @@ def test_a_reference_model_is_package_data_with_its_own_tokens(
     place = Path(source.location)
     assert (source.name, source.is_directory, source.outliers) == (name, True, outliers)
     assert (source.positions, source.rope_theta is None) == (positions, positions is None)
-    assert place.parts[-4:] == ("mxcheck", "models", "reference", folder)
+    assert place.parts[-5:] == ("mxcheck", "models", "zoo", "reference", folder)
     assert source.tokens == place.parent / text / "tokens.safetensors"
 
 
