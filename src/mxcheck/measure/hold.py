@@ -24,7 +24,8 @@ from mxcheck.models.zoo.refusal import is_out_of_memory
 def run_case(
     session: ModelSession, case: Case, compare_or_accept: Callable[[Record], CaseResult], *, baselines: Path
 ) -> CaseResult:
-    """Measure a case, and hand its record to `compare_or_accept`. `baselines` is the folder of accepted records.
+    """Measure a case, and hand its record to `compare_or_accept`. `baselines` is the folder of accepted
+    records.
 
     A case that cannot run here is skipped; one that was accepted on such a device is an error. So is one that
     raises ValueError or NotImplementedError, or runs out of memory. Other errors of torch pass through.
