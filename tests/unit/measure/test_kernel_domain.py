@@ -205,13 +205,13 @@ def test_casts_are_known_before_a_model_is_loaded() -> None:
     said = refused(e4m3, replace(LLAMA, precision="mxfp8_e5m2"))
     made_for = "it is made for formats fp8_e4m3; scale_rules floor"
     assert said == (
-        f"fp8_e5m2: it has no format fp8_e5m2; {made_for}; name the cases that it does with --mx-precision"
+        f"mxfp8_e5m2: it has no format fp8_e5m2; {made_for}; name the cases that it does with --mx-precision"
     )
 
 
 def test_rules_roundings_and_block_sizes_are_the_recipe_s() -> None:
     assert refused(e4m3, LLAMA, options={"scale_rule": "rceil"}).startswith(
-        "fp8_e4m3: it has no scale rule rceil"
+        "mxfp8_e4m3: it has no scale rule rceil"
     )
     options = {"outputs": True, "elementwise": "fp8_e4m3"}
     said = refused(tiles, NEO, options=options, max_samples=1, sequence_length=100)
