@@ -107,7 +107,7 @@ def test_a_library_that_takes_none_of_the_accepted_modules_is_red(accepted: Proj
 def test_transformer_engine_that_is_not_installed(project: Project) -> None:
     run = project.gate(*FEW, "--mx-models", "mxcheck-tests/nowhere", "--mx-precision", "te_mxfp8")
     assert (run.code, set(run.verdicts().values())) == (1, {"skipped"}), run.output
-    assert "mxcheck: red: every case was skipped, so that nothing was compared" in run.output
+    assert "mxcheck: red: every case was skipped, so nothing was compared" in run.output
     assert "(cases: 1): transformer_engine is not installed: pip install" in run.output
 
 

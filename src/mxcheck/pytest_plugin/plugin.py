@@ -153,7 +153,7 @@ def _refuse_update_in_ci(config: pytest.Config) -> None:
     if is_update(config) and _in_ci():
         raise pytest.UsageError(
             "mxcheck: --snapshot-update is refused in CI (the environment variable CI is set): a gate that "
-            "accepts what it finds gates nothing; update on a developer's machine and commit the baselines"
+            "accepts every change tests nothing; update on a developer's machine and commit the baselines"
         )
 
 
@@ -162,13 +162,13 @@ def _refuse_measuring_by_the_way(config: pytest.Config) -> None:
         return
     if is_update(config):
         raise pytest.UsageError(
-            "mxcheck: --mx-measure judges nothing, so that nothing can be accepted; drop one"
+            "mxcheck: --mx-measure makes no verdict, so nothing can be accepted; drop one"
         )
     named = "--mx-measure" in config.invocation_params.args
     if _in_ci() and not named:
         raise pytest.UsageError(
             "mxcheck: --mx-measure is refused in CI (the environment variable CI is set) unless the command "
-            "line itself names it: a gate that judges nothing gates nothing"
+            "line itself names it: a gate without verdicts tests nothing"
         )
 
 

@@ -147,7 +147,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         ),
         pytest.param(
             "mlp = { weights = { format = 'mxint8', rounding = 'stochastic' } }",
-            "rounding stochastic: a model run has no random integers for it",
+            "rounding stochastic: only the kernel suite has random integers for it",
             id="stochastic",
         ),
         pytest.param("mlp = { weights = { format = ['mxint8'] } }", "format", id="format-is-a-list"),

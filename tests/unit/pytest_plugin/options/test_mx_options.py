@@ -284,7 +284,7 @@ def test_what_is_no_list_may_have_commas(lay: Lay) -> None:
             "",
             "unknown --mx-scale-rule 'amax'; allowed: floor, ceil, even, rceil",
         ),
-        (("--mx-rounding", "stochastic"), "", "a model run has no random integers for it"),
+        (("--mx-rounding", "stochastic"), "", "only the kernel suite has random integers for it"),
         (("--mx-rounding", "odd"), "", "unknown --mx-rounding 'odd'; allowed: even, away, zero"),
         (("--mx-block-size", "48"), "", "unknown --mx-block-size '48'; allowed: 16, 32, 64, 128"),
         (("--mx-dtype", "float32"), "", "unknown --mx-dtype 'float32'; allowed: fp32, bf16, fp16"),
@@ -367,7 +367,7 @@ def test_a_run_without_a_case_of_a_model_leaves_it_out(lay: Lay) -> None:
 
 def test_a_model_that_is_named_needs_one(lay: Lay) -> None:
     words = (
-        r"--mx-models=wide-gpt2: it is there for fp32 and mxfp8_e4m3 in tier B alone, and the run has neither"
+        r"--mx-models=wide-gpt2: this model has only cases of fp32 and mxfp8_e4m3 in tier B, and the run has"
     )
     with pytest.raises(pytest.UsageError, match=words):
         lay("--mx-models", "ref-llama,wide-gpt2", "--mx-precision", "mxint8")

@@ -182,7 +182,7 @@ def test_a_bad_bounds_file(lay: Lay, pytester: pytest.Pytester, text: str | None
 
 def test_a_report_folder_that_cannot_be(lay: Lay, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(pytest.UsageError, match=r"file is no directory; name a directory"):
+    with pytest.raises(pytest.UsageError, match=r"file is not a directory; name a directory"):
         lay("--mx-report", f"{tmp_path}/file/below")
 
 
