@@ -61,7 +61,7 @@ def refuse_repeats(config: pytest.Config) -> None:
     results, baselines and `-k` identify them."""
     if config.pluginmanager.has_plugin("repeat") and (config.getoption("count", 1) or 1) > 1:
         raise ValueError(
-            "pytest-repeat (--count) renames cases, so they have no baseline; leave it out, and repeat the run"
+            "pytest-repeat (--count) renames cases, so they have no baseline; leave it out and repeat the run"
         )
 
 
