@@ -115,7 +115,7 @@ def test_the_cases_are_those_of_pytest(
     selected = [case for case in settings.cases if case in settings.recipes]
     assert list(measuring.recipes) == selected
     assert dict(measuring.recipes) == dict(settings.recipes)
-    by_pytest = settings.measuring
+    by_pytest = settings
     for name in ("corpus", "max_samples", "sequence_length", "batch_size", "dtype", "kernel", "device"):
         assert getattr(measuring, name) == getattr(by_pytest, name), name
     assert measuring.baselines == by_pytest.baselines

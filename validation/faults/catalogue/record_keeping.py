@@ -143,7 +143,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="any_order_will_do",
-        what="An order of two steps that is too close to call passes for one that holds.",
+        what="An order of two precisions that is too close to call passes for one that holds.",
         source="a porter's slip: not reversed, taken for in order",
         changes=rewrite(
             "mxcheck.gate.orderings:unexpected_result",
@@ -153,7 +153,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="order_by_its_mean_alone",
-        what="Of two steps the one with the larger mean costs more, whatever the scatter.",
+        what="Of two precisions the one with the larger mean costs more, whatever the scatter.",
         source="leader boards",
         changes=rewrite("mxcheck.gate.orderings:OrderingResult.shows", mention("UPPER_95", nth=1), to="0.0"),
     ),

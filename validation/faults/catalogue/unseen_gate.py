@@ -177,7 +177,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="undecided_orders_pass",
-        what="An order of two steps that has to be clear may be too close to call.",
+        what="An order of two precisions that has to be clear may be too close to call.",
         source="a tolerance that was widened until a red case turned green",
         changes=(Setting(target="mxcheck.gate.orderings:_ALLOWED", value=_with_undecided),),
     ),
