@@ -196,7 +196,7 @@ def test_bounds_that_were_tightened(accepted: Project) -> None:
     )
     steps, output = failed_steps(accepted, *CASE, "--mx-bounds", "tight.toml")
     assert steps == {5}
-    assert "tight.toml has bounds of models that nobody knows: not-made-yet\n" in output
+    assert "tight.toml has bounds of unknown models: not-made-yet\n" in output
     assert cause(output).startswith("bounds: the accepted figures are over these bounds too")
 
 

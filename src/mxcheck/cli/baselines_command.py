@@ -238,15 +238,15 @@ def _recentre(options: argparse.Namespace) -> int:
     if not chosen and not here:
         # without a name pytest would measure ours, and copy their baselines into the project
         say(
-            f"mxcheck: {options.baselines} has no baselines of ours to recentre; name your models with "
-            f"--mx-models, as where they were accepted",
+            f"mxcheck: {options.baselines} has no baselines of the reference models to re-centre; name your "
+            f"models with --mx-models, as when they were accepted",
             error=True,
         )
         return 2
     others = sorted({path.name for path in options.baselines.glob("*/")} - {*REFERENCE_MODELS})
     if not chosen and others:
         names = some_of(others)
-        say(f"mxcheck: left as they are: {names}; name models of your own with --mx-models", error=True)
+        say(f"mxcheck: not re-centred: {names}; name user models with --mx-models", error=True)
     command = [sys.executable, "-m", "pytest", "--pyargs", "mxcheck.suite.models"]
     command += [] if chosen else [f"--mx-models={','.join(here)}"]
     command += ["--snapshot-update", "--mx-recentre", f"--mx-baselines={options.baselines.resolve()}"]

@@ -134,9 +134,7 @@ class RunReport:
         run = self._settings
         bounds = load_bounds(run.bounds, run.own, baselines=run.baselines)
         if others := set(bounds.labels).difference(known_labels(run.baselines, run.models)):
-            lines.append(
-                f"mxcheck: {run.bounds} has bounds of models that nobody knows: {some_of(sorted(others))}"
-            )
+            lines.append(f"mxcheck: {run.bounds} has bounds of unknown models: {some_of(sorted(others))}")
         if absent := self._settings.left_out:
             lines.append(f"mxcheck: left out, their library is not installed: {', '.join(absent)}")
         return lines
