@@ -49,7 +49,7 @@ RUN = ("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2"
             ("--mx-shard", "5/4", "--mx-report", "r"),
             "--mx-shard must be i/N with i from 1 to N, as in 2/4, got",
         ),
-        (("--mx-shard", "1/9", "--mx-report", "r"), "and has 8; give at most N = 8"),
+        (("--mx-shard", "1/9", "--mx-report", "r"), "and the run has 8; give at most N = 8"),
         (("--mx-shard", "1/2"), "--mx-shard=1/2 needs --mx-report=DIR"),
         (("--mx-recentre",), "--mx-recentre rewrites baselines: add --snapshot-update"),
     ],

@@ -25,7 +25,7 @@ def everything(project: Project) -> list[Path]:
     return sorted(
         path
         for path in project.directory.parent.rglob("*")
-        if not {"__pycache__", "source"} & set(path.parts)
+        if not {"__pycache__", "source", "stdout", "stderr"} & set(path.parts)
     )
 
 
