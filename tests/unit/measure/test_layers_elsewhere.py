@@ -35,7 +35,7 @@ import json, sys
 from pathlib import Path
 from mxcheck.gate.case import Case
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.run.measurement_settings import Measuring
 from validation.faults.catalogued import catalogue
 from validation.faults.fault import applied
@@ -43,7 +43,7 @@ from validation.faults.fault import applied
 folder, sequences, length = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 case = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
 measuring = Measuring(max_samples=sequences, sequence_length=length, baselines=folder, device="cpu")
-with Session(measuring) as session:
+with ModelSession(measuring) as session:
     honest = measure_case(session, case)
     with applied(catalogue()["ties_away_from_zero"]):
         faulty = measure_case(session, case)

@@ -154,7 +154,7 @@ def test_a_case_with_options_is_measured_by_the_recipe_that_is_given_for_it() ->
             "is a case of kind engine, which has",
         ),
         (Case(model="ref-llama", kind="training", precision="mxfp8_e4m3", tier="B"), "of kind training"),
-        (Case(model="ref-llama", precision="fp8"), "unknown precision 'fp8'"),
+        (Case(model="ref-llama", precision="fp9"), "unknown precision 'fp9'"),
         (Case(model="ref-llama", precision="mxfp8_e4m3"), "tier"),
         (Case(model="no-such-model", precision="bf16"), "unknown model 'no-such-model'"),
     ],

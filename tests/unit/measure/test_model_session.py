@@ -198,7 +198,7 @@ import os, sys
 from pathlib import Path
 import mxcheck
 sys.modules["transformers"] = None  # which comes after torch, and would take as long again
-from mxcheck.measure.hold import hold_case
+from mxcheck.measure.hold import run_case
 from mxcheck.measure.measure_case import measure_case
 session = mxcheck.Session()
 case = mxcheck.Case(model="no-such-model", precision="bf16")
@@ -218,8 +218,8 @@ print(os.environ.get("OMP_WAIT_POLICY"))
         ("session.device", None),
         ("session.resident('no-such-model')", None),
         ("measure_case(session, case)", None),
-        ("hold_case(session, case, print, baselines=Path())", None),
-        ("hold_case(session, case, print, baselines=Path())", "ACTIVE"),
+        ("run_case(session, case, print, baselines=Path())", None),
+        ("run_case(session, case, print, baselines=Path())", "ACTIVE"),
     ],
     ids=["device", "resident", "measured", "held", "own"],
 )

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from mxcheck.gate.case import Case
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.model_session import Session
+from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.recipes.recipe import recipe
 from mxcheck.run.measurement_settings import Measuring
 
@@ -32,7 +32,7 @@ models = dict(word.split("=") for word in sys.argv[3:])
 cases = [Case(model=label, precision="mxfp8_e4m3", tier="B") for label in models]
 recipes = {case: recipe("mxfp8_e4m3", tier="B") for case in cases}
 measuring = Measuring(models=models, recipes=recipes, max_samples=samples, device="cpu", baselines=baselines)
-with Session(measuring) as session:
+with ModelSession(measuring) as session:
     for case in cases:
         measure_case(session, case)
 status = Path("/proc/self/status").read_text()
