@@ -1,5 +1,5 @@
-"""The message of a red case: the failed step, the broken link, what else moved, the layers, differences in the
-environment, and the command that accepts it."""
+"""The message of a red case: the failed step, the broken link, what else moved, the layers, differences in
+the environment, and the command that accepts it."""
 
 from __future__ import annotations
 

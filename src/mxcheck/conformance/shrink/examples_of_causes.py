@@ -105,7 +105,12 @@ def _with_effects(shown: _Shown) -> Counterexample:
 
 
 #: Words for effects that one fault may have together.
-_SIZES = {"one up": "one code up", "one down": "one code down", "to zero": "to zero", "other": "in another way"}
+_SIZES = {
+    "one up": "one code up",
+    "one down": "one code down",
+    "to zero": "to zero",
+    "other": "in another way",
+}
 
 
 _CHANGES = "the kernel gives other bits when asked again, so a new process may not show it"
