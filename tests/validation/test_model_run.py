@@ -184,12 +184,12 @@ def test_a_case_that_raises_is_red_and_the_others_go_on(
         monkeypatch.setattr(reduced_gate, name, value)
     measuring = ReducedGate(options=(), precisions=("fp32", "mxfp8_e4m3")).measuring(tmp_path)
     assert measuring is not None
-    hold = model_run.run_case
+    run = model_run.run_case
 
     def raising(session, case, settle, *, baselines):  # type: ignore[no-untyped-def]
         if case.precision == "fp32":
             raise KeyError("no such thing")
-        return hold(session, case, settle, baselines=baselines)
+        return run(session, case, settle, baselines=baselines)
 
     monkeypatch.setattr(model_run, "run_case", raising)
     found = model_run.run_models(measuring)
