@@ -149,7 +149,7 @@ gpu-check: ## six minutes on one GPU, by GPU_PYTHON=python3 as it is there; writ
 accept-baselines: $(STAMP) ## accept whatever changed; look at the diff before you commit it
 	$(OFFLINE) $(BIN)/pytest tests/models -n auto $(EVERYTHING) --snapshot-update
 
-measure-bounds: $(STAMP) ## measure every stage and write our table of bounds; stop it at will, it goes on
+measure-bounds: $(STAMP) ## measure every precision and tier, and write our table of bounds; stop it at will, it goes on
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python tools/propose_bounds.py build/bounds > build/bounds.toml
 	mv build/bounds.toml src/mxcheck/gate/bounds.toml
 	$(BIN)/python tools/bounds_table.py

@@ -1,4 +1,4 @@
-"""Write the table of docs/bounds.md: every plain stage, what it costs on the reference models, its bound,
+"""Write the table of docs/bounds.md: every precision and tier, its cost on the reference models, its bound,
 the share of it that is used, and what has been published for real models.
 
     python tools/bounds_table.py            # rewrites the table between its markers
@@ -77,21 +77,21 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
 def table(baselines: Path) -> str:
     """The table as Markdown. Raises BaselineError for a baseline that cannot be read."""
     ours = tomllib.loads(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
-    header = ["stage", *TRAINED, "bounds", "used", OUTLIERS, "bounds", "used", "published"]
+    header = ["precision", *TRAINED, "bounds", "used", OUTLIERS, "bounds", "used", "published"]
     lines = [header, ["---"] * len(header)]
-    lines += [_row(stage, baselines) for stage in ours["default"] if "+" not in stage]
+    lines += [_row(name, baselines) for name in ours["default"] if "+" not in name]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _row(stage: str, baselines: Path) -> list[str]:
-    cells = [stage]
+def _row(name: str, baselines: Path) -> list[str]:
+    cells = [name]
     for models in (TRAINED, (OUTLIERS,)):
-        records = [_accepted(baselines / model / f"{stage}.json") for model in models]
-        bounds = load_bounds().of(case_of(models[0], stage)).kl
+        records = [_accepted(baselines / model / f"{name}.json") for model in models]
+        bounds = load_bounds().of(case_of(models[0], name)).kl
         measured = [record.kl for record in records if record is not None]
         used = f"{100 * max(measured) / bounds:.0f} %" if measured and bounds else ""
         cells += [*map(_measured, records), f"{bounds:g}", used]
-    return [*cells, ", ".join(map(_published, PUBLISHED.get(stage, ())))]
+    return [*cells, ", ".join(map(_published, PUBLISHED.get(name, ())))]
 
 
 def _accepted(path: Path) -> Record | None:

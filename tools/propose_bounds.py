@@ -1,5 +1,5 @@
-"""Measure the KL divergence of every stage on the reference models, and write our table of bounds from it by
-a rule that was fixed before the figures were seen.
+"""Measure the KL divergence of every precision and tier on the reference models, and write our table of
+bounds from it by a rule that was fixed before the figures were seen.
 
     python tools/propose_bounds.py build/bounds > src/mxcheck/gate/bounds.toml
 
@@ -11,8 +11,8 @@ fault that doubles the damage is over its bound, and nothing that a machine's ar
 The rise of the cross-entropy, whose expectation on self-sampled text is the KL, has the same bound; the gate
 adds an allowance for sampling (`mxcheck.gate.verdict.sampling_allowance`).
 
-Transformer Engine has no CPU build. Its stages get the bound of what emulates them: one fp32 scale a tensor
-for te_fp8_*, the MX format under the scale rule rceil for te_mxfp8.
+Transformer Engine has no CPU build. Its precisions get the bound of what emulates them: one fp32 scale a
+tensor for te_fp8_*, the MX format under the scale rule rceil for te_mxfp8.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mxcheck.run.default_gate import WHOLE_LADDER
 TRAINED = ("ref-llama", "ref-neo", "ref-moe")
 #: long-llama has the lines of the trained ones.
 MEASURED = (*TRAINED, "outlier-llama")
-#: Options that quantize more, by the name that a stage carries.
+#: Options that quantize more, by their names in a case.
 OPTIONS: dict[str, dict[str, Any]] = {
     "+attention": {"attention": True},
     "+outputs": {"outputs": True},

@@ -175,7 +175,7 @@ def main() -> None:
             target.parent.mkdir()
             shutil.copy(options.tokens, target)
         chosen = {"mxfp8_e4m3-B+rceil": SOUND["mxfp8_e4m3-B+rceil"]} if options.broken else SOUND
-        cases = {case_of(label, stage): one for stage, one in chosen.items()}
+        cases = {case_of(label, name): one for name, one in chosen.items()}
         measuring = Measuring(
             models={label: options.model},
             recipes=cases,

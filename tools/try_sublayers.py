@@ -153,10 +153,10 @@ def _measure(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What one child process measured: by precision honestly, and of the first one by fault."""
+    """What one child process measured: by precision without a fault, and of the first one by fault."""
 
     arithmetic: str
-    honest: dict[str, Errors]
+    healthy: dict[str, Errors]
     faults: dict[str, Errors]
 
 
@@ -167,7 +167,7 @@ def _child(request: Path, answer: Path) -> None:
     layer = job["layer"]
     found = {
         "arithmetic": product_digest(next(model.parameters()).dtype),
-        "honest": {
+        "healthy": {
             one: _plain(_measure(model, states, _recipe(one, None), layer)) for one in job["precisions"]
         },
         "faults": {
@@ -202,7 +202,7 @@ def _run_child(
     data = json.loads(answer.read_text())
     return Found(
         arithmetic=data["arithmetic"],
-        honest={one: _errors(table) for one, table in data["honest"].items()},
+        healthy={one: _errors(table) for one, table in data["healthy"].items()},
         faults={what: _errors(table) for what, table in data["faults"].items()},
     )
 
@@ -293,14 +293,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = NOISE_ENVIRONMENTS["cpu"]
         trials = {one: _run_child(folder, job, settings[one]) for one in settings}
         noise = {
-            one: sublayer_noise(accepted[one], [trial.honest[one] for trial in trials.values()])
+            one: sublayer_noise(accepted[one], [trial.healthy[one] for trial in trials.values()])
             for one in chosen.precision
         }
         _table("environment (median / worst place)")
         red = 0
         for environment, variables in _controls(folder, chosen.environments):
             found = _run_child(folder, job, variables)
-            for one, now in found.honest.items():
+            for one, now in found.healthy.items():
                 same = _same(found, now, accepted[one], arithmetic)
                 line, messages = _row(
                     f"{environment}, {one}", now, accepted[one], same=same, noise=noise[one]

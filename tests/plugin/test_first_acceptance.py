@@ -14,7 +14,7 @@ WORDS = (
     *("--mx-models", "./my-model", "--mx-precision", "mxfp8_e4m3,mxint8", "--mx-tier", "B"),
     *("--mx-max-samples", "4"),
 )
-STAGES = ("mxfp8_e4m3-B+samples4", "mxint8-B+samples4")
+CASE_NAMES = ("mxfp8_e4m3-B+samples4", "mxint8-B+samples4")
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_from_the_first_run_to_the_gate(own: Project) -> None:
     accepted = own.gate(*WORDS, "--snapshot-update", "-n", "2")
     assert accepted.code == 0, accepted.output
     assert set(accepted.verdicts().values()) == {"accepted"}
-    assert bounds(own).keys() == set(STAGES)
+    assert bounds(own).keys() == set(CASE_NAMES)
     text = (own.baselines / "my-model" / "bounds.toml").read_text(encoding="utf-8")
     assert text.startswith("# Bounds of my-model: ")
     assert text.count(" of its errors with random signs; 20") == 2
@@ -54,7 +54,10 @@ def test_from_the_first_run_to_the_gate(own: Project) -> None:
     _tighten(own)
     over = own.gate(*WORDS, "--snapshot-update")
     assert "no baselines of these" not in over.output
-    assert over.verdicts() == {f"my-model-{STAGES[0]}": "FAIL step 5", f"my-model-{STAGES[1]}": "pass"}
+    assert over.verdicts() == {
+        f"my-model-{CASE_NAMES[0]}": "FAIL step 5",
+        f"my-model-{CASE_NAMES[1]}": "pass",
+    }
     assert "bound 0.001 (" in over.output
     assert "my-model/bounds.toml)" in over.output
     assert bounds(own)["mxfp8_e4m3-B+samples4"] == {"kl": 0.001}
@@ -64,7 +67,8 @@ def _tighten(own: Project) -> None:
     path = own.baselines / "my-model" / "bounds.toml"
     lines = path.read_text(encoding="utf-8").splitlines()
     lines = [
-        f'"{STAGES[0]}" = {{ kl = 0.001 }}' if line.startswith(f'"{STAGES[0]}"') else line for line in lines
+        f'"{CASE_NAMES[0]}" = {{ kl = 0.001 }}' if line.startswith(f'"{CASE_NAMES[0]}"') else line
+        for line in lines
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
 
@@ -79,8 +83,8 @@ def test_a_broken_conversion_is_not_accepted(own: Project) -> None:
     run = own.gate(*WORDS, "--snapshot-update")
     assert run.code == 1
     assert set(run.verdicts().values()) == {"FAIL step 4"}
-    assert "operands are not what the oracle makes of them: activations of model.layers.0." in run.output
-    assert "cause: numerics: this would be the first acceptance" in run.output
+    assert "cast operands differ from the oracle's: activations of model.layers.0." in run.output
+    assert "cause: numerics: the casts of some operands are not the oracle's" in run.output
     assert (own.files(), bounds(own)) == ({}, {})
 
 
@@ -92,7 +96,8 @@ def test_a_reason_lets_in_what_the_checks_refuse(own: Project) -> None:
     assert "of what the same errors with random signs cost (allowed 0.6 to 2.5)" in run.output
     path = own.baselines / "my-model" / "bounds.toml"
     path.write_text(
-        "".join(f'"{stage}" = {{ kl = 1, reason = "this test" }}\n' for stage in STAGES), encoding="utf-8"
+        "".join(f'"{case_name}" = {{ kl = 1, reason = "this test" }}\n' for case_name in CASE_NAMES),
+        encoding="utf-8",
     )
     before = path.read_bytes()
     run = own.gate(*words)
@@ -161,8 +166,8 @@ def test_an_update_to_other_casts_is_a_first_acceptance_again(own: Project) -> N
     assert accepted.code == 0, accepted.output
     before = own.files()
     other = own.gate(*words, "--mx-kernel", "kern:shrunk", "--snapshot-update")
-    assert "FAIL step 4" in other.verdicts()[f"my-model-{STAGES[0]}"], other.output
-    assert "operands are not what the oracle makes of them" in other.output
+    assert "FAIL step 4" in other.verdicts()[f"my-model-{CASE_NAMES[0]}"], other.output
+    assert "cast operands differ from the oracle's" in other.output
     assert own.files() == before
 
 

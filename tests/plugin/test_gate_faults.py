@@ -51,7 +51,7 @@ def test_ties_away(accepted: Project) -> None:
     assert steps == {4, 6}
     assert "step 4 (casts): codes of the quantized weights changed bits in 28 of 28 modules" in output
     assert "step 6 (drift): layers: signed gain" in output
-    assert "this machine multiplies otherwise" in output
+    assert "this machine's arithmetic is not the baseline's" in output
 
 
 def test_scale_off_by_one(accepted: Project) -> None:
@@ -83,7 +83,7 @@ def test_one_layer_not_converted(accepted: Project) -> None:
     steps, output = failed_steps(accepted)
     assert min(steps) == 3
     assert f"{ID}: step 3 (conversion): no longer quantized: model.layers.1.mlp.down_proj" in output
-    assert cause(output).startswith("conversion: other modules are quantized")
+    assert cause(output).startswith("conversion: the quantized modules are not the accepted ones")
 
 
 def test_blocks_along_the_wrong_axis(accepted: Project) -> None:
@@ -116,7 +116,7 @@ def test_changed_weight(accepted: Project) -> None:
     steps, output = failed_steps(accepted)
     assert min(steps) == 1
     assert f"{ID}: step 1 (inputs): weights are not the accepted ones" in output
-    assert cause(output).startswith("weights: values of the weights changed")
+    assert cause(output).startswith("weights: the weights' values changed")
 
 
 def test_changed_token(accepted: Project) -> None:
@@ -166,8 +166,8 @@ def test_another_release_of_transformers(accepted: Project) -> None:
         file.write(OTHER_NORM)
     _, output = failed_steps(accepted)
     assert cause(output).startswith(
-        "environment: the reference moved on the accepted weights and tokens, and libraries differ: "
-        "transformers 99.0.0, accepted with "
+        "environment: the reference's losses changed on the accepted weights and tokens, and libraries "
+        "differ: transformers 99.0.0, accepted with "
     )
 
 
@@ -181,11 +181,11 @@ def test_results_in_bf16(accepted: Project) -> None:
         before + "            output = output.bfloat16().to(output.dtype)\n" + after,
     )
     _, output = failed_steps(accepted)
-    # where the machine multiplies as the accepting one did; elsewhere by more than that explains
+    # where the machine has the baseline's arithmetic; elsewhere by more than that explains
     assert cause(output).startswith(
         (
-            "numerics: casts and arithmetic are the accepted ones, so what moved comes after the cast",
-            "numerics: casts are the accepted ones, and losses moved by more than other",
+            "numerics: casts and arithmetic are the accepted ones, so the code after the cast changed",
+            "numerics: casts are the accepted ones, but losses moved by more than other",
         )
     )
 
@@ -196,10 +196,8 @@ def test_bounds_that_were_tightened(accepted: Project) -> None:
     )
     steps, output = failed_steps(accepted, *CASE, "--mx-bounds", "tight.toml")
     assert steps == {5}
-    assert "tight.toml has bounds of models that nobody knows: not-made-yet\n" in output
-    assert cause(output).startswith(
-        "bounds: nothing moved: the accepted figures are over these bounds as well"
-    )
+    assert "tight.toml has bounds of unknown models: not-made-yet\n" in output
+    assert cause(output).startswith("bounds: the accepted figures are over these bounds too")
 
 
 ARGMAX = ("return -log_p.gather(-1, targets[:, None])[:, 0]", "return -log_p.max(-1).values")
@@ -211,7 +209,7 @@ def test_scoring_against_the_argmax(accepted: Project) -> None:
     assert min(steps) == 2
     assert f"{ID}: step 2 (reference): reference on its own samples" in output
     assert cause(output).startswith(
-        "reference: on accepted weights and tokens the reference no longer scores its own samples"
+        "reference: weights and tokens are the accepted ones, but the reference's loss on its own samples"
     )
 
 

@@ -1,4 +1,4 @@
-"""A named kernel in a model run: it is held against the oracle first, and the table says so."""
+"""A named kernel in a model run: it is compared with the oracle first, and the table says so."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_rounded_logarithm_is_red_in_a_model(kernels: Project) -> None:
         "\n  cause: numerics: the kernel my_casts:by_logarithm does not give the oracle's bits " in run.output
     )
     line = (
-        "kernel my_casts:by_logarithm, held against the oracle: red: mxfp8_e4m3-floor (looks like "
+        "kernel my_casts:by_logarithm, compared with the oracle: red: mxfp8_e4m3-floor (looks like "
         "`floor_log2`"
     )
     assert f"\n{line}" in run.output
@@ -47,12 +47,12 @@ def test_a_right_kernel_is_green_by_the_baselines_of_ours(kernels: Project) -> N
     words = ("--mx-models=ref-llama", "--mx-tier=A", FP8, f"--mx-kernel={kernel}")
     run = kernels.gate(*words)
     assert (run.code, run.verdicts()) == (0, {"ref-llama-mxfp8_e4m3-A": "pass"}), run.output
-    assert f"\nkernel {kernel}, held against the oracle: exact: mxfp8_e4m3-floor\n" in run.output
+    assert f"\nkernel {kernel}, compared with the oracle: exact: mxfp8_e4m3-floor\n" in run.output
 
 
 def test_a_kernel_that_no_case_casts_by_is_red(kernels: Project) -> None:
     words = ("--mx-models=ref-llama", "--mx-max-samples=2", "--mx-precision=bf16", "--mx-measure")
     run = kernels.gate(*words, "--mx-kernel=my_casts:quantize")
     assert (run.code, run.verdicts()) == (1, {"ref-llama-bf16+samples2": "measured"}), run.output
-    why = "nothing that my_casts:quantize gave was held against the oracle; no case of this run casts by it"
+    why = "no result of my_casts:quantize was compared with the oracle; no case of this run uses it"
     assert f"\nmxcheck: red: {why}\n" in run.output

@@ -250,7 +250,7 @@ def test_unsupported_is_a_skip_with_the_kernels_own_reason(kernels: Project) -> 
     assert run.code == 1, run.output  # of neither anything was compared
     assert "2 skipped" in run.output
     for name in ("my_casts.quantize", "bad_casts.refuses"):
-        assert f"mxcheck: red: nothing that {name} gave was compared; its first refusal: " in run.output
+        assert f"mxcheck: red: no result of {name} was compared; its first refusal: " in run.output
     assert re.search(
         r"^SKIPPED .*: my_casts has only mxfp8_e4m3-floor, not fp4_e2m1$", run.output, re.MULTILINE
     )
@@ -388,7 +388,9 @@ def test_report_goes_into_a_directory(project: Project) -> None:
     (project.directory / "taken").write_text("")
     for name in ("taken", "taken/reports"):
         line = usage_error(project.pytest(*SUITE, "--mx-kernel", "eager", "--mx-report", name))
-        assert f"--mx-report={name}: {project.directory / 'taken'} is no directory; name a directory" in line
+        assert (
+            f"--mx-report={name}: {project.directory / 'taken'} is not a directory; name a directory" in line
+        )
 
 
 def test_no_cuda(project: Project) -> None:
@@ -451,7 +453,7 @@ def test_rule_and_rounding_are_part_of_the_name(project: Project) -> None:
         ),
         (
             ("--mx-rounding", "stochastic"),
-            "a model run has no random integers for it, the kernel suite has; allowed: even, away, zero",
+            "only the kernel suite has random integers for it; allowed: even, away, zero",
         ),
         (("--mx-kernel", "eagre"), "unknown kernel 'eagre'; allowed: eager, "),
     ],

@@ -89,7 +89,7 @@ def test_a_table_on_a_terminal(project: Project, words: tuple[str, ...]) -> None
     names = {"0": {"main"}, "2": {"gw0", "gw1"}}[words[1]]
     assert names <= set(re.findall(r"^ (main|gw\d+) ", plain, re.MULTILINE)), plain
     assert {path.name for path in (project.directory / "seen").iterdir()} == {
-        f"{model}-{step}{LABEL}" for model in ("ref-llama", "ref-neo") for step in ("fp32", "mxfp8_e4m3-A")
+        f"{model}-{name}{LABEL}" for model in ("ref-llama", "ref-neo") for name in ("fp32", "mxfp8_e4m3-A")
     }, plain
     # It is gone when the results come, and the cursor is there again.
     results = output[output.index("mxcheck: accuracy") :]

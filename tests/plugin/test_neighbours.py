@@ -12,7 +12,7 @@ FEW = ("--collect-only", "-q", "-k", "ref-llama-mxint8-B")
 def test_without_syrupy(project: Project) -> None:
     """Only what stores baselines needs it."""
     run = project.gate("-p", "no:syrupy", *FEW)
-    line = "mxcheck: baselines are stored by pytest's plugin syrupy, which this run leaves out"
+    line = "mxcheck: baselines are stored by pytest's plugin syrupy, which this run does not load"
     assert run.output.count(line) == 1, run.output
     assert run.code == pytest.ExitCode.INTERRUPTED
     assert "Traceback" not in run.output

@@ -50,7 +50,7 @@ def test_a_path_elsewhere(project: Project, elsewhere: Path, option: str, name: 
     assert run.code == pytest.ExitCode.USAGE_ERROR, run.output
     (line,) = run.output.strip().splitlines()
     assert line == (
-        f"ERROR: mxcheck: pytest takes a path after a space for one to collect from, and looks for the "
+        f"ERROR: mxcheck: pytest collects from a path that follows a space, and looks for the "
         f"project in {project.directory.parent} and not in {project.directory}; write {option}={path}"
     )
     assert everything(project) == before

@@ -37,7 +37,7 @@ def test_what_is_accepted_is_what_another_script_found() -> None:
     """On the eight sequences of 128 tokens that the model gives under seed 0."""
     reference = read(BASELINES / "fp32.json")
     assert reference.perplexity == pytest.approx(PERPLEXITY, rel=1e-6)
-    found = {stage: read(BASELINES / f"{stage}.json").kl for stage in BY_ANOTHER_SCRIPT}
+    found = {case_name: read(BASELINES / f"{case_name}.json").kl for case_name in BY_ANOTHER_SCRIPT}
     assert found == pytest.approx(BY_ANOTHER_SCRIPT, rel=1e-6)
 
 
@@ -48,7 +48,9 @@ def test_two_cases_of_the_gate(project: Project) -> None:
         *(f"--mx-models={NAME}={MODEL}", f"--mx-baselines={BASELINES.parent}", "--mx-tier", "B"),
         *("-k", "fp32 or fp8_e4m3 and not rceil"),
     )
-    assert run.verdicts() == {f"{NAME}-{stage}": "pass" for stage in ("fp32", "mxfp8_e4m3-B")}, run.output
+    assert run.verdicts() == {f"{NAME}-{case_name}": "pass" for case_name in ("fp32", "mxfp8_e4m3-B")}, (
+        run.output
+    )
     assert run.code == 0
 
 

@@ -160,8 +160,8 @@ def _ledger(data: bytes, folder: Path) -> None:
 
     inside = folder / "a" / "leases"
     inside.mkdir(parents=True)
-    canaries = [folder / "x.lock", folder / "a" / "x.lock", inside / "holder-x.lock"]
-    for one in canaries:
+    outside = [folder / "x.lock", folder / "a" / "x.lock", inside / "holder-x.lock"]
+    for one in outside:
         one.write_text("")
     (inside / "leases.json").write_bytes(data)
     ledger = Ledger(inside, used=lambda _: {})
@@ -171,7 +171,7 @@ def _ledger(data: bytes, folder: Path) -> None:
         (inside / "leases.json").write_bytes(data)
         main(["leases", "--leases", str(inside)])
     finally:
-        if not all(one.is_file() for one in canaries):
+        if not all(one.is_file() for one in outside):
             raise WrongRefusalError("a file of somebody else was deleted")
 
 
@@ -364,13 +364,13 @@ def _cases(data: bytes, folder: Path) -> None:
 
 def _results(data: bytes, folder: Path) -> None:
     from mxcheck.conformance.failure_text import describe
-    from mxcheck.conformance.programs.answers import cut_examples, hold_results
+    from mxcheck.conformance.programs.answers import compare_results, cut_examples
     from mxcheck.conformance.programs.case_files import open_cases
     from mxcheck.conformance.programs.case_results import ResultsReader
 
     (folder / "cases.bin").write_bytes(_case_file())
     cases = open_cases(folder / "cases.bin")
-    held = hold_results(cases, ResultsReader(file=io.BytesIO(data), name="r", header=cases.header))
+    held = compare_results(cases, ResultsReader(file=io.BytesIO(data), name="r", header=cases.header))
     said = [*held.refused, *(line for one in cut_examples(held) for line in describe(*one, None))]
     if not all(line.isprintable() for line in said):
         raise WrongRefusalError(f"the terminal would obey {said!r}")

@@ -12,7 +12,7 @@ from mxcheck import CastSpec
 
 
 def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
-    """An honest one: OCP MX v1.0, section 6.3."""
+    """A right one: OCP MX v1.0, section 6.3."""
     return _cast(x, spec, torch.round)
 
 

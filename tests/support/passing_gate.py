@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: `before_each` is what else a case does: nothing, unless the project has a module `deadly`.
+#: A case calls `deadly.die` if the project has a module `deadly`.
 PASSING = f"""
 import importlib.util, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -15,14 +15,14 @@ from sample_record import build_record
 
 @pytest.fixture
 def mx_gate(request):
-    def hold(case):
+    def run(case):
         if importlib.util.find_spec("deadly"):
             import deadly
             deadly.die("call")
         named = {{name: getattr(case, name) for name in ("model", "precision", "tier")}}
         record = build_record(**named, options=list(case.options))
         keep_result(request.node, CaseResult(case=case, outcome=Outcome.PASSED, record=record))
-    return hold
+    return run
 """
 
 

@@ -1,4 +1,4 @@
-"""One honest record, and what a test changes about it."""
+"""One sound record, and what a test changes about it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None  # another scheduler, to compare with
     by_id = {case.id: case for case in CASES}
 
-    def plan(node_ids: Any) -> Placement[Any]:
+    def make_placement(node_ids: Any) -> Placement[Any]:
         cases = [by_id[node_id.rpartition("[")[2][:-1]] for node_id in node_ids]
         return Placement(
             [Item(group=case.model, seconds=case.seconds) for case in cases],
@@ -65,7 +65,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             HOST.devices * HOST.workers_per_device,
         )
 
-    scheduling = ModelScheduling(config, log, plan)
+    scheduling = ModelScheduling(config, log, make_placement)
     config.pluginmanager.register(scheduling)
     return scheduling
 

@@ -29,8 +29,8 @@ def tool() -> ModuleType:
     return module
 
 
-def row(table: str, stage: str) -> list[str]:
-    (found,) = (line for line in table.splitlines() if line.startswith(f"| {stage} |"))
+def row(table: str, case_name: str) -> list[str]:
+    (found,) = (line for line in table.splitlines() if line.startswith(f"| {case_name} |"))
     return [cell.strip() for cell in found.strip("|").split("|")]
 
 
@@ -64,7 +64,7 @@ def test_what_is_its_reference_costs_nothing(tool: ModuleType, tmp_path: Path) -
     assert row(tool.table(tmp_path), "fp32") == ["fp32", "", "", "0", "0", "", "", "0", "", ""]
 
 
-def test_every_plain_stage_has_a_row(tool: ModuleType, tmp_path: Path) -> None:
+def test_every_plain_precision_has_a_row(tool: ModuleType, tmp_path: Path) -> None:
     names = [line.split(" | ")[0].lstrip("| ") for line in tool.table(tmp_path).splitlines()[2:]]
     plain = [precision if tier is None else f"{precision}-{tier}" for precision, tier in with_tiers()]
     assert names[: len(plain)] == plain
@@ -88,7 +88,7 @@ def test_it_rewrites_the_table_alone(tool: ModuleType, tmp_path: Path) -> None:
     assert tool.main(arguments) == 0
     lines = page.read_text().splitlines()
     assert (lines[0], lines[1], lines[-2], lines[-1]) == ("before", tool.BEGIN, tool.END, "after")
-    assert lines[2].startswith("| stage | ref-llama |")
+    assert lines[2].startswith("| precision | ref-llama |")
     assert tool.main([*arguments, "--check"]) == 0
 
 

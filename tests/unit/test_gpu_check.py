@@ -293,7 +293,7 @@ def test_a_rehearsal(load: Load, tmp_path: Path) -> None:
     assert max(case["drift_shares"].values()) <= 1
     steps = {"load", "bare forward", "metrics", "digests", "layer pass"}
     assert steps <= parts["case_times"]["result"]["cases"][0]["over_bare"].keys()
-    # `on_device.use` returns at once on a CPU: its condition was met, and nothing behind it.
+    # `cuda.use` returns at once on a CPU: its condition was met, and nothing behind it.
     branches = report["branches"]
     assert branches["measure/cuda.py: use: if device == CPU:"] == "run"
     assert "pytest_plugin/cuda.py: use: torch.cuda.set_device(devices[0].index)" not in branches

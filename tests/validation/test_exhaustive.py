@@ -127,11 +127,11 @@ def test_finds_ties_away_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_finds_a_single_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = rules.ROUNDINGS["even"]
+    right = rules.ROUNDINGS["even"]
 
     def wrong(values: Tensor, binade: Tensor, bits: int, random: Tensor | None) -> None:
         tie = values == -5.0
-        honest(values, binade, bits, random)
+        right(values, binade, bits, random)
         values[tie] = -6.0
 
     put_rounding(monkeypatch, "even", wrong)
@@ -141,10 +141,10 @@ def test_finds_a_single_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_finds_flushed_subnormals(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = rules.ROUNDINGS["even"]
+    right = rules.ROUNDINGS["even"]
 
     def wrong(values: Tensor, binade: Tensor, bits: int, random: Tensor | None) -> None:
-        honest(values, binade, bits, random)
+        right(values, binade, bits, random)
         values[values.abs() < 2.0**-6] = 0.0  # below the smallest normal number of E4M3
 
     put_rounding(monkeypatch, "even", wrong)
@@ -165,10 +165,10 @@ def test_finds_a_wrong_scale_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_finds_one_wrong_amax(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = rules.SCALE_RULES["ceil"]
+    right = rules.SCALE_RULES["ceil"]
 
     def wrong(amax: Tensor, element: ElementFormat) -> Tensor:
-        return honest(amax, element) - (amax == 0x7E80_0001).int()
+        return right(amax, element) - (amax == 0x7E80_0001).int()
 
     put_scale_rule(monkeypatch, "ceil", wrong)
     for sign in (0, SIGN):
@@ -178,10 +178,10 @@ def test_finds_one_wrong_amax(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_finds_a_poisoned_block_with_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN and Inf are compared as well: scale FF, code 0."""
-    honest = bit_sweep.quantize_eager
+    right = bit_sweep.quantize_eager
 
     def wrong(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
-        codes, scales = honest(x, spec)[:2]
+        codes, scales = right(x, spec)[:2]
         return codes.masked_fill_(x.isinf(), 1), scales
 
     monkeypatch.setattr(bit_sweep, "quantize_eager", wrong)

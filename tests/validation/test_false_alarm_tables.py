@@ -24,7 +24,7 @@ def environment(name: str, **changes) -> EnvironmentRow:
         "skipped": 3,
         "red": {},
         "true_alarms": {},
-        "alike": 0,
+        "same_arithmetic": 0,
         "arithmetics": {"ref-llama fp32": name},
         "shares": {"reference": (0.1, "a"), "loss": (0.25, "b"), "kl": (0.5, "c")},
         "worst_rms": 1.5e-3,
@@ -33,9 +33,11 @@ def environment(name: str, **changes) -> EnvironmentRow:
     return EnvironmentRow(environment=name, **{**fields, **changes})
 
 
-SAME = environment("-n 0", alike=117, shares={}, worst_rms=0.0)
+SAME = environment("-n 0", same_arithmetic=117, shares={}, worst_rms=0.0)
 OTHER = environment("as-intel -n 0")
-TWIN = environment("batch-2 -n 0", arithmetics=SAME.arithmetics, alike=117, shares={}, worst_rms=0.0)
+TWIN = environment(
+    "batch-2 -n 0", arithmetics=SAME.arithmetics, same_arithmetic=117, shares={}, worst_rms=0.0
+)
 RED = environment("MKL_CBWR=AVX -n 0", red={"ref-moe-bf16": "step 6: losses moved"})
 
 

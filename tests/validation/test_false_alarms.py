@@ -55,17 +55,17 @@ def without_figures(
 
 def test_nothing_moved(tmp_path: Path, accepted: Record) -> None:
     found = summary(tmp_path, row(accepted))
-    assert (found.cases, found.skipped, found.alike, found.red) == (1, 0, 1, {})
+    assert (found.cases, found.skipped, found.same_arithmetic, found.red) == (1, 0, 1, {})
     assert (found.shares, found.worst_rms, found.seconds) == ({}, 0.0, 1.5)
     assert list(found.arithmetics) == ["ref-llama fp32"]
 
 
-def test_a_machine_that_multiplies_otherwise_is_held_to_the_noise(tmp_path: Path, accepted: Record) -> None:
+def test_a_machine_of_other_arithmetic_is_held_to_the_noise(tmp_path: Path, accepted: Record) -> None:
     moved = replace(
         accepted, arithmetic="another", sequence_losses=[loss + 1e-5 for loss in accepted.sequence_losses]
     )
     found = summary(tmp_path, row(moved))
-    assert (found.alike, found.red) == (0, {})
+    assert (found.same_arithmetic, found.red) == (0, {})
     share, name = found.shares["loss"]
     assert name == "ref-llama-mxfp8_e4m3-B"
     assert 0 < share < 1
@@ -124,5 +124,5 @@ def test_skips_are_counted_and_errors_are_red(tmp_path: Path) -> None:
     skipped = without_figures("bnb_int8", "A", Outcome.SKIPPED, "experts only", "ref-moe")
     broken = without_figures("bnb_int8", "A", Outcome.ERROR)
     found = summary(tmp_path, skipped, broken)
-    assert (found.cases, found.skipped, found.alike) == (2, 1, 0)
+    assert (found.cases, found.skipped, found.same_arithmetic) == (2, 1, 0)
     assert found.red == {"ref-llama-bnb_int8-A": "ERROR"}

@@ -53,7 +53,7 @@ SEEN_ELSEWHERE = {
     "first_kernel_serves_all": "tests/plugin/test_kernel_suite.py",
     "shard_written_too_early": "tests/plugin/test_shards.py",
     "cases_of_a_dead_worker_lost": "tests/unit/pytest_plugin/xdist/test_xdist_scheduling.py",
-    "broken_library_skipped": "tests/plugin/test_stages_fail_alone.py",
+    "broken_library_skipped": "tests/plugin/test_cases_fail_alone.py",
 }
 
 

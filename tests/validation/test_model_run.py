@@ -115,7 +115,7 @@ def test_the_cases_are_those_of_pytest(
     selected = [case for case in settings.cases if case in settings.recipes]
     assert list(measuring.recipes) == selected
     assert dict(measuring.recipes) == dict(settings.recipes)
-    by_pytest = settings.measuring
+    by_pytest = settings
     for name in ("corpus", "max_samples", "sequence_length", "batch_size", "dtype", "kernel", "device"):
         assert getattr(measuring, name) == getattr(by_pytest, name), name
     assert measuring.baselines == by_pytest.baselines
@@ -184,12 +184,12 @@ def test_a_case_that_raises_is_red_and_the_others_go_on(
         monkeypatch.setattr(reduced_gate, name, value)
     measuring = ReducedGate(options=(), precisions=("fp32", "mxfp8_e4m3")).measuring(tmp_path)
     assert measuring is not None
-    run = model_run.run_case
+    run_case = model_run.run_case
 
-    def raising(session, case, settle, *, baselines):  # type: ignore[no-untyped-def]
+    def raising(session, case, compare, *, baselines):  # type: ignore[no-untyped-def]
         if case.precision == "fp32":
             raise KeyError("no such thing")
-        return run(session, case, settle, baselines=baselines)
+        return run_case(session, case, compare, baselines=baselines)
 
     monkeypatch.setattr(model_run, "run_case", raising)
     found = model_run.run_models(measuring)

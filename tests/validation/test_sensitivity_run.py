@@ -24,7 +24,7 @@ from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Check
 from validation.faults.fault import Fault, Setting
 from validation.sensitivity.children import Job, in_children, read_result
-from validation.sensitivity.judging import bounds_sight, detection, drift_sight, kernel_sight, model_sight
+from validation.sensitivity.judging import bounds_result, detection, drift_result, kernel_result, model_result
 from validation.sensitivity.reduced_gate import accepting_gates, gate_of, kernel_arguments
 from validation.sensitivity.sensitivity_run import run
 from validation.sensitivity.sensitivity_state import check_unchanged, locked_state, seconds_spent
@@ -267,20 +267,20 @@ def test_a_fault_is_judged_again_whatever_its_own_gate_said(tmp_path: Path) -> N
 
 def test_drift_elsewhere_has_the_noise_bounds_only() -> None:
     record = build_record(sequence_losses=[2.0011, 2.1021, 1.9016, 2.0513])
-    here = drift_sight(record, build_record())
-    elsewhere = drift_sight(replace(record, arithmetic="another"), build_record())
+    here = drift_result(record, build_record())
+    elsewhere = drift_result(replace(record, arithmetic="another"), build_record())
     assert (here.seen, elsewhere.seen) == (True, False)
     assert elsewhere.margin == pytest.approx(1e-4 / (4 * NOISE.loss_median * 8 / 3 + 2e-6))
 
 
 def test_figures_that_are_none_are_seen() -> None:
     broken = build_record(sequence_losses=[math.nan] * 4, kl=math.nan)
-    assert drift_sight(broken, build_record()).margin == math.inf
-    assert drift_sight(broken, build_record()).seen
-    assert bounds_sight(broken, Bounds(kl=0.1, rise=0.1)).margin == math.inf
-    assert bounds_sight(broken, Bounds(kl=0.1, rise=0.1)).seen
+    assert drift_result(broken, build_record()).margin == math.inf
+    assert drift_result(broken, build_record()).seen
+    assert bounds_result(broken, Bounds(kl=0.1, rise=0.1)).margin == math.inf
+    assert bounds_result(broken, Bounds(kl=0.1, rise=0.1)).seen
     fewer = build_record(sequence_losses=[2.001])
-    assert drift_sight(fewer, build_record()).margin == math.inf
+    assert drift_result(fewer, build_record()).margin == math.inf
 
 
 @pytest.mark.parametrize(
@@ -296,8 +296,8 @@ def test_figures_that_are_none_are_seen() -> None:
     ids=["green", "steps", "error", "usage", "ordering", "hang"],
 )
 def test_what_the_model_suite_said(suite: SuiteRun, steps: tuple[str, ...]) -> None:
-    sight = model_sight(suite)
-    assert (sight.steps, sight.caught) == (steps, bool(steps))
+    result = model_result(suite)
+    assert (result.steps, result.caught) == (steps, bool(steps))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_what_the_model_suite_said(suite: SuiteRun, steps: tuple[str, ...]) -> N
     ids=["digests", "another check", "an error", "a test", "hang", "green"],
 )
 def test_what_would_be_red_if_no_digest_had_been_accepted(suite: SuiteRun, more: bool) -> None:
-    assert model_sight(suite).without_digests is more
+    assert model_result(suite).without_digests is more
 
 
 def test_what_the_kernel_suite_said() -> None:
@@ -322,10 +322,10 @@ def test_what_the_kernel_suite_said() -> None:
         {"id": "b", "verdict": "error", "elements": 0, "mismatches": 3},
         {"id": "c", "verdict": "exact", "elements": 200, "mismatches": 0},
     ]
-    sight = kernel_sight(SuiteRun(exit_code=1, cells=cells, tests={"test_product": [2, 8]}))
-    assert (sight.caught, sight.cells, sight.share) == (True, (2, 3), 0.25)
-    assert sight.tests == (("test_product", 2, 8),)
-    assert not kernel_sight(SuiteRun(cells=cells[2:])).caught
+    result = kernel_result(SuiteRun(exit_code=1, cells=cells, tests={"test_product": [2, 8]}))
+    assert (result.caught, result.cells, result.share) == (True, (2, 3), 0.25)
+    assert result.tests == (("test_product", 2, 8),)
+    assert not kernel_result(SuiteRun(cells=cells[2:])).caught
 
 
 def test_results_are_plain_json(tmp_path: Path) -> None:

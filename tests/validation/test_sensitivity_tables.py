@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from mxcheck.reporting.table import render
-from validation.sensitivity.detection import Detection, KernelSight, ModelSight, Sight
+from validation.sensitivity.detection import CheckResult, Detection, KernelResult, ModelResult
 from validation.sensitivity.sensitivity_tables import (
     GROUP_COLUMNS,
     MATRIX_COLUMNS,
@@ -22,33 +22,33 @@ from validation.sensitivity.sensitivity_tables import (
     trouble,
 )
 
-NOTHING = Sight(seen=False, margin=0.0)
+NOTHING = CheckResult(seen=False, margin=0.0)
 BLIND = Detection(
     name="blind",
     group="gate",
     what="Nothing is wrong.",
-    kernels=KernelSight(caught=False),
-    models=ModelSight(caught=False, cases=(0, 8)),
+    kernels=KernelResult(caught=False),
+    models=ModelResult(caught=False, cases=(0, 8)),
     bounds=NOTHING,
     drift=NOTHING,
-    drift_elsewhere=Sight(seen=False, margin=0.25),
-    full=ModelSight(caught=False, cases=(0, 100)),
+    drift_elsewhere=CheckResult(seen=False, margin=0.25),
+    full=ModelResult(caught=False, cases=(0, 100)),
 )
 SEEN = Detection(
     name="seen",
     group="scale",
     what="The scale | is one off.",
-    kernels=KernelSight(caught=True, cells=(3, 14), share=0.125, tests=(("test_product", 2, 8),)),
-    models=ModelSight(caught=True, without_digests=True, cases=(4, 8), steps=("4", "6")),
-    bounds=Sight(seen=False, margin=0.5),
-    drift=Sight(seen=True, margin=2e6),
-    drift_elsewhere=Sight(seen=True, margin=math.inf),
+    kernels=KernelResult(caught=True, cells=(3, 14), share=0.125, tests=(("test_product", 2, 8),)),
+    models=ModelResult(caught=True, without_digests=True, cases=(4, 8), steps=("4", "6")),
+    bounds=CheckResult(seen=False, margin=0.5),
+    drift=CheckResult(seen=True, margin=2e6),
+    drift_elsewhere=CheckResult(seen=True, margin=math.inf),
 )
 FACTS = {"date": "2026-01-02", "torch": "2.9"}
 
 
 def test_groups_are_counted_in_the_order_of_the_faults() -> None:
-    full = replace(BLIND, full=ModelSight(caught=True, cases=(1, 1), steps=("6",)))
+    full = replace(BLIND, full=ModelResult(caught=True, cases=(1, 1), steps=("6",)))
     rows = [dict(zip(GROUP_COLUMNS, row, strict=True)) for row in group_rows([SEEN, BLIND, full])]
     assert [row["group"] for row in rows] == ["scale", "gate", "all"]
     scale, gate, all_ = rows
@@ -78,9 +78,9 @@ def test_a_line_of_the_matrix() -> None:
 def test_processes_that_ended_otherwise() -> None:
     one = replace(
         SEEN,
-        kernels=KernelSight(caught=True, ended="crash"),
-        models=ModelSight(caught=True, steps=("hang",)),
-        bounds=Sight(seen=False, margin=None),
+        kernels=KernelResult(caught=True, ended="crash"),
+        models=ModelResult(caught=True, steps=("hang",)),
+        bounds=CheckResult(seen=False, margin=None),
     )
     row = dict(zip(MATRIX_COLUMNS, matrix_row(one), strict=True))
     assert (row["kernel suite"], row["model suite: steps"], row["bounds alone"]) == ("crash", "hang", "-")
@@ -88,13 +88,13 @@ def test_processes_that_ended_otherwise() -> None:
 
 def test_many_red_tests_are_counted() -> None:
     tests = tuple((f"test_{letter}", 1, 2) for letter in "abcd")
-    one = replace(SEEN, kernels=KernelSight(caught=True, tests=tests))
+    one = replace(SEEN, kernels=KernelResult(caught=True, tests=tests))
     assert matrix_row(one)[2] == "test_a 1 of 2, test_b 1 of 2, 2 more tests"
 
 
 def test_caught_by_the_full_gate() -> None:
-    one = replace(BLIND, full=ModelSight(caught=True, cases=(1, 9), steps=("6",)))
-    assert one.name == "full"
+    one = replace(BLIND, full=ModelResult(caught=True, cases=(1, 9), steps=("6",)))
+    assert one.stage == "full"
     assert matrix_row(one)[-1] == "full gate: 6 (1 of 9 cases)"
 
 
@@ -136,8 +136,8 @@ def test_markdown() -> None:
 
 
 def test_faults_that_were_written_unseen_have_shares_of_their_own() -> None:
-    digests = ModelSight(caught=True, steps=("4",))
-    by_digests = replace(SEEN, kernels=KernelSight(caught=False), models=digests)
+    digests = ModelResult(caught=True, steps=("4",))
+    by_digests = replace(SEEN, kernels=KernelResult(caught=False), models=digests)
     found = [replace(one, unseen=True) for one in (SEEN, by_digests, by_digests, BLIND)]
     text = markdown([SEEN, *found], FACTS)
     assert "Of the 4 that were written by somebody who had read no check" in text

@@ -15,7 +15,7 @@ def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
         "exhaustive",
-        help="hold our casts against the oracle on every fp32 number there is",
+        help="compare our casts with the oracle on every fp32 number",
         description="Every one of the 2^32 fp32 bit patterns through our element casts and, each as a block "
         "of its own, through our scale rules. Exit code 0 if every bit is as the oracle has it, else 1.",
     )

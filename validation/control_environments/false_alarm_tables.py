@@ -18,7 +18,7 @@ _COLUMNS = (
     "environment",
     "cases",
     "skipped",
-    "alike",
+    "same arithmetic",
     "reference",
     "losses",
     "KL",
@@ -27,7 +27,7 @@ _COLUMNS = (
     "red",
 )
 _WHAT = (
-    "alike: cases for which the machine multiplied as the accepting one did, so that nothing may move by "
+    "same arithmetic: cases for which the machine had the baseline's arithmetic: nothing may move by "
     "1e-9. reference, losses, KL: the largest share of what drift is allowed (median, rms or maximum), "
     "over the other cases. rms of losses: the largest of a case, in nats per token."
 )
@@ -41,10 +41,10 @@ class EnvironmentRow:
         cases: number of cases run; `skipped` of them reported why they cannot run.
         red: case -> the gate's message, for false alarms.
         true_alarms: case -> the real error there that the gate reported.
-        alike: cases for which the machine multiplied as the accepting one did: nothing may move by 1e-9.
-        arithmetics: digests of fixed products, by model and the dtype in which a stage computes.
+        same_arithmetic: cases for which the machine had the baseline's arithmetic: nothing may move by 1e-9.
+        arithmetics: digests of fixed products, by model and the dtype in which a case computes.
         shares: `reference`, `loss`, `kl` -> the largest ratio to its bound (median, rms or maximum) over the
-            cases that are not alike, and the case; empty where there are none.
+            cases of other arithmetic, and the case; empty where there are none.
         worst_rms: the largest rms change of the sequences' losses in a case, in nats per token.
         seconds: duration of the run.
     """
@@ -54,7 +54,7 @@ class EnvironmentRow:
     skipped: int
     red: Mapping[str, str]
     true_alarms: Mapping[str, str]
-    alike: int
+    same_arithmetic: int
     arithmetics: Mapping[str, str]
     shares: Mapping[str, tuple[float, str]]
     worst_rms: float
@@ -88,7 +88,7 @@ def _cells(row: EnvironmentRow) -> tuple[str, ...]:
         row.environment,
         str(row.cases),
         str(row.skipped),
-        str(row.alike),
+        str(row.same_arithmetic),
         *("" if share is None else f"{share[0]:.2f}" for share in shares),
         "0" if row.worst_rms == 0 else f"{row.worst_rms:.1e}",
         str(len(row.true_alarms)),

@@ -53,7 +53,7 @@ def summarise(
         red["the run"] = f"pytest ended with exit code {run.exit_code}, and no case is red"
     bounds = {one.case.id: one.bounds for one in results if one.bounds is not None}
     shares: dict[str, tuple[float, str]] = {}
-    alike, worst = 0, 0.0
+    same, worst = 0, 0.0
     for name, record in records.items():
         try:
             accepted = read(baselines / record.case.baseline)
@@ -65,7 +65,7 @@ def summarise(
             red[name] = "; ".join(f"step {check.step}: {check.message}" for check in verdict.failures)
         worst = max(worst, drift(record, accepted, "loss").rms)
         if same_arithmetic(record, accepted):
-            alike += 1
+            same += 1
             continue
         for quantity in QUANTITIES:
             share = drift(record, accepted, quantity).share
@@ -76,7 +76,7 @@ def summarise(
         skipped=sum(one.outcome is Outcome.SKIPPED for one in results),
         red=red,
         true_alarms=true,
-        alike=alike,
+        same_arithmetic=same,
         arithmetics=dict(_arithmetics(records)),
         shares=shares,
         worst_rms=worst,

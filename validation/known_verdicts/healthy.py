@@ -244,7 +244,7 @@ def good(name: str, wrong: str, **rest: Any) -> KnownRecord:
 
 
 def elsewhere(noise: Noise | None, *, was: dict[str, Any] | None = None, **now: Any) -> dict[str, Any]:
-    """Return the fields of a run on a machine that multiplies differently from the accepting one, whose
+    """Return the fields of a run on a machine of other arithmetic than the baseline's, whose
     record has `noise` and the fields `was`."""
     return {"was": {"noise": noise, **(was or {})}, "arithmetic": OTHER_MACHINE, **now}
 

@@ -132,7 +132,7 @@ LAYER_NOISE = (
     ),
     bad(
         "layers-measured-here",
-        "the norm of one place by 2e-9, on the accepting machine, whatever the noise",
+        "the norm of one place by 2e-9, on a machine with the baseline's arithmetic, whatever the noise",
         6,
         was={"noise": _LOUD},
         sublayers=_once("norm", 4e-11),

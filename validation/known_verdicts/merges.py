@@ -39,7 +39,7 @@ _FAILED = (check("cast codes", False, "an example's codes"),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Canary:
+class _KnownRun:
     """Shards, and the required result of their merge: `green`, `red`, or `refused`."""
 
     name: str
@@ -98,9 +98,9 @@ def _basis(**changes: str) -> Basis:
     return Basis(**{**asdict(_BASIS), **changes})
 
 
-def _known_runs() -> Iterator[_Canary]:
-    def known(name: str, what: str, shards: tuple[ShardRun, ...], says: str) -> _Canary:
-        return _Canary(name=name, what=what, shards=shards, says=says)
+def _known_runs() -> Iterator[_KnownRun]:
+    def known(name: str, what: str, shards: tuple[ShardRun, ...], says: str) -> _KnownRun:
+        return _KnownRun(name=name, what=what, shards=shards, says=says)
 
     yield known("green", "nothing", green_shards(), "green")
     yield known("skipped", "nothing: a case was skipped", _ended(1, Outcome.SKIPPED, exit_status=0), "green")

@@ -79,7 +79,7 @@ NOISE = (
     ),
     expect(
         "noise-unavailable",
-        "an environment in which the step cannot run says nothing",
+        "an environment in which the precision cannot run says nothing",
         lambda: _noise(reference_losses=[], sequence_losses=[], sequence_kl=[], unavailable="no library"),
         (["a"], 0.0, 0.25, 0.5, 0.0, 0.5, 1.0, 0.25, 0.25, 0.25, 0.0),
     ),

@@ -96,7 +96,7 @@ def _worst() -> str:
     return found[0].split(": ")[1] if found and last in found[0] else "another"
 
 
-def _settled(*, new_only: bool) -> tuple[bool, bool]:
+def _compared(*, new_only: bool) -> tuple[bool, bool]:
     given = {"update_snapshots": not new_only, "update_new_snapshots_only": new_only}
     config: Any = SimpleNamespace(getoption=given.get)
     asked = asked_update(config)
@@ -107,11 +107,11 @@ _TEXTS: tuple[Expectation, ...] = (
     expect("drift", "the drift of a row with an rms of 0.0002", lambda: " 2e-04 " in _told(_TOLD), True),
     expect("saturation", "the share of saturated elements", lambda: " 5.00 " in _told(_saturating()), True),
     expect("worst layer", "the layer whose error turned", _worst, list(HEALTHY.sublayers or {})[-1]),
-    expect("update", "what --snapshot-update accepts", lambda: _settled(new_only=False), (True, False)),
+    expect("update", "what --snapshot-update accepts", lambda: _compared(new_only=False), (True, False)),
     expect(
         "update of what is new",
         "what --snapshot-update-new-only accepts",
-        lambda: _settled(new_only=True),
+        lambda: _compared(new_only=True),
         (False, True),
     ),
     expect(

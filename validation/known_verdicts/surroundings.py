@@ -191,8 +191,8 @@ _OURS = {
 }
 
 
-def _bounds(model: str, stage: str) -> tuple[Any, ...]:
-    return _numbers(BoundsTables([_THEIRS, _OURS]), case_of(model, stage))
+def _bounds(model: str, name: str) -> tuple[Any, ...]:
+    return _numbers(BoundsTables([_THEIRS, _OURS]), case_of(model, name))
 
 
 def _numbers(table: BoundsTables, case: Case) -> tuple[Any, ...]:
@@ -218,14 +218,16 @@ BOUNDS = (
         "bounds-model", "the model's line comes before the common one", lambda: _bounds("m", "u"), (11.0, 0.5)
     ),
     expect("bounds-rise", "a rise has its own bound", lambda: _bounds("n", "u"), (6.0, 7.0)),
-    expect("bounds-own", "a stage has its own line", lambda: _bounds("n", "u+attention"), (8.0, 8.0)),
+    expect("bounds-own", "a case name has its own line", lambda: _bounds("n", "u+attention"), (8.0, 8.0)),
     expect(
         "bounds-fewer",
         "else the largest of those with fewer options",
         lambda: _bounds("n", "u+attention+outputs"),
         (9.0, 9.0),
     ),
-    expect("bounds-none", "a stage without a line has no bounds", lambda: _bounds("n", "v"), ("refused",)),
+    expect(
+        "bounds-none", "a case name without a line has no bounds", lambda: _bounds("n", "v"), ("refused",)
+    ),
     expect("bounds-file", "the file of --mx-bounds comes before our table", _loaded, (0.75, 0.5)),
 )
 

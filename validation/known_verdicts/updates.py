@@ -77,13 +77,13 @@ def _refused(found: Absolute, stands: Standing | None = None, *, kl: float = 0.0
     return tuple(one.key for one in checks if not one.passed)
 
 
-def _standing(step: str, change: float, options: Sequence[str] = (), **changes: Any) -> tuple[int, int]:
+def _standing(precision: str, change: float, options: Sequence[str] = (), **changes: Any) -> tuple[int, int]:
     """Return the number of accepted precisions with which the healthy record is compared, and the number of
-    those that it contradicts, where only `step` was accepted and costs `change` more."""
+    those that it contradicts, where only `precision` was accepted and costs `change` more."""
     record = replace(HEALTHY, options=list(options))
     costs = [one + change * (1 + index % 3) for index, one in enumerate(HEALTHY.sequence_kl or [])]
-    kept = replace(record, precision=step, sequence_kl=costs, **changes)
-    found = standing(record, lambda case: kept if case.precision == step else None)
+    kept = replace(record, precision=precision, sequence_kl=costs, **changes)
+    found = standing(record, lambda case: kept if case.precision == precision else None)
     return found.compared, len(found.reversed)
 
 
@@ -155,7 +155,7 @@ FIRST = (
     ),
     expect(
         "reversed",
-        "a step costs more than one above it",
+        "a precision costs more than one that should cost more",
         lambda: _refused(Absolute(signed=(0.0005,), compared=32), Standing(reversed=("A above B",))),
         ("reversed",),
     ),
@@ -173,7 +173,7 @@ FIRST = (
     ),
     expect(
         "zeros",
-        "a matrix is zero throughout",
+        "a matrix contains only zeros",
         lambda: _refused(Absolute(signed=(0.0005,), compared=32, zeros=("q",))),
         ("zeros",),
     ),

@@ -11,7 +11,7 @@ OF_THE_GATE = ("gate", "record keeping")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class CheckResult:
     """The verdict of a check alone on a fault, and the largest ratio of a figure to its bound
     (detected above 1; None: no case reached the check)."""
 
@@ -20,7 +20,7 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KernelSight:
+class KernelResult:
     """The kernel suite's result under a fault.
 
     Attributes:
@@ -39,7 +39,7 @@ class KernelSight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSight:
+class ModelResult:
     """The model suite's result under a fault.
 
     Attributes:
@@ -66,8 +66,8 @@ class Detection:
         models: the reduced model suite.
         own_tests: number of misjudged records, reports, orderings and merges with known verdicts.
         bounds: step 5 alone.
-        drift: step 6 alone on the accepting machine, where nothing may move.
-        drift_elsewhere: step 6 alone on a machine that multiplies differently: only the noise bounds apply.
+        drift: step 6 alone on a machine with the baseline's arithmetic, where nothing may move.
+        drift_elsewhere: step 6 alone on a machine of other arithmetic: only the noise bounds apply.
         full: the full gate, which runs only for survivors of the reduced one.
         survives: the catalogue's reason why it is not detected, if any.
         unseen: whether its author had read no check, before any run searched for it.
@@ -76,13 +76,13 @@ class Detection:
     name: str
     group: str
     what: str
-    kernels: KernelSight
-    models: ModelSight
-    bounds: Sight
-    drift: Sight
-    drift_elsewhere: Sight
+    kernels: KernelResult
+    models: ModelResult
+    bounds: CheckResult
+    drift: CheckResult
+    drift_elsewhere: CheckResult
     own_tests: int = 0
-    full: ModelSight | None = None
+    full: ModelResult | None = None
     survives: str = ""
     unseen: bool = False
 

@@ -19,7 +19,7 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult
 from mxcheck.gate.verdict import judge, rise, sampling_allowance
 from validation.faults.fault import Fault
-from validation.sensitivity.detection import Detection, KernelSight, ModelSight, Sight
+from validation.sensitivity.detection import CheckResult, Detection, KernelResult, ModelResult
 from validation.sensitivity.suite_run import SuiteRun
 
 _ORDER = (*map(str, STEPS), "error", "crash", "hang")
@@ -48,29 +48,29 @@ def detection(
         what=fault.what,
         survives=fault.survives,
         unseen=fault.unseen,
-        kernels=KernelSight(caught=False) if kernels is None else kernel_sight(kernels),
-        models=model_sight(models),
+        kernels=KernelResult(caught=False) if kernels is None else kernel_result(kernels),
+        models=model_result(models),
         own_tests=len(models.own_tests),
-        bounds=_worst([bounds_sight(record, bounds) for record, _, bounds in pairs]),
-        drift=_worst([drift_sight(_here(record, baseline), baseline) for record, baseline, _ in pairs]),
+        bounds=_worst([bounds_result(record, bounds) for record, _, bounds in pairs]),
+        drift=_worst([drift_result(_here(record, baseline), baseline) for record, baseline, _ in pairs]),
         drift_elsewhere=_worst(
-            [drift_sight(replace(record, arithmetic="another"), baseline) for record, baseline, _ in pairs]
+            [drift_result(replace(record, arithmetic="another"), baseline) for record, baseline, _ in pairs]
         ),
-        full=None if full is None else model_sight(full),
+        full=None if full is None else model_result(full),
     )
 
 
 def _here(record: Record, baseline: Record) -> Record:
-    """Return the record as of a machine that multiplies as the accepting one: a fault may move the
+    """Return the record as of a machine with the baseline's arithmetic: a fault may move the
     reference."""
     return replace(record, arithmetic=baseline.arithmetic, reference_losses=baseline.reference_losses)
 
 
-def kernel_sight(run: SuiteRun) -> KernelSight:
+def kernel_result(run: SuiteRun) -> KernelResult:
     """Summarize the kernel suite's results."""
     red = [cell for cell in run.cells if cell["verdict"] in ("red", "error")]
     shares = [cell["mismatches"] / cell["elements"] for cell in red if cell["elements"]]
-    return KernelSight(
+    return KernelResult(
         caught=run.red,
         cells=(len(red), len(run.cells)),
         share=max(shares, default=0.0),
@@ -79,7 +79,7 @@ def kernel_sight(run: SuiteRun) -> KernelSight:
     )
 
 
-def model_sight(run: SuiteRun) -> ModelSight:
+def model_result(run: SuiteRun) -> ModelResult:
     """Summarize the model suite's results."""
     red = [result for result in run.results if result.outcome.red]
     steps = {step for result in red for step in _steps(result)}
@@ -90,7 +90,7 @@ def model_sight(run: SuiteRun) -> ModelSight:
         steps.add("error")
     others = sorted(steps - set(_ORDER))
     elsewhere = not red or bool(others) or run.ended != "finished"
-    return ModelSight(
+    return ModelResult(
         caught=run.red,
         without_digests=run.red and (elsewhere or any(map(_more, red))),
         cases=(len(red), len(run.results)),
@@ -109,21 +109,23 @@ def _steps(result: CaseResult) -> Sequence[str]:
     return ("error",)
 
 
-def bounds_sight(record: Record, bounds: Bounds) -> Sight:
+def bounds_result(record: Record, bounds: Bounds) -> CheckResult:
     """Apply step 5 alone: KL and the rise of the cross-entropy."""
     failed = judge(record, None, bounds).failed_steps
     mean, error, upper = rise(record)
     held = mean if math.isinf(error) else upper
     allowed = bounds.rise + sampling_allowance(bounds, record.scored_tokens)
-    return Sight(seen=5 in failed, margin=max(_share(record.exact_kl[0], bounds.kl), _share(held, allowed)))
+    return CheckResult(
+        seen=5 in failed, margin=max(_share(record.exact_kl[0], bounds.kl), _share(held, allowed))
+    )
 
 
-def drift_sight(record: Record, baseline: Record) -> Sight:
+def drift_result(record: Record, baseline: Record) -> CheckResult:
     """Apply step 6 alone: losses and KL by sequence."""
     if len(record.sequence_losses) != len(baseline.sequence_losses):
-        return Sight(seen=True, margin=math.inf)
+        return CheckResult(seen=True, margin=math.inf)
     moved = [drift(record, baseline, quantity) for quantity in ("loss", "kl")]
-    return Sight(
+    return CheckResult(
         seen=not all(one.within for one in moved),
         margin=max(math.inf if math.isnan(one.median) else one.share for one in moved),
     )
@@ -138,6 +140,6 @@ def _share(figure: float, bound: float) -> float:
     return figure / bound if bound else math.inf
 
 
-def _worst(sights: Sequence[Sight]) -> Sight:
-    margins = [one.margin for one in sights if one.margin is not None]
-    return Sight(seen=any(one.seen for one in sights), margin=max(margins, default=None))
+def _worst(results: Sequence[CheckResult]) -> CheckResult:
+    margins = [one.margin for one in results if one.margin is not None]
+    return CheckResult(seen=any(one.seen for one in results), margin=max(margins, default=None))

@@ -19,7 +19,7 @@ from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, all_green
 from mxcheck.gate.shipped import adopt
 from mxcheck.gate.update import Update
-from mxcheck.measure.hold import error_of, run_case
+from mxcheck.measure.case_run import error_of, run_case
 from mxcheck.measure.measured_noise import noise_of
 from mxcheck.measure.model_session import ModelSession
 from mxcheck.reporting.failure import failure_message
@@ -49,7 +49,7 @@ def _results(measuring: Measuring, shared: Path, *, update: bool) -> list[CaseRe
                 result = run_case(
                     session,
                     case,
-                    lambda record: _settled(record, session, update=update),
+                    lambda record: _compared(record, session, update=update),
                     baselines=measuring.baselines,
                 )
             except Exception:  # noqa: BLE001  (a fault may raise anything: the case is red, the others go on)
@@ -58,7 +58,7 @@ def _results(measuring: Measuring, shared: Path, *, update: bool) -> list[CaseRe
     return results
 
 
-def _settled(record: Record, session: ModelSession, *, update: bool) -> CaseResult:
+def _compared(record: Record, session: ModelSession, *, update: bool) -> CaseResult:
     case, measuring = record.case, session.measuring
     path, target = baseline_paths(measuring.baselines, case, session.device_class)
     accepted = read_accepted(path)

@@ -49,7 +49,7 @@ _HEAVY = (
         for name in ("arithmetic", "measure", "metrics", "sublayer_errors", "tokens")
     ),
     *("mxcheck.kernels.api", "mxcheck.kernels.eager", "mxcheck.kernels.block_matmul"),
-    *(f"mxcheck.measure.{name}" for name in ("emulation", "hold", "kernel_check", "measured_noise")),
+    *(f"mxcheck.measure.{name}" for name in ("emulation", "case_run", "kernel_check", "measured_noise")),
     *(f"mxcheck.models.{name}" for name in ("conversion.convert", "zoo.load", "conversion.probe")),
     *("mxcheck.pytest_plugin.plugin", "mxcheck.pytest_plugin.cases.kernel_cases"),
     *(f"mxcheck.pytest_plugin.fixtures.{name}" for name in ("gate_session", "kernel_runner")),

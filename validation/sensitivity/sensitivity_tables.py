@@ -15,7 +15,7 @@ from rich.table import Table
 
 from mxcheck.reporting.markdown import cell, table
 from mxcheck.reporting.tables import titled_table
-from validation.sensitivity.detection import OF_THE_GATE, Detection, KernelSight, ModelSight, Sight
+from validation.sensitivity.detection import OF_THE_GATE, CheckResult, Detection, KernelResult, ModelResult
 
 #: Maximum number of red tests named, besides cells of the kernel suite.
 _MOST_TESTS = 2
@@ -42,9 +42,9 @@ _WHAT = (
     "kernel suite: red cells of those of the fault's formats, and mismatches by element in the worst of "
     "them. model suite: the steps of docs/gate.md that failed, over all cases of the reduced gate. "
     "without digests: caught by more than step 4's comparison with accepted digests. "
-    "bounds, drift alone: whether step 5 or step 6 would have seen it without the others, drift on the "
-    "accepting machine and elsewhere, on one that multiplies otherwise; in brackets the worst figure over "
-    "its bound."
+    "bounds, drift alone: whether step 5 or step 6 would have seen it without the others, drift on a "
+    "machine with the baseline's arithmetic and elsewhere, on one of other arithmetic; in brackets the worst "
+    "figure over its bound."
 )
 
 
@@ -73,33 +73,33 @@ def matrix_row(one: Detection) -> tuple[str, ...]:
         one.what,
         _kernels(one.kernels),
         _models(one.models),
-        *(_sight(sight) for sight in (one.bounds, one.drift, one.drift_elsewhere)),
+        *(_check(result) for result in (one.bounds, one.drift, one.drift_elsewhere)),
         f"full gate: {_models(one.full)}" if one.full is not None and one.stage == "full" else one.stage,
     )
 
 
-def _kernels(sight: KernelSight) -> str:
-    if not sight.caught:
+def _kernels(result: KernelResult) -> str:
+    if not result.caught:
         return "-"
-    red, ran = sight.cells
-    parts = [f"{red} of {ran} cells ({_percent(sight.share)})"] if red else []
-    parts += [f"{name} {failed} of {count}" for name, failed, count in sight.tests[:_MOST_TESTS]]
-    parts += [f"{rest} more tests"] if (rest := len(sight.tests) - _MOST_TESTS) > 0 else []
-    parts += [sight.ended] if sight.ended != "finished" else []
+    red, ran = result.cells
+    parts = [f"{red} of {ran} cells ({_percent(result.share)})"] if red else []
+    parts += [f"{name} {failed} of {count}" for name, failed, count in result.tests[:_MOST_TESTS]]
+    parts += [f"{rest} more tests"] if (rest := len(result.tests) - _MOST_TESTS) > 0 else []
+    parts += [result.ended] if result.ended != "finished" else []
     return ", ".join(parts) or "error"
 
 
-def _models(sight: ModelSight) -> str:
-    if not sight.caught:
+def _models(result: ModelResult) -> str:
+    if not result.caught:
         return "-"
-    red, ran = sight.cases
-    return ", ".join(sight.steps) + (f" ({red} of {ran} cases)" if red else "")
+    red, ran = result.cases
+    return ", ".join(result.steps) + (f" ({red} of {ran} cases)" if red else "")
 
 
-def _sight(sight: Sight) -> str:
-    if sight.margin is None:
+def _check(result: CheckResult) -> str:
+    if result.margin is None:
         return "-"
-    return f"{'yes' if sight.seen else 'no'} ({_figure(sight.margin)})"
+    return f"{'yes' if result.seen else 'no'} ({_figure(result.margin)})"
 
 
 def _figure(value: float) -> str:

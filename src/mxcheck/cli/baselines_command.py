@@ -28,44 +28,44 @@ from mxcheck.run.own_recipes import own_recipes
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    baselines = commands.add_parser("baselines", help="look at accepted baselines, prune and re-centre them")
+    baselines = commands.add_parser("baselines", help="list, compare, prune and re-centre accepted baselines")
     actions = baselines.add_subparsers(required=True, metavar="ACTION")
 
-    listing = actions.add_parser("list", help="every accepted case and its figures")
+    listing = actions.add_parser("list", help="list every accepted case and its figures")
     listing.set_defaults(run=_list)
 
     diff = actions.add_parser(
-        "diff", help="what changed between two directories or git revisions, as a table"
+        "diff", help="show as a table what changed between two directories or git revisions"
     )
     diff.add_argument("before", nargs="?", default="HEAD", help="directory or git revision (default: HEAD)")
     diff.add_argument("after", nargs="?", help="directory or git revision (default: the baselines directory)")
     diff.set_defaults(run=_diff)
 
     seen = actions.add_parser(
-        "detectable", help="the smallest change of each accepted case that would be seen"
+        "detectable", help="show the smallest change of each accepted case that the gate detects"
     )
     seen.add_argument(
-        "--mx-bounds", "--mx-budgets", metavar="FILE", help="bounds of your own, as for the suite"
+        "--mx-bounds", "--mx-budgets", metavar="FILE", help="TOML file of bounds, as for the suite"
     )
     seen.set_defaults(run=_detectable)
 
     prune = actions.add_parser(
         "prune",
-        help="find baselines that no case owns, neither of the ladder nor a recipe of ./pyproject.toml, and "
-        "reference states that no baseline rests on; and what a write that was killed has left",
+        help="list baselines of no known case (of the ladder or a recipe of ./pyproject.toml), reference "
+        "states that no baseline uses, and leftovers of interrupted writes",
     )
-    prune.add_argument("--delete", action="store_true", help="delete them (default: name them)")
+    prune.add_argument("--delete", action="store_true", help="delete them (default: only list them)")
     prune.add_argument(
         "--models",
         default="",
-        help="models of the matrix, with commas (default: ours, and those with tokens of their own here, or "
-        "accepted on a corpus)",
+        help="models whose cases are known, with commas (default: the reference models, and those with "
+        "stored tokens here or accepted on a corpus)",
     )
     prune.set_defaults(run=_prune)
 
     recentre = actions.add_parser(
         "recentre",
-        help="measure again and rewrite baselines that are within tolerance; "
+        help="measure again and rewrite the baselines of passing cases; "
         "other arguments go to pytest, such as -k mxfp8_e4m3",
     )
     recentre.set_defaults(run=_recentre, passes_on=True)
@@ -238,15 +238,15 @@ def _recentre(options: argparse.Namespace) -> int:
     if not chosen and not here:
         # without a name pytest would measure ours, and copy their baselines into the project
         say(
-            f"mxcheck: {options.baselines} has no baselines of ours to recentre; name your models with "
-            f"--mx-models, as where they were accepted",
+            f"mxcheck: {options.baselines} has no baselines of the reference models to re-centre; name your "
+            f"models with --mx-models, as when they were accepted",
             error=True,
         )
         return 2
     others = sorted({path.name for path in options.baselines.glob("*/")} - {*REFERENCE_MODELS})
     if not chosen and others:
         names = some_of(others)
-        say(f"mxcheck: left as they are: {names}; name models of your own with --mx-models", error=True)
+        say(f"mxcheck: not re-centred: {names}; name user models with --mx-models", error=True)
     command = [sys.executable, "-m", "pytest", "--pyargs", "mxcheck.suite.models"]
     command += [] if chosen else [f"--mx-models={','.join(here)}"]
     command += ["--snapshot-update", "--mx-recentre", f"--mx-baselines={options.baselines.resolve()}"]

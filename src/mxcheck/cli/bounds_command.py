@@ -25,12 +25,12 @@ from mxcheck.run.own_recipes import own_recipes
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
-        "bounds", help="what each accepted case of a model costs, beside what it may cost"
+        "bounds", help="show the cost of each accepted case of a model beside its bound"
     )
-    command.add_argument("model", help="directory, hub id or name, as the suite takes it")
+    command.add_argument("model", help="directory, hub id or name, as for --mx-models")
     command.add_argument("--baselines", type=Path, default=BASELINES, help=f"default: {BASELINES}")
     command.add_argument(
-        "--mx-bounds", "--mx-budgets", metavar="FILE", help="bounds of your own, as for the suite"
+        "--mx-bounds", "--mx-budgets", metavar="FILE", help="TOML file of bounds, as for the suite"
     )
     command.set_defaults(run=_bounds)
 

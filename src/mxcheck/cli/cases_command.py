@@ -31,9 +31,9 @@ def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
         "cases",
-        help="write the inputs that a cast is held with, for a program in any language",
+        help="write the test inputs of a cast, for a program in any language",
         description="Write the inputs of a cast to the standard output, in a binary format that a short "
-        "program reads (docs/cases.md); `mxcheck verify` holds its results against the oracle. Exit code 0, "
+        "program reads (docs/cases.md); `mxcheck verify` compares its results with the oracle. Exit code 0, "
         "or 2 for bad input.",
     )
     command.add_argument("format", metavar="FORMAT", help="see `mxcheck formats`")
@@ -61,7 +61,7 @@ def add_domain_options(command: argparse.ArgumentParser) -> None:
         command.add_argument(name, action="append", default=[], metavar=metavar, help=words)
     for name in _COUNTS:
         counted = name.removeprefix("least_").removesuffix("_multiple")
-        words = "at least so many" if name.startswith("least") else "a multiple of this of"
+        words = "at least N" if name.startswith("least") else "multiples of N"
         command.add_argument(
             f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"{words} {counted} (default: 1)"
         )

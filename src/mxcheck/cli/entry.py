@@ -109,7 +109,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     """Parse a command line into options with `run`, which executes it; bad usage ends the program."""
     parser = argparse.ArgumentParser(
         prog="mxcheck",
-        description="Formats, single casts, the ladder, models and accepted baselines. "
+        description="Inspect formats, single casts, precisions, models and accepted baselines. "
         "The gate runs under pytest: pytest --pyargs mxcheck.suite.models.",
     )
     parser.add_argument("--version", action="version", version=f"mxcheck {__version__}")

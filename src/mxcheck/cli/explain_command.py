@@ -34,7 +34,7 @@ def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
         "explain",
-        help="show how each bit of a cast comes about; with --kernel, where a kernel differs",
+        help="show how each bit of a cast is computed; with --kernel, where a kernel differs",
         description="Quantize a tensor by the exact oracle and show each step. With --kernel, run that "
         "kernel on the same tensor and mark what differs: exit code 0 if nothing does, 1 if a bit does.",
     )

@@ -12,7 +12,7 @@ from mxcheck.reporting.screen import console
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
-        "formats", help="the formats, their properties and the names of their casts"
+        "formats", help="list the formats, their properties and the names of their casts"
     )
     command.set_defaults(run=_formats)
 

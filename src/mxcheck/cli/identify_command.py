@@ -27,10 +27,10 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "identify",
         help="tell which scale rule, rounding and dialect a kernel follows",
-        description="Ask a kernel for blocks on which the rules of the field differ, and count how far its "
-        "answer is from each. A kernel that does as it is asked is told by each rule and rounding that it "
-        "takes. Exit code 0 if each answer is one of them exactly, 1 if one is only near or like none, 2 for "
-        "bad input.",
+        description="Run a kernel on blocks for which known scale rules and roundings give different "
+        "results, and count the differences from each. A kernel that takes rules and roundings as arguments "
+        "is tested with each. Exit code 0 if every result matches one rule exactly, 1 if one matches only "
+        "nearly or not at all, 2 for bad input.",
     )
     command.add_argument(
         "kernel",
@@ -43,17 +43,18 @@ def add_commands(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAMES",
-        help="formats with E8M0 scales (repeat or use commas; default: the first that it takes)",
+        help="formats with E8M0 scales (repeat or use commas; default: the first that the kernel takes)",
     )
     command.add_argument(
         "--dtype",
         action="append",
         default=[],
         metavar="NAMES",
-        help="of the inputs: float32, bfloat16, float16 (repeat or use commas; default: each that it takes)",
+        help="dtype of the inputs: float32, bfloat16, float16 (repeat or use commas; default: all that the "
+        "kernel takes)",
     )
-    command.add_argument("--scale-rule", metavar="RULE", help=f"ask for this alone: {', '.join(_RULES)}")
-    command.add_argument("--rounding", help=f"ask for this alone: {', '.join(_ROUNDINGS)}")
+    command.add_argument("--scale-rule", metavar="RULE", help=f"test only this one: {', '.join(_RULES)}")
+    command.add_argument("--rounding", help=f"test only this one: {', '.join(_ROUNDINGS)}")
     command.set_defaults(run=_identify)
 
 

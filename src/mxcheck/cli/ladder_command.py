@@ -19,11 +19,9 @@ WIDTH = 140
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
-        "ladder", help="every precision: what it does, what it needs, if it runs here"
+        "ladder", help="list every precision: what it does, what it needs, whether it runs here"
     )
-    command.add_argument(
-        "--device", default="auto", help="auto (default: cuda where there is one), cpu, cuda"
-    )
+    command.add_argument("--device", default="auto", help="auto (default: cuda if there is one), cpu, cuda")
     command.set_defaults(run=_ladder)
 
 

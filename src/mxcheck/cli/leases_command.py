@@ -16,7 +16,7 @@ from mxcheck.scheduling.ledger import Ledger, default_folder
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
-        "leases", help="what the runs of this host hold of its devices, and how many wait"
+        "leases", help="list the leases of devices by the runs of this host, and how many runs wait"
     )
     command.add_argument(
         "--leases",

@@ -19,16 +19,18 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "merge",
         help="join the shards of a run (pytest --mx-shard=i/N --mx-report=DIR) and give the verdict",
-        description="Joins the files shard-i-of-N.json in and below DIR, prints the table of the whole run, "
-        "what red cases say, and one verdict. Exit code 0 if all is green, 1 if something is red, 2 if the "
-        "files are not the complete shards of one run.",
+        description="Join the files shard-i-of-N.json in and below DIR; print the table of the whole run, "
+        "the messages of red cases, and one verdict. Exit code 0 if all is green, 1 if something is red, 2 "
+        "if the files are not the complete shards of one run.",
     )
-    command.add_argument("folder", type=Path, metavar="DIR", help="where the shards' files lie, at any depth")
+    command.add_argument(
+        "folder", type=Path, metavar="DIR", help="directory of the shards' files, at any depth"
+    )
     command.add_argument(
         "--summary",
         type=Path,
         metavar="FILE",
-        help="append the report as Markdown, as to $GITHUB_STEP_SUMMARY",
+        help="append the report as Markdown, for example to $GITHUB_STEP_SUMMARY",
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the joined rows")
     command.set_defaults(run=_merge)

@@ -20,7 +20,7 @@ WIDTH = 180
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
-        "models", help="the reference models and the model cards: where they come from, what they need"
+        "models", help="list the reference models and the known models: origin and memory needed"
     )
     command.set_defaults(run=_models)
 

@@ -28,8 +28,8 @@ def add_commands(commands: Any) -> None:
         "run",
         allow_abbrev=False,
         help="run the model suite on a Ray cluster; other arguments go to pytest, such as -k mxfp8_e4m3",
-        description="Every model is a task that asks for what the model needs, and is tried again where its "
-        "node or process is lost; the shards are joined as by `mxcheck merge`. Arguments that are not listed "
+        description="Run each model as a Ray task with the resources that it needs; repeat it if its node or "
+        "process is lost; join the shards as `mxcheck merge` does. Arguments that are not listed "
         "here go to pytest. Exit code 0 if everything is green, 1 if anything is red, 2 for bad input.",
     )
     command.add_argument(
@@ -45,10 +45,10 @@ def add_commands(commands: Any) -> None:
         type=float,
         default=DEVICE_BYTES / GIB,
         metavar="GIB",
-        help=f"memory of a GPU, from which the number that a model needs is worked out (default: "
-        f"{DEVICE_BYTES / GIB:g}, what one of 80 GB has for tensors)",
+        help=f"memory of a GPU, which determines how many a model needs (default: "
+        f"{DEVICE_BYTES / GIB:g}, what a GPU of 80 GB has for tensors)",
     )
-    command.add_argument("--mx-device", choices=DEVICES, help="auto: GPUs where the cluster has any")
+    command.add_argument("--mx-device", choices=DEVICES, help="auto: GPUs if the cluster has any")
     # Parsed in order to be refused.
     command.add_argument("-n", "--numprocesses", help=argparse.SUPPRESS)
     command.set_defaults(run=_run, passes_on=True)

@@ -18,13 +18,15 @@ from mxcheck.run.option_choices import DTYPES
 
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
-    sample = commands.add_parser("sample", help="sample evaluation tokens from a model of your own")
+    sample = commands.add_parser("sample", help="sample evaluation tokens from a model")
     sample.add_argument(
-        "model", help="directory, hub id (org/name@revision) or name of the zoo; NAME=PATH names it"
+        "model", help="directory, hub id (org/name@revision) or name of a known model; NAME=PATH gives a name"
     )
-    sample.add_argument("--baselines", type=Path, default=BASELINES, help=f"where to (default: {BASELINES})")
+    sample.add_argument(
+        "--baselines", type=Path, default=BASELINES, help=f"directory to write to (default: {BASELINES})"
+    )
     sample.add_argument("--sequences", type=int, default=64)
-    sample.add_argument("--length", type=int, default=256, help="tokens a sequence, the first one included")
+    sample.add_argument("--length", type=int, default=256, help="tokens per sequence, including the first")
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument(
         "--dtype",
@@ -33,7 +35,7 @@ def add_commands(commands: Any) -> None:
     )
     sample.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     sample.add_argument(
-        "--trust-remote-code", action="store_true", help="let the checkpoint execute code of its own"
+        "--trust-remote-code", action="store_true", help="let the checkpoint run its own Python code"
     )
     sample.set_defaults(run=_sample)
 

@@ -25,7 +25,7 @@ from mxcheck.reporting.matrix import cell_text, nothing_compared
 from mxcheck.reporting.screen import say
 
 if TYPE_CHECKING:
-    from mxcheck.conformance.programs.answers import Held
+    from mxcheck.conformance.programs.answers import Compared
     from mxcheck.conformance.programs.case_files import CasesFile
     from mxcheck.conformance.shrink.shrinker import Counterexample
 
@@ -38,12 +38,12 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "verify",
         usage="mxcheck verify CASES RESULTS\n       mxcheck verify --command COMMAND FORMAT [RULE] [options]",
-        help="hold the results of a program in any language against the oracle",
-        description="Hold the results of a program that read the cases of `mxcheck cases` against the exact "
-        "oracle. With --command the program is run: it reads cases on its standard input and writes results "
-        "on its standard output, and is asked again for the smallest input of each cause. Exit code 0 if "
-        "every bit is right, 1 if one is not, if nothing was compared or if the program failed, 2 for bad "
-        "input.",
+        help="compare the results of a program in any language with the oracle",
+        description="Compare the results of a program for the inputs of `mxcheck cases` with the exact "
+        "oracle. With --command, mxcheck runs the program, which reads inputs from its standard input and "
+        "writes results to its standard output; it is run again to find the smallest input of each cause. "
+        "Exit code 0 if every bit is right; 1 if a bit is wrong, nothing was compared or the program failed; "
+        "2 for bad input.",
     )
     command.add_argument("first", metavar="CASES | FORMAT", help="a file of cases; with --command a format")
     command.add_argument(
@@ -54,20 +54,19 @@ def add_commands(commands: Any) -> None:
     )
     command.add_argument(
         "--command",
-        help="the program and its arguments, in one word: './my_cast --fast'. It is run without a shell",
+        help="the program and its arguments, quoted: './my_cast --fast'. No shell is used",
     )
     command.add_argument(
         "--time-limit",
         type=float,
         metavar="SECONDS",
-        help="after which a program that has written nothing more is ended, and one that is asked for a "
-        "single case (default: 60)",
+        help="end the program after this time without output, or on a single case (default: 60)",
     )
     command.add_argument(
         "--run-limit",
         type=float,
         metavar="SECONDS",
-        help="after which a program that is asked for all cases is ended, whatever it writes (default: 3600)",
+        help="end a run over all cases after this time (default: 3600)",
     )
     add_domain_options(command)
     command.set_defaults(run=_verify)
@@ -84,7 +83,7 @@ def _verify(options: argparse.Namespace) -> int:
     level, examples = asked_examples(options, cell)
 
     from mxcheck.conformance.identify import looks_like
-    from mxcheck.conformance.programs.answers import hold_program, shrunk_examples
+    from mxcheck.conformance.programs.answers import compare_program, shrunk_examples
     from mxcheck.conformance.programs.case_files import open_cases, write_cases
     from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 
@@ -94,7 +93,7 @@ def _verify(options: argparse.Namespace) -> int:
         with path.open("wb") as file:
             write_cases(file, cell, level, examples)
         cases = open_cases(path)
-        held = hold_program(asked, cases, Path(folder))
+        held = compare_program(asked, cases, Path(folder))
         wrong = held.elements > 0 and not _right(held)
         found = shrunk_examples(asked, held) if wrong else []
         likeness = looks_like(asked, cell) if wrong and not held.failure else ""
@@ -125,7 +124,7 @@ def _verify_files(options: argparse.Namespace) -> int:
             f"got {options.first!r} alone"
         )
 
-    from mxcheck.conformance.programs.answers import cut_examples, hold_results
+    from mxcheck.conformance.programs.answers import compare_results, cut_examples
     from mxcheck.conformance.programs.case_files import open_cases
     from mxcheck.conformance.programs.case_header import CaseFileError
     from mxcheck.conformance.programs.case_results import ResultsReader
@@ -138,7 +137,7 @@ def _verify_files(options: argparse.Namespace) -> int:
         raise CaseFileError(str(path), "it is no regular file; - reads results from the standard input")
     name = "the standard input" if piped else str(path)
     with usual_settings(), sys.stdin.buffer if piped else path.open("rb") as file:
-        held = hold_results(cases, ResultsReader(file=file, name=name, header=cases.header))
+        held = compare_results(cases, ResultsReader(file=file, name=name, header=cases.header))
         found = [] if _right(held) else cut_examples(held)
     lines = _examples(found, None)
     if found:
@@ -149,12 +148,12 @@ def _verify_files(options: argparse.Namespace) -> int:
     return _told(name, cases, held, lines)
 
 
-def _right(held: Held) -> bool:
+def _right(held: Compared) -> bool:
     """Return whether no bit is wrong; the last bit of values whose scale has a significand does not count."""
     return {kind for kinds in held.counts.values() for kind in kinds} <= {LAST_BIT}
 
 
-def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
+def _told(name: str, cases: CasesFile, held: Compared, lines: list[str]) -> int:
     """Print the result. Returns the exit code."""
     header = cases.header
     if held.stderr:
@@ -190,7 +189,7 @@ def _told(name: str, cases: CasesFile, held: Held, lines: list[str]) -> int:
     return 1
 
 
-def _tallies(held: Held) -> list[str]:
+def _tallies(held: Compared) -> list[str]:
     """Return the differences in the groups with the most, and the total of the others."""
     groups = sorted(held.counts.items(), key=lambda one: -sum(one[1].values()))
     lines = [f"{group_in_words(group)}: {_counted(kinds)}" for group, kinds in groups]

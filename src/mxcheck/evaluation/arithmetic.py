@@ -1,7 +1,8 @@
-"""Digest fixed products, shaped as a model's are, to tell whether two machines multiply alike.
+"""Digest fixed products, shaped as a model's are, to tell whether two machines have the same
+arithmetic.
 
-Equal losses of the fp32 reference do not settle this for a step that computes in another dtype: with oneDNN
-held to AVX2 the reference stayed bit-equal here, while every bf16 product changed.
+Equal losses of the fp32 reference do not show this for a precision that computes in another dtype: with
+oneDNN limited to AVX2 the reference stayed bit-equal here, while every bf16 product changed.
 """
 
 from __future__ import annotations

@@ -62,38 +62,39 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
     yield check(
         "zeros",
         not found.zeros,
-        f"{len(found.zeros)} matrices of the reference are zero throughout: {some(found.zeros)}; a download "
-        f"that broke off looks so"
+        f"{len(found.zeros)} matrices of the reference contain only zeros: {some(found.zeros)}; an "
+        f"interrupted download can be the reason"
         if found.zeros
-        else "no matrix is zero throughout",
+        else "no matrix contains only zeros",
     )
     yield check(
         "causal",
         found.sees_later <= SEES_LATER,
         f"later tokens move the reference's logits of earlier ones by {found.sees_later:.2g} of their "
-        f"standard deviation (allowed {SEES_LATER:g}): it sees what it is to predict; give a causal model",
+        f"standard deviation (allowed {SEES_LATER:g}): it sees the tokens that it has to predict; give a "
+        f"causal model",
     )
     if record.reference_cross_entropy >= found.uniform:
         words = (
             f"the reference's cross-entropy is {record.reference_cross_entropy:.2f} nats/token, a uniform "
-            f"distribution's {found.uniform:.2f}: it predicts worse than nothing; the tokenizer may be "
-            f"another model's, or the text"
+            f"distribution's {found.uniform:.2f}: it predicts worse than chance; the tokenizer or the text "
+            f"may be another model's"
         )
         yield check("uniform", False, words)
     yield check(
         "uniform",
         found.of_uniform < MOST_OF_UNIFORM,
         f"the reference's entropy is {100 * found.of_uniform:.1f} % of a uniform distribution's (allowed "
-        f"below {100 * MOST_OF_UNIFORM:g} %): it predicts nothing that quantization could spoil, and a gate "
-        f"on it tests nothing; give a trained model",
+        f"below {100 * MOST_OF_UNIFORM:g} %): it predicts hardly better than chance, so quantization cannot "
+        f"make it worse; give a trained model",
     )
     if record.kl is not None and not math.isfinite(record.kl):
-        yield check("signs", False, f"KL {record.kl} nats/token is no cost that anything could be held to")
+        yield check("signs", False, f"KL is {record.kl} nats/token: not finite, so no bound applies")
         return
     yield check(
         "reversed",
         not stands.reversed,
-        f"this precision, or one that was accepted before it, is wrong: {some(stands.reversed)}"
+        f"this precision or an accepted one is wrong: {some(stands.reversed)}"
         if stands.reversed
         else f"in order with {stands.compared} accepted precisions",
     )
@@ -104,7 +105,7 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
     yield check(
         "oracle",
         not wrong,
-        f"operands are not what the oracle makes of them: {some(wrong)}"
+        f"cast operands differ from the oracle's: {some(wrong)}"
         if wrong
         else f"{found.compared:,} values of cast operands equal the oracle's",
     )
@@ -115,8 +116,8 @@ def absolute_checks(record: Record, found: Absolute, stands: Standing) -> Iterat
         "signs",
         low <= share <= high,
         f"KL {record.kl:.6f} nats/token is {share:.2f} of what the same errors with random signs cost "
-        f"(allowed {low:g} to {high:g}): below, something is not cast; above, errors add up, or more than "
-        f"casts is wrong",
+        f"(allowed {low:g} to {high:g}): a smaller share: something is not cast; a larger one: errors add "
+        f"up, or the fault is not in a cast",
     )
 
 

@@ -62,7 +62,7 @@ CHECKS: Mapping[str, CheckRow] = registered(
     [
         *_rows(1, "case", "corpus", *FINGERPRINTS),
         *_rows(1, "zeros", excusable=True),
-        *_rows(2, "canaries", "own samples", "estimates", "reference", "reference entropies"),
+        *_rows(2, "smoke check", "own samples", "estimates", "reference", "reference entropies"),
         *_rows(2, "causal", "uniform", excusable=True),
         *_rows(3, "bits", "modules", "bytes", "figures"),
         *_rows(4, "kernel", "kernel operands", "steady casts"),

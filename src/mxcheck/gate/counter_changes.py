@@ -1,7 +1,7 @@
 """Changes between the counters of two cases: which are permitted, and a sentence for each.
 
 Weights are cast from stored numbers, so their counts are equal on every machine. So are all counts where a
-machine multiplies as the accepting one did. Elsewhere activations differ in their last bits, and some cross a
+machine has the baseline's arithmetic. Elsewhere activations differ in their last bits, and some cross a
 threshold of the cast. Measured with torch limited to its plainest instructions (`default` of
 measure/measured_noise.py) against AVX2, on ref-llama, ref-moe and SmolLM2-135M (30 layers, bf16, 32
 tokens), six recipes each:
@@ -64,7 +64,7 @@ def changes(now: Counters, then: Counters, *, same_inputs: bool) -> tuple[Change
     """Return every changed counter, those beyond their bounds first, then by descending share.
 
     Args:
-        same_inputs: this machine multiplies as the accepting one did, so that activations are equal bit for
+        same_inputs: this machine has the baseline's arithmetic, so that activations are equal bit for
             bit; then no counter may move.
     """
     found = [*_operands(now, then, same_inputs), *_rows(now, then, same_inputs)]
@@ -149,6 +149,6 @@ def _change(module: str, operand: str, figure: str, share: float, within: bool, 
 
 
 def _sentence(now: int, then: int, of: int, rest: str) -> str:
-    """Describe a count in per cent, unless both would read alike."""
+    """Describe a count in per cent, unless both would read the same."""
     a, b = (f"{100 * number / of:.3g} %" for number in (now, then))
     return f"{a} {rest} (accepted {b})" if a != b else f"{now} of {of} {rest} (accepted {then})"

@@ -23,7 +23,7 @@ class Detectable:
 
     `rise` is the minimal detectable effect of a paired test clustered by sequence, `rise_percent` the same
     for the perplexity, `unpaired_percent` that of two independent samples of as many sequences. `*_here` and
-    `*_elsewhere` are the bounds of step 6 on a machine that multiplies as the accepting one did, and on any
+    `*_elsewhere` are the bounds of step 6 on a machine with the baseline's arithmetic, and on any
     other: a uniform change of all sequences is detected from the median's bound on (with few sequences,
     perhaps from the root mean square's), a change of a single sequence from the maximum's. `kl_headroom` is
     the increase that step 5 still permits.

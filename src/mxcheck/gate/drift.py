@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mxcheck.gate.record import Record
 from mxcheck.gate.statistics import differences, largest, median_abs, rms
 
-#: On a machine that multiplies as the accepting one did (`same_arithmetic`).
+#: On a machine with the baseline's arithmetic (`same_arithmetic`).
 EXACT_TOLERANCE = 1e-9
 #: Elsewhere: this multiple of the noise measured at acceptance, plus the floor (nats per token);
 NOISE_MULTIPLE = 4.0
@@ -48,7 +48,7 @@ class Drift:
 
 
 def same_arithmetic(record: Record, baseline: Record) -> bool:
-    """Return whether this machine multiplies as the accepting one did."""
+    """Return whether this machine has the baseline's arithmetic."""
     return record.arithmetic == baseline.arithmetic and record.reference_losses == baseline.reference_losses
 
 
@@ -134,7 +134,7 @@ def entropy_drift(
     Args:
         now: the entropies of the record.
         then: the accepted ones; all that follow are of the accepted record, too.
-        same_arithmetic: whether this machine multiplies as the accepting one did.
+        same_arithmetic: whether this machine has the baseline's arithmetic.
         reference: the reference's entropies.
         kl: the KL, in nats per token.
         scored_tokens: the number over all sequences.

@@ -30,9 +30,9 @@ def casts_steady(record: Record) -> Iterator[Check]:
     yield check(
         "steady casts",
         not wrong,
-        f"casts do not stay the same all through the case in {len(wrong)} modules: {some(wrong)}"
+        f"casts changed within the case in {len(wrong)} modules: {some(wrong)}"
         if wrong
-        else "every cast stayed the same all through the case, for every kind of input",
+        else "no cast changed within the case, for any kind of input",
     )
 
 
@@ -40,7 +40,7 @@ def kernel_held(record: Record) -> Iterator[Check]:
     """Check that a named kernel gave the oracle's bits for the case's casts. Needs no baseline."""
     if (asked := record.asked_kernel) is None:
         return
-    held = f"the kernel {asked.name} was held against the oracle: {', '.join(asked.cells)}"
+    held = f"the kernel {asked.name} was compared with the oracle: {', '.join(asked.cells)}"
     yield check("kernel", not asked.wrong, asked.wrong or held)
 
 

@@ -51,7 +51,7 @@ def figures_held(record: Record, baseline: Record) -> Iterator[Check]:
 
 
 def _same_states(record: Record, baseline: Record) -> bool:
-    """Return whether the counted casts had the accepted inputs, because the layers multiplied alike."""
+    """Return whether the counted casts had the accepted inputs, because the layers computed equal bits."""
     if record.sublayers is None or baseline.sublayers is None:
         return record.sublayers is baseline.sublayers
     return same_layers(record.sublayers, baseline.sublayers)

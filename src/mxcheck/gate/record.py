@@ -76,7 +76,7 @@ class Record:
     that a library did not convert to its reason.
 
     `arithmetic` is a digest of fixed products in the case's type. Where it and the reference's losses equal
-    the accepted ones, this machine multiplies as the accepting one did.
+    the accepted ones, this machine has the baseline's arithmetic.
 
     Sequences are listed in the order of the tokens. `digests` holds, by module, bits that are equal on every
     machine: the weight's codes and scales, and the operands of the product in a fixed probe, each by groups

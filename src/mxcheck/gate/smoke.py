@@ -135,8 +135,8 @@ def broken_gate() -> str:
             failed: object = judge(record, _SOUND, known.bounds).failed_steps
         except MemoryError:
             return (
-                "the gate cannot be tried: out of memory; run fewer workers (-n), or give this machine more; "
-                "no verdict of this run counts"
+                "the gate's smoke check ran out of memory; run fewer workers (-n), or give this machine "
+                "more; no verdict of this run counts"
             )
         except Exception as error:  # noqa: BLE001  (reported, whatever it is: none of these raises)
             failed = " ".join(f"{type(error).__name__}: {error}".split())
@@ -144,7 +144,7 @@ def broken_gate() -> str:
             return (
                 f"the gate misjudges a known record (changed: {known.what}): steps that must fail: "
                 f"{_words(known.fails)}, got: {_words(failed)}; mxcheck itself is broken, no verdict of "
-                f"this run counts; undo what was changed under mxcheck/gate, or install mxcheck anew"
+                f"this run counts; undo local changes of the package, or reinstall it"
             )
     return ""
 

@@ -160,7 +160,7 @@ FIGURES: Mapping[str, Figure] = {
     ),
 }
 
-#: On a machine that multiplies as the accepting one did: less than one unit of any sketch.
+#: On a machine with the baseline's arithmetic: less than one unit of any sketch.
 EXACT_TOLERANCE = 1e-9
 #: Elsewhere: this multiple of the measured noise, and at least the figure's own bounds.
 NOISE_MULTIPLE = 4.0

@@ -45,20 +45,20 @@ def absolute(session: ModelSession, case: Case) -> Absolute:
     from mxcheck.models.conversion.convert import convert
 
     recipe = session.measuring.recipe_of(case)
-    bench = session.resident(case.model)
-    tokens, reference = bench.text.tokens, bench.reference
-    vocabulary = vocabulary_of(bench.loaded.model)
+    resident = session.resident(case.model)
+    tokens, reference = resident.text.tokens, resident.reference
+    vocabulary = vocabulary_of(resident.loaded.model)
     uniform = math.log(vocabulary)
     known = Absolute(
         of_uniform=reference.entropy / uniform if uniform else 0.0,
         uniform=uniform or math.inf,
-        sees_later=sees_later(bench.loaded.model, tokens),
-        zeros=zero_matrices(bench.loaded.model),
+        sees_later=sees_later(resident.loaded.model, tokens),
+        zeros=zero_matrices(resident.loaded.model),
     )
     if (unknown := _unknown(recipe)) is not None:
         return replace(known, unknown=unknown)
     together = recipe.sequences_a_pass or session.measuring.batch_size_of(case.model)
-    conversion = convert(bench.loaded.model, recipe)
+    conversion = convert(resident.loaded.model, recipe)
     try:
         with growing():  # the pass has few positions
             compared, wrong = compared_with_the_oracle(conversion, tokens[:together])
@@ -67,7 +67,7 @@ def absolute(session: ModelSession, case: Case) -> Absolute:
             progress = session.progress(f"{case.id} signs {seed}", tokens, together)
             with random_signs(conversion, seed):
                 found = evaluate(
-                    bench.loaded.model, tokens, reference=reference, batch_size=together, progress=progress
+                    resident.loaded.model, tokens, reference=reference, batch_size=together, progress=progress
                 )
             assert found.kl is not None
             signed.append(found.kl)

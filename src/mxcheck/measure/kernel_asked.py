@@ -30,7 +30,7 @@ from mxcheck.models.zoo.refusal import is_out_of_memory
 if TYPE_CHECKING:
     from mxcheck.conformance.cases.cells import Cell
     from mxcheck.conformance.cases.narrowing import Narrowing
-    from mxcheck.conformance.held_cell import HeldCell
+    from mxcheck.conformance.compared_cell import ComparedCell
     from mxcheck.kernels.api import Kernel
     from mxcheck.kernels.registry import Implementation
     from mxcheck.models.recipes.recipe import Recipe
@@ -94,7 +94,7 @@ def cells_of(recipe: Recipe) -> Iterator[tuple[Cell, int | None]]:
 
 def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelCell:
     from mxcheck.conformance.cases.narrowing import Narrowing
-    from mxcheck.conformance.held_cell import hold_cell
+    from mxcheck.conformance.compared_cell import compare_cell
     from mxcheck.conformance.implementation.accelerator import on_device
     from mxcheck.kernels.api import resolve_kernel
     from mxcheck.kernels.domain import NotSupported
@@ -112,7 +112,7 @@ def _held(name: str, cell: Cell, block_size: int | None, device: str) -> KernelC
         asked = kernel if usual else _in_blocks_of(block_size, kernel, cell, named)
     except NotSupported as error:
         return KernelCell(verdict=NOT_COMPARED, words=one_line(str(error)))
-    held = hold_cell(asked, of, cell, LEVEL, named)
+    held = compare_cell(asked, of, cell, LEVEL, named)
     if no_memory:  # the machine's fault, not the kernel's: the case waits for more, or reports it
         raise no_memory[0].with_traceback(None)
     if not usual and held.verdict in ("red", "known") and _as_counted(held, of, cell):
@@ -154,7 +154,7 @@ def _in_blocks_of(block_size: int | None, kernel: Kernel, cell: Cell, named: Nar
     return declared(in_blocks, replace(made_for, block_sizes=(block_size,)))
 
 
-def _told(held: HeldCell, of: Implementation) -> KernelCell:
+def _told(held: ComparedCell, of: Implementation) -> KernelCell:
     """Describe a cell in words."""
     from mxcheck.conformance.cell_run import MOST_COUNTEREXAMPLES
     from mxcheck.conformance.failure_text import summary
@@ -178,7 +178,7 @@ def _told(held: HeldCell, of: Implementation) -> KernelCell:
     return KernelCell(verdict=RED, words=printable(words), example=held.first_example(of))
 
 
-def _as_counted(held: HeldCell, of: Implementation, cell: Cell) -> bool:
+def _as_counted(held: ComparedCell, of: Implementation, cell: Cell) -> bool:
     """Return whether each group of inputs, in any dtype, shows no other kinds of mismatch than were counted
     with the usual block size: for others there are no counts."""
     from mxcheck.conformance.findings import known_counts

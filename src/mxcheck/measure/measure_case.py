@@ -62,16 +62,16 @@ def _measured_whole(session: ModelSession, case: Case) -> Record:
 
 
 def _checked(session: ModelSession, case: Case, recipe: Recipe) -> Record:
-    """Measure the record, in a process that has measured canaries. Raises ValueError if it contradicts
+    """Measure the record, after the smoke check of its process. Raises ValueError if it contradicts
     itself. For the first record of a process that casts, also test that it was measured now."""
-    from mxcheck.measure.canaries.live_trials import stale
+    from mxcheck.measure.smoke_check.measured_now import stale
 
-    session.try_canaries()
+    session.run_smoke_check()
     record = _measured(session, case, recipe)
     check_figures(record)
     if not session.live and recipe.operands and recipe.library is None:
-        bench = session.resident(case.model)
-        found = stale(record, bench, lambda other: _measured(session.with_resident(other), case, recipe))
+        resident = session.resident(case.model)
+        found = stale(record, resident, lambda other: _measured(session.with_resident(other), case, recipe))
         session.broken = session.broken or found or ""
         session.live = found is not None
     return record
@@ -85,9 +85,9 @@ def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
     from mxcheck.measure.kernel_check import check_model_kernel
 
     measuring = session.measuring
-    bench = session.resident(case.model)
-    model, reference, tokens = bench.loaded.model, bench.reference, bench.text.tokens
-    states = None if isinstance(bench.states, str) else bench.states
+    resident = session.resident(case.model)
+    model, reference, tokens = resident.loaded.model, resident.reference, resident.text.tokens
+    states = None if isinstance(resident.states, str) else resident.states
     if recipe.operands:
         check_model_kernel(recipe, like=next(model.parameters()))
         check_subnormals()  # loading the kernel may have loaded code that flushes them
@@ -120,10 +120,10 @@ def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
         recipe=recipe.as_dict(),
         changes_bits=found.changes_bits,
         fingerprints={
-            "weights": bench.loaded.weights_fingerprint,
-            "tokenizer": bench.loaded.tokenizer_fingerprint,
+            "weights": resident.loaded.weights_fingerprint,
+            "tokenizer": resident.loaded.tokenizer_fingerprint,
             "tokens": fingerprint(tokens),
-            **bench.text.fingerprints,
+            **resident.text.fingerprints,
             **({} if states is None else {"states": states.digest}),
         },
         arithmetic=session.arithmetic(found.dtype),
@@ -140,7 +140,7 @@ def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
         digests=found.digests,
         unsteady=found.unsteady,
         kernel_cells=cells,
-        corpus=bench.text.facts,
+        corpus=resident.text.facts,
         scored_tokens=tokens.shape[0] * (tokens.shape[1] - 1),
         reference_cross_entropy=reference.cross_entropy,
         reference_entropy=reference.entropy,
@@ -158,7 +158,7 @@ def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
         sublayers=None if found.sublayers is None else found.sublayers.errors or None,
         counters=found.counters,
         metrics=result.metrics,
-        absent=_absent(bench.states, found.sublayers),
+        absent=_absent(resident.states, found.sublayers),
     )
 
 

@@ -138,11 +138,11 @@ def _states_file(session: ModelSession, model: str) -> str | None:
     """Write the resident model's layer states to a file for a child."""
     from mxcheck.evaluation.layer_states import save_states
 
-    bench = session.resident(model)
-    if isinstance(bench.states, str):
+    resident = session.resident(model)
+    if isinstance(resident.states, str):
         return None
     path = session.shared / f"mxcheck-states-{model}-{os.getpid()}.safetensors"
-    save_states(bench.states, path, weights=bench.loaded.weights_fingerprint)
+    save_states(resident.states, path, weights=resident.loaded.weights_fingerprint)
     return str(path)
 
 

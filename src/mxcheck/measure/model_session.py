@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mxcheck.models.recipes.recipe import Recipe
     from mxcheck.models.zoo.load import LoadedModel
 
-#: Called for every step; see `reporting.board`.
+#: Called for each event of a case; see `reporting.progress`.
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -79,7 +79,7 @@ class ModelSession:
         measuring: what is measured and how.
         shared: a folder that all processes of a run see; None: a private one.
         host: waits for what a model needs; None: no other process uses this machine.
-        tell: called for every step.
+        tell: called for each event.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ModelSession:
     ) -> None:
         self.measuring = Measuring() if measuring is None else measuring
         self.tell = tell
-        #: Whether a case was found to be measured on demand (`canaries.live`).
+        #: Whether a case was found to be measured on demand (`measured_now.stale`).
         self.live = False
         #: Keys of casts' code that this process has tested and found right (`SteadyCasts`).
         self.held = set[Hashable]()
@@ -156,14 +156,14 @@ class ModelSession:
 
     @cached_property
     def broken(self) -> str:
-        """Reason why no measurement of this process counts, in one line; empty if it measures canaries right
+        """Reason why no measurement of this process counts, in one line; empty if its smoke check passes
         and, as far as is known yet, measures on demand."""
-        from mxcheck.measure.canaries.broken_measuring import broken_measuring
+        from mxcheck.measure.smoke_check.broken_measuring import broken_measuring
 
         return broken_measuring()
 
-    def try_canaries(self) -> None:
-        """Measure canaries, once per process, before anything else is measured."""
+    def run_smoke_check(self) -> None:
+        """Run the smoke check, once per process, before anything else is measured."""
         _ = self.broken
 
     def checks(self) -> tuple[Check, ...]:
@@ -173,13 +173,13 @@ class ModelSession:
         broken = self.broken
         if not broken and self.arithmetic(torch.float32) == self.arithmetic(torch.bfloat16):
             broken = (
-                "products in fp32 and in bf16 have one digest, so that records would be held as if the "
-                "machine were another; undo what was changed under mxcheck, or install it anew"
+                "matrix products in fp32 and in bf16 have the same digest, so records would be judged as if "
+                "the machine were another; undo local changes of the package, or reinstall it"
             )
-        return (check("canaries", False, broken),) if broken else ()
+        return (check("smoke check", False, broken),) if broken else ()
 
     def with_resident(self, resident: Resident) -> ModelSession:
-        """Return this session with another bench, whose model it neither loads nor frees. It tells
+        """Return this session with another resident model, which it neither loads nor frees. It tells
         nothing."""
         other = copy.copy(self)
         other._resident, other._host, other.tell = resident, None, lambda _: None
@@ -338,14 +338,14 @@ class ModelSession:
         accepted. Raises ValueError if others were stored since the model was loaded."""
         from mxcheck.evaluation.layer_states import load_states, save_states
 
-        bench = self.resident(label)
-        if isinstance(bench.states, str):
+        resident = self.resident(label)
+        if isinstance(resident.states, str):
             return
-        weights = bench.loaded.weights_fingerprint
+        weights = resident.loaded.weights_fingerprint
         path = self.states_path(label, weights)
         if not path.exists():
-            save_states(bench.states, path, weights=weights)
-        elif load_states(path, weights=weights).digest != bench.states.digest:
+            save_states(resident.states, path, weights=weights)
+        elif load_states(path, weights=weights).digest != resident.states.digest:
             raise ValueError(
                 f"{path} was written after {label} had been measured, from other states than its; "
                 f"nothing was accepted; run this again, which starts from that file"

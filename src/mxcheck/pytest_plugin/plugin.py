@@ -153,7 +153,7 @@ def _refuse_update_in_ci(config: pytest.Config) -> None:
     if is_update(config) and _in_ci():
         raise pytest.UsageError(
             "mxcheck: --snapshot-update is refused in CI (the environment variable CI is set): a gate that "
-            "accepts what it finds gates nothing; update on a developer's machine and commit the baselines"
+            "accepts every change tests nothing; update on a developer's machine and commit the baselines"
         )
 
 
@@ -162,13 +162,13 @@ def _refuse_measuring_by_the_way(config: pytest.Config) -> None:
         return
     if is_update(config):
         raise pytest.UsageError(
-            "mxcheck: --mx-measure judges nothing, so that nothing can be accepted; drop one"
+            "mxcheck: --mx-measure makes no verdict, so nothing can be accepted; drop one"
         )
     named = "--mx-measure" in config.invocation_params.args
     if _in_ci() and not named:
         raise pytest.UsageError(
             "mxcheck: --mx-measure is refused in CI (the environment variable CI is set) unless the command "
-            "line itself names it: a gate that judges nothing gates nothing"
+            "line itself names it: a gate without verdicts tests nothing"
         )
 
 
@@ -212,10 +212,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Generator[No
 
     if type(made) is not LoadScheduling or config.known_args_namespace.dist != "no":
         return made
-    from mxcheck.pytest_plugin.xdist.placement_plan import plan
+    from mxcheck.pytest_plugin.xdist.placement_plan import placement_of
     from mxcheck.pytest_plugin.xdist.xdist_scheduling import PLUGIN, ModelScheduling
 
-    scheduling = ModelScheduling(config, log, lambda node_ids: plan(config, node_ids))
+    scheduling = ModelScheduling(config, log, lambda node_ids: placement_of(config, node_ids))
     config.pluginmanager.register(scheduling, PLUGIN)
     return scheduling
 

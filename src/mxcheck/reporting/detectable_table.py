@@ -29,8 +29,8 @@ _COLUMNS = (
 
 _CAPTION = (
     "nats/token; rise seen: what a one-sided test at 5 % finds with power 0.8, paired and clustered by "
-    "sequence; unpaired: the same of two independent samples; drift: bounds of step 6, on the accepting "
-    "machine and on one that multiplies otherwise (median over sequences, largest); KL headroom: what step 5 "
+    "sequence; unpaired: the same of two independent samples; drift: bounds of step 6, on a machine "
+    "with the baseline's arithmetic and on others (median over sequences, largest); KL headroom: what step 5 "
     "still lets pass"
 )
 

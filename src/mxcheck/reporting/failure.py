@@ -33,16 +33,14 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
     if baseline is not None:
         same_length = len(record.reference_losses) == len(baseline.reference_losses)
         if same_length and 1 not in verdict.failed_steps and not same_arithmetic(record, baseline):
-            lines.append(
-                "  this machine multiplies otherwise than the accepting one: step 6 allows for noise"
-            )
+            lines.append("  this machine's arithmetic is not the baseline's: step 6 allows for noise")
         lines += [
             f"  environment: {name}: {text}" for name, text in environment_changes(record, baseline).items()
         ]
     if verdict.acceptable:
         lines.append(f"  if the change is meant, accept it with: {accept}")
     else:
-        lines.append("  no update accepts this: a check that needs no baseline failed")
+        lines.append("  cannot be accepted: a check fails that needs no baseline")
         rows = [CHECKS[check.key] for check in failures]
         if any("over bounds" in row.groups for row in rows):
             lines.append(
@@ -50,7 +48,7 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
                 "--mx-bounds=FILE (docs/gate.md)"
             )
         if any(row.excusable for row in rows):
-            lines.append("  a line with a reason in the model's bounds.toml lets it in (docs/gate.md)")
+            lines.append("  if the model is meant so, give its line in bounds.toml a reason (docs/gate.md)")
     return "\n".join(lines)
 
 

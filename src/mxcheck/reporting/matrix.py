@@ -60,7 +60,7 @@ def nothing_compared(name: str, refusal: str) -> str:
     """Return the message of a kernel that is red because it gave nothing to compare; `refusal` is its first,
     if any."""
     why = f"; its first refusal: {refusal}" if refusal else ""
-    return f"red: nothing that {name} gave was compared{why}"
+    return f"red: no result of {name} was compared{why}"
 
 
 def matrix_table(rows: Sequence[Row]) -> Table:

@@ -257,7 +257,7 @@ def kernel_lines(rows: Sequence[CaseResult]) -> list[str]:
         if asked is not None:
             by_kernel.setdefault(asked.name, {}).update(asked.cells)
     return [
-        f"kernel {name}, held against the oracle: {_by_verdict(cells)}" for name, cells in by_kernel.items()
+        f"kernel {name}, compared with the oracle: {_by_verdict(cells)}" for name, cells in by_kernel.items()
     ]
 
 

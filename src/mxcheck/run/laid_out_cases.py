@@ -191,8 +191,9 @@ def _check_meaning(names: list[str], changes: Changes, globally: list[str]) -> N
         ("global", bool(globally), ours),
     ):
         if is_given and not has_meaning:
-            what = "E8M0 scales" if option in ("scale-rule", "rounding", "block-size") else "casts of ours"
+            of_scales = option in ("scale-rule", "rounding", "block-size")
+            what = "has E8M0 scales" if of_scales else "is quantized by mxcheck"
             raise ValueError(
-                f"--mx-{option} would change nothing: none of {', '.join(names)} has {what} to choose (your "
-                f"own recipes say all by themselves); leave it out, or give its default on the command line"
+                f"--mx-{option} has no effect: none of {', '.join(names)} {what}. User-defined recipes set "
+                f"this themselves. Leave it out; if an ini file sets it, give its default on the command line"
             )

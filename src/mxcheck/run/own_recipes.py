@@ -99,7 +99,7 @@ def _operand(entry: Any) -> Operand | None:
         raise ValueError(f"an operand is a format, or a table of {', '.join(_OPERAND)}, got {got(entry)}")
     if entry.get("rounding") == "stochastic":
         raise ValueError(
-            f"rounding stochastic: a model run has no random integers for it, the kernel suite has; "
+            f"rounding stochastic: only the kernel suite has random integers for it; "
             f"allowed: {', '.join(MODEL_ROUNDINGS)}"
         )
     return Operand(**entry)

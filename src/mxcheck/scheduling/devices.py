@@ -113,7 +113,7 @@ def visible(found: Sequence[Gpu], environ: Mapping[str, str] = os.environ) -> li
         if mixed:
             raise ValueError(
                 f"this host has different GPUs ({', '.join(sorted({gpu.model for gpu in found}))}); set "
-                f"CUDA_DEVICE_ORDER=PCI_BUS_ID, so that CUDA and nvidia-smi count them alike"
+                f"CUDA_DEVICE_ORDER=PCI_BUS_ID, so that CUDA and nvidia-smi give them the same numbers"
             )
         return list(found)
     chosen: list[Gpu] = []

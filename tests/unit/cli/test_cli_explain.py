@@ -1,4 +1,4 @@
-"""`mxcheck explain`: what it prints of a cast, and of a kernel held against it."""
+"""`mxcheck explain`: what it prints of a cast, and of a kernel compared with it."""
 
 from __future__ import annotations
 

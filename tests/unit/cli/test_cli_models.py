@@ -199,5 +199,5 @@ def test_nothing_heavy_is_loaded(arguments: list[str]) -> None:
 
 
 def test_the_test_above_can_fail() -> None:
-    """Whether a library's step runs here is asked of the library, and that takes torch."""
+    """Whether a library's precision runs here is asked of the library, and that takes torch."""
     assert "torch" in loaded("ladder", "--device", "cpu")

@@ -30,5 +30,5 @@ def test_recentre_takes_the_models_that_lie_there_and_says_which_it_leaves(
     monkeypatch.delenv("CI", raising=False)  # there, nothing is accepted
     ended = main(["baselines", "recentre", "--collect-only", "-q"])
     assert ended == 0
-    assert "left as they are: my-model; name models of your own" in capsys.readouterr().err
+    assert "not re-centred: my-model; name user models" in capsys.readouterr().err
     assert {path.name for path in Path("baselines").iterdir()} == {"ref-neo", "my-model"}

@@ -173,7 +173,7 @@ def test_a_right_rust_program_of_its_own_domain(rust_program: Path, capsys: Capt
     assert counted[4] in refusal
     assert int(counted[2]) < int(counted[3])
     told, error = verified(capsys, *command, "--dtype", "float16", code=1)
-    red = f"mxcheck: red: nothing that {rust_program} gave was compared; its first refusal: {why}"
+    red = f"mxcheck: red: no result of {rust_program} was compared; its first refusal: {why}"
     assert told.splitlines()[1:] == [f"{red} (mxfp8_e4m3-rceil, quick)"]
     assert not error
 

@@ -194,7 +194,7 @@ def shown_kinds(implementation: str, cell: str) -> set[str]:
     return {kind for groups in levels.values() for kinds in groups.values() for kind in kinds}
 
 
-# What a run is held against
+# What a run is compared with
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_each_path_of_our_own_is_counted(monkeypatch: pytest.MonkeyPatch, name: 
     assert line.startswith(f"{name}: call 41 of 50 ")
 
 
-def test_an_honest_cast_is_the_same_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_right_cast_is_the_same_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CALLS", 50)
     monkeypatch.setattr(module, "_ROUNDS", 10)
     for cell in (CELL, asking("nvfp4", "amax"), asking("e4m3_row", "amax")):

@@ -128,7 +128,7 @@ def test_and_those_of_fake_quantizers_with_real_scales(cell: str) -> None:
     assert all(one.kind in one.comparison.counts for _, one in found)
 
 
-def honest_by_another_way(x: Tensor, spec: CastSpec) -> Parts:
+def right_by_another_way(x: Tensor, spec: CastSpec) -> Parts:
     """What the faults are put into: right without them."""
     return with_scales(x, spec, lambda _, right: right)
 
@@ -136,9 +136,9 @@ def honest_by_another_way(x: Tensor, spec: CastSpec) -> Parts:
 @pytest.mark.parametrize(
     ("kernel", "cell"),
     [
-        *((honest_by_another_way, f"{name}-floor") for name in ("mxfp8_e4m3", "mxfp4_e2m1", "mxint8")),
-        (honest_by_another_way, "mxfp6_e3m2-rceil"),
-        (honest_by_another_way, "mxfp8_e5m2-floor-zero"),
+        *((right_by_another_way, f"{name}-floor") for name in ("mxfp8_e4m3", "mxfp4_e2m1", "mxint8")),
+        (right_by_another_way, "mxfp6_e3m2-rceil"),
+        (right_by_another_way, "mxfp8_e5m2-floor-zero"),
         *(
             (quantize_eager, cell)
             for cell in ("mxfp8_e5m2-reciprocal-nan_stays", "mxint8-ceil", "e5m2_row-amax")
@@ -151,7 +151,7 @@ def honest_by_another_way(x: Tensor, spec: CastSpec) -> Parts:
     ],
     ids=lambda part: getattr(part, "__name__", part),
 )
-def test_honest_casts_show_nothing(kernel: Cast, cell: str) -> None:
+def test_right_casts_show_nothing(kernel: Cast, cell: str) -> None:
     """(All cells of the house kernel: `tests/kernels`.)"""
     result, found = caught(kernel, CELLS[cell])
     assert (result.counts, result.unsupported, found) == ({}, {}, [])

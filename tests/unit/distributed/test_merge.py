@@ -231,7 +231,7 @@ def test_a_run_that_measured_nothing_is_red(tmp_path: Path) -> None:
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no shard file \(shard-1-of-N.json\) in or below"):
         merge_folder(tmp_path)
-    with pytest.raises(ValueError, match="is no directory; name the one that"):
+    with pytest.raises(ValueError, match="is not a directory; name the one that"):
         merge_folder(tmp_path / "none")
 
 

@@ -24,7 +24,7 @@ THEIRS = {
 
 
 @pytest.mark.parametrize(
-    ("model", "stage", "kl"),
+    ("model", "case_name", "kl"),
     [
         pytest.param("ref-neo", "bf16", 5, id="their-model"),
         pytest.param("ref-llama", "bf16", 4, id="their-default"),
@@ -32,8 +32,8 @@ THEIRS = {
         pytest.param("ref-neo", "mxfp8_e4m3-A", 2, id="our-default"),
     ],
 )
-def test_a_user_s_table_goes_first(model: str, stage: str, kl: float) -> None:
-    assert BoundsTables([THEIRS, OURS]).of(case_of(model, stage)) == Bounds(kl=kl, rise=10 * kl)
+def test_a_user_s_table_goes_first(model: str, case_name: str, kl: float) -> None:
+    assert BoundsTables([THEIRS, OURS]).of(case_of(model, case_name)) == Bounds(kl=kl, rise=10 * kl)
 
 
 @pytest.mark.parametrize(("model", "kl"), [("ref-moe", 3), ("ref-llama", 1)])
@@ -42,7 +42,7 @@ def test_a_model_s_entry_goes_before_the_common_one(model: str, kl: float) -> No
 
 
 @pytest.mark.parametrize("tables", [pytest.param([], id="none"), pytest.param([THEIRS, OURS], id="both")])
-def test_missing_bounds_name_stage_and_model(tables: list[dict[str, object]]) -> None:
+def test_missing_bounds_name_case_name_and_model(tables: list[dict[str, object]]) -> None:
     with pytest.raises(ValueError, match=r"no bounds for mxfp6_e2m3-B of ref-neo; .*--snapshot-update"):
         BoundsTables(tables).of(case_of("ref-neo", "mxfp6_e2m3-B"))
 
@@ -110,7 +110,7 @@ def test_a_user_s_file_may_have_lines_for_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage",
+    "case_name",
     [
         "mxfp8_e4m3-A+block16",
         "mxfp8_e4m3-A+outputs+attention",
@@ -119,12 +119,12 @@ def test_a_user_s_file_may_have_lines_for_options(tmp_path: Path) -> None:
         "fp9-A+attention",
     ],
 )
-def test_a_line_that_no_case_reads_is_refused(tmp_path: Path, stage: str) -> None:
+def test_a_line_that_no_case_reads_is_refused(tmp_path: Path, case_name: str) -> None:
     path = tmp_path / "bounds.toml"
-    path.write_text(f'[default]\n"{stage}" = {{ kl = 0.5 }}\n')
+    path.write_text(f'[default]\n"{case_name}" = {{ kl = 0.5 }}\n')
     with pytest.raises(ValueError, match="unknown precision in") as caught:
         load_bounds(str(path))
-    assert repr(stage) in str(caught.value)
+    assert repr(case_name) in str(caught.value)
 
 
 def test_a_user_s_recipes_may_have_lines(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: bytes, words: s
 
 @pytest.mark.parametrize("table", ["default", "models.ref-llama"])
 @pytest.mark.parametrize(
-    ("stage", "hint"),
+    ("case_name", "hint"),
     [
         pytest.param("fp8_e4m3_A", "; did you mean 'mxfp8_e4m3-A'?", id="misspelt"),
         pytest.param("fp8_e4m3-C", "; did you mean 'mxfp8_e4m3-B'?", id="unknown-tier"),
@@ -211,15 +211,17 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: bytes, words: s
         pytest.param("zzz", "", id="nothing-near"),
     ],
 )
-def test_a_stage_that_no_case_has_is_refused(tmp_path: Path, table: str, stage: str, hint: str) -> None:
+def test_a_case_name_that_no_case_has_is_refused(
+    tmp_path: Path, table: str, case_name: str, hint: str
+) -> None:
     """It would never be read, and the bound that its author meant would stay ours."""
     path = tmp_path / "mine.toml"
-    path.write_text(f"[{table}]\n{stage} = {{ kl = 1, rise = 1 }}\n")
+    path.write_text(f"[{table}]\n{case_name} = {{ kl = 1, rise = 1 }}\n")
     with pytest.raises(ValueError, match="unknown precision") as caught:
         load_bounds(str(path))
     message = str(caught.value)
     where = f"bounds file {path}: unknown precision in [{table}]"
-    assert message.startswith(f"{where} {stage!r}; allowed: fp32, bf16, ")
+    assert message.startswith(f"{where} {case_name!r}; allowed: fp32, bf16, ")
     assert message.endswith(hint)
     assert bool(hint) == ("did you mean" in message)
     assert "\n" not in message
@@ -272,7 +274,7 @@ def test_a_user_s_file_goes_before_a_model_s_and_that_before_ours(tmp_path: Path
     theirs = tmp_path / "mine.toml"
     theirs.write_text("[default]\nbf16 = { kl = 1 }\n")
     bounds = load_bounds(str(theirs), baselines=tmp_path)
-    found = [bounds.of(case_of("ref-llama", stage)) for stage in ("bf16", "fp32", "mxint8-B")]
+    found = [bounds.of(case_of("ref-llama", case_name)) for case_name in ("bf16", "fp32", "mxint8-B")]
     assert [one.kl for one in found[:2]] == [1, 3]
     assert [one.whose for one in found] == [
         str(theirs),

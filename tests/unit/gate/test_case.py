@@ -11,7 +11,7 @@ from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label, nam
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "stage", "bounds_key", "baseline"),
+    ("case", "name", "case_name", "bounds_key", "baseline"),
     [
         pytest.param(
             Case(model="ref-llama", precision="mxfp8_e4m3", tier="A"),
@@ -75,9 +75,9 @@ from mxcheck.gate.case import Case, case_of, check_recipe_name, model_label, nam
         ),
     ],
 )
-def test_names(case: Case, name: str, stage: str, bounds_key: str, baseline: str) -> None:
+def test_names(case: Case, name: str, case_name: str, bounds_key: str, baseline: str) -> None:
     assert case.id == name
-    assert case.name == stage
+    assert case.name == case_name
     assert case.bounds_key == bounds_key
     assert case.baseline == Path(baseline)
 
@@ -207,12 +207,12 @@ OF_EACH_KIND = [
 ]
 
 
-@pytest.mark.parametrize(("case", "stage"), OF_EACH_KIND)
-def test_the_names_of_each_kind_and_back(case: Case, stage: str) -> None:
-    assert case.name == stage
-    assert case.id == f"m-{stage}"
-    assert case.baseline == Path("m") / f"{stage}.json"
-    assert case_of("m", stage) == case
+@pytest.mark.parametrize(("case", "case_name"), OF_EACH_KIND)
+def test_the_names_of_each_kind_and_back(case: Case, case_name: str) -> None:
+    assert case.name == case_name
+    assert case.id == f"m-{case_name}"
+    assert case.baseline == Path("m") / f"{case_name}.json"
+    assert case_of("m", case_name) == case
 
 
 def test_cases_of_all_kinds_have_names_of_their_own() -> None:
@@ -284,11 +284,12 @@ def test_what_cannot_name_a_file_and_a_test_is_refused(fields: dict[str, Any], w
 
 
 @pytest.mark.parametrize(
-    "stage", ["", "+block16", "bf16+", "bf16++x", "bf16-", "-A", "a-b-c", "engine.", "training.", "engine.-x"]
+    "case_name",
+    ["", "+block16", "bf16+", "bf16++x", "bf16-", "-A", "a-b-c", "engine.", "training.", "engine.-x"],
 )
-def test_what_is_no_stage_is_refused(stage: str) -> None:
-    with pytest.raises(ValueError, match=r"case|stage"):
-        case_of("m", stage)
+def test_what_is_no_case_name_is_refused(case_name: str) -> None:
+    with pytest.raises(ValueError, match=r"case|case_name"):
+        case_of("m", case_name)
 
 
 def test_a_name_is_short_enough_for_files() -> None:

@@ -39,12 +39,12 @@ MATRIX = [
     for precision in ROUNDED_UP
 ]
 
-#: What the default gate has besides: few stages of some models, options on one model each.
+#: What the default gate has besides: few cases of some models, options on one model each.
 FEW_MATRIX = [
     *(
         Case(model=model, precision=precision, tier=tier)
-        for model, stages_of_it in FEW_PRECISIONS.items()
-        for precision, tier in stages_of_it
+        for model, names_of_it in FEW_PRECISIONS.items()
+        for precision, tier in names_of_it
     ),
     case_of("ref-neo", "mxfp8_e4m3-B+outputs"),
     case_of("wide-gpt2", "mxfp8_e4m3-B+attention"),
@@ -59,8 +59,8 @@ REAL_MATRIX = [
         for case in MATRIX
         if case.model == "ref-llama" and case.precision != "mixed"
     ),
-    *(case_of(f"{REAL}-long", stage) for stage in FEW),
-    *(case_of(REAL, f"{stage}+prose+length256") for stage in FEW),
+    *(case_of(f"{REAL}-long", case_name) for case_name in FEW),
+    *(case_of(REAL, f"{case_name}+prose+length256") for case_name in FEW),
 ]
 
 each_tier = pytest.mark.parametrize("tier", list(TIERS))

@@ -123,7 +123,7 @@ def test_what_lies_there(tmp_path: Path) -> None:
 
 
 def test_states_that_are_gone_are_red_and_an_update_stores_them_anew(tmp_path: Path) -> None:
-    """On the accepting machine, too, which comes to the same states by itself."""
+    """On a machine with the baseline's arithmetic, too, which comes to the same states by itself."""
     path = tmp_path / "case.json"
     record = replace(BASELINE, fingerprints={**BASELINE.fingerprints, "states": "d" * 64})
     path.write_text(encode(record), encoding="utf-8")

@@ -77,7 +77,7 @@ def failed(over: object, step: int) -> tuple[int, ...]:
     return (step,) if over else ()
 
 
-# The accepting machine's arithmetic
+# The baseline's arithmetic
 
 
 @SIGNS

@@ -22,7 +22,7 @@ FREE = {
     "environment": "it says what a figure was made with, and explains a red case",
     "noise": "a run measures none: it is the baseline's, under its seal",
     "arithmetic": "another machine: that alone is nothing wrong",
-    "size": "of a layer's update by the reference: it tells a machine whose layers multiply otherwise",
+    "size": "of a layer's update by the reference: it tells a machine whose layers have other arithmetic",
 }
 
 #: What is refused by its form, whatever was accepted; so that nothing of it need be held.

@@ -91,7 +91,7 @@ def test_one_line_says_what_was_held() -> None:
     ]
     (line,) = kernel_lines(results)
     assert line == (
-        "kernel mine:f, held against the oracle: exact: mxfp8_e4m3-floor, mxfp4_e2m1-floor; not compared: "
+        "kernel mine:f, compared with the oracle: exact: mxfp8_e4m3-floor, mxfp4_e2m1-floor; not compared: "
         "nvfp4-amax (no nvfp4)"
     )
     assert kernel_lines([decide(build_record(), NOTHING, BOUNDS, Update()).result]) == []

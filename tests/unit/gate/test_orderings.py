@@ -23,7 +23,7 @@ from mxcheck.gate.orderings import (
 from mxcheck.gate.record import Record
 from mxcheck.models.recipes.ladder import with_tiers
 
-STAGES = {name if tier is None else f"{name}-{tier}" for name, tier in with_tiers()}
+CASE_NAMES = {name if tier is None else f"{name}-{tier}" for name, tier in with_tiers()}
 
 
 def records(lower: list[float], higher: list[float]) -> tuple[Record, Record]:
@@ -190,8 +190,8 @@ def test_what_no_reference_model_reverses() -> None:
 def test_the_table_is_of_the_ladder_and_says_everything_once() -> None:
     pairs = [(one.lower, one.higher) for one in ORDERINGS]
     assert len(set(pairs)) == len(pairs) == 41
-    assert {stage for pair in pairs for stage in pair} < STAGES
-    # No order contradicts another: with each ordering an arrow, there is a first stage again and again.
+    assert {case_name for pair in pairs for case_name in pair} < CASE_NAMES
+    # No order contradicts another: with each ordering an arrow, there is a first case name again and again.
     left = set(pairs)
     while left:
         highest = {higher for _, higher in left}

@@ -60,7 +60,7 @@ def test_a_gate_that_cries_wolf_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             RuntimeError("two\nlines"),
             "steps that must fail: none, got: RuntimeError: two lines; mxcheck itself",
         ),
-        (MemoryError(), "the gate cannot be tried: out of memory; run fewer workers (-n)"),
+        (MemoryError(), "the gate's smoke check ran out of memory; run fewer workers (-n)"),
     ],
 )
 def test_what_is_raised_is_told(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

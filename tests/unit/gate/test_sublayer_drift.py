@@ -69,7 +69,7 @@ def test_a_small_move_of_all_places_fails_though_none_alone_would(figure: str) -
 
 
 @pytest.mark.parametrize("figure", [figure for figure in FIGURES if figure != "size"])
-def test_where_the_machine_multiplies_alike_the_least_move_fails(figure: str) -> None:
+def test_on_a_machine_of_the_same_arithmetic_the_least_move_fails(figure: str) -> None:
     one_unit = 1 / 800 if figure == "sketch" else 1e-8
     now = {**PLACES, "layers.2.mlp": shifted(figure, one_unit)}
 

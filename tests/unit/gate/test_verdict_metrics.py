@@ -19,7 +19,7 @@ def test_equal_values_pass(make_record: Callable[..., Record]) -> None:
     assert any("metric surprise moved" in check.message for check in verdict.checks)
 
 
-def test_a_moved_value_is_red_where_the_machine_multiplies_alike(make_record: Callable[..., Record]) -> None:
+def test_a_moved_value_is_red_on_a_machine_of_the_same_arithmetic(make_record: Callable[..., Record]) -> None:
     (check,) = judge(make_record(metrics=MOVED), make_record(metrics=ACCEPTED), WIDE).failures
     assert check.step == 6
     assert check.message == (
@@ -28,7 +28,7 @@ def test_a_moved_value_is_red_where_the_machine_multiplies_alike(make_record: Ca
     )
 
 
-def test_it_is_not_judged_where_the_machine_multiplies_otherwise(make_record: Callable[..., Record]) -> None:
+def test_it_is_not_judged_on_a_machine_of_other_arithmetic(make_record: Callable[..., Record]) -> None:
     record = make_record(metrics=MOVED, arithmetic="another machine's")
     assert judge(record, make_record(metrics=ACCEPTED), WIDE).passed
 

@@ -61,7 +61,7 @@ SOUND = (
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSession]:
-    recipes = {case_of("ref-llama", stage): FIRST.SOUND[stage] for stage in (*SOUND, CASE.name)}
+    recipes = {case_of("ref-llama", case_name): FIRST.SOUND[case_name] for case_name in (*SOUND, CASE.name)}
     recipes[case_of("ref-llama", "bnb_int8-B")] = recipe("bnb_int8", tier="B")
     measuring = Measuring(
         recipes=recipes, max_samples=4, baselines=tmp_path_factory.mktemp("baselines"), device="cpu"
@@ -74,9 +74,9 @@ def refused(record: Record, found: Absolute) -> list[str]:
     return [one.key for one in absolute_checks(record, found, Standing()) if not one.passed]
 
 
-@pytest.mark.parametrize("stage", SOUND)
-def test_a_sound_recipe_passes(session: ModelSession, stage: str) -> None:
-    record, found = FIRST._tried(session, case_of("ref-llama", stage), None)
+@pytest.mark.parametrize("case_name", SOUND)
+def test_a_sound_recipe_passes(session: ModelSession, case_name: str) -> None:
+    record, found = FIRST._tried(session, case_of("ref-llama", case_name), None)
     assert refused(record, found) == []
     assert found.compared > 100_000
     assert len(found.signed) == len(SEEDS)

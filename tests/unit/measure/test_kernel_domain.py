@@ -15,7 +15,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.result import result_from_dict
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import quantize_eager
-from mxcheck.measure.hold import run_case
+from mxcheck.measure.case_run import run_case
 from mxcheck.measure.kernel_domain import check_kernel_domain
 from mxcheck.measure.made_for import other_options
 from mxcheck.measure.measure_case import measure_case
@@ -266,7 +266,7 @@ def test_what_is_wrong_of_a_kernel_is_told_of_a_case_that_it_does_not_do(tmp_pat
     assert last.endswith("it needs columns that the block size 32 divides, got 344")
     words = "looks like `floor_log2` with ties to even; causes: 1 wrong"
     assert kernel_lines([result_from_dict(result.as_dict())]) == [
-        f"kernel {name}, held against the oracle: red: mxfp8_e4m3-floor ({words})"
+        f"kernel {name}, compared with the oracle: red: mxfp8_e4m3-floor ({words})"
     ]
 
 

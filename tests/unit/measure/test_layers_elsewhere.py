@@ -29,7 +29,7 @@ CASE = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
 BOUNDS = Bounds(kl=1.0, rise=1.0)
 SEQUENCES, LENGTH = 4, 64
 
-#: The same case in a process of its own: honest, then with every tie rounded away from zero.
+#: The same case in a process of its own: healthy, then with every tie rounded away from zero.
 _CHILD = """
 import json, sys
 from pathlib import Path
@@ -44,10 +44,10 @@ folder, sequences, length = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]
 case = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
 measuring = Measuring(max_samples=sequences, sequence_length=length, baselines=folder, device="cpu")
 with ModelSession(measuring) as session:
-    honest = measure_case(session, case)
+    healthy = measure_case(session, case)
     with applied(catalogue()["ties_away_from_zero"]):
         faulty = measure_case(session, case)
-print(json.dumps([honest.as_dict(), faulty.as_dict()]))
+print(json.dumps([healthy.as_dict(), faulty.as_dict()]))
 """
 
 
@@ -70,7 +70,7 @@ def accepted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
 
 @pytest.fixture(scope="module")
 def elsewhere(accepted: tuple[Record, Path]) -> tuple[Record, Record]:
-    """The honest record and the faulty one of a process with the oldest instructions."""
+    """The healthy record and the faulty one of a process with the oldest instructions."""
     arguments = [str(accepted[1]), str(SEQUENCES), str(LENGTH)]
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, *arguments],
@@ -85,26 +85,26 @@ def elsewhere(accepted: tuple[Record, Path]) -> tuple[Record, Record]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    honest, faulty = json.loads(done.stdout.splitlines()[-1])
-    return record_from_dict(honest), record_from_dict(faulty)
+    healthy, faulty = json.loads(done.stdout.splitlines()[-1])
+    return record_from_dict(healthy), record_from_dict(faulty)
 
 
 def test_other_arithmetic_alone_is_green(
     accepted: tuple[Record, Path], elsewhere: tuple[Record, Record]
 ) -> None:
-    baseline, honest = accepted[0], elsewhere[0]
-    assert honest.reference_losses != baseline.reference_losses, "the environment changed nothing"
-    assert honest.fingerprints == baseline.fingerprints, "both start from the stored states"
-    assert [check.message for check in judge(honest, baseline, BOUNDS).failures] == []
+    baseline, healthy = accepted[0], elsewhere[0]
+    assert healthy.reference_losses != baseline.reference_losses, "the environment changed nothing"
+    assert healthy.fingerprints == baseline.fingerprints, "both start from the stored states"
+    assert [check.message for check in judge(healthy, baseline, BOUNDS).failures] == []
 
 
 def test_ties_away_are_seen_by_the_layers_alone(
     accepted: tuple[Record, Path], elsewhere: tuple[Record, Record]
 ) -> None:
-    """Every other figure is the honest one's: nothing but the layers can be red, and they are."""
-    baseline, (honest, faulty) = accepted[0], elsewhere
+    """Every other figure is the healthy one's: nothing but the layers can be red, and they are."""
+    baseline, (healthy, faulty) = accepted[0], elsewhere
     assert faulty.digests != baseline.digests, "the fault changes no cast"
-    blind = replace(honest, sublayers=faulty.sublayers)
+    blind = replace(healthy, sublayers=faulty.sublayers)
     verdict = judge(blind, baseline, BOUNDS)
     keys = [check.key for check in verdict.failures]
     assert {"layers: gain", "layers: sketch"} <= set(keys)

@@ -16,7 +16,7 @@ import torch
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
-from mxcheck.measure.hold import run_case
+from mxcheck.measure.case_run import run_case
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.zoo.load import load
@@ -170,7 +170,7 @@ def test_a_case_is_measured_at_one_thread_and_the_process_keeps_its_own(
     def tell(_: dict[str, Any]) -> None:
         counts.append(torch.get_num_threads())
 
-    def settle(record: Record) -> CaseResult:
+    def compare(record: Record) -> CaseResult:
         counts.append(torch.get_num_threads())
         return CaseResult(case=case, outcome=Outcome.PASSED, record=record)
 
@@ -180,7 +180,7 @@ def test_a_case_is_measured_at_one_thread_and_the_process_keeps_its_own(
         for measured in (
             lambda session: session.resident("ref-llama"),
             lambda session: measure_case(session, case),
-            lambda session: run_case(session, case, settle, baselines=tmp_path),
+            lambda session: run_case(session, case, compare, baselines=tmp_path),
         ):
             counts.clear()
             with ModelSession(SHORT, tell=tell) as session:
@@ -198,7 +198,7 @@ import os, sys
 from pathlib import Path
 import mxcheck
 sys.modules["transformers"] = None  # which comes after torch, and would take as long again
-from mxcheck.measure.hold import run_case
+from mxcheck.measure.case_run import run_case
 from mxcheck.measure.measure_case import measure_case
 session = mxcheck.ModelSession()
 case = mxcheck.Case(model="no-such-model", precision="bf16")

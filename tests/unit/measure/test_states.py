@@ -16,7 +16,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import judge
-from mxcheck.measure.hold import run_case
+from mxcheck.measure.case_run import run_case
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.model_session import ModelSession
 from mxcheck.run.measurement_settings import Measuring
@@ -147,12 +147,12 @@ def test_a_damaged_file_is_one_line_and_every_case_of_the_model_red(
     stored.write_bytes(spoil(stored.read_bytes()))
     damaged = stored.read_bytes()
 
-    def settle(record: Record) -> CaseResult:
+    def compare(record: Record) -> CaseResult:
         return pytest.fail(f"{record.id} was measured")
 
     with ModelSession(session.measuring) as later:
         for case in (CASE, OTHER):
-            result = run_case(later, case, settle, baselines=session.measuring.baselines)
+            result = run_case(later, case, compare, baselines=session.measuring.baselines)
             assert result.outcome is Outcome.ERROR
             assert result.message.startswith(f"{case.id}: {stored}: {why}")
             assert "restore it from version control" in result.message

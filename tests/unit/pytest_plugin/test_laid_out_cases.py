@@ -21,12 +21,12 @@ def names(settings: Settings) -> list[str]:
     return [case.name for case in settings.cases]
 
 
-def made(settings: Settings, stage: str) -> Recipe:
-    (found,) = (recipe for case, recipe in settings.recipes.items() if case.name == stage)
+def made(settings: Settings, case_name: str) -> Recipe:
+    (found,) = (recipe for case, recipe in settings.recipes.items() if case.name == case_name)
     return found
 
 
-def test_all_is_every_stage_of_the_ladder_in_its_order(lay: Lay) -> None:
+def test_all_is_every_precision_of_the_ladder_in_its_order(lay: Lay) -> None:
     settings = lay("--mx-precision", "all", "--mx-tier", "all")
     plain = [case for case in settings.cases if not case.options]
     assert [(case.precision, case.tier) for case in plain] == list(with_tiers())
@@ -242,7 +242,7 @@ def test_what_the_labels_say_is_what_the_recipe_does(lay: Lay) -> None:
     )  # fmt: skip
     stem = "mxfp8_e4m3-B+rceil+away+block16+attention+outputs"
     plain, mxint8, bf16 = (
-        made(settings, stage) for stage in (stem, f"{stem}+global-int8", f"{stem}+global-bfloat16")
+        made(settings, case_name) for case_name in (stem, f"{stem}+global-int8", f"{stem}+global-bfloat16")
     )
     assert plain == recipe(
         "mxfp8_e4m3",

@@ -147,7 +147,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         ),
         pytest.param(
             "mlp = { weights = { format = 'mxint8', rounding = 'stochastic' } }",
-            "rounding stochastic: a model run has no random integers for it",
+            "rounding stochastic: only the kernel suite has random integers for it",
             id="stochastic",
         ),
         pytest.param("mlp = { weights = { format = ['mxint8'] } }", "format", id="format-is-a-list"),
@@ -178,9 +178,9 @@ def with_recipes(pytester: pytest.Pytester, lay: Lay) -> Lay:
 
 def test_they_are_cases_after_the_ladder_s_without_tier_and_labels_of_casts(with_recipes: Lay) -> None:
     words = ("--mx-tier", "A,B", "--mx-attention", "--mx-global", "bf16", "--mx-max-samples", "4")
-    stages = [case.name for case in with_recipes(*words).cases]
-    assert stages[-2:] == ["w4a8+samples4", "heads.only+samples4"]
-    assert sum("w4a8" in stage for stage in stages) == 1
+    names = [case.name for case in with_recipes(*words).cases]
+    assert names[-2:] == ["w4a8+samples4", "heads.only+samples4"]
+    assert sum("w4a8" in name for name in names) == 1
 
 
 def test_they_are_asked_for_by_name(with_recipes: Lay) -> None:
@@ -190,8 +190,8 @@ def test_they_are_asked_for_by_name(with_recipes: Lay) -> None:
 
 
 def test_skipping_mx_leaves_them(with_recipes: Lay) -> None:
-    stages = [case.name for case in with_recipes("--no-mx", "--mx-precision", "w4a8,mxint8").cases]
-    assert stages == ["w4a8"]
+    names = [case.name for case in with_recipes("--no-mx", "--mx-precision", "w4a8,mxint8").cases]
+    assert names == ["w4a8"]
 
 
 def test_a_misspelt_one_is_told_the_nearest(with_recipes: Lay) -> None:

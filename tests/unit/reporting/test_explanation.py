@@ -188,7 +188,7 @@ def test_the_upper_clamp() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(BLOCK_FORMATS))
 def test_every_format_and_rule_can_be_told(name: str) -> None:
-    """What is told is held against the oracle by assertions: here on bits of any kind."""
+    """What is told is compared with the oracle by assertions: here on bits of any kind."""
     bits = np.random.default_rng(0).integers(0, 2**32, (6, 32), np.uint32)
     bits[1] &= 0x81FFFFFF  # small ones, too
     bits[2, ::3] = 0

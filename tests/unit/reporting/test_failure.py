@@ -21,7 +21,7 @@ from mxcheck.reporting.failure import (
 
 WIDE = Bounds(kl=1.0, rise=1.0)
 ACCEPT = "pytest --mx-models=ref-llama -k ref-llama-mxfp8_e4m3-B --snapshot-update"
-OTHERWISE = "this machine multiplies otherwise than the accepting one"
+OTHERWISE = "this machine's arithmetic is not the baseline's"
 
 
 def message(record: Record, baseline: Record | None, bounds: Bounds = WIDE) -> list[str]:
@@ -33,7 +33,7 @@ def test_what_no_update_accepts_is_not_advised() -> None:
     lines = message(build_record(), build_record(), Bounds(kl=0.0, rise=1.0))
     assert not any(ACCEPT in line for line in lines)
     assert lines[-2:] == [
-        "  no update accepts this: a check that needs no baseline failed",
+        "  cannot be accepted: a check fails that needs no baseline",
         (
             "  if this cost is meant: raise the bound in the file that step 5 names, or give another by "
             "--mx-bounds=FILE (docs/gate.md)"
@@ -46,7 +46,7 @@ def test_nor_where_the_records_are_not_comparable() -> None:
     of_another = build_record(model="ref-moe")
     lines = message(of_another, build_record(), Bounds(kl=0.0, rise=1.0))
     assert lines[0].startswith("ref-moe-mxfp8_e4m3-B: step 1 (inputs): another case: model is ref-moe")
-    assert lines[-1] == "  no update accepts this: a check that needs no baseline failed"
+    assert lines[-1] == "  cannot be accepted: a check fails that needs no baseline"
     assert message(of_another, build_record())[-1].endswith(ACCEPT)
 
 
@@ -126,7 +126,10 @@ def test_the_cause_follows_the_first_failure() -> None:
     lines = message(record, build_record())
     assert lines[3].startswith("  also step 6 (drift): KL")
     assert lines[1:3] == [
-        "  cause: conversion: weights are cast as accepted, but other operands enter the products",
+        (
+            "  cause: conversion: weights are cast as accepted, but the operands of the matrix products are "
+            "not the accepted ones"
+        ),
         (
             "  look first at: models/conversion/linear.py and models/conversion/product_hooks.py: "
             "activations' cast, bias, weights' values"
@@ -163,9 +166,9 @@ def test_without_a_baseline_nothing_is_compared() -> None:
     lines = message(build_record(), None, Bounds(kl=0.0, rise=1.0))
     assert lines == [
         "ref-llama-mxfp8_e4m3-B: step 5 (bounds): KL to the reference 0.001000 nats/token, bound 0",
-        "  cause: bounds: the case is over its bounds, and no baseline says whether it always was",
-        "  look first at: layers of the largest error, and the file that step 5 names",
-        "  no update accepts this: a check that needs no baseline failed",
+        "  cause: bounds: the case is over its bounds; there is no baseline to compare with",
+        "  look first at: the layers with the largest error, and the file that step 5 names",
+        "  cannot be accepted: a check fails that needs no baseline",
         (
             "  if this cost is meant: raise the bound in the file that step 5 names, or give another by "
             "--mx-bounds=FILE (docs/gate.md)"
@@ -237,7 +240,7 @@ def test_the_message_has_layers_and_counts_after_the_cause() -> None:
     moved = {**accepted.sublayers, "layers.0.mlp": replace(ERROR, norm=0.03)}
     lines = message(build_full_record(sublayers=moved), accepted)
     assert lines[0].endswith("worst by 5.00e-01 (bound 1.00e-09): layers.0.mlp 0.02 → 0.03")
-    assert lines[1].startswith("  cause: numerics: casts of the probe and losses are the accepted ones")
+    assert lines[1].startswith("  cause: numerics: casts of the fixed probe and losses are the accepted ones")
     assert lines[3:] == [
         f"  layers: layers.0.mlp: error 3 % of its update, gain -4.00e-03 ({WAS} 0 %)",
         f"  if the change is meant, accept it with: {ACCEPT}",

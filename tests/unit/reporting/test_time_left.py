@@ -54,7 +54,7 @@ def told(board: RunProgress, *, accepts: bool, workers: int) -> Iterator[tuple[f
 @pytest.mark.parametrize("accepts", [False, True], ids=["gate", "accepts"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_time_left_is_near_the_truth_from_the_first_case_on(workers: int, *, accepts: bool) -> None:
-    """The first case of an accepting run is the one that measured everybody's noise."""
+    """The first case of a run that accepts is the one that measured everybody's noise."""
     seen = list(told(RunProgress(expected=expected(accepts=accepts)), accepts=accepts, workers=workers))
     end = seen[-1][0]
     assert len(seen) == len(MODELS) * CASES

@@ -198,7 +198,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="bf16_stage_in_fp16",
-        what="The bf16 stage casts the model to float16.",
+        what="The precision bf16 casts the model to float16.",
         source="model.half() for `sixteen bits`, as of many scripts written before bf16",
         changes=rewrite(
             "mxcheck.models.conversion.convert:Conversion._activate", mention("bfloat16"), to="torch.float16"

@@ -40,7 +40,7 @@ def _ten_times(value: Any) -> Any:
 FAULTS: tuple[Fault, ...] = (
     _fault(
         name="baseline_compared_with_itself",
-        what="What is held against the record is the record.",
+        what="What is compared with the record is the record.",
         source="a porter's slip: the new file is written first and then read as the old one",
         changes=rewrite(f"{_VERDICT}:judge", to="baseline = None if baseline is None else record\nit"),
     ),
@@ -139,7 +139,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="always_another_machine",
-        what="No machine counts as one that multiplies as the accepting one did: the wide tolerance holds.",
+        what="No machine counts as one with the baseline's arithmetic: the wide tolerance holds.",
         source="a porter's slip: a comparison of the whole environment, in which something always differs",
         changes=rewrite(
             f"{_DRIFT}:same_arithmetic", comparison("arithmetic"), to="record.arithmetic is None"
@@ -147,7 +147,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="bounds_ten_times",
-        what="The KL divergence is held against ten times its bound.",
+        what="The KL divergence is compared with ten times its bound.",
         source="a porter's slip: percent and per mille",
         changes=rewrite(f"{_VERDICT}:_bounds", comparison("bounds"), to="record.kl <= 10 * bounds.kl"),
     ),
@@ -164,13 +164,13 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="rise_without_its_error",
-        what="The rise of the loss is held against its bound without its sampling error.",
+        what="The rise of the loss is compared with its bound without its sampling error.",
         source="evaluation harnesses that report a mean alone",
         changes=rewrite(f"{_VERDICT}:rise", returned(), operation("+"), to="mean"),
     ),
     _fault(
         name="rise_by_its_lower_bound",
-        what="The lower bound of the rise is held against the bound, not the upper.",
+        what="The lower bound of the rise is compared with the bound, not the upper.",
         source="a porter's slip: a hypothesis test with its hypotheses swapped, red only if surely too large",
         changes=rewrite(f"{_VERDICT}:rise", returned(), operation("+"), to="mean - UPPER_95 * error"),
     ),
@@ -238,7 +238,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="results_of_another_model",
-        what="The model that is on the bench is measured, whichever was asked for.",
+        what="The resident model is measured, whichever was asked for.",
         source="a porter's slip: a cache without its key; results of one model stored under another's name",
         changes=rewrite(
             "mxcheck.measure.model_session:ModelSession.resident",
@@ -287,9 +287,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="broken_library_skipped",
-        what="A step that was accepted here and cannot run any more is skipped.",
+        what="A precision that was accepted here and cannot run any more is skipped.",
         source="importorskip: a library that broke passes for one that was never there",
-        changes=rewrite("mxcheck.measure.hold:run_case", condition("_accepted_here"), to="it and False"),
-        survives="no library breaks while the suites run; tests/plugin/test_stages_fail_alone.py breaks one",
+        changes=rewrite("mxcheck.measure.case_run:run_case", condition("_accepted_here"), to="it and False"),
+        survives="no library breaks while the suites run; tests/plugin/test_cases_fail_alone.py breaks one",
     ),
 )

@@ -83,7 +83,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="machine_told_by_its_first_loss",
-        what="A machine counts as the accepting one if the first of the reference's losses is equal.",
+        what="A machine has the baseline's arithmetic if the first of the reference's losses is equal.",
         source="a porter's slip: one value taken to stand for all",
         changes=rewrite(
             "mxcheck.gate.drift:same_arithmetic",
@@ -143,7 +143,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="any_order_will_do",
-        what="An order of two steps that is too close to call passes for one that holds.",
+        what="An order of two precisions that is too close to call passes for one that holds.",
         source="a porter's slip: not reversed, taken for in order",
         changes=rewrite(
             "mxcheck.gate.orderings:unexpected_result",
@@ -153,13 +153,13 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="order_by_its_mean_alone",
-        what="Of two steps the one with the larger mean costs more, whatever the scatter.",
+        what="Of two precisions the one with the larger mean costs more, whatever the scatter.",
         source="leader boards",
         changes=rewrite("mxcheck.gate.orderings:OrderingResult.shows", mention("UPPER_95", nth=1), to="0.0"),
     ),
     _fault(
         name="order_of_the_arguments",
-        what="The lower step is taken from the higher with the sign reversed.",
+        what="The lower precision is taken from the higher with the sign reversed.",
         source="a porter's slip: two arguments of one type",
         changes=rewrite("mxcheck.gate.orderings:compare_kl", value("change"), to="[-one for one in it]"),
     ),
@@ -233,7 +233,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="shards_of_other_baselines_joined",
-        what="Shards that were held against other baselines, or ran other sources, are joined.",
+        what="Shards that were compared with other baselines, or ran other sources, are joined.",
         source="artefacts of two runs in one folder",
         changes=rewrite(f"{_MERGE}:_same_basis", condition("groups"), to="False"),
     ),

@@ -288,7 +288,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="row_scale_of_the_tensor",
-        what="Every row gets the scale of the whole tensor; no step of the ladder has scales by rows"
+        what="Every row gets the scale of the whole tensor; no precision of the ladder has scales by rows"
         " through this code, so the kernel suite alone can see it.",
         source="a porter's slip: amax() without an axis.",
         changes=rewrite(_REAL, choice("whole_tensor"), to="size.amax()"),

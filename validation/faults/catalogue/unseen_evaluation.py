@@ -194,8 +194,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="arithmetic_of_another_type",
-        what="A stage that computes in bf16 has the digest of fp32 products, so that it counts as measured on"
-        " a machine of other arithmetic.",
+        what="A precision that computes in bf16 has the digest of fp32 products, so that it counts as"
+        " measured on a machine of other arithmetic.",
         source="a porter's slip: a cache without its key",
         changes=rewrite(
             "mxcheck.measure.model_session:ModelSession.arithmetic",

@@ -78,7 +78,7 @@ FAULTS: tuple[Fault, ...] = (
         name="median_of_signed_changes",
         what="The typical change is the median of the changes, in which opposite signs cancel.",
         source="a porter's slip: abs() forgotten in one of three figures",
-        changes=rewrite(f"{_STATISTICS}:typical", call("abs"), to="value"),
+        changes=rewrite(f"{_STATISTICS}:median_abs", call("abs"), to="value"),
     ),
     _fault(
         name="largest_rise_alone",
@@ -177,7 +177,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="undecided_orders_pass",
-        what="An order of two steps that has to be clear may be too close to call.",
+        what="An order of two precisions that has to be clear may be too close to call.",
         source="a tolerance that was widened until a red case turned green",
         changes=(Setting(target="mxcheck.gate.orderings:_ALLOWED", value=_with_undecided),),
     ),
@@ -186,7 +186,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A tier gets the result of the one that ran before it under the same precision.",
         source="a porter's slip: a cache whose key lacks what was added later",
         changes=rewrite(
-            f"{_SESSION}.timed",
+            f"{_SESSION}.run",
             value("result"),
             to="replace(\n"
             "    self.__dict__.setdefault('_kept', {}).setdefault((case.model, case.precision), it),\n"
@@ -272,7 +272,7 @@ FAULTS: tuple[Fault, ...] = (
         what="A cell in which the kernel raises an error counts as not supported.",
         source="suites that skip on NotImplementedError, and catch more than that",
         changes=rewrite(
-            "mxcheck.pytest_plugin.fixtures.kernel_runner:KernelRunner.hold",
+            "mxcheck.pytest_plugin.fixtures.kernel_runner:KernelRunner.run",
             returned(nth=3),
             to="(row, 'unsupported' if row['verdict'] == 'error' else verdict, it[2])",
         ),
@@ -311,7 +311,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         name="shards_of_other_baselines_merged",
-        what="Shards that were held against different baselines are joined.",
+        what="Shards that were compared with different baselines are joined.",
         source="caches of CI that are older on one machine than on another",
         changes=rewrite(
             f"{_MERGE}:_same_basis",

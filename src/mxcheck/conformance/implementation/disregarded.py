@@ -110,9 +110,9 @@ def with_values(domain: Domain, values: Mapping[str, Any]) -> Domain:
 
 
 def in_words(values: Mapping[str, Any]) -> str:
-    """`it gives the same bits whatever is asked for: scale rule floor, rounding even`."""
+    """`it ignores the request and uses: scale rule floor, rounding even`."""
     told = [f"{field.replace('_', ' ')} {value}" for field, value in values.items()]
-    return f"it gives the same bits whatever is asked for: {', '.join(told)}"
+    return f"it ignores the request and uses: {', '.join(told)}"
 
 
 def _base(cell: Cell, domain: Domain) -> CastSpec:

@@ -38,7 +38,7 @@ _SHRINKING = 120.0
 
 
 @dataclass(slots=True)
-class Held:
+class Compared:
     """Result of comparing the answers to a file of cases.
 
     Attributes:
@@ -85,13 +85,13 @@ class Held:
 # --- results in a file
 
 
-def hold_results(cases: CasesFile, reader: ResultsReader) -> Held:
+def compare_results(cases: CasesFile, reader: ResultsReader) -> Compared:
     """Compare the results that a reader gives with the oracle.
 
     Raises:
         CaseFileError: the results belong to other cases, or are too few or too many.
     """
-    held = Held()
+    held = Compared()
     for case, answer in zip(cases.examples(), _answers(cases, reader), strict=True):
         held.add(case, _compared(answer, case))
     reader.end()
@@ -112,7 +112,7 @@ def _given(answer: Answer, _: Tensor, __: CastSpec) -> tuple[Tensor, ...] | Tens
     return returned(answer)
 
 
-def cut_examples(held: Held) -> list[tuple[str, Counterexample]]:
+def cut_examples(held: Compared) -> list[tuple[str, Counterexample]]:
     """Return (group, example) of each cause: the block that shows it, cut out of its case unchanged. The
     program cannot be asked for smaller shapes, so a mismatch that shows in shapes under different conditions
     counts as independent of the shape."""
@@ -180,7 +180,7 @@ def _as_result(got: Parts, x: Tensor) -> tuple[Tensor, ...] | Tensor:
 # --- a program that is asked
 
 
-def hold_program(asked: Program, cases: CasesFile, folder: Path) -> Held:
+def compare_program(asked: Program, cases: CasesFile, folder: Path) -> Compared:
     """Let a program answer all cases in one run, and compare. If it fails, ask the remaining cases one by
     one, until a few end in an error or time is up; ask none after a timeout. Its files are written to
     `folder`.
@@ -191,7 +191,7 @@ def hold_program(asked: Program, cases: CasesFile, folder: Path) -> Held:
     results = folder / "results"
     until = time.monotonic() + asked.run_limit
     ended = asked.run(cases, results, asked.run_limit)
-    held, reason = Held(), ""
+    held, reason = Compared(), ""
     with results.open("rb") as file:
         reader = ResultsReader(file=file, name=RESULTS_NAME, header=cases.header)
         answers = _answers(cases, reader)
@@ -221,7 +221,7 @@ def hold_program(asked: Program, cases: CasesFile, folder: Path) -> Held:
     return held
 
 
-def shrunk_examples(asked: Program, held: Held) -> list[tuple[str, Counterexample]]:
+def shrunk_examples(asked: Program, held: Compared) -> list[tuple[str, Counterexample]]:
     """Return (group, smallest input) of each cause, by asking the program again. A mismatch that shows only
     among other cases is cut out of them."""
     patient = _Patient(asked=asked, until=time.monotonic() + _SHRINKING)

@@ -117,7 +117,7 @@ class Recipe:
                 f"(or use mxcheck.recipe(..., tier='A'))"
             )
         if self.library is not None and (self.operands or self.outputs):
-            raise ValueError(f"{self.precision} is cast by its library: it takes no casts of ours")
+            raise ValueError(f"{self.precision} is cast by its library and takes no casts of mxcheck")
         if self.outputs and not any(casts.activations for casts in self.roles.values()):
             raise ValueError(
                 f"outputs casts results as activations are cast, and no role of {self.precision} casts them; "

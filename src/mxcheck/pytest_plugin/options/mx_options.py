@@ -47,95 +47,107 @@ _KERNELS_ALL = "kernel suite: all"
 LISTS = {
     "models": (
         "the reference models",
-        "model suite: names of the zoo, directories, hub ids (org/name@revision); NAME=PATH names one",
+        "model suite: models by name, directory or hub id (org/name@revision); NAME=PATH gives a name",
     ),
     "precision": (
         "all that are installed",
-        f"model suite: precisions: {', '.join(LADDER)}, names of your recipes, all",
+        f"model suite: precisions: {', '.join(LADDER)}, user-defined recipes by name, all",
     ),
     "format": (
         "all",
-        f"narrow the MX formats of the ladder, and the kernel suite, to: {', '.join(BLOCK_FORMATS)}",
+        f"run only the precisions and kernel cells of these formats: {', '.join(BLOCK_FORMATS)}",
     ),
-    "tier": ("B", f"model suite: tiers: {', '.join((*TIERS, *MIXED_TIERS))}, all"),
-    "skip": ("nothing", f"model suite: groups to leave out: {', '.join(GROUPS)} (mx: mixed too)"),
+    "tier": ("B", f"model suite: which modules to quantize: {', '.join((*TIERS, *MIXED_TIERS))}, all"),
+    "skip": (
+        "nothing",
+        f"model suite: groups of precisions to leave out: {', '.join(GROUPS)} (mx includes mixed)",
+    ),
     "global": (
         "none",
         (
-            "model suite: run each case that mxcheck casts once more with the results of element-wise "
-            f"operations cast too: {', '.join(ELEMENTWISE)}"
+            "model suite: run each case that mxcheck quantizes once more, with the results of element-wise "
+            f"operations cast too, to: {', '.join(ELEMENTWISE)}"
         ),
     ),
     "datasets": (
         "self",
         (
-            f"model suite: the text: {', '.join(CORPORA)}, a local file; the second stands in where the "
-            "first cannot be reached"
+            f"model suite: the evaluation text: {', '.join(CORPORA)}, a local file; a second one is used if "
+            "the first cannot be reached"
         ),
     ),
-    "metrics": ("none", "model suite: metrics of your own: their names, package.module:function"),
-    "trust-remote-code": ("none", "model suite: models whose checkpoint may execute code of its own"),
+    "metrics": ("none", "model suite: user-defined metrics, as package.module:function"),
+    "trust-remote-code": ("none", "model suite: models whose checkpoint may run its own Python code"),
     "kernel": (
         "model suite: eager; kernel suite: all that are installed",
-        "casts under test: names of implementations, package.module:function",
+        "casts under test: implementations by name, or package.module:function",
     ),
 }
 VALUES = {
-    "preset": ("none", "a named set of these options; the command line goes before it: {presets}"),
+    "preset": ("none", "a named set of these options, which the command line overrides: {presets}"),
     "scale-rule": (
         f"floor; {_KERNELS_ALL}",
-        f"scale rule: {', '.join(MODEL_SCALE_RULES)}; kernel suite: this alone (amax too)",
+        f"scale rule: {', '.join(MODEL_SCALE_RULES)}; kernel suite: only this one (also amax)",
     ),
     "rounding": (
         f"even; {_KERNELS_ALL}",
-        f"rounding of elements: {', '.join(MODEL_ROUNDINGS)}; kernel suite: this alone (stochastic too)",
+        f"rounding of elements: {', '.join(MODEL_ROUNDINGS)}; kernel suite: only this one (also stochastic)",
     ),
     "block-size": (
         f"32; {_KERNELS_ALL}",
-        f"elements that share a scale: {', '.join(BLOCK_SIZES)}; kernel suite: this alone",
+        f"elements that share a scale: {', '.join(BLOCK_SIZES)}; kernel suite: only this one",
     ),
     "dtype": (
         f"the model card's, else fp32; {_KERNELS_ALL}",
-        f"load models in: {', '.join(DTYPES)}; kernel suite: inputs of it alone",
+        f"load models in: {', '.join(DTYPES)}; kernel suite: only inputs of this type",
     ),
-    "axis": ("all", "kernel suite: blocks along this axis alone: -4 to 3, -1 the last"),
-    "max-samples": (str(DEFAULT_SAMPLES), "model suite: sequences to measure at most"),
+    "axis": ("all", "kernel suite: only blocks along this axis: -4 to 3, -1 is the last"),
+    "max-samples": (str(DEFAULT_SAMPLES), "model suite: largest number of sequences to measure"),
     "sequence-length": (
-        f"{DEFAULT_LENGTH} or what the model has; its own tokens: as sampled",
-        "model suite: tokens a sequence",
+        f"{DEFAULT_LENGTH}, or the model's own length if less; for its own samples, their length",
+        "model suite: tokens per sequence",
     ),
-    "batch-size": ("8 or the model card's", "model suite: sequences a forward pass; changes no result"),
-    "level": ("quick", f"kernel suite: {', '.join(LEVELS)}"),
-    "microxcaling": ("none", "kernel suite: a checkout of microxcaling, to be compared too"),
+    "batch-size": (
+        "8 or the model card's",
+        "model suite: sequences per forward pass; does not change results",
+    ),
+    "level": ("quick", f"kernel suite: how many inputs to test: {', '.join(LEVELS)}"),
+    "microxcaling": ("none", "kernel suite: path of a microxcaling checkout, to test it too"),
     "report": (
         "none",
-        "directory to write results to: the conformance matrix as Markdown and JSON; models' rows as JSON",
+        "directory for result files: the conformance matrix as Markdown and JSON, the model cases as JSON",
     ),
-    "device": ("auto", f"where models and kernels run: {', '.join(DEVICES)} (auto: cuda where there is one)"),
+    "device": ("auto", f"device of models and kernels: {', '.join(DEVICES)} (auto: cuda if there is one)"),
     "min-free-ratio": (
         str(DEFAULT_MIN_FREE_RATIO),
-        "model suite: leave a GPU alone if others hold so much of its memory that less than this is free",
+        "model suite: do not use a GPU of whose memory less than this share is free",
     ),
-    "workers-per-device": ("1", "model suite: workers that share a device (on a CPU: a core) at most"),
+    "workers-per-device": (
+        "1",
+        "model suite: largest number of workers that share a device (on a CPU: a core)",
+    ),
     "leases": (
-        "$MXCHECK_LEASES, else mxcheck-<your uid> in the folder for temporary files",
-        "directory on a local disk in which all runs of this host say what devices and memory they hold",
+        "$MXCHECK_LEASES, else mxcheck-<uid> in the temporary directory",
+        "directory on a local disk, shared by all runs of this host, for their leases of devices and memory",
     ),
-    "shard": ("1/1", "model suite: i/N runs the i-th of N parts, split by whole models; needs --mx-report"),
+    "shard": (
+        "1/1",
+        "model suite: i/N runs the i-th of N parts of the cases, whole models each; needs --mx-report",
+    ),
     "baselines": (str(BASELINES), "directory of accepted baselines, relative to pytest's root directory"),
-    "bounds": ("ours", "TOML file whose bounds go before ours"),
+    "bounds": ("those of mxcheck", "TOML file of bounds, which override those of mxcheck"),
 }
 FLAGS = {
     "mlp-only": "model suite: the same as --mx-tier=A",
-    "all-linears": "model suite: quantize every linear in place of a tier: head, routers, the rest",
-    "attention": "model suite: also quantize the operands of both attention products",
-    "quantize-outputs": "model suite: also quantize the results of linear products (and so keys and values)",
-    "weights-only": "model suite: leave activations as they are",
-    "recentre": "with --snapshot-update: rewrite baselines that are within tolerance, and accept nothing new",
-    "measure": "model suite: measure and show, and judge nothing: no case is red for its figures",
-    "wide": "model suite: also show modules replaced, changes of cross-entropy and entropy, and seconds",
-    "layers": "model suite: after the table, each case's layers by what its casts cost in them",
-    "debug": "model suite: list every replaced module after the run, and those left as they are",
+    "all-linears": "model suite: quantize every linear module instead of a tier's: also head and routers",
+    "attention": "model suite: also quantize the operands of both matrix products of attention",
+    "quantize-outputs": "model suite: also quantize the outputs of linear modules (keys and values included)",
+    "weights-only": "model suite: quantize weights only, no activations",
+    "recentre": "with --snapshot-update: rewrite the baselines of passing cases, and accept nothing new",
+    "measure": "model suite: show the figures without comparing them: no case is red for its figures",
+    "wide": "model suite: also show replaced modules, changes of cross-entropy and entropy, and seconds",
+    "layers": "model suite: after the table, show each case's error by layer",
+    "debug": "model suite: after the run, list the replaced modules and those that were not replaced",
 }
 
 #: Lists in which a name may have another spelling -> our name for it.

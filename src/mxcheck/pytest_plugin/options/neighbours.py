@@ -32,8 +32,8 @@ def require_syrupy(config: pytest.Config) -> None:
     """Raise ValueError, in one line, where syrupy is disabled."""
     if not config.pluginmanager.has_plugin("syrupy"):
         raise ValueError(
-            "baselines are stored by pytest's plugin syrupy, which this run leaves out (-p no:syrupy, or no "
-            "plugin is loaded by itself); let it in, or add -p syrupy"
+            "baselines are stored by pytest's plugin syrupy, which this run does not load (-p no:syrupy, or "
+            "autoloading of plugins is off); load it with -p syrupy"
         )
 
 
@@ -42,8 +42,8 @@ def require_assertions(config: pytest.Config) -> None:
     only those that pytest has rewritten are."""
     if not __debug__ and config.getoption("assertmode") != "rewrite":
         raise ValueError(
-            "under python -O (PYTHONOPTIMIZE) and --assert=plain no assertion is executed, and whatever is "
-            "tested passes; drop one of the two"
+            "under python -O (PYTHONOPTIMIZE) and --assert=plain no assertion is executed, so every "
+            "test passes; drop either"
         )
 
 
@@ -61,7 +61,7 @@ def refuse_repeats(config: pytest.Config) -> None:
     results, baselines and `-k` identify them."""
     if config.pluginmanager.has_plugin("repeat") and (config.getoption("count", 1) or 1) > 1:
         raise ValueError(
-            "pytest-repeat (--count) gives cases names that no baseline has; leave it out, and repeat the run"
+            "pytest-repeat (--count) renames cases, so they have no baseline; leave it out and repeat the run"
         )
 
 

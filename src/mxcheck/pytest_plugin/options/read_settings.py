@@ -135,7 +135,7 @@ def _with_cases(
                 name if tier is None else f"{name} in tier {tier}" for name, tier in FEW_PRECISIONS[label]
             )
             raise ValueError(
-                f"--mx-models={label}: it is there for {few} alone, and the run has neither; "
+                f"--mx-models={label}: this model has only cases of {few}, and the run has none of them; "
                 f"name such a precision, or leave the model out"
             )
     return {label: name for label, name in models.items() if label in there}
@@ -168,7 +168,7 @@ def _changes(options: Options) -> Changes:
     rounding = options.value("rounding") or "even"
     if rounding == "stochastic":
         raise ValueError(
-            f"--mx-rounding=stochastic: a model run has no random integers for it, the kernel suite has; "
+            f"--mx-rounding=stochastic: only the kernel suite has random integers for it; "
             f"allowed: {', '.join(MODEL_ROUNDINGS)}"
         )
     choose("--mx-rounding", rounding, MODEL_ROUNDINGS)
@@ -202,7 +202,7 @@ def _report_folder(config: pytest.Config, options: Options) -> Path | None:
     folder = config.rootpath / name
     there = next(path for path in (folder, *folder.parents) if path.exists())  # at least the root
     if not there.is_dir():
-        raise ValueError(f"--mx-report={name}: {there} is no directory; name a directory")
+        raise ValueError(f"--mx-report={name}: {there} is not a directory; name a directory")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"--mx-report={name}: {there} cannot be written to; name another directory")
     return folder
@@ -222,7 +222,7 @@ def _shard(options: Options) -> Shard | None:
     shard = parse_shard(text)
     if not options.value("report"):
         raise ValueError(
-            f"--mx-shard={text} needs --mx-report=DIR, where it writes what `mxcheck merge` joins and judges"
+            f"--mx-shard={text} needs --mx-report=DIR, the directory of the files for `mxcheck merge`"
         )
     return shard
 
@@ -233,7 +233,7 @@ def _part(shard: Shard, whole: Settings) -> Settings:
     models = whole.models
     if shard.count > len(models):
         raise ValueError(
-            f"--mx-shard={shard}: the run is split by whole models and has {len(models)}; "
+            f"--mx-shard={shard}: a shard has whole models, and the run has {len(models)}; "
             f"give at most N = {len(models)}"
         )
     labels = split(nominal_seconds(whole), shard.count)[shard.index - 1]

@@ -38,7 +38,7 @@ def check_root(config: pytest.Config, parser: pytest.Parser) -> None:
     fixed = f"--rootdir={root}" + (f" -c {ini}" if ini else "")
     remedy = f"write {' '.join(taken)}" if taken else f"beside {', '.join(stray)} write {fixed}"
     raise pytest.UsageError(
-        f"mxcheck: pytest takes a path after a space for one to collect from, and looks for the project in "
+        f"mxcheck: pytest collects from a path that follows a space, and looks for the project in "
         f"{config.rootpath} and not in {root}; {remedy}"
     )
 

@@ -134,9 +134,7 @@ class RunReport:
         run = self._settings
         bounds = load_bounds(run.bounds, run.own, baselines=run.baselines)
         if others := set(bounds.labels).difference(known_labels(run.baselines, run.models)):
-            lines.append(
-                f"mxcheck: {run.bounds} has bounds of models that nobody knows: {some_of(sorted(others))}"
-            )
+            lines.append(f"mxcheck: {run.bounds} has bounds of unknown models: {some_of(sorted(others))}")
         if absent := self._settings.left_out:
             lines.append(f"mxcheck: left out, their library is not installed: {', '.join(absent)}")
         return lines
@@ -225,8 +223,8 @@ class RunReport:
         cells = [one for record in records for one in record.kernel_cells.values()]
         if not records or any(one.verdict != NOT_COMPARED for one in cells):
             return ""
-        why = f"its first refusal: {cells[0].words}" if cells else "no case of this run casts by it"
-        return f"nothing that {name} gave was held against the oracle; {why}"
+        why = f"its first refusal: {cells[0].words}" if cells else "no case of this run uses it"
+        return f"no result of {name} was compared with the oracle; {why}"
 
     @property
     def _compared_nothing(self) -> bool:
@@ -257,7 +255,7 @@ class RunReport:
         if why := self._kernel_not_asked:
             terminalreporter.write_line(printable(f"mxcheck: red: {why}"))
         if self._compared_nothing:
-            terminalreporter.write_line("mxcheck: red: every case was skipped, so that nothing was compared")
+            terminalreporter.write_line("mxcheck: red: every case was skipped, so nothing was compared")
         self._keep(terminalreporter, {"accuracy.json": json.dumps([row.as_dict() for row in rows])})
         if self._settings.debug:
             self._list_modules(terminalreporter)
@@ -328,7 +326,7 @@ class RunReport:
             for module, role in record.replaced.items():
                 terminalreporter.write_line(printable(f"{name}: {module} ({role})"))
             for module, reason in record.unconverted.items():
-                terminalreporter.write_line(printable(f"{name}: {module} left as it is: {reason}"))
+                terminalreporter.write_line(printable(f"{name}: {module} not replaced: {reason}"))
 
 
 def _show(terminalreporter: Any, table: str) -> None:
@@ -347,5 +345,5 @@ def _compared(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     if not row["domain"].startswith("learned"):
         return ""
     own = [one for one in rows if one["implementation"] == row["implementation"]]
-    held = sum(one["verdict"] != "unsupported" for one in own)
-    return f"; {held} of {len(own)} cells were compared"
+    compared = sum(one["verdict"] != "unsupported" for one in own)
+    return f"; {compared} of {len(own)} cells were compared"

@@ -96,7 +96,7 @@ def seconds_of(config: pytest.Config, settings: Settings, cases: Sequence[Case])
 
 def expected_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]) -> Expected:
     """Return expected durations for the live display, including work done once for all cases of a model:
-    loading it, and in an accepting run measuring them again in each environment for the noise."""
+    loading it, and in a run that accepts measuring them again in each environment for the noise."""
     from mxcheck.measure.measured_noise import ENVIRONMENTS
     from mxcheck.reporting.progress import Expected
 
@@ -117,7 +117,7 @@ def expected_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]
     )
 
 
-def plan(config: pytest.Config, node_ids: Sequence[str]) -> Placement[Any] | None:
+def placement_of(config: pytest.Config, node_ids: Sequence[str]) -> Placement[Any] | None:
     """Return the placement of a run's tests on workers; None where it has no case of ours."""
     cases = selected_cases(config, node_ids)
     if not cases:

@@ -18,9 +18,9 @@ PLUGIN = "mxcheck-scheduling"
 class ModelScheduling:
     """Place models where a run has some, and act as xdist's `load` where it has none.
 
-    `plan` creates the placement of a run's node ids; None: there is no model among them. Until the workers
-    have collected, xdist's own LoadScheduling keeps nodes and collections. (Neither of its group schedulers
-    is suitable: one hangs after a worker's death, the other does not group.)
+    `make_placement` returns the placement of a run's node ids, or None if no model is among them. Until the
+    workers have collected, xdist's own LoadScheduling keeps nodes and collections. (Neither of its group
+    schedulers is suitable: one hangs after a worker's death, the other does not group.)
 
     It is registered as a plugin too, to record started and ended items: when a worker dies, they identify the
     item that died with it.
@@ -30,10 +30,10 @@ class ModelScheduling:
         self,
         config: pytest.Config,
         log: Any,
-        plan: Callable[[Sequence[str]], Placement[WorkerController] | None],
+        make_placement: Callable[[Sequence[str]], Placement[WorkerController] | None],
     ) -> None:
         self._load = LoadScheduling(config, log)
-        self._plan = plan
+        self._make_placement = make_placement
         self._placement: Placement[WorkerController] | None = None
         self._begun: set[str] = set()
         self._over: set[str] = set()
@@ -76,7 +76,7 @@ class ModelScheduling:
         of a dead worker."""
         if self._load.collection is None:
             collections = list(self._load.node2collection.values())
-            self._placement = self._plan(collections[0])
+            self._placement = self._make_placement(collections[0])
             if self._placement is None or any(one != collections[0] for one in collections):
                 self._placement = None
                 self._load.schedule()  # also reports workers that collected differently

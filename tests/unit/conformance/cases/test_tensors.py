@@ -66,7 +66,7 @@ def test_tensors_twice_the_same(group: str, name: str) -> None:
 
 
 def test_every_groups_bits_are_those_of_the_findings() -> None:
-    """As in `test_inputs.py`."""
+    """As in `test_edge_blocks.py`."""
     digests = {
         group: hashlib.sha256(b"".join(x.tobytes() for x in made(group, "nvfp4"))).hexdigest()[:12]
         for group in TENSOR_GROUPS["quick"]

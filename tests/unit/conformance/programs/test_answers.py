@@ -15,7 +15,7 @@ from mxcheck.conformance.cases.cells import Cell, cells
 from mxcheck.conformance.cases.generator import Example, example, spread_with_ties
 from mxcheck.conformance.cases.seeded_random import Draws
 from mxcheck.conformance.failure_text import describe
-from mxcheck.conformance.programs.answers import Held, cut_examples, hold_results
+from mxcheck.conformance.programs.answers import Compared, compare_results, cut_examples
 from mxcheck.conformance.programs.case_files import open_cases, write_cases
 from mxcheck.conformance.programs.case_results import ResultsReader
 from mxcheck.formats.spec import CastSpec
@@ -25,7 +25,7 @@ from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 ROW, COLUMN, SHAPE = 5, 77, (8, 96)
 
 
-def held(folder: Path, cell: Cell, kernel: Callable[..., object], shape: tuple[int, int] = SHAPE) -> Held:
+def held(folder: Path, cell: Cell, kernel: Callable[..., object], shape: tuple[int, int] = SHAPE) -> Compared:
     """One case, with these answers."""
 
     def one() -> Iterator[Example]:
@@ -39,7 +39,7 @@ def held(folder: Path, cell: Cell, kernel: Callable[..., object], shape: tuple[i
     cases = open_cases(folder / "cases.bin")
     values = kernel is spoilt_values
     results = answered(file.getvalue(), kernel, values=values)
-    return hold_results(cases, ResultsReader(file=io.BytesIO(results), name="r", header=cases.header))
+    return compare_results(cases, ResultsReader(file=io.BytesIO(results), name="r", header=cases.header))
 
 
 def spoilt(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:

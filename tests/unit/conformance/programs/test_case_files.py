@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mxcheck.conformance.cases.cells import Cell, cells
 from mxcheck.conformance.cases.generator import Example, example, examples
-from mxcheck.conformance.programs.answers import hold_results
+from mxcheck.conformance.programs.answers import compare_results
 from mxcheck.conformance.programs.case_files import open_cases, packed_case, write_cases
 from mxcheck.conformance.programs.case_header import CaseFileError
 from mxcheck.conformance.programs.case_results import ResultsReader
@@ -68,7 +68,7 @@ def refused_cases(folder: Path, data: bytes) -> str:
 def refused_results(folder: Path, data: bytes) -> str:
     cases = open_cases(put(folder, made()))
     with pytest.raises(CaseFileError) as caught:
-        hold_results(cases, ResultsReader(file=io.BytesIO(data), name="r", header=cases.header))
+        compare_results(cases, ResultsReader(file=io.BytesIO(data), name="r", header=cases.header))
     assert str(caught.value).isprintable()
     return str(caught.value).removeprefix("r: ")
 
@@ -141,7 +141,7 @@ def test_our_own_cast_is_exact(name: str, values: bool, tmp_path: Path) -> None:
     cases = open_cases(put(tmp_path, written))
     kernel = fake_quantize_eager if values else quantize_eager
     results = answered(written, kernel, values=values)
-    held = hold_results(cases, ResultsReader(file=io.BytesIO(results), name="r", header=cases.header))
+    held = compare_results(cases, ResultsReader(file=io.BytesIO(results), name="r", header=cases.header))
     assert {kind for kinds in held.counts.values() for kind in kinds} <= {"last bit"}
     assert held.counts == {} or name == "nvfp4-amax"
     assert held.cases == cases.header.cases
@@ -317,7 +317,7 @@ def test_a_wrong_bit_and_a_refusal(tmp_path: Path) -> None:
     head = answered(made(), refuse="no \x1b[2J \xff ragged tails")
     length = int.from_bytes(head[FIRST + 16 : FIRST + 24], "little")
     data = head[: FIRST + 24 + length] + mixed[FIRST + 24 + 210 :]
-    held = hold_results(cases, ResultsReader(file=io.BytesIO(data), name="r", header=cases.header))
+    held = compare_results(cases, ResultsReader(file=io.BytesIO(data), name="r", header=cases.header))
     assert held.counts == {"vector": {"code": 1}, "between": {"code": 1}}
     ((reason, counted),) = held.refused.items()
     assert reason.isprintable()

@@ -92,7 +92,7 @@ def after_many_calls(calls: int) -> Cast:
 
 @pytest.mark.parametrize("cell", SOME)
 @pytest.mark.parametrize("kernel", [quantize_eager, fake_quantize_eager])
-def test_an_honest_cast_is_right_in_all(kernel: Cast, cell: str) -> None:
+def test_a_right_cast_is_right_in_all(kernel: Cast, cell: str) -> None:
     found = list(asked_again(kernel, CELLS[cell], "quick"))
     assert [one.example.group for one in found] == GROUPS
     assert not any(one.comparison.counts for one in found)
@@ -225,7 +225,7 @@ def test_the_first_input_is_asked_again_last() -> None:
 
 @pytest.mark.usefixtures("one_example")
 def test_what_differs_each_time_as_known_is_no_difference_of_surroundings() -> None:
-    """A published implementation that is known to differ from the oracle is held against itself."""
+    """A published implementation that is known to differ from the oracle is compared with itself."""
 
     def cast(x: Tensor, spec: CastSpec) -> tuple[Tensor, ...]:
         codes, scales = quantize_eager(x, spec)

@@ -1,4 +1,4 @@
-"""The verifier of products: honest sums in any order are within the bound, faults made on purpose are not."""
+"""The verifier of products: right sums in any order are within the bound, faults made on purpose are not."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def values(a: Tensor, b: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     return quantized(a, spec).dequantize(), quantized(b, spec).dequantize()
 
 
-# Honest implementations
+# Right implementations
 
 
 def permuted(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
@@ -83,10 +83,10 @@ def in_float64_to_fp16(a: Tensor, b: Tensor, spec: CastSpec) -> Tensor:
 @each_format
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize(
-    "honest", [product, permuted, one_by_one, in_float64, in_float64_to_bf16, in_float64_to_fp16]
+    "right", [product, permuted, one_by_one, in_float64, in_float64_to_bf16, in_float64_to_fp16]
 )
-def test_honest_products_are_within(name: str, length: int, honest: Callable[..., Tensor]) -> None:
-    report = verify_product(honest, *operands(length), cast_spec(name))
+def test_right_products_are_within(name: str, length: int, right: Callable[..., Tensor]) -> None:
+    report = verify_product(right, *operands(length), cast_spec(name))
     assert report.within, str(report)
     assert not report.unjudged
 

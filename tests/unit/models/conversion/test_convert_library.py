@@ -1,4 +1,4 @@
-"""Stages that a library casts and multiplies, on whole models. Each library's own codes: `backends/`."""
+"""Precisions that a library casts and multiplies, on whole models. Each library's own codes: `backends/`."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Which stages may run with any batch size: where no sequence feels those beside it."""
+"""Which cases may run with any batch size: where no sequence feels those beside it."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ Convert = Callable[[PreTrainedModel, Recipe], Conversion]
 MODEL = "llama-3.1-8b"
 IDS = some_tokens(sequences=4)
 OURS = [(name, tier) for name, tier in with_tiers() if LADDER[name].library is None]
-ALONE = [stage for stage in OURS if recipe(stage[0], tier=stage[1]).sequences_a_pass is None]
+ALONE = [case_name for case_name in OURS if recipe(case_name[0], tier=case_name[1]).sequences_a_pass is None]
 
 
 def by_batch_size(model: PreTrainedModel) -> list[Measurement]:

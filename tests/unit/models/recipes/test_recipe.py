@@ -15,8 +15,8 @@ from mxcheck.models.recipes.recipe import Casts, Operand, Recipe, recipe, recipe
 FP8 = Operand(format="fp8_e4m3")
 FP4 = Operand(format="fp4_e2m1")
 BOTH_FP8 = Casts(weights=FP8, activations=FP8)
-STAGES = {f"{name}-{tier}" if tier else name: recipe(name, tier=tier) for name, tier in with_tiers()}
-#: Of one's own, each with something that no stage of the ladder has.
+CASE_NAMES = {f"{name}-{tier}" if tier else name: recipe(name, tier=tier) for name, tier in with_tiers()}
+#: Of one's own, each with something that no case of the ladder has.
 ODD = {
     "no-cast": Recipe(precision="nothing", roles={"mlp": Casts()}),
     "weights-alone": Recipe(precision="w4", roles={"mlp": Casts(weights=FP4), "other": Casts()}),
@@ -43,10 +43,10 @@ ODD = {
         elementwise="fp8_e4m3",
     ),
 }
-RECIPES = STAGES | ODD
+RECIPES = CASE_NAMES | ODD
 
 
-@pytest.mark.parametrize("precision", [name for name, step in LADDER.items() if step.operand])
+@pytest.mark.parametrize("precision", [name for name, row in LADDER.items() if row.operand])
 @pytest.mark.parametrize(
     ("tier", "roles"), [("A", {"mlp"}), ("B", {"attention", "mlp"}), ("linears", set(ROLES))]
 )
@@ -81,7 +81,7 @@ def test_whole_model(precision: str) -> None:
     assert (made.tier, made.roles, made.operands, made.library) == (None, {}, (), None)
 
 
-@pytest.mark.parametrize("precision", [name for name, step in LADDER.items() if step.library])
+@pytest.mark.parametrize("precision", [name for name, row in LADDER.items() if row.library])
 def test_libraries_cast_themselves(precision: str) -> None:
     made = recipe(precision, tier="B")
 
@@ -213,7 +213,7 @@ def test_bf16_results_inside_of_a_bf16_model_may_or_may_not_change(options: dict
     assert made.changes_bits("float32") is made.changes_bits("float16") is True
 
 
-#: The ladder's stages in which the sequences of one pass share a scale, or a library sees them all.
+#: The cases of the ladder in which the sequences of one pass share a scale, or a library sees them all.
 TOGETHER = ("fp8_tensor", "nvfp4", "bnb_int8", "te_", "scaled_mm")
 
 

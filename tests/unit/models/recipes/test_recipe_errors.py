@@ -145,7 +145,7 @@ def test_recipe_refuses(arguments: dict[str, Any], words: str) -> None:
         ),
         pytest.param(
             {"precision": "te_mxfp8", "tier": "A", "roles": MLP},
-            "te_mxfp8 is cast by its library: it takes no casts of ours",
+            "te_mxfp8 is cast by its library and takes no casts of mxcheck",
             id="casts-of-a-library",
         ),
         pytest.param(

@@ -26,7 +26,7 @@ Lay = Callable[..., Settings]
 LLAMA = ("--mx-models", "ref-llama")
 
 
-def stages(settings: Settings) -> list[str]:
+def case_names(settings: Settings) -> list[str]:
     return list(dict.fromkeys(case.name for case in settings.cases))
 
 
@@ -35,18 +35,18 @@ def stages(settings: Settings) -> list[str]:
 
 def test_quick(lay: Lay) -> None:
     settings = lay("--mx-preset", "quick")
-    assert stages(settings) == ["fp32", "bf16", "mxfp8_e4m3-B", "mxfp4_e2m1-B"]
+    assert case_names(settings) == ["fp32", "bf16", "mxfp8_e4m3-B", "mxfp4_e2m1-B"]
     assert tuple(settings.models) == REFERENCE_MODELS
 
 
 def test_medium_is_the_default_in_two_tiers(lay: Lay) -> None:
-    assert stages(lay(*LLAMA, "--mx-preset", "medium")) == stages(lay("--mx-tier", "A,B"))
-    assert len(stages(lay("--mx-preset", "medium"))) > len(stages(lay()))
+    assert case_names(lay(*LLAMA, "--mx-preset", "medium")) == case_names(lay("--mx-tier", "A,B"))
+    assert len(case_names(lay("--mx-preset", "medium"))) > len(case_names(lay()))
 
 
-def test_full_has_every_stage(lay: Lay) -> None:
+def test_full_has_every_precision(lay: Lay) -> None:
     everything = ("--mx-precision", "all", "--mx-tier", "all")
-    assert stages(lay(*LLAMA, "--mx-preset", "full")) == stages(lay(*everything))
+    assert case_names(lay(*LLAMA, "--mx-preset", "full")) == case_names(lay(*everything))
 
 
 def test_large_is_the_zoo_on_a_corpus(lay: Lay) -> None:
@@ -55,7 +55,7 @@ def test_large_is_the_zoo_on_a_corpus(lay: Lay) -> None:
     assert len(settings.models) == 8
     assert "deepseek-67b" in settings.models
     assert settings.corpus.label == "wikitext"
-    assert len(settings.cases) == 8 * len(stages(lay("--mx-precision", "all", "--mx-tier", "all")))
+    assert len(settings.cases) == 8 * len(case_names(lay("--mx-precision", "all", "--mx-tier", "all")))
     assert {case.options for case in settings.cases} == {("wikitext",), ("rceil", "wikitext")}
 
 
@@ -72,18 +72,18 @@ NIGHTLY = """mx_presets =
 
 def test_a_preset_of_the_ini_file(lay: Lay) -> None:
     settings = lay("--mx-preset", "nightly", ini=NIGHTLY)
-    assert stages(settings) == ["bf16", "mxint8-A+attention", "mxint8-B+attention"]
+    assert case_names(settings) == ["bf16", "mxint8-A+attention", "mxint8-B+attention"]
     assert settings.batch_size == 3
 
 
 def test_a_preset_of_the_ini_file_goes_before_ours(lay: Lay) -> None:
-    assert stages(lay("--mx-preset", "quick", ini=NIGHTLY)) == ["fp32"]
+    assert case_names(lay("--mx-preset", "quick", ini=NIGHTLY)) == ["fp32"]
 
 
 def test_the_ini_file_may_choose_the_preset(lay: Lay) -> None:
-    assert stages(lay(ini=NIGHTLY + "mx_preset = nightly\n"))[0] == "bf16"
+    assert case_names(lay(ini=NIGHTLY + "mx_preset = nightly\n"))[0] == "bf16"
     # and the command line another one
-    assert stages(lay("--mx-preset", "quick", ini=NIGHTLY + "mx_preset = nightly\n")) == ["fp32"]
+    assert case_names(lay("--mx-preset", "quick", ini=NIGHTLY + "mx_preset = nightly\n")) == ["fp32"]
 
 
 def test_words_of_a_preset_may_be_quoted(configure: Configure) -> None:
@@ -284,7 +284,7 @@ def test_what_is_no_list_may_have_commas(lay: Lay) -> None:
             "",
             "unknown --mx-scale-rule 'amax'; allowed: floor, ceil, even, rceil",
         ),
-        (("--mx-rounding", "stochastic"), "", "a model run has no random integers for it"),
+        (("--mx-rounding", "stochastic"), "", "only the kernel suite has random integers for it"),
         (("--mx-rounding", "odd"), "", "unknown --mx-rounding 'odd'; allowed: even, away, zero"),
         (("--mx-block-size", "48"), "", "unknown --mx-block-size '48'; allowed: 16, 32, 64, 128"),
         (("--mx-dtype", "float32"), "", "unknown --mx-dtype 'float32'; allowed: fp32, bf16, fp16"),
@@ -358,16 +358,16 @@ def test_own_options(typed: list[str], ours: list[str]) -> None:
     assert own_options(typed) == ours
 
 
-# Models of few stages
+# Models of few cases
 
 
-def test_a_run_without_a_stage_of_a_model_leaves_it_out(lay: Lay) -> None:
+def test_a_run_without_a_case_of_a_model_leaves_it_out(lay: Lay) -> None:
     assert not FEW_PRECISIONS.keys() & set(lay("--mx-precision", "mxint8").models)
 
 
 def test_a_model_that_is_named_needs_one(lay: Lay) -> None:
     words = (
-        r"--mx-models=wide-gpt2: it is there for fp32 and mxfp8_e4m3 in tier B alone, and the run has neither"
+        r"--mx-models=wide-gpt2: this model has only cases of fp32 and mxfp8_e4m3 in tier B, and the run has"
     )
     with pytest.raises(pytest.UsageError, match=words):
         lay("--mx-models", "ref-llama,wide-gpt2", "--mx-precision", "mxint8")
@@ -385,9 +385,12 @@ def test_options_beside_the_ladder_are_gone_where_the_run_has_options_of_its_own
 
 def test_lists_of_formats_take_the_names_of_the_field(configure: Configure, lay: Lay) -> None:
     """On the command line, in a preset and in the ini file; a name and its alias are one."""
-    assert stages(lay(*LLAMA, "--mx-precision", "mxfp8,mxfp8_e4m3,mxfp4")) == ["mxfp8_e4m3-B", "mxfp4_e2m1-B"]
+    assert case_names(lay(*LLAMA, "--mx-precision", "mxfp8,mxfp8_e4m3,mxfp4")) == [
+        "mxfp8_e4m3-B",
+        "mxfp4_e2m1-B",
+    ]
     ini = "mx_presets =\n    p: --mx-precision=mxfp6_e2m3\n"
-    assert stages(lay(*LLAMA, "--mx-preset", "p", ini=ini)) == ["mxfp6_e2m3-B"]
+    assert case_names(lay(*LLAMA, "--mx-preset", "p", ini=ini)) == ["mxfp6_e2m3-B"]
     assert Options(configure(ini="mx_format = mxfp8_e5m2\n")).names("format") == ["fp8_e5m2"]
     named = ("--mx-precision=mxfp8_e4m3", "--mx-global=mxfp4")
     assert [case.options for case in lay(*LLAMA, *named).cases] == [(), ("global-e2m1",)]

@@ -170,7 +170,7 @@ def test_metrics_that_are_refused(lay: Lay, names: str, words: str) -> None:
         ("[default]\nfp8_e4m3-Z = { kl = 1 }\n", "unknown precision in [default] 'fp8_e4m3-Z'"),
         ("[default]\nfp8_e4m3-A = 1\n", "'fp8_e4m3-A' is 1; allowed"),
     ],
-    ids=["absent", "stage", "entry"],
+    ids=["absent", "case_name", "entry"],
 )
 def test_a_bad_bounds_file(lay: Lay, pytester: pytest.Pytester, text: str | None, words: str) -> None:
     if text is not None:
@@ -182,7 +182,7 @@ def test_a_bad_bounds_file(lay: Lay, pytester: pytest.Pytester, text: str | None
 
 def test_a_report_folder_that_cannot_be(lay: Lay, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(pytest.UsageError, match=r"file is no directory; name a directory"):
+    with pytest.raises(pytest.UsageError, match=r"file is not a directory; name a directory"):
         lay("--mx-report", f"{tmp_path}/file/below")
 
 

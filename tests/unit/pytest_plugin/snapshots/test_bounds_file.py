@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "bounds.toml"
 
 
-def stages(path: Path) -> set[str]:
+def case_names(path: Path) -> set[str]:
     return set(read_bounds(path.parent).get("default", {}))
 
 
@@ -33,7 +33,7 @@ def test_a_new_file_says_what_it_is(path: Path, before: str | None) -> None:
     assert path.read_text(encoding="utf-8").startswith(
         "# Bounds of ref-llama: what a precision may cost on it"
     )
-    assert stages(path) == {"mxfp8_e4m3-B"}
+    assert case_names(path) == {"mxfp8_e4m3-B"}
 
 
 def test_a_line_under_a_former_name_is_the_case_s(path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_line_under_a_former_name_is_the_case_s(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == mine
     add_bounds(replace(RECORD, tier="A"), FOUND, path.parent)
     assert path.read_text(encoding="utf-8").startswith(mine)
-    assert stages(path) == {"mxfp8_e4m3-A", "mxfp8_e4m3-B"}
+    assert case_names(path) == {"mxfp8_e4m3-A", "mxfp8_e4m3-B"}
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -55,7 +55,7 @@ def test_what_people_wrote_stays(path: Path, newline: str) -> None:
     after = path.read_bytes()
     assert after.startswith(mine.encode() + newline.encode())
     assert after.count(b"\n") == after.count(newline.encode())
-    assert stages(path) == {"bf16", "mxfp8_e4m3-B", "mxfp8_e4m3-B+rceil"}
+    assert case_names(path) == {"bf16", "mxfp8_e4m3-B", "mxfp8_e4m3-B+rceil"}
     add_bounds(RECORD, FOUND, path.parent)
     assert path.read_bytes() == after, "it has its line"
 
@@ -63,7 +63,7 @@ def test_what_people_wrote_stays(path: Path, newline: str) -> None:
 def test_a_byte_order_mark_is_no_part_of_it(path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfbf16 = { kl = 1 }\n")
     add_bounds(RECORD, FOUND, path.parent)
-    assert stages(path) == {"bf16", "mxfp8_e4m3-B"}
+    assert case_names(path) == {"bf16", "mxfp8_e4m3-B"}
 
 
 def test_a_file_with_sections_is_left_alone(path: Path) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from mxcheck.pytest_plugin.options.read_settings import read_settings
-from mxcheck.pytest_plugin.xdist.placement_plan import case_of, check_host, parameter_of, plan, seconds_of
+from mxcheck.pytest_plugin.xdist.placement_plan import (
+    case_of,
+    check_host,
+    parameter_of,
+    placement_of,
+    seconds_of,
+)
 from mxcheck.run.settings import Settings
 
 Configure = Callable[..., pytest.Config]
@@ -75,19 +81,19 @@ def test_the_plan(configure: Configure) -> None:
     config = configure(*WORDS)
     settings = read_settings(config)
     others = ["tests/kernels/test_casts.py::test_cast[x]"] * 3
-    placement = plan(config, [*others, *node_ids(settings)])
+    placement = placement_of(config, [*others, *node_ids(settings)])
     assert placement is not None
     placement.join("w0")
     ((_, sent, _),) = placement.orders()
     cases = {case.id: case for case in settings.cases}
     found = [case_of([*others, *node_ids(settings)][index], cases) for index in sent]
     assert [case.model for case in found if case] == ["ref-moe", "ref-moe"], "the costlier model first"
-    assert plan(config, others) is None
+    assert placement_of(config, others) is None
 
 
 def test_other_peoples_tests_do_not_look_at_our_options(configure: Configure) -> None:
     config = configure("--mx-tier", "E")  # which reading them would refuse
-    assert plan(config, ["test_theirs.py::test_theirs[1]"]) is None
+    assert placement_of(config, ["test_theirs.py::test_theirs[1]"]) is None
     check_host(config, ["test_theirs.py::test_theirs[1]"], 4)
     with pytest.raises(pytest.UsageError, match="unknown --mx-tier 'E'"):
-        plan(config, ["test_theirs.py::test_accuracy[resnet]"])
+        placement_of(config, ["test_theirs.py::test_accuracy[resnet]"])

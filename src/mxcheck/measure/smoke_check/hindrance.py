@@ -1,5 +1,4 @@
-"""Find what hinders canaries though mxcheck is right: no disk space for the few small files that some of them
-read, no memory."""
+"""Find why the smoke check cannot run though mxcheck is right: the temporary folder cannot be written."""
 
 from __future__ import annotations
 
@@ -8,17 +7,17 @@ from pathlib import Path
 
 from mxcheck.files.printed import one_line, told
 
-#: Number of bytes above what any canary writes.
+#: Number of bytes above what any smoke check writes.
 _BYTES = 1 << 18
 
 
 def no_room() -> str:
-    """Return why the temporary folder cannot be written, in one line; empty if it can. Called when a canary
-    has failed."""
+    """Return why the temporary folder cannot be written, in one line; empty if it can. Called when a smoke
+    check has failed."""
     where = "the temporary folder"
     try:
         where = f"{where} {tempfile.gettempdir()}"
-        with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
+        with tempfile.TemporaryDirectory(prefix="mxcheck-smoke-check-") as folder:
             (Path(folder) / "room").write_bytes(bytes(_BYTES))
     except OSError as error:
         return one_line(

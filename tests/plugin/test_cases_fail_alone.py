@@ -1,4 +1,4 @@
-"""A stage that cannot run, or that breaks, is skipped or fails by itself and by name; the others finish."""
+"""A case that cannot run, or that breaks, is skipped or fails by itself and by name; the others finish."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_library_that_takes_none_of_the_accepted_modules_is_red(accepted: Proj
 def test_transformer_engine_that_is_not_installed(project: Project) -> None:
     run = project.gate(*FEW, "--mx-models", "mxcheck-tests/nowhere", "--mx-precision", "te_mxfp8")
     assert (run.code, set(run.verdicts().values())) == (1, {"skipped"}), run.output
-    assert "mxcheck: red: every case was skipped, so that nothing was compared" in run.output
+    assert "mxcheck: red: every case was skipped, so nothing was compared" in run.output
     assert "(cases: 1): transformer_engine is not installed: pip install" in run.output
 
 
@@ -139,7 +139,7 @@ def breaking(project: Project) -> tuple[str, ...]:
     return (*FEW, "--mx-models", "ref-llama", "--mx-kernel", "my_kernels:cast", "--mx-precision", formats)
 
 
-def test_a_stage_out_of_memory_and_one_with_nan(project: Project, breaking: tuple[str, ...]) -> None:
+def test_a_case_out_of_memory_and_one_with_nan(project: Project, breaking: tuple[str, ...]) -> None:
     """While baselines are accepted, which measures all of them again in other processes, and afterwards."""
     broken = {f"ref-llama-{name}-A+{LABEL}" for name in ("mxfp8_e5m2", "mxint8")}
     for word, more in (("accepted", ("--snapshot-update",)), ("pass", ("-n", "1"))):

@@ -22,10 +22,9 @@ from mxcheck.models.zoo.refusal import is_out_of_memory
 
 
 def run_case(
-    session: ModelSession, case: Case, compare_or_accept: Callable[[Record], CaseResult], *, baselines: Path
+    session: ModelSession, case: Case, compare: Callable[[Record], CaseResult], *, baselines: Path
 ) -> CaseResult:
-    """Measure a case, and hand its record to `compare_or_accept`. `baselines` is the folder of accepted
-    records.
+    """Measure a case and `compare` its record with the accepted one in the folder `baselines`.
 
     A case that cannot run here is skipped; one that was accepted on such a device is an error. So is one that
     raises ValueError or NotImplementedError, or runs out of memory. Other errors of torch pass through.
@@ -40,7 +39,7 @@ def run_case(
 
     try:
         with usual_settings(threads=session.threads):
-            return compare_or_accept(measure_case(session, case))
+            return compare(measure_case(session, case))
     except UnavailableError as error:
         if (accepted := _accepted_here(session, case, baselines)) is not None:
             # A skip would make a broken library look like one that was never there.

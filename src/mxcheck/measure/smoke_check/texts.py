@@ -24,8 +24,8 @@ _BLOCKS = [[2, 3, 1], [1, 4, 5], [6, 1, 1], [7, 8, 9]]
 
 def tokenized() -> Iterator[tuple[str, str]]:
     """Yield the texts that become other tokens: which, and what is wrong."""
-    with tempfile.TemporaryDirectory(prefix="mxcheck-canary-") as folder:
-        path = Path(folder) / "canary.jsonl"
+    with tempfile.TemporaryDirectory(prefix="mxcheck-smoke-check-") as folder:
+        path = Path(folder) / "text.jsonl"
         path.write_text("".join(f"{json.dumps({'text': one})}\n" for one in _DOCUMENTS), encoding="utf-8")
         for what, bos, length, sequences, expected in (
             ("a text with BOS", True, 4, 9, [[0, *block] for block in _BLOCKS]),

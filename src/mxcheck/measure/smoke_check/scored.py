@@ -13,7 +13,7 @@ import torch
 from mxcheck.evaluation.logits import Limits
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.gate.predictions import KL_PERCENTILES, PROBABILITY_CHANGE_PERCENTILES
-from mxcheck.measure.canaries.toy_model import VOCABULARY, ToyForCausalLM, toy_model
+from mxcheck.measure.smoke_check.toy_model import VOCABULARY, ToyForCausalLM, toy_model
 
 #: Rounding of float64 sums of a few numbers.
 _ROUNDING = 1e-9
@@ -42,7 +42,7 @@ def scored() -> Iterator[tuple[str, str]]:
         yield from _apart(f"reference {way}", _alone(base), alone)
         yield from _apart(f"model {way}", _figures(found), expected)
         yield from _apart(
-            f"reference {way}, held against itself",
+            f"reference {way}, compared with itself",
             {"KL": again.kl, "bits": again.bit_equal, "top-1": again.top1_agreement},
             {"KL": 0.0, "bits": True, "top-1": 1.0},
         )

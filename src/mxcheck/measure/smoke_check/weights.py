@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from mxcheck.measure.canaries.toy_model import INNER, VOCABULARY, WIDTH, toy_model
+from mxcheck.measure.smoke_check.toy_model import INNER, VOCABULARY, WIDTH, toy_model
 from mxcheck.models.conversion.convert import convert
 from mxcheck.models.recipes.ladder import ALL_LINEARS
 from mxcheck.models.recipes.recipe import recipe

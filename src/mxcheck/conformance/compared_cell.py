@@ -18,11 +18,11 @@ from mxcheck.kernels.registry import Implementation, implementations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class HeldCell:
+class ComparedCell:
     """A cell of one implementation, compared with the oracle and with its known mismatches.
 
     Attributes:
-        verdict: `unsupported`, `exact`, `last bit`, `known` or `red`; see `findings.judge`.
+        verdict: `unsupported`, `exact`, `last bit`, `known` or `red`; see `findings.compare_with_known`.
         changes: differences from the known counts.
         smallest: (group, counterexample) of each cause, if red.
         likeness: `looks like ...`, if red and another rule explains it.
@@ -74,22 +74,22 @@ class HeldCell:
         return lines + changes
 
 
-def hold_cell(
+def compare_cell(
     kernel: Kernel, of: Implementation, cell: Cell, level: str, narrowing: Narrowing = EVERYTHING
-) -> HeldCell:
+) -> ComparedCell:
     """Run a cell through the kernel of an implementation, and judge the result."""
     recorded = bool(known_counts(of.name, cell.id, level))
     result = run_cell(kernel, cell, level, narrowing, as_recorded=recorded)
     known = findings_of(of.name, cell.id)
     if result.reason is not None:
-        return HeldCell(
+        return ComparedCell(
             result=result, verdict="unsupported", changes=(), smallest=(), likeness="", known=known
         )
     verdict, changes = compare_with_known(
         of.name, cell.id, level, result.counts, every_example=narrowing.every_example
     )
     red = verdict == "red"
-    return HeldCell(
+    return ComparedCell(
         result=result,
         verdict=verdict,
         changes=tuple(changes),

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mxcheck.measure.canaries.broken_measuring import broken_measuring
-from mxcheck.measure.canaries.hindrance import no_room
-from mxcheck.measure.canaries.texts import tokenized
+from mxcheck.measure.smoke_check.broken_measuring import broken_measuring
+from mxcheck.measure.smoke_check.hindrance import no_room
+from mxcheck.measure.smoke_check.texts import tokenized
 
 
 def test_a_temporary_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,8 +21,8 @@ def test_a_temporary_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     said = broken_measuring([tokenized])
     assert said.startswith(
-        f"what measures cannot be tried: the temporary folder {folder} cannot be written to: No such file or "
-        f"directory; make room, or name another folder by TMPDIR; "
+        f"the smoke check of the measuring code cannot run: the temporary folder {folder} cannot be "
+        f"written to: No such file or directory; make room, or name another folder by TMPDIR; "
     )
     assert "broken" not in said
 
@@ -45,7 +45,7 @@ def _full() -> None:
 
 
 def test_a_full_disk_is_told() -> None:
-    code = "from mxcheck.measure.canaries.hindrance import no_room; print(no_room())"
+    code = "from mxcheck.measure.smoke_check.hindrance import no_room; print(no_room())"
     command = [sys.executable, "-B", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=_full)
     assert "cannot be written to: File too large; make room, or" in done.stdout, done.stderr

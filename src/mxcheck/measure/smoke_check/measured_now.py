@@ -22,29 +22,32 @@ if TYPE_CHECKING:
 _SEQUENCES, _LENGTH, _LEAST = 1, 16, 2
 
 
-def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]) -> str | None:
+def stale(record: Record, resident: Resident, measure: Callable[[Resident], Record]) -> str | None:
     """Return what of a record was not measured when it should have been, in one line; empty if all was. None:
     the model has no weight to try it on.
 
     Args:
-        record: of the model on the bench.
-        bench: its model is changed during the call, and restored bit for bit.
-        measure: measures the same case on a bench.
+        record: of the resident model.
+        resident: its model is changed during the call, and restored bit for bit.
+        measure: measures the same case on a resident model.
     """
     from mxcheck.evaluation.measure import evaluate
     from mxcheck.kernels.grown import growing
 
-    if (name := _chosen(record, bench.loaded.model)) is None:
+    if (name := _chosen(record, resident.loaded.model)) is None:
         return None
-    whole = bench.text.tokens
+    whole = resident.text.tokens
     # Fewer tokens than in the record, so that the losses differ even if the changed weights (an expert's,
     # say) are not used.
     length = min(_LENGTH, max(_LEAST, whole.shape[1] - 1))
     tokens = whole[:_SEQUENCES, :length].contiguous()
-    with _turned(bench.loaded.model, name):
-        reference = evaluate(bench.loaded.model, tokens, keep_log_probabilities=True)
+    with _turned(resident.loaded.model, name):
+        reference = evaluate(resident.loaded.model, tokens, keep_log_probabilities=True)
         other = replace(
-            bench, text=replace(bench.text, tokens=tokens), reference=reference, states="a check needs none"
+            resident,
+            text=replace(resident.text, tokens=tokens),
+            reference=reference,
+            states="a check needs none",
         )
         with growing(whatever_comes=True):
             found = measure(other)
@@ -60,7 +63,7 @@ def stale(record: Record, bench: Resident, measure: Callable[[Resident], Record]
     return (
         f"mxcheck does not measure what it shows: one weight of {name} was changed, and {', '.join(wrong)} "
         f"of {record.id} did not follow (other digests: {', '.join(sorted(changed)) or 'none'}); no figure "
-        f"of this run counts; remove what is kept from earlier runs, or install mxcheck anew"
+        f"of this run counts; remove results cached from earlier runs, or reinstall mxcheck"
     )
 
 

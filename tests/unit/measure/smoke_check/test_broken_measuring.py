@@ -13,11 +13,11 @@ from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.decision import Accepted, decide
 from mxcheck.gate.update import Update
-from mxcheck.measure.canaries import broken_measuring as module
-from mxcheck.measure.canaries import live_trials
-from mxcheck.measure.canaries.broken_measuring import broken_measuring, trials
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.model_session import ModelSession
+from mxcheck.measure.smoke_check import broken_measuring as module
+from mxcheck.measure.smoke_check import measured_now
+from mxcheck.measure.smoke_check.broken_measuring import broken_measuring, smoke_checks
 from mxcheck.models.conversion.convert import convert
 from mxcheck.models.recipes.recipe import recipe
 from mxcheck.run.measurement_settings import Measuring
@@ -63,7 +63,7 @@ def test_a_fault_is_seen(name: str) -> None:
     with applied(catalogue()[name]):
         said = broken_measuring()
     assert SEEN[name] in said
-    assert said.startswith("mxcheck measures a canary wrong: ")
+    assert said.startswith("mxcheck measures a known result wrong: ")
     assert "\n" not in said
 
 
@@ -72,8 +72,8 @@ def test_each_trial_raises_nothing_where_it_is_told() -> None:
         raise RuntimeError("two\nlines")
         yield "", ""
 
-    said = broken_measuring([scored, *trials()])
-    assert "canary wrong: scored: raised RuntimeError: two lines; mxcheck itself" in said
+    said = broken_measuring([scored, *smoke_checks()])
+    assert "known result wrong: scored: raised RuntimeError: two lines; mxcheck itself" in said
 
 
 @pytest.mark.parametrize("default", ["dtype", "device"])
@@ -111,7 +111,7 @@ def test_every_case_of_a_process_that_measures_wrong_fails() -> None:
 def test_one_digest_for_products_of_two_types_fails_every_case() -> None:
     with applied(catalogue()["arithmetic_of_another_type"]), ModelSession(SHORT) as session:
         (failed,) = session.checks()
-    assert failed.message.startswith("products in fp32 and in bf16 have one digest")
+    assert failed.message.startswith("matrix products in fp32 and in bf16 have the same digest")
 
 
 def kept(what: str) -> Fault:
@@ -173,12 +173,12 @@ def test_nothing_is_tried_where_all_weights_are_shared() -> None:
     with ModelSession(SHORT) as session:
         model = session.resident("ref-llama").loaded.model
         record = measure_case(session, CASE)
-        assert live_trials._chosen(record, model) in record.digests
+        assert measured_now._chosen(record, model) in record.digests
         held = [torch.nn.Module() for _ in record.digests]
         for other, name in zip(held, record.digests, strict=True):
             other.register_parameter("other", model.get_submodule(name).get_parameter("weight"))
         model.add_module("others", torch.nn.ModuleList(held))
-        assert live_trials._chosen(record, model) is None
+        assert measured_now._chosen(record, model) is None
 
 
 @pytest.mark.parametrize("length", [2, 3, 16])
@@ -191,13 +191,13 @@ def test_a_short_text_and_a_weight_that_it_does_not_feel(length: int) -> None:
         assert session.checks() == ()
 
 
-def test_canaries_are_measured_before_the_first_case(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smoke_check_runs_before_the_first_case(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    monkeypatch.setattr(module, "broken_measuring", lambda: order.append("canaries") or "")
+    monkeypatch.setattr(module, "broken_measuring", lambda: order.append("smoke check") or "")
     with ModelSession(SHORT, tell=lambda told: order.append(str(told["do"]))) as session:
         measure_case(session, CASE)
-    assert order[0] == "canaries"
-    assert order.count("canaries") == 1
+    assert order[0] == "smoke check"
+    assert order.count("smoke check") == 1
     assert "measure" in order
 
 
@@ -220,7 +220,7 @@ class Host:
 
 
 @pytest.mark.parametrize(
-    "place", [(module, "broken_measuring"), (live_trials, "stale")], ids=["canaries", "live"]
+    "place", [(module, "broken_measuring"), (measured_now, "stale")], ids=["smoke-check", "measured-now"]
 )
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_memory_that_runs_out_in_a_check_is_asked_for_once_more(
@@ -242,7 +242,7 @@ def test_memory_that_runs_out_in_a_check_is_asked_for_once_more(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_memory_that_runs_out_in_a_canary_is_no_fault_of_ours(error: Exception) -> None:
+def test_memory_that_runs_out_in_a_smoke_check_is_no_fault_of_ours(error: Exception) -> None:
     def scored() -> Iterator[tuple[str, str]]:
         raise error
         yield "", ""
