@@ -38,6 +38,9 @@ FAULT = Fault(
     changes=(Setting(target="mxcheck.gate.drift:NO_SUCH_NAME", value=float),),
 )
 
+#: One check of each step.
+_OF_STEP = {1: "case", 2: "reference", 3: "bits", 4: "cast codes", 5: "KL bound", 6: "losses"}
+
 
 def _result(outcome: Outcome, message: str = "", failures: tuple[Check, ...] = ()) -> CaseResult:
     """The end of a case that measured nothing, or nothing that is looked at."""
@@ -46,7 +49,7 @@ def _result(outcome: Outcome, message: str = "", failures: tuple[Check, ...] = (
 
 
 def _red(*steps: int) -> CaseResult:
-    failures = [Check(step=step, key="", passed=False, message="") for step in steps]
+    failures = [Check(step=step, key=_OF_STEP[step], passed=False, message="") for step in steps]
     return _result(Outcome.FAILED, failures=tuple(failures))
 
 
