@@ -350,11 +350,6 @@ def test_two_runs_do_not_share_a_state(tmp_path: Path) -> None:
     small_run(state_path=path, progress=second)
 
 
-def test_no_such_device() -> None:
-    with pytest.raises(ValueError, match="unknown device 'tpu'; allowed: cpu, cuda"):
-        small_run(device="tpu")
-
-
 # The command
 
 Capture = pytest.CaptureFixture[str]

@@ -225,10 +225,10 @@ def test_baselines_are_accepted_once_for_all_faults_of_the_same_options() -> Non
     ]
     gates = accepting_gates(faults)
     assert {options: gate.precisions for options, gate in gates.items()} == {
-        (): ("fp32", "bf16", "fp8_e4m3", "fp4_e2m1"),
+        (): ("fp32", "bf16", "mxfp8_e4m3", "mxfp4_e2m1"),
         ("--mx-datasets", "a/b.txt"): ("fp32", "bf16", "nvfp4"),
     }
-    assert gate_of(faults[0]).precisions == ("fp32", "bf16", "fp4_e2m1")
+    assert gate_of(faults[0]).precisions == ("fp32", "bf16", "mxfp4_e2m1")
     assert len({gate.key for gate in gates.values()}) == 2
     assert not any("/" in gate.key for gate in gates.values())
     named = "nvfp4 or mxint8 or test_layouts or test_code_tables or test_many_calls"
