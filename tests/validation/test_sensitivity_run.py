@@ -38,6 +38,9 @@ FAULT = Fault(
     changes=(Setting(target="mxcheck.gate.drift:NO_SUCH_NAME", value=float),),
 )
 
+#: One check of each step.
+_OF_STEP = {1: "case", 2: "reference", 3: "bits", 4: "cast codes", 5: "KL bound", 6: "losses"}
+
 
 def _result(outcome: Outcome, message: str = "", failures: tuple[Check, ...] = ()) -> CaseResult:
     """The end of a case that measured nothing, or nothing that is looked at."""
@@ -46,7 +49,7 @@ def _result(outcome: Outcome, message: str = "", failures: tuple[Check, ...] = (
 
 
 def _red(*steps: int) -> CaseResult:
-    failures = [Check(step=step, key="", passed=False, message="") for step in steps]
+    failures = [Check(step=step, key=_OF_STEP[step], passed=False, message="") for step in steps]
     return _result(Outcome.FAILED, failures=tuple(failures))
 
 
@@ -222,10 +225,10 @@ def test_baselines_are_accepted_once_for_all_faults_of_the_same_options() -> Non
     ]
     gates = accepting_gates(faults)
     assert {options: gate.precisions for options, gate in gates.items()} == {
-        (): ("fp32", "bf16", "fp8_e4m3", "fp4_e2m1"),
+        (): ("fp32", "bf16", "mxfp8_e4m3", "mxfp4_e2m1"),
         ("--mx-datasets", "a/b.txt"): ("fp32", "bf16", "nvfp4"),
     }
-    assert gate_of(faults[0]).precisions == ("fp32", "bf16", "fp4_e2m1")
+    assert gate_of(faults[0]).precisions == ("fp32", "bf16", "mxfp4_e2m1")
     assert len({gate.key for gate in gates.values()}) == 2
     assert not any("/" in gate.key for gate in gates.values())
     named = "nvfp4 or mxint8 or test_layouts or test_code_tables or test_many_calls"

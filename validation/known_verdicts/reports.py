@@ -88,11 +88,14 @@ def _told(result: CaseResult) -> str:
 
 
 def _worst() -> str:
-    """Return the layer that is named first where one of them turned."""
+    """Return the layer that is named first where two of them turned, the last one farther."""
     assert HEALTHY.sublayers is not None
-    last = list(HEALTHY.sublayers)[-1]
-    turned = replace(HEALTHY.sublayers[last], sketch=(800, 600, 0, 0))
-    found = worst_layers(replace(HEALTHY, sublayers={**HEALTHY.sublayers, last: turned}), HEALTHY)
+    first, *_, last = HEALTHY.sublayers
+    turned = {
+        place: replace(HEALTHY.sublayers[place], sketch=sketch)
+        for place, sketch in ((first, (600, -795, 86, 0)), (last, (800, 600, 0, 0)))
+    }
+    found = worst_layers(replace(HEALTHY, sublayers=HEALTHY.sublayers | turned), HEALTHY)
     return found[0].split(": ")[1] if found and last in found[0] else "another"
 
 

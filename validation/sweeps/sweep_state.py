@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 #: Sources that a sweep's results depend on: the kernel under test, the oracle, the comparison.
 SOURCES = (
-    *(f"src/mxcheck/kernels/{name}.py" for name in ("eager", "elements", "rules", "blocks")),
+    *(f"src/mxcheck/kernels/{name}.py" for name in ("eager", "element_codes", "rules", "block_views")),
     *(f"src/mxcheck/formats/{name}.py" for name in ("elements", "codes")),
     *(f"validation/second_oracle/{name}.py" for name in ("search", "bit_tables")),
     "validation/sweeps/bit_sweep.py",

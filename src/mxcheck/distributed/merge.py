@@ -61,7 +61,8 @@ def merge_folder(folder: Path) -> Merged:
 def _merged(folder: Path) -> Merged:
     if not folder.is_dir():
         raise ValueError(
-            f"{folder} is not a directory; name the one that contains the shards' --mx-report directories"
+            f"{folder} is not a directory; name the one that contains the directories of --mx-report=DIR of "
+            f"all shards"
         )
     found = [(path, read(path)) for path in find(folder)]
     if not found:

@@ -1,5 +1,5 @@
-"""The message of a red case: the failed step, what moved, the broken link, the layers, differences in the
-environment, and the command that accepts it."""
+"""The message of a red case: the failed step, the broken link, what else moved, the layers, differences in
+the environment, and the command that accepts it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
     failures = verdict.failures
     first = failures[0]
     lines = [f"{record.id}: step {first.step} ({STEPS[first.step]}): {first.message}"]
-    lines += [f"  also step {check.step} ({STEPS[check.step]}): {check.message}" for check in failures[1:]]
     lines += [f"  {line}" for line in examples(record.kernel_cells)]
     # who is wrong, also where it is not the kernel
     lines += [f"  {one.message}" for one in verdict.checks if one.key == KERNEL_OPERANDS and one.passed]
     broken = cause(verdict, record, baseline)
     lines.append(f"  cause: {broken.link}: {broken.means}")
     lines.append(f"  look first at: {broken.look}")
+    lines += [f"  also step {check.step} ({STEPS[check.step]}): {check.message}" for check in failures[1:]]
     lines += [f"  {text}" for text in worst_layers(record, baseline)]
     lines += [f"  {text}" for text in count_changes(record, baseline)]
     if baseline is not None:
@@ -44,7 +44,8 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
         rows = [CHECKS[check.key] for check in failures]
         if any("over bounds" in row.groups for row in rows):
             lines.append(
-                "  if this cost is meant, edit the line in the file that step 5 names (docs/gate.md)"
+                "  if this cost is meant: raise the bound in the file that step 5 names, or give another by "
+                "--mx-bounds=FILE (docs/gate.md)"
             )
         if any(row.excusable for row in rows):
             lines.append("  if the model is meant so, give its line in bounds.toml a reason (docs/gate.md)")
@@ -53,7 +54,7 @@ def failure_message(record: Record, baseline: Record | None, verdict: Verdict, *
 
 def worst_layers(record: Record, baseline: Record | None) -> list[str]:
     """Return the sublayers with the largest error relative to their update; with a baseline, first those
-    whose error changed direction most."""
+    whose error changed direction most, and without those that did not change, unless none did."""
     now = record.sublayers or {}
     then = (baseline and baseline.sublayers) or {}
 
@@ -61,7 +62,8 @@ def worst_layers(record: Record, baseline: Record | None) -> list[str]:
         return FIGURES["sketch"].change(now[place], then[place]) if place in then else 0.0
 
     sublayers = [place for place in now if not place.endswith(".layer")]
-    worst = sorted(sublayers, key=lambda place: (-turned(place), -now[place].norm))[:WORST_LAYERS]
+    changed = [place for place in sublayers if now[place] != then.get(place)] or sublayers
+    worst = sorted(changed, key=lambda place: (-turned(place), -now[place].norm))[:WORST_LAYERS]
     return [
         f"layers: {place}: error {100 * now[place].norm:.4g} % of its update, gain {now[place].gain:+.2e}"
         + (

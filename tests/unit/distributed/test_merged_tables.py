@@ -7,11 +7,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from mxcheck.reporting.merge import Merged, merge_folder
-from mxcheck.reporting.merged import as_json, markdown, refused_markdown, text, verdict_line
-from mxcheck.reporting.shards import ShardRun
 from sample_shards import CASES, build_result, build_shard, other_basis, put, red_shard
 
+from mxcheck.distributed.merge import Merged, merge_folder
+from mxcheck.distributed.merged_tables import as_json, markdown, refused_markdown, text, verdict_line
+from mxcheck.distributed.shard_file import ShardRun
 from mxcheck.reporting.table import render, results_table, skipped_lines
 
 

@@ -99,13 +99,18 @@ def _with_effects(shown: _Shown) -> Counterexample:
     one = shown.example
     if one.surroundings or not shown.counts.keys() <= _SIZES.keys() or len(shown.counts) == 1:
         return one
-    by_count = sorted(shown.counts.items(), key=lambda counted: -counted[1])
+    by_count = sorted(shown.counts.items(), key=lambda counted: (counted[0] == "other", -counted[1]))
     told = ", ".join(f"{count:,} {_SIZES[effect]}" for effect, count in by_count)
     return replace(one, note=_with_note(one, f"of these {told}"))
 
 
 #: Words for effects that one fault may have together.
-_SIZES = {"one up": "one code up", "one down": "one code down", "to zero": "to zero", "other": "otherwise"}
+_SIZES = {
+    "one up": "one code up",
+    "one down": "one code down",
+    "to zero": "to zero",
+    "other": "in another way",
+}
 
 
 _CHANGES = "the kernel gives other bits when asked again, so a new process may not show it"

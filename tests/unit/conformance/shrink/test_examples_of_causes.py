@@ -152,7 +152,7 @@ def test_what_has_one_title_is_one_cause_with_its_effects_in_a_line() -> None:
     ((group, one),) = told(domain()(without_the_last_of_a_tail), x)
     title, *lines = describe(group, one, "k:f")
     assert title.startswith("scale (ragged tail), 4 times: ")
-    assert "  of these 2 one code down, 1 otherwise, 1 to zero" in lines
+    assert "  of these 2 one code down, 1 to zero, 1 in another way" in lines
 
 
 @pytest.fixture

@@ -248,7 +248,7 @@ def test_tied_embeddings_stay_tied_and_unquantized(
     assert torch.equal(embedding, before)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8_e4m3"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "mxfp8_e4m3"])
 def test_converting_twice_is_refused_until_undone(
     precision: str, tiny_llama: LlamaForCausalLM, converted: Convert
 ) -> None:
