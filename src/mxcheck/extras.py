@@ -56,9 +56,10 @@ def require(package: str, purpose: str) -> None:
 
 
 def named(error: ModuleNotFoundError, purpose: str) -> NotInstalledError:
-    """Return a failed import as a NotInstalledError; raise `error` itself if no extra installs the module."""
+    """Return a failed import as a NotInstalledError; raise `error` itself if no extra installs the module, or
+    if its package is installed and lacks it, as another release may."""
     package = (error.name or "").partition(".")[0]
-    if package not in EXTRA_OF:
+    if package not in EXTRA_OF or (error.name != package and missing(package) is None):
         raise error
     return _absent(package, purpose)
 

@@ -109,8 +109,10 @@ def test_transformer_engine_is_compiled_against_the_torch_that_is_there() -> Non
     )
 
 
-def test_an_error_of_another_import_goes_through() -> None:
-    error = ModuleNotFoundError("No module named 'my_casts'", name="my_casts")
+@pytest.mark.parametrize("name", ["my_casts", "transformers.no_such_module"])
+def test_an_error_of_another_import_goes_through(name: str) -> None:
+    """So does that of a release which lacks a module: its package is installed."""
+    error = ModuleNotFoundError(f"No module named {name!r}", name=name)
     with pytest.raises(ModuleNotFoundError) as caught:
         raise named(error, "this command")
     assert caught.value is error

@@ -97,7 +97,7 @@ def choose_format(kind: str, name: str, allowed: Iterable[str]) -> str:
     if (own := own_name(name)) in names:
         return own
     if own == name:
-        _refuse_several(kind, name, ALIASES)
+        _refuse_several(kind, name, [alias for alias in ALIASES if alias.startswith(f"{name}_")])
     raise unknown(kind, name, names, also=[alias for alias, own in ALIASES.items() if own in names])
 
 
@@ -106,11 +106,18 @@ def choose_precision(kind: str, name: str, allowed: Iterable[str]) -> str:
     names = list(allowed)
     if (own := own_precision(name)) in names:
         return own
-    _refuse_several(kind, name, names)
+    _refuse_several(
+        kind,
+        name,
+        [
+            one
+            for one in names
+            if any(each.startswith(f"{name}_") for each in (one, *precision_aliases_of(one)))
+        ],
+    )
     raise unknown(kind, name, names)
 
 
-def _refuse_several(kind: str, name: str, names: Iterable[str]) -> None:
-    several = [one for one in names if one.startswith(f"{name}_")]
+def _refuse_several(kind: str, name: str, several: list[str]) -> None:
     if several:
         raise ValueError(f"{kind} {name!r} may be {' or '.join(several)}; name one of them")

@@ -142,11 +142,14 @@ def read_bounds(folder: Path, precisions: Collection[str] | None = None) -> dict
 
 
 def _today(lines: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return lines whose precisions may have former names, under today's. Raises ValueError for two lines of
-    one case."""
+    """Return lines whose precisions may have former names, under today's. Raises BoundsError for two lines of
+    one case, and for a line that no case can have."""
     found: dict[str, Any] = {}
     for name, entry in lines.items():
-        today = case_of("any", name).name
+        try:
+            today = case_of("any", name).name
+        except ValueError as error:
+            raise BoundsError(f"{where}: {error}") from error
         if today in found:
             raise BoundsError(
                 f"{where}: {name!r} is another name of {today!r}, which has a line too; drop one"

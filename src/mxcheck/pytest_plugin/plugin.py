@@ -197,10 +197,10 @@ _KERNEL_PARAMETERS = _ORDERINGS | {
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let a cell's former name select it still."""
-    case = item.callspec.params.get("mx_kernel_case") if hasattr(item, "callspec") else None
-    if case is not None and case.cell.former_id:
-        item.extra_keyword_matches.add(case.cell.former_id)
+    """Let the former id of a case or a cell select it still, also within brackets, as `-k` may have it."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    for case in filter(None, (parameters.get("mx_case"), parameters.get("mx_kernel_case"))):
+        item.extra_keyword_matches.update(f"[{other}]" for other in case.other_ids)
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)

@@ -14,8 +14,9 @@ from typing import Any
 from mxcheck.extras import require
 
 CPU = "cpu"
-#: The NVIDIA driver's version, where it is loaded; under WSL only nvidia-smi tells.
-_DRIVER = Path("/proc/driver/nvidia/version")
+#: The NVIDIA driver's device, where this process may reach it; under WSL only nvidia-smi tells. (A container
+#: without GPUs sees the host's /proc/driver/nvidia too.)
+_DRIVER = Path("/dev/nvidiactl")
 #: Seconds to wait for the driver: it answers in well under a second, but never when it is faulty.
 _ANSWER_SECONDS = 60.0
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -82,7 +83,7 @@ def _ask(answers: Queue[Any]) -> None:
         handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
         answers.put([_gpu(index, handle) for index, handle in enumerate(handles)])
         pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
+    except Exception as error:  # noqa: BLE001  (reported, whatever it is: else the wait for an answer ends late)
         answers.put(error)
 
 

@@ -376,6 +376,15 @@ def test_lines_may_have_former_names(tmp_path: Path) -> None:
     assert loaded.of(case_of("my-model", "mxfp4_e2m1-B")).kl == 3
 
 
+def test_a_line_that_no_case_can_have_is_refused_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[default]\n"mxfp8_e4m3-A+global-é" = { kl = 2 }\n')
+    with pytest.raises(
+        ValueError, match=r"^bounds file .*mine\.toml: \[default\]: the option of a case cannot"
+    ):
+        load_bounds(str(path))
+
+
 def test_two_lines_of_one_case_are_refused(tmp_path: Path) -> None:
     path = _own(tmp_path, "mxfp8_e4m3-B = { kl = 1 }\nfp8_e4m3-B = { kl = 2 }\n")
     with pytest.raises(ValueError, match=r"'fp8_e4m3-B' is another name of 'mxfp8_e4m3-B', which has a line"):

@@ -197,6 +197,13 @@ def test_a_driver_that_fails(driver: ModuleType, monkeypatch: pytest.MonkeyPatch
         gpus()
 
 
+def test_a_driver_whose_answer_cannot_be_read(driver: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only NVML's own errors: the thread that asks must answer in any case."""
+    monkeypatch.setattr(driver, "nvmlDeviceGetName", lambda _: b"\xff".decode())
+    with pytest.raises(ValueError, match=r"^the NVIDIA driver fails \('utf-8' codec can't decode"):
+        gpus()
+
+
 def test_a_driver_that_does_not_answer(driver: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_ANSWER_SECONDS", 0.1)
     ended = threading.Event()

@@ -46,12 +46,13 @@ class Cell:
         return f"{self.format}-{self.rule}"
 
     @property
-    def former_id(self) -> str:
-        """Former id, which `-k` still accepts; empty where the id has not changed."""
+    def former_ids(self) -> tuple[str, ...]:
+        """Former ids, which `-k` still accepts."""
+        found = [] if self.seed == self.id else [self.seed]
         # The dialect `te` had the rule `rceil`; the cell with that rule is a different one today.
-        if self.nonfinite != "element" or self.scale_rule == "rceil":
-            return ""
-        return f"{self.id.removesuffix(NAN_STAYS)}te".replace("-reciprocal-", "-rceil-")
+        if self.nonfinite == "element" and self.scale_rule != "rceil":
+            found.append(f"{self.seed.removesuffix(NAN_STAYS)}te".replace("-reciprocal-", "-rceil-"))
+        return tuple(found)
 
     def spec(self, **others: Any) -> CastSpec:
         """Return the cast, with an axis, a block size or random integers if given."""

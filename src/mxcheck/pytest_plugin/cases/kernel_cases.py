@@ -33,6 +33,11 @@ class KernelCase:
     def id(self) -> str:
         return f"{self.implementation.name}-{self.cell.id}"
 
+    @property
+    def other_ids(self) -> tuple[str, ...]:
+        """Its former ids, which `-k` accepts as well."""
+        return tuple(f"{self.implementation.name}-{former}" for former in self.cell.former_ids)
+
 
 def make_importable(settings: Settings, *, started_in: Path, root: Path) -> None:
     """Make the named modules importable: add to sys.path, for a kernel `module:function`, the folder in which

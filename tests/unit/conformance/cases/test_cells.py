@@ -111,8 +111,11 @@ def test_no_part_of_an_id_is_in_the_name_of_a_test_module_or_folder(level: str) 
 
 
 def test_a_former_id_tells_its_cell() -> None:
-    former = [cell.former_id for cell in cells("quick") if cell.former_id]
-    assert former == ["mxfp8_e4m3-rceil-te", "mxfp8_e5m2-rceil-te"]
+    former = {cell.id: cell.former_ids for cell in cells("quick")}
+    assert former["mxfp8_e4m3-floor"] == ("fp8_e4m3-floor",)
+    assert former["mxfp8_e5m2-reciprocal-nan_stays"] == ("fp8_e5m2-reciprocal-nan_stays", "fp8_e5m2-rceil-te")
+    assert former["mxint8-floor"] == former["nvfp4-amax"] == ()
+    assert sum(name.endswith("-te") for names in former.values() for name in names) == 2
 
 
 def test_cells_need_neither_torch_nor_numpy() -> None:
