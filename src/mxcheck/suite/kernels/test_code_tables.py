@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 import pytest
 
+from mxcheck.formats.aliases import precision_of
+
 pytestmark = pytest.mark.usefixtures("mx_usual_settings")
 
 #: (finite codes, codes of infinities, codes of NaN, largest, smallest normal, smallest subnormal or step,
@@ -45,7 +47,7 @@ _CODES = MappingProxyType(
 )
 
 
-@pytest.mark.parametrize("name", list(_TABLES))
+@pytest.mark.parametrize("name", list(_TABLES), ids=precision_of)
 def test_element_codes(name: str) -> None:
     from mxcheck.formats.codes import code_values
     from mxcheck.formats.elements import ELEMENT_FORMATS
@@ -88,7 +90,7 @@ def _power(text: str) -> Fraction:
 @pytest.mark.parametrize(
     ("name", "element", "size"),
     [
-        *((name, name, 32) for name in _TABLES),
+        *(pytest.param(name, name, 32, id=precision_of(name)) for name in _TABLES),
         *(("nvfp4", "fp4_e2m1", 16), ("e4m3_row", "fp8_e4m3", None), ("e5m2_row", "fp8_e5m2", None)),
         *(("e4m3_tensor", "fp8_e4m3", None), ("e5m2_tensor", "fp8_e5m2", None)),
     ],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mxcheck.formats.aliases import precision_of
 from mxcheck.formats.spec import cast_spec
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _BF16_FINDINGS: Mapping[tuple[str, str], str] = MappingProxyType(
     }
 )
 
-each_format = pytest.mark.parametrize("name", FORMATS)
+each_format = pytest.mark.parametrize("name", FORMATS, ids=precision_of)
 
 
 @pytest.mark.parametrize("length", LENGTHS, ids=lambda length: f"K{length}")
