@@ -26,6 +26,8 @@ _IMPORTS = (
 )
 #: As `mxcheck.measure.passive_threads` loads torch, which it does not do where torch is loaded.
 _PASSIVE = {"OMP_WAIT_POLICY": "passive"}
+#: Read when the libraries are imported. A run that is to reach a hub sets these itself, and starts afresh.
+_OFFLINE = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
 
 
 @cache
@@ -38,7 +40,7 @@ def _parent() -> subprocess.Popen[str]:
     }
     parent = subprocess.Popen(
         [sys.executable, __file__],
-        env={**kept, **_PASSIVE, "CUDA_VISIBLE_DEVICES": ""},
+        env={**kept, **_PASSIVE, **_OFFLINE, "CUDA_VISIBLE_DEVICES": ""},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

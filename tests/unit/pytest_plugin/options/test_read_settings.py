@@ -236,3 +236,12 @@ def test_baselines_of_former_names_are_refused_before_a_run(lay: Lay, pytester: 
     lay("--mx-models", "ref-llama")
     with pytest.raises(pytest.UsageError, match=r"former names of precisions: ref-neo/fp8_e4m3-B\.json; ren"):
         lay("--mx-models", "ref-neo")
+
+
+def test_a_run_of_kernels_alone_needs_no_baselines_of_todays_names(
+    lay: Lay, pytester: pytest.Pytester
+) -> None:
+    folder = pytester.mkdir("baselines") / "ref-neo"
+    folder.mkdir()
+    (folder / "fp8_e4m3-B.json").touch()
+    assert lay("--pyargs", "mxcheck.suite.kernels").kernels == ()
