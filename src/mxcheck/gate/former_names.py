@@ -44,11 +44,16 @@ def refuse_former_names(root: Path, models: list[str]) -> None:
 def rename_today(root: Path, models: list[str]) -> list[tuple[Path, Path]]:
     """Rename the baselines of these models that have former names, and return old and new paths. The files
     are not rewritten: a former name within is read as today's. Raises ValueError, before any is renamed,
-    where a file of the new name exists."""
+    where two files are of one case."""
     found = {old: new for model in models for old, new in former_names(root / model).items()}
+    taken: dict[Path, Path] = {}
     for old, new in found.items():
-        if new.exists() or new.is_symlink():
-            raise ValueError(f"{old} cannot be renamed: {new} exists too; remove the one that is out of date")
+        there = taken.setdefault(new, new if new.exists() or new.is_symlink() else old)
+        if there != old:
+            raise ValueError(
+                f"{old} cannot be renamed to {new.name}: {there} is of the same case; remove the one that is "
+                f"out of date"
+            )
     for old, new in found.items():
         old.rename(new)
     return list(found.items())

@@ -71,7 +71,18 @@ def test_a_file_of_the_new_name_is_never_replaced(former: Path, tmp_path: Path) 
     former.with_name("bfp16-A.json").write_text("{}")
     new = former.with_name("mxfp8_e4m3-B.json")
     new.write_text("{}")
-    with pytest.raises(ValueError, match=rf"^{former} cannot be renamed: {new} exists too; remove the one"):
+    with pytest.raises(ValueError, match=rf"^{former} cannot be renamed to {new.name}: {new} is of the same"):
         rename_today(tmp_path, ["my-model"])
     assert former.exists()
     assert former.with_name("bfp16-A.json").exists(), "nothing is renamed where one cannot be"
+
+
+def test_two_former_names_of_one_case_are_refused_and_none_is_lost(former: Path, tmp_path: Path) -> None:
+    second = former.with_name("mxfp8-B.json")
+    second.write_text("{}")
+    before = {path.name: path.read_bytes() for path in former.parent.iterdir()}
+    with pytest.raises(
+        ValueError, match=rf"^{second} cannot be renamed to mxfp8_e4m3-B.json: {former} is of the same case; "
+    ):
+        rename_today(tmp_path, ["my-model"])
+    assert {path.name: path.read_bytes() for path in former.parent.iterdir()} == before
