@@ -86,6 +86,13 @@ def precision_aliases_of(name: str) -> tuple[str, ...]:
     return tuple(alias for alias, own in PRECISION_ALIASES.items() if own == name)
 
 
+def former_text(text: str) -> str:
+    """Return an id with former names of precisions: `ref-neo-fp8_e4m3-A` for `ref-neo-mxfp8_e4m3-A`."""
+    for alias, name in PRECISION_ALIASES.items():
+        text = text if alias in _SHORT else text.replace(name, alias)
+    return text
+
+
 def choose_format(kind: str, name: str, allowed: Iterable[str]) -> str:
     """Return our name for the format `name`, if it is one of `allowed`.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mxcheck.extras import require
-from mxcheck.formats.aliases import ALIASES, PRECISION_ALIASES, precision_aliases_of
+from mxcheck.formats.aliases import ALIASES, PRECISION_ALIASES, former_text, precision_aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.pytest_plugin.fixtures.mx_fixtures import (
     GATE,
@@ -197,10 +197,15 @@ _KERNEL_PARAMETERS = _ORDERINGS | {
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let a cell's former name select it still."""
-    case = item.callspec.params.get("mx_kernel_case") if hasattr(item, "callspec") else None
+    """Let former names of precisions and cells select an item still, by a part or the whole of its id."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if _KERNEL_PARAMETERS.isdisjoint(parameters):
+        return
+    former = {former_text(item.name)} - {item.name}
+    case = parameters.get("mx_kernel_case")
     if case is not None and case.cell.former_id:
-        item.extra_keyword_matches.add(case.cell.former_id)
+        former |= {case.cell.former_id, former_text(item.name.replace(case.cell.id, case.cell.former_id))}
+    item.extra_keyword_matches.update(former)
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)

@@ -18,6 +18,7 @@ from mxcheck.formats.aliases import (
     aliases_of,
     choose_format,
     choose_precision,
+    former_text,
     global_option,
     own_name,
     own_option,
@@ -153,6 +154,12 @@ def test_the_option_of_global_casts_contains_no_precisions_name(format: str) -> 
     assert own_option(f"global-{precision_of(format)}") == option
     assert own_option("global-nvfp4") == "global-nvfp4"
     assert own_option(format) == format
+
+
+def test_an_id_with_former_names() -> None:
+    now = "te_mxfp8-B mxfp8_e5m2-B+global-e2m1 bf16_operands-A-below-mxint8-A fp8_tensor_e4m3-A mxfp4_e3m0"
+    then = "te_mxfp8-B fp8_e5m2-B+global-e2m1 bfp16-A-below-mxint8-A nvfp8_emu_e4m3-A fp4_e3m0"
+    assert (former_text(now), former_text(then)) == (then, then)
 
 
 def test_the_options_of_global_casts_differ() -> None:
