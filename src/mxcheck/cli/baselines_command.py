@@ -137,7 +137,13 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _rename(options: argparse.Namespace) -> int:
-    renamed = rename_today(options.baselines, _models_of(options.baselines))
+    models = _models_of(options.baselines)
+    linked = sorted(folder for folder in options.baselines.glob("*/") if folder.is_symlink())
+    # a run reads a linked folder too; one that is here under two names is renamed once
+    once = {folder.resolve(): folder.name for folder in linked}
+    here = {(options.baselines / model).resolve() for model in models}
+    models += [name for folder, name in once.items() if folder not in here]
+    renamed = rename_today(options.baselines, models)
     for old, new in renamed:
         say(f"{old} -> {new.name}")
     if not renamed:
