@@ -30,6 +30,8 @@ def test_the_default_matrix(project: Project) -> None:
     ("arguments", "count"),
     [
         (("-k", "fp8_e4m3"), 19),
+        (("-k", "[ref-neo-fp8_e4m3-B]"), 1),  # as a red message showed the id
+        (("-k", "nvfp8_emu_e5m2-B or (ref-neo and bfp16-A)"), 6),
         (("-m", "fp4_e2m1 and tier_B"), 11),
         (("-m", "ref-moe and not bf16"), 34),
         (("--mx-tier", "A"), 83),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import mxcheck
 from mxcheck.extras import EXTRA_OF, NotInstalledError, install, missing, named, require
 
 ROOT = Path(__file__).parents[2]
@@ -129,3 +130,10 @@ def test_a_name_of_python_without_its_extra() -> None:
         "mxcheck.extras.NotInstalledError: mxcheck.load needs transformers, which is not installed: "
         "pip install 'mxcheck[models]'"
     )
+
+
+def test_measuring_a_case_without_models_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mxcheck.extras.find_spec", lambda _: None)
+    session = mxcheck.ModelSession(mxcheck.Measuring())
+    with pytest.raises(NotInstalledError, match=r"^measuring a model needs transformers, which is not inst"):
+        mxcheck.measure_case(session, mxcheck.Case(model="nowhere", precision="fp32"))

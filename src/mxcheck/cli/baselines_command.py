@@ -90,10 +90,15 @@ def _diff(options: argparse.Namespace) -> int:
         read_directory(Path(side)) if Path(side).is_dir() else read_revision(side, options.baselines)
         for side in (options.before, options.after or str(options.baselines))
     ]
-    # a baseline that only got another name is no difference
-    table = diff_table(*({file_today(name): record for name, record in side.items()} for side in sides))
+    table = diff_table(*map(_by_names_of_today, sides))
     console().print("no differences" if table is None else table)
     return 0 if table is None else 1
+
+
+def _by_names_of_today(side: dict[str, Any]) -> dict[str, Any]:
+    """Return baselines by their names today, so that a renamed one is no difference. One that is beside a
+    file of today's name keeps its own."""
+    return {name if (today := file_today(name)) in side else today: side[name] for name in side}
 
 
 def _detectable(options: argparse.Namespace) -> int:
@@ -132,7 +137,13 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _rename(options: argparse.Namespace) -> int:
-    renamed = rename_today(options.baselines, _models_of(options.baselines))
+    models = _models_of(options.baselines)
+    linked = sorted(folder for folder in options.baselines.glob("*/") if folder.is_symlink())
+    # a run reads a linked folder too; one that is here under two names is renamed once
+    once = {folder.resolve(): folder.name for folder in linked}
+    here = {(options.baselines / model).resolve() for model in models}
+    models += [name for folder, name in once.items() if folder not in here]
+    renamed = rename_today(options.baselines, models)
     for old, new in renamed:
         say(f"{old} -> {new.name}")
     if not renamed:

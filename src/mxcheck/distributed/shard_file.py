@@ -14,8 +14,8 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.result import CaseResult, case_from_dict, check_green, result_from_dict
 from mxcheck.reporting.table import lines_below, results_table
 
-#: Version of the file's layout. A file of another version is refused.
-FORMAT_VERSION = 4
+#: Version of the layout, and of the names in ids. A file of another version is refused.
+FORMAT_VERSION = 5
 
 #: Longest file that is read: half a megabyte for each case.
 _MOST_BYTES = 2**30

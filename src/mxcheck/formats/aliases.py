@@ -72,8 +72,8 @@ def global_option(format: str) -> str:
 
 def own_option(option: str) -> str:
     """Return an option of a case's name as it is spelt today; any other unchanged."""
-    format = option.removeprefix(_GLOBAL)
-    return global_option(format) if format != option and format in _GLOBAL_NAMES else option
+    format = own_name(option.removeprefix(_GLOBAL))
+    return global_option(format) if option.startswith(_GLOBAL) and format in _GLOBAL_NAMES else option
 
 
 def aliases_of(name: str) -> tuple[str, ...]:
@@ -84,6 +84,13 @@ def aliases_of(name: str) -> tuple[str, ...]:
 def precision_aliases_of(name: str) -> tuple[str, ...]:
     """Return the other names of the precision `name`."""
     return tuple(alias for alias, own in PRECISION_ALIASES.items() if own == name)
+
+
+def former_text(text: str) -> str:
+    """Return an id with former names of precisions: `ref-neo-fp8_e4m3-A` for `ref-neo-mxfp8_e4m3-A`."""
+    for alias, name in PRECISION_ALIASES.items():
+        text = text if alias in _SHORT else text.replace(name, alias)
+    return text
 
 
 def choose_format(kind: str, name: str, allowed: Iterable[str]) -> str:
@@ -97,8 +104,8 @@ def choose_format(kind: str, name: str, allowed: Iterable[str]) -> str:
     if (own := own_name(name)) in names:
         return own
     if own == name:
-        _refuse_several(kind, name, [alias for alias in ALIASES if alias.startswith(f"{name}_")])
-    raise unknown(kind, name, names, also=[alias for alias, own in ALIASES.items() if own in names])
+        _refuse_several(kind, name, {alias: alias for alias in ALIASES})
+    raise unknown(kind, name, names, also={alias: alias for alias, own in ALIASES.items() if own in names})
 
 
 def choose_precision(kind: str, name: str, allowed: Iterable[str]) -> str:
@@ -106,18 +113,13 @@ def choose_precision(kind: str, name: str, allowed: Iterable[str]) -> str:
     names = list(allowed)
     if (own := own_precision(name)) in names:
         return own
-    _refuse_several(
-        kind,
-        name,
-        [
-            one
-            for one in names
-            if any(each.startswith(f"{name}_") for each in (one, *precision_aliases_of(one)))
-        ],
-    )
-    raise unknown(kind, name, names)
+    former = {alias: own for alias, own in PRECISION_ALIASES.items() if own in names}
+    _refuse_several(kind, name, {**former, **{one: one for one in names}})
+    raise unknown(kind, name, names, also=former)
 
 
-def _refuse_several(kind: str, name: str, several: list[str]) -> None:
+def _refuse_several(kind: str, name: str, names: Mapping[str, str]) -> None:
+    """Refuse the beginning of several names; `names` has each with the name to suggest for it."""
+    several = list(dict.fromkeys(to for one, to in names.items() if one.startswith(f"{name}_")))
     if several:
         raise ValueError(f"{kind} {name!r} may be {' or '.join(several)}; name one of them")

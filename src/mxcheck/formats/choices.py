@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 from mxcheck.files.printed import got
 
 #: Most characters of a refused name that are compared and shown.
 _LONGEST = 160
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def choose(kind: str, value: str, allowed: Iterable[str]) -> str:
@@ -20,11 +22,13 @@ def choose(kind: str, value: str, allowed: Iterable[str]) -> str:
     raise unknown(kind, value, names)
 
 
-def unknown(kind: str, value: object, allowed: Iterable[str], also: Iterable[str] = ()) -> ValueError:
+def unknown(kind: str, value: object, allowed: Iterable[str], also: Mapping[str, str] = _NONE) -> ValueError:
     """Return the error for a name that is not allowed, in one line with the nearest match, ignoring case.
-    `also` are other names of what is allowed: matched, but not listed."""
+    `also` are other names of what is allowed, matched but not listed: each with the name to suggest for
+    it."""
     names = list(allowed)
-    folded = {name.casefold(): name for name in reversed([*names, *also])}
+    folded = {name.casefold(): name for name in reversed(names)}
+    folded = {**{name.casefold(): to for name, to in also.items()}, **folded}
     near = difflib.get_close_matches(str(value)[:_LONGEST].casefold(), folded, n=1, cutoff=0.5)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
     return ValueError(f"unknown {kind} {got(value, _LONGEST)}; allowed: {', '.join(names)}{hint}")

@@ -144,18 +144,15 @@ def read_bounds(folder: Path, precisions: Collection[str] | None = None) -> dict
 def _today(lines: dict[str, Any], where: str) -> dict[str, Any]:
     """Return lines whose precisions may have former names, under today's. Raises BoundsError for two lines of
     one case, and for a line that no case can have."""
-    found: dict[str, Any] = {}
-    for name, entry in lines.items():
+    given: dict[str, str] = {}
+    for name in lines:
         try:
-            today = case_of("any", name).name
+            first = given.setdefault(case_of("any", name).name, name)
         except ValueError as error:
             raise BoundsError(f"{where}: {error}") from error
-        if today in found:
-            raise BoundsError(
-                f"{where}: {name!r} is another name of {today!r}, which has a line too; drop one"
-            )
-        found[today] = entry
-    return found
+        if first != name:
+            raise BoundsError(f"{where}: {first!r} and {name!r} are lines of one case; drop one")
+    return {today: lines[name] for today, name in given.items()}
 
 
 def _loaded(path: Path, named: str) -> dict[str, Any]:

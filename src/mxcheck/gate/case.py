@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mxcheck.files.printed import got
-from mxcheck.formats.aliases import own_option, own_precision, precision_aliases_of
+from mxcheck.formats.aliases import own_option, own_precision
 
 Kind = Literal["recipe", "checkpoint", "engine", "training"]
 
@@ -123,12 +123,6 @@ class Case:
     def id(self) -> str:
         """pytest id, which `-k` matches too."""
         return f"{self.model}-{self.name}"
-
-    @property
-    def other_ids(self) -> tuple[str, ...]:
-        """Its id under each other name of its precision, which `-k` accepts as well."""
-        others = precision_aliases_of(self.precision)
-        return tuple(f"{self.model}-{self.name.replace(self.precision, other, 1)}" for other in others)
 
     @property
     def baseline(self) -> Path:

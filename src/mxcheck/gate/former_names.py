@@ -22,9 +22,9 @@ def file_today(name: str) -> str:
 
 
 def former_names(folder: Path) -> dict[Path, Path]:
-    """Return the baselines in a model's folder that have a former name, each with its path today. Links are
-    skipped, as their targets belong to others."""
-    files = sorted(path for path in folder.glob("*.json") if path.is_file() and not path.is_symlink())
+    """Return the baselines in a model's folder that have a former name, also links, each with its path today:
+    a run reads links too."""
+    files = sorted(path for path in folder.glob("*.json") if path.is_file())
     return {path: path.with_name(new) for path in files if (new := file_today(path.name)) != path.name}
 
 
@@ -43,12 +43,23 @@ def refuse_former_names(root: Path, models: list[str]) -> None:
 
 def rename_today(root: Path, models: list[str]) -> list[tuple[Path, Path]]:
     """Rename the baselines of these models that have former names, and return old and new paths. The files
-    are not rewritten: a former name within is read as today's. Raises ValueError, before any is renamed,
-    where a file of the new name exists."""
+    are not rewritten: a former name within is read as today's. A link keeps its target, unless that is
+    renamed too. Raises ValueError, before any is renamed, where two files are of one case."""
     found = {old: new for model in models for old, new in former_names(root / model).items()}
+    taken: dict[Path, Path] = {}
     for old, new in found.items():
-        if new.exists() or new.is_symlink():
-            raise ValueError(f"{old} cannot be renamed: {new} exists too; remove the one that is out of date")
+        there = taken.setdefault(new, new if new.exists() or new.is_symlink() else old)
+        if there != old:
+            raise ValueError(
+                f"{old} cannot be renamed to {new.name}: {there} is of the same case; remove the one that is "
+                f"out of date"
+            )
     for old, new in found.items():
-        old.rename(new)
+        target = old.readlink() if old.is_symlink() else None
+        moved = None if target is None else found.get(old.parent / target)
+        if target is None or moved is None:
+            old.rename(new)
+        else:
+            new.symlink_to(target.with_name(moved.name))
+            old.unlink()
     return list(found.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from mxcheck.extras import require
 from mxcheck.gate.case import Case
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import Record
@@ -30,6 +31,7 @@ def measure_case(session: ModelSession, case: Case) -> Record:
     UnavailableError if the case's library cannot run here or on this model; torch's error if memory runs out.
     `Session.checks` says whether this process measures right.
     """
+    require("transformers", "measuring a model")
     load_torch()
     from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mxcheck.extras import require
-from mxcheck.formats.aliases import ALIASES, PRECISION_ALIASES, precision_aliases_of
+from mxcheck.formats.aliases import ALIASES, PRECISION_ALIASES, former_text, precision_aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.pytest_plugin.fixtures.mx_fixtures import (
     GATE,
@@ -197,10 +197,14 @@ _KERNEL_PARAMETERS = _ORDERINGS | {
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let the former id of a case or a cell select it still, also within brackets, as `-k` may have it."""
+    """Let former names of precisions and cells select an item still, by a part or the whole of its id."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    for case in filter(None, (parameters.get("mx_case"), parameters.get("mx_kernel_case"))):
-        item.extra_keyword_matches.update(f"[{other}]" for other in case.other_ids)
+    if _KERNEL_PARAMETERS.isdisjoint(parameters):
+        return
+    former = {former_text(item.name)}
+    if (case := parameters.get("mx_kernel_case")) is not None:
+        former |= {item.name.replace(case.id, other) for other in case.other_ids}
+    item.extra_keyword_matches.update(former - {item.name})
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)

@@ -35,6 +35,17 @@ def test_diff_of_equal_directories(capsys: Capture) -> None:
     assert capsys.readouterr().out == "no differences\n"
 
 
+def test_a_former_name_is_no_difference_unless_a_file_of_today_s_is_beside_it(capsys: Capture) -> None:
+    former = FP8.replace("mxfp8_e4m3", "fp8_e4m3")
+    assert former != FP8
+    put("old", former, build_record())
+    put("new", FP8, build_record())
+    assert main(["baselines", "diff", "old", "new"]) == 0
+    put("old", FP8, build_record())
+    assert main(["baselines", "diff", "old", "new"]) == 1
+    assert lines(capsys.readouterr().out)[-1].startswith(f"{former} removed")
+
+
 def test_diff_against_the_baselines_directory_that_was_named(capsys: Capture) -> None:
     put("old", FP8, build_record())
     put("new", FP8, build_record())

@@ -145,6 +145,18 @@ def test_prune_of_a_bad_model_name_is_refused_and_deletes_nothing(capsys: Captur
     assert kept < before == files()
 
 
+def test_a_linked_folder_is_renamed_in_too_and_once(capsys: Capture) -> None:
+    for name in ("store/elsewhere/fp8_e4m3-B.json", "baselines/here/bfp16-A.json"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text("{}")
+    for name, target in (("a", "../store/elsewhere"), ("b", "../store/elsewhere"), ("c", "here")):
+        Path("baselines", name).symlink_to(target)
+    assert main(["baselines", "rename"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert Path("baselines/a/mxfp8_e4m3-B.json").is_file()
+    assert Path("baselines/c/bf16_operands-A.json").is_file()
+
+
 def test_former_names_are_renamed_and_never_pruned(capsys: Capture) -> None:
     former, new = Path("baselines/ref-llama/fp8_e4m3-B.json"), Path("baselines", FP8)
     new.rename(former)

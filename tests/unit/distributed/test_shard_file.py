@@ -125,7 +125,10 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("text", ["[]", '{"format_version": 99}', "{}"])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", '{"format_version": 99}', "{}", '{"format_version": 4}'],  # 4: former names of precisions
+)
 def test_another_version_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / file_name(1, 2)
     path.write_text(text)

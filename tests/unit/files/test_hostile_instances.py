@@ -46,8 +46,8 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
         pytest.param("[" * 200_000, "nested too deeply", id="deep"),
         pytest.param('{"a":' * 500 + "1" + "}" * 500, "nested too deeply", id="deep-and-closed"),
         pytest.param('{"format_version": "\\u001b[2J"}', "format version", id="escape-code"),
-        pytest.param('{"format_version": 4, "format_version": 4}', "stands twice", id="twice"),
-        pytest.param('{"format_version": 4, "index": ' + "9" * 1000 + "}", "307 digits", id="digits"),
+        pytest.param('{"format_version": 5, "format_version": 5}', "stands twice", id="twice"),
+        pytest.param('{"format_version": 5, "index": ' + "9" * 1000 + "}", "307 digits", id="digits"),
     ],
 )
 def test_a_shard_that_is_none_is_exit_2(tmp_path: Path, text: str, words: str) -> None:

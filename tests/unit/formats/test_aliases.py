@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from mxcheck.formats.aliases import (
     aliases_of,
     choose_format,
     choose_precision,
+    former_text,
     global_option,
     own_name,
     own_option,
@@ -131,12 +133,36 @@ def test_a_precision_is_chosen_by_its_canonical_name() -> None:
         choose_precision("precision", "fp8", LADDER)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("fp8", "may be mxfp8_e4m3 or mxfp8_e5m2 or fp8_tensor_e4m3 or fp8_tensor_e5m2; name one of them"),
+        ("nvfp8_emu", "may be fp8_tensor_e4m3 or fp8_tensor_e5m2; name one of them"),
+        ("fp6", "may be mxfp6_e3m2 or mxfp6_e2m3; name one of them"),
+        ("nvfp8_em_e4m3", "did you mean 'fp8_tensor_e4m3'?"),
+        ("bfp61", "did you mean 'bf16_operands'?"),
+    ],
+)
+def test_a_former_name_in_part_or_misspelt_leads_to_the_canonical_one(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f"{re.escape(words)}$"):
+        choose_precision("precision", name, LADDER)
+
+
 @pytest.mark.parametrize("format", ["bf16", *ELEMENT_FORMATS])
 def test_the_option_of_global_casts_contains_no_precisions_name(format: str) -> None:
     option = global_option(format)
     assert not [name for name in (*LADDER, *PRECISION_ALIASES) if name in option]
     assert own_option(f"global-{format}") == own_option(option) == option
     assert own_option("rceil") == "rceil"
+    assert own_option(f"global-{precision_of(format)}") == option
+    assert own_option("global-nvfp4") == "global-nvfp4"
+    assert own_option(format) == format
+
+
+def test_an_id_with_former_names() -> None:
+    now = "te_mxfp8-B mxfp8_e5m2-B+global-e2m1 bf16_operands-A-below-mxint8-A fp8_tensor_e4m3-A mxfp4_e3m0"
+    then = "te_mxfp8-B fp8_e5m2-B+global-e2m1 bfp16-A-below-mxint8-A nvfp8_emu_e4m3-A fp4_e3m0"
+    assert (former_text(now), former_text(then)) == (then, then)
 
 
 def test_the_options_of_global_casts_differ() -> None:

@@ -296,17 +296,3 @@ def test_a_name_is_short_enough_for_files() -> None:
     assert named_model(f"{'n' * 150}=./mine") == ("n" * 150, "./mine")
     with pytest.raises(ValueError, match=r"the model of a case cannot be called .nnn.*at most 150 letters"):
         Case(model="n" * 151, precision="bf16")
-
-
-@pytest.mark.parametrize(
-    ("case_name", "others"),
-    [
-        ("mxfp8_e4m3-B+rceil", ("m-mxfp8-B+rceil", "m-fp8_e4m3-B+rceil")),
-        ("bf16_operands-A", ("m-bfp16-A",)),
-        ("training.mxfp6_e3m2-A", ("m-training.fp6_e3m2-A",)),
-        ("nvfp4-A", ()),
-        ("checkpoint.mxfp8_e4m3", ()),
-    ],
-)
-def test_ids_under_other_names_of_the_precision(case_name: str, others: tuple[str, ...]) -> None:
-    assert case_of("m", case_name).other_ids == others

@@ -42,7 +42,6 @@ def former(tmp_path: Path) -> Path:
     path.parent.mkdir()
     path.write_text(json.dumps({**data, "seal": seal_of(data)}), encoding="utf-8")
     (path.parent / "bf16.json").write_text("{}")
-    (path.parent / "fp8_e4m3-A.json").symlink_to(path)
     return path
 
 
@@ -54,6 +53,21 @@ def test_a_baseline_is_renamed_and_keeps_all(former: Path, tmp_path: Path) -> No
     assert read(new) == build_record()
     refuse_former_names(tmp_path, ["my-model"])
     assert rename_today(tmp_path, ["my-model"]) == []
+
+
+@pytest.mark.parametrize(
+    "target", ["../elsewhere.json", "fp8_e4m3-B.json", "{root}/my-model/fp8_e4m3-B.json"]
+)
+def test_a_link_is_renamed_and_leads_to_the_same_file(former: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "elsewhere.json").write_bytes(former.read_bytes())
+    link, new = former.with_name("fp8_e4m3-A.json"), former.with_name("mxfp8_e4m3-A.json")
+    link.symlink_to(target.format(root=tmp_path))
+    former.with_name("bfp16-A.json").symlink_to("nowhere.json")  # no baseline
+    assert [one for one, _ in rename_today(tmp_path, ["my-model"])] == [link, former]
+    assert new.is_symlink()
+    assert read(new) == build_record()
+    assert not link.is_symlink()
+    assert (tmp_path / "elsewhere.json").exists()
 
 
 def test_a_run_refuses_them_in_one_line(former: Path, tmp_path: Path) -> None:
@@ -71,7 +85,18 @@ def test_a_file_of_the_new_name_is_never_replaced(former: Path, tmp_path: Path) 
     former.with_name("bfp16-A.json").write_text("{}")
     new = former.with_name("mxfp8_e4m3-B.json")
     new.write_text("{}")
-    with pytest.raises(ValueError, match=rf"^{former} cannot be renamed: {new} exists too; remove the one"):
+    with pytest.raises(ValueError, match=rf"^{former} cannot be renamed to {new.name}: {new} is of the same"):
         rename_today(tmp_path, ["my-model"])
     assert former.exists()
     assert former.with_name("bfp16-A.json").exists(), "nothing is renamed where one cannot be"
+
+
+def test_two_former_names_of_one_case_are_refused_and_none_is_lost(former: Path, tmp_path: Path) -> None:
+    second = former.with_name("mxfp8-B.json")
+    second.write_text("{}")
+    before = {path.name: path.read_bytes() for path in former.parent.iterdir()}
+    with pytest.raises(
+        ValueError, match=rf"^{second} cannot be renamed to mxfp8_e4m3-B.json: {former} is of the same case; "
+    ):
+        rename_today(tmp_path, ["my-model"])
+    assert {path.name: path.read_bytes() for path in former.parent.iterdir()} == before

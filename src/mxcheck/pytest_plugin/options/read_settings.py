@@ -85,7 +85,7 @@ def _read(config: pytest.Config) -> Settings:
         raise ValueError(
             "--mx-level=exhaustive is `python -m validation exhaustive` in a checkout of mxcheck"
         )
-    if not kernels_alone(config):
+    if not kernels_alone(config):  # which read no baseline
         refuse_former_names(baselines, list(models))
     settings = Settings(
         models=models,

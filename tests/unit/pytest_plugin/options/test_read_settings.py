@@ -64,6 +64,17 @@ def test_folders_start_at_the_root(lay: Lay, pytester: pytest.Pytester) -> None:
     assert not settings.report.exists()
 
 
+def test_former_names_of_baselines_are_refused_unless_the_kernel_suite_runs_alone(
+    lay: Lay, pytester: pytest.Pytester
+) -> None:
+    folder = pytester.mkdir("baselines") / "ref-llama"
+    folder.mkdir()
+    (folder / "fp8_e4m3-A.json").write_text("{}")
+    lay("--pyargs", "mxcheck.suite.kernels")
+    with pytest.raises(pytest.UsageError, match=r"ref-llama/fp8_e4m3-A.json; rename the files"):
+        lay("--pyargs", "mxcheck.suite.models", "mxcheck.suite.kernels")
+
+
 def test_reading_options_loads_no_library(pytester: pytest.Pytester) -> None:
     """In a process of its own, with every option whose names a library has."""
     pytester.makeini("[pytest]\n")
