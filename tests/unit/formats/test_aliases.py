@@ -128,7 +128,7 @@ def test_a_precision_is_chosen_by_its_canonical_name() -> None:
         choose_precision("precision", "fp8_e4m4", LADDER)
     with pytest.raises(ValueError, match=r"^precision 'mxfp6' may be mxfp6_e3m2 or mxfp6_e2m3; name one of"):
         choose_precision("precision", "mxfp6", LADDER)
-    several = "fp8_tensor_e4m3 or fp8_tensor_e5m2 or mxfp8_e4m3 or mxfp8_e5m2"
+    several = "mxfp8_e4m3 or mxfp8_e5m2 or fp8_tensor_e4m3 or fp8_tensor_e5m2"
     with pytest.raises(ValueError, match=rf"^precision 'fp8' may be {several}; name one of them$"):
         choose_precision("precision", "fp8", LADDER)
 
