@@ -121,7 +121,7 @@ def test_a_tokenizer_that_cannot_be_read_is_red_by_itself(project: Project, soun
 
     assert run.code == pytest.ExitCode.TESTS_FAILED, run.output
     ends = {name: verdict for name, verdict in run.verdicts().items() if verdict != "ERROR"}
-    assert [name.partition("-fp8")[0] for name in ends] == ["whole"], run.output
+    assert [name.partition("-mxfp8")[0] for name in ends] == ["whole"], run.output
     assert "Traceback" not in run.output
     assert "INTERNALERROR" not in run.output
     for name in TOKENIZERS:

@@ -6,7 +6,12 @@ from xml.etree import ElementTree
 
 from gate_project import Project
 
-SELECTED = ("ref-llama-fp32", "ref-llama-mxfp8_e4m3-B]", "mxint8-B-below-fp8_e4m3", "eager-mxfp8_e4m3-floor")
+SELECTED = (
+    "ref-llama-fp32",
+    "ref-llama-mxfp8_e4m3-B]",
+    "mxint8-B-below-mxfp8_e4m3",
+    "eager-mxfp8_e4m3-floor",
+)
 TIGHT = "[default]\nfp32 = { kl = 0 }\nfp8_e4m3-B = { kl = 1e-9 }\n"
 
 

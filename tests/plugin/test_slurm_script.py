@@ -59,7 +59,7 @@ def test_an_array_and_its_merge(checkout: Checkout) -> None:
     # A second array has a folder of its own: none of its tasks ran, and none of the first stands for it.
     done = task(checkout, "merge", "72")
     assert done.returncode != 0
-    assert "no shard file" in done.stderr or "is no directory" in done.stderr
+    assert "no shard file" in done.stderr or "is not a directory" in done.stderr
 
 
 def test_a_shard_of_an_earlier_run_is_gone_though_the_new_one_never_began(checkout: Checkout) -> None:

@@ -39,8 +39,8 @@ pytestmark = pytest.mark.usefixtures("without_matrices")
 def test_a_program_that_gives_no_results(line: str, why: str, capsys: Capture, tmp_path: Path) -> None:
     """One line, and nothing was compared."""
     told, error = verified(capsys, "--command", script(tmp_path, line), "fp8_e4m3", *FEW, code=1)
-    assert told.endswith(" gave was compared (mxfp8_e4m3-floor, quick)\n")
-    assert told.startswith("mxcheck: red: nothing that ")
+    assert told.endswith(" was compared (mxfp8_e4m3-floor, quick)\n")
+    assert told.startswith("mxcheck: red: no result of ")
     assert told.count("\n") == 1
     assert f" failed: {why}" in error
     assert error.count("\n") == 1
@@ -98,7 +98,7 @@ def test_a_program_that_does_not_end(
     told, error = verified(capsys, "--command", command, "fp8_e4m3", *FEW, *options, code=1)
     assert f" failed: it was ended: {why}" in error
     assert error.count("\n") == 1
-    assert told.startswith("mxcheck: red: nothing that ")
+    assert told.startswith("mxcheck: red: no result of ")
     assert_child_ends()
 
 
