@@ -59,7 +59,7 @@ found = run(
     ],
     progress=lambda name, done, total: print(f"{done} of {total}: {name}", file=sys.stderr, flush=True),
 )
-print(json.dumps({one.name: {**asdict(one), "stage": one.name} for one in found}))
+print(json.dumps({one.name: {**asdict(one), "stage": one.stage} for one in found}))
 """
 
 
