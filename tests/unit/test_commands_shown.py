@@ -13,7 +13,7 @@ from mxcheck.pytest_plugin.options.mx_options import FORMER, LISTS, VALUES
 
 ROOT = Path(__file__).parents[2]
 #: Words that may follow an option's name in a sentence.
-SENTENCE = ("and", "comes", "is", "lie", "must", "on", "or", "would")
+SENTENCE = ("and", "comes", "has", "is", "lie", "must", "on", "or", "would")
 _NAMES, _SENTENCE = "|".join((*LISTS, *VALUES, *FORMER.values())), "|".join(SENTENCE)
 #: An option, a space, and what may be its value. In code's lists of words a quote follows the option.
 APART = re.compile(rf"--mx-(?:{_NAMES})[ \\\n#]+(?!(?:{_SENTENCE})\b)[\w./${{'\"]\S*")
