@@ -29,10 +29,10 @@ def measure_case(session: ModelSession, case: Case) -> Record:
 
     Raises ValueError, in one line, for what the user can mend, and if the record contradicts itself;
     UnavailableError if the case's library cannot run here or on this model; torch's error if memory runs out.
-    `Session.checks` says whether this process measures right.
+    `ModelSession.checks` says whether this process measures right.
     """
-    require("transformers", "measuring a model")
     load_torch()
+    require("transformers", "measuring a model")
     from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 
     with usual_settings(threads=session.threads):
