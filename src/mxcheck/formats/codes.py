@@ -124,6 +124,7 @@ def code_values(element: ElementFormat) -> tuple[float, ...]:
     return tuple(value(code) for code in range(2 * element.sign_bit))
 
 
+@cache
 def finite_codes(element: ElementFormat) -> tuple[int, ...]:
     """Return every code that an encoder may produce: the finite ones, without mxint8's 80."""
     return tuple(

@@ -38,10 +38,19 @@ from mxcheck.formats.scale_rules import check_rules
 from mxcheck.formats.spec import RANDOM_BITS, CastSpec, block_count, resolve_axis
 
 Int64 = NDArray[np.int64]
+#: int32 or int64; what is computed from integers has their width.
+Integers = NDArray[np.signedinteger[Any]]
 Bool = NDArray[np.bool_]
 #: Codes and scales; for NVFP4 also the tensor scale. (Typed so that `codes, scales = ...` passes a type
 #: checker.)
 Parts = tuple[NDArray[Any], ...]
+
+_INF = 0x7F80_0000
+_ELEMENTS_AT_A_TIME = 1 << 14
+# bytes -> float and integer of that size, bits of the fraction, bias of the exponent
+_AS_FLOATS: Mapping[int, tuple[type[np.floating[Any]], type[np.signedinteger[Any]], int, int]] = (
+    MappingProxyType({4: (np.float32, np.int32, 23, 127), 8: (np.float64, np.int64, 52, 1023)})
+)
 
 
 def _significand(amax: Fraction) -> Fraction:
@@ -132,11 +141,9 @@ def dequantize_block(codes: Sequence[int], scale_code: int, spec: CastSpec) -> t
 
 
 # (steps below, remainder, bits of the step, random integer) -> whether to go one step up
-_ARRAY_ROUNDINGS: Mapping[str, Callable[[Int64, Int64, Int64, Int64], Bool]] = MappingProxyType(
+_ARRAY_ROUNDINGS: Mapping[str, Callable[[Integers, Integers, Integers, Int64], Bool]] = MappingProxyType(
     {
-        "even": lambda steps, rest, right, _: (
-            (2 * rest > _step(right)) | ((2 * rest == _step(right)) & (steps % 2 == 1))
-        ),
+        "even": lambda steps, rest, right, _: 2 * rest + (steps & 1) > _step(right),  # both sides are even
         "away": lambda _steps, rest, right, _: 2 * rest >= _step(right),
         "zero": lambda _steps, rest, _right, _: np.zeros_like(rest, dtype=np.bool_),
         "half_zero": lambda _steps, rest, right, _: 2 * rest > _step(right),
@@ -148,8 +155,9 @@ _ARRAY_ROUNDINGS: Mapping[str, Callable[[Int64, Int64, Int64, Int64], Bool]] = M
 )
 
 
-def _step(right: Int64) -> Int64:
-    return np.int64(1) << right
+def _step(right: Integers) -> Integers:
+    step: Integers = np.left_shift(1, right)
+    return step
 
 
 # rule -> whether the exponent is one more than that of `floor`, by amax's significand as (integer, its
@@ -216,60 +224,79 @@ def quantize_array(x: NDArray[np.float32], spec: CastSpec) -> Parts:
 def _quantize_blocks(
     blocks: NDArray[np.float32], random: Int64, spec: CastSpec
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return codes and scale codes of blocks [..., count, block size]."""
-    element = spec.element
-    bits = blocks.view(np.uint32).astype(np.int64)
-    magnitude = bits & 0x7FFF_FFFF
-    is_nan, is_inf = magnitude > 0x7F80_0000, magnitude == 0x7F80_0000
-    amax = np.where(is_nan | is_inf, 0, magnitude).max(-1, keepdims=True)
-    scale = scale_exponents(amax, element, spec.scale_rule)
-    scale = np.where(is_inf.any(-1, keepdims=True), E8M0_BIAS, scale)
+    """Return codes and scale codes of blocks [..., count, block size], as many at a time as fit into a
+    cache."""
+    rows = blocks.reshape(-1, blocks.shape[-1])
+    random = np.broadcast_to(random, blocks.shape).reshape(rows.shape) if random.ndim else random
+    codes, scales = np.empty(rows.shape, np.uint8), np.empty(len(rows), np.uint8)
+    count = max(1, _ELEMENTS_AT_A_TIME // rows.shape[1])
+    for first in range(0, len(rows), count):
+        some = slice(first, first + count)
+        codes[some], scales[some] = _quantize_rows(rows[some], random[some] if random.ndim else random, spec)
+    return codes.reshape(blocks.shape), scales.reshape(blocks.shape[:-1])
 
-    codes = magnitude_codes(magnitude, scale, element, spec.rounding, random)
+
+def _quantize_rows(blocks: NDArray[np.float32], random: Int64, spec: CastSpec) -> tuple[Integers, Integers]:
+    """Return codes and scale codes of blocks [count, block size]."""
+    element = spec.element
+    # The random integers, of 32 bits without sign, do not fit into 32 bits with one.
+    bits: Integers = blocks.view(np.int32).astype(np.int64 if spec.rounding == "stochastic" else np.int32)
+    magnitude = bits & 0x7FFF_FFFF
+    is_inf, not_finite = magnitude == _INF, magnitude >= _INF
+    finite = magnitude.copy()
+    finite[not_finite] = 0
+    scale = scale_exponents(finite.max(-1), element, spec.scale_rule)
+    scale[is_inf.any(-1)] = E8M0_BIAS
+
+    codes = magnitude_codes(finite, scale[:, None], element, spec.rounding, random)
     if spec.nonfinite == "element":
-        codes = np.where(is_nan, max(element.nan_magnitudes), np.where(is_inf, element.max_magnitude, codes))
-    codes = signed_codes(codes, (bits >> 31) == 1, element)
+        codes[not_finite] = max(element.nan_magnitudes)
+        codes[is_inf] = element.max_magnitude
+    codes = signed_codes(codes, bits < 0, element)
     scale = scale + E8M0_BIAS
     if spec.nonfinite == "block":
-        poisoned = (is_nan | is_inf).any(-1, keepdims=True)
-        codes, scale = np.where(poisoned, 0, codes), np.where(poisoned, E8M0_NAN, scale)
-    return codes.astype(np.uint8), scale[..., 0].astype(np.uint8)
+        poisoned = not_finite.any(-1)
+        codes[poisoned], scale[poisoned] = 0, E8M0_NAN
+    return codes, scale
 
 
 def magnitude_codes(
-    magnitude: Int64, scale: Int64, element: ElementFormat, rounding: str, random: Int64 | int = 0
-) -> Int64:
+    magnitude: Integers, scale: Integers, element: ElementFormat, rounding: str, random: Int64 | int = 0
+) -> Integers:
     """Return magnitude codes of fp32 magnitudes (their bits, finite), divided by 2^scale, rounded once,
     saturating.
 
     Args:
+        magnitude: int64; but for stochastic rounding, int32 is enough.
         rounding: one of `CastSpec`'s, or `half_zero`: to nearest, ties toward zero.
         random: for stochastic rounding.
     """
     # The step is 2^(binade - mantissa bits), with the element's own binade or the lowest one.
     significand, exponent = _split(magnitude)
-    binade = np.maximum(_bit_length(significand) - 1 + exponent - scale, element.emin)
-    shift = np.minimum(binade - element.mantissa_bits - (exponent - scale), 62)  # 62 shifts out all bits
+    exponent = exponent - scale.astype(exponent.dtype)
+    binade = np.maximum(_bit_length(significand) - 1 + exponent, element.emin)
+    # From here on nothing is left of 24 bits, nor half a step; nor a random integer's last bit.
+    most = 24 + RANDOM_BITS if rounding == "stochastic" else 25
+    shift = np.minimum(binade - element.mantissa_bits - exponent, most)
     right, left = np.maximum(shift, 0), np.maximum(-shift, 0)
     steps = (significand << left) >> right
-    rest = np.where(shift > 0, significand - (steps << right), 0)
+    rest = significand & (_step(right) - 1)
     up = _ARRAY_ROUNDINGS[rounding](steps, rest, right, np.asarray(random, np.int64)) & (shift > 0)
     codes = ((binade - element.emin) << element.mantissa_bits) + steps + up
-    saturated: Int64 = np.minimum(codes, element.max_magnitude)
+    saturated: Integers = np.minimum(codes, element.max_magnitude)
     return saturated
 
 
-def signed_codes(magnitudes: Int64, negative: Bool, element: ElementFormat) -> Int64:
+def signed_codes(magnitudes: Integers, negative: Bool, element: ElementFormat) -> Integers:
     """Return codes of magnitude codes with signs; without -0 in the format, a negative zero is zero."""
-    signed = (
-        -magnitudes % (2 * element.sign_bit) if element.twos_complement else magnitudes | element.sign_bit
-    )
-    return np.where(negative, signed, magnitudes)
+    if element.twos_complement:
+        return np.where(negative, -magnitudes, magnitudes) & (2 * element.sign_bit - 1)
+    return magnitudes | negative.astype(magnitudes.dtype) * element.sign_bit
 
 
-def scale_exponents(amax: Int64, element: ElementFormat, rule: str) -> Int64:
+def scale_exponents(amax: Integers, element: ElementFormat, rule: str) -> Int64:
     """Return `scale_exponent` for fp32 magnitudes (their bits, finite)."""
-    significand, exponent = _split(amax)
+    significand, exponent = _split(amax.astype(np.int64))
     if rule == "reciprocal":
         scale = _ceil_log2_of_product(significand, exponent, _reciprocal(element))
     else:
@@ -317,17 +344,22 @@ def dequantize_array(
 
 def _blocks(rows: NDArray[Any], count: int, block_size: int) -> NDArray[Any]:
     """Reshape [..., n] to [..., count, block_size], padded with zeros."""
-    padded = np.zeros((*rows.shape[:-1], count * block_size), rows.dtype)
-    padded[..., : rows.shape[-1]] = rows
-    return padded.reshape(*rows.shape[:-1], count, block_size)
+    if rows.shape[-1] < count * block_size:
+        padded = np.zeros((*rows.shape[:-1], count * block_size), rows.dtype)
+        padded[..., : rows.shape[-1]] = rows
+        rows = padded
+    return rows.reshape(*rows.shape[:-1], count, block_size)
 
 
-def _split(magnitude: Int64) -> tuple[Int64, Int64]:
+def _split(magnitude: Integers) -> tuple[Integers, Integers]:
     """Split fp32 bits without sign into (significand, exponent): the value is significand * 2^exponent."""
     field, fraction = magnitude >> 23, magnitude & 0x7F_FFFF
-    return fraction + (np.minimum(field, 1) << 23), np.maximum(field, 1) - 150
+    return fraction | (np.minimum(field, 1) << 23), np.maximum(field, 1) - 150
 
 
-def _bit_length(whole: Int64) -> Int64:
-    """Return int.bit_length, elementwise, for integers below 2^48; 0 for negative ones."""
-    return np.searchsorted(np.int64(1) << np.arange(48), whole, side="right").astype(np.int64)
+def _bit_length(whole: Integers) -> Integers:
+    """Return int.bit_length, elementwise, for integers below 2^48 (int32: 2^24); 0 for negative ones."""
+    # A float holds each exactly, and says its length in its exponent.
+    floats, integers, fraction, bias = _AS_FLOATS[whole.dtype.itemsize]
+    exponent: Integers = (whole.astype(floats).view(integers) >> fraction) - bias
+    return np.maximum(exponent + 1, 0)

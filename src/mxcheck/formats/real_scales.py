@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,13 +88,27 @@ def _quantize_nvfp4(
 def _nearest(size: Float64, scales: Float64, element: ElementFormat) -> NDArray[np.int64]:
     """Return magnitude codes, nearest-even and saturating, of size / scales; 0 where the scale is 0 or
     NaN."""
+    thresholds = _thresholds(element)
     codes = np.zeros(np.broadcast_shapes(size.shape, scales.shape), np.int64)
-    for code in range(1, element.max_magnitude + 1):
-        threshold = float(decode(element, code - 1) + decode(element, code)) / 2
-        # A tie goes to the even code.
-        reached = size >= threshold * scales if code % 2 == 0 else size > threshold * scales
-        codes += reached & (scales > 0)
+    positive = np.where(scales > 0, scales, np.nan)  # no number reaches a NaN
+    # Bisection: the largest code whose threshold is reached, from its top bit to its lowest.
+    step = thresholds.size // 2
+    while step:
+        threshold = thresholds[codes + step] * positive
+        # A tie goes to the even code: all but the last step ask for one.
+        codes += step * (size >= threshold if step > 1 else size > threshold)
+        step //= 2
     return codes
+
+
+@cache
+def _thresholds(element: ElementFormat) -> Float64:
+    """Return for each magnitude code the midpoint between it and the code before, exact; Inf beyond the
+    largest code, and -Inf for 0."""
+    finite = [decode(element, code) for code in range(element.max_magnitude + 1)]
+    middle = [float(low + high) / 2 for low, high in pairwise(finite)]
+    beyond = element.sign_bit - len(finite)
+    return np.array([-math.inf, *middle, *[math.inf] * beyond])
 
 
 def _signed(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 
 from mxcheck.formats.elements import ElementFormat
@@ -66,6 +67,7 @@ RULES: Mapping[str, ScaleRule] = MappingProxyType(
 )
 
 
+@cache
 def rules_of(element: ElementFormat) -> tuple[str, ...]:
     """Return the names of the rules that are defined for an element format, the default first."""
     return tuple(rule.name for rule in RULES.values() if rule.elements(element))

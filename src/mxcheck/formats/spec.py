@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from mxcheck.formats.blocks import E8M0, BlockFormat, block_format
+from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0, BlockFormat, block_format
 from mxcheck.formats.choices import choose
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.scale_rules import RULES
@@ -101,12 +101,12 @@ class CastSpec:
     @property
     def block(self) -> BlockFormat:
         """The data of `format`."""
-        return block_format(self.format)
+        return BLOCK_FORMATS[self.format]
 
     @property
     def element(self) -> ElementFormat:
         """The element format of `format`."""
-        return block_format(self.format).element
+        return BLOCK_FORMATS[self.format].element
 
 
 def cast_spec(format: str, **given: Any) -> CastSpec:

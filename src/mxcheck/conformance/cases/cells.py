@@ -3,7 +3,8 @@ numpy-free."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from mxcheck.formats.aliases import precision_of
@@ -56,13 +57,16 @@ class Cell:
 
     def spec(self, **others: Any) -> CastSpec:
         """Return the cast, with an axis, a block size or random integers if given."""
-        return cast_spec(
-            self.format,
-            scale_rule=self.scale_rule,
-            rounding=self.rounding,
-            nonfinite=self.nonfinite,
-            **others,
-        )
+        random = others.pop("random", None)
+        spec = _spec(self, **others)
+        return spec if random is None else replace(spec, random=random)
+
+
+@cache
+def _spec(cell: Cell, **others: Any) -> CastSpec:
+    return cast_spec(
+        cell.format, scale_rule=cell.scale_rule, rounding=cell.rounding, nonfinite=cell.nonfinite, **others
+    )
 
 
 def cells(level: str) -> tuple[Cell, ...]:
