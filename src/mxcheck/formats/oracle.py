@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -33,7 +34,7 @@ from mxcheck.formats.codes import (
     scale_values,
 )
 from mxcheck.formats.elements import ElementFormat
-from mxcheck.formats.real_scales import dequantize_real_scaled, quantize_real_scaled
+from mxcheck.formats.real_scales import dequantize_real_scaled, quantize_real_scaled, value_table
 from mxcheck.formats.scale_rules import check_rules
 from mxcheck.formats.spec import RANDOM_BITS, CastSpec, block_count, resolve_axis
 
@@ -336,10 +337,15 @@ def dequantize_array(
         return dequantize_real_scaled(codes, scales, spec, tensor_scale)
     axis = resolve_axis(codes.ndim, spec.axis)
     assert spec.block_size is not None, "every format with E8M0 scales has blocks"
-    spread = np.repeat(np.array(scale_values())[scales.astype(np.uint8)], spec.block_size, axis)
-    spread = np.moveaxis(np.moveaxis(spread, axis, 0)[: codes.shape[axis]], 0, axis)
-    values: NDArray[np.float64] = np.array(code_values(spec.element))[codes] * spread
+    values: NDArray[np.float64] = np.take(value_table(spec.element), codes)
+    spread = np.repeat(_scale_table()[scales.astype(np.uint8)], spec.block_size, axis)
+    values *= np.moveaxis(np.moveaxis(spread, axis, 0)[: codes.shape[axis]], 0, axis)
     return values
+
+
+@cache
+def _scale_table() -> NDArray[np.float64]:
+    return np.array(scale_values())
 
 
 def _blocks(rows: NDArray[Any], count: int, block_size: int) -> NDArray[Any]:

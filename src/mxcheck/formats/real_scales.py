@@ -35,6 +35,14 @@ Float64 = NDArray[np.float64]
 NVFP4_BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]
 
 
+@cache
+def value_table(element: ElementFormat) -> Float64:
+    """Return the values of all codes, in order of the codes; not to be written to."""
+    values = np.array(code_values(element))
+    values.flags.writeable = False
+    return values
+
+
 def fp32_quotient(amax: float, divisor: Fraction) -> float:
     """Return fp32(amax / divisor), rounded once; 1 where that is 0, NaN where amax is not finite."""
     if not math.isfinite(amax):
@@ -77,7 +85,7 @@ def _quantize_nvfp4(
     )
     amax = size.max(-1, keepdims=True)
     scale_codes = _nearest(amax, np.full_like(amax, tensor * element.max_value), NVFP4_BLOCK_SCALE)
-    scales = np.array(code_values(NVFP4_BLOCK_SCALE))[scale_codes] * tensor
+    scales = value_table(NVFP4_BLOCK_SCALE)[scale_codes] * tensor
     codes = _nearest(size, scales, element).reshape(padded.shape)[..., : rows.shape[-1]]
     spread = np.broadcast_to(scales, size.shape).reshape(padded.shape)[..., : rows.shape[-1]]
     signed = _signed(codes, rows, spread, element)
@@ -94,7 +102,7 @@ def _nearest(size: Float64, scales: Float64, element: ElementFormat) -> NDArray[
     # Bisection: the largest code whose threshold is reached, from its top bit to its lowest.
     step = thresholds.size // 2
     while step:
-        threshold = thresholds[codes + step] * positive
+        threshold = np.take(thresholds, codes + step) * positive
         # A tie goes to the even code: all but the last step ask for one.
         codes += step * (size >= threshold if step > 1 else size > threshold)
         step //= 2
@@ -125,13 +133,13 @@ def dequantize_real_scaled(
     tensor_scale: NDArray[np.float32] | None,
 ) -> Float64:
     """As `mxcheck.formats.oracle.dequantize_array`."""
-    elements = np.array(code_values(spec.element))[codes]
+    elements = np.take(value_table(spec.element), codes)
     if spec.block.scale != E4M3:
         return _product(elements, scales)
     assert tensor_scale is not None
     assert spec.block_size is not None
     axis = resolve_axis(codes.ndim, spec.axis)
-    block_scales = _product(np.array(code_values(NVFP4_BLOCK_SCALE))[scales.astype(np.uint8)], tensor_scale)
+    block_scales = _product(value_table(NVFP4_BLOCK_SCALE)[scales.astype(np.uint8)], tensor_scale)
     spread = np.moveaxis(np.repeat(block_scales, spec.block_size, axis), axis, 0)[: codes.shape[axis]]
     return _product(elements, np.moveaxis(spread, 0, axis))
 

@@ -125,16 +125,21 @@ def amax_boundaries(cell: Cell, length: int, random: Draws) -> Blocks:
     """Give amax at every fp32 power of two, at that times the largest code's significand and times the one
     from which `even` rounds up, and one fp32 value to each side; the other elements lie below. The lowest and
     highest powers reach both clamps of the scale in every format."""
-    element = cell.spec().element
-    exponents = np.arange(-149, 128)
-    significands = (1.0, element.max_value / 2.0**element.emax, 2 - 2.0 ** -(element.mantissa_bits + 1))
-    points = np.concatenate([np.ldexp(np.float64(one), exponents) for one in significands])
-    bits = np.unique(points.astype(np.float32).view(np.uint32)).astype(np.int64)
-    amax = np.unique(np.concatenate([bits - 1, bits, bits + 1, [0x7F7F_FFFF]]).clip(1, 0x7F7F_FFFF))
+    amax = _amax_on_boundaries(cell.spec().element)
     # Smaller bits are smaller magnitudes; subtracting at most 2^26 keeps many in amax's own binade.
     rest = amax[:, None] - np.minimum(random.integers(0, 1 << 26, (amax.size, length)), amax[:, None])
     rest[np.arange(amax.size), random.integers(0, length, amax.size)] = amax
     return _with_random_signs(rest, random)
+
+
+@cache
+def _amax_on_boundaries(element: ElementFormat) -> NDArray[np.int64]:
+    """Return the bits of these amax, in order."""
+    exponents = np.arange(-149, 128)
+    significands = (1.0, element.max_value / 2.0**element.emax, 2 - 2.0 ** -(element.mantissa_bits + 1))
+    points = np.concatenate([np.ldexp(np.float64(one), exponents) for one in significands])
+    bits = np.unique(points.astype(np.float32).view(np.uint32)).astype(np.int64)
+    return np.unique(np.concatenate([bits - 1, bits, bits + 1, [0x7F7F_FFFF]]).clip(1, 0x7F7F_FFFF))
 
 
 def wide(cell: Cell, length: int, random: Draws) -> Blocks:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from hashlib import sha512
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class _NoSeed(np.random.SeedSequence):
+    """Let a generator be made in a tenth of the time that numpy's own seed of it takes."""
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        return np.zeros(n_words, dtype)
+
+
+_NO_SEED = _NoSeed()
 
 
 class Draws:
@@ -17,7 +28,8 @@ class Draws:
     """
 
     def __init__(self, seed: str) -> None:
-        self._words = np.random.RandomState(_key(seed))
+        self._words = np.random.RandomState(np.random.MT19937(_NO_SEED))
+        self._words.seed(_key(seed))
 
     def integers(self, low: int, high: int, shape: int | tuple[int, ...]) -> NDArray[np.int64]:
         """Integers in [low, high), int64. (The bias of the remainder is below 2^-30.)"""

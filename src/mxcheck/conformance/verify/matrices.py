@@ -163,9 +163,8 @@ class _Pool:
         ends = draws.integers(0, len(self.blocks), (rows, 1))
 
         def side_by_side(every: NDArray[Any], width: int) -> NDArray[Any]:
-            parts = [every[:, :width][chosen].reshape(rows, -1)]
-            parts += [every[:, width:][ends[:, 0]]] if tail else []
-            return np.concatenate(parts, 1)
+            found = np.take(every[:, :width], chosen, 0).reshape(rows, -1)
+            return np.concatenate([found, every[:, width:][ends[:, 0]]], 1) if tail else found
 
         codes, scales, *tensor_scale = source.parts
         if not self.cell.spec().block.whole_tensor:

@@ -8,9 +8,9 @@ by one unit in the last place, which is a kind of its own and not wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -126,9 +126,10 @@ def _judged(
     if not isinstance(result, Tensor):
         found = _compare_parts(_arrays(result), expected, spec)
     elif oracle:
-        found = _compare_values(result, expected_values(oracle, x.dtype, spec), _in_fp32(oracle, x, spec))
+        in_fp32 = partial(_in_fp32, oracle, x, spec)
+        found = _compare_values(result, expected_values(oracle, x.dtype, spec), in_fp32)
     else:
-        found = _compare_values(result, torch.from_numpy(expected[0]).to(x.dtype), None)
+        found = _compare_values(result, torch.from_numpy(expected[0]).to(x.dtype))
     return replace(found, oracle=oracle) if found.counts else found
 
 
@@ -222,7 +223,7 @@ def differences(got: Parts, expected: Parts, spec: CastSpec, dtype: torch.dtype)
     oracle's."""
     if len(got) > 1:
         return _compare_parts(got, expected, spec)
-    return _compare_values(torch.from_numpy(got[0]).to(dtype), expected_values(expected, dtype, spec), None)
+    return _compare_values(torch.from_numpy(got[0]).to(dtype), expected_values(expected, dtype, spec))
 
 
 def _compare_parts(got: Parts, expected: Parts, spec: CastSpec) -> Comparison:
@@ -267,7 +268,9 @@ def _in_fp32(oracle: Parts, x: Tensor, spec: CastSpec) -> Tensor | None:
     return (elements * scales).to(x.dtype)
 
 
-def _compare_values(got: Tensor, expected: Tensor, in_fp32: Tensor | None) -> Comparison:
+def _compare_values(
+    got: Tensor, expected: Tensor, values_in_fp32: Callable[[], Tensor | None] = lambda: None
+) -> Comparison:
     arrays = ((got.float().numpy(),), (expected.float().numpy(),))
     if torch.equal(_bits(got), _bits(expected)):
         return Comparison(got=arrays[0], expected=arrays[1])
@@ -277,7 +280,7 @@ def _compare_values(got: Tensor, expected: Tensor, in_fp32: Tensor | None) -> Co
     zero = differ & (got == 0) & (expected == 0)
     differ &= ~zero
     last = torch.zeros_like(differ)
-    if in_fp32 is not None and bool(differ.any()):
+    if bool(differ.any()) and (in_fp32 := values_in_fp32()) is not None:
         # Among numbers of one sign, bits are ordered as values are.
         beside = (_bits(got).int() - _bits(expected).int()).abs() <= 1
         beside &= got.signbit() == expected.signbit()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,21 @@ from mxcheck.conformance.cases.seeded_random import Draws
 
 
 def test_golden_values() -> None:
-    random = Draws("mxcheck")
-    assert random.integers(0, 1000, 8).tolist() == [481, 560, 771, 468, 225, 546, 221, 361]
-    assert random.integers(-5, 1 << 32, (2, 2)).tolist() == [
+    draws = Draws("mxcheck")
+    assert draws.integers(0, 1000, 8).tolist() == [481, 560, 771, 468, 225, 546, 221, 361]
+    assert draws.integers(-5, 1 << 32, (2, 2)).tolist() == [
         [1528388214, 1666354556],
         [1506033633, 1188940940],
     ]
-    assert random.permutation(np.arange(8, dtype=np.float32)).tolist() == [1, 2, 6, 5, 0, 7, 4, 3]
+    assert draws.permutation(np.arange(8, dtype=np.float32)).tolist() == [1, 2, 6, 5, 0, 7, 4, 3]
+
+
+@pytest.mark.parametrize("word", ["", "mxcheck", "fp8_e4m3-floor wide 32", "\0\0é" * 40])
+def test_the_words_are_those_of_python(word: str) -> None:
+    found, python = Draws(word), random.Random(word)
+    for count in (1, 3, 1000):
+        expected = np.frombuffer(python.randbytes(8 * count), "<u8") % 1000003
+        assert found.integers(0, 1000003, count).tolist() == expected.tolist()
 
 
 def test_a_stream_is_its_word() -> None:
