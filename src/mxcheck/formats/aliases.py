@@ -26,9 +26,16 @@ MX_PRECISIONS: Mapping[str, str] = MappingProxyType(
 #: `mxfp8` alone means E4M3 in the field; `mxfp6` alone names neither of two formats, and is no name.
 _SHORT = {"mxfp8": "fp8_e4m3", "mxfp4": "fp4_e2m1"}
 
+#: precision -> the format of its operands, where that has a name of its own.
+_TENSOR = {f"fp8_tensor_{element}": f"{element}_tensor" for element in ("e4m3", "e5m2")}
+
 #: other name -> format.
 ALIASES: Mapping[str, str] = MappingProxyType(
-    {**_SHORT, **{name: element for element, name in MX_PRECISIONS.items() if name != element}}
+    {
+        **_SHORT,
+        **{name: element for element, name in MX_PRECISIONS.items() if name != element},
+        **_TENSOR,
+    }
 )
 #: other name -> precision.
 PRECISION_ALIASES: Mapping[str, str] = MappingProxyType(
@@ -48,6 +55,8 @@ _GLOBAL_NAMES = {
     "mxint8": "int8",
     **{element: element.partition("_")[2] for element in MX_PRECISIONS if element != "mxint8"},
 }
+#: The options of a case's name that `global_option` returns.
+GLOBAL_OPTIONS = tuple(f"{_GLOBAL}{name}" for name in _GLOBAL_NAMES.values())
 
 
 def own_name(name: str) -> str:
@@ -104,7 +113,7 @@ def choose_format(kind: str, name: str, allowed: Iterable[str]) -> str:
     if (own := own_name(name)) in names:
         return own
     if own == name:
-        _refuse_several(kind, name, {alias: alias for alias in ALIASES})
+        _refuse_several(kind, name, {one: one for one in (*names, *ALIASES)})
     raise unknown(kind, name, names, also={alias: alias for alias, own in ALIASES.items() if own in names})
 
 

@@ -3,7 +3,6 @@ models."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,15 +13,15 @@ from typing import Any
 
 from mxcheck.files.plain_data import DataError, read_toml, toml_data
 from mxcheck.files.printed import RefusedFileError, got
-from mxcheck.formats.aliases import own_precision
+from mxcheck.formats.aliases import GLOBAL_OPTIONS, own_option, own_precision
 from mxcheck.formats.choices import misspelt, unknown
 from mxcheck.gate.case import Case, case_of
 from mxcheck.gate.shipped import folder_in_force
 
 #: Larger than any cost; a number of 400 digits is refused.
 _MOST = 1e9
-#: A precision with those options that may have a line of their own (`Case.bounds_key`), in order.
-_LINE = re.compile(r"(?P<plain>[^+]+)(\+attention)?(\+outputs)?(\+global-\w+)?")
+#: The options with which a precision may have a line of its own (`Case.bounds_key`), in their order.
+_OPTIONS = ("attention", "outputs", *GLOBAL_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +133,8 @@ def read_bounds(folder: Path, precisions: Collection[str] | None = None) -> dict
         _check_entry(entry, f"bounds file {path}: {name!r}", {"kl", "rise", "reason"})
         try:
             case = case_of(folder.name, name)
+            if wrong := [one for one in case.options if one.startswith("global-") and one not in _OPTIONS]:
+                raise unknown(f"option of {name!r}:", wrong[0], GLOBAL_OPTIONS)
             if precisions is not None and case.kind == "recipe" and case.plain not in precisions:
                 raise unknown("precision", case.plain, precisions)
         except ValueError as error:
@@ -196,15 +197,29 @@ def _checked(
     checked: dict[str, Any] = {}
     for title, section in sections:
         for name, entry in _table(section, title, path).items():
-            plain = _LINE.fullmatch(name)
-            if plain is None or _plain_today(plain["plain"]) not in precisions:
+            plain, *options = name.split("+")
+            if _plain_today(plain) not in precisions:
                 raise BoundsError(
                     f"bounds file {path}: {unknown(f'precision in [{title}]', name, precisions)}"
                 )
+            _check_options(f"bounds file {path}: [{title}]", name, options)
             _check_entry(entry, f"bounds file {path}: [{title}] {name!r}", {"kl", "rise"})
         checked[title] = _today(section, f"bounds file {path}: [{title}]")
     found = {name: checked[f"models.{name}"] for name in models}
     return {**table, "default": checked["default"], "models": found, "whose": path}
+
+
+def _check_options(where: str, name: str, options: list[str]) -> None:
+    """Refuse a line with options that no case has, or has in another order."""
+    for option in options:
+        if own_option(option) not in _OPTIONS:
+            raise BoundsError(f"{where}: {unknown(f'option of {name!r}:', option, _OPTIONS)}")
+    order = [min(_OPTIONS.index(own_option(option)), 2) for option in options]
+    if order != sorted(set(order)):
+        raise BoundsError(
+            f"{where}: {name!r} is the name of no case; allowed: PRECISION+attention+outputs+global-FORMAT, "
+            f"each of the three at most once and in this order"
+        )
 
 
 def _plain_today(plain: str) -> str:
@@ -234,7 +249,7 @@ def load_bounds(
     read; any other may belong to a model of another run.
     """
     ours = toml_data(resources.files("mxcheck.gate").joinpath("bounds.toml").read_text())
-    ours["whose"] = "mxcheck's own table"
+    ours["whose"] = "mxcheck's own table, mxcheck/gate/bounds.toml"
     precisions = (*(name for name in ours["default"] if "+" not in name), *own)
     if path is None:
         return BoundsTables([ours], baselines=baselines, precisions=precisions)

@@ -44,6 +44,8 @@ MEANT = {
     "mxfp4_e2m1": "fp4_e2m1",
     "mxfp4_e3m0": "fp4_e3m0",
 }
+#: Precisions whose operands have a format of another name, which is no element format.
+TENSOR = {"fp8_tensor_e4m3": "e4m3_tensor", "fp8_tensor_e5m2": "e5m2_tensor"}
 #: Likewise what they mean as precisions: formerly some had the format's name, others names of their own.
 PRECISIONS = {
     "mxfp8": "mxfp8_e4m3",
@@ -62,7 +64,7 @@ each_alias = pytest.mark.parametrize("alias", MEANT)
 
 
 def test_they_are_these_and_none_is_a_name_of_ours() -> None:
-    assert MEANT == ALIASES
+    assert MEANT | TENSOR == ALIASES
     assert not ALIASES.keys() & {*BLOCK_FORMATS}
     assert PRECISIONS == PRECISION_ALIASES
     assert not PRECISION_ALIASES.keys() & {*LADDER}
@@ -71,6 +73,22 @@ def test_they_are_these_and_none_is_a_name_of_ours() -> None:
     assert precision_aliases_of("nvfp4") == ()
     assert aliases_of("fp8_e4m3") == ("mxfp8", "mxfp8_e4m3")
     assert aliases_of("mxint8") == ()
+
+
+@pytest.mark.parametrize(("alias", "own"), TENSOR.items())
+def test_a_precision_whose_format_has_another_name_names_that(alias: str, own: str) -> None:
+    assert block_format(alias) is BLOCK_FORMATS[own]
+    assert LADDER[alias].operand == own
+    assert cast_spec(alias) == cast_spec(own)
+    options: argparse.Namespace = parse(["explain", alias, "--values", "1"])
+    assert read_cast(options)[1].format == own
+    with pytest.raises(ValueError, match=f"unknown format '{alias}'"):
+        element_format(alias)
+
+
+def test_every_precision_of_our_casts_is_a_name_of_its_format() -> None:
+    ours = {name: row.operand for name, row in LADDER.items() if row.operand not in (None, "bf16")}
+    assert {name: own_name(name) for name in ours} == ours
 
 
 @each_alias
@@ -112,6 +130,9 @@ def test_the_nearest_match_may_be_one_of_them() -> None:
         ValueError, match=r"^format 'mxfp6' may be mxfp6_e3m2 or mxfp6_e2m3; name one of them$"
     ):
         cast_spec("mxfp6")
+    several = "fp8_e4m3 or fp8_e5m2 or fp8_tensor_e4m3 or fp8_tensor_e5m2"
+    with pytest.raises(ValueError, match=rf"^format 'fp8' may be {several}; name one of them$"):
+        cast_spec("fp8")
     with pytest.raises(ValueError, match=r"^unknown fruit 'mxfp8'; allowed: mxint8; did you mean 'mxint8'"):
         choose_format("fruit", "mxfp8", ["mxint8"])
 

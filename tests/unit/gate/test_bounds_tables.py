@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mxcheck.gate.case import Case, case_of
 from mxcheck.models.recipes.ladder import with_tiers
 from mxcheck.run.default_gate import WHOLE_LADDER
 
+OUR_FILE = "mxcheck's own table, mxcheck/gate/bounds.toml"
 OURS = {
     "default": {"bf16": {"kl": 1, "rise": 10}, "mxfp8_e4m3-A": {"kl": 2, "rise": 20}},
     "models": {"ref-moe": {"bf16": {"kl": 3, "rise": 30}}},
@@ -110,21 +112,26 @@ def test_a_user_s_file_may_have_lines_for_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case_name",
+    ("case_name", "words"),
     [
-        "mxfp8_e4m3-A+block16",
-        "mxfp8_e4m3-A+outputs+attention",
-        "mxfp8_e4m3-A+",
-        "+attention",
-        "fp9-A+attention",
+        ("+attention", r"unknown precision in \[default\] '\+attention'; allowed: "),
+        ("fp9-A+attention", r"unknown precision in \[default\] 'fp9-A\+attention'; allowed: "),
+        ("mxfp8_e4m3-A+block16", "unknown option of {}: 'block16'; allowed: attention, outputs, global-b"),
+        ("mxfp8_e4m3-A+", "unknown option of {}: ''; allowed: attention, outputs, "),
+        ("mxfp8_e4m3-A+attenton", r"unknown option of {}: 'attenton'; .*; did you mean 'attention'\?"),
+        ("mxfp8_e4m3-A+global-nonsense", "unknown option of {}: 'global-nonsense'; allowed: attention, "),
+        ("mxfp8_e4m3-A+global-é", "unknown option of {}: 'global-é'; allowed: attention, "),
+        ("mxfp8_e4m3-A+outputs+attention", "{} is the name of no case; allowed: PRECISION"),
+        ("mxfp8_e4m3-A+global-int8+global-e2m1", "{} is the name of no case; allowed: PRECISION"),
     ],
 )
-def test_a_line_that_no_case_reads_is_refused(tmp_path: Path, case_name: str) -> None:
+def test_a_line_that_no_case_reads_is_refused(tmp_path: Path, case_name: str, words: str) -> None:
     path = tmp_path / "bounds.toml"
     path.write_text(f'[default]\n"{case_name}" = {{ kl = 0.5 }}\n')
-    with pytest.raises(ValueError, match="unknown precision in") as caught:
+    with pytest.raises(ValueError, match=words.format(re.escape(repr(case_name)))) as caught:
         load_bounds(str(path))
-    assert repr(case_name) in str(caught.value)
+    assert str(caught.value).startswith(f"bounds file {path}: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_user_s_recipes_may_have_lines(tmp_path: Path) -> None:
@@ -251,7 +258,7 @@ def _own(root: Path, text: str, model: str = "my-model") -> Path:
 
 def test_our_table_is_for_our_models_alone() -> None:
     assert load_bounds().find(case_of("my-model", "bf16")) is None
-    assert load_bounds().of(case_of("ref-llama", "bf16")).whose == "mxcheck's own table"
+    assert load_bounds().of(case_of("ref-llama", "bf16")).whose == OUR_FILE
 
 
 def test_a_model_s_own_line_is_of_one_case_with_all_its_options(tmp_path: Path) -> None:
@@ -279,7 +286,7 @@ def test_a_user_s_file_goes_before_a_model_s_and_that_before_ours(tmp_path: Path
     assert [one.whose for one in found] == [
         str(theirs),
         str(tmp_path / "ref-llama" / "bounds.toml"),
-        "mxcheck's own table",
+        OUR_FILE,
     ]
 
 
@@ -376,13 +383,12 @@ def test_lines_may_have_former_names(tmp_path: Path) -> None:
     assert loaded.of(case_of("my-model", "mxfp4_e2m1-B")).kl == 3
 
 
-def test_a_line_that_no_case_can_have_is_refused_with_its_file(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text('[default]\n"mxfp8_e4m3-A+global-é" = { kl = 2 }\n')
+def test_a_model_s_line_of_an_unknown_format_of_element_wise_results_is_refused(tmp_path: Path) -> None:
+    path = _own(tmp_path, '"mxfp8_e4m3-A+prose+global-nonsense" = { kl = 2 }\n')
     with pytest.raises(
-        ValueError, match=r"^bounds file .*mine\.toml: \[default\]: the option of a case cannot"
+        ValueError, match=r"unknown option of .*: 'global-nonsense'; allowed: global-bfloat16,"
     ):
-        load_bounds(str(path))
+        read_bounds(path.parent)
 
 
 def test_two_lines_of_one_case_are_refused(tmp_path: Path) -> None:
