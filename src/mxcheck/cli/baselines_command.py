@@ -152,9 +152,15 @@ def _rename(options: argparse.Namespace) -> int:
 
 
 def _models_of(root: Path) -> list[str]:
-    """Return the models that have a folder. Raises ValueError where there is no such directory."""
+    """Return the models that have a folder. Raises ValueError where there is no such directory, or it is a
+    model's folder."""
     if not root.is_dir():
         raise ValueError(f"baselines directory {root} does not exist; name one with --baselines")
+    if any(map(_was_accepted, sorted(root.glob("*.json")))):
+        raise ValueError(
+            f"{root} has baselines itself, so it is the folder of a model; name the directory above it: "
+            f"--baselines {shlex.quote(str(root.absolute().parent))}"
+        )
     return [folder.name for folder in _folders(root)]
 
 

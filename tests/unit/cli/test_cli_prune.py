@@ -167,4 +167,7 @@ def test_former_names_are_renamed_and_never_pruned(capsys: Capture) -> None:
     assert (new.read_bytes(), former.exists()) == (before, False)
     assert main(["baselines", "rename"]) == 0
     assert capsys.readouterr().err == "nothing to rename in baselines\n"
+    for action in ("rename", "prune"):
+        told = refused(capsys, "baselines", action, "--baselines", "baselines/ref-llama")
+        assert f"is the folder of a model; name the directory above it: --baselines {Path.cwd()}/base" in told
     assert main(["baselines", "prune"]) == 0
