@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import torch
@@ -218,8 +219,28 @@ def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:
     named = implementation(kernel)
     if (missing := named.missing()) is not None:
         raise ValueError(f"kernel {kernel!r}: {missing}")
-    function = load_target(named.target)
+    function = load_kernel(named.target)
     return function, function
+
+
+def load_kernel(target: str) -> Kernel:
+    """Return the kernel that `package.module:function` names.
+
+    Raises:
+        ValueError: as `load_target`; or it cannot be called with (x, spec).
+    """
+    function = load_target(target)
+    try:
+        parameters = signature(function)
+    except (TypeError, ValueError):
+        return function  # compiled code may not tell its parameters
+    try:
+        parameters.bind("x", "spec")
+    except TypeError as error:
+        raise ValueError(
+            f"kernel {target!r} takes {parameters}, and is called with (x, spec): {error}"
+        ) from error
+    return function
 
 
 def load_target(target: str, kind: str = "kernel") -> Callable[..., Any]:

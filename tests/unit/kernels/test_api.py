@@ -28,6 +28,18 @@ def values(x, spec):
     return fake_quantize_eager(x, spec)
 
 constant = 3
+hidden = dict.fromkeys  # inspect.signature cannot tell what it takes
+
+class Kernel:
+    def __call__(self, x, spec, *, fast=True):
+        return codes(x, spec)
+made = Kernel()
+
+def of_one(x):
+    return x
+
+def of_four(x, spec, axis, block_size):
+    return x
 """
 
 
@@ -105,6 +117,13 @@ def test_a_users_kernel_as_a_callable() -> None:
             "mx_user_casts:value", "unknown function of module 'mx_user_casts'.*'values'", id="attribute"
         ),
         pytest.param("mx_user_casts:constant", "is not callable: its type is int", id="not callable"),
+        pytest.param(
+            "mx_user_casts:of_one",
+            r"'mx_user_casts:of_one' takes \(x\), and is called with \(x, spec\): too many positional",
+            id="one argument",
+        ),
+        pytest.param("mx_user_casts:of_four", r"missing a required argument: 'axis'", id="four"),
+        pytest.param("mx_user_casts:Kernel", r"too many positional arguments", id="class"),
         pytest.param("mx_user_casts:", "unknown kernel", id="no function"),
         pytest.param(".foo:x", "'.foo:x': give the module in full, without a dot before it", id="relative"),
         pytest.param(3, "must be a name or a callable", id="neither"),
@@ -115,6 +134,12 @@ def test_kernels_that_cannot_be_found(kernel: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         resolve_kernel(kernel)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("user_module")
+@pytest.mark.parametrize("name", ["made", "hidden"])
+def test_what_takes_two_arguments_or_does_not_tell_is_a_kernel(name: str) -> None:
+    assert callable(resolve_kernel(f"mx_user_casts:{name}")[0])
 
 
 @pytest.mark.usefixtures("user_module")
