@@ -55,6 +55,13 @@ def require(package: str, purpose: str) -> None:
         raise _absent(package, purpose)
 
 
+def require_models(purpose: str) -> None:
+    """As `require`, for the packages with which a model is loaded. transformers depends on safetensors, and
+    may be installed without its dependencies."""
+    for package in ("transformers", "safetensors"):
+        require(package, purpose)
+
+
 def named(error: ModuleNotFoundError, purpose: str) -> NotInstalledError:
     """Return a failed import as a NotInstalledError; raise `error` itself if no extra installs the module, or
     if its package is installed and lacks it, as another release may."""

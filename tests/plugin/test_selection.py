@@ -53,6 +53,50 @@ def test_selection(project: Project, arguments: tuple[str, ...], count: int) -> 
     assert len(collected(project, *arguments)) == count
 
 
+@pytest.mark.parametrize(
+    ("suite", "former", "name"),
+    [
+        ("models.test_accuracy", "test_accuracy[ref-neo-fp8_e4m3-B]", "test_accuracy[ref-neo-mxfp8_e4m3-B]"),
+        (
+            "kernels.test_casts",
+            "test_conformance[eager-fp8_e5m2-rceil-te]",
+            "test_conformance[eager-mxfp8_e5m2-reciprocal-nan_stays]",
+        ),
+    ],
+)
+def test_a_former_name_that_pytest_takes_only_whole_is_refused_with_todays(
+    project: Project, suite: str, former: str, name: str
+) -> None:
+    """As a node id, which pytest would not find, and after --deselect, where it would run the test."""
+    file = f"mxcheck.suite.{suite}"
+    for words in ((f"{file}::{former}",), (file, "--deselect", f"anywhere.py::{former}")):
+        run = project.pytest("--collect-only", "-q", "--pyargs", *words)
+        assert run.code != 0
+        assert f"{former}: this test was renamed, to {name}\n" in run.output
+        assert "Traceback" not in run.output
+    run = project.pytest("--collect-only", "-q", "--pyargs", f"{file}::{name}")
+    assert run.code == 0, run.output
+
+
+def test_former_names_of_baselines_are_refused_where_a_run_reads_them(project: Project) -> None:
+    """Other runs of a project whose ini file has keys of mxcheck read none."""
+    folder = project.directory / "accepted" / "ref-neo"
+    folder.mkdir(parents=True)
+    (folder / "fp8_e4m3-B.json").write_text("{}")
+    (project.directory / "test_theirs.py").write_text("def test_theirs():\n    pass\n")
+    ini = "[pytest]\nmx_baselines = accepted\nmx_models = ref-neo\n"
+    (project.directory / "pytest.ini").write_text(ini)
+    for words in (("test_theirs.py",), ("--pyargs", "mxcheck.suite.kernels", "--collect-only", "-q")):
+        run = project.pytest(*words)
+        assert run.code == 0, run.output
+    for suite in ("models", "models.test_orderings"):
+        run = project.pytest("--collect-only", "-q", "--pyargs", f"mxcheck.suite.{suite}")
+        assert run.code != 0
+        assert "have former names of precisions: ref-neo/fp8_e4m3-B.json; rename the files" in run.output
+        assert "Traceback" not in run.output
+    assert project.gate("--collect-only", "-q", "--mx-models=ref-moe").code == 0
+
+
 def test_users_get_tier_b(project: Project) -> None:
     (project.directory / "pytest.ini").write_text("[pytest]\n")
     assert collected(project, "--mx-models", "ref-llama", "--mx-precision", "mxint8") == [

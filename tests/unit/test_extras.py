@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import mxcheck
-from mxcheck.extras import EXTRA_OF, NotInstalledError, install, missing, named, require
+from mxcheck.extras import EXTRA_OF, NotInstalledError, install, missing, named, require, require_models
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "mxcheck"
@@ -102,6 +102,16 @@ def test_an_absent_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatc
 def test_a_package_that_is_there() -> None:
     assert missing("transformers") is None
     require("transformers", "the model suite")
+
+
+@pytest.mark.parametrize("absent", ["transformers", "safetensors"])
+def test_half_an_extra_is_told_too(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
+    require_models("the model suite")
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(
+        NotInstalledError, match=rf"^the model suite needs {absent}, which is not installed: "
+    ):
+        require_models("the model suite")
 
 
 def test_transformer_engine_is_compiled_against_the_torch_that_is_there() -> None:

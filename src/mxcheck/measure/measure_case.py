@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from mxcheck.extras import require
+from mxcheck.extras import require_models
 from mxcheck.gate.case import Case
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import Record
@@ -32,7 +32,7 @@ def measure_case(session: ModelSession, case: Case) -> Record:
     `ModelSession.checks` says whether this process measures right.
     """
     load_torch()
-    require("transformers", "measuring a model")
+    require_models("measuring a model")
     from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
 
     with usual_settings(threads=session.threads):

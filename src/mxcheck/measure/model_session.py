@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mxcheck.extras import require
+from mxcheck.extras import require_models
 from mxcheck.gate.baseline import states_path
 from mxcheck.gate.check import Check, check
 from mxcheck.gate.kernel_cells import AskedKernel, KernelCell
@@ -294,7 +294,7 @@ class ModelSession:
         self._devices = held
 
     def _load(self, label: str) -> Resident:
-        require("transformers", "measuring a model")
+        require_models("measuring a model")
         from transformers.utils.logging import disable_progress_bar
 
         from mxcheck.evaluation.measure import evaluate

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mxcheck.extras import require
+from mxcheck.extras import require_models
 from mxcheck.formats.aliases import ALIASES, PRECISION_ALIASES, former_text, precision_aliases_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
+from mxcheck.gate.former_names import refuse_former_names
 from mxcheck.pytest_plugin.fixtures.mx_fixtures import (
     GATE,
     mx_conformance,
@@ -177,6 +178,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         require_assertions(metafunc.config)
+        if not _OF_BASELINES.isdisjoint(metafunc.fixturenames):
+            run = settings(metafunc.config)
+            refuse_former_names(run.baselines, list(run.models))
         if "mx_case" in metafunc.fixturenames:
             _parametrize_models(metafunc)
         elif not _ORDERINGS.isdisjoint(metafunc.fixturenames):
@@ -190,21 +194,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 _ORDERINGS = frozenset({"mx_ordering", "mx_ordering_exception"})
-_KERNEL_PARAMETERS = _ORDERINGS | {
-    *("mx_case", "mx_kernel_case", "mx_implementation", "mx_finding"),
+_OF_BASELINES = _ORDERINGS | {"mx_case"}
+_KERNEL_PARAMETERS = _OF_BASELINES | {
+    *("mx_kernel_case", "mx_implementation", "mx_finding"),
     *("mx_product", "mx_layout"),
 }
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Let former names of precisions and cells select an item still, by a part or the whole of its id."""
+    item.extra_keyword_matches.update(_former_names(item))
+
+
+def _former_names(item: Any) -> set[str]:
+    """Return the names that an item of ours had before precisions and cells were renamed."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     if _KERNEL_PARAMETERS.isdisjoint(parameters):
-        return
+        return set()
     former = {former_text(item.name)}
     if (case := parameters.get("mx_kernel_case")) is not None:
         former |= {item.name.replace(case.id, other) for other in case.other_ids}
-    item.extra_keyword_matches.update(former - {item.name})
+    return former - {item.name}
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)
@@ -245,11 +255,26 @@ def _name_models(config: pytest.Config, words: list[str]) -> bool:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
+def pytest_pycollect_makeitem(collector: Any) -> Generator[None, Any, Any]:
     """Drop the tests of orderings from a run without any: pytest would make each a skipped test in every run
-    of a user's own models."""
+    of a user's own models. Refuse a former name where pytest takes only a whole one."""
     made = yield
-    return [item for item in made if not _is_without_ordering(item)] if isinstance(made, list) else made
+    if not isinstance(made, list):
+        return made
+    _refuse_former_ids(collector.config, made)
+    return [item for item in made if not _is_without_ordering(item)]
+
+
+def _refuse_former_ids(config: pytest.Config, made: list[Any]) -> None:
+    """Raise CollectError for an item that the command line, or `--deselect`, calls by a former name: pytest
+    would not find it, or would run what it is to leave out. It compares both before it asks a plugin."""
+    named = [*config.args, *(config.getoption("deselect") or ())]
+    ids = {word.partition("::")[2]: word for word in named if "[" in word}
+    for item in made if ids else ():
+        for former in _former_names(item) & ids.keys() - {other.name for other in made}:
+            raise pytest.Collector.CollectError(
+                f"mxcheck: {ids[former]}: this test was renamed, to {item.name}"
+            )
 
 
 def _is_without_ordering(item: Any) -> bool:
@@ -262,7 +287,7 @@ def _parametrize_models(metafunc: pytest.Metafunc) -> None:
     require_syrupy(metafunc.config)
     require_docstrings()
     if not metafunc.config.getoption("collectonly"):
-        require("transformers", "the model suite")  # the kernel suite, named alone, does without
+        require_models("the model suite")  # the kernel suite, named alone, does without
     refuse_repeats(metafunc.config)
     _refuse_update_in_ci(metafunc.config)
     if len(kernels := settings(metafunc.config).kernels) > 1:

@@ -17,7 +17,6 @@ from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import ROUNDINGS, SCALE_RULES
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case, named_model
-from mxcheck.gate.former_names import refuse_former_names
 from mxcheck.gate.shipped import BASELINES
 from mxcheck.kernels.device_choice import DEVICES
 from mxcheck.models.recipes.recipe import Recipe
@@ -85,8 +84,6 @@ def _read(config: pytest.Config) -> Settings:
         raise ValueError(
             "--mx-level=exhaustive is `python -m validation exhaustive` in a checkout of mxcheck"
         )
-    if not kernels_alone(config):  # which read no baseline
-        refuse_former_names(baselines, list(models))
     settings = Settings(
         models=models,
         recipes=whole,

@@ -64,17 +64,6 @@ def test_folders_start_at_the_root(lay: Lay, pytester: pytest.Pytester) -> None:
     assert not settings.report.exists()
 
 
-def test_former_names_of_baselines_are_refused_unless_the_kernel_suite_runs_alone(
-    lay: Lay, pytester: pytest.Pytester
-) -> None:
-    folder = pytester.mkdir("baselines") / "ref-llama"
-    folder.mkdir()
-    (folder / "fp8_e4m3-A.json").write_text("{}")
-    lay("--pyargs", "mxcheck.suite.kernels")
-    with pytest.raises(pytest.UsageError, match=r"ref-llama/fp8_e4m3-A.json; rename the files"):
-        lay("--pyargs", "mxcheck.suite.models", "mxcheck.suite.kernels")
-
-
 def test_reading_options_loads_no_library(pytester: pytest.Pytester) -> None:
     """In a process of its own, with every option whose names a library has."""
     pytester.makeini("[pytest]\n")
@@ -238,21 +227,3 @@ def test_names_that_do_not_tell_models_apart_are_refused(
     with pytest.raises(pytest.UsageError, match=r"^mxcheck: ") as caught:
         lay("--mx-models", words)
     assert "\n" not in str(caught.value)
-
-
-def test_baselines_of_former_names_are_refused_before_a_run(lay: Lay, pytester: pytest.Pytester) -> None:
-    folder = pytester.mkdir("baselines") / "ref-neo"
-    folder.mkdir()
-    (folder / "fp8_e4m3-B.json").touch()
-    lay("--mx-models", "ref-llama")
-    with pytest.raises(pytest.UsageError, match=r"former names of precisions: ref-neo/fp8_e4m3-B\.json; ren"):
-        lay("--mx-models", "ref-neo")
-
-
-def test_a_run_of_kernels_alone_needs_no_baselines_of_todays_names(
-    lay: Lay, pytester: pytest.Pytester
-) -> None:
-    folder = pytester.mkdir("baselines") / "ref-neo"
-    folder.mkdir()
-    (folder / "fp8_e4m3-B.json").touch()
-    lay("--mx-models", "ref-neo", "--pyargs", "mxcheck.suite.kernels")
