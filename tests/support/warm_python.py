@@ -2,7 +2,9 @@
 
 One process imports them, computes nothing, and forks for each start. What it starts has its own working
 directory, environment, `sys.path` and output, and ends by itself, as a fresh interpreter. What is read when a
-library is imported, such as instruction sets, threads and the Hub's folders, is the first process's.
+library is imported, such as instruction sets, threads and the Hub's folders, is the first process's. So is
+the seed of string hashes, which an interpreter reads only at its start (PYTHONHASHSEED): each test process
+has a first process with a random seed of its own. A test that compares seeds starts fresh interpreters.
 """
 
 from __future__ import annotations
