@@ -8,7 +8,7 @@ A block of output is a fence after a comment that says what prints it:
 
     ```
     $ mxcheck identify my_casts:mxfp8
-    looks like `floor` with ties to even
+    looks like scale rule `floor` with ties to even
     ```
 
 - The command is run by bash with pipefail; its standard output becomes the block, cut by `sed` as here.

@@ -27,7 +27,7 @@ def test_a_rounded_logarithm_is_red_in_a_model(kernels: Project) -> None:
     assert not kernels.files()
     assert (
         f"\n{CASE}: step 4 (casts): the kernel my_casts:by_logarithm differs from the oracle: "
-        "mxfp8_e4m3-floor: looks like `floor_log2` with ties to even; causes: 1 wrong\n"
+        "mxfp8_e4m3-floor: looks like scale rule `floor_log2` with ties to even; causes: 1 wrong\n"
         "  scale (threshold of the scale), "
     ) in run.output
     assert "\n    reproduce: mxcheck explain fp8_e4m3 --hex 40ffffff " in run.output

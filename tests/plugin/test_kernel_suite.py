@@ -162,7 +162,8 @@ def test_a_red_cell_says_what_it_looks_like(kernels: Project) -> None:
     assert run.code == 1, run.output
     first, second, *_ = message(run, "unnamed_casts.ties_toward_zero-mxfp8_e4m3-rceil")
     assert first == (
-        "mxcheck: unnamed_casts.ties_toward_zero-mxfp8_e4m3-rceil looks like `floor` with ties toward zero"
+        "mxcheck: unnamed_casts.ties_toward_zero-mxfp8_e4m3-rceil looks like scale rule `floor` "
+        "with ties toward zero"
     )
     assert second.startswith(
         "mxcheck: unnamed_casts.ties_toward_zero-mxfp8_e4m3-rceil differs from the oracle"
@@ -336,6 +337,14 @@ def test_an_unknown_function_is_a_usage_error(kernels: Project) -> None:
     line = "unknown function of module 'bad_casts': 'shap'; allowed: shape, dtype, device, raises, "
     assert line in (told := usage_error(run))
     assert told.endswith("; did you mean 'shape'?")
+
+
+def test_a_kernel_of_other_parameters_is_one_failure(kernels: Project) -> None:
+    (kernels.directory / "one.py").write_text("def f(x):\n    return x\n")
+    run = kernels.pytest(*SUITE, "--mx-kernel", "one:f", "-m", "fp8_e4m3")
+    assert "1 failed, 8 skipped" in run.output
+    (line,) = message(run, "one.f-mxfp8_e4m3-floor")
+    assert "kernel 'one:f' takes (x), and is called with (x, spec): too many positional arguments" in line
 
 
 @pytest.mark.parametrize(

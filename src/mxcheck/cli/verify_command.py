@@ -200,7 +200,7 @@ def _tallies(held: Compared) -> list[str]:
 
 
 def _counted(kinds: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    return ", ".join(f"{count:,} x {kind}" for kind, count in kinds.items())
 
 
 def _examples(found: list[tuple[str, Counterexample]], kernel: str | None) -> list[str]:

@@ -9,7 +9,13 @@ from mxcheck.conformance.cases.group_names import groups_in_words, shown_groups
 from mxcheck.conformance.cases.narrowing import EVERYTHING, Narrowing
 from mxcheck.conformance.cell_run import CellResult, counterexamples, run_cell
 from mxcheck.conformance.failure_text import describe, summary
-from mxcheck.conformance.findings import Finding, compare_with_known, findings_of, known_counts
+from mxcheck.conformance.findings import (
+    UNEXPLAINED,
+    Finding,
+    compare_with_known,
+    findings_of,
+    known_counts,
+)
 from mxcheck.conformance.identify import looks_like
 from mxcheck.conformance.shrink.counterexample import Counterexample
 from mxcheck.files.printed import printable
@@ -54,7 +60,8 @@ class ComparedCell:
         else:
             title = f"{name} differs from the oracle ({level}, {self.result.elements:,} elements)"
             title += f"; causes: {summary([one for _, one in self.smallest])}" if self.smallest else ""
-            changes = list(shown_groups(self.changes))
+            by_group = not any(change.startswith(UNEXPLAINED) for change in self.changes)
+            changes = shown_groups(self.changes) if by_group else list(self.changes)
             if self.known:
                 known = ", ".join(finding.name for finding in self.known)
                 changes.insert(0, f"known findings: {known}; what is new:")

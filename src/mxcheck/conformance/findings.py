@@ -57,6 +57,10 @@ class Finding:
         return any(cell == f"{precision_of(name)}-{rule}" for name in self.formats for rule in self.rules)
 
 
+#: How a difference begins that is no group's.
+UNEXPLAINED = "no finding explains: "
+
+
 @cache
 def findings() -> tuple[Finding, ...]:
     """Return every finding, in the order of the file."""
@@ -167,7 +171,7 @@ def compare_with_known(
     counted = known().get(implementation, {}).get("cells", {}).get(cell, {})
     if found and counted and level not in counted:
         new = {kind for kinds in found.values() for kind in kinds} - explained
-        return ("red" if new else "known"), [f"no finding explains: {', '.join(sorted(new))}"] if new else []
+        return ("red" if new else "known"), [f"{UNEXPLAINED}{', '.join(sorted(new))}"] if new else []
     only_last_bits = {kind for kinds in found.values() for kind in kinds} == {LAST_BIT}
     if only_last_bits and not expected:
         return LAST_BIT, []
@@ -180,7 +184,7 @@ def compare_with_known(
         if not found:
             return "exact", []
         unexplained = {kind for kinds in found.values() for kind in kinds} - explained
-        return ("red" if unexplained else "known"), [f"no finding explains: {', '.join(sorted(unexplained))}"]
+        return ("red" if unexplained else "known"), [f"{UNEXPLAINED}{', '.join(sorted(unexplained))}"]
 
     def by_difference(group: str) -> int:
         return -abs(sum(found.get(group, {}).values()) - sum(expected.get(group, {}).values()))
@@ -190,6 +194,6 @@ def compare_with_known(
         got, want = found.get(group, {}), expected.get(group, {})
         for kind in dict.fromkeys([*got, *want]):
             if got.get(kind, 0) != want.get(kind, 0):
-                was = f", known {want.get(kind, 0)}" if expected else ""
-                lines.append(f"{group_in_words(group)}: {got.get(kind, 0)} x {kind}{was}")
+                was = f", known {want.get(kind, 0):,}" if expected else ""
+                lines.append(f"{group_in_words(group)}: {got.get(kind, 0):,} x {kind}{was}")
     return "red", lines

@@ -125,12 +125,13 @@ class Identity:
 
     @property
     def words(self) -> str:
-        """`floor` with ties toward zero. Rules that the answer does not tell apart are all named: in
-        `fp4_e3m0` `ceil` and `rceil` are one rule, and other scales may give equal values."""
+        """The rule in words: scale rule `floor` with ties toward zero. Rules that the answer does not tell
+        apart are all named: in `fp4_e3m0` `ceil` and `rceil` are one rule, and other scales may give equal
+        values."""
         rounding = self.best.rounding
         # In a fixed order, so that equal answers read alike whatever rule was asked for.
         alike = [f"`{rule}`" for rule in FIELD_RULES if (rule, rounding) in self.alike]
-        return f"{' or '.join(alike)} with {FIELD_ROUNDINGS[rounding]}"
+        return f"scale rule {' or '.join(alike)} with {FIELD_ROUNDINGS[rounding]}"
 
     @property
     def fits(self) -> bool:

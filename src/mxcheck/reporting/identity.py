@@ -13,7 +13,7 @@ _MOST_SHOWN = 6
 
 
 def conclusion(found: Identity) -> str:
-    """Return the conclusion: looks like `floor` with ties toward zero."""
+    """Return the conclusion: looks like scale rule `floor` with ties toward zero."""
     best = found.best
     if not found.fits:
         return f"like none; nearest is {found.words}: {best.blocks:,} of {found.blocks:,} blocks differ"

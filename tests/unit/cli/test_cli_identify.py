@@ -28,7 +28,7 @@ def refused(capsys: Capture, *words: str) -> str:
 def test_one_rule_whatever_it_is_asked_for(capsys: Capture) -> None:
     """One line and one table, by the field's name of a format."""
     lines = printed(capsys, "unnamed_casts:ties_toward_zero", "--format", "mxfp8", code=0)
-    assert lines[0] == "looks like `floor` with ties toward zero"
+    assert lines[0] == "looks like scale rule `floor` with ties toward zero"
     assert lines[1] == "asked for mxfp8_e4m3-floor, float32, blocks of 32"
     assert lines[2].split() == [
         *(
@@ -54,32 +54,32 @@ def test_a_cast_that_does_as_it_is_asked(capsys: Capture) -> None:
     """A line and a table for each rule and rounding, with the dialect where there is one."""
     lines = printed(capsys, "eager", "--format", "mxint8", "--rounding", "even", code=0)
     assert lines[:3] == [
-        f"asked for mxint8-{rule}, float32, blocks of 32: looks like `{rule}` with ties to even"
+        f"asked for mxint8-{rule}, float32, blocks of 32: looks like scale rule `{rule}` with ties to even"
         for rule in ("floor", "ceil", "rceil")
     ]
     rows = [line.split() for line in lines]
     assert ["rceil", "ties", "to", "even", "block", "rceil", *["0"] * 6] in rows
     lines = printed(capsys, "eager", "--format", "mxint8", "--scale-rule", "ceil", code=0)
-    assert lines[0] == "looks like `ceil` with ties to even"
+    assert lines[0] == "looks like scale rule `ceil` with ties to even"
 
 
 def test_dtypes_that_disagree_are_told(capsys: Capture) -> None:
     words = ("unnamed_casts:another_rule_in_bf16", "--scale-rule", "floor", "--rounding", "even")
     lines = printed(capsys, *words, code=0)
     assert lines[:2] == [
-        "asked for mxfp8_e4m3-floor, float32, blocks of 32: looks like `floor` with ties to even",
-        "asked for mxfp8_e4m3-floor, bfloat16, blocks of 32: looks like `ceil` with ties to even",
+        "asked for mxfp8_e4m3-floor, float32, blocks of 32: looks like scale rule `floor` with ties to even",
+        "asked for mxfp8_e4m3-floor, bfloat16, blocks of 32: looks like scale rule `ceil` with ties to even",
     ]
     lines = printed(capsys, *words, "--dtype", "bfloat16", code=0)
-    assert lines[0] == "looks like `ceil` with ties to even"
+    assert lines[0] == "looks like scale rule `ceil` with ties to even"
     assert "unknown --dtype 'int8'; allowed: float32" in refused(capsys, *words, "--dtype", "int8")
 
 
 def test_what_is_only_near_is_1(capsys: Capture) -> None:
     lines = printed(capsys, "unnamed_casts:without_negative_zero", code=1)
-    assert lines[0].startswith("looks like `rceil` with ties to even; differs in the signs of ")
+    assert lines[0].startswith("looks like scale rule `rceil` with ties to even; differs in the signs of ")
     lines = printed(capsys, "unnamed_casts:of_no_rule", code=1)
-    assert lines[0].startswith("like none; nearest is `")
+    assert lines[0].startswith("like none; nearest is scale rule `")
 
 
 @pytest.mark.parametrize(

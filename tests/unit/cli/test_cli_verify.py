@@ -94,11 +94,12 @@ def test_a_wrong_c_program_is_red(fault: str, c_program: Callable[..., Path], ca
     assert at == bool(likeness)
     assert "; causes: 1 wrong" in lines[at]
     assert lines[at + 1] == titles[0]  # the cause, before the groups that show it
-    tallies = [line for line in lines if re.fullmatch(r"(?:\w+(?: \w+)*): \d+ x .*", line)]
-    assert len(tallies) <= 6
-    assert lines[-len(tallies) :] == tallies
+    heading = lines.index("mismatches by group of inputs:")
+    tallies = lines[heading + 1 :]
+    assert 1 <= len(tallies) <= 6
+    assert all(re.fullmatch(r"  (?:\w+(?: \w+)*): \d{1,3}(?:,\d{3})* x .*", line) for line in tallies)
     if likeness:
-        assert lines[0] == f"mxcheck: {program} looks like {likeness}"
+        assert lines[0] == f"mxcheck: {program} looks like scale rule {likeness}"
     command = next(line for line in lines if line.startswith("  reproduce: ")).removeprefix("  reproduce: ")
     words = shlex.split(command)
     assert words[-2:] == ["--kernel", f"command:{program}"]
@@ -183,5 +184,5 @@ def test_a_wrong_rust_program_is_red(rust_program: Path, capsys: Capture) -> Non
     program = f"{rust_program} --truncate"
     words = ["--dtype", "bfloat16", "--block-size", "16"]
     told, _ = verified(capsys, "--command", program, "fp8_e4m3", "rceil", *words, code=1)
-    assert told.startswith(f"mxcheck: {program} looks like `rceil` with truncation\n")
+    assert told.startswith(f"mxcheck: {program} looks like scale rule `rceil` with truncation\n")
     assert f"--kernel 'command:{program}'\n" in told

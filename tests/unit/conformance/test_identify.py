@@ -46,7 +46,10 @@ def test_dtypes_that_disagree_are_told_apart() -> None:
         ("bfloat16", "`ceil` with ties to even"),
         ("float16", "`floor` or `floor_log2` with ties to even"),
     ]
-    assert looks_like(another_rule_in_bf16, FLOOR) == "looks like `ceil` with ties to even of bfloat16"
+    assert (
+        looks_like(another_rule_in_bf16, FLOOR)
+        == "looks like scale rule `ceil` with ties to even of bfloat16"
+    )
     assert looks_like(UNNAMED["a"][0], Cell(format="fp8_e4m3", scale_rule="even")).count("looks like") == 1
 
 
@@ -77,9 +80,9 @@ def test_ours_follow_what_they_are_asked_for(name: str, kernel: Kernel) -> None:
 def test_rules_that_nothing_tells_apart_are_all_named() -> None:
     """The largest number of E3M0 is a power of two; values do not show a scale."""
     found = identified(quantize_eager, Cell(format="fp4_e3m0", scale_rule="rceil"))
-    assert found.words == "`ceil` or `rceil` with ties to even"
+    assert found.words == "scale rule `ceil` or `rceil` with ties to even"
     found = identified(fake_quantize_eager, Cell(format="fp8_e4m3", scale_rule="rceil"))
-    assert found.words == "`rceil` or `reciprocal` with ties to even"
+    assert found.words == "scale rule `rceil` or `reciprocal` with ties to even"
 
 
 #: implementation -> what it is asked for -> what it does. torchao and gfloat take logarithms in fp32
@@ -112,21 +115,22 @@ def test_a_cast_that_loses_the_sign_of_zeros() -> None:
     assert found.best.zero_signs
     assert not found.best.exact
     assert conclusion(found) == (
-        f"looks like `rceil` with ties to even; differs in the signs of {found.best.zero_signs:,} zeros"
+        f"looks like scale rule `rceil` with ties to even; differs in the signs of "
+        f"{found.best.zero_signs:,} zeros"
     )
 
 
 def test_a_cast_of_no_rule() -> None:
     found = identified(of_no_rule)
     assert not found.fits
-    assert conclusion(found).startswith("like none; nearest is `")
+    assert conclusion(found).startswith("like none; nearest is scale rule `")
     assert looks_like(of_no_rule, FLOOR) == ""
 
 
 def test_what_a_red_cell_looks_like() -> None:
-    assert looks_like(ties_toward_zero, FLOOR) == "looks like `floor` with ties toward zero"
+    assert looks_like(ties_toward_zero, FLOOR) == "looks like scale rule `floor` with ties toward zero"
     other = Cell(format="fp8_e4m3", scale_rule="rceil")
-    assert looks_like(ties_toward_zero, other) == "looks like `floor` with ties toward zero"
+    assert looks_like(ties_toward_zero, other) == "looks like scale rule `floor` with ties toward zero"
     assert looks_like(quantize_eager, FLOOR) == ""  # as asked
     assert looks_like(ties_toward_zero, Cell(format="nvfp4", scale_rule="amax")) == ""
     assert (

@@ -91,7 +91,7 @@ def test_a_rounded_logarithm_is_red_with_the_first_counterexample() -> None:
     plain = recipe("mxfp8_e4m3", tier="A", kernel="own_casts:by_logarithm")
     (found,) = KernelCells().of(plain, "cpu", lambda _: None).values()
     assert found.verdict == RED
-    assert found.words == "looks like `floor_log2` with ties to even; causes: 1 wrong"
+    assert found.words == "looks like scale rule `floor_log2` with ties to even; causes: 1 wrong"
     assert found.example[0].startswith("scale (threshold of the scale), ")
     assert found.example[-1].endswith("--kernel own_casts:by_logarithm")
 

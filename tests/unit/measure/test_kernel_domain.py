@@ -260,11 +260,11 @@ def test_what_is_wrong_of_a_kernel_is_told_of_a_case_that_it_does_not_do(tmp_pat
     first, cause, *_, last = result.message.splitlines()
     assert first == (
         f"ref-llama-mxfp8_e4m3-B: step 4 (casts): the kernel {name} differs from the oracle: mxfp8_e4m3-floor"
-        ": looks like `floor_log2` with ties to even; causes: 1 wrong"
+        ": looks like scale rule `floor_log2` with ties to even; causes: 1 wrong"
     )
     assert cause.startswith("  scale (threshold of the scale), ")
     assert last.endswith("it needs columns that the block size 32 divides, got 344")
-    words = "looks like `floor_log2` with ties to even; causes: 1 wrong"
+    words = "looks like scale rule `floor_log2` with ties to even; causes: 1 wrong"
     assert kernel_lines([result_from_dict(result.as_dict())]) == [
         f"kernel {name}, compared with the oracle: red: mxfp8_e4m3-floor ({words})"
     ]

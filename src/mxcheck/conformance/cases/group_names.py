@@ -23,9 +23,11 @@ def groups_in_words(groups: Collection[str]) -> str:
 
 
 def shown_groups(lines: Sequence[str], others: str = ": --mx-report=DIR has them") -> list[str]:
-    """Return the first of these lines (one per group), and the number of the others with a hint on them."""
+    """Return a heading, the first of these lines (one per group), and the number of the others with a hint on
+    them. Empty for no lines."""
     more = [_more(len(lines) - MOST_GROUPS) + others] if len(lines) > MOST_GROUPS else []
-    return [*lines[:MOST_GROUPS], *more]
+    told = [f"  {line}" for line in (*lines[:MOST_GROUPS], *more)]
+    return ["mismatches by group of inputs:", *told] if told else []
 
 
 def _more(number: int) -> str:

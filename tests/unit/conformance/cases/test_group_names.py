@@ -24,5 +24,7 @@ def test_a_message_tells_the_first_groups_and_counts_the_others() -> None:
     groups = [f"group{number}" for number in range(6)]
     assert groups_in_words(groups[:5]) == "group0, group1, group2, group3, group4"
     assert groups_in_words(groups) == "group0, group1, group2, group3, group4, and 1 group more"
-    assert shown_groups(groups[:5]) == groups[:5]
-    assert shown_groups([*groups, "g"]) == [*groups[:5], "and 2 groups more: --mx-report=DIR has them"]
+    shown = ["mismatches by group of inputs:", *(f"  {group}" for group in groups[:5])]
+    assert shown_groups(groups[:5]) == shown
+    assert shown_groups([*groups, "g"]) == [*shown, "  and 2 groups more: --mx-report=DIR has them"]
+    assert shown_groups([]) == []
