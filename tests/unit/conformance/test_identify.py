@@ -31,7 +31,7 @@ def test_a_cast_that_says_nothing_of_itself(name: str) -> None:
     best = found.best
     assert (best.rule, best.rounding, best.policy) == (rule, rounding, policy), found.matches[:3]
     assert best.exact
-    assert found.words.startswith(f"`{rule}`")
+    assert found.words.startswith(f"scale rule `{rule}`")
     assert (found.dtype, found.block_size) == {
         "i": ("bfloat16", 32),
         "j": ("float16", 32),
@@ -42,9 +42,9 @@ def test_a_cast_that_says_nothing_of_itself(name: str) -> None:
 def test_dtypes_that_disagree_are_told_apart() -> None:
     told = list(identities(another_rule_in_bf16, "fp8_e4m3", scale_rule="floor", rounding="even"))
     assert [(one.dtype, one.words) for one in told if isinstance(one, Identity)] == [
-        ("float32", "`floor` with ties to even"),
-        ("bfloat16", "`ceil` with ties to even"),
-        ("float16", "`floor` or `floor_log2` with ties to even"),
+        ("float32", "scale rule `floor` with ties to even"),
+        ("bfloat16", "scale rule `ceil` with ties to even"),
+        ("float16", "scale rule `floor` or `floor_log2` with ties to even"),
     ]
     assert (
         looks_like(another_rule_in_bf16, FLOOR)
