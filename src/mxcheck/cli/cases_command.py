@@ -49,12 +49,16 @@ def add_domain_options(command: argparse.ArgumentParser) -> None:
     """Add the options for the level and the domain of a program."""
     command.add_argument("--level", help=f"{' or '.join(LEVELS)} (default: quick)")
     lists = (
-        ("--dtype", "NAMES", "of the input: float32, bfloat16, float16 (repeat or use commas; default: all)"),
+        (
+            "--dtype",
+            "NAMES",
+            "dtype of the inputs: float32, bfloat16, float16 (repeat or use commas; default: all)",
+        ),
         ("--block-size", "SIZES", "elements that share a scale (default: 16, 32, 64, 128)"),
         (
             "--axis",
             "AXES",
-            "that blocks run along: -1, 0, 1 (default: -1, the last)",
+            "axis that blocks run along: -1, 0, 1 (default: -1, the last)",
         ),
     )
     for name, metavar, words in lists:

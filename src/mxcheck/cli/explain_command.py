@@ -50,9 +50,9 @@ def add_commands(commands: Any) -> None:
         "--hex", nargs="+", metavar="BITS", help="float32 bit patterns; BITS*n is n times the same one"
     )
     command.add_argument("--shape", metavar="32x1", help="of the tensor (default: one axis)")
-    command.add_argument("--axis", type=int, default=-1, help="that blocks run along (default: -1)")
+    command.add_argument("--axis", type=int, default=-1, help="axis that blocks run along (default: -1)")
     command.add_argument(
-        "--dtype", default="float32", help="of the tensor: float32 (default), bfloat16, float16"
+        "--dtype", default="float32", help="dtype of the tensor: float32 (default), bfloat16, float16"
     )
     command.add_argument("--block-size", type=int, help="elements that share a scale (default: the format's)")
     command.add_argument(

@@ -168,7 +168,7 @@ def _whole(found: Found) -> None:
     for case in found[0][1].cases:
         if owners[case.id] != 1:
             raise ValueError(
-                f"{case.id} is part of {owners[case.id]} of the shards {files}, and must be of one; "
+                f"{case.id} is part of {owners[case.id]} of the shards {files}, and must be part of one; "
                 f"run all shards again with the same options and the same mxcheck"
             )
 

@@ -1,5 +1,5 @@
 """The plan of a run: its models, and the options that an engine needs. Written by the plugin
-`mxcheck.pytest_plugin.xdist.plan_writer`, read by who spreads the models over machines. Torch-free."""
+`mxcheck.pytest_plugin.xdist.plan_writer`, read where models are assigned to machines. Torch-free."""
 
 from __future__ import annotations
 

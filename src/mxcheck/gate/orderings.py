@@ -316,6 +316,8 @@ def unexpected_result(one: ModelOrdering, found: OrderingResult) -> str:
         f"  {found}",
     ]
     if one.exception is not None:
-        lines.append("  this model is listed as an exception (mxcheck.gate.orderings.EXCEPTIONS): look why")
+        lines.append(
+            "  this model is listed as an exception (mxcheck.gate.orderings.EXCEPTIONS): find out why"
+        )
     lines.append(f"  baselines: {', '.join(case.baseline.as_posix() for case in one.cases)}")
     return "\n".join(lines)

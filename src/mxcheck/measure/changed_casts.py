@@ -54,7 +54,7 @@ def changed_casts(session: ModelSession, record: Record, accepted: Record) -> It
         compared, met = compared + x.numel(), [*met, words]
     if met:
         weights = any(words.startswith("weights") for words in met)
-        who = "the accepted record is" if weights else "the accepted record, or what else enters products, is"
+        who = "the accepted record is" if weights else "the accepted record, or another input of products, is"
         on = f"{compared:,} values of {some(met)}"
         words = f"the oracle agrees with the kernel {asked.name} on {on}: {who} wrong"
         yield check(KERNEL_OPERANDS, True, words)

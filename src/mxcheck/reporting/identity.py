@@ -16,7 +16,8 @@ def conclusion(found: Identity) -> str:
     """Return the conclusion: looks like scale rule `floor` with ties toward zero."""
     best = found.best
     if not found.fits:
-        return f"like none; nearest is {found.words}: {best.blocks:,} of {found.blocks:,} blocks differ"
+        differ = f"{best.blocks:,} of {found.blocks:,} blocks differ"
+        return f"looks like no known rule; nearest is {found.words}: {differ}"
     if best.exact:
         return f"looks like {found.words}"
     beyond = [

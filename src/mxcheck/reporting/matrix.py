@@ -129,10 +129,10 @@ def as_json(rows: Sequence[Row]) -> str:
 
 
 _CAPTION = (
-    "exact: every scale and code as the oracle has it; last bit: so it is, and values of a scale that is no "
-    "power of two are one unit in the last place off, see below; finding: a known difference, named below; "
-    "DIFFERS: one that is not known; -: not supported; *: some inputs are not supported, or were "
-    "not asked by what was learned of the kernel, see below"
+    "exact: every scale and code is the oracle's; last bit: only values under a scale that is no power of "
+    "two differ, by one unit in the last place, see below; finding: a known difference, named below; "
+    "DIFFERS: an unknown difference; -: not supported; *: some inputs are not supported, or lie outside the "
+    "domain that was learned, see below"
 )
 
 

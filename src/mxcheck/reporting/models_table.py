@@ -58,7 +58,8 @@ def models_table(embedded: Sequence[ModelRow], cards: Sequence[ModelRow], *, dev
     table = _table(
         "Models",
         "GiB: weights, as loaded and quantized, and one batch, if all is on one device; "
-        f"devices: how many with {device_bytes / _GIB:.0f} GiB for tensors hold it, of how many GiB each\n"
+        f"devices: the number that it needs, of {device_bytes / _GIB:.0f} GiB for tensors, and the GiB on "
+        "each\n"
         "revision: a commit, cut short here, or a branch, which may move; batch: sequences of so many tokens",
     )
     for name in ("name", "hub id", "revision", "architecture", "loaded in"):

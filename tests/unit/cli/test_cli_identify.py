@@ -79,7 +79,7 @@ def test_what_is_only_near_is_1(capsys: Capture) -> None:
     lines = printed(capsys, "unnamed_casts:without_negative_zero", code=1)
     assert lines[0].startswith("looks like scale rule `rceil` with ties to even; differs in the signs of ")
     lines = printed(capsys, "unnamed_casts:of_no_rule", code=1)
-    assert lines[0].startswith("like none; nearest is scale rule `")
+    assert lines[0].startswith("looks like no known rule; nearest is scale rule `")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_a_cast_that_loses_the_sign_of_zeros() -> None:
 def test_a_cast_of_no_rule() -> None:
     found = identified(of_no_rule)
     assert not found.fits
-    assert conclusion(found).startswith("like none; nearest is scale rule `")
+    assert conclusion(found).startswith("looks like no known rule; nearest is scale rule `")
     assert looks_like(of_no_rule, FLOOR) == ""
 
 

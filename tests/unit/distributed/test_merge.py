@@ -125,7 +125,7 @@ def test_a_run_without_any_case_is_red(tmp_path: Path) -> None:
         ),
         (
             [build_shard(1), build_shard(2, part=(CASES[0].id,), selected=(), results=())],
-            [f"{CASES[0].id} is part of 2 of the shards", "must be of one"],
+            [f"{CASES[0].id} is part of 2 of the shards", "must be part of one"],
         ),
         (
             [build_shard(1), build_shard(2, part=(CASES[2].id,), selected=(), results=())],

@@ -102,7 +102,7 @@ def test_where_the_oracle_agrees_the_accepted_record_is_wrong(session: ModelSess
     assert one.message.endswith(": the accepted record is wrong")
     one = found(session, wrong_of_a_weight, "operands")  # nothing is known of a weight that did not change
     assert one.passed
-    assert one.message.endswith("the accepted record, or what else enters products, is wrong")
+    assert one.message.endswith("the accepted record, or another input of products, is wrong")
     assert f"is wrong of the fixed probe as activations of {MODULE}: " in (
         found(session, wrong_of_the_probe, "operands").message
     )

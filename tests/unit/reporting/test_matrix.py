@@ -128,7 +128,7 @@ def test_what_an_implementation_refuses_in_part_is_noted() -> None:
     lines = rendered([part], color=False).splitlines()
     assert lines[-1] == "some inputs not supported (*), mine: only the last axis (axes, strided)"
     assert "mine fp8_e4m3 exact* " in " ".join(" ".join(lines).split())
-    star = "*: some inputs are not supported, or were not asked by what was learned of the kernel, see below"
+    star = "*: some inputs are not supported, or lie outside the domain that was learned, see below"
     assert star in " ".join(" ".join(lines).split())
     assert "| mine | fp8_e4m3 | exact* |" in markdown([part])
     assert f"- {lines[-1]}" in markdown([part]).splitlines()

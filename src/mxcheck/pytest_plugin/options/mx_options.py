@@ -120,7 +120,7 @@ VALUES = {
     "device": ("auto", f"device of models and kernels: {', '.join(DEVICES)} (auto: cuda if there is one)"),
     "min-free-ratio": (
         str(DEFAULT_MIN_FREE_RATIO),
-        "model suite: do not use a GPU of whose memory less than this share is free",
+        "model suite: do not use a GPU with a smaller share of free memory",
     ),
     "workers-per-device": (
         "1",
