@@ -94,7 +94,7 @@ COLUMNS = (
         reference=lambda record: f"{exponential(record.reference_cross_entropy):.3f}",
     ),
     Column(
-        name="cross-ent.",
+        name="cross-ent",
         of=_measured(lambda record: f"{record.cross_entropy:.5f}"),
         reference=lambda record: f"{record.reference_cross_entropy:.5f}",
     ),
@@ -115,7 +115,7 @@ COLUMNS = (
     Column(name="drift", of=_drift),
     Column(name="modules", of=_measured(lambda record: str(len(record.replaced))), wide=True),
     Column(
-        name="Δ cross-ent.",
+        name="Δ cross-ent",
         of=_measured(lambda record: f"{record.cross_entropy - record.reference_cross_entropy:+.5f}"),
         wide=True,
     ),
