@@ -36,9 +36,9 @@ def test_a_rounded_logarithm_is_red_in_a_model(kernels: Project) -> None:
     )
     line = (
         "kernel my_casts:by_logarithm, compared with the oracle: red: mxfp8_e4m3-floor (looks like "
-        "`floor_log2`"
+        "scale rule `floor_log2`"
     )
-    assert f"\n{line}" in run.output
+    assert line in " ".join(run.output.split())  # the table's width folds it
 
 
 def test_a_right_kernel_is_green_by_the_baselines_of_ours(kernels: Project) -> None:

@@ -28,7 +28,7 @@ def values(x, spec):
     return fake_quantize_eager(x, spec)
 
 constant = 3
-hidden = dict.fromkeys  # inspect.signature cannot tell what it takes
+hidden = min  # inspect.signature cannot tell what it takes
 
 class Kernel:
     def __call__(self, x, spec, *, fast=True):
