@@ -204,7 +204,7 @@ ARGMAX = ("return -log_p.gather(-1, targets[:, None])[:, 0]", "return -log_p.max
 
 
 def test_scoring_against_the_argmax(accepted: Project) -> None:
-    accepted.replace("evaluation/measure.py", *ARGMAX)
+    accepted.replace("evaluation/token_figures.py", *ARGMAX)
     steps, output = failed_steps(accepted)
     assert min(steps) == 2
     assert f"{ID}: step 2 (reference): reference on its own samples" in output
@@ -215,7 +215,7 @@ def test_scoring_against_the_argmax(accepted: Project) -> None:
 
 def test_scoring_against_the_argmax_is_never_accepted(project: Project) -> None:
     """Without a baseline too: the absolute check precedes every update."""
-    project.replace("evaluation/measure.py", *ARGMAX)
+    project.replace("evaluation/token_figures.py", *ARGMAX)
     run = project.gate(*CASE, "--snapshot-update")
     assert run.code == 1
     assert "step 2 (reference)" in run.output

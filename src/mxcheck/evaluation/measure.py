@@ -25,6 +25,7 @@ from mxcheck.evaluation.logits import (
 )
 from mxcheck.evaluation.metrics import Metric, as_metrics
 from mxcheck.evaluation.prediction_figures import predictions
+from mxcheck.evaluation.token_figures import NotFiniteError, TokenFigures
 from mxcheck.evaluation.tokens import fingerprint
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.statistics import exponential
@@ -140,6 +141,7 @@ def evaluate(
         keep = False
     kept: list[torch.Tensor] = []
     last: Logits | None = None
+    figures: TokenFigures | None = None
     scored = 0
     with torch.inference_mode(), _evaluating(model):
         for batch, logits in passes(model, tokens, batch_size, limits):
@@ -153,18 +155,16 @@ def evaluate(
             for index in range(len(batch)):
                 by_row: dict[str, list[float]] = defaultdict(list)
                 for rows in chunks(batch.shape[1] - 1, logits.vocabulary, limits):
-                    log_p = torch.log_softmax(logits.rows(index, rows).double(), dim=-1)
-                    if not torch.isfinite(log_p.sum()):
-                        raise NonFiniteLogitsError(_culprit(model, batch, logits, index, rows))
-                    targets = batch[index, 1:][rows].to(log_p.device)
-                    figures = _figures(log_p, targets)
-                    if reference is not None:
-                        figures |= _distances(log_p, targets, reference, len(means["loss"]), rows, own)
-                    for name, values in figures.items():
-                        # Python numbers, not tensors: small tensors that stay between large ones that are
-                        # freed keep malloc from reusing the gaps, and the process grew by the size of the
-                        # whole logits
-                        by_row[name] += values.tolist()
+                    own_rows = logits.rows(index, rows)
+                    targets = batch[index, 1:][rows].to(own_rows.device)
+                    reference_rows = _reference_rows(reference, len(means["loss"]), rows, own_rows)
+                    figures = figures or TokenFigures(own_rows.shape[-1], own_rows.device, own)
+                    try:
+                        found = figures.of(own_rows, targets, reference_rows)
+                    except NotFiniteError:
+                        raise NonFiniteLogitsError(_culprit(model, batch, logits, index, rows)) from None
+                    for name, values in found.items():
+                        by_row[name] += values
                 scored += len(by_row["loss"])
                 for name, numbers in by_row.items():
                     means[name].append(_mean(numbers))
@@ -204,40 +204,20 @@ def evaluate(
     )
 
 
-def _figures(log_p: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Compute the figures of a chunk [rows, vocabulary] by itself, each [rows]."""
-    return {"loss": _losses(log_p, targets), "entropy": -log_p.exp().mul_(log_p).sum(-1)}
-
-
-def _distances(
-    log_p: torch.Tensor,
-    targets: torch.Tensor,
-    reference: Measurement,
-    sequence: int,
-    rows: slice,
-    metrics: Sequence[Metric],
-) -> dict[str, torch.Tensor]:
-    """Compute the figures of a chunk [rows, vocabulary] relative to the reference's, each [rows]."""
+def _reference_rows(
+    reference: Measurement | None, sequence: int, rows: slice, own_rows: torch.Tensor
+) -> torch.Tensor | None:
+    """Return the reference's logits for the same rows of a sequence, if there is a reference."""
+    if reference is None:
+        return None
     assert reference.logits is not None
-    reference_log_p = torch.log_softmax(
-        reference.logits.rows(sequence, rows).to(log_p.device).double(), dim=-1
-    )
-    if reference_log_p.shape != log_p.shape:
+    found = reference.logits.rows(sequence, rows)
+    if found.shape != own_rows.shape:
         raise ValueError(
-            f"the reference has a vocabulary of {reference_log_p.shape[-1]}, this model one of "
-            f"{log_p.shape[-1]}; a KL divergence needs the same"
+            f"the reference has a vocabulary of {found.shape[-1]}, this model one of {own_rows.shape[-1]}; "
+            f"a KL divergence needs the same"
         )
-    return {
-        "reference_loss": _losses(reference_log_p, targets),
-        "kl": (reference_log_p - log_p).mul_(reference_log_p.exp()).sum(-1),
-        "top1_agreement": (reference_log_p.argmax(-1) == log_p.argmax(-1)).double(),
-        "bit_equal": (reference_log_p == log_p).all(-1).double(),
-        **{one.name: one(log_p, targets, reference_log_p) for one in metrics},
-    }
-
-
-def _losses(log_p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return -log_p.gather(-1, targets[:, None])[:, 0]
+    return found
 
 
 def _mean(values: list[float]) -> float:

@@ -13,7 +13,7 @@ import torch
 from sample_record import build_record
 from transformers import PreTrainedModel
 
-from mxcheck.evaluation import measure
+from mxcheck.evaluation import token_figures
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.prediction_figures import ByToken, predictions
 from mxcheck.evaluation.tokens import load_tokens
@@ -201,16 +201,18 @@ def test_wrong_scoring_is_seen(
     converted: Convert,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    losses = measure._losses
+    losses = token_figures._losses
     if both:
-        monkeypatch.setattr(measure, "_losses", fault(losses))
+        monkeypatch.setattr(token_figures, "_losses", fault(losses))
         reference = evaluate(ref_llama.model, sampled, keep_log_probabilities=True)
     else:
-        figures = measure._figures
+        figures = token_figures._figures
         monkeypatch.setattr(
-            measure,
+            token_figures,
             "_figures",
-            lambda log_p, targets: figures(log_p, targets) | {"loss": fault(losses)(log_p, targets)},
+            lambda log_p, targets, spare: (
+                figures(log_p, targets, spare) | {"loss": fault(losses)(log_p, targets)}
+            ),
         )
     converted(ref_llama.model, recipe(precision, tier="B"))
     result = evaluate(ref_llama.model, sampled, reference=reference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from validation.faults.fault import Fault, Rewrite, rewrite
+from validation.faults.fault import Fault, rewrite
 from validation.faults.fault_place import (
     argument,
     assignment,
@@ -19,16 +19,10 @@ from validation.faults.fault_place import (
 _fault = partial(Fault, group="evaluation", formats=())
 _MEASURE = "mxcheck.evaluation.measure"
 _EVALUATE = f"{_MEASURE}:evaluate"
-_DISTANCES = f"{_MEASURE}:_distances"
+_FIGURES = "mxcheck.evaluation.token_figures"
+_DISTANCES = f"{_FIGURES}:_distances"
+_LOG_SOFTMAX = f"{_FIGURES}:_log_softmax"
 _PASSES = "mxcheck.evaluation.logits:passes"
-
-
-def _logits(to: str) -> tuple[Rewrite, ...]:
-    """Compute logits in another dtype than float64, for model and reference alike."""
-    return (
-        *rewrite(_EVALUATE, value("log_p"), call("double"), to=to),
-        *rewrite(_DISTANCES, value("reference_log_p"), call("double"), to=to),
-    )
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -36,19 +30,21 @@ FAULTS: tuple[Fault, ...] = (
         name="loss_against_argmax",
         what="The loss is that of the most likely token, not of the true next one.",
         source="seen in a published MX evaluation script, which scored the model against its own argmax",
-        changes=rewrite(f"{_MEASURE}:_losses", call("gather"), argument(2), to="log_p.argmax(-1)[:, None]"),
+        changes=rewrite(f"{_FIGURES}:_losses", call("gather"), argument(2), to="log_p.argmax(-1)[:, None]"),
     ),
     _fault(
         name="not_shifted",
         what="A token is scored by the logits at its own position.",
         source="a porter's slip: labels = input_ids with a loss that does not shift",
-        changes=rewrite(_EVALUATE, value("targets"), to="batch[index, :-1][rows].to(log_p.device)"),
+        changes=rewrite(_EVALUATE, value("targets"), to="batch[index, :-1][rows].to(own_rows.device)"),
     ),
     _fault(
         name="shifted_twice",
         what="A token is scored by the logits two positions before it.",
         source="labels shifted in the data set and again by transformers' own loss",
-        changes=rewrite(_EVALUATE, value("targets"), to="batch[index].roll(-2)[:-1][rows].to(log_p.device)"),
+        changes=rewrite(
+            _EVALUATE, value("targets"), to="batch[index].roll(-2)[:-1][rows].to(own_rows.device)"
+        ),
     ),
     _fault(
         name="padding_scored",
@@ -83,7 +79,7 @@ FAULTS: tuple[Fault, ...] = (
         name="batches_mixed_up",
         what="From the second batch on, sequences are compared with the reference's of the first.",
         source="a porter's slip: an index within the batch for an index of the data set",
-        changes=rewrite(_EVALUATE, call("_distances"), argument(4), to="index"),
+        changes=rewrite(_EVALUATE, call("_reference_rows"), argument(2), to="index"),
     ),
     _fault(
         name="mean_of_means",
@@ -105,20 +101,20 @@ FAULTS: tuple[Fault, ...] = (
         name="entropy_in_base_2",
         what="The entropy is in bits, the cross-entropy in nats.",
         source="scipy and torch default to nats, text books to bits",
-        changes=rewrite(f"{_MEASURE}:_figures", entry("entropy"), to="it / 0.6931471805599453"),
+        changes=rewrite(f"{_FIGURES}:_figures", entry("entropy"), to="it / 0.6931471805599453"),
     ),
     _fault(
         name="kl_reversed",
         what="The KL divergence is that of the reference from the model, KL(model || reference).",
         source="torch.nn.functional.kl_div takes the model's log-probabilities first",
-        changes=rewrite(_DISTANCES, entry("kl"), to="(log_p - reference_log_p).mul_(log_p.exp()).sum(-1)"),
+        changes=rewrite(_DISTANCES, value("kl"), to="(log_p - reference_log_p).mul_(log_p.exp()).sum(-1)"),
     ),
     _fault(
         name="kl_averaged_over_the_vocabulary",
         what="The KL divergence is divided by the length of the vocabulary.",
         source="torch.nn.functional.kl_div: its default reduction, 'mean', is not the divergence",
         changes=rewrite(
-            _DISTANCES, entry("kl"), to="(reference_log_p - log_p).mul_(reference_log_p.exp()).mean(-1)"
+            _DISTANCES, value("kl"), to="(reference_log_p - log_p).mul_(reference_log_p.exp()).mean(-1)"
         ),
     ),
     _fault(
@@ -126,20 +122,22 @@ FAULTS: tuple[Fault, ...] = (
         what="The top-1 agreement is the model's accuracy on the text, not its agreement with the reference.",
         source="a porter's slip: both are called top-1",
         changes=rewrite(
-            _DISTANCES, entry("top1_agreement"), comparison("log_p"), to="targets == log_p.argmax(-1)"
+            _DISTANCES, value("agreement"), comparison("log_p"), to="targets == log_p.argmax(-1)"
         ),
     ),
     _fault(
         name="logits_in_bf16",
         what="Log-probabilities are taken of logits rounded to bfloat16.",
         source="evaluation under autocast; taking the loss on bf16 logits moved its third digit",
-        changes=_logits("it.bfloat16().double()"),
+        changes=rewrite(_LOG_SOFTMAX, call("copy_"), argument(1), to="it.bfloat16()"),
     ),
     _fault(
         name="log_softmax_in_fp32",
         what="Log-probabilities are taken in float32, not in float64.",
         source="what every framework does by default; it moves a sequence's loss by about 5e-8 nats",
-        changes=_logits("it.float()"),
+        changes=rewrite(
+            _LOG_SOFTMAX, call("log_softmax"), to="log_p.copy_(torch.log_softmax(logits.float(), dim=-1))"
+        ),
     ),
     _fault(
         name="reference_after_the_conversion",

@@ -9,8 +9,8 @@ from validation.faults.fault_place import argument, assignment, call, entry, ope
 
 _fault = partial(Fault, group="measuring", formats=())
 _EVALUATE = "mxcheck.evaluation.measure:evaluate"
-_FIGURES = "mxcheck.evaluation.measure:_figures"
-_DISTANCES = "mxcheck.evaluation.measure:_distances"
+_FIGURES = "mxcheck.evaluation.token_figures:_figures"
+_DISTANCES = "mxcheck.evaluation.token_figures:_distances"
 _PREDICTIONS = "mxcheck.evaluation.prediction_figures"
 _CHUNKS = "mxcheck.evaluation.logits:chunks"
 _NBYTES = "mxcheck.kernels.quantized:QuantizedTensor.nbytes"
@@ -35,8 +35,8 @@ FAULTS: tuple[Fault, ...] = (
         source="image classifiers are quoted by both, and a table's column by one",
         changes=rewrite(
             _DISTANCES,
-            entry("top1_agreement"),
-            to="(log_p.topk(5, dim=-1).indices == reference_log_p.argmax(-1, keepdim=True)).any(-1).double()",
+            value("agreement"),
+            to="(log_p.topk(5, dim=-1).indices == reference_log_p.argmax(-1, keepdim=True)).any(-1)",
         ),
     ),
     _fault(
@@ -82,7 +82,7 @@ FAULTS: tuple[Fault, ...] = (
         changes=rewrite(
             _EVALUATE,
             value("targets"),
-            to="batch[index, 1:][: len(batch[index, 1:][rows])].to(log_p.device)",
+            to="batch[index, 1:][: len(batch[index, 1:][rows])].to(own_rows.device)",
         ),
     ),
     _fault(

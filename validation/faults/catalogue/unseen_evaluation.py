@@ -10,7 +10,6 @@ from validation.faults.fault_place import (
     argument,
     call,
     comparison,
-    entry,
     loop,
     operation,
     returned,
@@ -19,7 +18,7 @@ from validation.faults.fault_place import (
 
 _fault = partial(Fault, group="evaluation", formats=(), unseen=True)
 _MEASURE = "mxcheck.evaluation.measure"
-_DISTANCES = f"{_MEASURE}:_distances"
+_DISTANCES = "mxcheck.evaluation.token_figures:_distances"
 _PREDICTIONS = "mxcheck.evaluation.prediction_figures"
 _SUBLAYERS = "mxcheck.evaluation.sublayer_errors"
 _COUNTERS = "mxcheck.evaluation.cast_counts"
@@ -32,7 +31,7 @@ FAULTS: tuple[Fault, ...] = (
         source="engines return the log-probabilities of a few tokens, which suffice for most of the sum",
         changes=rewrite(
             _DISTANCES,
-            entry("kl"),
+            value("kl"),
             to="(reference_log_p - log_p).mul_(reference_log_p.exp())"
             ".gather(-1, reference_log_p.topk(min(1000, log_p.shape[-1])).indices).sum(-1)",
         ),
@@ -43,7 +42,7 @@ FAULTS: tuple[Fault, ...] = (
         source="a porter's slip: a clamp against rounding, put before the sum and not after it",
         changes=rewrite(
             _DISTANCES,
-            entry("kl"),
+            value("kl"),
             to="(reference_log_p - log_p).mul_(reference_log_p.exp()).clamp_(min=0).sum(-1)",
         ),
     ),
