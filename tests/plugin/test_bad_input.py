@@ -35,6 +35,10 @@ RUN = ("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2"
         (("--mx-rounding", "odd"), "unknown --mx-rounding 'odd'; allowed: even, away, zero"),
         (("--mx-block-size", "48"), "unknown --mx-block-size '48'; allowed: 16, 32, 64, 128"),
         (("--mx-batch-size", "many"), "--mx-batch-size must be a whole number from 1 to 65536, got 'many'"),
+        (
+            ("--mx-reference-cache", "1GiB"),
+            "--mx-reference-cache must be a whole number from 0 to 16777216, got '1GiB'",
+        ),
         (("--mx-device", "gpu"), "unknown --mx-device 'gpu'; allowed: auto, cpu, cuda"),
         (("--mx-report", f"{__file__}/below"), f"{__file__} is not a directory; name a directory"),
         (("--mx-precision", "bf16", "--mx-skip", "bf16"), "no precision is left"),

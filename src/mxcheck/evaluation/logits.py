@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ SMALL = 2**25
 CHUNK = 2**23
 
 
+#: Most bytes of the reference's logits that a process keeps by default, of a vocabulary whose logits are
+#: computed in chunks: 512 MiB, 2,700 tokens of a vocabulary of 49,152 in fp32.
+CACHED_BYTES = 2**29
+
 #: Most bytes of a reference kept by default: 1 GiB of the decoder's output in host memory (four million
 #: tokens at width 64, 65,536 tokens at width 4,096 in fp32).
 KEPT_BYTES = 2**30
@@ -46,6 +50,23 @@ class Limits:
 def usual_limits() -> Limits:
     """Return the limits of every measurement, except a check of the chunks themselves."""
     return Limits(small=SMALL, chunk=CHUNK)
+
+
+class LogitsCache:
+    """Logits of whole sequences, [positions, vocabulary] by sequence: as many as fit into `room` bytes."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self.sequences: dict[int, torch.Tensor] = {}
+
+    def put(self, sequence: int, rows: slice, logits: torch.Tensor, *, positions: int) -> None:
+        """Keep `logits` [rows, vocabulary] of a sequence of so many positions, whose rows come in order."""
+        size = positions * logits[0].nbytes
+        if rows.start == 0 and size <= self._room:
+            self._room -= size
+            self.sequences[sequence] = logits.new_empty(positions, logits.shape[-1])
+        if sequence in self.sequences:
+            self.sequences[sequence][rows] = logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +88,7 @@ class WholeLogits:
         """Return what must be kept of each sequence to have its logits later."""
         return [logits.clone() for logits in self.sequences]
 
-    def frozen(self, kept: list[torch.Tensor]) -> WholeLogits:
+    def frozen(self, kept: list[torch.Tensor], _cache: LogitsCache) -> WholeLogits:
         """Return the logits of the sequences that were `kept`, independent of the model."""
         return WholeLogits(sequences=kept)
 
@@ -75,13 +96,15 @@ class WholeLogits:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeadLogits:
     """Logits computed on demand, by the head of `model` (all that follows its `decoder`) from the decoder's
-    output: `sequences` lists [positions, width], `output` is the type that the decoder returns."""
+    output: `sequences` lists [positions, width], `output` is the type that the decoder returns. Those of the
+    sequences in `cached` were computed before, [positions, vocabulary]."""
 
     model: PreTrainedModel
     decoder: nn.Module
     output: type[ModelOutput]
     device: torch.device
     sequences: torch.Tensor | Sequence[torch.Tensor]
+    cached: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> int:
@@ -90,6 +113,8 @@ class HeadLogits:
 
     def rows(self, sequence: int, rows: slice) -> torch.Tensor:
         """Return [rows, vocabulary] in the model's dtype, the same bits each time."""
+        if sequence in self.cached:
+            return self.cached[sequence][rows]
         hidden = self.sequences[sequence][rows].to(self.device)
         answer = self.output(last_hidden_state=hidden[None])
         unread = torch.zeros(1, len(hidden), dtype=torch.int64, device=self.device)
@@ -101,7 +126,7 @@ class HeadLogits:
         """Return what must be kept of each sequence to have its logits later, in host memory."""
         return [hidden.to("cpu", copy=True) for hidden in self.sequences]
 
-    def frozen(self, kept: list[torch.Tensor]) -> HeadLogits:
+    def frozen(self, kept: list[torch.Tensor], cache: LogitsCache) -> HeadLogits:
         """Return the logits of the sequences that were `kept`, valid even after the model is converted.
 
         The head is copied, its parameters are not: the copies have tensors of their own on the same storage,
@@ -114,7 +139,7 @@ class HeadLogits:
         for buffer in self.model.buffers():
             same_storage[id(buffer)] = buffer.detach()
         head = copy.deepcopy(self.model, same_storage)
-        return replace(self, model=head, decoder=decoder, sequences=kept)
+        return replace(self, model=head, decoder=decoder, sequences=kept, cached=cache.sequences)
 
 
 Logits = WholeLogits | HeadLogits

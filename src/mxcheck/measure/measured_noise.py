@@ -85,6 +85,7 @@ class Job:
     dtype: str | None = None
     trust_remote_code: bool = False
     states: str | None = None
+    reference_cache: int = 0
 
 
 def noise_of(
@@ -131,6 +132,7 @@ def _job(session: ModelSession, model: str, cases: Mapping[str, Case], gpus: Seq
         dtype=measuring.dtype,
         trust_remote_code=model in measuring.trusted,
         states=_states_file(session, model),
+        reference_cache=measuring.reference_cache * 2**20,
     )
 
 
@@ -227,7 +229,13 @@ def _trials(job: Job, environment: str) -> list[Trial]:
         trust_remote_code=job.trust_remote_code,
     )
     tokens = load_tokens(Path(job.tokens))[: job.max_samples, : job.length].contiguous()
-    reference = evaluate(loaded.model, tokens, batch_size=job.batch_size, keep_log_probabilities=True)
+    reference = evaluate(
+        loaded.model,
+        tokens,
+        batch_size=job.batch_size,
+        keep_log_probabilities=True,
+        reference_cache=job.reference_cache,
+    )
     recipes = [recipe_from_dict(fields, kernel=fields["kernel"]) for fields in job.recipes]
     states = None
     if job.states is not None:

@@ -318,6 +318,7 @@ class ModelSession:
             text.tokens,
             batch_size=together,
             keep_log_probabilities=True,
+            reference_cache=measuring.reference_cache * 2**20,
             progress=self.progress(f"{label} reference", text.tokens, together),
         )
         return Resident(

@@ -9,7 +9,7 @@ from mxcheck.models.recipes.recipe import Recipe
 from mxcheck.models.zoo.footprint import Footprint, footprint, text_shape
 from mxcheck.models.zoo.known_models import model_source
 from mxcheck.models.zoo.weight_files import TOKENS
-from mxcheck.run.measurement_settings import DEFAULT_BATCH_SIZE, Measuring
+from mxcheck.run.measurement_settings import DEFAULT_BATCH_SIZE, DEFAULT_REFERENCE_CACHE, Measuring
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,10 +32,11 @@ def estimate(
     length: int | None,
     batch_size: int | None,
     own: Path | None = None,
+    reference_cache: int = DEFAULT_REFERENCE_CACHE,
 ) -> Footprint | None:
     """Return the estimated footprint of a model on its own text, or on a corpus (`own` is None); None if it
     cannot be known before loading. `own` is the folder of its baselines, which holds the text of a model that
-    is not ours."""
+    is not ours. `reference_cache` is in MiB."""
     source = model_source(name)
     usual = DEFAULT_BATCH_SIZE if source.card is None else source.card.batch_size
     text = None
@@ -44,7 +45,13 @@ def estimate(
     elif own is not None:
         text = text_shape(source.tokens or own / TOKENS)
     return footprint(
-        source, dtype=dtype, sequences=samples, length=length, batch_size=batch_size or usual, text=text
+        source,
+        dtype=dtype,
+        sequences=samples,
+        length=length,
+        batch_size=batch_size or usual,
+        text=text,
+        reference_cache=reference_cache * 2**20,
     )
 
 
@@ -57,6 +64,7 @@ def estimated(settings: Measuring, label: str) -> Footprint | None:
         length=settings.sequence_length,
         batch_size=settings.batch_size,
         own=settings.baselines / label if settings.corpus.is_self else None,
+        reference_cache=settings.reference_cache,
     )
 
 

@@ -15,6 +15,8 @@ from mxcheck.models.zoo.known_models import model_source
 DEFAULT_SAMPLES = 1000
 DEFAULT_LENGTH = 2048
 DEFAULT_BATCH_SIZE = 8
+#: MiB of the reference's logits that a process keeps.
+DEFAULT_REFERENCE_CACHE = 512
 
 
 def _own_text() -> CorpusChoice:
@@ -35,6 +37,8 @@ class Measuring:
         max_samples: maximum number of sequences.
         sequence_length: tokens in a sequence; None: as sampled, or the model's length, at most 2,048.
         batch_size: sequences in a forward pass; None: the model card's, else 8. It changes no result.
+        reference_cache: most MiB of the reference's logits that are kept where they could be computed again
+            (a large vocabulary's). It changes no result.
         metrics: names of the user's own metrics.
         kernel: name of the kernel that casts where `recipes` does not say.
         device: `auto`, `cpu` or `cuda`.
@@ -49,6 +53,7 @@ class Measuring:
     max_samples: int = DEFAULT_SAMPLES
     sequence_length: int | None = None
     batch_size: int | None = None
+    reference_cache: int = DEFAULT_REFERENCE_CACHE
     metrics: tuple[str, ...] = ()
     kernel: str = "eager"
     device: str = "auto"

@@ -8,6 +8,7 @@ import gc
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 
 import pytest
@@ -81,7 +82,8 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keep(model: nn.Module, tokens: torch.Tensor, batch_size: int = 8) -> Measurement:
-    return evaluate(model, tokens, keep_log_probabilities=True, batch_size=batch_size)
+    """A reference whose logits are computed again each time, where they are many."""
+    return evaluate(model, tokens, keep_log_probabilities=True, batch_size=batch_size, reference_cache=0)
 
 
 def held_whole(reference: Measurement) -> Measurement:
@@ -155,6 +157,41 @@ def test_a_reference_computed_again_is_the_one_kept_whole(
     assert again.kl > 0
     conversion.undo()
     assert evaluate(model, text, reference=reference).bit_equal is True
+
+
+#: Of one sequence of 23 positions, in fp32.
+SEQUENCE = 23 * 256 * 4
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize(
+    ("room", "sequences"),
+    [(0, []), (SEQUENCE - 1, []), (SEQUENCE, [0]), (3 * SEQUENCE - 1, [0, 1]), (2**29, [0, 1, 2])],
+)
+def test_as_many_sequences_are_cached_as_fit_and_change_no_bit(
+    room: int, sequences: list[int], text: torch.Tensor, converted: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("llama-3.1-8b")
+    plain = keep(model, text)
+    cached = evaluate(model, text, keep_log_probabilities=True, reference_cache=room)
+    assert isinstance(cached.logits, HeadLogits)
+    assert [*cached.logits.cached] == sequences
+    assert figures(cached) == figures(plain)
+
+    converted(model, recipe("mxfp4_e2m1", tier="A"))
+    expected = figures(evaluate(model, text, reference=plain))
+    computed: list[nn.Module] = []
+    answering = module._answering
+
+    def counted(decoder: nn.Module, answer: object) -> AbstractContextManager[None]:
+        computed.append(decoder)
+        return answering(decoder, answer)
+
+    monkeypatch.setattr(module, "_answering", counted)
+    assert figures(evaluate(model, text, reference=cached)) == expected
+    of_the_reference = [one for one in computed if one is cached.logits.decoder]
+    assert len(of_the_reference) == 4 * (3 - len(sequences)), "a sequence has four chunks"
+    assert len(computed) == len(of_the_reference) + 4 * 3
 
 
 @pytest.mark.usefixtures("large")

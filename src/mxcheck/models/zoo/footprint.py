@@ -19,8 +19,9 @@ PROCESS_BYTES = GIB * 7 // 10
 #: Maximum size of the logits of all tokens that are kept whole. Larger ones are computed in chunks, and the
 #: decoder's output is kept instead, at most this many bytes (`evaluation.logits`).
 _KEPT_LOGITS, _CHUNK_LOGITS, _KEPT_BYTES = 2**25, 2**23, GIB
-#: Float64 copies of the logits that are processed together.
-_COPIES = 6
+#: Rows of logits that are processed together: the model's, the reference's, and the product they come from.
+#: Their float64 copies, a tile at a time, are small beside them.
+_COPIES = 3
 #: Multiply-adds per second of a nominal core: only ratios between cases matter. Durations of an earlier run
 #: replace the estimates.
 _NOMINAL_SPEED = 2e10
@@ -79,6 +80,7 @@ def footprint(
     length: int | None,
     batch_size: int,
     text: tuple[int, int] | None = None,
+    reference_cache: int = 0,
 ) -> Footprint | None:
     """Estimate from a model's card, or from the headers of its safetensors files; where these cannot be read,
     from the sizes of its files.
@@ -89,6 +91,7 @@ def footprint(
         sequences, length: maximum numbers of measured sequences and tokens in each; None: the usual.
         batch_size: sequences in a forward pass.
         text: sequences, and tokens in each, of the measured text, if known.
+        reference_cache: most bytes of the reference's logits that are kept of a large vocabulary.
 
     Returns None where nothing is known before loading: a hub id without a card.
     """
@@ -116,6 +119,8 @@ def footprint(
     else:
         return None
     scored = sequences * length
+    if scored * vocabulary > _KEPT_LOGITS:
+        working += min(reference_cache, scored * vocabulary * item)
     case_seconds = _CASE_SECONDS + scored * (parameters + 8 * vocabulary) / _NOMINAL_SPEED
     return Footprint(
         weight_bytes=2 * parameters * item,
@@ -149,7 +154,7 @@ def _working(shape: _Shape, sequences: int, length: int, batch: int, item: int) 
         kept, together = whole * item, batch * length * shape.vocabulary
     else:
         kept, together = min(_KEPT_BYTES, sequences * length * shape.hidden * item), _CHUNK_LOGITS
-    looked_at = min(length * shape.vocabulary, _CHUNK_LOGITS) * _COPIES * 8
+    looked_at = min(length * shape.vocabulary, _CHUNK_LOGITS) * _COPIES * item
     return kept + looked_at + together * item + batch * shape.heads * length**2 * (2 * item + 4)
 
 

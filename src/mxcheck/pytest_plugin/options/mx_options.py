@@ -16,7 +16,7 @@ from mxcheck.formats.choices import choose, unknown
 from mxcheck.gate.shipped import BASELINES
 from mxcheck.kernels.device_choice import DEVICES
 from mxcheck.models.recipes.ladder import GROUPS, LADDER, MIXED_TIERS, TIERS
-from mxcheck.run.measurement_settings import DEFAULT_LENGTH, DEFAULT_SAMPLES
+from mxcheck.run.measurement_settings import DEFAULT_LENGTH, DEFAULT_REFERENCE_CACHE, DEFAULT_SAMPLES
 from mxcheck.run.option_choices import (
     BLOCK_SIZES,
     DTYPES,
@@ -39,6 +39,7 @@ _ASIDE = frozenset(
         "workers-per-device",
         "leases",
         "shard",
+        "reference-cache",
     }
 )
 
@@ -111,6 +112,13 @@ VALUES = {
         "8 or the model card's",
         "model suite: sequences per forward pass; does not change results",
     ),
+    "reference-cache": (
+        str(DEFAULT_REFERENCE_CACHE),
+        (
+            "model suite: most MiB of the reference's logits that a worker keeps, of a vocabulary so large "
+            "that they would be computed again for each case; does not change results"
+        ),
+    ),
     "level": ("quick", f"kernel suite: how many inputs to test: {', '.join(LEVELS)}"),
     "microxcaling": ("none", "kernel suite: path of a microxcaling checkout, to test it too"),
     "report": (
@@ -159,7 +167,11 @@ MOST = {
     "sequence-length": 2**24,
     "batch-size": 2**16,
     "workers-per-device": 2**10,
+    "reference-cache": 2**24,
 }
+
+#: Smallest integer for an option, where it is not 1.
+LEAST = {"reference-cache": 0}
 
 #: Former names of options, which are still accepted.
 FORMER = {"bounds": "budgets"}
@@ -272,10 +284,10 @@ class Options:
         text = self.value(name)
         if not text:
             return default
-        most = MOST[name]
+        least, most = LEAST.get(name, 1), MOST[name]
         # Python refuses to parse a number of thousands of digits.
-        if not text.isdecimal() or len(text) > len(str(most)) or not 1 <= int(text) <= most:
-            raise ValueError(f"--mx-{name} must be a whole number from 1 to {most}, got {text!r:.40}")
+        if not text.isdecimal() or len(text) > len(str(most)) or not least <= int(text) <= most:
+            raise ValueError(f"--mx-{name} must be a whole number from {least} to {most}, got {text!r:.40}")
         return int(text)
 
     def share(self, name: str, default: float) -> float:

@@ -27,7 +27,7 @@ from mxcheck.run.cost import nominal_seconds
 from mxcheck.run.default_gate import FEW_PRECISIONS
 from mxcheck.run.ladder_cases import Changes
 from mxcheck.run.laid_out_cases import lay_out, left_out
-from mxcheck.run.measurement_settings import DEFAULT_SAMPLES
+from mxcheck.run.measurement_settings import DEFAULT_REFERENCE_CACHE, DEFAULT_SAMPLES
 from mxcheck.run.option_choices import AXES, BLOCK_SIZES, DTYPES, MODEL_ROUNDINGS, MODEL_SCALE_RULES
 from mxcheck.run.own_recipes import own_recipes
 from mxcheck.run.settings import Settings
@@ -76,7 +76,9 @@ def _read(config: pytest.Config) -> Settings:
     )
     models = _with_cases(models, whole, named=options.names("models"))
     batch_size = options.integer("batch-size", None)
+    cache = options.integer("reference-cache", DEFAULT_REFERENCE_CACHE)
     assert max_samples is not None
+    assert cache is not None
     trusted = _trusted(options, models)
     shard = _shard(options)
     baselines = config.rootpath / (options.value("baselines") or BASELINES)
@@ -98,6 +100,7 @@ def _read(config: pytest.Config) -> Settings:
         max_samples=max_samples,
         sequence_length=length,
         batch_size=batch_size,
+        reference_cache=cache,
         metrics=metrics,
         kernel=kernel,
         kernels=kernels,

@@ -9,6 +9,7 @@ import pytest
 from mxcheck.models.zoo.known_models import REFERENCE_MODELS
 from mxcheck.pytest_plugin.options.mx_options import (
     LISTS,
+    LEAST,
     MOST,
     PRESETS,
     VALUES,
@@ -205,8 +206,9 @@ def test_an_unknown_preset_names_those_there_are(lay: Lay) -> None:
 @pytest.mark.parametrize("text", ["0", "-1", "2.5", "many", "²", "9" * 5000])
 @pytest.mark.parametrize("name", MOST)
 def test_numbers_are_whole_and_within_sense(lay: Lay, name: str, text: str) -> None:
-    line = rf"--mx-{name} must be a whole number from 1 to {MOST[name]}, got '.{{1,40}}$"
-    for got in (text, str(MOST[name] + 1)):
+    least = LEAST.get(name, 1)
+    line = rf"--mx-{name} must be a whole number from {least} to {MOST[name]}, got '.{{1,40}}$"
+    for got in (text if least or text != "0" else "00x", str(MOST[name] + 1)):
         with pytest.raises(pytest.UsageError, match=line):
             lay(f"--mx-{name}={got}")
 

@@ -38,6 +38,8 @@ def test_defaults(lay: Lay, pytester: pytest.Pytester) -> None:
         (("--mx-max-samples", "7"), "max_samples", 7),
         (("--mx-sequence-length", "9"), "sequence_length", 9),
         (("--mx-batch-size", "3"), "batch_size", 3),
+        (("--mx-reference-cache", "0"), "reference_cache", 0),
+        (("--mx-reference-cache", "2048"), "reference_cache", 2048),
         (("--mx-dtype", "bf16"), "dtype", "bfloat16"),
         (("--mx-dtype", "fp16"), "dtype", "float16"),
         (("--mx-dtype", "fp32"), "dtype", "float32"),
@@ -191,6 +193,7 @@ def test_what_decides_a_record_is_all_of_it_handed_on(lay: Lay) -> None:
         *("--mx-max-samples", "7", "--mx-sequence-length", "9", "--mx-batch-size", "3", "--mx-dtype", "bf16"),
         *("--mx-device", "cpu", "--mx-datasets", "prose", "--mx-trust-remote-code", "ref-llama"),
         *("--mx-kernel", "gfloat", "--mx-precision", "mxfp8_e4m3", "--mx-baselines", "theirs"),
+        *("--mx-reference-cache", "1"),
     )
     default = Measuring()
     for name in Measuring.__slots__:
