@@ -8,8 +8,8 @@ import pytest
 
 from mxcheck.models.zoo.known_models import REFERENCE_MODELS
 from mxcheck.pytest_plugin.options.mx_options import (
-    LISTS,
     LEAST,
+    LISTS,
     MOST,
     PRESETS,
     VALUES,
