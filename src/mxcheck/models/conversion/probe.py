@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mxcheck.kernels.digest import MOST_GROUPS, Digest, digest, text_digest
+from mxcheck.kernels.digest_thread import begin
 from mxcheck.models.conversion.attention import ConvertedAttention
 from mxcheck.models.conversion.call_casts import ELEMENTWISE
 from mxcheck.models.conversion.classify import expert_parameters, reduction_axis
@@ -75,9 +76,12 @@ def whole_digest(operand: Tensor) -> str:
 
 class Operands(TorchFunctionMode):
     """Observe the tensors that enter each product, in the order of the calls and of their arguments:
-    `activation` receives the first operand, `other` the rest."""
+    `activation` receives the first operand, `other` the rest, and may return a function that is called after
+    the product."""
 
-    def __init__(self, activation: Callable[[Tensor], None], other: Callable[[Tensor], None]) -> None:
+    def __init__(
+        self, activation: Callable[[Tensor], None], other: Callable[[Tensor], Callable[[], None] | None]
+    ) -> None:
         super().__init__()
         self._activation, self._other = activation, other
 
@@ -85,12 +89,20 @@ class Operands(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         places = PRODUCTS.get(func)
+        afterwards: list[Callable[[], None]] = []
         if places is not None and not casting():  # a kernel may multiply internally
             position, keyword = places.first
             for key, operand in (*enumerate(args), *(kwargs or {}).items()):
-                if isinstance(operand, torch.Tensor):
-                    (self._activation if key in (position, keyword) else self._other)(operand)
-        return func(*args, **(kwargs or {}))
+                if not isinstance(operand, torch.Tensor):
+                    continue
+                if key in (position, keyword):
+                    self._activation(operand)
+                elif (after := self._other(operand)) is not None:
+                    afterwards.append(after)
+        result = func(*args, **(kwargs or {}))
+        for after in afterwards:  # before anything may write to the operands
+            after()
+        return result
 
 
 def _of_probe(cast: Cast) -> Cast:
@@ -130,7 +142,12 @@ def _operands(name: str, converted: Converted, see: See) -> Digest:
     def activation(operand: Tensor) -> None:
         found.append(see(name, operand, -1) or whole_digest(operand))
 
-    recorder = Operands(activation, lambda operand: found.append(whole_digest(operand)))
+    def other(operand: Tensor) -> Callable[[], None]:
+        place, digest_of = len(found), begin(whole_digest, operand)
+        found.append("")
+        return lambda: found.__setitem__(place, digest_of())
+
+    recorder = Operands(activation, other)
     with torch.no_grad(), _probe_at_every_cast(converted), recorder:
         converted.module(*_arguments(converted.module))
     return _grouped(found)

@@ -325,3 +325,41 @@ def test_each_weight_is_digested_once(
     digests(conversion)
 
     assert seen == dict(weights.values())
+
+
+@pytest.mark.parametrize("precision", ["mxfp8_e4m3", "nvfp4"])
+def test_no_storage_is_hashed_twice_from_the_conversion_on(
+    precision: str,
+    reference_model: ReferenceModel,
+    converted: Convert,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Codes and scales as they are made, values as they enter the product. (The end of a case asks again.)"""
+    hashed: list[torch.Tensor] = []  # all of them live on, so that no memory serves twice
+
+    def noted(*tensors: torch.Tensor, most_groups: int = MOST_GROUPS) -> Digest:
+        hashed.extend(tensors)
+        return digest(*tensors, most_groups=most_groups)
+
+    monkeypatch.setattr("mxcheck.models.conversion.probe.digest", noted)
+    monkeypatch.setattr("mxcheck.models.conversion.casts.digest", noted)
+    conversion = converted(reference_model("ref-llama").model, recipe(precision, tier="B"))
+    of_codes = sum(one.dtype == torch.uint8 for one in hashed)
+    assert of_codes >= 2 * len(conversion.modules), "codes and scales of each"
+    digests(conversion)
+
+    places = Counter((one.data_ptr(), one.nbytes) for one in hashed)
+    assert {count for (_, size), count in places.items() if size > 2**10} == {1}
+    digests(conversion)
+    assert max(Counter((one.data_ptr(), one.nbytes) for one in hashed).values()) == 2, "so it can be seen"
+
+
+def test_an_error_of_the_digests_thread_is_not_lost(
+    tiny: Conversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_operand: torch.Tensor) -> str:
+        raise MemoryError("no room for words")
+
+    monkeypatch.setattr("mxcheck.models.conversion.probe.whole_digest", fails)
+    with pytest.raises(MemoryError, match="no room for words"):
+        digests(tiny, see=lambda *_: "known")  # activations are not asked for: only the thread fails
