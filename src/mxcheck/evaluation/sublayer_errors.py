@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -96,12 +96,14 @@ def _owner(names: list[str], modules: Mapping[str, nn.Module]) -> str:
     return ".".join(common)
 
 
-def sublayer_errors(conversion: Conversion, states: LayerStates) -> SublayerErrors:
+def sublayer_errors(
+    conversion: Conversion, states: LayerStates, *, beside: AbstractContextManager[object] | None = None
+) -> SublayerErrors:
     """Measure every sublayer of a converted model from `states`: three forward passes over their tokens.
 
     The first pass is the unconverted model's; the second is the converted one's and gives the whole layers;
     in the third, attention and MLP take the inputs of the first, in their own dtype. The model is left
-    converted.
+    converted. `beside` is entered for the second pass alone: what counts casts need not run one of its own.
 
     Raises ValueError if the states belong to another model.
     """
@@ -111,7 +113,9 @@ def sublayer_errors(conversion: Conversion, states: LayerStates) -> SublayerErro
     with torch.inference_mode():
         with conversion.suspended():
             reference = _pass(model, states, found)
-        converted = _pass(model, states, found) | _pass(model, states, parts, given=reference)
+        with beside or nullcontext():
+            converted = _pass(model, states, found)
+        converted |= _pass(model, states, parts, given=reference)
     errors = {}
     for key, sublayer in found.items():
         state = states.layers.get(sublayer.layer)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from mxcheck.evaluation.cast_counts import counters, counting, expert_rows
-from mxcheck.evaluation.layer_states import TOKENS, LayerStates, run, started_from
+from mxcheck.evaluation.layer_states import TOKENS, LayerStates, run
 from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.sublayer_errors import SublayerErrors, sublayer_errors
 from mxcheck.kernels.grown import as_it_is, growing
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mxcheck.evaluation.metrics import Metric
-    from mxcheck.gate.counters import Counters, Operands
+    from mxcheck.gate.counters import Absent, Counters, OperandCounts, Operands
     from mxcheck.gate.row_groups import Digests
     from mxcheck.models.recipes.recipe import Recipe
 
@@ -83,8 +84,7 @@ def emulate(
                 )
             conversion.note_what_ran()
             rows = expert_rows(conversion)  # of the tokens: later passes add rows of their own
-            layers = None if states is None else sublayer_errors(conversion, states)
-            activations = _activations(conversion, tokens, states)
+            layers, activations = _layers(conversion, tokens, states)
             dtype = next(model.parameters()).dtype
             casts.last(tokens.shape[1])
     finally:
@@ -105,13 +105,21 @@ def emulate(
     )
 
 
-def _activations(conversion: Conversion, tokens: Tensor, states: LayerStates | None) -> Operands:
-    """Count what the casts of activations do in one small pass, in which each layer starts from its state."""
-    model = conversion.model
-    with torch.inference_mode(), counting(conversion) as found:
-        if states is None:
-            run(model, tokens[:1, :TOKENS])
-        else:
-            with started_from(model, states):
-                run(model, states.tokens)
-    return found
+def _layers(
+    conversion: Conversion, tokens: Tensor, states: LayerStates | None
+) -> tuple[SublayerErrors | None, Operands]:
+    """Measure the layers, and count what the casts of activations do in the pass in which each layer starts
+    from its state; without states, in one of its own over the first tokens."""
+    if states is None:
+        with torch.inference_mode(), counting(conversion) as found:
+            run(conversion.model, tokens[:1, :TOKENS])
+        return None, found
+    counts: dict[str, Mapping[str, OperandCounts | Absent]] = {}
+
+    @contextmanager
+    def counted() -> Iterator[None]:
+        with counting(conversion) as found:
+            yield
+        counts.update(found)
+
+    return sublayer_errors(conversion, states, beside=counted()), counts
