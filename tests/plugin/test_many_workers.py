@@ -18,7 +18,7 @@ from mxcheck.scheduling.ledger import Ledger
 FEW = ("--mx-tier", "A", "--mx-max-samples", "2", "--mx-sequence-length", "32")
 LABEL = "+length32+samples2"
 #: Of every row, what depends on where and when it was measured.
-_ASIDE = ("seconds", "load_seconds", "worker")
+_ASIDE = ("seconds", "load_seconds", "worker", "cost")
 
 
 def bare(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -48,7 +48,7 @@ def rows(path: Path) -> dict[str, Any]:
 
 def without_times(rows: dict[str, Any]) -> dict[str, Any]:
     """Rows but for how long they took and on which worker."""
-    times = ("seconds", "load_seconds", "worker")
+    times = ("seconds", "load_seconds", "worker", "cost")
     return {name: {key: row[key] for key in row if key not in times} for name, row in rows.items()}
 
 

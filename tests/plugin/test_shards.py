@@ -43,7 +43,7 @@ def table(output: str) -> str:
 
 def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without what may differ from run to run."""
-    aside = ("seconds", "load_seconds", "worker")
+    aside = ("seconds", "load_seconds", "worker", "cost")
     return [{key: value for key, value in row.items() if key not in aside} for row in rows]
 
 

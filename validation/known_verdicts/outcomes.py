@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from mxcheck.gate.bounds_tables import Bounds
+from mxcheck.gate.case_cost import Cost
 from mxcheck.gate.check import check
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome, all_green, result_from_dict
@@ -43,6 +44,7 @@ _FAILED = CaseResult(
     seconds=1.5,
     load_seconds=0.5,
     worker="gw1",
+    cost=Cost(device="cpu", tokens=1000, seconds={"forward": 0.5, "metrics": 0.25}, peak_bytes=2**30),
 )
 
 

@@ -28,6 +28,7 @@ from mxcheck.evaluation.logits import (
 )
 from mxcheck.evaluation.metrics import Metric, as_metrics
 from mxcheck.evaluation.prediction_figures import predictions
+from mxcheck.evaluation.spent import each_spent_on, spent_on
 from mxcheck.evaluation.token_figures import NotFiniteError, TokenFigures
 from mxcheck.evaluation.tokens import fingerprint
 from mxcheck.gate.predictions import Predictions
@@ -152,7 +153,7 @@ def evaluate(
     figures: TokenFigures | None = None
     scored = 0
     with torch.inference_mode(), _evaluating(model):
-        for batch, logits in passes(model, tokens, batch_size, limits):
+        for batch, logits in each_spent_on("forward", passes(model, tokens, batch_size, limits)):
             if keep is None:
                 reason = too_large_to_keep(model, tokens, logits)
                 keep, not_kept = reason is None, reason or ""
@@ -163,16 +164,18 @@ def evaluate(
             for index in range(len(batch)):
                 by_row: dict[str, list[float]] = defaultdict(list)
                 for rows in chunks(batch.shape[1] - 1, logits.vocabulary, limits):
-                    own_rows = logits.rows(index, rows)
+                    with spent_on("forward"):
+                        own_rows = logits.rows(index, rows)
                     if keep and isinstance(logits, HeadLogits):
                         cache.put(len(means["loss"]), rows, own_rows, positions=batch.shape[1] - 1)
                     targets = batch[index, 1:][rows].to(own_rows.device)
-                    reference_rows = _reference_rows(reference, len(means["loss"]), rows, own_rows)
-                    figures = figures or TokenFigures(own_rows.shape[-1], own_rows.device, own)
-                    try:
-                        found = figures.of(own_rows, targets, reference_rows)
-                    except NotFiniteError:
-                        raise NonFiniteLogitsError(_culprit(model, batch, logits, index, rows)) from None
+                    with spent_on("metrics"):
+                        reference_rows = _reference_rows(reference, len(means["loss"]), rows, own_rows)
+                        figures = figures or TokenFigures(own_rows.shape[-1], own_rows.device, own)
+                        try:
+                            found = figures.of(own_rows, targets, reference_rows)
+                        except NotFiniteError:
+                            raise NonFiniteLogitsError(_culprit(model, batch, logits, index, rows)) from None
                     for name, values in found.items():
                         by_row[name] += values
                 scored += len(by_row["loss"])

@@ -12,6 +12,7 @@ from mxcheck.files.plain_data import MALFORMED
 from mxcheck.files.printed import got, told
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
+from mxcheck.gate.case_cost import Cost, cost_from_dict
 from mxcheck.gate.check import Check
 from mxcheck.gate.check_table import CHECKS
 from mxcheck.gate.drift import Drift
@@ -69,6 +70,7 @@ class CaseResult:
         worker: xdist's name of the worker, `main` without xdist.
         cause: the broken link, for a case with failed checks.
         kernel: the tested kernel, for a case that ended before it had a record.
+        cost: cost of the measurement; None for a case without a record.
     """
 
     case: Case
@@ -84,6 +86,7 @@ class CaseResult:
     worker: str = ""
     cause: str = ""
     kernel: AskedKernel | None = None
+    cost: Cost | None = None
 
     @property
     def asked_kernel(self) -> AskedKernel | None:
@@ -117,6 +120,7 @@ class CaseResult:
             "bounds": None if self.bounds is None else asdict(self.bounds),
             "drift": None if self.drift is None else asdict(self.drift),
             "kernel": None if self.kernel is None else self.kernel.as_dict(),
+            "cost": None if self.cost is None else self.cost.as_dict(),
         }
 
 
@@ -166,6 +170,7 @@ def _result(data: Any) -> CaseResult:
         worker=data["worker"],
         cause=data["cause"],
         kernel=asked_kernel_from_dict(data["kernel"]),
+        cost=None if data["cost"] is None else cost_from_dict(data["cost"]),
     )
     if result.case.id != data["id"]:
         raise ValueError(f"the result of {data['id']!r} is one of {result.case.id!r}")

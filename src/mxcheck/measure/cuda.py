@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,31 @@ def memory_bytes(device: str, indices: Sequence[int]) -> int:
     import torch
 
     return sum(torch.cuda.memory_reserved(index) for index in indices)
+
+
+def forget_peak(device: str, indices: Sequence[int]) -> None:
+    """Let `peak_bytes` of GPUs begin anew."""
+    if device == CPU:
+        return
+    import torch
+
+    for index in indices:
+        torch.cuda.reset_peak_memory_stats(index)
+
+
+def peak_bytes(device: str, indices: Sequence[int]) -> int:
+    """Return the most memory taken: on GPUs by torch's tensors since `forget_peak`, else of the host by this
+    process since it began (what resets that would mislead others who measure the process)."""
+    if device == CPU:
+        if sys.platform == "win32":
+            return 0
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most
+    import torch
+
+    return sum(torch.cuda.max_memory_allocated(index) for index in indices)
 
 
 def torch_devices(*, workers_per_device: int) -> list[Device]:

@@ -12,6 +12,7 @@ import torch
 from mxcheck.evaluation.cast_counts import counters, counting, expert_rows
 from mxcheck.evaluation.layer_states import TOKENS, LayerStates, run
 from mxcheck.evaluation.measure import Measurement, evaluate
+from mxcheck.evaluation.spent import spent_on
 from mxcheck.evaluation.sublayer_errors import SublayerErrors, sublayer_errors
 from mxcheck.kernels.grown import as_it_is, growing
 from mxcheck.measure.steady_casts import SteadyCasts
@@ -67,11 +68,13 @@ def emulate(
     Raises ValueError as `convert` and `evaluate` do, UnavailableError where the recipe's library cannot run
     here or on this model.
     """
-    casts = SteadyCasts(model, recipe, held)
+    with spent_on("convert"):
+        casts = SteadyCasts(model, recipe, held)
     conversion = casts.conversion
     try:
         with growing():  # except for the text, only probes and passes of few tokens follow
-            digests = casts.first()
+            with spent_on("digests"):
+                digests = casts.first()
             # before any other forward pass: a library may fix its scales by its first input
             with casts.measuring(), as_it_is():
                 result = evaluate(
@@ -84,9 +87,11 @@ def emulate(
                 )
             conversion.note_what_ran()
             rows = expert_rows(conversion)  # of the tokens: later passes add rows of their own
-            layers, activations = _layers(conversion, tokens, states)
+            with spent_on("layers"):
+                layers, activations = _layers(conversion, tokens, states)
             dtype = next(model.parameters()).dtype
-            casts.last(tokens.shape[1])
+            with spent_on("digests"):
+                casts.last(tokens.shape[1])
     finally:
         conversion.undo()
     return Emulated(

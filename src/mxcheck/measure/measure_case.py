@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mxcheck.extras import require_models
 from mxcheck.gate.case import Case
+from mxcheck.gate.case_cost import Cost
 from mxcheck.gate.figures import check_figures
 from mxcheck.gate.record import Record
 from mxcheck.measure.model_session import ModelSession
@@ -31,6 +32,7 @@ def measure_case(session: ModelSession, case: Case) -> Record:
     UnavailableError if the case's library cannot run here or on this model; torch's error if memory runs out.
     `ModelSession.checks` says whether this process measures right.
     """
+    session.cost = None
     load_torch()
     require_models("measuring a model")
     from mxcheck.kernels.usual_settings import check_subnormals, usual_settings
@@ -81,6 +83,7 @@ def _checked(session: ModelSession, case: Case, recipe: Recipe) -> Record:
 
 def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
     from mxcheck.evaluation.metrics import resolve_metrics
+    from mxcheck.evaluation.spent import spending
     from mxcheck.evaluation.tokens import fingerprint
     from mxcheck.kernels.usual_settings import check_subnormals
     from mxcheck.measure.emulation import emulate
@@ -96,16 +99,22 @@ def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
     cells = session.kernel_cells(recipe)
     together = recipe.sequences_a_pass or measuring.batch_size_of(case.model)
     session.tell({"do": "step", "what": f"{case.id} converting"})
-    found = emulate(
-        model,
-        recipe,
-        tokens,
-        reference,
-        states,
-        batch_size=together,
-        metrics=resolve_metrics(measuring.metrics),
-        begin=lambda: session.progress(case.id, tokens, together),
-        held=session.held,
+    scored = tokens.shape[0] * (tokens.shape[1] - 1)
+    session.forget_peak()
+    with spending() as seconds:
+        found = emulate(
+            model,
+            recipe,
+            tokens,
+            reference,
+            states,
+            batch_size=together,
+            metrics=resolve_metrics(measuring.metrics),
+            begin=lambda: session.progress(case.id, tokens, together),
+            held=session.held,
+        )
+    session.cost = Cost(
+        device=session.device_class, tokens=scored, seconds=seconds, peak_bytes=session.peak_bytes
     )
     result = found.result
     assert result.kl is not None
@@ -143,7 +152,7 @@ def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
         unsteady=found.unsteady,
         kernel_cells=cells,
         corpus=resident.text.facts,
-        scored_tokens=tokens.shape[0] * (tokens.shape[1] - 1),
+        scored_tokens=scored,
         reference_cross_entropy=reference.cross_entropy,
         reference_entropy=reference.entropy,
         reference_losses=reference.sequence_losses,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mxcheck.extras import require_models
 from mxcheck.gate.baseline import states_path
+from mxcheck.gate.case_cost import Cost
 from mxcheck.gate.check import Check, check
 from mxcheck.gate.kernel_cells import AskedKernel, KernelCell
 from mxcheck.gate.shipped import in_force
@@ -98,6 +99,8 @@ class ModelSession:
         self.held = set[Hashable]()
         #: Seconds spent loading so far, including measuring references and testing kernels.
         self.loading = 0.0
+        #: Cost of the last case that was measured; None if it has no record.
+        self.cost: Cost | None = None
         self._kernels = KernelCells()
         self._host = host
         self._resident: Resident | None = None
@@ -270,6 +273,19 @@ class ModelSession:
         if self._host is not None:
             self._host.give_back()
 
+    def forget_peak(self) -> None:
+        """Let `peak_bytes` begin anew, where that is possible: on GPUs."""
+        cuda.forget_peak(self.device, self._indices)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most memory taken so far; see `gate.case_cost.Cost`."""
+        return cuda.peak_bytes(self.device, self._indices)
+
+    @property
+    def _indices(self) -> tuple[int, ...]:
+        return tuple(self._devices or (0,))
+
     def progress(self, what: str, tokens: torch.Tensor, together: int) -> Callable[[int], None]:
         """Report that a measurement begins; return a function that reports each batch."""
         sequences, length = tokens.shape
@@ -277,7 +293,7 @@ class ModelSession:
         self.tell({"do": "measure", "what": what, "batches": batches, "length": length})
 
         def batch(done: int) -> None:
-            memory = cuda.memory_bytes(self.device, tuple(self._devices or (0,)))
+            memory = cuda.memory_bytes(self.device, self._indices)
             self.tell({"do": "batch", "sequences": done, "memory": memory})
 
         return batch

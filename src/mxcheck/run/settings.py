@@ -34,6 +34,7 @@ class Settings(Measuring):
     recentre: bool
     measure: bool
     layers: bool
+    cost: bool
     wide: bool
     debug: bool
 

@@ -12,6 +12,7 @@ from sample_record import build_record
 
 from mxcheck.gate.bounds_tables import Bounds
 from mxcheck.gate.case import Case
+from mxcheck.gate.case_cost import Cost
 from mxcheck.gate.drift import Drift
 from mxcheck.gate.result import CaseResult, Outcome, all_green, result_from_dict
 from mxcheck.gate.verdict import Check
@@ -30,6 +31,7 @@ FULL = CaseResult(
     seconds=1.5,
     load_seconds=0.25,
     worker="gw0",
+    cost=Cost(device="cpu", tokens=510, seconds={"forward": 1.25, "metrics": 0.1 + 0.2}, peak_bytes=3 << 30),
 )
 GREEN = {Outcome.PASSED, Outcome.ACCEPTED, Outcome.UPDATED, Outcome.RECENTRED}
 
@@ -113,6 +115,7 @@ def _with(**changes: Any) -> Callable[[Data], object]:
             lambda data: data["drift"].update(rms=None), "rms of drift must be a number, got None", id="drift"
         ),
         pytest.param(lambda data: data["drift"].update(mean=1.0), "unexpected keyword", id="drift-unknown"),
+        pytest.param(lambda data: data["cost"].update(tokens=0), "tokens of a cost must be", id="cost"),
     ],
 )
 def test_what_is_none_is_refused(change: Callable[[Data], object], words: str) -> None:

@@ -33,6 +33,22 @@ SOURCE = Path(__file__).parents[3] / "src"
 CASE = Case(model="ref-llama", precision="mxfp8_e4m3", tier="B")
 SHORT = Measuring(max_samples=2, sequence_length=32)
 
+
+def test_a_case_says_what_it_cost_beside_its_record() -> None:
+    with ModelSession(SHORT) as session:
+        record = measure_case(session, CASE)
+        cost = session.cost
+        assert cost is not None
+        assert (cost.device, cost.tokens) == ("cpu", record.scored_tokens)
+        assert [*cost.seconds] == ["convert", "digests", "forward", "metrics", "layers"]
+        assert min(cost.seconds.values()) > 0
+        assert cost.peak_bytes > record.original_bytes
+        assert "cost" not in record.as_dict()
+        with pytest.raises(UnavailableError):
+            measure_case(session, Case(model="ref-llama", precision="te_mxfp8", tier="B"))
+        assert session.cost is None, "of a case that was not measured"
+
+
 #: A record from Python.
 TEN_LINES = """
 import json, mxcheck

@@ -32,6 +32,7 @@ _ASIDE = frozenset(
         "recentre",
         "measure",
         "layers",
+        "cost",
         "wide",
         "debug",
         "report",
@@ -155,6 +156,7 @@ FLAGS = {
     "measure": "model suite: show the figures without comparing them: no case is red for its figures",
     "wide": "model suite: also show replaced modules, changes of cross-entropy and entropy, and seconds",
     "layers": "model suite: after the table, show each case's error by layer",
+    "cost": "model suite: after the table, show each case's time by part, and its memory",
     "debug": "model suite: after the run, list the replaced modules and those that were not replaced",
 }
 

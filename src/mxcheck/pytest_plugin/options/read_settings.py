@@ -119,6 +119,7 @@ def _read(config: pytest.Config) -> Settings:
         recentre=options.flag("recentre"),
         measure=options.flag("measure"),
         layers=options.flag("layers"),
+        cost=options.flag("cost"),
         wide=options.flag("wide"),
         debug=options.flag("debug"),
     )

@@ -250,6 +250,11 @@ class RunReport:
             terminalreporter.write_line(printable(line))
         if self._settings.layers:
             self._list_layers(terminalreporter, rows, color=color)
+        if self._settings.cost:
+            from mxcheck.reporting.cost_table import cost_table
+
+            if (table := cost_table(rows)) is not None:
+                _show(terminalreporter, render(table, color=color))
         for line in what_next(rows):
             terminalreporter.write_line(printable(line))
         if why := self._kernel_not_asked:
