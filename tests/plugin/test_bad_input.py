@@ -55,6 +55,10 @@ RUN = ("--mx-precision", "mxfp8_e4m3", "--mx-tier", "A", "--mx-max-samples", "2"
         ),
         (("--mx-shard", "1/9", "--mx-report", "r"), "and the run has 8; give at most N = 8"),
         (("--mx-shard", "1/2"), "--mx-shard=1/2 needs --mx-report=DIR"),
+        (
+            ("--mx-durations", "none.json"),
+            "none.json: no such file; name the accuracy.json of an earlier run",
+        ),
         (("--mx-recentre",), "--mx-recentre rewrites baselines: add --snapshot-update"),
     ],
 )

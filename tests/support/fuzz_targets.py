@@ -541,6 +541,17 @@ def _plan(data: bytes, folder: Path) -> None:
     read_plan(folder / "plan.json")
 
 
+def _report_data() -> Any:
+    return [json.loads(json.dumps(build_result(case).as_dict())) for case in CASES[:2]]
+
+
+def _report(data: bytes, folder: Path) -> None:
+    from mxcheck.run.earlier_run import read_durations
+
+    (folder / "accuracy.json").write_bytes(data)
+    read_durations(folder / "accuracy.json")
+
+
 def _target(
     kind: str,
     valid: Callable[[], Any],
@@ -570,6 +581,7 @@ TARGETS: Mapping[str, Target] = {
         ),
         _target("bounds of a user", lambda: _USER_BOUNDS, toml_bytes, _user_bounds),
         _target("shard", _shard_data, json_bytes, _shard),
+        _target("report", _report_data, json_bytes, _report),
         _target("ledger", _ledger_data, json_bytes, _ledger),
         _target("configuration", lambda: json.loads(_checkpoint()["config.json"]), json_bytes, _HUGGING),
         _target(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 from mxcheck.models.recipes.recipe import Recipe
 from mxcheck.models.zoo.footprint import Footprint, footprint, text_shape
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mxcheck.gate.case import Case
+    from mxcheck.run.settings import Settings
+
+T = TypeVar("T")
 
 #: Footprint of a model of which nothing is known before loading: it is scheduled early, on a device for
 #: itself.
@@ -74,19 +77,28 @@ def case_seconds(known: Footprint | None, recipe: Recipe) -> float:
     return (known or UNKNOWN).case_seconds * factor
 
 
-def model_seconds(known: Footprint | None, recipes: Iterable[Recipe]) -> float:
-    """Return the nominal seconds of a model's cases in sequence."""
-    return (known or UNKNOWN).load_seconds + sum(case_seconds(known, recipe) for recipe in recipes)
+def scaled(nominal: Mapping[T, float], measured: Mapping[T, float]) -> dict[T, float]:
+    """Return the expected seconds of each item: measured where they are, else nominal, scaled by the ratio of
+    both where both are known."""
+    told = sum(nominal[one] for one in measured)
+    scale = sum(measured.values()) / told if told else 1.0
+    return {one: measured.get(one, seconds * scale) for one, seconds in nominal.items()}
 
 
-def nominal_seconds(settings: Measuring) -> dict[str, float]:
-    """Return the nominal seconds of each model of the run."""
+def expected_seconds(settings: Settings) -> dict[str, float]:
+    """Return the expected seconds of each model of the run, with its loading: the same on every machine, as
+    they depend on the options and the named report of an earlier run alone."""
+    known = {label: estimated(settings, label) for label in settings.models}
+    earlier = settings.durations
+    nominal = {case: case_seconds(known[case.model], made) for case, made in settings.recipes.items()}
+    cases = scaled(nominal, {case: earlier.cases[case.id] for case in nominal if case.id in earlier.cases})
+    loads = scaled(
+        {label: (known[label] or UNKNOWN).load_seconds for label in known},
+        {label: earlier.loads[label] for label in known if label in earlier.loads},
+    )
     return {
-        label: model_seconds(
-            estimated(settings, label),
-            [made for case, made in settings.recipes.items() if case.model == label],
-        )
-        for label in settings.models
+        label: loads[label] + sum(seconds for case, seconds in cases.items() if case.model == label)
+        for label in known
     }
 
 

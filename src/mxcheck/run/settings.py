@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mxcheck.conformance.cases.narrowing import Narrowing
 from mxcheck.gate.case import Case
+from mxcheck.run.earlier_run import Durations
 from mxcheck.run.measurement_settings import Measuring
 from mxcheck.scheduling.split_models import Shard
 
@@ -30,6 +31,7 @@ class Settings(Measuring):
     leases: Path
     shard: Shard | None  # None: the whole run
     whole: tuple[Case, ...]  # the cases of all shards
+    durations: Durations  # of an earlier run
     bounds: str | None
     recentre: bool
     measure: bool

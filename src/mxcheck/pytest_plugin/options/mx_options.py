@@ -40,6 +40,7 @@ _ASIDE = frozenset(
         "workers-per-device",
         "leases",
         "shard",
+        "durations",
         "reference-cache",
     }
 )
@@ -142,6 +143,13 @@ VALUES = {
     "shard": (
         "1/1",
         "model suite: i/N runs the i-th of N parts of the cases, whole models each; needs --mx-report",
+    ),
+    "durations": (
+        "none",
+        (
+            "model suite: accuracy.json of an earlier run on such devices: its cases' durations decide the "
+            "parts of --mx-shard, and what starts first"
+        ),
     ),
     "baselines": (str(BASELINES), "directory of accepted baselines, relative to pytest's root directory"),
     "bounds": ("those of mxcheck", "TOML file of bounds, which override those of mxcheck"),

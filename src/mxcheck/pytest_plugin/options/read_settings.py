@@ -23,8 +23,9 @@ from mxcheck.models.recipes.recipe import Recipe
 from mxcheck.models.zoo.known_models import REFERENCE_MODELS, known_labels, model_source
 from mxcheck.pytest_plugin.options.mx_options import DEFAULT_MIN_FREE_RATIO, Options
 from mxcheck.pytest_plugin.options.selection import kernels_alone
-from mxcheck.run.cost import nominal_seconds
+from mxcheck.run.cost import expected_seconds
 from mxcheck.run.default_gate import FEW_PRECISIONS
+from mxcheck.run.earlier_run import Durations, read_durations
 from mxcheck.run.ladder_cases import Changes
 from mxcheck.run.laid_out_cases import lay_out, left_out
 from mxcheck.run.measurement_settings import DEFAULT_REFERENCE_CACHE, DEFAULT_SAMPLES
@@ -115,6 +116,7 @@ def _read(config: pytest.Config) -> Settings:
         shard=shard,
         whole=tuple(whole),
         baselines=baselines,
+        durations=_durations(config, options),
         bounds=_bounds(config, options, recipes, known_labels(baselines, {case.model for case in whole})),
         recentre=options.flag("recentre"),
         measure=options.flag("measure"),
@@ -230,20 +232,25 @@ def _shard(options: Options) -> Shard | None:
 
 
 def _part(shard: Shard, whole: Settings) -> Settings:
-    """Return the settings of a shard, which has some of the models. Only estimates are used, since measured
-    durations differ between machines."""
+    """Return the settings of a shard, which has some of the models. What this machine measured is not used:
+    all machines have to compute the same parts."""
     models = whole.models
     if shard.count > len(models):
         raise ValueError(
             f"--mx-shard={shard}: a shard has whole models, and the run has {len(models)}; "
             f"give at most N = {len(models)}"
         )
-    labels = split(nominal_seconds(whole), shard.count)[shard.index - 1]
+    labels = split(expected_seconds(whole), shard.count)[shard.index - 1]
     return replace(
         whole,
         models={label: models[label] for label in labels},
         recipes={case: made for case, made in whole.recipes.items() if case.model in labels},
     )
+
+
+def _durations(config: pytest.Config, options: Options) -> Durations:
+    path = options.value("durations")
+    return read_durations(config.rootpath / path) if path else Durations()
 
 
 def _trusted(options: Options, models: Mapping[str, str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from mxcheck.models.zoo.footprint import Footprint
 from mxcheck.pytest_plugin.fixtures.leasing import host_devices, looks_for_gpus, request_for
 from mxcheck.pytest_plugin.options.neighbours import is_update
 from mxcheck.pytest_plugin.options.read_settings import settings
-from mxcheck.run.cost import UNKNOWN, case_seconds, estimated, stored_key
+from mxcheck.run.cost import UNKNOWN, case_seconds, estimated, scaled, stored_key
 from mxcheck.run.settings import Settings
 from mxcheck.scheduling.devices import CPU, Device
 from mxcheck.scheduling.ledger import Ledger
@@ -84,14 +84,15 @@ def _nominal(settings: Settings, cases: Sequence[Case]) -> dict[Case, float]:
 
 
 def seconds_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]) -> dict[Case, float]:
-    """Return the expected duration of each case without loading: the last measured one, else an estimate.
-    Where some were measured, the other estimates are scaled accordingly."""
-    stored: dict[str, float] = _cached(config, _DURATIONS)
-    nominal = _nominal(settings, cases)
-    measured = {case: stored[key] for case in cases if (key := stored_key(settings, case)) in stored}
-    told = sum(nominal[case] for case in measured)
-    scale = sum(measured.values()) / told if told else 1.0
-    return {case: measured.get(case, nominal[case] * scale) for case in cases}
+    """Return the expected duration of each case without loading: the last measured one, here or in the named
+    report of an earlier run, else an estimate. Where some were measured, the other estimates are scaled
+    accordingly."""
+    stored = {
+        case: settings.durations.cases[case.id] for case in cases if case.id in settings.durations.cases
+    }
+    cached: dict[str, float] = _cached(config, _DURATIONS)
+    stored |= {case: cached[key] for case in cases if (key := stored_key(settings, case)) in cached}
+    return scaled(_nominal(settings, cases), stored)
 
 
 def expected_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]) -> Expected:
@@ -104,11 +105,11 @@ def expected_of(config: pytest.Config, settings: Settings, cases: Sequence[Case]
     nominal = _nominal(settings, cases)
     scale = sum(seconds.values()) / (sum(nominal.values()) or 1.0)
     times = len(ENVIRONMENTS["cpu"]) if is_update(config) else 0
-    stored: dict[str, float] = _cached(config, _LOADS)
+    stored = _loads(config, settings)
     shared = {}
     for label in dict.fromkeys(case.model for case in cases):
         estimate = (estimated(settings, label) or UNKNOWN).load_seconds * scale
-        load = stored.get(f"{label} on {settings.device}", estimate)
+        load = stored.get(label, estimate)
         shared[label] = load + times * (load + sum(seconds[case] for case in cases if case.model == label))
     return Expected(
         cases={case.id: expected for case, expected in seconds.items()},
@@ -124,7 +125,7 @@ def placement_of(config: pytest.Config, node_ids: Sequence[str]) -> Placement[An
         return None
     run = settings(config)
     seconds = seconds_of(config, run, cases)
-    loads: dict[str, float] = _cached(config, _LOADS)
+    loads = _loads(config, run)
     by_id = {case.id: case for case in cases}
     items = []
     for node_id in node_ids:
@@ -136,7 +137,7 @@ def placement_of(config: pytest.Config, node_ids: Sequence[str]) -> Placement[An
         known = estimated(run, label)
         estimate = (known or UNKNOWN).load_seconds
         groups[label] = Group(
-            load_seconds=loads.get(f"{label} on {run.device}", estimate),
+            load_seconds=loads.get(label, estimate),
             slots=_slots(label, known, devices, twice=is_update(config)),
         )
     return Placement(items, groups, sum(device.slots for device in devices))
@@ -195,6 +196,15 @@ def remember(config: pytest.Config, settings: Settings, results: Mapping[str, Ca
         warnings.simplefilter("ignore", pytest.PytestCacheWarning)
         cache.set(_DURATIONS, durations)
         cache.set(_LOADS, loads)
+
+
+def _loads(config: pytest.Config, settings: Settings) -> dict[str, float]:
+    """Return the measured seconds of loading, by label: here, else in the report of an earlier run."""
+    cached: dict[str, float] = _cached(config, _LOADS)
+    here = {
+        label: cached[key] for label in settings.models if (key := f"{label} on {settings.device}") in cached
+    }
+    return {**settings.durations.loads, **here}
 
 
 def _cached(config: pytest.Config, key: str) -> dict[str, float]:

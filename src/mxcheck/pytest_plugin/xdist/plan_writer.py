@@ -19,7 +19,7 @@ from mxcheck.gate.case import Case
 from mxcheck.pytest_plugin.options.neighbours import is_update
 from mxcheck.pytest_plugin.options.read_settings import settings
 from mxcheck.pytest_plugin.xdist.placement_plan import selected_cases
-from mxcheck.run.cost import UNKNOWN, estimated, nominal_seconds
+from mxcheck.run.cost import UNKNOWN, estimated, expected_seconds
 from mxcheck.run.settings import Settings
 from mxcheck.scheduling.split_models import split
 
@@ -27,7 +27,7 @@ from mxcheck.scheduling.split_models import split
 def make_plan(settings: Settings, selected: Sequence[Case], *, updates: bool) -> Plan:
     """Plan a run with these selected cases."""
     known = {label: estimated(settings, label) for label in settings.models}
-    costs = nominal_seconds(settings)
+    costs = expected_seconds(settings)
     models = tuple(
         PlannedModel(
             label=label,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from mxcheck.pytest_plugin.options.read_settings import read_settings
 from mxcheck.pytest_plugin.xdist.placement_plan import (
     case_of,
     check_host,
+    expected_of,
     parameter_of,
     placement_of,
     seconds_of,
@@ -75,6 +78,54 @@ def test_earlier_durations_go_before_estimates(configure: Configure) -> None:
     assert found == {case: pytest.approx(3 * one) for case, one in nominal.items()}
     config.cache = Cache(durations={f"{first.id} on cuda": 99.0})  # type: ignore[assignment]
     assert seconds_of(config, settings, settings.cases) == nominal
+
+
+def report(path: Path, seconds: Mapping[str, tuple[float, float]]) -> Path:
+    """An accuracy.json with the duration of these cases, and what of it loaded the model."""
+    rows = [
+        {"id": name, "case": {"model": name.rpartition("-fp32")[0]}, "record": {}, "seconds": whole,
+         "load_seconds": loading}
+        for name, (whole, loading) in seconds.items()
+    ]  # fmt: skip
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_the_report_of_an_earlier_run_goes_before_estimates_and_this_machine_before_it(
+    configure: Configure, tmp_path: Path
+) -> None:
+    plain = configure(*WORDS)
+    nominal = seconds_of(plain, read_settings(plain), read_settings(plain).cases)
+    first = read_settings(plain).cases[0]
+    file = report(
+        tmp_path / "accuracy.json", {first.id: (5 * nominal[first] + 2, 2.0), "gone-fp32": (9.0, 0.0)}
+    )
+    config = configure(*WORDS, f"--mx-durations={file}")
+    settings = read_settings(config)
+
+    found = seconds_of(config, settings, settings.cases)
+    assert found == {case: pytest.approx(5 * one) for case, one in nominal.items()}
+    assert expected_of(config, settings, settings.cases).shared["ref-llama"] == 2.0
+    config.cache = Cache(
+        durations={f"{first.id} on cpu": 3 * nominal[first]}, loads={"ref-llama on cpu": 1.5}
+    )  # type: ignore[assignment]
+    found = seconds_of(config, settings, settings.cases)
+    assert found == {case: pytest.approx(3 * one) for case, one in nominal.items()}
+    assert expected_of(config, settings, settings.cases).shared["ref-llama"] == 1.5
+
+
+def test_shards_go_by_the_report_of_an_earlier_run(configure: Configure, tmp_path: Path) -> None:
+    words = ("--mx-models", "ref-llama,ref-neo,ref-moe", "--mx-precision", "fp32", "--mx-report", "r")
+
+    def parts(*more: str) -> list[set[str]]:
+        return [set(read_settings(configure(*words, *more, "--mx-shard", f"{i}/2")).models) for i in (1, 2)]
+
+    assert parts() != [{"ref-neo"}, {"ref-llama", "ref-moe"}]
+    file = report(
+        tmp_path / "accuracy.json",
+        {"ref-llama-fp32": (20.0, 10.0), "ref-neo-fp32": (900.0, 2.0), "ref-moe-fp32": (30.0, 3.0)},
+    )
+    assert parts(f"--mx-durations={file}") == [{"ref-neo"}, {"ref-llama", "ref-moe"}]
 
 
 def test_the_plan(configure: Configure) -> None:
