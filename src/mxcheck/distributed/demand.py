@@ -40,7 +40,7 @@ def demand(model: PlannedModel, *, on_gpus: bool, device_bytes: int) -> Demand:
     if not on_gpus:
         return Demand(cpus=1, gpus=0, memory=model.footprint.bytes_needed)
     try:
-        gpus = model.footprint.devices(device_bytes)
+        gpus = model.footprint.fitted(device_bytes, several=True).devices(device_bytes)
     except ValueError as error:
         raise ValueError(f"{model.label}: {error}; or say what the GPUs have with --device-gib") from error
     return Demand(cpus=1, gpus=gpus, memory=0)

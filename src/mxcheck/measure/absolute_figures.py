@@ -42,6 +42,7 @@ def absolute(session: ModelSession, case: Case) -> Absolute:
     from mxcheck.evaluation.logits import vocabulary_of
     from mxcheck.evaluation.measure import evaluate
     from mxcheck.kernels.grown import growing
+    from mxcheck.measure.memory_choice import memory_of
     from mxcheck.models.conversion.convert import convert
 
     recipe = session.measuring.recipe_of(case)
@@ -58,7 +59,11 @@ def absolute(session: ModelSession, case: Case) -> Absolute:
     if (unknown := _unknown(recipe)) is not None:
         return replace(known, unknown=unknown)
     together = recipe.sequences_a_pass or session.measuring.batch_size_of(case.model)
-    conversion = convert(resident.loaded.model, recipe)
+    conversion = convert(
+        resident.loaded.model,
+        recipe,
+        memory=memory_of(session.measuring.memory, resident.loaded.model, recipe),
+    )
     try:
         with growing():  # the pass has few positions
             compared, wrong = compared_with_the_oracle(conversion, tokens[:together])
@@ -148,23 +153,27 @@ def random_signs(conversion: Conversion, seed: int) -> Iterator[None]:
         cast = activation_cast(operand, "eager", axis=axis)
         return lambda x: turned(x, cast(x))
 
+    def weights(cast: Cast) -> Callable[[str, Tensor], Tensor]:
+        drawn: dict[str, Tensor] = {}  # the generator's state before a weight's signs
+
+        def turned_weight(key: str, original: Tensor) -> Tensor:
+            now = generator.get_state()
+            generator.set_state(drawn.setdefault(key, now))
+            values = turned(original, cast(original))
+            if drawn[key] is not now:
+                generator.set_state(now)
+            return values
+
+        return turned_weight
+
     with ExitStack() as undo, _replaced_casts(conversion, replacement):
         for name, module in conversion.modules.items():
             assert isinstance(module, ConvertedLinear)
             operand = conversion.recipe.roles[conversion.replaced[name]].weights
             cast = activation_cast(operand, "eager", axis=module.axis)
+            undo.enter_context(module.with_weights(weights(cast), own_product=module.is_plain))
             if module.is_plain:
-                undo.callback(module.activate)
-                module.revert()
                 undo.enter_context(_casting(module))
-            for key, original, weight in module.weights():
-                values = turned(original, cast(original))
-                if module.is_plain:
-                    # a new parameter: an embedding may share the module's
-                    setattr(module.module, key, torch.nn.Parameter(values, requires_grad=False))
-                else:
-                    undo.callback(weight.copy_, weight.clone())
-                    weight.copy_(values)  # in place: products identify a weight by its storage
         yield
 
 

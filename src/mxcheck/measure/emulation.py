@@ -15,6 +15,7 @@ from mxcheck.evaluation.measure import Measurement, evaluate
 from mxcheck.evaluation.spent import spent_on
 from mxcheck.evaluation.sublayer_errors import SublayerErrors, sublayer_errors
 from mxcheck.kernels.grown import as_it_is, growing
+from mxcheck.measure.memory_choice import memory_of
 from mxcheck.measure.steady_casts import SteadyCasts
 from mxcheck.models.conversion.convert import Conversion
 
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Emulated:
     """Results of a model under a recipe: the conversion and its figures. `dtype` is that of the converted
-    model: a recipe may change it. `unsteady`: modules whose casts changed, and how; `refused`: kinds of input
-    that the kernel refuses, and why."""
+    model: a recipe may change it. `memory`: where its quantized weights were (`convert`). `unsteady`: modules
+    whose casts changed, and how; `refused`: kinds of input that the kernel refuses, and why."""
 
     result: Measurement
     dtype: torch.dtype
     digests: Digests
+    memory: str
     unsteady: dict[str, str]
     refused: dict[str, str]
     sublayers: SublayerErrors | None
@@ -58,18 +60,20 @@ def emulate(
     metrics: Sequence[Metric] = (),
     begin: Callable[[], Callable[[int], None] | None] = lambda: None,
     held: set[Hashable] | None = None,
+    memory: str = "kept",
 ) -> Emulated:
     """Convert `model` by `recipe`, measure it on tokens [sequences, length], and restore it bit for bit.
 
     `states` are the start states for the errors of decoder layers; None: these are not measured. `begin` is
     called when the model is converted; the function it returns is called for each batch. `held` holds the
-    keys of casts' code that was tested before (`SteadyCasts`).
+    keys of casts' code that was tested before (`SteadyCasts`). `memory` is `auto`, `kept` or `lean`
+    (`memory_choice.memory_of`).
 
     Raises ValueError as `convert` and `evaluate` do, UnavailableError where the recipe's library cannot run
     here or on this model.
     """
     with spent_on("convert"):
-        casts = SteadyCasts(model, recipe, held)
+        casts = SteadyCasts(model, recipe, held, memory=memory_of(memory, model, recipe))
     conversion = casts.conversion
     try:
         with growing():  # except for the text, only probes and passes of few tokens follow
@@ -98,6 +102,7 @@ def emulate(
         result=result,
         dtype=dtype,
         digests=digests,
+        memory=conversion.memory,
         unsteady=casts.wrong,
         refused=casts.refused,
         sublayers=layers,

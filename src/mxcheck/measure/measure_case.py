@@ -112,6 +112,7 @@ def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
             metrics=resolve_metrics(measuring.metrics),
             begin=lambda: session.progress(case.id, tokens, together),
             held=session.held,
+            memory=measuring.memory,
         )
     session.cost = Cost(
         device=session.device_class, tokens=scored, seconds=seconds, peak_bytes=session.peak_bytes
@@ -141,6 +142,7 @@ def _measured(session: ModelSession, case: Case, recipe: Recipe) -> Record:
         environment=session.environment
         | {"batch_size": str(together)}
         | ({"kernel": recipe.kernel} if cells else {})  # `Measuring.recipes` may name another one
+        | ({} if found.memory == "kept" else {"memory": found.memory})
         | _dtype(next(model.parameters()).dtype)
         | _version(recipe.library)
         | _refused(found.refused),

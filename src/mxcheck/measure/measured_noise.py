@@ -86,6 +86,7 @@ class Job:
     trust_remote_code: bool = False
     states: str | None = None
     reference_cache: int = 0
+    memory: str = "auto"
 
 
 def noise_of(
@@ -133,6 +134,7 @@ def _job(session: ModelSession, model: str, cases: Mapping[str, Case], gpus: Seq
         trust_remote_code=model in measuring.trusted,
         states=_states_file(session, model),
         reference_cache=measuring.reference_cache * 2**20,
+        memory=measuring.memory,
     )
 
 
@@ -242,7 +244,7 @@ def _trials(job: Job, environment: str) -> list[Trial]:
         states = load_states(Path(job.states), weights=loaded.weights_fingerprint)
     trials = []
     for recipe in recipes:
-        trials.append(_trial(environment, loaded.model, recipe, tokens, reference, states, job.batch_size))
+        trials.append(_trial(environment, loaded.model, recipe, tokens, reference, states, job))
         print(f"{_MEASURED}{len(trials)}", flush=True)  # noqa: T201  (the parent reads it)
     return trials
 
@@ -262,14 +264,14 @@ def _trial(
     tokens: Tensor,
     reference: Measurement,
     states: LayerStates | None,
-    batch_size: int,
+    job: Job,
 ) -> Trial:
     from mxcheck.measure.emulation import emulate
     from mxcheck.models.conversion.convert import UnavailableError
 
-    together = recipe.sequences_a_pass or batch_size
+    together = recipe.sequences_a_pass or job.batch_size
     try:
-        found = emulate(model, recipe, tokens, reference, states, batch_size=together)
+        found = emulate(model, recipe, tokens, reference, states, batch_size=together, memory=job.memory)
     except UnavailableError as error:
         return Trial(environment=environment, unavailable=str(error))
     except (MemoryError, RuntimeError, ValueError) as error:  # this case's own: the others go on

@@ -26,7 +26,9 @@ from mxcheck.measure.environment import environment
 from mxcheck.measure.evaluation_tokens import evaluation_text, has_own_tokens, own_tokens_path
 from mxcheck.measure.kernel_asked import KernelCells
 from mxcheck.measure.passive_threads import load_torch
+from mxcheck.models.zoo.footprint import LEAN
 from mxcheck.models.zoo.known_models import model_source
+from mxcheck.run.cost import estimated
 from mxcheck.run.measurement_settings import Measuring
 
 if TYPE_CHECKING:
@@ -326,6 +328,7 @@ class ModelSession:
             devices=self._devices,
             dtype=measuring.dtype,
             trust_remote_code=label in measuring.trusted,
+            share=self._share(label),
         )
         text = evaluation_text(measuring, label, loaded, shared=self.shared)
         together = measuring.batch_size_of(label)
@@ -344,6 +347,15 @@ class ModelSession:
             reference=reference,
             states=self._states(label, loaded, text.tokens),
         )
+
+    def _share(self, label: str) -> float:
+        """Return the share of each of several devices for the weights as loaded: half, unless the lease has
+        no room for a kept copy of them."""
+        known = estimated(self.measuring, label) if label in self.measuring.models else None
+        leased = sum((self._devices or {}).values())
+        fits = known is None or known.weight_bytes + len(self._devices or ()) * known.working_bytes <= leased
+        kept = self.measuring.memory == "kept" or (self.measuring.memory == "auto" and fits)
+        return 0.5 if kept else 1 / LEAN
 
     def states_path(self, label: str, weights: str) -> Path:
         """Return the path of the reference states of a model with these weights (their fingerprint): a model

@@ -35,7 +35,7 @@ from mxcheck.measure.probe_inputs import questions
 from mxcheck.measure.probed_cast import CastParts, ProbedCast, first_wrong, rows_of, uneven_probe
 from mxcheck.models.conversion.call_casts import CallCast, call_casts
 from mxcheck.models.conversion.casts import CastFailedError, CastRefusedError, activation_cast
-from mxcheck.models.conversion.classify import reduction_axis, weight_parameters
+from mxcheck.models.conversion.classify import owned_weight, reduction_axis, weight_parameters
 from mxcheck.models.conversion.convert import convert
 from mxcheck.models.conversion.linear import ConvertedLinear, LibraryLinear
 from mxcheck.models.conversion.probe import (
@@ -63,14 +63,16 @@ class SteadyCasts:
         refused: kinds of input that a user's kernel refused, in words, and why.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, held: set[Hashable] | None = None) -> None:
-        """Convert `model`. Raises as `convert` does.
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, held: set[Hashable] | None = None, *, memory: str = "kept"
+    ) -> None:
+        """Convert `model`, with `memory` as `convert` takes it. Raises as `convert` does.
 
         `held` holds the keys of code tested before, and is extended: the longest tests run once.
         """
         called: list[Kernel] = []
         with called_kernels(called.append):
-            self.conversion = convert(model, recipe)
+            self.conversion = convert(model, recipe, memory=memory)
         self.wrong: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         self._held = set[Hashable]() if held is None else held
@@ -202,7 +204,7 @@ class SteadyCasts:
         seen = set[int]()
         for name, module in self.conversion.modules.items():
             if isinstance(module, LibraryLinear):
-                weight = module.module.get_parameter("weight")
+                weight = owned_weight(module.module)
                 width = weight.shape[reduction_axis(module.module)]
                 if width not in seen:
                     seen.add(width)
@@ -272,7 +274,7 @@ def _widths(one: CallCast) -> list[int]:
     if not isinstance(one.part, ConvertedLinear):
         return [ATTENTION_LENGTH]
     module = one.part.module
-    shapes = [module.get_parameter(key).shape for key in weight_parameters(module)]
+    shapes = [owned_weight(module, key).shape for key in weight_parameters(module)]
     return list(dict.fromkeys(shape[one.part.axis] for shape in shapes))
 
 

@@ -36,6 +36,7 @@ def estimate(
     batch_size: int | None,
     own: Path | None = None,
     reference_cache: int = DEFAULT_REFERENCE_CACHE,
+    memory: str = "kept",
 ) -> Footprint | None:
     """Return the estimated footprint of a model on its own text, or on a corpus (`own` is None); None if it
     cannot be known before loading. `own` is the folder of its baselines, which holds the text of a model that
@@ -55,6 +56,7 @@ def estimate(
         batch_size=batch_size or usual,
         text=text,
         reference_cache=reference_cache * 2**20,
+        memory=memory,
     )
 
 
@@ -68,6 +70,7 @@ def estimated(settings: Measuring, label: str) -> Footprint | None:
         batch_size=settings.batch_size,
         own=settings.baselines / label if settings.corpus.is_self else None,
         reference_cache=settings.reference_cache,
+        memory=settings.memory,
     )
 
 

@@ -39,6 +39,8 @@ class Measuring:
         batch_size: sequences in a forward pass; None: the model card's, else 8. It changes no result.
         reference_cache: most MiB of the reference's logits that are kept where they could be computed again
             (a large vocabulary's). It changes no result.
+        memory: where quantized weights are: `kept`, `lean` (made at each forward) or `auto`, by what is free.
+            It changes no result.
         metrics: names of the user's own metrics.
         kernel: name of the kernel that casts where `recipes` does not say.
         device: `auto`, `cpu` or `cuda`.
@@ -54,6 +56,7 @@ class Measuring:
     sequence_length: int | None = None
     batch_size: int | None = None
     reference_cache: int = DEFAULT_REFERENCE_CACHE
+    memory: str = "auto"
     metrics: tuple[str, ...] = ()
     kernel: str = "eager"
     device: str = "auto"

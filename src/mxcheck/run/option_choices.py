@@ -17,5 +17,7 @@ AXES = tuple(map(str, range(-4, 4)))
 BLOCK_SIZES = ("16", "32", "64", "128")
 #: `--mx-dtype` -> torch's name.
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+#: `--mx-memory`.
+MEMORIES = ("auto", "kept", "lean")
 #: `--mx-global`: what results of element-wise operations are cast to.
 ELEMENTWISE = (BF16, *ELEMENT_FORMATS)

@@ -61,9 +61,12 @@ FAULTS: tuple[Fault, ...] = (
         changes=(
             *rewrite(
                 f"{_LINEAR}.activate",
-                call("setattr"),
-                statement(),
-                to="own = self._originals[key]\nown.data, value.data = value.data, own.data",
+                assignment("self.module._parameters"),
+                to="for key, value in self._quantized.items():\n"
+                "    own = self._originals[key]\n"
+                "    own.data, value.data = value.data, own.data\n"
+                "    self._states[key] = state_of(own)\n"
+                "it",
             ),
             *rewrite(
                 f"{_LINEAR}.revert",

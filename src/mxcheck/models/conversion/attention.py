@@ -11,6 +11,7 @@ therefore moves earlier logits of its own block, though the mask holds.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,6 +56,16 @@ def _class_of(module: nn.Module) -> str:
     return "" if name.endswith(("Layer", "Block")) else name
 
 
+class _Storages(Container[int]):
+    """The storages of a module's parameters, also of those that are quantized and kept while it runs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __contains__(self, address: object) -> bool:
+        return any(storage(value) == address for value in self._module.parameters())
+
+
 class ConvertedAttention:
     """An attention module with casts on the operands of both products."""
 
@@ -77,7 +88,7 @@ class ConvertedAttention:
                 lambda x: self.first(x),
                 lambda x: self.second(x),
                 wide=self._wide,
-                weights={storage(value) for value in self.module.parameters()},
+                weights=_Storages(self.module),
                 observe=lambda x: self.observe(x),
             ) as mode:
                 output = self._forward.original(*args, **kwargs)

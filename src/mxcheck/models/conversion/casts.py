@@ -15,7 +15,7 @@ from mxcheck.kernels.api import Kernel, cast_with, fake_quantize_with, kernel_na
 from mxcheck.kernels.counts import CastCounts, count_cast
 from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.kernels.domain import NotSupported, named
-from mxcheck.kernels.grown import is_growing
+from mxcheck.kernels.grown import as_it_is, is_growing
 from mxcheck.kernels.quantized import QuantizedTensor
 from mxcheck.kernels.refusals import is_interrupt, own_word, refusal
 from mxcheck.kernels.standing_for import house_cast, stand_for
@@ -171,6 +171,26 @@ def cast_weight(
         nbytes=quantized.nbytes,
         counts=count_cast(weight, quantized),
     )
+
+
+def weight_values(
+    weight: Tensor, operand: Operand | None, kernel: str, *, axis: int, of: str = "a weight"
+) -> Tensor:
+    """Return the values of `cast_weight`, bit for bit, and nothing else: for a weight that is cast at each
+    forward."""
+    if operand is None or operand.format == BF16:
+        return weight if operand is None else round_to_bf16(weight)
+    spec, own = operand.spec(axis=axis), resolve_kernel(kernel)[0]
+    dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
+    in_dtype = activation_cast(operand, kernel, axis=axis, of=of)
+    with undisturbed("cast"), as_it_is():  # an operand of the case, also where a probe meets it
+        if own is _HOUSE:
+            return in_dtype(weight.to(dtype))
+        with _by_name(kernel, own, of, weight, spec):
+            quantized = cast_with(weight, spec, own)
+        if not isinstance(quantized, Tensor):
+            return quantized.dequantize(dtype)
+        return quantized if dtype == weight.dtype else in_dtype(weight.to(dtype))
 
 
 def _of_values(weight: Tensor, values: Tensor, house: QuantizedTensor) -> CastWeight:

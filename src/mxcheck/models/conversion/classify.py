@@ -38,6 +38,12 @@ def weight_parameters(module: nn.Module) -> list[str]:
     return expert_parameters(module) or ["weight"]
 
 
+def owned_weight(module: nn.Module, key: str = "weight") -> nn.Parameter:
+    """Return a weight of a linear-like module as its model has it: of a lean conversion the attribute is the
+    quantized one, made at each read."""
+    return dict(module.named_parameters(recurse=False))[key]
+
+
 def reduction_axis(module: nn.Module) -> int:
     """Return the axis of the weights along which the products of a linear-like module sum: -1 for [..., out,
     in], -2 where the weight is stored [..., in, out] (`Conv1D`, and experts that transformers calls
@@ -82,12 +88,10 @@ def classify(model: nn.Module) -> dict[str, str]:
 def _is_linear_like(module: nn.Module, class_name: str) -> bool:
     if isinstance(module, (nn.Linear, Conv1D)) or expert_parameters(module):
         return True
+    if not (_ROUTER_CLASS.search(class_name) or _GATE_CLASS.search(class_name)):
+        return False
     weight = getattr(module, "weight", None)
-    return (
-        bool(_ROUTER_CLASS.search(class_name) or _GATE_CLASS.search(class_name))
-        and isinstance(weight, nn.Parameter)
-        and weight.dim() == 2
-    )
+    return isinstance(weight, nn.Parameter) and weight.dim() == 2
 
 
 def _role(name: str, module: nn.Module, classes: dict[str, str], router_widths: frozenset[int]) -> str:
@@ -118,7 +122,7 @@ def _outputs(module: nn.Module) -> int:
     """Return the number of outputs of a linear-like module other than experts."""
     if isinstance(module, nn.Linear):
         return module.out_features
-    return module.nf if isinstance(module, Conv1D) else module.get_parameter("weight").shape[0]
+    return module.nf if isinstance(module, Conv1D) else owned_weight(module).shape[0]
 
 
 def _ancestors_in_the_layer(name: str, layer: str) -> Iterator[str]:

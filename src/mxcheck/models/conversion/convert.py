@@ -9,12 +9,16 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from mxcheck.formats.choices import choose
 from mxcheck.models.backends.backend import backend
 from mxcheck.models.conversion.attention import ConvertedAttention, attention_modules
 from mxcheck.models.conversion.classify import classify, weight_parameters
 from mxcheck.models.conversion.elementwise import GlobalQuantization
 from mxcheck.models.conversion.linear import Converted, ConvertedLinear, LibraryLinear
 from mxcheck.models.recipes.recipe import Recipe
+
+#: Where the quantized weights are.
+MEMORIES = ("kept", "lean")
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +40,11 @@ class Conversion:
     size before.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, memory: str = "kept") -> None:
         self.model = model
         self.recipe = recipe
+        #: Whether quantized weights are `kept`, or `lean`: made at each forward.
+        self.memory = memory if can_be_lean(recipe) else "kept"
         self.replaced: dict[str, str] = {}
         self.unconverted: dict[str, str] = {}
         self.modules: dict[str, Converted] = {}
@@ -103,8 +109,21 @@ class Conversion:
         self._active = False
 
 
-def convert(model: nn.Module, recipe: Recipe) -> Conversion:
+def can_be_lean(recipe: Recipe) -> bool:
+    """Return whether a recipe's weights can be quantized at each forward: those that mxcheck casts. A library
+    holds its own, and `bf16` converts every parameter at once."""
+    return recipe.library is None and bool(recipe.roles)
+
+
+def convert(model: nn.Module, recipe: Recipe, *, memory: str = "kept") -> Conversion:
     """Quantize `model` in place by `recipe`, and return the handle that undoes it.
+
+    `memory` is `kept`, which holds a quantized copy of the weights, or `lean`, which makes each at every
+    forward of its module and drops it: one model and one layer, the same results. While a lean model is
+    converted, `parameters()` and `state_dict()` give the original weights. Where `lean` does not apply (see
+    `can_be_lean`) weights are kept; `Conversion.memory` says which it is. Both multiply by the weights as
+    they are at the forward: what their owner changes in between is cast anew, unless it was written through
+    `.data`, which torch does not count and only `lean` sees.
 
     `fp32` changes nothing; `bf16` casts every floating-point parameter (buffers, such as the rotary
     frequencies, keep their dtype, as when a checkpoint is loaded in bf16). Other precisions convert every
@@ -115,12 +134,13 @@ def convert(model: nn.Module, recipe: Recipe) -> Conversion:
     affects that scale, and so the earlier logits: the measured model is not causal, and its figures apply to
     complete sequences (see `Recipe.looks_ahead`).
 
-    Raises ValueError where the model is already converted, or no module has a role of the recipe;
+    Raises ValueError where the model is already converted, no module has a role of the recipe, or there is no
+    such memory;
     UnavailableError where a library is missing, or converts none of the modules.
     """
     if hasattr(model, _MARK):
         raise ValueError("the model is converted already; call undo() on its Conversion first")
-    conversion = Conversion(model, recipe)
+    conversion = Conversion(model, recipe, memory=choose("memory", memory, MEMORIES))
     if recipe.precision == "bf16":
         conversion._parameters = [(p, p.data) for p in model.parameters() if p.is_floating_point()]
     elif recipe.roles:
@@ -161,7 +181,9 @@ def _convert_linears(conversion: Conversion) -> None:
         )
     if recipe.library is None:
         for name, role in chosen.items():
-            conversion.modules[name] = ConvertedLinear(name, modules[name], recipe.roles[role], recipe)
+            conversion.modules[name] = ConvertedLinear(
+                name, modules[name], recipe.roles[role], recipe, lean=conversion.memory == "lean"
+            )
     else:
         _convert_by_library(conversion, {name: modules[name] for name in chosen})
     conversion.replaced = {name: role for name, role in chosen.items() if name in conversion.modules}

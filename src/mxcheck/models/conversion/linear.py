@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from mxcheck.models.conversion.casts import (
     cast_weight,
     digest_weights,
     refuse_gradient,
+    weight_values,
 )
 from mxcheck.models.conversion.classify import expert_parameters, reduction_axis, weight_parameters
+from mxcheck.models.conversion.converted_parameters import ConvertedParameters, State, state_of
 from mxcheck.models.conversion.product_hooks import PRODUCTS, Cast, LinearCast, storage
 from mxcheck.models.recipes.recipe import Casts, Recipe
 
@@ -62,9 +65,16 @@ class Method:
 
 
 class ConvertedLinear:
-    """A linear-like module with mxcheck's casts on its operands."""
+    """A linear-like module with mxcheck's casts on its operands.
 
-    def __init__(self, name: str, module: nn.Module, casts: Casts, recipe: Recipe) -> None:
+    `lean`: quantize its weights at each forward, into memory that is free again at its end; else keep the
+    quantized weights. Either way a forward multiplies by the weights as they are then: what their owner
+    changed is cast anew (see `converted_parameters.state_of`).
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, casts: Casts, recipe: Recipe, *, lean: bool = False
+    ) -> None:
         self.name = name
         self.module = module
         #: Number of forward calls while converted.
@@ -80,7 +90,9 @@ class ConvertedLinear:
         )
         self._forward = Method(module)
         self._originals = {key: module.get_parameter(key) for key in weight_parameters(module)}
+        #: Quantized weights that are kept: all of them, or if lean those that the model reads elsewhere.
         self._quantized: dict[str, nn.Parameter] = {}
+        self._lean = lean
         #: The axis along which the products sum and the weights' blocks lie.
         self.axis = reduction_axis(module)
         axis, casts_of_weights = self.axis, list[CastWeight]()
@@ -91,6 +103,10 @@ class ConvertedLinear:
             # share the original's flag: `requires_grad_(False)` on the converted model must reach it
             self._quantized[key] = nn.Parameter(cast.values, requires_grad=original.requires_grad)
             casts_of_weights.append(cast)
+        self._states: dict[str, State] = {key: state_of(value) for key, value in self._originals.items()}
+        self._make: Callable[[str, Tensor], Tensor] = lambda _, weight: weight_values(
+            weight, casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}"
+        )
         self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
         self.weight_digest = digest_weights(casts_of_weights)
         #: Total counters of its weights' casts; None where one of the weights has no codes.
@@ -100,7 +116,10 @@ class ConvertedLinear:
         self.expert_rows: list[int] = []
         if names := expert_parameters(module):
             self.expert_rows = [0] * len(self._originals[names[0]])
-            self._first = self._quantized[names[0]]
+        if lean:
+            self._quantized.clear()  # digested and counted
+        #: The weights of the forward that runs.
+        self._now: dict[str, nn.Parameter] = {}
 
     @property
     def is_linear(self) -> bool:
@@ -117,34 +136,107 @@ class ConvertedLinear:
     def weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield each weight's name in its module, the original weight, and the current one."""
         for key, original in self._originals.items():
-            yield key, original.detach(), self.module.get_parameter(key).detach()
+            # else the module shall tell what it has; asking a lean one would keep it
+            lean = self._lean and key not in self._quantized
+            current = self._cast_anew(key) if lean else self.module.get_parameter(key)
+            yield key, original.detach(), current.detach()
+
+    @contextmanager
+    def with_weights(self, make: Callable[[str, Tensor], Tensor], *, own_product: bool) -> Iterator[None]:
+        """Multiply by other weights within the context: `make` gives them by name and original. It is called
+        once for each at the beginning, and if the module is lean again at each forward. With `own_product`
+        the module computes its product itself, without the conversion's casts and checks."""
+        before, kept, converted = self._make, {**self._quantized}, self.module.forward
+        self._make = make
+        for key in self._originals:
+            value = self._cast_anew(key)
+            if key in self._quantized:
+                self._keep(key, value)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with self._weights_now():
+                return self._forward.original(*args, **kwargs)
+
+        if own_product:
+            self._forward.replace(forward)
+        try:
+            yield
+        finally:
+            self._make = before
+            self._quantized.clear()
+            for key, value in kept.items():
+                self._keep(key, value)
+            self._forward.replace(converted)
+
+    def _cast_anew(self, key: str) -> nn.Parameter:
+        original = self._originals[key]
+        return nn.Parameter(self._make(key, original.detach()), requires_grad=original.requires_grad)
+
+    def _renew(self) -> None:
+        """Cast anew the kept weights whose originals were changed by their owner."""
+        for key in self._quantized:
+            state = state_of(self._originals[key])
+            if state is None or state != self._states[key]:
+                self._keep(key, self._cast_anew(key))
+
+    def _keep(self, key: str, value: nn.Parameter) -> None:
+        if value is not self._quantized.get(key):
+            self._quantized[key], self._states[key] = value, state_of(self._originals[key])
+
+    def _read(self, key: str) -> nn.Parameter:
+        """Return what the module's attribute is."""
+        if key in self._now:
+            return self._now[key]
+        if key not in self._quantized:
+            self._keep(key, self._cast_anew(key))
+        self._renew()
+        return self._quantized[key]
+
+    @contextmanager
+    def _weights_now(self) -> Iterator[dict[str, nn.Parameter]]:
+        """Yield the weights of one forward, which the module's attributes are within the context."""
+        self._renew()
+        before = self._now  # of a forward around this one
+        self._now = {
+            key: self._quantized[key] if key in self._quantized else self._cast_anew(key)
+            for key in self._originals
+        }
+        try:
+            yield self._now
+        finally:
+            self._now = before
 
     def _note_expert(self, x: Tensor, weight: Tensor) -> None:
         """Count the rows of `x` [..., rows, in] if `weight` is a slice of the first experts' weights: one
         expert's or all."""
-        if not self.expert_rows or storage(weight) != storage(self._first):
+        whole = next(iter(self._now.values()))
+        if not self.expert_rows or storage(weight) != storage(whole):
             return
-        first = (weight.storage_offset() - self._first.storage_offset()) // self._first.stride(0)
+        first = (weight.storage_offset() - whole.storage_offset()) // whole.stride(0)
         experts = len(weight) if weight.dim() == 3 else 1
         rows = x.numel() // x.shape[-1] // experts
         for expert in range(first, first + experts):
             self.expert_rows[expert] += rows
 
     def activate(self) -> None:
-        weights = {storage(value) for value in self._quantized.values()}
         # For experts and routers, whose result is not that of one product, cast each product's result;
         # elsewhere the module's own, including its bias.
         inside = not self.is_linear
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            refuse_gradient(self.name, (*args, *kwargs.values(), *self._quantized.values()))
-            with LinearCast(
-                lambda x: self.cast(x),  # looked up at the call: the probe replaces the cast
-                result=self.result if inside else None,
-                wide=self._wide,
-                weights=weights,
-                observe=self._note_expert,
-            ) as mode:
+            # whoever sets a flag on the converted model meets the kept weights, else the originals
+            flagged = (self._originals | self._quantized).values()
+            refuse_gradient(self.name, (*args, *kwargs.values(), *flagged))
+            with (
+                self._weights_now() as weights,
+                LinearCast(
+                    lambda x: self.cast(x),  # looked up at the call: the probe replaces the cast
+                    result=self.result if inside else None,
+                    wide=self._wide,
+                    weights={storage(value) for value in weights.values()},
+                    observe=self._note_expert,
+                ) as mode,
+            ):
                 output = self._forward.original(*args, **kwargs)
             if mode.products == 0:
                 names = ", ".join(dict.fromkeys(product.__name__ for product in PRODUCTS))
@@ -162,11 +254,20 @@ class ConvertedLinear:
                 )
             return self.result(output)
 
-        for key, value in self._quantized.items():
-            setattr(self.module, key, value)
+        # their owner may have put others there since
+        self._originals = {key: self.module.get_parameter(key) for key in self._originals}
+        self.module._parameters = ConvertedParameters(
+            self.module._parameters,
+            names=frozenset(self._originals),
+            kept=self._quantized,
+            read=self._read,
+            write=self._keep,
+        )
         self._forward.replace(forward)
 
     def revert(self) -> None:
+        if isinstance(self.module._parameters, ConvertedParameters):
+            self.module._parameters = self.module._parameters.owned()
         for key, value in self._originals.items():
             setattr(self.module, key, value)
         self._forward.restore()

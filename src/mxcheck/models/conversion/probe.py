@@ -27,7 +27,7 @@ from mxcheck.kernels.digest import MOST_GROUPS, Digest, digest, text_digest
 from mxcheck.kernels.digest_thread import begin
 from mxcheck.models.conversion.attention import ConvertedAttention
 from mxcheck.models.conversion.call_casts import ELEMENTWISE
-from mxcheck.models.conversion.classify import expert_parameters, reduction_axis
+from mxcheck.models.conversion.classify import expert_parameters, owned_weight, reduction_axis
 from mxcheck.models.conversion.convert import Conversion
 from mxcheck.models.conversion.linear import Converted, ConvertedLinear, LibraryLinear
 from mxcheck.models.conversion.product_hooks import PRODUCTS, Cast, casting
@@ -123,9 +123,9 @@ def _arguments(module: nn.Module) -> tuple[torch.Tensor, ...]:
     parameter = next(module.parameters(recurse=False))
     names = expert_parameters(module)
     if not names:
-        width = module.get_parameter("weight").shape[reduction_axis(module)]
+        width = owned_weight(module).shape[reduction_axis(module)]
         return (probe(ROWS, width).to(parameter.device, parameter.dtype),)
-    weight = module.get_parameter(names[0])
+    weight = owned_weight(module, names[0])
     experts, width = weight.shape[0], weight.shape[reduction_axis(module)]
     rows = ROWS * experts
     chosen = torch.arange(rows, device=parameter.device).unsqueeze(-1) % experts  # every expert, 32 rows each

@@ -7,7 +7,7 @@ stored as 3-D parameters, and the two products of attention in every architectur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ class LinearCast(TorchFunctionMode):
         *,
         result: Cast | None,
         wide: bool,
-        weights: set[int],
+        weights: Container[int],
         observe: Callable[[Tensor, Tensor], None] = lambda _first, _second: None,
     ) -> None:
         super().__init__()
@@ -143,7 +143,13 @@ class AttentionCast(TorchFunctionMode):
     """
 
     def __init__(
-        self, first: Cast, second: Cast, *, wide: bool, weights: set[int], observe: Callable[[Tensor], None]
+        self,
+        first: Cast,
+        second: Cast,
+        *,
+        wide: bool,
+        weights: Container[int],
+        observe: Callable[[Tensor], None],
     ) -> None:
         super().__init__()
         self._first, self._second, self._wide = first, second, wide

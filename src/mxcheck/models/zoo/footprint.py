@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from mxcheck.models.zoo.weight_files import CONFIG, TOKENS, read_header, read_js
 #: earlier models: a worker has several. (Measured, including models of a few MiB: 0.48 to 0.59 GiB for the
 #: first case, 0.73 for a process that ran five precisions on six reference models.)
 PROCESS_BYTES = GIB * 7 // 10
+#: Size of a model and of its largest quantized weight with the temporaries of its cast, over the model's.
+LEAN = 1.15
 #: Maximum size of the logits of all tokens that are kept whole. Larger ones are computed in chunks, and the
 #: decoder's output is kept instead, at most this many bytes (`evaluation.logits`).
 _KEPT_LOGITS, _CHUNK_LOGITS, _KEPT_BYTES = 2**25, 2**23, GIB
@@ -38,7 +40,8 @@ class Footprint:
     """Estimated resources of one model.
 
     Attributes:
-        weight_bytes: the weights, as loaded plus a quantized copy.
+        weight_bytes: the weights, as loaded plus a quantized copy of each where it is kept.
+        least_weight_bytes: the weights where no copy need be kept, by `--mx-memory=auto`; 0: as weight_bytes.
         working_bytes: everything besides the weights, needed on each of several devices.
         case_seconds: time of a nominal case.
         load_seconds: time to load it and measure its reference.
@@ -50,6 +53,15 @@ class Footprint:
     case_seconds: float
     load_seconds: float
     guessed: str = ""
+    least_weight_bytes: int = 0
+
+    def fitted(self, device_bytes: int, *, several: bool) -> Footprint:
+        """Return it without a kept copy where that needs fewer devices of `device_bytes`, of which there are
+        `several`, or where one does not hold it with the copy."""
+        least = replace(self, weight_bytes=self.least_weight_bytes or self.weight_bytes)
+        if several and self.working_bytes < device_bytes:
+            return least if least.devices(device_bytes) < self.devices(device_bytes) else self
+        return self if self.bytes_needed <= device_bytes else least
 
     @property
     def bytes_needed(self) -> int:
@@ -81,6 +93,7 @@ def footprint(
     batch_size: int,
     text: tuple[int, int] | None = None,
     reference_cache: int = 0,
+    memory: str = "kept",
 ) -> Footprint | None:
     """Estimate from a model's card, or from the headers of its safetensors files; where these cannot be read,
     from the sizes of its files.
@@ -92,6 +105,7 @@ def footprint(
         batch_size: sequences in a forward pass.
         text: sequences, and tokens in each, of the measured text, if known.
         reference_cache: most bytes of the reference's logits that are kept of a large vocabulary.
+        memory: `kept`, `lean` or `auto`.
 
     Returns None where nothing is known before loading: a hub id without a card.
     """
@@ -118,12 +132,14 @@ def footprint(
         working = PROCESS_BYTES + _working(shape, sequences, length, batch_size, item)
     else:
         return None
+    lean = math.ceil(LEAN * parameters * item)
     scored = sequences * length
     if scored * vocabulary > _KEPT_LOGITS:
         working += min(reference_cache, scored * vocabulary * item)
     case_seconds = _CASE_SECONDS + scored * (parameters + 8 * vocabulary) / _NOMINAL_SPEED
     return Footprint(
-        weight_bytes=2 * parameters * item,
+        weight_bytes=lean if memory == "lean" else 2 * parameters * item,
+        least_weight_bytes=lean if memory == "auto" else 0,
         working_bytes=working,
         case_seconds=case_seconds,
         load_seconds=_LOAD_SECONDS + parameters * item / _NOMINAL_READING + case_seconds,

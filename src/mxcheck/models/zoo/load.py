@@ -67,13 +67,15 @@ def load(
     devices: Mapping[int, int] | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    share: float = 0.5,
 ) -> LoadedModel:
     """Load a model of the zoo, a directory or a hub id with eager attention in `dtype` (None: the source's,
     which is the checkpoint's for a model with a card and float32 for any other).
 
     `device="cuda"` lets accelerate spread a model: over `devices` (index -> bytes) where there are several,
     or without `devices` over all GPUs, if by its card the model is too large for one. `"cuda:0"` never
-    spreads. `trust_remote_code` executes the checkpoint's code if it needs it.
+    spreads, and `share` is the share of each device that a spread model may take: the quantized weights need
+    the other half where they are kept. `trust_remote_code` executes the checkpoint's code if it needs it.
 
     Raises ValueError, in one line that names the model, for unsuitable files: they hold no model in its
     original precision, are damaged or contradictory, lack tensors of the model, hold tensors that the model
@@ -91,8 +93,7 @@ def load(
     if device == "cuda" and devices is not None and len(devices) > 1:
         _check_accelerate(f"model {source.name!r} goes over {len(devices)} devices")
         device_map = "auto"
-        # Half of each: the quantized weights need the other half.
-        max_memory = {index: size // 2 for index, size in devices.items()}
+        max_memory = {index: int(share * size) for index, size in devices.items()}
     # Process-wide settings: set within the lock, or threads would restore each other's values.
     with _LOADING, usual_settings(), _environment(_NO_CONVERSION_SERVICE):
         model = _from_pretrained(source, dtype, device_map, max_memory, trust_remote_code)

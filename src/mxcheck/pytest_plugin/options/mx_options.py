@@ -21,6 +21,7 @@ from mxcheck.run.option_choices import (
     BLOCK_SIZES,
     DTYPES,
     ELEMENTWISE,
+    MEMORIES,
     MODEL_ROUNDINGS,
     MODEL_SCALE_RULES,
 )
@@ -119,6 +120,13 @@ VALUES = {
         (
             "model suite: most MiB of the reference's logits that a worker keeps, of a vocabulary so large "
             "that they would be computed again for each case; does not change results"
+        ),
+    ),
+    "memory": (
+        "auto",
+        (
+            f"model suite: where quantized weights are: {', '.join(MEMORIES)}: kept beside the model, or "
+            "lean, made layer by layer at each forward; auto: by what is free; does not change results"
         ),
     ),
     "level": ("quick", f"kernel suite: how many inputs to test: {', '.join(LEVELS)}"),

@@ -29,7 +29,7 @@ from mxcheck.run.earlier_run import Durations, read_durations
 from mxcheck.run.ladder_cases import Changes
 from mxcheck.run.laid_out_cases import lay_out, left_out
 from mxcheck.run.measurement_settings import DEFAULT_REFERENCE_CACHE, DEFAULT_SAMPLES
-from mxcheck.run.option_choices import AXES, BLOCK_SIZES, DTYPES, MODEL_ROUNDINGS, MODEL_SCALE_RULES
+from mxcheck.run.option_choices import AXES, BLOCK_SIZES, DTYPES, MEMORIES, MODEL_ROUNDINGS, MODEL_SCALE_RULES
 from mxcheck.run.own_recipes import own_recipes
 from mxcheck.run.settings import Settings
 from mxcheck.scheduling.ledger import default_folder
@@ -102,6 +102,7 @@ def _read(config: pytest.Config) -> Settings:
         sequence_length=length,
         batch_size=batch_size,
         reference_cache=cache,
+        memory=choose("--mx-memory", options.value("memory") or "auto", MEMORIES),
         metrics=metrics,
         kernel=kernel,
         kernels=kernels,

@@ -1,0 +1,263 @@
+"""Weights that are quantized at each forward, and kept ones: the same bits, whatever their owner does."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, tiny
+from matrix_products import logits, some_tokens
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mxcheck.models.conversion import linear
+from mxcheck.models.conversion.classify import weight_parameters
+from mxcheck.models.conversion.convert import MEMORIES, Conversion, convert
+from mxcheck.models.conversion.linear import ConvertedLinear
+from mxcheck.models.conversion.probe import digests
+from mxcheck.models.recipes.recipe import Recipe, recipe
+
+IDS = some_tokens()
+MLP = "model.layers.0.mlp.up_proj"
+
+
+@contextmanager
+def lean_and_kept(name: str, made: Recipe, dtype: torch.dtype = torch.float32) -> Iterator[list[Conversion]]:
+    conversions = [convert(tiny(name).to(dtype), made, memory=memory) for memory in MEMORIES]
+    yield conversions
+    for conversion in conversions:
+        conversion.undo()
+
+
+def both(conversions: list[Conversion]) -> Tensor:
+    """The logits, which both give."""
+    kept, lean = (logits(one.model, IDS) for one in conversions)
+    assert torch.equal(kept, lean)
+    return kept
+
+
+def held(conversion: Conversion) -> dict[str, ConvertedLinear]:
+    return {name: one for name, one in conversion.modules.items() if isinstance(one, ConvertedLinear)}
+
+
+def kept_weights(conversion: Conversion) -> list[str]:
+    return [name for name, one in held(conversion).items() if one._quantized]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "made",
+    [
+        recipe("mxfp4_e2m1", tier="linears", outputs=True),
+        recipe("nvfp4", tier="B", attention=True),
+        recipe("mxfp8_e4m3", tier="A", weights_only=True),
+    ],
+    ids=["mxfp4-outputs", "nvfp4-attention", "weights-only"],
+)
+def test_the_same_bits_and_nothing_is_kept(name: str, made: Recipe) -> None:
+    with lean_and_kept(name, made) as (kept, lean):
+        before = logits(tiny(name), IDS)
+        assert not torch.equal(both([kept, lean]), before)
+        assert digests(kept) == digests(lean)
+        assert kept_weights(lean) == []
+        assert kept_weights(kept) == [*kept.modules]
+        lean.undo()
+        assert torch.equal(logits(lean.model, IDS), before)
+
+
+@pytest.mark.parametrize("precision", ["nvfp4", "fp8_tensor_e4m3", "mxint8", "bf16_operands"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_same_bits_in_16_bits(precision: str, dtype: torch.dtype) -> None:
+    with lean_and_kept("mixtral-8x7b", recipe(precision, tier="A"), dtype) as found:
+        both(found)
+
+
+def owned(conversion: Conversion, name: str = MLP) -> tuple[nn.Module, Tensor]:
+    """A module, and its weight as its owner had it before."""
+    module = conversion.model.get_submodule(name)
+    return module, held(conversion)[name]._originals["weight"]
+
+
+def in_place(conversion: Conversion) -> None:
+    with torch.no_grad():
+        owned(conversion)[1].add_(0.01)
+
+
+def in_inference_mode(conversion: Conversion) -> None:
+    with torch.inference_mode():
+        owned(conversion)[1].mul_(1.7)
+
+
+def other_memory(conversion: Conversion) -> None:
+    weight = owned(conversion)[1]
+    weight.data = weight.data * 1.3
+
+
+def while_suspended(conversion: Conversion) -> None:
+    with conversion.suspended():
+        module = owned(conversion)[0]
+        module.weight = nn.Parameter(module.weight * 0.9, requires_grad=False)
+
+
+def by_the_attribute(conversion: Conversion) -> None:
+    """Of the quantized weight, as whoever reads the attribute meets it."""
+    with torch.no_grad():
+        owned(conversion)[0].weight.mul_(0.7)
+
+
+def assigned(conversion: Conversion) -> None:
+    module, weight = owned(conversion)
+    module.weight = nn.Parameter(weight * 0.3, requires_grad=False)
+
+
+CHANGES = [in_place, in_inference_mode, other_memory, while_suspended, by_the_attribute, assigned]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_weight_that_its_owner_changes_counts_at_the_next_forward(
+    change: Callable[[Conversion], None],
+) -> None:
+    with lean_and_kept("llama-3.1-8b", recipe("mxfp8_e4m3", tier="B")) as found:
+        before = both(found)
+        for conversion in found:
+            change(conversion)
+        after = both(found)
+        assert not torch.equal(after, before)
+        assert torch.equal(both(found), after)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("change", [in_place, other_memory, while_suspended])
+def test_what_the_owner_changed_is_cast_and_outlives_the_conversion(
+    memory: str, change: Callable[[Conversion], None]
+) -> None:
+    made = recipe("mxfp8_e4m3", tier="B")
+    conversion = convert(tiny("llama-3.1-8b"), made, memory=memory)
+    logits(conversion.model, IDS)
+    change(conversion)
+    found = logits(conversion.model, IDS)
+    conversion.undo()
+    again = convert(conversion.model, made)
+    assert torch.equal(logits(again.model, IDS), found)
+
+
+def test_weights_whose_changes_torch_does_not_count_are_cast_each_time() -> None:
+    with torch.inference_mode():
+        conversion = convert(tiny("llama-3.1-8b").to(torch.float64).float(), recipe("mxfp8_e4m3", tier="A"))
+        before = logits(conversion.model, IDS)
+        in_place(conversion)
+        assert not torch.equal(logits(conversion.model, IDS), before)
+
+
+class ReadsItsWeights(nn.Module):
+    """An attention's part that multiplies by two weights itself, and holds both meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(64, 64, bias=False).requires_grad_(False)
+        self.down_proj = nn.Linear(64, 64, bias=False).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.up_proj.weight, self.down_proj.weight])
+        first, second = nn.functional.linear(x, both).chunk(2, dim=-1)
+        return first * second
+
+
+class ReadsItsWeightsMLP(ReadsItsWeights):
+    """By its name an MLP."""
+
+
+def test_a_weight_that_the_model_reads_itself_is_quantized_and_from_then_on_kept() -> None:
+    found = []
+    torch.manual_seed(0)
+    mlp = ReadsItsWeightsMLP()
+    for memory in MEMORIES:
+        model = tiny("llama-3.1-8b")
+        model.model.layers[1].mlp = copy.deepcopy(mlp)
+        found.append(convert(model, recipe("mxfp4_e2m1", tier="B"), memory=memory))
+    both(found)
+    names = ["model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj"]
+    assert kept_weights(found[1]) == names
+    for conversion in found:
+        with torch.no_grad():
+            owned(conversion, names[0])[1].mul_(1.1)
+    both(found)
+    found[1].undo()
+    assert "weight" in dict(found[1].model.get_submodule(names[0]).named_parameters())
+
+
+def test_a_lean_module_shows_its_owner_s_weights_and_reads_quantized_ones() -> None:
+    model = tiny("llama-3.1-8b")
+    weight = model.get_submodule(MLP).weight
+    conversion = convert(model, recipe("mxfp4_e2m1", tier="B"), memory="lean")
+    module = model.get_submodule(MLP)
+    assert dict(module.named_parameters())["weight"] is weight
+    assert torch.equal(model.state_dict()[f"{MLP}.weight"], weight)
+    assert kept_weights(conversion) == []
+    assert not torch.equal(module.weight, weight)
+    assert type(copy.deepcopy(module)._parameters) is dict
+    conversion.undo()
+    assert module.weight is weight
+    assert type(module._parameters) is dict
+
+
+def test_a_lean_module_s_bias_is_its_own() -> None:
+    model = tiny("gpt2")
+    conversion = convert(model, recipe("mxfp4_e2m1", tier="B"), memory="lean")
+    module = model.get_submodule(next(iter(conversion.modules)))
+    bias = nn.Parameter(torch.ones_like(module.bias), requires_grad=False)
+    module.bias = bias
+    conversion.undo()
+    assert module.bias is bias
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_gradient_is_refused(memory: str) -> None:
+    model = tiny("llama-3.1-8b")
+    conversion = convert(model, recipe("mxfp8_e4m3", tier="A"), memory=memory)
+    model.requires_grad_(True)
+    with pytest.raises(ValueError, match="no gradient passes"):
+        model(input_ids=IDS)
+    model.requires_grad_(False)
+    model(input_ids=IDS)
+    conversion.undo()
+
+
+def test_experts_are_cast_once_a_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their loop reads the stacked weights once for each expert."""
+    cast = linear.weight_values
+    calls: list[tuple[int, ...]] = []
+
+    def counted(weight: Tensor, *arguments: object, **named: object) -> Tensor:
+        calls.append(tuple(weight.shape))
+        return cast(weight, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(linear, "weight_values", counted)
+    model = tiny("mixtral-8x7b")
+    conversion = convert(model, recipe("mxfp4_e2m1", tier="A"), memory="lean")
+    assert calls == []  # the casts at conversion are those that are digested
+    logits(model, IDS)
+    weights = [
+        tuple(value.shape)
+        for name, one in held(conversion).items()
+        for key, value in one.module.named_parameters(recurse=False)
+        if key in weight_parameters(one.module)
+    ]
+    assert sorted(calls) == sorted(weights)
+    conversion.undo()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "scaled_mm_fp8"])
+def test_what_mxcheck_does_not_cast_is_kept(precision: str) -> None:
+    made = recipe(precision, tier="A" if precision == "scaled_mm_fp8" else None)
+    conversion = convert(tiny("llama-3.1-8b"), made, memory="lean")
+    assert conversion.memory == "kept"
+    conversion.undo()
+
+
+def test_there_is_no_other_memory() -> None:
+    model: PreTrainedModel = tiny("llama-3.1-8b")
+    with pytest.raises(ValueError, match="memory"):
+        convert(model, recipe("mxfp8_e4m3", tier="A"), memory="auto")
+    assert not hasattr(model, "_mxcheck_conversion")
