@@ -53,6 +53,28 @@ class QuantizedTensor:
         exact = elements.double() * self._spread(decode_scales(self.scales, self.tensor_scale))
         return exact.float().to(dtype)
 
+    def unscaled(self) -> tuple[Tensor, Tensor]:
+        """Return elements in bf16, exact, and the fp32 scale of their row or tensor: their product in fp32 is
+        `dequantize()`, bit for bit. The elements include NVFP4's block scales.
+
+        Bound: an element has at most 4 significant bits (E4M3), an E4M3 scale has 4 and E2M1 has 2, so that
+        their product has at most 6, and bf16 holds 8. Magnitudes are 0 or within 2^-16 (E5M2's smallest) and
+        57,344 (its largest), far inside bf16's range. The product of two such elements has at most 12 bits,
+        exact in fp32's 24. `dequantize` rounds the exact product with the scale once, and so does fp32.
+
+        Raises:
+            ValueError: the scales are powers of two (E8M0): then values themselves have the element's bits.
+        """
+        if self.spec.block.scale == E8M0:
+            raise ValueError(
+                f"{self.spec.format} has no scale besides its blocks' powers of two; use dequantize()"
+            )
+        elements = _look_up(code_values(self.spec.element), self.codes)
+        if self.tensor_scale is None:
+            return elements.to(torch.bfloat16), self.scales
+        of_blocks = decode_scales(self.scales, torch.ones_like(self.tensor_scale)).float()
+        return elements.mul_(self._spread(of_blocks)).to(torch.bfloat16), self.tensor_scale
+
     def _spread(self, scales: Tensor) -> Tensor:
         """Return the value of each element's scale (or a tensor that broadcasts)."""
         if self.spec.block_size is None:

@@ -115,6 +115,45 @@ def emulate(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Repeated:
+    """What other arithmetic may change of a model under a recipe, and what it must not: the digests.
+    `unsteady`: modules with a wrong cast, and how."""
+
+    result: Measurement
+    digests: Digests
+    unsteady: dict[str, str]
+    sublayers: SublayerErrors | None
+
+
+def repeat(
+    model: nn.Module,
+    recipe: Recipe,
+    tokens: Tensor,
+    reference: Measurement,
+    states: LayerStates | None,
+    *,
+    batch_size: int,
+    memory: str = "kept",
+) -> Repeated:
+    """Measure under other arithmetic what `emulate` measured: the same figures, of the same passes. The casts
+    are probed once, and nothing is counted: where the bits equal those of the record, its own case has tried
+    whether they stay.
+
+    Arguments and errors are those of `emulate`.
+    """
+    casts = SteadyCasts(model, recipe, memory=memory_of(memory, model, recipe))
+    try:
+        with growing():
+            digests = casts.first()
+            with casts.measuring(), as_it_is():
+                result = evaluate(model, tokens, reference=reference, batch_size=batch_size)
+            layers = None if states is None else sublayer_errors(casts.conversion, states)
+    finally:
+        casts.conversion.undo()
+    return Repeated(result=result, digests=digests, unsteady=casts.wrong, sublayers=layers)
+
+
 def _layers(
     conversion: Conversion, tokens: Tensor, states: LayerStates | None
 ) -> tuple[SublayerErrors | None, Operands]:

@@ -266,12 +266,12 @@ def _trial(
     states: LayerStates | None,
     job: Job,
 ) -> Trial:
-    from mxcheck.measure.emulation import emulate
+    from mxcheck.measure.emulation import repeat
     from mxcheck.models.conversion.convert import UnavailableError
 
     together = recipe.sequences_a_pass or job.batch_size
     try:
-        found = emulate(model, recipe, tokens, reference, states, batch_size=together, memory=job.memory)
+        found = repeat(model, recipe, tokens, reference, states, batch_size=together, memory=job.memory)
     except UnavailableError as error:
         return Trial(environment=environment, unavailable=str(error))
     except (MemoryError, RuntimeError, ValueError) as error:  # this case's own: the others go on
@@ -281,7 +281,7 @@ def _trial(
     assert result.sequence_kl is not None
     if found.unsteady:
         name, words = next(iter(found.unsteady.items()))
-        return Trial(environment=environment, failure=f"its casts do not stay the same: {name}: {words}")
+        return Trial(environment=environment, failure=f"its casts are wrong there: {name}: {words}")
     return Trial(
         environment=environment,
         digests=found.digests,

@@ -33,13 +33,12 @@ def _bytes_of_a_copy(model: nn.Module, recipe: Recipe) -> Counter[torch.device]:
 
     found: Counter[torch.device] = Counter()
     for name, role in classify(model).items():
-        operand = recipe.roles[role].weights if role in recipe.roles else None
-        if operand is None:
+        if role not in recipe.roles or recipe.roles[role].weights is None:
             continue
         module = model.get_submodule(name)
         for weight in (owned_weight(module, key) for key in weight_parameters(module)):
-            item = weight.itemsize if operand.is_exact_in_16_bits else 4
-            found[weight.device] += weight.numel() * item
+            # also where values take fp32: of those a 16-bit model keeps the elements in bf16
+            found[weight.device] += weight.nbytes
     return found
 
 

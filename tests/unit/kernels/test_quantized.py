@@ -174,3 +174,62 @@ def test_nbytes_are_those_of_packed_codes_and_scales(name: str, shape: tuple[int
 def test_mxfp8_is_3_88_times_smaller_than_fp32() -> None:
     x = torch.ones(1, 256, 512)
     assert x.nbytes / quantize(x, "fp8_e4m3").nbytes == pytest.approx(32 * 4 / 33)
+
+
+SCALES = (1.0, 1.1754943508222875e-38, 0.007843137718737125, 1.401298464324817e-45, 3.0e38, 123456.7)
+
+
+def every_product(name: str, scale: float) -> QuantizedTensor:
+    """Every element code, for NVFP4 under every block scale, with one scale of tensor or row."""
+    spec = cast_spec(name)
+    number = torch.tensor(scale)
+    if spec.block.scale == "e4m3":
+        scales = torch.arange(256, dtype=torch.uint8)[:, None]
+        codes = torch.arange(16, dtype=torch.uint8).expand(256, 16)
+        return QuantizedTensor(codes=codes, scales=scales, spec=spec, tensor_scale=number)
+    codes = torch.arange(256, dtype=torch.uint8)[None]
+    return QuantizedTensor(codes=codes, scales=number.view(1, 1), spec=spec)
+
+
+SCALED = [name for name, block in BLOCK_FORMATS.items() if block.scale != "e8m0"]
+
+
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("scale", SCALES)
+def test_unscaled_elements_are_exact_and_give_the_values_bit_for_bit(name: str, scale: float) -> None:
+    quantized = every_product(name, scale)
+    elements, factor = quantized.unscaled()
+    assert elements.dtype == torch.bfloat16
+    assert factor.dtype == torch.float32
+    values, expected = elements.float().mul_(factor), quantized.dequantize()
+    assert torch.equal(values.isnan(), expected.isnan())
+    whole = ~expected.isnan()
+    assert torch.equal(values[whole].view(torch.int32), expected[whole].view(torch.int32))
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_products_of_unscaled_elements_are_exact_in_fp32(name: str) -> None:
+    elements = every_product(name, 1.0).unscaled()[0].double()
+    distinct = elements[elements.isfinite()].unique()
+    exact = distinct[:, None] * distinct  # of two times 8 bits: exact in float64
+    assert torch.equal(exact, exact.float().double())
+    assert torch.equal(distinct, distinct.bfloat16().double())
+
+
+def test_powers_of_two_have_no_scale_besides() -> None:
+    with pytest.raises(ValueError, match="besides its blocks' powers of two"):
+        quantize(torch.ones(1, 32), "fp8_e4m3").unscaled()
+
+
+@pytest.mark.parametrize("rule", ["floor", "rceil"])
+@each_format
+def test_casts_of_bf16_numbers_are_bf16_numbers(name: str, rule: str) -> None:
+    """Also at both ends of the range, where a scale times an element's last bit is below bf16's smallest."""
+    rule = "floor" if name in ("mxint8", "fp4_e3m0") else rule
+    codes = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = codes[codes.isfinite()]
+    order = x.abs().float().argsort(stable=True)
+    rows = x[order][: len(x) // 32 * 32].view(-1, 32)
+    for block in (rows, rows.T.contiguous().view(-1, 32)):
+        values = quantize(block, name, scale_rule=rule).dequantize()
+        assert torch.equal(values, values.bfloat16().float())

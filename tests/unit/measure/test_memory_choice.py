@@ -13,6 +13,7 @@ from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.memory_choice import free_bytes, memory_of
 from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.convert import convert
+from mxcheck.models.conversion.linear import ConvertedLinear
 from mxcheck.models.recipes.ladder import LADDER, with_tiers
 from mxcheck.models.recipes.recipe import recipe
 from mxcheck.run.measurement_settings import Measuring
@@ -31,7 +32,8 @@ def test_auto_keeps_what_fits_in_half_of_what_is_free(
     copied = sum(
         value.nbytes
         for one in conversion.modules.values()
-        for value in one._quantized.values()  # type: ignore[attr-defined]
+        if isinstance(one, ConvertedLinear)
+        for value in (*one._quantized.values(), *(elements for elements, _ in one._unscaled.values()))
     )
     conversion.undo()
     for free, expected in ((2 * copied, "kept"), (2 * copied - 1, "lean")):

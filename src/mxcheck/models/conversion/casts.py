@@ -136,7 +136,8 @@ def activation_cast(operand: Operand | None, kernel: str, *, axis: int = -1, of:
 class CastWeight:
     """A weight after its cast: its values, the tensors to store (codes, then scales), and their packed size
     in bytes; nothing is stored where the weight is not cast. `counts` are the counters of the cast; None
-    where there are no codes.
+    where there are no codes. `unscaled` gives the values in less memory, for a 16-bit weight whose values are
+    in fp32 (`QuantizedTensor.unscaled`); else None.
 
     For a kernel that returns values, `stored` and `counts` are those of the codes for exactly these values;
     where such codes do not exist, nothing is stored, and the size is that of the format."""
@@ -145,6 +146,7 @@ class CastWeight:
     stored: tuple[Tensor, ...]
     nbytes: int
     counts: CastCounts | None = None
+    unscaled: tuple[Tensor, Tensor] | None = None
 
 
 def cast_weight(
@@ -170,6 +172,7 @@ def cast_weight(
         stored=_parts(quantized),
         nbytes=quantized.nbytes,
         counts=count_cast(weight, quantized),
+        unscaled=None if dtype == weight.dtype else quantized.unscaled(),
     )
 
 

@@ -90,9 +90,8 @@ class ConvertedLinear:
         )
         self._forward = Method(module)
         self._originals = {key: module.get_parameter(key) for key in weight_parameters(module)}
-        #: Quantized weights that are kept: all of them, or if lean those that the model reads elsewhere.
+        #: Quantized weights that are kept: where each forward makes them, those that are read elsewhere.
         self._quantized: dict[str, nn.Parameter] = {}
-        self._lean = lean
         #: The axis along which the products sum and the weights' blocks lie.
         self.axis = reduction_axis(module)
         axis, casts_of_weights = self.axis, list[CastWeight]()
@@ -104,9 +103,21 @@ class ConvertedLinear:
             self._quantized[key] = nn.Parameter(cast.values, requires_grad=original.requires_grad)
             casts_of_weights.append(cast)
         self._states: dict[str, State] = {key: state_of(value) for key, value in self._originals.items()}
-        self._make: Callable[[str, Tensor], Tensor] = lambda _, weight: weight_values(
-            weight, casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}"
-        )
+        #: Elements in bf16, and their scale, of kept weights whose values take fp32 in a 16-bit model: they
+        #: are widened while the module runs.
+        self._unscaled = {
+            key: cast.unscaled
+            for key, cast in zip(self._originals, casts_of_weights, strict=True)
+            if cast.unscaled is not None and not lean
+        }
+
+        def make(key: str, weight: Tensor) -> Tensor:
+            if key in self._unscaled and self._states[key] == state_of(self._originals[key]):
+                elements, scale = self._unscaled[key]
+                return elements.float().mul_(scale)
+            return weight_values(weight, casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}")
+
+        self._make: Callable[[str, Tensor], Tensor] = make
         self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
         self.weight_digest = digest_weights(casts_of_weights)
         #: Total counters of its weights' casts; None where one of the weights has no codes.
@@ -116,8 +127,8 @@ class ConvertedLinear:
         self.expert_rows: list[int] = []
         if names := expert_parameters(module):
             self.expert_rows = [0] * len(self._originals[names[0]])
-        if lean:
-            self._quantized.clear()  # digested and counted
+        for key in self._originals if lean else self._unscaled:
+            del self._quantized[key]  # digested and counted
         #: The weights of the forward that runs.
         self._now: dict[str, nn.Parameter] = {}
 
@@ -136,9 +147,8 @@ class ConvertedLinear:
     def weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield each weight's name in its module, the original weight, and the current one."""
         for key, original in self._originals.items():
-            # else the module shall tell what it has; asking a lean one would keep it
-            lean = self._lean and key not in self._quantized
-            current = self._cast_anew(key) if lean else self.module.get_parameter(key)
+            # asking the module for one that is not kept would keep it
+            current = self.module.get_parameter(key) if key in self._quantized else self._cast_anew(key)
             yield key, original.detach(), current.detach()
 
     @contextmanager

@@ -52,7 +52,13 @@ class Operand:
 
     @property
     def is_exact_in_16_bits(self) -> bool:
-        """True if the dtype of a 16-bit model can hold its values: with power-of-two scales it can."""
+        """True if the dtype of a 16-bit model can hold its values: with power-of-two scales it can.
+
+        Elements have at most 7 significant bits (mxint8), bf16 has 8, fp16 has 11; and the cast of a bf16
+        number is a multiple of bf16's smallest, 2^-133, as the number is, since rounding to a coarser grid
+        keeps that and a finer grid changes nothing. (The cast of an fp32 number may be finer, and is
+        multiplied in fp32.) The product of two values has at most 14 bits, exact in fp32's 24.
+        """
         return self.format == BF16 or BLOCK_FORMATS[self.format].scale == E8M0
 
     def as_dict(self) -> dict[str, Any]:

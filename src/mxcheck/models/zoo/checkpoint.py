@@ -182,11 +182,19 @@ def check_materialised(model: nn.Module, source: ModelSource) -> None:
     )
 
 
+def _is_finite(value: torch.Tensor) -> bool:
+    """Return whether a tensor has no NaN (which both extremes take over) and no infinity, without a copy: the
+    largest tensor would decide how much memory loading takes."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(value.aminmax())).all())
+
+
 def check_finite(model: nn.Module, source: ModelSource) -> None:
     """Refuse NaN or infinity in weights and stored buffers, naming the first tensor and its file; where the
     file's values are finite, say that the dtype of loading cannot hold them."""
     state = model.state_dict()
-    bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    bad = [name for name, value in state.items() if not _is_finite(value)]
     if not bad:
         return
     dtype = state[bad[0]].dtype

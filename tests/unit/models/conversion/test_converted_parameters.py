@@ -1,6 +1,7 @@
 """Weights that are quantized at each forward, and kept ones: the same bits, whatever their owner does."""
 
 import copy
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -261,3 +262,59 @@ def test_there_is_no_other_memory() -> None:
     with pytest.raises(ValueError, match="memory"):
         convert(model, recipe("mxfp8_e4m3", tier="A"), memory="auto")
     assert not hasattr(model, "_mxcheck_conversion")
+
+
+def live_bytes() -> int:
+    """Of all tensors that anything holds, each memory once."""
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_lean_forward_holds_one_module_s_weights_beside_the_model(memory: str) -> None:
+    model = tiny("llama-3.1-8b")
+    gc.collect()
+    before = live_bytes()
+    conversion = convert(model, recipe("mxfp8_e4m3", tier="B"), memory=memory)
+    sizes = [one.module.get_parameter("weight").nbytes for one in held(conversion).values()]
+    conversion.undo()
+    conversion = convert(model, recipe("mxfp8_e4m3", tier="B"), memory=memory)
+    seen: list[int] = []
+
+    def looked(x: Tensor) -> Tensor:
+        seen.append(live_bytes() - before)
+        return x
+
+    for one in held(conversion).values():
+        one.cast = looked  # called while the module's forward runs
+    logits(model, IDS[:1, :1])
+    activations = 2**15  # of a token, as every module's
+    assert len(seen) == len(sizes)
+    if memory == "lean":
+        assert max(seen) < max(sizes) + activations
+    else:
+        assert min(seen) >= sum(sizes)
+    conversion.undo()
+
+
+@pytest.mark.parametrize("precision", ["nvfp4", "fp8_tensor_e4m3"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_kept_weights_of_a_16_bit_model_take_16_bits(precision: str, dtype: torch.dtype) -> None:
+    with lean_and_kept("mixtral-8x7b", recipe(precision, tier="B"), dtype) as found:
+        before = both(found)
+        kept = held(found[0])
+        assert kept_weights(found[0]) == []
+        for one in kept.values():
+            for key, original, values in one.weights():
+                elements, scale = one._unscaled[key]
+                assert elements.dtype == torch.bfloat16
+                assert elements.shape == original.shape
+                assert scale.numel() == 1
+                assert values.dtype == torch.float32
+        name = next(iter(kept))
+        for conversion in found:
+            with torch.no_grad():
+                held(conversion)[name]._originals["weight"].mul_(1.7)
+        assert not torch.equal(both(found), before)
+        assert kept_weights(found[0]) == []
