@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,29 @@ def test_seconds_of_the_ladder_of_models() -> None:
     ]
     assert seconds == sorted(seconds)
     assert all(math.isfinite(one) and one > 0 for one in seconds)
+
+
+def test_without_a_kept_copy_a_model_needs_fewer_devices() -> None:
+    times = {"case_seconds": 1.0, "load_seconds": 1.0}
+    kept = Footprint(weight_bytes=200, least_weight_bytes=115, working_bytes=10, **times)
+    assert kept.fitted(210, several=True) is kept
+    assert kept.fitted(150, several=True).bytes_needed == 125
+    assert kept.fitted(120, several=True) is kept  # two devices either way
+    with pytest.raises(ValueError, match="beside its weights"):
+        kept.fitted(10, several=True).devices(10)
+    assert kept.fitted(210, several=False) is kept
+    assert kept.fitted(209, several=False).bytes_needed == 125
+    only = replace(kept, least_weight_bytes=0)
+    assert only.fitted(150, several=True) == only.fitted(150, several=False) == only
+
+
+def test_memory_decides_the_size_of_the_weights() -> None:
+    found = {
+        memory: footprint(
+            model_source("ref-llama"), dtype=None, sequences=1, length=8, batch_size=1, memory=memory
+        )
+        for memory in ("kept", "lean", "auto")
+    }
+    kept, lean, auto = (one for one in found.values() if one is not None)
+    assert 1.14 < 2 * lean.weight_bytes / kept.weight_bytes < 1.16
+    assert auto == replace(kept, least_weight_bytes=lean.weight_bytes)

@@ -194,6 +194,7 @@ def test_what_decides_a_record_is_all_of_it_handed_on(lay: Lay) -> None:
         *("--mx-device", "cpu", "--mx-datasets", "prose", "--mx-trust-remote-code", "ref-llama"),
         *("--mx-kernel", "gfloat", "--mx-precision", "mxfp8_e4m3", "--mx-baselines", "theirs"),
         *("--mx-reference-cache", "1"),
+        *("--mx-memory", "lean"),
     )
     default = Measuring()
     for name in Measuring.__slots__:
