@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -111,13 +112,11 @@ class ConvertedLinear:
             if cast.unscaled is not None and not lean
         }
 
-        def make(key: str, weight: Tensor) -> Tensor:
-            if key in self._unscaled and self._states[key] == state_of(self._originals[key]):
-                elements, scale = self._unscaled[key]
-                return elements.float().mul_(scale)
-            return weight_values(weight, casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}")
-
-        self._make: Callable[[str, Tensor], Tensor] = make
+        self._values = partial(
+            weight_values, operand=casts.weights, kernel=recipe.kernel, axis=axis, of=f"weights of {name}"
+        )
+        #: Other weights than the cast of the originals, if any (`with_weights`).
+        self._others: Callable[[str, Tensor], Tensor] | None = None
         self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
         self.weight_digest = digest_weights(casts_of_weights)
         #: Total counters of its weights' casts; None where one of the weights has no codes.
@@ -156,8 +155,8 @@ class ConvertedLinear:
         """Multiply by other weights within the context: `make` gives them by name and original. It is called
         once for each at the beginning, and if the module is lean again at each forward. With `own_product`
         the module computes its product itself, without the conversion's casts and checks."""
-        before, kept, converted = self._make, {**self._quantized}, self.module.forward
-        self._make = make
+        kept, converted = {**self._quantized}, self.module.forward
+        self._others = make
         for key in self._originals:
             value = self._cast_anew(key)
             if key in self._quantized:
@@ -172,7 +171,7 @@ class ConvertedLinear:
         try:
             yield
         finally:
-            self._make = before
+            self._others = None
             self._quantized.clear()
             for key, value in kept.items():
                 self._keep(key, value)
@@ -180,7 +179,15 @@ class ConvertedLinear:
 
     def _cast_anew(self, key: str) -> nn.Parameter:
         original = self._originals[key]
-        return nn.Parameter(self._make(key, original.detach()), requires_grad=original.requires_grad)
+        weight = original.detach()
+        if self._others is not None:
+            values = self._others(key, weight)
+        elif key in self._unscaled and self._states[key] == state_of(original):
+            elements, scale = self._unscaled[key]
+            values = elements.float().mul_(scale)
+        else:
+            values = self._values(weight)
+        return nn.Parameter(values, requires_grad=original.requires_grad)
 
     def _renew(self) -> None:
         """Cast anew the kept weights whose originals were changed by their owner."""

@@ -279,6 +279,11 @@ def test_a_lean_forward_holds_one_module_s_weights_beside_the_model(memory: str)
     conversion = convert(model, recipe("mxfp8_e4m3", tier="B"), memory=memory)
     sizes = [one.module.get_parameter("weight").nbytes for one in held(conversion).values()]
     conversion.undo()
+    gc.disable()
+    del conversion
+    left = live_bytes()
+    gc.enable()
+    assert left == before  # what an undone conversion held is free at once
     conversion = convert(model, recipe("mxfp8_e4m3", tier="B"), memory=memory)
     seen: list[int] = []
 
