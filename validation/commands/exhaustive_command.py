@@ -26,6 +26,7 @@ def add_commands(commands: Any) -> None:
         metavar="NAMES",
         help="element formats (repeat or use commas; default: all)",
     )
+    command.add_argument("--kernel", default="eager", help="eager (default), or cpp on a CPU")
     command.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
     command.add_argument(
         "--state", type=Path, metavar="FILE", help="keep what is finished in it, and go on from it"
@@ -41,8 +42,10 @@ def _exhaustive(options: argparse.Namespace) -> int:
     from validation.sweeps.sweep import sweeps
 
     formats = [name.strip() for text in options.format for name in text.split(",") if name.strip()]
-    chosen = sweeps(formats)
+    chosen = sweeps(formats, options.kernel)
     device = resolve_device(options.device, option="--device")
+    if options.kernel == "cpp" and device != "cpu":
+        raise ValueError(f"--kernel=cpp runs on a CPU, got --device={options.device}; give --device=cpu")
     if options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
     if options.summary is not None and options.summary.suffix != ".md":

@@ -10,6 +10,7 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any
 
+from mxcheck.kernels.compiled.library import switched_off
 from validation.faults.fault_code import compiled, plain_function, rewrite_tree, tree_of
 from validation.faults.fault_place import Function, Step, located
 
@@ -108,6 +109,9 @@ def applied(fault: Fault) -> Iterator[None]:
     """
     trees: dict[FunctionType, Function] = {}
     with ExitStack() as stack:
+        stack.enter_context(
+            switched_off()
+        )  # faults are put into Python: what is compiled would not have them
         for change in fault.changes:
             try:
                 match change:

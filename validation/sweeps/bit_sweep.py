@@ -18,6 +18,7 @@ from torch import Tensor
 from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN
 from mxcheck.formats.elements import ElementFormat, element_format
 from mxcheck.formats.spec import cast_spec
+from mxcheck.kernels.compiled.calls import elements_cpp, quantize_cpp
 from mxcheck.kernels.eager import quantize_eager
 from mxcheck.kernels.element_codes import encode, round_elements
 from mxcheck.kernels.usual_settings import check_subnormals
@@ -83,10 +84,12 @@ def _inputs(start: int, stop: int, device: str) -> Tensor:
 
 def _cast(values: Tensor, sweep: Sweep, element: ElementFormat) -> tuple[Tensor, ...]:
     """([scales,] codes) of our cast."""
+    compiled = sweep.kernel == "cpp"
     if sweep.scale_rule is None:
-        return (cast_elements(values, element, sweep.rounding),)
+        by = elements_cpp if compiled else cast_elements
+        return (by(values, element, sweep.rounding),)
     spec = cast_spec(sweep.format, block_size=1, scale_rule=sweep.scale_rule, rounding=sweep.rounding)
-    codes, scales = quantize_eager(values.unsqueeze(1), spec)[:2]
+    codes, scales = (quantize_cpp if compiled else quantize_eager)(values.unsqueeze(1), spec)[:2]
     return scales.squeeze(1), codes.squeeze(1)
 
 

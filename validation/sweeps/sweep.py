@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mxcheck.formats.blocks import block_format
+from mxcheck.formats.choices import choose
 from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
 from validation.second_oracle.bit_tables import TABLE_ROUNDINGS
 
+#: Our kernels that can be held against the oracle on every one of them; `cpp` on a CPU alone.
+KERNELS = ("eager", "cpp")
 #: Every bit pattern of fp32.
 ALL_INPUTS = range(1 << 32)
 
@@ -22,26 +25,28 @@ class Sweep:
         rounding: one of `TABLE_ROUNDINGS`.
         scale_rule: None for the element cast alone, at scale 1. Else each input is a block of its own and so
             also the amax: every amax goes through the scale rule and the division by the scale.
+        kernel: one of `KERNELS`.
     """
 
     format: str
     rounding: str = "even"
     scale_rule: str | None = None
+    kernel: str = "eager"
 
     @property
     def name(self) -> str:
-        """`fp8_e4m3-element-away`; `fp8_e4m3-block-rceil`."""
-        if self.scale_rule is None:
-            return f"{self.format}-element-{self.rounding}"
-        return f"{self.format}-block-{self.scale_rule}"
+        """`fp8_e4m3-element-away`; `fp8_e4m3-block-rceil`; `fp8_e4m3-block-rceil-cpp`."""
+        what = f"element-{self.rounding}" if self.scale_rule is None else f"block-{self.scale_rule}"
+        return f"{self.format}-{what}" + ("" if self.kernel == "eager" else f"-{self.kernel}")
 
 
-def sweeps(formats: Iterable[str] = ()) -> tuple[Sweep, ...]:
-    """Return all sweeps of these formats (none named: of all), the commonest casts first.
+def sweeps(formats: Iterable[str] = (), kernel: str = "eager") -> tuple[Sweep, ...]:
+    """Return all sweeps of these formats (none named: of all) by one of `KERNELS`, the commonest casts first.
 
     Raises:
-        ValueError: no such format; names the allowed ones and the nearest match.
+        ValueError: no such format or kernel; names the allowed ones and the nearest match.
     """
+    choose("kernel", kernel, KERNELS)
     names = [element_format(name).name for name in formats] or list(ELEMENT_FORMATS)
     names = list(dict.fromkeys(names))
     first = [[Sweep(format=name), Sweep(format=name, scale_rule="floor")] for name in names]
@@ -50,7 +55,7 @@ def sweeps(formats: Iterable[str] = ()) -> tuple[Sweep, ...]:
         for name in names
     ]
     others = [[Sweep(format=name, rounding=rounding) for rounding in TABLE_ROUNDINGS[1:]] for name in names]
-    return tuple(sweep for group in (*first, *rules, *others) for sweep in group)
+    return tuple(replace(sweep, kernel=kernel) for group in (*first, *rules, *others) for sweep in group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

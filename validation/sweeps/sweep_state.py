@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 #: Sources that a sweep's results depend on: the kernel under test, the oracle, the comparison.
 SOURCES = (
     *(f"src/mxcheck/kernels/{name}.py" for name in ("eager", "element_codes", "rules", "block_views")),
+    *(f"src/mxcheck/kernels/compiled/{name}" for name in ("casts.hpp", "calls.py", "library.py")),
     *(f"src/mxcheck/formats/{name}.py" for name in ("elements", "codes")),
     *(f"validation/second_oracle/{name}.py" for name in ("search", "bit_tables")),
     "validation/sweeps/bit_sweep.py",
@@ -36,6 +37,9 @@ def sweep_sources_digest(root: Path = ROOT) -> str:
     """Digest of the code that results depend on, without comments, docstrings and layout."""
     digest = sha256()
     for name in SOURCES:
+        if not name.endswith(".py"):
+            digest.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
+            continue
         tree = ast.parse((root / name).read_text("utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):

@@ -91,7 +91,7 @@ def describe(result: SweepResult) -> list[str]:
     if sweep.scale_rule is not None:
         lines.append(
             f"  mxcheck explain {sweep.format} --hex {result.first[0].bits:08x} --block-size 1 "
-            f"--scale-rule {sweep.scale_rule} --kernel eager"
+            f"--scale-rule {sweep.scale_rule} --kernel {sweep.kernel}"
         )
     return lines
 

@@ -102,7 +102,7 @@ def _by_names_of_today(side: dict[str, Any]) -> dict[str, Any]:
 
 
 def _detectable(options: argparse.Namespace) -> int:
-    own = tuple(own_recipes(Path("pyproject.toml"), kernel="eager"))
+    own = tuple(own_recipes(Path("pyproject.toml"), kernel="auto"))
     bounds = load_bounds(
         options.mx_bounds, own, baselines=options.baselines, models=known_labels(options.baselines)
     )
@@ -242,7 +242,7 @@ def _case_of(name: str) -> str:
 
 def _default_matrix(label: str) -> list[Case]:
     linears = [(name, ALL_LINEARS) for name in LADDER if name not in (*WHOLE_MODEL, "mixed")]
-    own = [(name, None) for name in own_recipes(Path("pyproject.toml"), kernel="eager")]
+    own = [(name, None) for name in own_recipes(Path("pyproject.toml"), kernel="auto")]
     return [
         Case(model=label, precision=precision, tier=tier)
         for precision, tier in (*with_tiers(), *linears, *own)

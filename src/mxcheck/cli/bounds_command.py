@@ -45,7 +45,7 @@ def _bounds(options: argparse.Namespace) -> int:
             f"no baseline in {options.baselines / label}; accept the model's cases first: "
             f"pytest --pyargs mxcheck.suite.models --mx-models={options.model} --snapshot-update"
         )
-    own = tuple(own_recipes(Path("pyproject.toml"), kernel="eager"))
+    own = tuple(own_recipes(Path("pyproject.toml"), kernel="auto"))
     table = Table("case", box=None, pad_edge=False)
     for name in ("KL", "bound", "used", "twice the KL"):
         table.add_column(name, justify="right", no_wrap=True)

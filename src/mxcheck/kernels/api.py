@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
+from functools import lru_cache
 from importlib import import_module
 from inspect import signature
 from typing import Any
@@ -16,11 +18,14 @@ from mxcheck.formats.blocks import E4M3, FP32
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
 from mxcheck.kernels.block_views import check_input
+from mxcheck.kernels.compiled.calls import fake_quantize_cpp, quantize_cpp
 from mxcheck.kernels.domain import NotSupported, domain_of
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.kernels.grown import along_the_last, cut, grown, learned_limits
+from mxcheck.kernels.house import fake_quantize_house, quantize_house
+from mxcheck.kernels.outputs import check_out, check_out_parts, put_parts
 from mxcheck.kernels.quantized import QuantizedTensor
-from mxcheck.kernels.registry import implementation
+from mxcheck.kernels.registry import OWN, implementation
 from mxcheck.kernels.torch_codes import as_codes
 
 # A kernel returns (codes, scales), for NVFP4 (codes, scales, tensor scale), or the values of the cast.
@@ -28,9 +33,13 @@ Kernel = Callable[[Tensor, CastSpec], "tuple[Tensor, ...] | Tensor"]
 
 # name -> (codes and scales, values)
 _OWN: dict[str, tuple[Kernel, Kernel]] = {
-    "auto": (quantize_eager, fake_quantize_eager),
+    "auto": (quantize_house, fake_quantize_house),
     "eager": (quantize_eager, fake_quantize_eager),
+    "cpp": (quantize_cpp, fake_quantize_cpp),
 }
+assert tuple(_OWN) == OWN
+# Those that check their input themselves, return what they must, and may be told where to.
+_TRUSTED = (quantize_house, fake_quantize_house, quantize_cpp, fake_quantize_cpp)
 
 _TELL: ContextVar[Callable[[Kernel], object] | None] = ContextVar("mxcheck_tell", default=None)
 
@@ -47,6 +56,7 @@ def quantize(
     nonfinite: str = "block",
     random: Tensor | None = None,
     kernel: str | Kernel = "auto",
+    out: QuantizedTensor | None = None,
 ) -> QuantizedTensor:
     """Quantize to a block format (OCP MX v1.0, section 6.3).
 
@@ -56,26 +66,21 @@ def quantize(
         axis, rounding, tail, nonfinite: as in `CastSpec`.
         block_size, scale_rule: as in `CastSpec`; None is the format's own (MX: 32 and `floor`).
         random: for stochastic rounding, int64 of x's shape with values in [0, 2^32).
-        kernel: `auto` or `eager` (the house kernel), a callable `f(x, spec)` that returns
+        kernel: `auto` (the fastest of ours), `eager` or `cpp`, a callable `f(x, spec)` that returns
             (codes, scales), or where to find one: `package.module:function`.
+        out: the result of an earlier call with the same cast and shape, which is overwritten and returned.
+            It shares no memory with x.
 
     Raises:
         TypeError: x is no tensor of these dtypes; the kernel returned values instead of codes.
         ValueError: an argument that is not allowed; a kernel that cannot be found, or whose result has
-            the wrong shape, dtype or device.
+            the wrong shape, dtype or device; an `out` that cannot hold the result.
     """
-    spec = _asked_for(
-        format,
-        axis=axis,
-        block_size=block_size,
-        scale_rule=scale_rule,
-        rounding=rounding,
-        tail=tail,
-        nonfinite=nonfinite,
-        random=random,
-    )
+    spec = _asked_for(format, axis, block_size, scale_rule, rounding, tail, nonfinite, random)
     function = resolve_kernel(kernel)[0]
-    result = cast_with(x, spec, function)
+    if out is not None:
+        check_out_parts(out, x, spec)
+    result = cast_with(x, spec, function, out)
     if isinstance(result, Tensor):
         raise TypeError(
             f"kernel {kernel_name(function)} returned values, not (codes, scales): quantize needs codes; "
@@ -96,14 +101,27 @@ def fake_quantize(
     nonfinite: str = "block",
     random: Tensor | None = None,
     kernel: str | Kernel = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """Quantize to a block format and back: x's shape and dtype.
 
-    Arguments and errors are those of `quantize`; here the kernel may return values as well. Values are
-    element times scale in fp32 (exact where the scale is a power of two), then rounded once to x's dtype. No
-    gradient flows through.
+    Arguments and errors are those of `quantize`; here the kernel may return values as well, and `out` is a
+    contiguous tensor of x's shape, dtype and device that shares no memory with it. Values are element times
+    scale in fp32 (exact where the scale is a power of two), then rounded once to x's dtype. No gradient flows
+    through.
     """
-    spec = _asked_for(
+    spec = _asked_for(format, axis, block_size, scale_rule, rounding, tail, nonfinite, random)
+    if out is not None:
+        check_out(out, x)
+    return fake_quantize_with(x, spec, resolve_kernel(kernel)[1], out)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _usual_spec(
+    format: str, axis: int, block_size: int | None, scale_rule: str | None, *options: str
+) -> CastSpec:
+    rounding, tail, nonfinite = options
+    return cast_spec(
         format,
         axis=axis,
         block_size=block_size,
@@ -111,19 +129,24 @@ def fake_quantize(
         rounding=rounding,
         tail=tail,
         nonfinite=nonfinite,
-        random=random,
     )
-    return fake_quantize_with(x, spec, resolve_kernel(kernel)[1])
 
 
-def _asked_for(format: str, **given: Any) -> CastSpec:
-    """`cast_spec`, and nothing that it would not use.
+def _asked_for(*given: Any) -> CastSpec:
+    """`cast_spec`, and nothing that it would not use. The same cast is the same object.
 
     Raises:
         ValueError: as `cast_spec`; random integers without stochastic rounding.
     """
-    spec = cast_spec(format, **given)
-    if spec.random is not None and spec.rounding != "stochastic":
+    *usual, random = given
+    try:
+        spec = _usual_spec(*usual)
+    except TypeError:  # what has no hash is no option either: the error of the option says so
+        spec = _usual_spec.__wrapped__(*usual)
+    if random is None:
+        return spec
+    spec = replace(spec, random=random)
+    if spec.rounding != "stochastic":
         raise ValueError(
             f"random= is for rounding='stochastic', got rounding={spec.rounding!r}; leave it out, or add that"
         )
@@ -151,7 +174,7 @@ def _called(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
             return _called(function, x, spec)
         finally:
             _TELL.reset(token)
-    if any(function in own for own in _OWN.values()):
+    if is_own(function):
         return function(x, spec)
     declared = domain_of(function)
     made_for = learned_limits(function, spec) if declared is None else declared
@@ -188,20 +211,49 @@ def _checked_call(function: Kernel, x: Tensor, spec: CastSpec) -> Any:
     return result
 
 
-def cast_with(x: Tensor, spec: CastSpec, function: Kernel) -> QuantizedTensor | Tensor:
-    """Cast x by a resolved kernel: codes and scales, or values."""
+def is_own(function: Kernel) -> bool:
+    """Return whether a kernel is one of ours."""
+    return any(function in own for own in _OWN.values())
+
+
+def cast_with(
+    x: Tensor, spec: CastSpec, function: Kernel, out: QuantizedTensor | Tensor | None = None
+) -> QuantizedTensor | Tensor:
+    """Cast x by a resolved kernel: codes and scales, or values. `out` has been checked."""
+    if function in _TRUSTED and _TELL.get() is None:
+        return _trusted(x, spec, function, out)
     check_input(x, spec)
     result = _called(function, x, spec)
     if not isinstance(result, Tensor):
-        return check_parts(function, result, x, spec)
+        quantized = check_parts(function, result, x, spec)
+        return put_parts(out, quantized) if isinstance(out, QuantizedTensor) else quantized
     check_values(function, result, x)
-    return result
+    return out.copy_(result) if isinstance(out, Tensor) else result
 
 
-def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel) -> Tensor:
+def _trusted(
+    x: Tensor, spec: CastSpec, function: Any, out: QuantizedTensor | Tensor | None
+) -> QuantizedTensor | Tensor:
+    """Cast by a kernel of ours that needs neither checks nor copies."""
+    if isinstance(out, QuantizedTensor):
+        function(x, spec, out.parts)
+        return out
+    result = function(x, spec, out)
+    if isinstance(result, Tensor):
+        return result
+    codes, scales, *tensor_scale = result
+    return QuantizedTensor(
+        codes=codes, scales=scales, spec=spec, tensor_scale=tensor_scale[0] if tensor_scale else None
+    )
+
+
+def fake_quantize_with(x: Tensor, spec: CastSpec, function: Kernel, out: Tensor | None = None) -> Tensor:
     """`fake_quantize` by a resolved kernel: called by a converted model at each forward."""
-    result = cast_with(x, spec, function)
-    return result if isinstance(result, Tensor) else result.dequantize(x.dtype)
+    result = cast_with(x, spec, function, out)
+    if isinstance(result, Tensor):
+        return result
+    values = result.dequantize(x.dtype)
+    return values if out is None else out.copy_(values)
 
 
 def resolve_kernel(kernel: str | Kernel) -> tuple[Kernel, Kernel]:

@@ -12,6 +12,8 @@ from mxcheck.formats.codes import code_values, scale_values
 from mxcheck.formats.elements import ElementFormat
 from mxcheck.formats.spec import CastSpec, resolve_axis
 from mxcheck.kernels.block_views import DTYPES
+from mxcheck.kernels.compiled.calls import dequantize_cpp
+from mxcheck.kernels.house import takes_compiled
 from mxcheck.kernels.real_scaled import decode_scales
 
 # bits of a code -> (codes in a group, bytes in a group)
@@ -47,6 +49,10 @@ class QuantizedTensor:
         """
         if dtype not in DTYPES:
             raise TypeError(f"cannot dequantize to {dtype}; allowed: {', '.join(map(str, DTYPES))}")
+        if takes_compiled(self.codes) and takes_compiled(self.scales):
+            values = dequantize_cpp(self.codes, self.scales, self.tensor_scale, self.spec, dtype)
+            if values is not None:
+                return values
         elements = _look_up(code_values(self.spec.element), self.codes)
         if self.spec.block.scale == E8M0:
             return elements.mul_(self._spread(_look_up(scale_values(), self.scales))).to(dtype)
@@ -74,6 +80,13 @@ class QuantizedTensor:
             return elements.to(torch.bfloat16), self.scales
         of_blocks = decode_scales(self.scales, torch.ones_like(self.tensor_scale)).float()
         return elements.mul_(self._spread(of_blocks)).to(torch.bfloat16), self.tensor_scale
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+        """The tensors: codes, scales and, for NVFP4, the tensor scale."""
+        if self.tensor_scale is None:
+            return self.codes, self.scales
+        return self.codes, self.scales, self.tensor_scale
 
     def _spread(self, scales: Tensor) -> Tensor:
         """Return the value of each element's scale (or a tensor that broadcasts)."""

@@ -15,8 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mxcheck.extras import install
+from mxcheck.kernels.compiled.library import missing as not_compiled
 
 ENTRY_POINTS = "mxcheck.kernels"
+#: Names of our own kernels. All give the same bits; `auto` takes the fastest.
+OWN = ("auto", "eager", "cpp")
 #: Prefix of a command line that is given as a kernel's name, where a program in any language may be one.
 PROGRAM = "command:"
 
@@ -31,6 +34,7 @@ class Implementation:
         library: import name of the library that the function needs; empty if none.
         distribution: the name under which the library is installed.
         obtain: how to get the library, for the message if it is missing.
+        compiled: whether a compiler makes it on this machine.
         cpu_only: called with CPU tensors on any device: a numpy library, or one whose known findings were
             recorded there.
     """
@@ -40,10 +44,13 @@ class Implementation:
     library: str = ""
     distribution: str = ""
     obtain: str = ""
+    compiled: bool = False
     cpu_only: bool = False
 
     def missing(self) -> str | None:
-        """Return why it cannot be called here, or None. Imports nothing."""
+        """Return why it cannot be called here, or None. Imports no library, and compiles nothing."""
+        if self.compiled:
+            return not_compiled()
         if not self.library:
             return None
         found = find_spec(self.library)
@@ -90,10 +97,21 @@ PRODUCTS: Mapping[str, str] = MappingProxyType(
 
 MICROXCALING = "https://github.com/microsoft/microxcaling"
 
+
+def _compiled(name: str, function: str) -> Implementation:
+    target = f"mxcheck.kernels.compiled.calls:{function}"
+    return Implementation(name=name, target=target, compiled=True, cpu_only=True)
+
+
 _HOUSE = (
     Implementation(name="eager", target="mxcheck.kernels.eager:quantize_eager"),
     Implementation(name="eager_values", target="mxcheck.kernels.eager:fake_quantize_eager"),
+    _compiled("cpp", "quantize_cpp"),
+    _compiled("cpp_values", "fake_quantize_cpp"),
 )
+
+#: Names of our own implementations: exact in every cell, or they are mended.
+HOUSE = tuple(one.name for one in _HOUSE)
 
 
 def _peer(name: str, distribution: str = "", library: str = "", obtain: str = "") -> Implementation:

@@ -15,6 +15,8 @@ def environment(*, device: str, kernel: str, threads: int) -> dict[str, str]:
     """Return versions, machine and settings, as plain text."""
     import torch
 
+    from mxcheck.kernels.house import used
+
     return {
         "mxcheck": version("mxcheck"),
         "python": platform.python_version(),
@@ -24,7 +26,7 @@ def environment(*, device: str, kernel: str, threads: int) -> dict[str, str]:
         "processor": _processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "kernel": kernel,
+        "kernel": used(kernel, device),
         "threads": str(threads),
         **{name: os.environ[name] for name in _SETTINGS if name in os.environ},
     }

@@ -24,6 +24,7 @@ from mxcheck.gate.kernel_cells import (
     SILENT,
     KernelCell,
 )
+from mxcheck.kernels.registry import OWN
 from mxcheck.measure.kernel_check import model_kernel
 from mxcheck.models.zoo.refusal import is_out_of_memory
 
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from mxcheck.models.recipes.recipe import Recipe
 
 LEVEL = "quick"
-#: Our own kernels, which a recipe may name as its default.
-OWN = ("auto", "eager")
 
 
 class KernelCells:

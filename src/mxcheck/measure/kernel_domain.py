@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mxcheck.gate.case import Case
+from mxcheck.kernels.registry import OWN
 from mxcheck.measure.evaluation_tokens import has_own_tokens, own_tokens_path
-from mxcheck.measure.kernel_asked import OWN
 from mxcheck.measure.kernel_check import check_named, model_kernel
 from mxcheck.measure.made_for import made_for, other_options, says_no
 from mxcheck.models.zoo.footprint import text_shape

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from mxcheck.files.printed import told
 from mxcheck.gate.row_groups import Digests, RowGroups, changed_rows
-from mxcheck.kernels.api import Kernel, called_kernels, kernel_name, resolve_kernel
+from mxcheck.kernels.api import Kernel, called_kernels, is_own, kernel_name, resolve_kernel
 from mxcheck.measure.probe_inputs import questions
 from mxcheck.measure.probed_cast import CastParts, ProbedCast, first_wrong, rows_of, uneven_probe
 from mxcheck.models.conversion.call_casts import CallCast, call_casts
@@ -79,7 +79,7 @@ class SteadyCasts:
         self._casts = list(call_casts(self.conversion))
         self._by_place = {(one.name, one.axis): one for one in self._casts if one.attribute != "result"}
         of_weights, self._kernel = resolve_kernel(recipe.kernel)
-        self._own = self._kernel is resolve_kernel("eager")[1]
+        self._own = is_own(self._kernel)
         self._expected: dict[Hashable, tuple[Tensor, str]] = {}
         self._uneven: dict[Hashable, tuple[Tensor, Tensor]] = {}
         self._digests: Digests = {}

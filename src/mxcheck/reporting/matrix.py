@@ -19,6 +19,7 @@ from mxcheck.conformance.verify.conditions import LAST_BIT
 from mxcheck.files.printed import printable
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import SCALE_RULES
+from mxcheck.kernels.registry import HOUSE
 from mxcheck.reporting.markdown import cell, words
 from mxcheck.reporting.markdown import table as markdown_table
 from mxcheck.reporting.table import render
@@ -99,7 +100,7 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
     return sorted(
         rows,
         key=lambda row: (
-            row["implementation"] not in ("eager", "eager_values"),
+            row["implementation"] not in HOUSE,
             row["implementation"],
             formats.index(row["format"]),
             row["rule"].count("-"),

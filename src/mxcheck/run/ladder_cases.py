@@ -46,7 +46,7 @@ def has_e8m0_scales(precision: Precision) -> bool:
 
 
 def changed_recipe(
-    name: str, tier: str | None, changes: Changes, *, elementwise: str | None = None, kernel: str = "eager"
+    name: str, tier: str | None, changes: Changes, *, elementwise: str | None = None, kernel: str = "auto"
 ) -> tuple[tuple[str, ...], Recipe]:
     """Return the labels and the recipe of a precision with these changes; those that do not apply to it are
     omitted. Raises ValueError for a scale rule that its format does not have."""

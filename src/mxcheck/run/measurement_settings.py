@@ -58,7 +58,7 @@ class Measuring:
     reference_cache: int = DEFAULT_REFERENCE_CACHE
     memory: str = "auto"
     metrics: tuple[str, ...] = ()
-    kernel: str = "eager"
+    kernel: str = "auto"
     device: str = "auto"
     baselines: Path = BASELINES
 

@@ -14,12 +14,14 @@ from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels.api import called_kernels, check_parts, resolve_kernel
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
+from mxcheck.kernels.house import fake_quantize_house
 
 X = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
 SPEC = CastSpec(format="fp8_e4m3")
 
 USER_MODULE = """
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
+from mxcheck.kernels.house import fake_quantize_house
 
 def codes(x, spec):
     return quantize_eager(x, spec)
@@ -274,4 +276,4 @@ def test_whoever_listens_hears_of_a_kernel_and_not_of_the_casts_that_it_makes() 
     with called_kernels(heard.append):
         mxcheck.fake_quantize(torch.ones(1, 32), "fp8_e4m3", kernel=by_ours)
         mxcheck.fake_quantize(torch.ones(1, 32), "fp8_e4m3")
-    assert heard == [by_ours, fake_quantize_eager]
+    assert heard == [by_ours, fake_quantize_house]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mxcheck.files.printed import told
 from mxcheck.formats.spec import CastSpec
-from mxcheck.kernels.api import Kernel, cast_with, fake_quantize_with, kernel_name, resolve_kernel
+from mxcheck.kernels.api import Kernel, cast_with, fake_quantize_with, is_own, kernel_name, resolve_kernel
 from mxcheck.kernels.counts import CastCounts, count_cast
 from mxcheck.kernels.digest import WeightDigest, digest
 from mxcheck.kernels.domain import NotSupported, named
@@ -25,7 +25,6 @@ from mxcheck.models.recipes.recipe import Operand
 from mxcheck.models.zoo.refusal import is_of_the_host
 
 _NO = (NotImplementedError, AssertionError, TypeError, ValueError)
-_HOUSE = resolve_kernel("eager")[0]
 
 
 def _says_no(error: Exception, kernel: Kernel) -> bool:
@@ -108,7 +107,7 @@ def _by_name(kernel: str | Kernel, own: Kernel, of: str, x: Tensor, spec: CastSp
     try:
         yield
     except BaseException as error:  # pytest's outcomes too: a skip would hide the error
-        if own is _HOUSE or is_interrupt(error) or _is_the_machine_s(error):
+        if is_own(own) or is_interrupt(error) or _is_the_machine_s(error):
             raise
         if isinstance(error, _NO) and _says_no(error, own):
             raise CastRefusedError(kernel, of, x, spec, error) from error

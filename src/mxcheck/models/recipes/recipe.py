@@ -105,7 +105,7 @@ class Recipe:
     attention: Operand | None = None
     outputs: bool = False
     elementwise: Operand | None = None
-    kernel: str = "eager"
+    kernel: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", own_precision(self.precision))
@@ -210,7 +210,7 @@ def _plain(operand: Operand | None) -> dict[str, Any] | None:
     return None if operand is None else operand.as_dict()
 
 
-def recipe_from_dict(data: Mapping[str, Any], *, kernel: str = "eager") -> Recipe:
+def recipe_from_dict(data: Mapping[str, Any], *, kernel: str = "auto") -> Recipe:
     """Decode the output of `Recipe.as_dict`."""
 
     def operand(fields: Mapping[str, Any] | None) -> Operand | None:
@@ -243,7 +243,7 @@ def recipe(
     outputs: bool = False,
     weights_only: bool = False,
     elementwise: str | None = None,
-    kernel: str = "eager",
+    kernel: str = "auto",
 ) -> Recipe:
     """Return the recipe of one case of the ladder.
 

@@ -16,7 +16,7 @@ from mxcheck.conformance.findings import Finding
 from mxcheck.formats.aliases import aliases_of, precision_of
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.kernels.names_in_source import check_has
-from mxcheck.kernels.registry import PRODUCTS, Implementation, implementation, implementations
+from mxcheck.kernels.registry import HOUSE, OWN, PRODUCTS, Implementation, implementation, implementations
 from mxcheck.run.settings import Settings
 
 
@@ -141,10 +141,10 @@ def kernel_cases(settings: Settings) -> list[Any]:
 
 def implementation_cases(settings: Settings) -> list[Any]:
     """Return the parameters of the test of many calls: our own kernels and those from packages; peers only if
-    named. `eager_values` is the function that `eager` calls for values."""
+    named. Our functions that return values are those that our kernels call for values."""
     found = chosen(settings)[0]
     if not settings.kernels:
-        found = [one for one in found if not one.cpu_only and one.name != "eager_values"]
+        found = [one for one in found if one.name in OWN or not (one.cpu_only or one.name in HOUSE)]
     return [pytest.param(one, id=one.name) for one in found]
 
 
@@ -168,7 +168,7 @@ def product_cases(settings: Settings) -> list[Any]:
 def layout_cases(settings: Settings) -> list[Any]:
     """Return the parameters of the tests of layouts: the formats with one scale for each block, unless none
     of the named kernels is ours."""
-    if settings.kernels and "eager" not in settings.kernels:
+    if settings.kernels and not set(settings.kernels) & {*OWN}:
         skip = pytest.mark.skip(reason="the tests of layouts are of mxcheck's own code: --mx-kernel=eager")
         return [pytest.param(None, id="all-formats", marks=[skip])]
     names = [name for name, block in BLOCK_FORMATS.items() if block.block_size is not None]

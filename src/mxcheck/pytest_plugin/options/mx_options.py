@@ -83,7 +83,7 @@ LISTS = {
     "metrics": ("none", "model suite: user-defined metrics, as package.module:function"),
     "trust-remote-code": ("none", "model suite: models whose checkpoint may run its own Python code"),
     "kernel": (
-        "model suite: eager; kernel suite: all that are installed",
+        "model suite: auto; kernel suite: all that are installed",
         "casts under test: implementations by name, or package.module:function",
     ),
 }

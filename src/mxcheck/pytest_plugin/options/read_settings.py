@@ -56,7 +56,7 @@ def _read(config: pytest.Config) -> Settings:
     if dtype:
         choose("--mx-dtype", dtype, DTYPES)
     kernels = tuple(options.names("kernel"))
-    kernel = kernels[0] if kernels else "eager"
+    kernel = kernels[0] if kernels else "auto"
     metrics = tuple(options.names("metrics"))
     check_metrics(metrics)
     # Options that change the result are part of a case's identity, in this fixed order.

@@ -17,7 +17,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.kernel_cells import NOT_COMPARED
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.gate.shipped import taken_from_ours
-from mxcheck.measure.kernel_asked import OWN
+from mxcheck.kernels.registry import OWN
 from mxcheck.models.zoo.cards import GIB
 from mxcheck.models.zoo.known_models import known_labels
 from mxcheck.pytest_plugin.options.read_settings import settings

@@ -1,0 +1,59 @@
+"""The house kernel `auto`: the fastest of ours for a tensor. All give the same bits.
+
+On a CPU that is the compiled one; elsewhere, and where there is none, it is eager.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.compiled.calls import fake_quantize_cpp, is_compiled, quantize_cpp
+from mxcheck.kernels.domain import domain
+from mxcheck.kernels.eager import Parts, fake_quantize_eager, quantize_eager
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+@domain()
+def quantize_house(x: Tensor, spec: CastSpec, out: Parts | None = None) -> Parts:
+    """As `quantize_eager`; `out` as of `quantize_cpp`."""
+    if takes_compiled(x):
+        return quantize_cpp(x, spec, out)
+    return _put(quantize_eager(x, spec), out)
+
+
+@domain()
+def fake_quantize_house(x: Tensor, spec: CastSpec, out: Tensor | None = None) -> Tensor:
+    """As `fake_quantize_eager`; `out` as of `quantize_cpp`."""
+    if takes_compiled(x):
+        return fake_quantize_cpp(x, spec, out)
+    values = fake_quantize_eager(x, spec)
+    return values if out is None else out.copy_(values)
+
+
+def takes_compiled(x: Tensor) -> bool:
+    """Return whether compiled code may read x: a plain tensor in this process's memory."""
+    return (
+        type(x) in _PLAIN
+        and x.device.type == "cpu"
+        and x.layout == torch.strided
+        and not torch.compiler.is_compiling()
+        and is_compiled()
+    )
+
+
+def used(name: str, device: str) -> str:
+    """Return the kernel that `auto` takes on a device (`cpu`, `cuda`), by name; other names as they are."""
+    if name != "auto":
+        return name
+    return "cpp" if device == "cpu" and is_compiled() else "eager"
+
+
+def _put(parts: Parts, out: Parts | None) -> Parts:
+    if out is None:
+        return parts
+    for target, part in zip(out, parts, strict=True):
+        target.copy_(part)
+    return out

@@ -1,0 +1,79 @@
+"""The argument `out` of the public casts: tensors of the caller's that get the result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mxcheck.formats.blocks import E4M3, FP32
+from mxcheck.formats.spec import CastSpec, scales_shape
+from mxcheck.kernels.block_views import check_input
+from mxcheck.kernels.quantized import QuantizedTensor
+
+
+def check_out(out: object, x: Tensor) -> None:
+    """Check the `out` of `fake_quantize`.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another shape, dtype or device than x's; not contiguous; memory that x shares.
+    """
+    _check("out", out, x, x.shape, x.dtype)
+
+
+def check_out_parts(out: object, x: Tensor, spec: CastSpec) -> None:
+    """Check the `out` of `quantize`.
+
+    Raises:
+        TypeError: no `QuantizedTensor`.
+        ValueError: one of another cast, or whose tensors cannot hold the result: as `check_out`.
+    """
+    if not isinstance(out, QuantizedTensor):
+        raise TypeError(
+            f"out must be a QuantizedTensor, the result of an earlier call, got {type(out).__name__}"
+        )
+    if replace(out.spec, random=None) != replace(spec, random=None):
+        raise ValueError(f"out is of another cast: {out.spec}; this call asks for {spec}")
+    check_input(x, spec)
+    scale = spec.block.scale
+    shape = torch.Size(scales_shape(tuple(x.shape), spec))
+    _check("out.codes", out.codes, x, x.shape, torch.uint8)
+    _check("out.scales", out.scales, x, shape, torch.float32 if scale == FP32 else torch.uint8)
+    if scale == E4M3:
+        _check("out.tensor_scale", out.tensor_scale, x, torch.Size(()), torch.float32)
+
+
+def put_parts(out: QuantizedTensor, result: QuantizedTensor) -> QuantizedTensor:
+    """Copy a result into `out`, and return that."""
+    for target, part in zip(out.parts, result.parts, strict=True):
+        target.copy_(part)
+    return out
+
+
+def _check(name: str, out: object, x: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(out).__name__}")
+    if (out.shape, out.dtype, out.device) != (shape, dtype, x.device):
+        raise ValueError(
+            f"{name} must be {dtype} of shape {tuple(shape)} on {x.device}, got {out.dtype} of shape "
+            f"{tuple(out.shape)} on {out.device}"
+        )
+    if not out.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {out.stride()}")
+    if out.requires_grad:
+        raise ValueError(f"{name} requires a gradient, and no gradient flows through a cast; detach it")
+    if out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() and _overlap(out, x):
+        raise ValueError(f"{name} shares memory with x; give a tensor of its own")
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Return whether the memory from a tensor's first element to its last meets that of another."""
+    (first, past), (other_first, other_past) = _span(one), _span(other)
+    return first < other_past and other_first < past
+
+
+def _span(x: Tensor) -> tuple[int, int]:
+    last = sum((length - 1) * stride for length, stride in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
