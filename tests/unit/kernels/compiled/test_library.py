@@ -1,0 +1,212 @@
+"""Compiling and keeping the library: whatever goes wrong is one line, and the eager kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+import mxcheck
+from mxcheck.kernels.compiled import library
+from mxcheck.kernels.compiled.calls import first_wrong, is_compiled, quantize_cpp
+from mxcheck.kernels.domain import NotSupported
+from mxcheck.kernels.house import used
+from mxcheck.kernels.registry import implementation
+
+X = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+needs_compiler = pytest.mark.skipif(library.missing() is not None, reason=f"{library.missing()}")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A process that has not loaded anything, and an empty cache."""
+    monkeypatch.setattr(library, "_LOADED", [])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    return tmp_path / "cache" / "mxcheck" / "casts"
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let $CXX be a script; in it `really` calls the compiler that is here."""
+
+    def be(script: str) -> None:
+        path = tmp_path / "cxx"
+        real = "c++"
+        path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {real} --version\n{script}\n')
+        path.chmod(0o755)
+        monkeypatch.setenv("CXX", str(path))
+
+    return be
+
+
+def assert_eager_with_one_line(caplog: pytest.LogCaptureFixture, line: str) -> None:
+    expected = mxcheck.quantize(X, "fp8_e4m3", kernel="eager")
+    for _ in range(2):
+        got = mxcheck.quantize(X, "fp8_e4m3")
+        assert torch.equal(got.codes, expected.codes)
+        assert torch.equal(got.dequantize(), expected.dequantize())
+    (message,) = [one.getMessage() for one in caplog.records if one.name == "mxcheck"]
+    assert message.startswith("mxcheck casts by its slower kernel, eager: ")
+    assert line in message
+    assert "\n" not in message
+    assert used("auto", "cpu") == "eager"
+    with pytest.raises(NotSupported):
+        quantize_cpp(X, mxcheck.CastSpec(format="fp8_e4m3"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    missing = implementation("cpp").missing()
+    assert missing == "no C++ compiler: none of c++, g++, clang++ is on the path; install one, or set CXX"
+    with pytest.raises(ValueError, match=r"kernel 'cpp_values': no C\+\+ compiler"):
+        mxcheck.quantize(X, "fp8_e4m3", kernel="cpp_values")
+    assert_eager_with_one_line(caplog, missing)
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_compiler_that_is_named_is_the_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "there-is-no-such --compiler")
+    assert_eager_with_one_line(caplog, "no C++ compiler: CXX=there-is-no-such --compiler is not on the path")
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_compiler_that_fails(
+    compiler: Callable[[str], None], caplog: pytest.LogCaptureFixture, cache: Path
+) -> None:
+    compiler('echo "warning: here" >&2; echo "casts.cpp:1: error: out of ideas" >&2; exit 3')
+    assert_eager_with_one_line(caplog, "ended with 3: casts.cpp:1: error: out of ideas")
+    assert not list(cache.glob("*.so"))
+    assert not list(cache.glob("compiling-*"))
+
+
+def test_a_compiler_that_makes_no_library(
+    compiler: Callable[[str], None], caplog: pytest.LogCaptureFixture, cache: Path
+) -> None:
+    compiler('for last; do :; done; echo "no library" > "$last"')
+    assert_eager_with_one_line(caplog, "the compiled casts cannot be kept or loaded: ")
+    assert not list(cache.glob("*.so"))
+
+
+def test_a_cache_that_cannot_be_written(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache.parents[1].write_text("a file where the folder should be")
+    assert_eager_with_one_line(caplog, "the compiled casts cannot be kept or loaded: ")
+
+
+def test_a_cache_that_others_may_write_to(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    assert_eager_with_one_line(caplog, "is not yours alone to write to")
+
+
+@pytest.mark.usefixtures("cache")
+def test_switched_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv(library.SWITCH, "0")
+    assert not is_compiled()
+    assert used("auto", "cpu") == "eager"
+    assert library.missing() == "MXCHECK_COMPILED=0 switches it off"
+    assert not caplog.records
+
+
+def test_switched_off_for_a_while() -> None:
+    before = is_compiled(), os.environ.get(library.SWITCH)
+    with library.switched_off():
+        assert not is_compiled()
+        assert os.environ[library.SWITCH] == "0"
+    assert (is_compiled(), os.environ.get(library.SWITCH)) == before
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_compiled_once_and_again_where_the_file_is_damaged(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled: list[list[str]] = []
+    run = library._output
+
+    def counted(command: list[str]) -> str:
+        if "--version" not in command:
+            compiled.append(command)
+        return run(command)
+
+    monkeypatch.setattr(library, "_output", counted)
+    for damage in (lambda data: data, lambda data: data[: len(data) // 2], lambda _: b""):
+        assert is_compiled()
+        (kept,) = cache.glob("*.so")
+        monkeypatch.setattr(library, "_LOADED", [])
+        assert is_compiled()
+        other = kept.with_suffix(".new")  # a new file: this process has loaded the old one
+        other.write_bytes(damage(kept.read_bytes()))
+        other.replace(kept)
+        monkeypatch.setattr(library, "_LOADED", [])
+    assert is_compiled()
+    assert len(compiled) == 3
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert not caplog.records
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_two_processes_at_once(cache: Path) -> None:
+    code = "import torch, mxcheck; mxcheck.quantize(torch.ones(1, 32), 'fp8_e4m3', kernel='cpp')"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    assert [(one.communicate()[1], one.returncode) for one in both] == [("", 0), ("", 0)]
+    assert len(list(cache.glob("*.so"))) == 1
+
+
+def test_importing_compiles_nothing(cache: Path) -> None:
+    code = (
+        "import mxcheck.kernels.api; from mxcheck.kernels.compiled import library; assert not library._LOADED"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not cache.exists()
+
+
+FAULTS = {
+    "a scale too large": ("(q >> kBits) - emax + over", "(q >> kBits) - emax + over + 1"),
+    "the lowest binade": (
+        "const int32_t binade = most(m & kInf, min_normal);",
+        "const int32_t binade = m & kInf;",
+    ),
+    "ties to odd": (
+        "int32_t sum = bits(number(m) + number(c));",
+        "int32_t sum = bits(number(m) + number(c)) | 1;",
+    ),
+    "no sticky bit": ("static_cast<int32_t>(kept) | (below != 0)", "static_cast<int32_t>(kept)"),
+    "a sign lost": ("number(bits(value) | sign | ", "number(bits(value) | "),
+    "the amax of all but the last": (
+        "for (int64_t i = 0; i < n; ++i) {\n    const int32_t magnitude = bits(v[i])",
+        "for (int64_t i = 0; i + 1 < n; ++i) {\n    const int32_t magnitude = bits(v[i])",
+    ),
+    "NaN saturates": ("magnitude > nan_above ? nan_code : code", "code"),
+    "half to bfloat": ("target = static_cast<char*>(values)", "target = 2 + static_cast<char*>(values)"),
+}
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_compiled_wrongly_is_not_kept(
+    fault: str, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    old, new = FAULTS[fault]
+    source = files("mxcheck.kernels.compiled").joinpath("casts.hpp").read_text()
+    assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times"
+    (tmp_path / "casts.hpp").write_text(source.replace(old, new))
+    monkeypatch.setattr(library, "files", lambda _: tmp_path)
+    monkeypatch.setattr(library, "FLAGS", ("-O1", *library.FLAGS[:1], *library.FLAGS[2:]))
+    assert isinstance(library.library(first_wrong), str)
+    assert "compiles is wrong: " in caplog.records[0].getMessage()
+    assert not list(cache.glob("*.so"))
