@@ -5,7 +5,7 @@ implementation's are timed in turn, so what else the machine does falls on all t
 pytest-benchmark shows are of this machine at this moment; the ratios are what to read. Nothing here fails
 on time.
 
-    [MXCHECK_MICROXCALING=PATH] pytest benchmarks --benchmark-only [-k 'large and torchao']
+    [MXCHECK_MICROXCALING=PATH] pytest benchmarks/test_cast_speed.py --benchmark-only [-k 'large and torchao']
 
 PATH is a checkout of microxcaling, which no index has.
 """

@@ -129,13 +129,25 @@ inline void prefetch(const void* x, int dtype, int64_t at, int64_t n) {
   for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(next + i, 0, 2);
 }
 
-// Copies past the caches where the result would not fit into them.
+// Copies past the caches, where the processor can.
 inline void copy(void* to, const void* from, int64_t bytes) {
+#if defined(__AVX512F__)
+  using Wide = __m512i;
+#elif defined(__SSE2__)
+  using Wide = __m128i;
+#endif
 #if defined(__SSE2__)
-  if (reinterpret_cast<uintptr_t>(to) % 16 == 0 && bytes % 16 == 0) {
-    auto* target = static_cast<__m128i*>(to);
-    auto* source = static_cast<const __m128i*>(from);
-    for (int64_t i = 0; i < bytes / 16; ++i) _mm_stream_si128(target + i, _mm_loadu_si128(source + i));
+  constexpr int64_t kWide = sizeof(Wide);
+  if (reinterpret_cast<uintptr_t>(to) % kWide == 0 && bytes % kWide == 0) {
+    auto* target = static_cast<Wide*>(to);
+    auto* source = static_cast<const Wide*>(from);
+    for (int64_t i = 0; i < bytes / kWide; ++i) {
+#if defined(__AVX512F__)
+      _mm512_stream_si512(target + i, _mm512_loadu_si512(source + i));
+#else
+      _mm_stream_si128(target + i, _mm_loadu_si128(source + i));
+#endif
+    }
     return;
   }
 #endif
