@@ -226,13 +226,20 @@ def test_weights_only_is_a_label_and_a_recipe(lay: Lay) -> None:
         ("--mx-max-samples", "1000"),
         ("--mx-datasets", "self"),
         ("--mx-batch-size", "1"),
-        ("--mx-kernel", "eager"),
         ("--mx-device", "cpu"),
     ],
     ids=" ".join,
 )
 def test_defaults_and_what_changes_no_result_are_no_labels(lay: Lay, words: tuple[str, ...]) -> None:
     assert lay(*words).recipes == lay().recipes
+
+
+@pytest.mark.parametrize("kernel", ["eager", "cpp"])
+def test_which_of_our_kernels_casts_is_no_label(lay: Lay, kernel: str) -> None:
+    named, usual = lay("--mx-kernel", kernel).recipes, lay().recipes
+    assert {case.id: one.as_dict() for case, one in named.items()} == {
+        case.id: one.as_dict() for case, one in usual.items()
+    }
 
 
 def test_what_the_labels_say_is_what_the_recipe_does(lay: Lay) -> None:

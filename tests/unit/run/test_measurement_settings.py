@@ -21,7 +21,7 @@ def test_the_defaults_are_the_gate_s() -> None:
     measuring = Measuring()
     assert measuring.corpus.is_self
     assert (measuring.max_samples, measuring.sequence_length) == (DEFAULT_SAMPLES, None)
-    assert (measuring.device, measuring.kernel, measuring.dtype) == ("auto", "eager", None)
+    assert (measuring.device, measuring.kernel, measuring.dtype) == ("auto", "auto", None)
     assert measuring.baselines == Path("baselines")
     with pytest.raises(FrozenInstanceError):
         measuring.max_samples = 1  # type: ignore[misc]

@@ -20,7 +20,7 @@ def test_defaults(lay: Lay, pytester: pytest.Pytester) -> None:
     assert settings.corpus.is_self
     assert (settings.scale_rule, settings.rounding, settings.block_size) == ("floor", "even", 32)
     assert (settings.max_samples, settings.sequence_length, settings.batch_size) == (1000, None, None)
-    assert (settings.kernels, settings.kernel, settings.level) == ((), "eager", "quick")
+    assert (settings.kernels, settings.kernel, settings.level) == ((), "auto", "quick")
     assert (settings.dtype, settings.device, settings.bounds) == (None, "auto", None)
     assert settings.baselines == pytester.path / "baselines"
     assert settings.report is None
