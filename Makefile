@@ -25,6 +25,8 @@ GGUF := gguf==0.19.0 accelerate==1.15.0
 GPU_PYTHON ?= python3
 # flashinfer and the toolkit that compiles its CPU reference: 1.8 GB
 FLASHINFER := build/flashinfer/site
+# Triton for its interpreter, beside a torch that needs none: 0.7 GB
+TRITON := build/triton/site
 # The site's builder, in an environment of its own.
 DOCS_ENV := build/docs-env
 # pip must not look at anything but the pinned versions, and the run itself must not look at the network.
@@ -32,7 +34,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
 .PHONY: help install gate gate-all gate-real real-model nightly merge fetch-models accept-baselines measure-bounds \
-  conformance exhaustive compare-te compare-flashinfer unit test lint base-install floors fuzz sensitivity false-alarms \
+  conformance exhaustive compare-te compare-flashinfer triton unit test lint base-install floors fuzz sensitivity false-alarms \
   surroundings bench-casts bench-evaluation bench-scheduling gpu-wheels gpu-check docs docs-output clean
 
 help: ## show this list
@@ -101,6 +103,16 @@ $(FLASHINFER)/flashinfer: tools/flashinfer-requirements.txt
 
 compare-flashinfer: $(STAMP) $(FLASHINFER)/flashinfer ## the same with flashinfer's CPU reference, compiled in an environment of its own
 	OMP_NUM_THREADS=1 $(BIN)/python tools/hold_te.py flashinfer $(FLASHINFER)
+
+$(TRITON)/triton: tools/triton-requirements.txt
+	PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(TRITON) -r $<
+	@touch $@
+
+triton: $(STAMP) $(TRITON)/triton ## hold every Triton cast against the oracle in Triton's interpreter, and compile each for GPUs
+	OMP_NUM_THREADS=1 $(OFFLINE) PYTHONPATH=$(TRITON) $(BIN)/pytest tests/unit/kernels/test_casts_triton.py -n 2
+	OMP_NUM_THREADS=1 $(OFFLINE) TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/pytest tests/kernels/test_casts.py \
+	  --mx-kernel=triton,triton_values -n 2
 
 bench-evaluation: $(STAMP) ## time a quantized evaluation against the unquantized one, as ratios within one run
 	$(OFFLINE) $(BIN)/python tools/benchmark_evaluation.py

@@ -55,9 +55,9 @@ def _scales(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor | None]:
     if spec.block.scale != E4M3:
         size = x.detach().abs()
         amax = size.amax() if spec.block.whole_tensor else size.amax(spec.axis, keepdim=True)
-        scales = _fp32_quotient(amax, element.max_value)
+        scales = fp32_quotient(amax, element.max_value)
         return scales.expand(scales_shape(tuple(x.shape), spec)).contiguous(), None
-    tensor_scale = _fp32_quotient(x.detach().abs().amax(), _BLOCK_SCALE.max_value * element.max_value)
+    tensor_scale = fp32_quotient(x.detach().abs().amax(), _BLOCK_SCALE.max_value * element.max_value)
     scales = torch.empty(scales_shape(tuple(x.shape), spec), dtype=torch.uint8, device=x.device)
     scale_rows = rows(scales, spec)
     assert spec.block_size is not None  # NVFP4 has one
@@ -68,7 +68,7 @@ def _scales(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor | None]:
     return scales, tensor_scale
 
 
-def _fp32_quotient(amax: Tensor, divisor: float) -> Tensor:
+def fp32_quotient(amax: Tensor, divisor: float) -> Tensor:
     """Return fp32(amax / divisor); 1 where that is 0, NaN where amax is not finite."""
     quotient = amax.float() / divisor  # IEEE division: rounded once
     quotient = quotient.masked_fill(quotient == 0, 1.0)

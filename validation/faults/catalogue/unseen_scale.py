@@ -51,7 +51,7 @@ FAULTS: tuple[Fault, ...] = (
         what="Where the scale is an fp32 number, amax is taken for 1e-6 at least.",
         source="clamp(min=1e-12) or 1e-10 in many libraries' per-token scales, written when inputs were fp32",
         changes=rewrite(
-            "mxcheck.kernels.real_scaled:_fp32_quotient",
+            "mxcheck.kernels.real_scaled:fp32_quotient",
             value("quotient", nth=1),
             call("float"),
             to="it.clamp(min=1e-6)",
