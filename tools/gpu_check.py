@@ -86,11 +86,15 @@ def _answer(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _kernels(run: Run, folder: Path) -> list[str]:
-    words = ["tests/kernels", "--mx-kernel", "eager", "--mx-level", "quick", "-n", str(run.workers)]
-    if run.short:
-        words = ["tests/kernels/test_casts.py", "--mx-kernel", "eager", "-k", "mxfp8_e4m3-floor"]
-    return suites.pytest_command(words, folder, run.device)
+def _kernels(tests: str, names: str) -> Callable[[Run, Path], list[str]]:
+    def command(run: Run, folder: Path) -> list[str]:
+        kernel = names if run.device == "cuda" else "eager"  # Triton compiles for a GPU only
+        words = [tests, "--mx-kernel", kernel, "--mx-level", "quick", "-n", str(run.workers)]
+        if run.short:
+            words = ["tests/kernels/test_casts.py", "--mx-kernel", kernel, "-k", "mxfp8_e4m3-floor"]
+        return suites.pytest_command(words, folder, run.device)
+
+    return command
 
 
 def _gate(precisions: Sequence[str], tiers: str) -> Callable[[Run, Path], list[str]]:
@@ -110,8 +114,13 @@ PARTS: Mapping[str, Part] = {
     "machine": Part(limit=60, command=_measuring("machine"), read=_answer),
     "products": Part(limit=45, command=_measuring("products"), read=_answer),
     "gate": Part(limit=110, command=_gate(_FIRST, "B"), read=suites.read),
-    "kernels": Part(limit=110, command=_kernels, read=suites.read),
+    "kernels": Part(limit=110, command=_kernels("tests/kernels", "eager"), read=suites.read),
     "casts": Part(limit=60, command=_measuring("casts"), read=_answer),
+    # Most of it goes into compiling, which is kept: what was out of time goes on where it stopped, with
+    # --parts triton.
+    "triton": Part(
+        limit=110, command=_kernels("tests/kernels/test_casts.py", "triton,triton_values"), read=suites.read
+    ),
     "case_times": Part(limit=75, command=_measuring("case_times"), read=_answer),
     "gate_rest": Part(
         limit=150, command=_gate([name for name in LADDER if name not in _FIRST], "all"), read=suites.read

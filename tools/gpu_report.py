@@ -152,15 +152,15 @@ def _products(part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _casts(part: Mapping[str, Any]) -> Iterator[str]:
-    yield f"\n## Eager casts over `copy_` into a buffer, {' by '.join(map(str, part['result']['shape']))}\n"
+    yield f"\n## House casts over `copy_` into a buffer, {' by '.join(map(str, part['result']['shape']))}\n"
     rows = [
         (
-            *(row["format"], row["dtype"], "yes" if row["equal"] else "**no**"),
+            *(row["kernel"], row["format"], row["dtype"], "yes" if row["equal"] else "**no**"),
             *(_figure(row["codes_over_copy"]), _figure(row["values_over_copy"])),
         )
         for row in part["result"]["casts"]
     ]
-    yield from _table(("format", "dtype", "bits as on the CPU", "codes", "values"), rows)
+    yield from _table(("kernel", "format", "dtype", "bits as on the CPU", "codes", "values"), rows)
 
 
 def _case_times(part: Mapping[str, Any]) -> Iterator[str]:
@@ -172,11 +172,14 @@ def _case_times(part: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(("step", *(f"{one['model']}, {one['tokens']:,} tokens" for one in cases)), rows)
 
 
-def _kernels(part: Mapping[str, Any]) -> Iterator[str]:
-    yield "\n## Kernel suite, level quick\n"
-    yield from _tests(part["tests"])
-    matrix = ", ".join(f"{count} {verdict}" for verdict, count in part.get("conformance", {}).items())
-    yield f"\nCells of the matrix: {matrix or 'none'}."
+def _kernels(title: str) -> Any:
+    def write(part: Mapping[str, Any]) -> Iterator[str]:
+        yield f"\n## {title}\n"
+        yield from _tests(part["tests"])
+        matrix = ", ".join(f"{count} {verdict}" for verdict, count in part.get("conformance", {}).items())
+        yield f"\nCells of the matrix: {matrix or 'none'}."
+
+    return write
 
 
 def _gate(title: str) -> Any:
@@ -216,8 +219,9 @@ _SECTIONS = {
     "machine": _leases,
     "products": _products,
     "gate": _gate("The reference gate against the CPU's baselines"),
-    "kernels": _kernels,
+    "kernels": _kernels("Kernel suite, level quick"),
     "casts": _casts,
+    "triton": _kernels("Kernel suite, level quick: the Triton kernel"),
     "case_times": _case_times,
     "gate_rest": _gate("The reference gate: the other precisions"),
 }

@@ -287,7 +287,8 @@ def test_a_rehearsal(load: Load, tmp_path: Path) -> None:
     for kind in ("block 1x128, 128x128", "block 1x128, 1x128", "block 1x32 (MXFP8)"):
         assert products[kind]["refused"]
     assert all(row["equal"] for row in parts["casts"]["result"]["casts"])
-    assert parts["kernels"]["conformance"] == {"exact": parts["kernels"]["tests"]["passed"]}
+    for name in ("kernels", "triton"):
+        assert parts[name]["conformance"] == {"exact": parts[name]["tests"]["passed"]}
     (case,) = parts["gate"]["cases"]
     assert (case["id"], case["outcome"], case["digests_changed"]) == ("ref-llama-fp32", "pass", 0)
     assert max(case["drift_shares"].values()) <= 1
@@ -318,16 +319,31 @@ def test_a_cast_that_differs_from_the_cpus_is_red(load: Load, monkeypatch: pytes
     casts = load("gpu.casts")
     parts, calls = casts._parts, []
 
-    def differs(x: Any, format: str) -> Any:
+    def differs(x: Any, format: str, kernel: str) -> Any:
         calls.append(format)
-        found = parts(x, format)
+        found = parts(x, format, kernel)
         if calls.count("fp8_e5m2") == 1:
             found[0][0, 0] ^= 1
         return found
 
     monkeypatch.setattr(casts, "_parts", differs)
     _, wrong = casts.measure("cpu", short=True)
-    assert wrong == ["fp8_e5m2 of bfloat16 differs from the CPU's"]
+    assert wrong == ["eager: fp8_e5m2 of bfloat16 differs from the CPU's"]
+
+
+def test_triton_is_tried_on_cuda_alone(
+    check: ModuleType, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = check.PARTS["triton"].command
+    kernels = {
+        device: command(check.Run(device=device, short=False, workers=1), Path("folder"))[5]
+        for device in ("cuda", "cpu")
+    }
+    assert kernels == {"cuda": "triton,triton_values", "cpu": "eager"}
+    casts, tried = load("gpu.casts"), []
+    monkeypatch.setattr(casts, "_row", lambda kernel, *_, **__: tried.append(kernel) or {"equal": True})
+    casts.measure("cuda", short=True)
+    assert set(tried) == {"eager", "triton"}
 
 
 AGREED = {

@@ -18,6 +18,7 @@ from mxcheck.formats.blocks import E4M3, FP32
 from mxcheck.formats.choices import choose
 from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
 from mxcheck.kernels.block_views import check_input
+from mxcheck.kernels.calls_triton import fake_quantize_triton, quantize_triton
 from mxcheck.kernels.compiled.calls import fake_quantize_cpp, quantize_cpp
 from mxcheck.kernels.domain import NotSupported, domain_of
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
@@ -36,10 +37,11 @@ _OWN: dict[str, tuple[Kernel, Kernel]] = {
     "auto": (quantize_house, fake_quantize_house),
     "eager": (quantize_eager, fake_quantize_eager),
     "cpp": (quantize_cpp, fake_quantize_cpp),
+    "triton": (quantize_triton, fake_quantize_triton),
 }
 assert tuple(_OWN) == OWN
 # Those that check their input themselves, return what they must, and may be told where to.
-_TRUSTED = (quantize_house, fake_quantize_house, quantize_cpp, fake_quantize_cpp)
+_TRUSTED = (*_OWN["auto"], *_OWN["cpp"], *_OWN["triton"])
 
 _TELL: ContextVar[Callable[[Kernel], object] | None] = ContextVar("mxcheck_tell", default=None)
 
@@ -66,7 +68,7 @@ def quantize(
         axis, rounding, tail, nonfinite: as in `CastSpec`.
         block_size, scale_rule: as in `CastSpec`; None is the format's own (MX: 32 and `floor`).
         random: for stochastic rounding, int64 of x's shape with values in [0, 2^32).
-        kernel: `auto` (the fastest of ours), `eager` or `cpp`, a callable `f(x, spec)` that returns
+        kernel: `auto` (the fastest of ours), `eager`, `cpp` or `triton`, a callable `f(x, spec)` that returns
             (codes, scales), or where to find one: `package.module:function`.
         out: the result of an earlier call with the same cast and shape, which is overwritten and returned.
             It shares no memory with x.

@@ -14,6 +14,7 @@ import logging
 import struct
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from threading import Lock
 from typing import Any
@@ -111,12 +112,15 @@ def is_sound(device: torch.device) -> bool:
 
 def _check(x: Tensor, spec: CastSpec) -> None:
     check_input(x, spec)
+    if x.device.type != "cuda" and not _kernel().INTERPRETED:
+        raise NotSupported(f"Triton casts on a GPU, got a tensor on {x.device}; use kernel='eager' there")
+
+
+@cache
+def _kernel() -> Any:
     if find_spec("triton") is None:
         raise NotSupported("triton is not installed: torch's CUDA build brings the version that it needs")
-    from mxcheck.kernels.casts_triton import INTERPRETED
-
-    if x.device.type != "cuda" and not INTERPRETED:
-        raise NotSupported(f"Triton casts on a GPU, got a tensor on {x.device}; use kernel='eager' there")
+    return import_module("mxcheck.kernels.casts_triton")
 
 
 def _given_scales(x: Tensor, spec: CastSpec) -> Tensor | None:
@@ -135,8 +139,6 @@ def _given_scales(x: Tensor, spec: CastSpec) -> Tensor | None:
 
 def _launch(x: Tensor, spec: CastSpec, out: Tensor, scales: Tensor | None, given: Tensor | None) -> None:
     """Write codes (`out` is uint8) or values to `out`, and the scales' codes to `scales` where given."""
-    from mxcheck.kernels.casts_triton import cast
-
     integers, x_mantissa = _BITS[x.dtype]
     x = x.detach().contiguous().resolve_neg()
     source = x.view(1, -1, 1) if spec.block.whole_tensor else rows(x, spec)
@@ -148,7 +150,7 @@ def _launch(x: Tensor, spec: CastSpec, out: Tensor, scales: Tensor | None, given
     height = _TILE // width if x.is_cuda else min(_INTERPRETED_TILE // width, _power_of_two(blocks))
     # Triton launches on the current device.
     with torch.cuda.device(x.device) if x.is_cuda else _INTERPRETER:
-        cast[(-(-blocks // height),)](
+        _kernel().cast[(-(-blocks // height),)](
             source.view(integers),
             rows(spec.random, spec) if spec.rounding == "stochastic" else None,
             out if out.dtype == torch.uint8 else out.view(integers),

@@ -1,6 +1,6 @@
 """The house kernel `auto`: the fastest of ours for a tensor. All give the same bits.
 
-On a CPU that is the compiled one; elsewhere, and where there is none, it is eager.
+On a CPU that is the compiled one, on CUDA Triton's; elsewhere, and where that is missing, it is eager.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.calls_triton import fake_quantize_triton, is_sound, quantize_triton
 from mxcheck.kernels.compiled.calls import fake_quantize_cpp, is_compiled, quantize_cpp
 from mxcheck.kernels.domain import domain
 from mxcheck.kernels.eager import Parts, fake_quantize_eager, quantize_eager
@@ -21,6 +22,8 @@ def quantize_house(x: Tensor, spec: CastSpec, out: Parts | None = None) -> Parts
     """As `quantize_eager`; `out` as of `quantize_cpp`."""
     if takes_compiled(x):
         return quantize_cpp(x, spec, out)
+    if takes_triton(x):
+        return quantize_triton(x, spec, out)
     return _put(quantize_eager(x, spec), out)
 
 
@@ -29,6 +32,8 @@ def fake_quantize_house(x: Tensor, spec: CastSpec, out: Tensor | None = None) ->
     """As `fake_quantize_eager`; `out` as of `quantize_cpp`."""
     if takes_compiled(x):
         return fake_quantize_cpp(x, spec, out)
+    if takes_triton(x):
+        return fake_quantize_triton(x, spec, out)
     values = fake_quantize_eager(x, spec)
     return values if out is None else out.copy_(values)
 
@@ -44,10 +49,23 @@ def takes_compiled(x: Tensor) -> bool:
     )
 
 
+def takes_triton(x: Tensor) -> bool:
+    """Return whether Triton casts x: a plain tensor on a CUDA device on which it is sound."""
+    return (
+        type(x) in _PLAIN
+        and x.device.type == "cuda"
+        and x.layout == torch.strided
+        and not torch.compiler.is_compiling()
+        and is_sound(x.device)
+    )
+
+
 def used(name: str, device: str) -> str:
     """Return the kernel that `auto` takes on a device (`cpu`, `cuda`), by name; other names as they are."""
     if name != "auto":
         return name
+    if device == "cuda":
+        return "triton" if is_sound(torch.device("cuda", torch.cuda.current_device())) else "eager"
     return "cpp" if device == "cpu" and is_compiled() else "eager"
 
 

@@ -19,7 +19,7 @@ from mxcheck.kernels.compiled.library import missing as not_compiled
 
 ENTRY_POINTS = "mxcheck.kernels"
 #: Names of our own kernels. All give the same bits; `auto` takes the fastest.
-OWN = ("auto", "eager", "cpp")
+OWN = ("auto", "eager", "cpp", "triton")
 #: Prefix of a command line that is given as a kernel's name, where a program in any language may be one.
 PROGRAM = "command:"
 
@@ -37,6 +37,7 @@ class Implementation:
         compiled: whether a compiler makes it on this machine.
         cpu_only: called with CPU tensors on any device: a numpy library, or one whose known findings were
             recorded there.
+        named_only: tested only where it is named: not everywhere that its library is installed can it cast.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Implementation:
     obtain: str = ""
     compiled: bool = False
     cpu_only: bool = False
+    named_only: bool = False
 
     def missing(self) -> str | None:
         """Return why it cannot be called here, or None. Imports no library, and compiles nothing."""
@@ -103,11 +105,24 @@ def _compiled(name: str, function: str) -> Implementation:
     return Implementation(name=name, target=target, compiled=True, cpu_only=True)
 
 
+def _triton(name: str, function: str) -> Implementation:
+    return Implementation(
+        name=name,
+        target=f"mxcheck.kernels.calls_triton:{function}",
+        library="triton",
+        distribution="triton",
+        obtain="torch's CUDA build brings the version that it needs",
+        named_only=True,
+    )
+
+
 _HOUSE = (
     Implementation(name="eager", target="mxcheck.kernels.eager:quantize_eager"),
     Implementation(name="eager_values", target="mxcheck.kernels.eager:fake_quantize_eager"),
     _compiled("cpp", "quantize_cpp"),
     _compiled("cpp_values", "fake_quantize_cpp"),
+    _triton("triton", "quantize_triton"),
+    _triton("triton_values", "fake_quantize_triton"),
 )
 
 #: Names of our own implementations: exact in every cell, or they are mended.

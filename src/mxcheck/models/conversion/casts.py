@@ -186,7 +186,7 @@ def weight_values(
     dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
     in_dtype = activation_cast(operand, kernel, axis=axis, of=of)
     with undisturbed("cast"), as_it_is():  # an operand of the case, also where a probe meets it
-        if own is _HOUSE:
+        if is_own(own):
             return in_dtype(weight.to(dtype))
         with _by_name(kernel, own, of, weight, spec):
             quantized = cast_with(weight, spec, own)

@@ -77,7 +77,7 @@ def chosen(settings: Settings) -> tuple[list[Implementation], list[tuple[Impleme
         raise ValueError(f"--mx-kernel={absent[0][0].name}: {absent[0][1]}")
     if named:
         return named, []
-    everything = list(implementations().values())
+    everything = [one for one in implementations().values() if not one.named_only]
     missing = [(one, reason) for one in everything if (reason := one.missing()) is not None]
     return [one for one in everything if one.missing() is None], missing
 
