@@ -112,7 +112,7 @@ $(TRITON)/triton: tools/triton-requirements.txt
 triton: $(STAMP) $(TRITON)/triton ## hold every Triton cast against the oracle in Triton's interpreter, and compile each for GPUs
 	OMP_NUM_THREADS=1 $(OFFLINE) PYTHONPATH=$(TRITON) $(BIN)/pytest tests/unit/kernels/test_casts_triton.py -n 2
 	OMP_NUM_THREADS=1 $(OFFLINE) TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/pytest tests/kernels/test_casts.py \
-	  --mx-kernel=triton,triton_values -n 2
+	  --mx-kernel=triton,triton_values -n auto
 
 bench-evaluation: $(STAMP) ## time a quantized evaluation against the unquantized one, as ratios within one run
 	$(OFFLINE) $(BIN)/python tools/benchmark_evaluation.py

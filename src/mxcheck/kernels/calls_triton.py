@@ -143,7 +143,8 @@ def _launch(x: Tensor, spec: CastSpec, out: Tensor, scales: Tensor | None, given
     x = x.detach().contiguous().resolve_neg()
     source = x.view(1, -1, 1) if spec.block.whole_tensor else rows(x, spec)
     outer, length, inner = source.shape
-    block_size = spec.block_size or _SEGMENT
+    # A block that is longer than its axis is alone there.
+    block_size = min(spec.block_size or _SEGMENT, max(_LARGEST_WIDTH, _power_of_two(length)))
     per_axis = -(-length // block_size)
     blocks = outer * per_axis * inner
     width = min(_power_of_two(block_size), _LARGEST_WIDTH)

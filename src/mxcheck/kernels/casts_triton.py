@@ -68,7 +68,8 @@ def cast(  # type: ignore[no-untyped-def]
     amax = tl.zeros([height], tl.int32)
     if scale == "e8m0" or scale == "e4m3":
         for start in range(0, block_size, width):
-            size = _load(x, first + (start + step) * inner, start + step < here, x_mantissa) & _MAGNITUDE
+            offset, inside = first + (start + step).to(tl.int64) * inner, start + step < here
+            size = _load(x, offset, inside, x_mantissa) & _MAGNITUDE
             if nan_stays:
                 size = tl.where(size > _INFINITY, 0, size)
             amax = tl.maximum(amax, tl.max(size, 1))
@@ -94,7 +95,7 @@ def cast(  # type: ignore[no-untyped-def]
             divisor, exponent = _scale(tl.full([height], _ONE, tl.int32), 0, given_bits)
 
     for start in range(0, block_size, width):
-        offset, inside = first + (start + step) * inner, start + step < here
+        offset, inside = first + (start + step).to(tl.int64) * inner, start + step < here
         bits = _load(x, offset, inside, x_mantissa)
         is_nan = poisoned[:, None] | ((bits & _MAGNITUDE) > _INFINITY)
         significand, place = _split(bits & _MAGNITUDE)
