@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from simulated_host import Host, Memory, draw_models
+from warm_python import warm_interpreter
 
 from mxcheck.scheduling.ledger import Ledger
 
@@ -19,8 +21,12 @@ def make_host(folder: Path, **more: int) -> Host:
     return Host(folder=folder, models=models, devices=4, **more).write()
 
 
-def finish(host: Host, *arguments: str, **environment: str) -> str:
-    process = host.start(*arguments, **environment)
+def start(host: Host, *arguments: str) -> subprocess.Popen[str]:
+    return host.start(*arguments, python=str(warm_interpreter()))
+
+
+def finish(host: Host, *arguments: str) -> str:
+    process = start(host, *arguments)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
@@ -58,7 +64,7 @@ def test_two_workers_a_device(tmp_path: Path) -> None:
 
 def test_two_runs_at_once(tmp_path: Path) -> None:
     host = make_host(tmp_path)
-    others = host.start("-n", "4", "--results", "others.json")
+    others = start(host, "-n", "4", "--results", "others.json")
     finish(host, "-n", "4")
     output, _ = others.communicate(timeout=600)
     assert others.returncode == 0, output

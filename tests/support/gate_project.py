@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from warm_python import run_warm
+from warm_python import FORKED_ELSEWHERE, run_warm
 
 from mxcheck.gate.result import result_from_dict
 
@@ -65,16 +65,7 @@ class Project:
     def pytest(self, *arguments: str, **environment: str) -> Run:
         rows = self.directory / "rows.json"
         rows.unlink(missing_ok=True)
-        words = ("pytest", "-p", "no:cacheprovider", *arguments)
-        # A fresh interpreter where anything is read when it starts or when a library is imported.
-        if (
-            all(name.startswith("MXCHECK_") or name == "CI" for name in environment)
-            and not (self.source / "sitecustomize.py").exists()
-        ):
-            own = self.environment(**environment)
-            done = run_warm(words, folder=self.directory, environment=own, output=self.directory.parent)
-        else:
-            done = self.run("-m", *words, **environment)
+        done = self.run("-m", "pytest", "-p", "no:cacheprovider", *arguments, **environment)
         found = json.loads(rows.read_text()) if rows.is_file() else {}
         return Run(code=done.returncode, output=done.stdout + done.stderr, rows=found)
 
@@ -100,11 +91,18 @@ class Project:
         }
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """The interpreter with `arguments`, in the project."""
+        """The interpreter with `arguments`, in the project: a fresh one where anything is read when it starts
+        or when a library is imported."""
+        own = self.environment(**environment)
+        if (
+            all(name.startswith("MXCHECK_") or name in ("CI", *FORKED_ELSEWHERE) for name in environment)
+            and not (self.source / "sitecustomize.py").exists()
+        ):
+            return run_warm(arguments, folder=self.directory, environment=own, output=self.directory.parent)
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=self.directory,
-            env=self.environment(**environment),
+            env=own,
             capture_output=True,
             text=True,
             check=False,

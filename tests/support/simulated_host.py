@@ -83,7 +83,9 @@ class Host:
         (self.folder / "host.json").write_text(json.dumps(asdict(self), default=str))
         return self
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, python: str = sys.executable, **environment: str
+    ) -> subprocess.Popen[str]:
         """The real pytest on it, in the background."""
         inherited = {
             name: value
@@ -92,7 +94,7 @@ class Host:
         }
         path = os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)])
         return subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_PLUGINS, *arguments],
+            [python, "-m", "pytest", "-p", "no:cacheprovider", *_PLUGINS, *arguments],
             cwd=self.folder,
             env={
                 **inherited,
