@@ -25,7 +25,8 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutBitsAndBytes
 
 
 def test_bitsandbytes_that_is_not_installed(project: Project) -> None:
-    (project.source / "sitecustomize.py").write_text(_ABSENT)
+    conftest = project.directory / "conftest.py"  # read before anything looks for libraries
+    conftest.write_text(_ABSENT + conftest.read_text())
     words = (*FEW, "--mx-models", "ref-llama", "--mx-skip", "mx,bf16,bf16_operands,fp8_tensor,nvfp4,te")
     run = project.gate(*words, "--mx-precision", "all", "--snapshot-update")
     assert (run.code, run.verdicts()) == (
@@ -128,14 +129,14 @@ def cast(x, spec):
 
 @pytest.fixture
 def breaking(project: Project) -> tuple[str, ...]:
-    """Words of a run of four formats, of which two break, each with another after it."""
+    """Words of a run of three formats, of which the first two break."""
     from transformers import AutoConfig
 
     from mxcheck.models.zoo.known_models import model_source
 
     width = AutoConfig.from_pretrained(model_source("ref-llama").location).intermediate_size
     (project.directory / "my_kernels.py").write_text(_KERNELS.replace("WIDTH", str(width)))
-    formats = "mxfp8_e5m2,mxfp8_e4m3,mxint8,mxfp4_e3m0"
+    formats = "mxfp8_e5m2,mxint8,mxfp4_e3m0"
     return (*FEW, "--mx-models", "ref-llama", "--mx-kernel", "my_kernels:cast", "--mx-precision", formats)
 
 
@@ -148,10 +149,10 @@ def test_a_case_out_of_memory_and_one_with_nan(project: Project, breaking: tuple
         assert run.code == 1, run.output
         assert {name for name, verdict in verdicts.items() if verdict == "ERROR"} == broken, run.output
         assert {verdict for name, verdict in verdicts.items() if name not in broken} == {word}, run.output
-        assert len(verdicts) == 4
+        assert len(verdicts) == 3
         assert f"ref-llama-mxfp8_e5m2-A+{LABEL}: out of memory on cpu: " in run.output
         assert "lower --mx-batch-size or --mx-sequence-length" in run.output
         culprit = "the first module to produce NaN or infinity is model.layers.0.mlp.down_proj (Linear)"
         assert f"ref-llama-mxint8-A+{LABEL}: logits are not finite: {culprit}" in run.output
         assert "Traceback" not in run.output
-    assert len(project.files()) == 2
+    assert len(project.files()) == 1

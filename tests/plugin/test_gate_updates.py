@@ -9,12 +9,13 @@ from gate_project import Project
 
 from mxcheck.evaluation.layer_states import load_states, save_states
 
-#: Few samples, so that the noise of a case is measured quickly; a part of the identity, hence of the names.
-FEW = ("--mx-models", "ref-llama", "--mx-precision", "bf16,mxfp8_e4m3,mxint8", "--mx-max-samples", "4")
-NAMES = {
-    "ref-llama/bf16+samples4.json",
-    *(f"ref-llama/{name}-{tier}+samples4.json" for name in ("mxfp8_e4m3", "mxint8") for tier in "AB"),
-}
+#: Few short samples: the noise of a case is measured quickly. They are part of its name.
+FEW = (
+    *("--mx-models", "ref-llama", "--mx-precision", "mxfp8_e4m3,mxint8"),
+    *("--mx-max-samples", "4", "--mx-sequence-length", "32"),
+)
+LABEL = "length32+samples4"
+NAMES = {f"ref-llama/{name}-{tier}+{LABEL}.json" for name in ("mxfp8_e4m3", "mxint8") for tier in "AB"}
 CHANGED = {name for name in NAMES if "fp8_e4m3" in name}
 
 
@@ -56,18 +57,18 @@ def test_update_rewrites_what_changed_though_a_worker_dies(project: Project) -> 
     )
     run = project.gate(*FEW, "-n", "2", "-p", "killer", "--snapshot-update")
     assert run.code == 1
-    assert run.verdicts()["ref-llama-mxfp8_e4m3-B+samples4"] == "CRASH", run.output
-    assert run.verdicts()["ref-llama-mxfp8_e4m3-A+samples4"] == "updated", run.output
+    assert run.verdicts()[f"ref-llama-mxfp8_e4m3-B+{LABEL}"] == "CRASH", run.output
+    assert run.verdicts()[f"ref-llama-mxfp8_e4m3-A+{LABEL}"] == "updated", run.output
     halfway = project.files()
-    assert changed_files(first, halfway) == {"ref-llama/mxfp8_e4m3-A+samples4.json"}
+    assert changed_files(first, halfway) == {f"ref-llama/mxfp8_e4m3-A+{LABEL}.json"}
 
     run = project.gate(*FEW, "-n", "2", "--snapshot-update")
     assert run.code == 0, run.output
     updated = {name for name, verdict in run.verdicts().items() if verdict == "updated"}
-    assert updated == {"ref-llama-mxfp8_e4m3-B+samples4"}
+    assert updated == {f"ref-llama-mxfp8_e4m3-B+{LABEL}"}
     assert set(run.verdicts().values()) == {"pass", "updated"}
     assert changed_files(first, project.files()) == CHANGED
-    assert changed_files(halfway, project.files()) == {"ref-llama/mxfp8_e4m3-B+samples4.json"}
+    assert changed_files(halfway, project.files()) == {f"ref-llama/mxfp8_e4m3-B+{LABEL}.json"}
     assert states(project) == kept, "no update writes them anew"
     assert not list(project.baselines.rglob("*.part"))
 
