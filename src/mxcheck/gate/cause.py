@@ -113,8 +113,11 @@ def _versions(record: Record, baseline: Record) -> dict[str, str]:
 
 
 def environment_changes(record: Record, baseline: Record) -> dict[str, str]:
-    """Return `now, accepted with then` for each entry of the environment that differs."""
+    """Return `now, accepted with then` for each entry of the environment that differs; not for our kernels,
+    which give the same bits."""
     found = differing(record.environment, baseline.environment)
+    if _kernel(record) == _kernel(baseline):
+        found.pop("kernel", None)
     return {name: f"{now}, accepted with {then}" for name, (now, then) in found.items()}
 
 
