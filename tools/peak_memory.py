@@ -42,14 +42,14 @@ def main() -> None:
     print(f"{given.precision}, tier {given.tier}: {given.sequences} sequences of {given.length}")
     for millions in given.parameters:
         with tempfile.TemporaryDirectory() as folder:
-            size = _make(millions, Path(folder))
+            size = make(millions, Path(folder))
             peaks = {what: _peak_of(what, folder, own) for what in ("start", *given.what)}
         more = {what: peaks[what] - peaks["start"] for what in given.what}
         found = [f"{what} {size_of / MIB:.0f} MiB = {size_of / size:.2f}" for what, size_of in more.items()]
         print(f"{size / 4e6:.1f}M parameters, {size / MIB:.0f} MiB: {', '.join(found)}", flush=True)
 
 
-def _make(millions: int, folder: Path) -> int:
+def make(millions: int, folder: Path) -> int:
     """Write a model, and return its bytes in fp32."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

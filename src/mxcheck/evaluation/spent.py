@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds by part, of the context that asks for them.
-_ASKED: ContextVar[dict[str, float] | None] = ContextVar("mxcheck_spent", default=None)
+Clock = Callable[[], float]
+
+#: Seconds by part, of the context that asks for them, and its clock.
+_ASKED: ContextVar[tuple[dict[str, float], Clock] | None] = ContextVar("mxcheck_spent", default=None)
 
 
 @contextmanager
-def spending() -> Iterator[dict[str, float]]:
-    """Yield a dict that collects wall seconds by part within the context. An inner context has its own."""
+def spending(clock: Clock = time.perf_counter) -> Iterator[dict[str, float]]:
+    """Yield a dict that collects seconds of `clock` by part within the context: by default wall seconds. An
+    inner context has its own."""
     seconds: dict[str, float] = {}
-    token = _ASKED.set(seconds)
+    token = _ASKED.set((seconds, clock))
     try:
         yield seconds
     finally:
@@ -32,16 +35,17 @@ def spent_on(part: str) -> Iterator[None]:
 
     A GPU is waited for at the end, or its work would count where the next result is read.
     """
-    seconds = _ASKED.get()
-    if seconds is None:
+    asked = _ASKED.get()
+    if asked is None:
         yield
         return
-    began = time.perf_counter()
+    seconds, clock = asked
+    began = clock()
     try:
         yield
     finally:
         _wait_for_the_gpu()
-        seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - began
+        seconds[part] = seconds.get(part, 0.0) + clock() - began
 
 
 def each_spent_on(part: str, values: Iterable[T]) -> Iterator[T]:
