@@ -5,7 +5,7 @@
 Every part of a case costs a number of nanoseconds for each of what it works on, and a number for each module
 that it visits. Both numbers are solved from the smallest model and the middle one of five; then the other
 three are predicted, and measured. Models are Llamas with drawn weights and a vocabulary of 32k, in one
-thread, by CPU seconds. docs/night.md has the figures, and what they say of models that are not here.
+thread, by CPU seconds. docs/cost.md has the figures, and what they say of models that are not here.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def solved(part: str, small: Case, large: Case) -> tuple[float, float]:
 
 def show(cases: Mapping[int, Case], rates: Mapping[str, tuple[float, float]]) -> None:
     """Print rates, and what they predict beside what was measured."""
-    console = Console()
+    console = Console(width=140)
     of_parts = Table("part", "ns a count", "µs a module", box=None)
     for part, (by_count, by_module) in rates.items():
         of_parts.add_row(part, f"{1e9 * by_count:.4f}", f"{1e6 * by_module:.0f}")
