@@ -92,7 +92,7 @@ os._exit(code)
 def _server() -> tuple[socket.socket, Path]:
     """The socket of the process that has imported them, one for this process, with which it ends; and what
     stands for the interpreter."""
-    folder = Path(tempfile.mkdtemp(prefix="mxcheck-warm-"))
+    folder = Path(tempfile.mkdtemp(prefix="warm-python-"))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(folder / "socket"))
     listener.listen(64)
