@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mxcheck.models.conversion.converted_parameters import running
+
 _OPERANDS: Mapping[Any, tuple[int, int]] = {
     torch.ops.aten.mm.default: (0, 1),
     torch.ops.aten.bmm.default: (0, 1),
@@ -55,11 +57,18 @@ def logits(model: nn.Module, ids: Tensor, **arguments: Any) -> Tensor:
     return result
 
 
+def multiplied(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters by name as a forward of `model` meets them: of a converted one the quantized weights."""
+    with running():
+        names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        return {name: model.get_parameter(name) for name in names}
+
+
 def products(model: nn.Module, ids: Tensor) -> list[Product]:
     """Every matrix product of one forward pass, in order."""
     owners = {
         parameter.untyped_storage().data_ptr(): name.rpartition(".")[0]
-        for name, parameter in model.named_parameters(remove_duplicate=False)
+        for name, parameter in multiplied(model).items()
     }
     with _Products(owners) as mode:
         logits(model, ids)

@@ -56,8 +56,7 @@ FAULTS: tuple[Fault, ...] = (
             assignment("self._active"),
             to="it\n"
             "for part in list(self.modules.values())[-1:]:\n"
-            "    for key, own in getattr(part, '_originals', {}).items():\n"
-            "        setattr(part.module, key, own)",
+            "    getattr(part, '_quantized', {}).update(getattr(part, '_originals', {}))",
         ),
     ),
     _fault(

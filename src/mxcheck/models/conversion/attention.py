@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mxcheck.models.conversion.casts import activation_cast, refuse_gradient
 from mxcheck.models.conversion.classify import classify
+from mxcheck.models.conversion.converted_parameters import reads
 from mxcheck.models.conversion.linear import Method
 from mxcheck.models.conversion.product_hooks import AttentionCast, Cast, storage
 from mxcheck.models.recipes.recipe import Operand
@@ -57,13 +58,13 @@ def _class_of(module: nn.Module) -> str:
 
 
 class _Storages(Container[int]):
-    """The storages of a module's parameters, also of those that are quantized and kept while it runs."""
+    """The storages of a module's parameters, and of the quantized weights that its forward has read."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
     def __contains__(self, address: object) -> bool:
-        return any(storage(value) == address for value in self._module.parameters())
+        return any(storage(one) == address for one in (*self._module.parameters(), *(reads() or {}).values()))
 
 
 class ConvertedAttention:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ from mxcheck.models.backends.backend import backend
 from mxcheck.models.conversion.attention import ConvertedAttention, attention_modules
 from mxcheck.models.conversion.classify import classify, weight_parameters
 from mxcheck.models.conversion.elementwise import GlobalQuantization
-from mxcheck.models.conversion.linear import Converted, ConvertedLinear, LibraryLinear
+from mxcheck.models.conversion.linear import Around, Converted, ConvertedLinear, LibraryLinear
 from mxcheck.models.recipes.recipe import Recipe
 
 #: Where the quantized weights are.
@@ -50,6 +51,7 @@ class Conversion:
         self.modules: dict[str, Converted] = {}
         self.attention: dict[str, ConvertedAttention] = {}
         self.elementwise: GlobalQuantization | None = None
+        self._around: list[Around] = []
         self.original_bytes = sum(parameter.nbytes for parameter in model.parameters())
         self.weight_bytes = self.original_bytes
         #: Whether the result may not (True), must (False) or may (None) equal the unconverted model's.
@@ -58,7 +60,7 @@ class Conversion:
         self._active = False
 
     def undo(self) -> None:
-        """Restore the model bit for bit. A second call does nothing."""
+        """Restore the model bit for bit, but for what its owner wrote since. A second call does nothing."""
         if self._active:
             self._revert()
             delattr(self.model, _MARK)
@@ -95,18 +97,31 @@ class Conversion:
     def _activate(self) -> None:
         for part in self._parts():
             part.activate()
+        # over the parts' own, and put back before them
+        self._around = [Around(module) for module in _around(self)]
         for parameter, _ in self._parameters:
             parameter.data = parameter.data.to(torch.bfloat16)
         setattr(self.model, _MARK, self.recipe)
         self._active = True
 
     def _revert(self) -> None:
+        for one in self._around:
+            one.revert()
         for part in self._parts():
             part.revert()
         for parameter, original in self._parameters:
             parameter.data = original
         setattr(self.model, _MARK, None)
         self._active = False
+
+
+def _around(conversion: Conversion) -> list[nn.Module]:
+    """Return the modules around those with mxcheck's casts, which may read a weight themselves."""
+    converted = [name for name, one in conversion.modules.items() if isinstance(one, ConvertedLinear)]
+    names = {name[: dot.start()] for name in converted for dot in re.finditer(r"\.", name)}
+    if converted:
+        names.add("")  # the model itself
+    return [conversion.model.get_submodule(name) for name in sorted(names.difference(conversion.modules))]
 
 
 def can_be_lean(recipe: Recipe) -> bool:
@@ -119,11 +134,14 @@ def convert(model: nn.Module, recipe: Recipe, *, memory: str = "kept") -> Conver
     """Quantize `model` in place by `recipe`, and return the handle that undoes it.
 
     `memory` is `kept`, which holds a quantized copy of the weights, or `lean`, which makes each at every
-    forward of its module and drops it: one model and one layer, the same results. While a lean model is
-    converted, `parameters()` and `state_dict()` give the original weights. Where `lean` does not apply (see
-    `can_be_lean`) weights are kept; `Conversion.memory` says which it is. Both multiply by the weights as
-    they are at the forward: what their owner changes in between is cast anew, unless it was written through
-    `.data`, which torch does not count and only `lean` sees.
+    forward of its module and drops it: one model and one layer, the same results. Where `lean` does not apply
+    (see `can_be_lean`) weights are kept; `Conversion.memory` says which it is.
+
+    The weights of a converted model stay its owner's: attributes, `parameters()` and `state_dict()` give the
+    originals, a forward multiplies by the casts of what they are then, and `undo` leaves what was written to
+    them. Three limits: torch does not count what is written in place through `.data`, and only `lean` sees
+    it; a library's weights, and those of `bf16`, are converted once; and while a forward of the model or of a
+    part of it runs, an attribute is the quantized weight, and what is written to that in place may be lost.
 
     `fp32` changes nothing; `bf16` casts every floating-point parameter (buffers, such as the rotary
     frequencies, keep their dtype, as when a checkpoint is loaded in bf16). Other precisions convert every

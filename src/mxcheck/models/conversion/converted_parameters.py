@@ -1,16 +1,17 @@
-"""The parameters of a converted module: its quantized weights where they are kept, and where they are made
-at each forward.
+"""The parameters of a converted module: its owner's weights, and while a forward runs the quantized ones.
 
-A module holds the weights of its owner. Reading the attribute gives the quantized weight, cast anew if its
-owner changed it. A lean module has it only while its own forward runs: one cast for all reads, dropped at its
-end; then `parameters()` and `state_dict()` give the owner's. A model that reads such a weight elsewhere (an
-attention that multiplies by a projection's weight itself) may hold on to it, or change it in place; so that
-one is kept from then on, as all are where weights are kept.
+A module holds the weights of its owner, who reads and writes them as if nothing were converted: by the
+attribute, `parameters()`, `state_dict()`, `load_state_dict()`, an assignment. While a forward of the
+converted model or of a part of it runs, the attribute is the quantized weight; so a model that multiplies by
+a weight itself (an attention that reads a projection's) gets that too. What such a forward writes to a weight
+in place is not the owner's, and may be lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Mapping, ValuesView
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,11 @@ from torch import Tensor, nn
 Parameters = dict[str, nn.Parameter | None]
 #: What tells whether a weight is the one that was cast.
 State = tuple[int, int, int] | None
+
+#: Quantized weights that the forward that runs here has read, by module and name.
+Reads = dict[tuple[object, str], nn.Parameter]
+#: Those of the innermost forward that runs in this thread; None if none runs.
+_READS: ContextVar[Reads | None] = ContextVar("mxcheck_reads", default=None)
 
 
 def state_of(weight: Tensor) -> State:
@@ -27,11 +33,26 @@ def state_of(weight: Tensor) -> State:
     return None if weight.is_inference() else (id(weight), weight.data_ptr(), weight._version)
 
 
-class ConvertedParameters(Parameters):
-    """A module's `_parameters`, where `nn.Module` looks up attributes.
+def reads() -> Reads | None:
+    """Return the quantized weights read by the forward that runs here, to add to; None if none runs."""
+    return _READS.get()
 
-    Of those of `names`, `read` answers for an attribute and `write` takes what is assigned to it; iterating
-    gives the `kept` ones, else the owner's.
+
+@contextmanager
+def running(more: Reads | None = None) -> Iterator[None]:
+    """Mark a forward: what it reads, and `more`, are dropped at its end."""
+    token = _READS.set({**(_READS.get() or {}), **(more or {})})
+    try:
+        yield
+    finally:
+        _READS.reset(token)
+
+
+class ConvertedParameters(Parameters):
+    """A module's `_parameters`, where `nn.Module` looks up attributes: the owner's.
+
+    `read` answers for the attributes `names`, and `write` is told what is assigned to one. None of them can
+    be removed: the conversion casts them.
     """
 
     def __init__(
@@ -39,32 +60,31 @@ class ConvertedParameters(Parameters):
         owned: Parameters,
         *,
         names: frozenset[str],
-        kept: Mapping[str, nn.Parameter],
         read: Callable[[str], nn.Parameter],
-        write: Callable[[str, Any], None],
+        write: Callable[[str, nn.Parameter], None],
     ) -> None:
         super().__init__(owned)
-        self._names, self._kept, self._read, self._write = names, kept, read, write
-
-    def owned(self) -> Parameters:
-        """Return the parameters of the unconverted module."""
-        return dict(super().items())
-
-    def items(self) -> ItemsView[str, nn.Parameter | None]:  # type: ignore[override]
-        return (self.owned() | {**self._kept}).items()
-
-    def values(self) -> ValuesView[nn.Parameter | None]:  # type: ignore[override]
-        return (self.owned() | {**self._kept}).values()
+        self._names, self._read, self._write = names, read, write
 
     def __getitem__(self, name: str) -> nn.Parameter | None:
         return self._read(name) if name in self._names else super().__getitem__(name)
 
     def __setitem__(self, name: str, value: nn.Parameter | None) -> None:
         if name in self._names:
+            if value is None:
+                raise _needed(name)
             self._write(name, value)
-        else:
-            super().__setitem__(name, value)
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        if name in self._names:
+            raise _needed(name)
+        super().__delitem__(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy as plain parameters: the copy of a module is no part of its conversion."""
         return dict, (dict(self.items()),)
+
+
+def _needed(name: str) -> ValueError:
+    return ValueError(f"{name} is converted and cannot be removed; undo the conversion first")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -22,7 +22,13 @@ from mxcheck.models.conversion.casts import (
     weight_values,
 )
 from mxcheck.models.conversion.classify import expert_parameters, reduction_axis, weight_parameters
-from mxcheck.models.conversion.converted_parameters import ConvertedParameters, State, state_of
+from mxcheck.models.conversion.converted_parameters import (
+    ConvertedParameters,
+    State,
+    reads,
+    running,
+    state_of,
+)
 from mxcheck.models.conversion.product_hooks import PRODUCTS, Cast, LinearCast, storage
 from mxcheck.models.recipes.recipe import Casts, Recipe
 
@@ -65,6 +71,24 @@ class Method:
             setattr(self._module, self._name, self._before)
 
 
+class Around:
+    """The forward of a module around converted ones: weights that it reads itself are quantized."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._forward = Method(module)
+        original = self._forward.original
+
+        @wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with running():
+                return original(*args, **kwargs)
+
+        self._forward.replace(forward)
+
+    def revert(self) -> None:
+        self._forward.restore()
+
+
 class ConvertedLinear:
     """A linear-like module with mxcheck's casts on its operands.
 
@@ -91,7 +115,7 @@ class ConvertedLinear:
         )
         self._forward = Method(module)
         self._originals = {key: module.get_parameter(key) for key in weight_parameters(module)}
-        #: Quantized weights that are kept: where each forward makes them, those that are read elsewhere.
+        #: Quantized weights that are kept; none where each forward makes them.
         self._quantized: dict[str, nn.Parameter] = {}
         #: The axis along which the products sum and the weights' blocks lie.
         self.axis = reduction_axis(module)
@@ -100,8 +124,7 @@ class ConvertedLinear:
             cast = cast_weight(
                 original.detach(), casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}"
             )
-            # share the original's flag: `requires_grad_(False)` on the converted model must reach it
-            self._quantized[key] = nn.Parameter(cast.values, requires_grad=original.requires_grad)
+            self._quantized[key] = nn.Parameter(cast.values, requires_grad=False)
             casts_of_weights.append(cast)
         self._states: dict[str, State] = {key: state_of(value) for key, value in self._originals.items()}
         #: Elements in bf16, and their scale, of kept weights whose values take fp32 in a 16-bit model: they
@@ -128,8 +151,6 @@ class ConvertedLinear:
             self.expert_rows = [0] * len(self._originals[names[0]])
         for key in self._originals if lean else self._unscaled:
             del self._quantized[key]  # digested and counted
-        #: The weights of the forward that runs.
-        self._now: dict[str, nn.Parameter] = {}
 
     @property
     def is_linear(self) -> bool:
@@ -146,21 +167,17 @@ class ConvertedLinear:
     def weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield each weight's name in its module, the original weight, and the current one."""
         for key, original in self._originals.items():
-            # asking the module for one that is not kept would keep it
-            current = self.module.get_parameter(key) if key in self._quantized else self._cast_anew(key)
-            yield key, original.detach(), current.detach()
+            yield key, original.detach(), self._current(key).detach()
 
     @contextmanager
     def with_weights(self, make: Callable[[str, Tensor], Tensor], *, own_product: bool) -> Iterator[None]:
         """Multiply by other weights within the context: `make` gives them by name and original. It is called
         once for each at the beginning, and if the module is lean again at each forward. With `own_product`
         the module computes its product itself, without the conversion's casts and checks."""
-        kept, converted = {**self._quantized}, self.module.forward
+        kept, states, converted = {**self._quantized}, {**self._states}, self.module.forward
         self._others = make
-        for key in self._originals:
-            value = self._cast_anew(key)
-            if key in self._quantized:
-                self._keep(key, value)
+        for key in kept:
+            self._keep(key)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             with self._weights_now():
@@ -172,61 +189,60 @@ class ConvertedLinear:
             yield
         finally:
             self._others = None
-            self._quantized.clear()
-            for key, value in kept.items():
-                self._keep(key, value)
+            self._quantized.update(kept)
+            self._states.update(states)
             self._forward.replace(converted)
 
+    def _is_as_cast(self, key: str) -> bool:
+        """Return whether a weight is known to be the one that was cast."""
+        state = state_of(self._originals[key])
+        return state is not None and state == self._states[key]
+
     def _cast_anew(self, key: str) -> nn.Parameter:
-        original = self._originals[key]
-        weight = original.detach()
+        weight = self._originals[key].detach()
         if self._others is not None:
             values = self._others(key, weight)
-        elif key in self._unscaled and self._states[key] == state_of(original):
+        elif key in self._unscaled and self._is_as_cast(key):
             elements, scale = self._unscaled[key]
             values = elements.float().mul_(scale)
         else:
             values = self._values(weight)
-        return nn.Parameter(values, requires_grad=original.requires_grad)
+        return nn.Parameter(values, requires_grad=False)
 
-    def _renew(self) -> None:
-        """Cast anew the kept weights whose originals were changed by their owner."""
-        for key in self._quantized:
-            state = state_of(self._originals[key])
-            if state is None or state != self._states[key]:
-                self._keep(key, self._cast_anew(key))
+    def _keep(self, key: str) -> None:
+        self._quantized[key], self._states[key] = self._cast_anew(key), state_of(self._originals[key])
 
-    def _keep(self, key: str, value: nn.Parameter) -> None:
-        if value is not self._quantized.get(key):
-            self._quantized[key], self._states[key] = value, state_of(self._originals[key])
+    def _current(self, key: str) -> nn.Parameter:
+        """Return the quantized weight, cast anew unless it is kept and its owner did not change it."""
+        if key not in self._quantized:
+            return self._cast_anew(key)
+        if not self._is_as_cast(key):
+            self._keep(key)
+        return self._quantized[key]
 
     def _read(self, key: str) -> nn.Parameter:
         """Return what the module's attribute is."""
-        if key in self._now:
-            return self._now[key]
-        if key not in self._quantized:
-            self._keep(key, self._cast_anew(key))
-        self._renew()
-        return self._quantized[key]
+        found = reads()
+        if found is None:
+            return self._originals[key]
+        if (self, key) not in found:
+            found[self, key] = self._current(key)
+        return found[self, key]
+
+    def _write(self, key: str, value: nn.Parameter) -> None:
+        """Take what the owner assigns."""
+        self._originals[key], self._states[key] = value, None
 
     @contextmanager
     def _weights_now(self) -> Iterator[dict[str, nn.Parameter]]:
         """Yield the weights of one forward, which the module's attributes are within the context."""
-        self._renew()
-        before = self._now  # of a forward around this one
-        self._now = {
-            key: self._quantized[key] if key in self._quantized else self._cast_anew(key)
-            for key in self._originals
-        }
-        try:
-            yield self._now
-        finally:
-            self._now = before
+        weights = {key: self._current(key) for key in self._originals}
+        with running({(self, key): value for key, value in weights.items()}):
+            yield weights
 
-    def _note_expert(self, x: Tensor, weight: Tensor) -> None:
-        """Count the rows of `x` [..., rows, in] if `weight` is a slice of the first experts' weights: one
-        expert's or all."""
-        whole = next(iter(self._now.values()))
+    def _note_expert(self, whole: Tensor, x: Tensor, weight: Tensor) -> None:
+        """Count the rows of `x` [..., rows, in] if `weight` is a slice of `whole`, the first experts'
+        weights: one expert's or all."""
         if not self.expert_rows or storage(weight) != storage(whole):
             return
         first = (weight.storage_offset() - whole.storage_offset()) // whole.stride(0)
@@ -241,9 +257,7 @@ class ConvertedLinear:
         inside = not self.is_linear
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            # whoever sets a flag on the converted model meets the kept weights, else the originals
-            flagged = (self._originals | self._quantized).values()
-            refuse_gradient(self.name, (*args, *kwargs.values(), *flagged))
+            refuse_gradient(self.name, (*args, *kwargs.values(), *self._originals.values()))
             with (
                 self._weights_now() as weights,
                 LinearCast(
@@ -251,7 +265,7 @@ class ConvertedLinear:
                     result=self.result if inside else None,
                     wide=self._wide,
                     weights={storage(value) for value in weights.values()},
-                    observe=self._note_expert,
+                    observe=partial(self._note_expert, next(iter(weights.values()))),
                 ) as mode,
             ):
                 output = self._forward.original(*args, **kwargs)
@@ -272,19 +286,20 @@ class ConvertedLinear:
             return self.result(output)
 
         # their owner may have put others there since
-        self._originals = {key: self.module.get_parameter(key) for key in self._originals}
+        for key, known in self._originals.items():
+            if (value := self.module.get_parameter(key)) is not known:
+                self._write(key, value)
         self.module._parameters = ConvertedParameters(
             self.module._parameters,
             names=frozenset(self._originals),
-            kept=self._quantized,
             read=self._read,
-            write=self._keep,
+            write=self._write,
         )
         self._forward.replace(forward)
 
     def revert(self) -> None:
         if isinstance(self.module._parameters, ConvertedParameters):
-            self.module._parameters = self.module._parameters.owned()
+            self.module._parameters = dict(self.module._parameters)
         for key, value in self._originals.items():
             setattr(self.module, key, value)
         self._forward.restore()

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from matrix_products import multiplied
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import LlamaForCausalLM, PreTrainedModel
@@ -36,7 +37,8 @@ def logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 
 
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
+    now = multiplied(model)
+    return {name: now[name].detach().clone() for name, _ in model.named_parameters()}
 
 
 def quantized_parameters(conversion: Conversion) -> set[str]:
@@ -68,7 +70,7 @@ class Operands(TorchFunctionMode):
 def operands_by_module(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, list[torch.Tensor]]:
     owners = {
         parameter.untyped_storage().data_ptr(): name.rpartition(".")[0]
-        for name, parameter in model.named_parameters(remove_duplicate=False)
+        for name, parameter in multiplied(model).items()
     }
     with Operands() as operands:
         logits(model, ids)

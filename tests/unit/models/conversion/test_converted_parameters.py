@@ -2,8 +2,12 @@
 
 import copy
 import gc
+import threading
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +15,13 @@ from architectures import ARCHITECTURES, tiny
 from matrix_products import logits, some_tokens
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaAttention
 
+from mxcheck.kernels.api import fake_quantize
 from mxcheck.models.conversion import linear
 from mxcheck.models.conversion.classify import weight_parameters
 from mxcheck.models.conversion.convert import MEMORIES, Conversion, convert
+from mxcheck.models.conversion.converted_parameters import running
 from mxcheck.models.conversion.linear import ConvertedLinear
 from mxcheck.models.conversion.probe import digests
 from mxcheck.models.recipes.recipe import Recipe, recipe
@@ -101,18 +108,7 @@ def while_suspended(conversion: Conversion) -> None:
         module.weight = nn.Parameter(module.weight * 0.9, requires_grad=False)
 
 
-def by_the_attribute(conversion: Conversion) -> None:
-    """Of the quantized weight, as whoever reads the attribute meets it."""
-    with torch.no_grad():
-        owned(conversion)[0].weight.mul_(0.7)
-
-
-def assigned(conversion: Conversion) -> None:
-    module, weight = owned(conversion)
-    module.weight = nn.Parameter(weight * 0.3, requires_grad=False)
-
-
-CHANGES = [in_place, in_inference_mode, other_memory, while_suspended, by_the_attribute, assigned]
+CHANGES = [in_place, in_inference_mode, other_memory, while_suspended]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -126,6 +122,114 @@ def test_a_weight_that_its_owner_changes_counts_at_the_next_forward(
         after = both(found)
         assert not torch.equal(after, before)
         assert torch.equal(both(found), after)
+
+
+def every_parameter(model: PreTrainedModel, _: str) -> None:
+    for parameter in model.parameters():
+        parameter.mul_(1.1)
+
+
+def by_the_attribute(model: PreTrainedModel, name: str) -> None:
+    model.get_parameter(name).mul_(0.7)
+
+
+def loaded(model: PreTrainedModel, _: str) -> None:
+    model.load_state_dict({key: value * 0.9 for key, value in model.state_dict().items()})
+
+
+def loaded_by_assignment(model: PreTrainedModel, _: str) -> None:
+    model.load_state_dict({key: value * 0.9 for key, value in model.state_dict().items()}, assign=True)
+
+
+def assigned(model: PreTrainedModel, name: str) -> None:
+    """Twice: memory and identity of the first are free again for the second."""
+    module, _, key = name.rpartition(".")
+    owner = model.get_submodule(module)
+    for factor in (0.3, 0.6):
+        setattr(owner, key, nn.Parameter(getattr(owner, key) * factor, requires_grad=False))
+
+
+def tied(model: PreTrainedModel, _: str) -> None:
+    model.get_input_embeddings().weight.mul_(1.3)
+    model.tie_weights()
+
+
+def to_bf16(model: PreTrainedModel, _: str) -> None:
+    model.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("precision", ["mxfp8_e4m3", "nvfp4"])
+@pytest.mark.parametrize(
+    "write", [every_parameter, by_the_attribute, loaded, loaded_by_assignment, assigned, tied, to_bf16]
+)
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("llama-3.1-8b", f"{MLP}.weight"),
+        ("mixtral-8x7b", "model.layers.0.mlp.experts.down_proj"),
+        ("qwen3-0.6b", "lm_head.weight"),  # tied to the embedding
+    ],
+)
+def test_what_the_owner_writes_is_cast_the_same_lean_or_kept_and_outlives_the_conversion(
+    architecture: str, name: str, write: Callable[[PreTrainedModel, str], None], precision: str
+) -> None:
+    made = recipe(precision, tier="linears")
+    expected = tiny(architecture)
+    with torch.no_grad():
+        write(expected, name)
+    with lean_and_kept(architecture, made) as found:
+        before = both(found)
+        for one in found:
+            with torch.no_grad():
+                write(one.model, name)
+        after = both(found)
+        states = [one.model.state_dict() for one in found]
+    written = expected.state_dict()
+    for one, state in zip(found, states, strict=True):
+        for now in (state, one.model.state_dict(), dict(one.model.named_parameters(remove_duplicate=False))):
+            assert all(torch.equal(now[key], written[key]) for key in written if key in now)
+            assert name in now
+        assert torch.equal(logits(one.model, IDS), logits(expected, IDS))
+    converted = convert(expected, made)
+    assert torch.equal(logits(expected, IDS), after)
+    converted.undo()
+    assert not torch.equal(after, before) or (write is tied and architecture != "qwen3-0.6b")
+
+
+def test_tying_again_what_is_tied_changes_nothing() -> None:
+    with lean_and_kept("qwen3-0.6b", recipe("mxfp4_e2m1", tier="linears")) as found:
+        before = both(found)
+        for one in found:
+            one.model.tie_weights()
+            assert one.model.lm_head.weight is one.model.get_input_embeddings().weight
+        assert torch.equal(both(found), before)
+
+
+def test_weights_kept_in_16_bits_are_cast_each_time_too_where_torch_counts_no_changes() -> None:
+    with torch.inference_mode():
+        model = tiny("mixtral-8x7b").to(torch.float64).bfloat16()  # torch counts no write
+        conversion = convert(model, recipe("nvfp4", tier="B"))
+        before = logits(model, IDS)
+        every_parameter(model, "")
+        changed = logits(model, IDS)
+        conversion.undo()
+        assert not torch.equal(changed, before)
+        again = convert(model, recipe("nvfp4", tier="B"))
+        assert torch.equal(logits(model, IDS), changed)
+        again.undo()
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_converted_weight_cannot_be_removed(memory: str) -> None:
+    model = tiny("llama-3.1-8b")
+    conversion = convert(model, recipe("mxfp4_e2m1", tier="B"), memory=memory)
+    module = model.get_submodule(MLP)
+    for remove in (lambda: setattr(module, "weight", None), lambda: delattr(module, "weight")):
+        with pytest.raises(
+            ValueError, match="weight is converted and cannot be removed; undo the conversion"
+        ):
+            remove()
+    conversion.undo()
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -169,7 +273,7 @@ class ReadsItsWeightsMLP(ReadsItsWeights):
     """By its name an MLP."""
 
 
-def test_a_weight_that_the_model_reads_itself_is_quantized_and_from_then_on_kept() -> None:
+def test_a_weight_that_the_model_reads_itself_is_quantized() -> None:
     found = []
     torch.manual_seed(0)
     mlp = ReadsItsWeightsMLP()
@@ -179,28 +283,96 @@ def test_a_weight_that_the_model_reads_itself_is_quantized_and_from_then_on_kept
         found.append(convert(model, recipe("mxfp4_e2m1", tier="B"), memory=memory))
     both(found)
     names = ["model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj"]
-    assert kept_weights(found[1]) == names
+    assert kept_weights(found[1]) == []
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     for conversion in found:
         with torch.no_grad():
             owned(conversion, names[0])[1].mul_(1.1)
+        up, down = (fake_quantize(owned(conversion, name)[1], "mxfp4_e2m1") for name in names)
+        part = conversion.model.model.layers[1].mlp
+        assert torch.equal(part(x), nn.functional.linear(x, up) * nn.functional.linear(x, down))
     both(found)
-    found[1].undo()
-    assert "weight" in dict(found[1].model.get_submodule(names[0]).named_parameters())
 
 
-def test_a_lean_module_shows_its_owner_s_weights_and_reads_quantized_ones() -> None:
+class MultipliesByProjections(LlamaAttention):
+    """An attention that multiplies by its projections itself, by a product that is no `linear`."""
+
+    def forward(self, hidden_states: Tensor, **more: Any) -> Any:
+        projections = {name: one for name, one in self.named_children() if name.endswith("_proj")}
+        for name, one in projections.items():
+            self._modules[name] = lambda x, one=one: torch.matmul(x, one.weight.mT)  # type: ignore[assignment]
+        try:
+            return super().forward(hidden_states, **more)
+        finally:
+            self._modules.update(projections)
+
+
+def test_of_an_attention_that_reads_its_projections_two_products_are_cast() -> None:
+    found = []
+    for memory in MEMORIES:
+        model = tiny("llama-3.1-8b")
+        model.model.layers[0].self_attn.__class__ = MultipliesByProjections
+        found.append(convert(model, recipe("nvfp4", tier="B", attention=True), memory=memory))
+    both(found)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_converted_module_shows_its_owner_s_weights(memory: str) -> None:
     model = tiny("llama-3.1-8b")
     weight = model.get_submodule(MLP).weight
-    conversion = convert(model, recipe("mxfp4_e2m1", tier="B"), memory="lean")
+    conversion = convert(model, recipe("mxfp4_e2m1", tier="B"), memory=memory)
     module = model.get_submodule(MLP)
     assert dict(module.named_parameters())["weight"] is weight
     assert torch.equal(model.state_dict()[f"{MLP}.weight"], weight)
-    assert kept_weights(conversion) == []
-    assert not torch.equal(module.weight, weight)
+    assert module.weight is weight
     assert type(copy.deepcopy(module)._parameters) is dict
+    logits(model, IDS)
+    assert module.weight is weight
+    with running():
+        assert torch.equal(module.weight, fake_quantize(weight, "mxfp4_e2m1"))
     conversion.undo()
     assert module.weight is weight
     assert type(module._parameters) is dict
+
+
+def test_a_read_keeps_no_weight() -> None:
+    model = tiny("llama-3.1-8b")
+    conversion = convert(model, recipe("mxfp4_e2m1", tier="B"), memory="lean")
+    seen: list[weakref.ref[Tensor]] = []
+
+    def read(module: nn.Module, *_: object) -> None:
+        seen.append(weakref.ref(module.up_proj.weight))
+
+    for one in (model, model.model.layers[0].mlp):
+        hook = model.model.layers[0].mlp.register_forward_pre_hook(read)
+        one(input_ids=IDS) if one is model else one(torch.ones(1, 64))
+        hook.remove()
+    conversion.undo()
+    assert len(seen) == 2
+    assert seen[0]() is None
+    assert kept_weights(conversion) == []
+
+
+def test_forwards_in_threads_leave_no_weight_behind() -> None:
+    model = tiny("llama-3.1-8b")
+    conversion = convert(model, recipe("mxfp4_e2m1", tier="B"), memory="lean")
+    expected = logits(model, IDS)
+    inside, kinds = threading.Barrier(2), held(conversion)
+    cast = kinds[MLP].cast
+
+    def met(x: Tensor) -> Tensor:
+        inside.wait(60)  # both are in the module's forward before either ends
+        return cast(x)
+
+    kinds[MLP].cast = met
+    with ThreadPoolExecutor(2) as pool:
+        found = [one.result() for one in [pool.submit(logits, model, IDS) for _ in range(2)]]
+    kinds[MLP].cast = cast
+    assert all(torch.equal(one, expected) for one in found)
+    for name in kinds:
+        module, weight = owned(conversion, name)
+        assert module.weight is weight
+    conversion.undo()
 
 
 def test_a_lean_module_s_bias_is_its_own() -> None:

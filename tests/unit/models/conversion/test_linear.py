@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from architectures import ARCHITECTURES, tiny
-from matrix_products import logits, some_tokens
+from matrix_products import logits, multiplied, some_tokens
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -125,8 +125,9 @@ def test_of_experts_each_product_s_result_is_cast(converted: Convert) -> None:
         return fake_quantize(x, "fp4_e2m1")
 
     x = torch.randn(24, 64, generator=torch.Generator().manual_seed(0))
-    gate, up = cast(cast(x) @ experts.gate_up_proj[2].T).chunk(2, dim=-1)
-    expected = cast(cast(nn.functional.silu(gate) * up) @ experts.down_proj[2].T)
+    weights = multiplied(experts)
+    gate, up = cast(cast(x) @ weights["gate_up_proj"][2].T).chunk(2, dim=-1)
+    expected = cast(cast(nn.functional.silu(gate) * up) @ weights["down_proj"][2].T)
 
     assert torch.equal(experts(x, torch.full((24, 1), 2), torch.ones(24, 1)), expected)
 
@@ -170,9 +171,10 @@ def test_weights_and_activations_may_be_cast_to_different_formats(
     converted(tiny_llama, Recipe(precision="w4a8", roles={"mlp": casts}))
     x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
 
-    assert torch.equal(up.weight, fake_quantize(original, "fp4_e2m1"))
+    weight = multiplied(up)["weight"]
+    assert torch.equal(weight, fake_quantize(original, "fp4_e2m1"))
     cast = fake_quantize(x, "fp8_e4m3", block_size=16)
-    assert torch.equal(up(x), nn.functional.linear(cast, up.weight))
+    assert torch.equal(up(x), nn.functional.linear(cast, weight))
     assert not torch.equal(cast, fake_quantize(x, "fp8_e4m3"))
 
 
@@ -186,7 +188,7 @@ def test_the_embedding_that_a_quantized_head_is_tied_to_stays(name: str, convert
 
     assert embedding.weight is parameter
     assert torch.equal(embedding.weight, before)
-    assert torch.equal(head.weight, fake_quantize(before, "fp4_e2m1"))
+    assert torch.equal(multiplied(head)["weight"], fake_quantize(before, "fp4_e2m1"))
     conversion.undo()
     assert head.weight is embedding.weight is parameter
     assert torch.equal(parameter, before)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from matrix_products import multiplied
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import LlamaForCausalLM, PreTrainedModel
@@ -278,7 +279,7 @@ def test_every_expert_is_probed(
     conversion = converted(reference_model("ref-moe").model, recipe("mxfp8_e4m3", tier="A"))
     before = digests(conversion)
     # in the converted model: the quantized weights, which go when it is undone
-    conversion.modules[name].module.get_parameter(parameter)[expert, 3, 5] += 1
+    multiplied(conversion.modules[name].module)[parameter][expert, 3, 5] += 1
 
     assert changed(before, digests(conversion), "operands") == {name}
 
@@ -311,7 +312,7 @@ def test_each_weight_is_digested_once(
     weights = {
         storage(parameter): (f"{module}.{key}", parameter.numel())
         for module in conversion.replaced
-        for key, parameter in conversion.modules[module].module.named_parameters(recurse=False)
+        for key, parameter in multiplied(conversion.modules[module].module).items()
     }
     seen: Counter[str] = Counter()
 

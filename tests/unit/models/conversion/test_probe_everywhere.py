@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from architectures import ARCHITECTURES, tiny
-from matrix_products import logits, products, some_tokens
+from matrix_products import logits, multiplied, products, some_tokens
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -116,7 +116,7 @@ def test_every_expert_is_probed(name: str, parameter: str, expert: int, converte
     conversion = converted(tiny(name), recipe("mxfp8_e4m3", tier="A"))
     experts = next(key for key in conversion.modules if key.endswith("experts"))
     before = digests(conversion)
-    conversion.modules[experts].module.get_parameter(parameter)[expert, 3, 5] += 1
+    multiplied(conversion.modules[experts].module)[parameter][expert, 3, 5] += 1
 
     assert changed(before, digests(conversion)) == {experts}
 

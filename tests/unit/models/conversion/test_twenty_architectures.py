@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import ARCHITECTURES, tiny
-from matrix_products import Product, logits, products, some_tokens
+from matrix_products import Product, logits, multiplied, products, some_tokens
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -198,7 +198,7 @@ def test_weights_are_cast_once_along_the_axis_that_products_sum_over(name: str, 
     model = tiny(name)
     before = {key: value.clone() for key, value in model.named_parameters(remove_duplicate=False)}
     conversion = converted(model, recipe("mxfp4_e2m1", tier="linears"))
-    after = dict(model.named_parameters(remove_duplicate=False))
+    after = multiplied(model)
     quantized = {
         f"{module}.{key}": reduction_axis(model.get_submodule(module))
         for module in conversion.modules
