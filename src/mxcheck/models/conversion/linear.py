@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from copy import deepcopy
+from functools import partial, update_wrapper
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -76,14 +77,16 @@ class Around:
 
     def __init__(self, module: nn.Module) -> None:
         self._forward = Method(module)
-        original = self._forward.original
+        update_wrapper(self, self._forward.original)  # whoever asks for the signature gets the model's
+        self._forward.replace(self)
 
-        @wraps(original)
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            with running():
-                return original(*args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with running():
+            return self._forward.original(*args, **kwargs)
 
-        self._forward.replace(forward)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        """Return the copied module's own: the copy of a module is no part of its conversion."""
+        return deepcopy(self._forward.original, memo)
 
     def revert(self) -> None:
         self._forward.restore()

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import torch
 from architectures import ARCHITECTURES, tiny
 from matrix_products import logits, some_tokens
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from mxcheck.kernels.api import fake_quantize
@@ -351,6 +352,19 @@ def test_a_read_keeps_no_weight() -> None:
     assert len(seen) == 2
     assert seen[0]() is None
     assert kept_weights(conversion) == []
+
+
+def test_a_copied_model_runs_its_own_parts() -> None:
+    """A reference keeps the copy of a model's head, with another decoder."""
+    model = tiny("llama-3.1-8b")
+    conversion = convert(model, recipe("mxfp4_e2m1", tier="B"))
+    expected = logits(model, IDS)
+    copied = copy.deepcopy(model)
+    assert torch.equal(logits(copied, IDS), expected)
+    copied.model.norm.weight.zero_()
+    assert logits(copied, IDS).count_nonzero() == 0
+    assert inspect.signature(model.forward) == inspect.signature(LlamaForCausalLM.forward.__get__(model))
+    conversion.undo()
 
 
 def test_forwards_in_threads_leave_no_weight_behind() -> None:
