@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from mxcheck.gate.noise import Trial, trial_from_dict, worst
+from mxcheck.kernels.compiled.library import SWITCH
 from mxcheck.measure.passive_threads import PASSIVE
 
 if TYPE_CHECKING:
@@ -174,6 +175,14 @@ def measure_noise(
     return found
 
 
+def _settings(job: Job, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a child. The compiled casts are built for this machine's own instructions,
+    whatever these are set to, and would prove nothing elsewhere; so where they are set the eager ones, which
+    must give the same bits, cast by them, unless a recipe takes no other kernel than the compiled."""
+    others = "ATEN_CPU_CAPABILITY" in settings and all(one["kernel"] != "cpp" for one in job.recipes)
+    return {**settings, **({SWITCH: "0"} if others else {})}
+
+
 def _run_child(job: Job, name: str, settings: Mapping[str, str], tell: Callable[[str], None]) -> list[Trial]:
     with tempfile.TemporaryDirectory(prefix="mxcheck-noise-") as folder:
         request, answer, errors = (Path(folder) / part for part in ("job.json", "trials.json", "errors"))
@@ -189,7 +198,7 @@ def _run_child(job: Job, name: str, settings: Mapping[str, str], tell: Callable[
                     **os.environ,
                     **({"CUDA_VISIBLE_DEVICES": ",".join(job.gpus)} if job.gpus else {}),
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                    **settings,
+                    **_settings(job, settings),
                 },
                 stdout=subprocess.PIPE,
                 stderr=stderr,

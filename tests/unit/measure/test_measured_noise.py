@@ -11,7 +11,7 @@ from mxcheck.gate.case import Case
 from mxcheck.gate.noise import Trial
 from mxcheck.measure import measured_noise
 from mxcheck.measure.measure_case import measure_case
-from mxcheck.measure.measured_noise import ENVIRONMENTS, Job, measure_noise, noise_of
+from mxcheck.measure.measured_noise import ENVIRONMENTS, OTHERWISE, Job, measure_noise, noise_of
 from mxcheck.measure.model_session import ModelSession
 from mxcheck.models.conversion.convert import convert
 from mxcheck.models.recipes.recipe import Recipe, recipe
@@ -156,7 +156,29 @@ def test_a_failing_child_reports_its_environment_and_its_last_words(ref_llama: L
 def test_every_environment_of_a_cpu_switches_all_libraries_that_multiply(name: str) -> None:
     libraries = {variable.partition("_")[0] for variable in ENVIRONMENTS["cpu"][name]}
 
-    assert libraries == {"ATEN", "MKL", "ONEDNN"}
+    assert libraries >= {"ATEN", "MKL", "ONEDNN"}
+
+
+ELSEWHERE = {**ENVIRONMENTS["cpu"], **OTHERWISE["cpu"]}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "settings", "switch"),
+    [
+        *(("auto", settings, "0") for settings in ELSEWHERE.values()),
+        ("auto", {}, None),
+        ("auto", ENVIRONMENTS["cuda"]["cublaslt"], None),
+        ("cpp", ELSEWHERE["avx2"], None),
+    ],
+)
+def test_casts_run_by_the_instruction_set_of_the_environment(
+    kernel: str, settings: Mapping[str, str], switch: str | None, ref_llama: LoadedModel
+) -> None:
+    """The compiled ones are built for this machine's instructions, and give its bits in any environment."""
+    asked = job(ref_llama, recipes=[{**plain(RECIPES[0]), "kernel": kernel}])
+    found = measured_noise._settings(asked, settings)
+    assert found.pop("MXCHECK_COMPILED", None) == switch
+    assert found == settings
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
