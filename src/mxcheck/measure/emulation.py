@@ -134,21 +134,22 @@ def repeat(
     states: LayerStates | None,
     *,
     batch_size: int,
+    held: set[Hashable] | None = None,
     memory: str = "kept",
 ) -> Repeated:
     """Measure under other arithmetic what `emulate` measured: the same figures, of the same passes. The casts
-    are probed once, and nothing is counted: where the bits equal those of the record, its own case has tried
-    whether they stay.
+    are tested as there, since other instructions may take another path through them; nothing is counted.
 
     Arguments and errors are those of `emulate`.
     """
-    casts = SteadyCasts(model, recipe, memory=memory_of(memory, model, recipe))
+    casts = SteadyCasts(model, recipe, held, memory=memory_of(memory, model, recipe))
     try:
         with growing():
             digests = casts.first()
             with casts.measuring(), as_it_is():
                 result = evaluate(model, tokens, reference=reference, batch_size=batch_size)
             layers = None if states is None else sublayer_errors(casts.conversion, states)
+            casts.last(tokens.shape[1])
     finally:
         casts.conversion.undo()
     return Repeated(result=result, digests=digests, unsteady=casts.wrong, sublayers=layers)

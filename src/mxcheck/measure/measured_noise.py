@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,9 +251,10 @@ def _trials(job: Job, environment: str) -> list[Trial]:
     states = None
     if job.states is not None:
         states = load_states(Path(job.states), weights=loaded.weights_fingerprint)
-    trials = []
+    trials: list[Trial] = []
+    held = set[Hashable]()
     for recipe in recipes:
-        trials.append(_trial(environment, loaded.model, recipe, tokens, reference, states, job))
+        trials.append(_trial(environment, loaded.model, recipe, tokens, reference, states, job, held))
         print(f"{_MEASURED}{len(trials)}", flush=True)  # noqa: T201  (the parent reads it)
     return trials
 
@@ -274,13 +275,16 @@ def _trial(
     reference: Measurement,
     states: LayerStates | None,
     job: Job,
+    held: set[Hashable],
 ) -> Trial:
     from mxcheck.measure.emulation import repeat
     from mxcheck.models.conversion.convert import UnavailableError
 
     together = recipe.sequences_a_pass or job.batch_size
     try:
-        found = repeat(model, recipe, tokens, reference, states, batch_size=together, memory=job.memory)
+        found = repeat(
+            model, recipe, tokens, reference, states, batch_size=together, held=held, memory=job.memory
+        )
     except UnavailableError as error:
         return Trial(environment=environment, unavailable=str(error))
     except (MemoryError, RuntimeError, ValueError) as error:  # this case's own: the others go on

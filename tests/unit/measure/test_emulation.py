@@ -15,7 +15,6 @@ from mxcheck.measure import emulation
 from mxcheck.measure.emulation import emulate, repeat
 from mxcheck.measure.measure_case import measure_case
 from mxcheck.measure.model_session import ModelSession
-from mxcheck.measure.steady_casts import SteadyCasts
 from mxcheck.models.recipes.recipe import recipe
 from mxcheck.models.zoo.load import LoadedModel
 from mxcheck.run.measurement_settings import Measuring
@@ -48,9 +47,8 @@ def test_what_is_repeated_has_the_figures_of_the_case_and_runs_no_more(
     whole = emulate(model, made, text, reference, states, batch_size=1)
 
     def never(*_: object) -> None:
-        raise AssertionError("a repeated case asks its casts again")
+        raise AssertionError("a repeated case counts nothing")
 
-    monkeypatch.setattr(SteadyCasts, "last", never)
     monkeypatch.setattr(emulation, "counting", never)
     found = repeat(model, made, text, reference, states, batch_size=1, memory=memory)
     assert found.result.sequence_losses == whole.result.sequence_losses

@@ -181,6 +181,46 @@ def test_casts_run_by_the_instruction_set_of_the_environment(
     assert found == settings
 
 
+#: A kernel that is wrong with the plainest instruction set alone, and not for the probe or the text.
+FAULTY = """
+import torch
+from mxcheck.kernels.eager import quantize_eager
+calls = 0
+def faulty(x, spec):
+    global calls
+    calls += 1
+    codes, scales = quantize_eager(x, spec)
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT" and {when}:
+        codes.view(-1)[-1] ^= 1
+    return codes, scales
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "kind"),
+    [
+        ("x.numel() > 2**20", "a tensor of 1,0"),
+        ("x.storage_offset() and x.dim() == 2 and x.shape[0] == 64", "a slice with a storage offset"),
+        ("calls > 2000", "calls of one cast"),
+    ],
+    ids=["large", "slice", "calls"],
+)
+def test_a_cast_that_is_wrong_elsewhere_alone_fails_there(
+    when: str, kind: str, ref_llama: LoadedModel, tmp_path: Path
+) -> None:
+    (tmp_path / "faulty_kernels.py").write_text(FAULTY.format(when=when))
+    recipes = [{**plain(RECIPES[1]), "kernel": "faulty_kernels:faulty"}]
+    environments = {"default": ENVIRONMENTS["cpu"]["default"]}
+    if kind.startswith("a slice"):
+        environments["same"] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        ((trial, *others),) = measure_noise(job(ref_llama, recipes=recipes), environments)
+    assert trial.failure.startswith("its casts are wrong there: model.layers.")
+    assert kind in trial.failure
+    assert all(other.failure == "" for other in others)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_environments_are_those_of_the_job_s_device(
     device: str, ref_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
