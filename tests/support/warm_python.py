@@ -6,8 +6,8 @@ such a start is `_LAUNCHER`, so that what it starts itself, xdist's workers and 
 noise, is forked too. What libraries read when they are imported decides who forks: a start whose instruction
 sets or threads differ is forked from a process of that environment, and any other difference starts afresh.
 The seed of string hashes is the first process's too, which an interpreter reads only at its start
-(PYTHONHASHSEED): each test process has first processes with random seeds of their own. A test that compares seeds
-starts fresh interpreters.
+(PYTHONHASHSEED): each test process has first processes with random seeds of their own. A test that compares
+seeds starts fresh interpreters.
 """
 
 from __future__ import annotations
