@@ -15,6 +15,7 @@ DTYPES: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
 # Elements per chunk on a CPU. Measured: below 2^18 the calls cost more than the cache saves (2^15: twice the
 # time); above it nothing is gained, and temporaries grow.
 _CPU_CHUNK = 1 << 18
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def check_input(x: Tensor, spec: CastSpec) -> None:
@@ -53,6 +54,36 @@ def _check_random(x: Tensor, random: object) -> None:
         raise ValueError(
             f"stochastic rounding needs random={expected}, got values from {random.min()} to {random.max()}"
         )
+
+
+def why_unreadable(*tensors: object) -> str:
+    """Return why compiled code cannot take the memory of these tensors; empty where it can.
+
+    Only a plain tensor has its values where `data_ptr()` says, and what torch.func or a dispatch mode
+    (FakeTensorMode) is at work on is not even made there. What is no tensor is passed over.
+    """
+    functorch = torch._C._functorch
+    if functorch.peek_interpreter_stack() is not None:
+        return "a tensor inside a transform of torch.func"
+    if torch._C._len_torch_dispatch_stack():
+        return "a tensor under a dispatch mode of torch"
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            continue
+        if type(x) not in _PLAIN:
+            return f"a tensor of the subclass {type(x).__name__}"
+        if x.layout != torch.strided:
+            return f"a tensor of layout {x.layout}"
+        if x.is_nested:
+            return "a nested tensor"
+        if functorch.is_functorch_wrapped_tensor(x) or (x.numel() and not x.data_ptr()):
+            return "a tensor without memory of its own"
+    return ""
+
+
+def mark_written(*tensors: Tensor) -> None:
+    """Tell autograd that compiled code has written to tensors, as torch's own operations do."""
+    torch.autograd.graph.increment_version(tensors)
 
 
 def rows(x: Tensor, spec: CastSpec) -> Tensor:

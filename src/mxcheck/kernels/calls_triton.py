@@ -26,7 +26,7 @@ from mxcheck.formats.blocks import E4M3, E8M0, FP32, block_format
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.scale_rules import check_rules
 from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
-from mxcheck.kernels.block_views import check_input, rows
+from mxcheck.kernels.block_views import check_input, mark_written, rows, why_unreadable
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import Parts, quantize_eager
 from mxcheck.kernels.real_scaled import fp32_quotient
@@ -61,11 +61,16 @@ def quantize_triton(x: Tensor, spec: CastSpec, out: Parts | None = None) -> Part
 
     Raises:
         TypeError, ValueError: as `check_input`.
-        NotSupported: x is not on a GPU, and Triton does not interpret; Triton is not installed.
+        NotSupported: x is no plain tensor, or not on a GPU and Triton does not interpret; Triton is not
+            installed.
     """
-    _check(x, spec)
+    _check(x, spec, *(out or ()))
     given = _given_scales(x, spec)
-    if out is None:
+    if out is not None:
+        mark_written(*out)
+        if given is not None:
+            out[-1].copy_(given)
+    else:
         scales = torch.empty(scales_shape(tuple(x.shape), spec), dtype=torch.uint8, device=x.device)
         codes = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
         if given is None:
@@ -74,8 +79,6 @@ def quantize_triton(x: Tensor, spec: CastSpec, out: Parts | None = None) -> Part
             out = codes, given
         else:
             out = codes, scales, given
-    elif given is not None:
-        out[-1].copy_(given)
     _launch(x, spec, out[0], None if spec.block.scale == FP32 else out[1], given)
     return out
 
@@ -84,8 +87,10 @@ def quantize_triton(x: Tensor, spec: CastSpec, out: Parts | None = None) -> Part
 def fake_quantize_triton(x: Tensor, spec: CastSpec, out: Tensor | None = None) -> Tensor:
     """As `fake_quantize_eager`, but that a NaN is the same quiet one wherever it comes from; `out` and errors
     as of `quantize_triton`."""
-    _check(x, spec)
-    if out is None:
+    _check(x, spec, out)
+    if out is not None:
+        mark_written(out)
+    else:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _launch(x, spec, out, None, _given_scales(x, spec))
     return out
@@ -110,10 +115,12 @@ def is_sound(device: torch.device) -> bool:
     return not wrong
 
 
-def _check(x: Tensor, spec: CastSpec) -> None:
-    check_input(x, spec)
-    if x.device.type != "cuda" and not _kernel().INTERPRETED:
+def _check(x: Tensor, spec: CastSpec, *out: Tensor | None) -> None:
+    if isinstance(x, Tensor) and x.device.type != "cuda" and not _kernel().INTERPRETED:
         raise NotSupported(f"Triton casts on a GPU, got a tensor on {x.device}; use kernel='eager' there")
+    if why := why_unreadable(x, spec.random, *out):
+        raise NotSupported(f"Triton casts plain memory, got {why}; use kernel='eager' there")
+    check_input(x, spec)
 
 
 @cache

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from mxcheck.formats.spec import CastSpec
+from mxcheck.kernels.block_views import why_unreadable
 from mxcheck.kernels.calls_triton import fake_quantize_triton, is_sound, quantize_triton
 from mxcheck.kernels.compiled.calls import fake_quantize_cpp, is_compiled, quantize_cpp
 from mxcheck.kernels.domain import domain
 from mxcheck.kernels.eager import Parts, fake_quantize_eager, quantize_eager
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 @domain()
@@ -40,24 +39,12 @@ def fake_quantize_house(x: Tensor, spec: CastSpec, out: Tensor | None = None) ->
 
 def takes_compiled(x: Tensor) -> bool:
     """Return whether compiled code may read x: a plain tensor in this process's memory."""
-    return (
-        type(x) in _PLAIN
-        and x.device.type == "cpu"
-        and x.layout == torch.strided
-        and not torch.compiler.is_compiling()
-        and is_compiled()
-    )
+    return _is_plain(x, "cpu") and is_compiled()
 
 
 def takes_triton(x: Tensor) -> bool:
     """Return whether Triton casts x: a plain tensor on a CUDA device on which it is sound."""
-    return (
-        type(x) in _PLAIN
-        and x.device.type == "cuda"
-        and x.layout == torch.strided
-        and not torch.compiler.is_compiling()
-        and is_sound(x.device)
-    )
+    return _is_plain(x, "cuda") and is_sound(x.device)
 
 
 def used(name: str, device: str) -> str:
@@ -67,6 +54,15 @@ def used(name: str, device: str) -> str:
     if device == "cuda":
         return "triton" if is_sound(torch.device("cuda", torch.cuda.current_device())) else "eager"
     return "cpp" if device == "cpu" and is_compiled() else "eager"
+
+
+def _is_plain(x: Tensor, device: str) -> bool:
+    return (
+        isinstance(x, Tensor)
+        and x.device.type == device
+        and not torch.compiler.is_compiling()
+        and not why_unreadable(x)
+    )
 
 
 def _put(parts: Parts, out: Parts | None) -> Parts:

@@ -16,7 +16,7 @@ from mxcheck.formats.blocks import BLOCK_FORMATS, E4M3, E8M0, FP32
 from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN, code_values, scale_values
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.spec import NONFINITE, ROUNDINGS, CastSpec, resolve_axis, scales_shape
-from mxcheck.kernels.block_views import DTYPES, check_input
+from mxcheck.kernels.block_views import DTYPES, check_input, mark_written, why_unreadable
 from mxcheck.kernels.compiled.library import library
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import Parts, fake_quantize_eager, quantize_eager
@@ -152,6 +152,7 @@ def _layout(shape: tuple[int, ...], dtype: torch.dtype, spec: CastSpec) -> _Layo
 
 
 Function = Callable[..., Any]
+_Checked = tuple[_Layout, Tensor, Tensor | None]
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _CAST = (*(_POINTER,) * 3, *(_LONG,) * 3, _INT, *(_POINTER,) * 4, _INT)
 _DEQUANTIZE = (*(_POINTER,) * 5, ctypes.c_float, *(_LONG,) * 3, _INT, _POINTER, _INT)
@@ -187,20 +188,26 @@ def quantize_cpp(x: Tensor, spec: CastSpec, out: Parts | None = None) -> Parts:
     shapes and dtypes, that share no memory with x.
 
     Raises:
-        NotSupported: x is not on a CPU; there is no compiled library here.
+        NotSupported: x is no plain tensor on a CPU; there is no compiled library here.
     """
-    return _quantize(_cast_function(), x, spec, out)
+    checked = _checked(x, spec, *(out or ()))
+    return _quantize(_cast_function(), checked, out)
 
 
 @domain()
 def fake_quantize_cpp(x: Tensor, spec: CastSpec, out: Tensor | None = None) -> Tensor:
     """As `fake_quantize_eager`; `out` and errors as of `quantize_cpp`."""
-    return _fake_quantize(_cast_function(), x, spec, out)
+    checked = _checked(x, spec, out)
+    return _fake_quantize(_cast_function(), checked, out)
 
 
-def _quantize(function: Function, x: Tensor, spec: CastSpec, out: Parts | None = None) -> Parts:
-    layout, x, random = _checked(x, spec)
-    if out is None:
+def _quantize(
+    function: Function, checked: _Checked, out: Parts | None = None, threads: int | None = None
+) -> Parts:
+    layout, x, random = checked
+    if out is not None:
+        mark_written(*out)
+    else:
         codes = torch.empty_like(x, dtype=torch.uint8)
         out = codes, codes.new_empty(layout.scales, dtype=layout.scales_dtype)
         if layout.has_tensor_scale:
@@ -217,14 +224,18 @@ def _quantize(function: Function, x: Tensor, spec: CastSpec, out: Parts | None =
         None,
         out[1].data_ptr(),
         out[2].data_ptr() if layout.has_tensor_scale else None,  # type: ignore[misc]
-        _threads(layout.numel),
+        threads or _threads(layout.numel),
     )
     return out
 
 
-def _fake_quantize(function: Function, x: Tensor, spec: CastSpec, out: Tensor | None = None) -> Tensor:
-    layout, x, random = _checked(x, spec)
-    if out is None:
+def _fake_quantize(
+    function: Function, checked: _Checked, out: Tensor | None = None, threads: int | None = None
+) -> Tensor:
+    layout, x, random = checked
+    if out is not None:
+        mark_written(out)
+    else:
         out = torch.empty_like(x)
     function(
         layout.address,
@@ -238,18 +249,24 @@ def _fake_quantize(function: Function, x: Tensor, spec: CastSpec, out: Tensor | 
         out.data_ptr(),
         None,
         None,
-        _threads(layout.numel),
+        threads or _threads(layout.numel),
     )
     return out
 
 
-def _checked(x: Tensor, spec: CastSpec) -> tuple[_Layout, Tensor, Tensor | None]:
+def _checked(x: Tensor, spec: CastSpec, *out: Tensor | None) -> _Checked:
     """Return the layout, and x and its random integers as the compiled code reads them.
 
     Raises:
         TypeError, ValueError: as `check_input`.
-        NotSupported: x is not on a CPU.
+        NotSupported: x is not on a CPU; it, its random integers or `out` is no plain tensor.
     """
+    if isinstance(x, Tensor) and x.device.type != "cpu":
+        raise NotSupported(
+            f"compiled casts run on a CPU, got a tensor on {x.device}; use kernel='eager' there"
+        )
+    if why := why_unreadable(x, spec.random, *out):
+        raise NotSupported(f"compiled casts read plain memory, got {why}; use kernel='eager' there")
     random = None
     if spec.random is not None or not isinstance(x, Tensor) or not x.numel():
         check_input(x, spec)
@@ -258,8 +275,6 @@ def _checked(x: Tensor, spec: CastSpec) -> tuple[_Layout, Tensor, Tensor | None]
         spec = replace(spec, random=None)  # the layout is kept, and these integers need not be
     elif x.dtype not in _CODE_OF or spec.rounding == "stochastic":
         check_input(x, spec)
-    if x.device.type != "cpu":
-        raise NotSupported(f"compiled casts run on a CPU, got a tensor on {x.device}")
     return _layout(x.shape, x.dtype, spec), x.detach().contiguous().resolve_neg(), random
 
 
@@ -332,8 +347,8 @@ def first_wrong(compiled: ctypes.CDLL) -> str:
             drawn = random[:, : x.shape[1]] if spec.rounding == "stochastic" else None
             for axis in (0, 1):
                 asked = replace(spec, axis=axis, random=drawn)
-                pairs = zip(_quantize(function, x, asked), quantize_eager(x, asked), strict=True)
-                values = _fake_quantize(function, x, asked), fake_quantize_eager(x, asked)
+                pairs = zip(_quantize(function, _checked(x, asked)), quantize_eager(x, asked), strict=True)
+                values = _fake_quantize(function, _checked(x, asked)), fake_quantize_eager(x, asked)
                 if not all(_alike(*pair) for pair in (*pairs, values)):
                     return f"{spec.format}, {spec.scale_rule}, {spec.rounding}, {str(x.dtype)[6:]}"
     return ""

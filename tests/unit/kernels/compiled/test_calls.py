@@ -11,7 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import mxcheck
 from mxcheck.conformance.cases.cells import Cell, cells
 from mxcheck.conformance.verify.verifier import compare
 from mxcheck.formats.blocks import BLOCK_FORMATS, E8M0
@@ -257,6 +259,70 @@ def test_no_gradient_and_inference_mode() -> None:
 def test_another_device_is_refused() -> None:
     with pytest.raises(NotSupported, match="run on a CPU, got a tensor on meta"):
         quantize_cpp(torch.empty(2, 32, device="meta"), cast_spec("fp8_e4m3"))
+
+
+class Somebodys(Tensor):
+    pass
+
+
+def fake(x: Tensor) -> Tensor:
+    return FakeTensorMode().from_tensor(x)
+
+
+@pytest.mark.parametrize(
+    "become",
+    [
+        fake,
+        lambda x: x.as_subclass(Somebodys),
+        Tensor.to_sparse,
+        lambda x: torch._efficientzerotensor(x.shape),
+    ],
+    ids=["fake", "subclass", "sparse", "zero"],
+)
+def test_what_has_no_plain_memory_is_refused(become: Callable[[Tensor], Tensor]) -> None:
+    plain, spec = torch.ones(2, 32), cast_spec("fp8_e4m3")
+    x = become(plain)
+    for cast in (quantize_cpp, fake_quantize_cpp):
+        with pytest.raises(NotSupported, match=r"^compiled casts read plain memory, got a .*$"):
+            cast(x, spec)
+    with pytest.raises(NotSupported):
+        fake_quantize_cpp(plain, spec, x)
+    integers = replace(spec, rounding="stochastic", random=torch.zeros(2, 32, dtype=torch.int64))
+    with pytest.raises(NotSupported):
+        fake_quantize_cpp(x, integers)
+
+
+def test_a_mode_that_makes_other_tensors_is_refused() -> None:
+    x = torch.ones(2, 32)
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(NotSupported, match="a dispatch mode"):
+        quantize_cpp(x, cast_spec("fp8_e4m3"))
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_auto_leaves_the_tensors_of_a_transform_to_eager(captured: bool) -> None:
+    x = torch.randn(4, 64, generator=generator(9))
+
+    def summed(z: Tensor, kernel: str) -> Tensor:
+        return (mxcheck.fake_quantize(x if captured else z, "fp8_e4m3", kernel=kernel) * z).sum()
+
+    assert torch.equal(torch.func.grad(summed)(x, "auto"), torch.func.grad(summed)(x, "eager"))
+    with pytest.raises(NotSupported, match="inside a transform"):
+        torch.func.grad(summed)(x, "cpp")
+
+
+def test_autograd_is_told_of_what_is_written_to() -> None:
+    x, spec = torch.randn(4, 64, generator=generator(10)), cast_spec("nvfp4")
+    parts, values = quantize_cpp(x, spec), torch.ones_like(x)
+    before = [part._version for part in (*parts, values)]
+    quantize_cpp(x, spec, parts)
+    leaf = torch.ones(4, 64, requires_grad=True)
+    product = (leaf * values).sum()
+    fake_quantize_cpp(x, spec, values)
+    assert all(part._version > one for part, one in zip((*parts, values), before, strict=True))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+    with torch.inference_mode():
+        fake_quantize_cpp(x, spec, torch.empty_like(x))
 
 
 @pytest.mark.parametrize(
