@@ -27,6 +27,7 @@ from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
 from mxcheck.formats.scale_rules import check_rules
 from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
 from mxcheck.kernels.block_views import check_input, mark_written, rows, why_unreadable
+from mxcheck.kernels.compiled.library import OFF, is_off
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import Parts, quantize_eager
 from mxcheck.kernels.real_scaled import fp32_quotient
@@ -116,6 +117,8 @@ def is_sound(device: torch.device) -> bool:
 
 
 def _check(x: Tensor, spec: CastSpec, *out: Tensor | None) -> None:
+    if is_off():
+        raise NotSupported(OFF)
     if isinstance(x, Tensor) and x.device.type != "cuda" and not _kernel().INTERPRETED:
         raise NotSupported(f"Triton casts on a GPU, got a tensor on {x.device}; use kernel='eager' there")
     if why := why_unreadable(x, spec.random, *out):

@@ -12,6 +12,7 @@ from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.block_views import why_unreadable
 from mxcheck.kernels.calls_triton import fake_quantize_triton, is_sound, quantize_triton
 from mxcheck.kernels.compiled.calls import fake_quantize_cpp, is_compiled, quantize_cpp
+from mxcheck.kernels.compiled.library import is_off
 from mxcheck.kernels.domain import domain
 from mxcheck.kernels.eager import Parts, fake_quantize_eager, quantize_eager
 
@@ -44,7 +45,7 @@ def takes_compiled(x: Tensor) -> bool:
 
 def takes_triton(x: Tensor) -> bool:
     """Return whether Triton casts x: a plain tensor on a CUDA device on which it is sound."""
-    return _is_plain(x, "cuda") and is_sound(x.device)
+    return not is_off() and _is_plain(x, "cuda") and is_sound(x.device)
 
 
 def used(name: str, device: str) -> str:
@@ -52,7 +53,11 @@ def used(name: str, device: str) -> str:
     if name != "auto":
         return name
     if device == "cuda":
-        return "triton" if is_sound(torch.device("cuda", torch.cuda.current_device())) else "eager"
+        return (
+            "triton"
+            if not is_off() and is_sound(torch.device("cuda", torch.cuda.current_device()))
+            else "eager"
+        )
     return "cpp" if device == "cpu" and is_compiled() else "eager"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,10 +15,12 @@ import pytest
 import torch
 
 import mxcheck
+from mxcheck.kernels import house
+from mxcheck.kernels.calls_triton import quantize_triton
 from mxcheck.kernels.compiled import library
 from mxcheck.kernels.compiled.calls import first_wrong, is_compiled, quantize_cpp
 from mxcheck.kernels.domain import NotSupported
-from mxcheck.kernels.house import used
+from mxcheck.kernels.house import takes_triton, used
 from mxcheck.kernels.registry import implementation
 
 X = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
@@ -107,6 +111,140 @@ def test_a_cache_that_others_may_write_to(cache: Path, caplog: pytest.LogCapture
     cache.mkdir(parents=True)
     cache.chmod(0o777)
     assert_eager_with_one_line(caplog, "is not yours alone to write to")
+
+
+@pytest.mark.parametrize("which", ["mxcheck", "casts"])
+def test_a_folder_on_the_way_that_others_may_write_to(
+    which: str, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.mkdir(parents=True, mode=0o700)
+    cache.parent.chmod(0o700)
+    (cache if which == "casts" else cache.parent).chmod(0o770)
+    assert_eager_with_one_line(caplog, "is not yours alone to write to")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a folder away")
+def test_a_cache_of_somebody_else(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache.mkdir(parents=True, mode=0o700)
+    os.chown(cache.parent, 12345, -1)
+    assert_eager_with_one_line(caplog, "mxcheck is not yours alone to write to")
+
+
+def test_what_may_be_loaded(tmp_path: Path) -> None:
+    data = b"a library"
+    path = tmp_path / "casts.so"
+    path.write_bytes(data + sha256(data).digest())
+    path.chmod(0o600)
+    assert library._is_whole(path)
+    link = tmp_path / "link.so"
+    link.symlink_to(path)
+    assert not library._is_whole(link)
+    path.chmod(0o660)
+    assert not library._is_whole(path)
+
+
+@pytest.mark.usefixtures("cache")
+def test_no_home(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/folders/are/ignored")
+    assert_eager_with_one_line(caplog, "no folder to keep the compiled casts in: ")
+    assert not Path("relative").exists()
+
+
+@pytest.mark.usefixtures("cache")
+def test_no_posix(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delattr(os, "getuid")
+    assert_eager_with_one_line(caplog, "the compiled casts need a POSIX system")
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_compiler_named_with_an_open_quote(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", 'g++ "')
+    assert_eager_with_one_line(caplog, "CXX='g++ \"' cannot be read: No closing quotation")
+    assert "No closing quotation" in str(library.missing())
+
+
+@pytest.mark.usefixtures("cache")
+def test_many_lines_of_complaint_become_one(
+    compiler: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler("printf 'cannot\\n\\033[31mdo\\r\\nit\\n' >&2; exit 3")
+    assert_eager_with_one_line(caplog, "ended with 3: cannot [31mdo it")
+
+
+def test_a_failure_is_remembered_for_a_while(
+    compiler: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiler(f'echo once >> {tmp_path / "tries"}; echo "error: out of ideas" >&2; exit 3')
+    assert not is_compiled()
+    for tries in (1, 2):
+        monkeypatch.setattr(library, "_LOADED", [])
+        assert not is_compiled()
+        assert "error: out of ideas" in caplog.messages[-1]
+        assert (tmp_path / "tries").read_text() == "once\n" * tries
+        (failure,) = cache.glob("failure-*.txt")
+        os.utime(failure, (0, 0))
+    assert str(failure) in caplog.messages[1]
+
+
+def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
+    compiler: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: Path,
+) -> None:
+    monkeypatch.setattr(library, "_LIMIT", 1)
+    started = tmp_path / "started"
+    compiler(f"sleep 1000 & echo $! > {started}; wait")
+    assert_eager_with_one_line(caplog, "cxx has not ended within 1 s")
+    child = Path(f"/proc/{started.read_text().strip()}/stat")
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert list(cache.glob("failure-*.txt"))
+
+
+@needs_compiler
+def test_a_check_that_fails_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "casts.hpp").write_text('extern "C" void mx_cast() {}')
+    monkeypatch.setattr(library, "files", lambda _: tmp_path)
+
+    def check(_: object) -> str:
+        raise RuntimeError("first line\nsecond line")
+
+    why = library.library(check)
+    assert isinstance(why, str)
+    assert why.endswith(" compiles is wrong: its check ends with RuntimeError: first line second line")
+    assert not list(cache.glob("*.so"))
+
+
+@pytest.mark.parametrize("value", ["", "2", "no"])
+def test_the_switch_has_two_values(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.SWITCH, value)
+    for cast in (mxcheck.quantize, mxcheck.fake_quantize):
+        with pytest.raises(
+            ValueError, match=f"^MXCHECK_COMPILED must be 0 or 1, or not be set; got '{value}'$"
+        ):
+            cast(X, "fp8_e4m3")
+
+
+def test_the_switch_is_of_triton_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(house, "is_sound", lambda _: True)
+    monkeypatch.setattr(house, "_is_plain", lambda *_: True)
+    assert takes_triton(X)
+    with library.switched_off():
+        assert not takes_triton(X)
+        with pytest.raises(NotSupported, match="MXCHECK_COMPILED=0 switches it off"):
+            quantize_triton(X, mxcheck.CastSpec(format="fp8_e4m3"))
 
 
 @pytest.mark.usefixtures("cache")
