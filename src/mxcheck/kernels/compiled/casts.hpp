@@ -10,9 +10,8 @@
 #include <cfenv>
 #include <cstdint>
 #include <cstring>
-#include <system_error>
+#include <exception>
 #include <thread>
-#include <vector>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -35,6 +34,8 @@ constexpr int64_t kTile = 1024;
 constexpr int64_t kLanes = 256;
 // Elements that are worth a thread.
 constexpr int64_t kThread = 1 << 17;
+// Most threads of a call.
+constexpr int64_t kParts = 256;
 // Bytes from which a result does not fit into a cache, and is better written past it.
 constexpr int64_t kStream = 1 << 23;
 
@@ -511,32 +512,35 @@ struct UsualEnvironment {
 };
 
 // Calls work(part, first, last) for parts of 0, ..., units - 1, each in a thread of its own. The threads end with
-// the call, so a process may fork between two.
+// the call, so a process may fork between two. Nothing here asks for memory but the start of a thread.
 template <class Work>
 void in_parts(int64_t units, int64_t parts, const Work& work) {
-  const UsualEnvironment usual;
   parts = most<int64_t>(least(parts, units), 1);
-  std::vector<std::thread> threads;
+  const auto run = [&work, units, parts](int64_t part) {
+    const UsualEnvironment usual;
+    work(part, units * part / parts, units * (part + 1) / parts);
+#if defined(__SSE2__)
+    _mm_sfence();  // what a thread wrote past the caches is there before it is said to be
+#endif
+  };
+  std::thread threads[kParts];
   int64_t started = 1;
   try {
-    for (; started < parts; ++started)
-      threads.emplace_back([&work, units, parts, started] {
-        const UsualEnvironment of_thread;
-        work(started, units * started / parts, units * (started + 1) / parts);
-      });
-  } catch (const std::system_error&) {  // no more threads here: this one does the rest
+    for (; started < parts; ++started) threads[started] = std::thread(run, started);
+  } catch (const std::exception&) {  // no more threads, or no memory for one: this one does the rest
   }
-  work(0, 0, units / parts);
-  for (int64_t part = started; part < parts; ++part) work(part, units * part / parts, units * (part + 1) / parts);
-  for (auto& thread : threads) thread.join();
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
+  run(0);
+  for (int64_t part = started; part < parts; ++part) run(part);
+  for (int64_t part = 1; part < started; ++part) threads[part].join();
+}
+
+inline int64_t parts_of(int64_t n, int64_t threads) {
+  return most<int64_t>(least(least(threads, n / kThread), kParts), 1);
 }
 
 int32_t tensor_amax(const Cast& cast, int64_t parts) {
   const int64_t n = cast.outer * cast.length * cast.inner;
-  std::vector<int32_t> found(static_cast<size_t>(parts), 0);
+  int32_t found[kParts] = {}, all = 0;
   in_parts((n + kTile - 1) / kTile, parts, [&](int64_t part, int64_t first, int64_t last) {
     float buffer[kTile];
     int32_t amax = 0;
@@ -544,11 +548,10 @@ int32_t tensor_amax(const Cast& cast, int64_t parts) {
       const int64_t some = least(kTile, n - at);
       amax = most(amax, block_amax(load(cast.x, cast.dtype, at, some, buffer), some, kMagnitude));
     }
-    found[static_cast<size_t>(part)] = amax;
+    found[part] = amax;
   });
-  int32_t amax = 0;
-  for (const int32_t one : found) amax = most(amax, one);
-  return amax;
+  for (const int32_t one : found) all = most(all, one);
+  return all;
 }
 
 }  // namespace
@@ -559,8 +562,9 @@ extern "C" {
 // x's dtype. Results are contiguous. `tensor_scale` gets NVFP4's.
 void mx_cast(const MxPlan* plan, const void* x, const int64_t* random, int64_t outer, int64_t length, int64_t inner,
              int32_t dtype, uint8_t* codes, void* values, void* scales, float* tensor_scale, int32_t threads) {
+  const UsualEnvironment usual;
   Cast cast{plan, x, random, outer, length, inner, plan->block, 1, dtype, codes, values, scales, 1.0f, false};
-  const int64_t n = outer * length * inner, parts = most<int64_t>(least<int64_t>(threads, n / kThread), 1);
+  const int64_t n = outer * length * inner, parts = parts_of(n, threads);
   cast.stream = n * (codes ? 1 : dtype == kFloat32 ? 4 : 2) >= kStream;
   if (plan->scale == kE4M3 || plan->scale == kTensor) {
     const int32_t amax = tensor_amax(cast, parts);
@@ -592,7 +596,7 @@ void mx_cast(const MxPlan* plan, const void* x, const int64_t* random, int64_t o
 int32_t mx_dequantize(const MxPlan* plan, const uint8_t* codes, const void* scales, const float* table,
                    const float* scale_table, float tensor_scale, int64_t outer, int64_t length, int64_t inner, int32_t dtype,
                    void* values, int32_t threads) {
-  const int64_t n = outer * length * inner, parts = most<int64_t>(least<int64_t>(threads, n / kThread), 1);
+  const int64_t n = outer * length * inner, parts = parts_of(n, threads);
   const int64_t block = plan->scale == kTensor ? n : plan->block == 0 ? length : least(plan->block, length);
   const int64_t blocks = plan->scale == kTensor ? 1 : (length + block - 1) / block;
   if (plan->scale == kTensor) outer = inner = 1, length = n;
@@ -600,7 +604,7 @@ int32_t mx_dequantize(const MxPlan* plan, const uint8_t* codes, const void* scal
   const int64_t wide = inner == 1 ? block : inner;  // elements that lie together and have one scale, or one each
   const int64_t parts_of_run = (wide + kTile - 1) / kTile;
   const int64_t runs = inner == 1 ? outer * blocks : outer * length;
-  std::vector<int32_t> found(static_cast<size_t>(parts), 0);
+  int32_t found[kParts] = {}, all = 0;
   in_parts(runs * parts_of_run, parts, [&](int64_t part, int64_t first, int64_t last) {
     int32_t seen = 0;
     float scale[kTile], result[kTile];
@@ -627,11 +631,10 @@ int32_t mx_dequantize(const MxPlan* plan, const uint8_t* codes, const void* scal
       for (int64_t i = 0; i < count; ++i) seen |= codes[at + i];
       store(values, dtype, at, count, result, halves, stream);
     }
-    found[static_cast<size_t>(part)] = seen;
+    found[part] = seen;
   });
-  int32_t seen = 0;
-  for (const int32_t one : found) seen |= one;
-  return seen;
+  for (const int32_t one : found) all |= one;
+  return all;
 }
 
 }  // extern "C"

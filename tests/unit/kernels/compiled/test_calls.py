@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -240,6 +242,21 @@ def test_a_forked_child_casts_on(threads: Callable[[int], None]) -> None:
             )
             else 1
         )
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_where_no_thread_can_be_started_the_caller_does_its_part(threads: Callable[[int], None]) -> None:
+    threads(5)
+    x, spec = torch.randn(1024, 1024, generator=generator(11)), cast_spec("e4m3_tensor")
+    expected = fake_quantize_eager(x, spec)
+    child = os.fork()
+    if not child:
+        out = torch.empty_like(x)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + (1 << 20)  # less than a thread's stack
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        fake_quantize_cpp(x, spec, out)
+        os._exit(0 if out.numpy().tobytes() == expected.numpy().tobytes() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
