@@ -29,9 +29,11 @@ from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
 from mxcheck.kernels.block_views import check_input, mark_written, rows, why_unreadable
 from mxcheck.kernels.compiled.library import OFF, is_off
 from mxcheck.kernels.domain import NotSupported, domain
-from mxcheck.kernels.eager import Parts, quantize_eager
+from mxcheck.kernels.eager import Parts
+from mxcheck.kernels.probe import difference, drawn, inputs, probing
 from mxcheck.kernels.real_scaled import fp32_quotient
 
+_USUAL = cast_spec("fp8_e4m3")
 _BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]
 #: Elements that a program casts at a time. The interpreter's time is a matter of calls, so it gets more.
 _TILE, _INTERPRETED_TILE = 1 << 11, 1 << 17
@@ -97,23 +99,35 @@ def fake_quantize_triton(x: Tensor, spec: CastSpec, out: Tensor | None = None) -
     return out
 
 
+def is_sound(device: torch.device, spec: CastSpec = _USUAL) -> bool:
+    """Return whether Triton makes a cast on a CUDA device as eager does: codes and values, tried with small
+    inputs in each dtype before a process makes it for the first time. Where it does not, or fails (it needs a
+    C compiler, and a GPU that it supports), one line is logged."""
+    return _is_sound(device, spec.format, spec.scale_rule, spec.rounding, spec.nonfinite)
+
+
 @cache
-def is_sound(device: torch.device) -> bool:
-    """Return whether Triton casts on a CUDA device as eager does, by one small cast. Where it does not, or
-    fails (it needs a C compiler, and a GPU that it supports), one line is logged."""
+def _is_sound(device: torch.device, format: str, scale_rule: str, rounding: str, nonfinite: str) -> bool:
     if find_spec("triton") is None:
         return False
-    x, spec = torch.linspace(-3, 3, 96, device=device), cast_spec("fp8_e4m3")
+    spec = cast_spec(format, scale_rule=scale_rule, rounding=rounding, nonfinite=nonfinite)
     try:
-        found = quantize_triton(x, spec)
+        with probing():
+            wrong = _wrong(device, spec)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told, and eager casts as well)
         wrong = f"{type(error).__name__}: {error}".splitlines()[0]
-    else:
-        pairs = zip(found, quantize_eager(x, spec), strict=True)
-        wrong = "" if all(torch.equal(*pair) for pair in pairs) else "it gives other codes"
     if wrong:
-        logging.getLogger("mxcheck").warning("Triton casts nothing on %s, eager does: %s", device, wrong)
+        logging.getLogger("mxcheck").warning("Triton does not cast on %s, eager does: %s", device, wrong)
     return not wrong
+
+
+def _wrong(device: torch.device, spec: CastSpec) -> str:
+    for x, axis in inputs(device):
+        asked = drawn(x, spec, axis)
+        found = *quantize_triton(x, asked), fake_quantize_triton(x, asked)
+        if wrong := difference(x, asked, found):
+            return f"it gives other bits for {wrong}"
+    return ""
 
 
 def _check(x: Tensor, spec: CastSpec, *out: Tensor | None) -> None:

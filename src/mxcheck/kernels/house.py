@@ -22,7 +22,7 @@ def quantize_house(x: Tensor, spec: CastSpec, out: Parts | None = None) -> Parts
     """As `quantize_eager`; `out` as of `quantize_cpp`."""
     if takes_compiled(x):
         return quantize_cpp(x, spec, out)
-    if takes_triton(x):
+    if takes_triton(x, spec):
         return quantize_triton(x, spec, out)
     return _put(quantize_eager(x, spec), out)
 
@@ -32,7 +32,7 @@ def fake_quantize_house(x: Tensor, spec: CastSpec, out: Tensor | None = None) ->
     """As `fake_quantize_eager`; `out` as of `quantize_cpp`."""
     if takes_compiled(x):
         return fake_quantize_cpp(x, spec, out)
-    if takes_triton(x):
+    if takes_triton(x, spec):
         return fake_quantize_triton(x, spec, out)
     values = fake_quantize_eager(x, spec)
     return values if out is None else out.copy_(values)
@@ -43,9 +43,9 @@ def takes_compiled(x: Tensor) -> bool:
     return _is_plain(x, "cpu") and is_compiled()
 
 
-def takes_triton(x: Tensor) -> bool:
-    """Return whether Triton casts x: a plain tensor on a CUDA device on which it is sound."""
-    return not is_off() and _is_plain(x, "cuda") and is_sound(x.device)
+def takes_triton(x: Tensor, spec: CastSpec) -> bool:
+    """Return whether Triton casts x: a plain tensor on a CUDA device on which that cast is sound."""
+    return not is_off() and _is_plain(x, "cuda") and is_sound(x.device, spec)
 
 
 def used(name: str, device: str) -> str:

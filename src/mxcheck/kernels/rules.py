@@ -55,7 +55,7 @@ def _rceil(amax: Tensor, element: ElementFormat) -> Tensor:
 
 def _reciprocal(amax: Tensor, element: ElementFormat) -> Tensor:
     # Rounded to fp32 here, as devices may round other numbers differently.
-    factor = torch.tensor(1 / element.max_value, dtype=torch.float32).item()
+    factor = torch.tensor(1 / element.max_value, dtype=torch.float32, device="cpu").item()
     product = (amax.view(torch.float32) * factor).view(torch.int32)
     return (product >> FRACTION_BITS) + _above(1.0)(product)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 import mxcheck
-from mxcheck.formats.spec import cast_spec
+from mxcheck.formats.spec import CastSpec, cast_spec
 from mxcheck.kernels import calls_triton
 from mxcheck.kernels.domain import NotSupported
-from mxcheck.kernels.eager import quantize_eager
+from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
 from mxcheck.kernels.house import takes_triton
 
 X = torch.linspace(-3, 3, 96)
@@ -22,7 +25,7 @@ CPU = torch.device("cpu")
 def asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer of another test: neither whether Triton is there, nor whether it is sound."""
     monkeypatch.setattr(calls_triton, "_kernel", calls_triton._kernel.__wrapped__)
-    monkeypatch.setattr(calls_triton, "is_sound", calls_triton.is_sound.__wrapped__)
+    monkeypatch.setattr(calls_triton, "_is_sound", calls_triton._is_sound.__wrapped__)
 
 
 @pytest.fixture
@@ -54,8 +57,8 @@ def test_a_cpu_tensor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_leaves_other_tensors_alone() -> None:
-    assert not takes_triton(X)
-    assert not takes_triton(torch.empty(2, device="meta"))
+    assert not takes_triton(X, cast_spec("fp8_e4m3"))
+    assert not takes_triton(torch.empty(2, device="meta"), cast_spec("fp8_e4m3"))
 
 
 @pytest.mark.usefixtures("there")
@@ -69,17 +72,26 @@ def test_a_kernel_that_fails_is_told_of_in_one_line(
     with caplog.at_level(logging.WARNING):
         assert not calls_triton.is_sound(CPU)
     assert caplog.messages == [
-        "Triton casts nothing on cpu, eager does: RuntimeError: Failed to find C compiler."
+        "Triton does not cast on cpu, eager does: RuntimeError: Failed to find C compiler."
     ]
 
 
 @pytest.mark.usefixtures("there")
-def test_a_kernel_with_other_codes_is_not_sound(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("wrong", [quantize_eager, fake_quantize_eager])
+def test_a_kernel_with_other_bits_is_not_sound(
+    wrong: Callable[[Tensor, CastSpec], object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    other = cast_spec("fp8_e4m3", rounding="zero")
+    spec = cast_spec("fp8_e4m3", rounding="stochastic")
     monkeypatch.setattr(calls_triton, "quantize_triton", quantize_eager)
-    assert calls_triton.is_sound(CPU)
-    monkeypatch.setattr(calls_triton, "quantize_triton", lambda x, _: quantize_eager(x, other))
-    assert not calls_triton.is_sound(CPU)
-    assert caplog.messages == ["Triton casts nothing on cpu, eager does: it gives other codes"]
+    monkeypatch.setattr(calls_triton, "fake_quantize_triton", fake_quantize_eager)
+    assert calls_triton.is_sound(CPU, spec)
+    monkeypatch.setattr(
+        calls_triton,
+        wrong.__name__.replace("eager", "triton"),
+        lambda x, asked: wrong(x, replace(asked, rounding="zero") if x.dtype == torch.float16 else asked),
+    )
+    assert not calls_triton.is_sound(CPU, spec)
+    said = "it gives other bits for fp8_e4m3, floor, stochastic, float16"
+    assert caplog.messages == [f"Triton does not cast on cpu, eager does: {said}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from math import prod
@@ -15,11 +15,12 @@ from torch import Tensor
 from mxcheck.formats.blocks import BLOCK_FORMATS, E4M3, E8M0, FP32
 from mxcheck.formats.codes import E8M0_BIAS, E8M0_NAN, code_values, scale_values
 from mxcheck.formats.elements import ELEMENT_FORMATS, ElementFormat
-from mxcheck.formats.spec import NONFINITE, ROUNDINGS, CastSpec, resolve_axis, scales_shape
+from mxcheck.formats.spec import ROUNDINGS, CastSpec, cast_spec, resolve_axis, scales_shape
 from mxcheck.kernels.block_views import DTYPES, check_input, mark_written, why_unreadable
 from mxcheck.kernels.compiled.library import library
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import Parts, fake_quantize_eager, quantize_eager
+from mxcheck.kernels.probe import alike, all_casts, difference, drawn, inputs, near_ties, probing
 from mxcheck.kernels.rules import EXPONENT, FRACTION_BITS
 
 _ANY = 0x7FFF_FFFF
@@ -302,6 +303,18 @@ def dequantize_cpp(
     compiled = library(first_wrong)
     if isinstance(compiled, str) or not codes.numel():
         return None
+    return _dequantize(compiled, codes, scales, tensor_scale, spec, dtype)
+
+
+def _dequantize(
+    compiled: ctypes.CDLL,
+    codes: Tensor,
+    scales: Tensor,
+    tensor_scale: Tensor | None,
+    spec: CastSpec,
+    dtype: torch.dtype,
+    threads: int | None = None,
+) -> Tensor | None:
     layout = _layout(codes.shape, dtype, replace(spec, random=None) if spec.random is not None else spec)
     got = (codes.dtype, scales.dtype, scales.shape, tensor_scale is not None)
     if got != (torch.uint8, layout.scales_dtype, layout.scales, layout.has_tensor_scale):
@@ -321,7 +334,7 @@ def dequantize_cpp(
         layout.inner,
         layout.dtype,
         values.data_ptr(),
-        _threads(layout.numel),
+        threads or _threads(layout.numel),
     )
     return values if seen < 2 * spec.element.sign_bit else None
 
@@ -336,46 +349,43 @@ def _table(name: str) -> ctypes.Array[ctypes.c_float]:
 
 def first_wrong(compiled: ctypes.CDLL) -> str:
     """Return a cast that a library computes otherwise than eager; empty where it computes all alike."""
+    with probing():
+        return _wrong_small(compiled) or _wrong_large(compiled)
+
+
+def _wrong_small(compiled: ctypes.CDLL) -> str:
     function = _functions(compiled)[0]
-    # Every sign and exponent with some fractions, in blocks whose amax differ: bits from a fixed generator.
-    patterns = torch.randint(-(1 << 31), 1 << 31, (16, 100), generator=torch.Generator().manual_seed(18))
-    wild = patterns.int().view(torch.float32)
-    near = (patterns % 4096).float() * 2.0 ** (patterns[:, :1] % 64 - 32)
-    random = patterns.clamp(min=0)
-    for spec in _all_casts():
-        for x in (wild, near, near.bfloat16()[:, :33], near.half()):
-            drawn = random[:, : x.shape[1]] if spec.rounding == "stochastic" else None
-            for axis in (0, 1):
-                asked = replace(spec, axis=axis, random=drawn)
-                pairs = zip(_quantize(function, _checked(x, asked)), quantize_eager(x, asked), strict=True)
-                values = _fake_quantize(function, _checked(x, asked)), fake_quantize_eager(x, asked)
-                if not all(_alike(*pair) for pair in (*pairs, values)):
-                    return f"{spec.format}, {spec.scale_rule}, {spec.rounding}, {str(x.dtype)[6:]}"
+    tried = tuple(inputs())
+    for spec in all_casts():
+        for x, axis in tried:
+            asked = drawn(x, spec, axis)
+            checked = _checked(x, asked)
+            if wrong := difference(
+                x, asked, (*_quantize(function, checked), _fake_quantize(function, checked))
+            ):
+                return wrong
     return ""
 
 
-def _all_casts() -> Iterator[CastSpec]:
-    for block in BLOCK_FORMATS.values():
-        rest = (ROUNDINGS, NONFINITE if block.element.nan_magnitudes else NONFINITE[:1])
-        for rule in block.scale_rules:
-            for rounding, nonfinite in (
-                [(one, other) for one in rest[0] for other in rest[1]]
-                if block.scale == E8M0
-                else [("even", "block")]
-            ):
-                yield CastSpec(
-                    format=block.name,
-                    block_size=block.block_size,
-                    scale_rule=rule,
-                    rounding=rounding,
-                    nonfinite=nonfinite,
-                )
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    signs = torch.equal(one.signbit() & ~one.isnan(), other.signbit() & ~other.isnan())
-    return (
-        signs
-        and torch.equal(one.isnan(), other.isnan())
-        and torch.equal(one.nan_to_num(), other.nan_to_num())
-    )
+def _wrong_large(compiled: ctypes.CDLL) -> str:
+    """As `first_wrong`, of what only larger inputs reach: lanes and rows beyond a tile, several threads,
+    results that are written past the caches, and the way back from codes."""
+    function = _functions(compiled)[0]
+    for name in BLOCK_FORMATS:
+        for shape, axis, times in (
+            ((5, 2100), 1, 1),
+            ((64, 300), 0, 1 << 4),
+            ((64, 1 << 10), 1, 1 << 7 if name == "fp8_e4m3" else 1 << 2),
+        ):
+            part = near_ties(*shape)
+            spec, x = cast_spec(name, axis=axis), part.repeat(times, 1)
+            checked = _checked(x, spec)
+            codes, scales, *rest = _quantize(function, checked, threads=3)
+            values = _fake_quantize(function, checked, threads=3)
+            back = _dequantize(compiled, codes, scales, rest[0] if rest else None, spec, x.dtype, threads=3)
+            # Equal parts have equal blocks, and the amax of their whole.
+            expected = quantize_eager(part, spec)[0], *(fake_quantize_eager(part, spec),) * 2
+            for found, one in zip((codes, values, back), expected, strict=True):
+                if found is None or not alike(found.view(times, *shape), one.expand(times, *shape)):
+                    return f"{name} of {times} times {shape}"
+    return ""

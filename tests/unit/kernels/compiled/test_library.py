@@ -6,7 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -238,13 +238,14 @@ def test_the_switch_has_two_values(value: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_switch_is_of_triton_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(house, "is_sound", lambda _: True)
+    monkeypatch.setattr(house, "is_sound", lambda *_: True)
     monkeypatch.setattr(house, "_is_plain", lambda *_: True)
-    assert takes_triton(X)
+    spec = mxcheck.CastSpec(format="fp8_e4m3")
+    assert takes_triton(X, spec)
     with library.switched_off():
-        assert not takes_triton(X)
+        assert not takes_triton(X, spec)
         with pytest.raises(NotSupported, match="MXCHECK_COMPILED=0 switches it off"):
-            quantize_triton(X, mxcheck.CastSpec(format="fp8_e4m3"))
+            quantize_triton(X, spec)
 
 
 @pytest.mark.usefixtures("cache")
@@ -329,8 +330,39 @@ FAULTS = {
         "for (int64_t i = 0; i + 1 < n; ++i) {\n    const int32_t magnitude = bits(v[i])",
     ),
     "NaN saturates": ("magnitude > nan_above ? nan_code : code", "code"),
+    "a value of another code": ("table[codes[at + i]] * scale[0]", "table[codes[at + i] & 0x7F] * scale[0]"),
+    "a lane's scale": ("table[codes[at + i]] * scale[i]", "table[codes[at + i]] * scale[0]"),
+    "past the caches": ("cast.codes + at, scratch.codes, n)", "cast.codes + at, scratch.codes, n & ~63)"),
+    "values past the caches": ("copy(target, source, size * n);", "copy(target, source, size * n / 2);"),
+    "the second tile of a row": (
+        "write_run(cast, scratch, v, at + done, some, some, false);",
+        "write_run(cast, scratch, v, at, some, some, false);",
+    ),
+    "lanes beyond the first": ("lane = unit % groups * kLanes,", "lane = 0,"),
+    "a second thread": ("units * part / parts,", "units * part / parts + (part > 0),"),
     "half to bfloat": ("target = static_cast<char*>(values)", "target = 2 + static_cast<char*>(values)"),
 }
+
+
+@pytest.fixture
+def other_settings() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("other_settings")
+def test_the_check_does_not_depend_on_the_process() -> None:
+    compiled = library.library(first_wrong)
+    assert not isinstance(compiled, str)
+    assert not first_wrong(compiled)
+    assert torch.get_default_dtype() == torch.float64
+    assert torch.empty(1).device.type == "meta"
 
 
 @needs_compiler
