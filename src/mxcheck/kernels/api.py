@@ -114,7 +114,7 @@ def fake_quantize(
     """
     spec = _asked_for(format, axis, block_size, scale_rule, rounding, tail, nonfinite, random)
     if out is not None:
-        check_out(out, x)
+        check_out(out, x, spec)
     return fake_quantize_with(x, spec, resolve_kernel(kernel)[1], out)
 
 

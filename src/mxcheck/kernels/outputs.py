@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import torch
 from torch import Tensor
 
 from mxcheck.formats.blocks import E4M3, FP32
 from mxcheck.formats.spec import CastSpec, scales_shape
-from mxcheck.kernels.block_views import check_input
+from mxcheck.kernels.block_views import check_input, why_unreadable
 from mxcheck.kernels.quantized import QuantizedTensor
 
 
-def check_out(out: object, x: Tensor) -> None:
+def check_out(out: object, x: Tensor, spec: CastSpec) -> None:
     """Check the `out` of `fake_quantize`.
 
     Raises:
-        TypeError: no tensor.
-        ValueError: another shape, dtype or device than x's; not contiguous; memory that x shares.
+        TypeError: no tensor; as `check_input`.
+        ValueError: another shape, dtype or device than x's; not contiguous; memory that x or the random
+            integers share; as `check_input`.
     """
+    check_input(x, spec)
     _check("out", out, x, x.shape, x.dtype)
+    _check_memory({"x": x, "random": spec.random, "out": out})
 
 
 def check_out_parts(out: object, x: Tensor, spec: CastSpec) -> None:
     """Check the `out` of `quantize`.
 
     Raises:
-        TypeError: no `QuantizedTensor`.
-        ValueError: one of another cast, or whose tensors cannot hold the result: as `check_out`.
+        TypeError: no `QuantizedTensor`; as `check_input`.
+        ValueError: one of another cast, or whose tensors cannot hold the result, or share memory with each
+            other: as `check_out`.
     """
     if not isinstance(out, QuantizedTensor):
         raise TypeError(
             f"out must be a QuantizedTensor, the result of an earlier call, got {type(out).__name__}"
         )
+    check_input(x, spec)
     if out.spec != spec:
         raise ValueError(f"out is of another cast: {out.spec}; this call asks for {spec}")
-    check_input(x, spec)
     scale = spec.block.scale
     shape = torch.Size(scales_shape(tuple(x.shape), spec))
     _check("out.codes", out.codes, x, x.shape, torch.uint8)
     _check("out.scales", out.scales, x, shape, torch.float32 if scale == FP32 else torch.uint8)
     if scale == E4M3:
         _check("out.tensor_scale", out.tensor_scale, x, torch.Size(()), torch.float32)
+    parts = {"out.codes": out.codes, "out.scales": out.scales, "out.tensor_scale": out.tensor_scale}
+    _check_memory({"x": x, "random": spec.random, **parts})
 
 
 def put_parts(out: QuantizedTensor, result: QuantizedTensor) -> QuantizedTensor:
@@ -62,16 +70,17 @@ def _check(name: str, out: object, x: Tensor, shape: torch.Size, dtype: torch.dt
         raise ValueError(f"{name} must be contiguous, got strides {out.stride()}")
     if out.requires_grad:
         raise ValueError(f"{name} requires a gradient, and no gradient flows through a cast; detach it")
-    if out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() and _overlap(out, x):
-        raise ValueError(f"{name} shares memory with x; give a tensor of its own")
 
 
-def _overlap(one: Tensor, other: Tensor) -> bool:
-    """Return whether the memory from a tensor's first element to its last meets that of another."""
-    (first, past), (other_first, other_past) = _span(one), _span(other)
-    return first < other_past and other_first < past
+def _check_memory(named: dict[str, object]) -> None:
+    """Check that no output (`out…`) shares memory with another tensor. What has no memory shares none."""
+    spans = {name: _span(x) for name, x in named.items() if isinstance(x, Tensor) and not why_unreadable(x)}
+    for (name, one), (other_name, other) in combinations(spans.items(), 2):
+        if other_name.startswith("out") and one[0] < other[1] and other[0] < one[1]:
+            raise ValueError(f"{other_name} shares memory with {name}; give a tensor of its own")
 
 
 def _span(x: Tensor) -> tuple[int, int]:
+    """Return the addresses of a tensor's first byte and of the one after its last."""
     last = sum((length - 1) * stride for length, stride in zip(x.shape, x.stride(), strict=True))
     return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()

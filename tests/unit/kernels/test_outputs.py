@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -59,6 +61,42 @@ def test_no_memory_in_common_with_x() -> None:
     ):
         with pytest.raises(ValueError, match="out shares memory with x"):
             mxcheck.fake_quantize(x, "fp8_e4m3", out=out)
+
+
+def test_no_memory_in_common_with_x_by_another_storage() -> None:
+    memory = bytearray(4 * 128)
+    x, out = (torch.frombuffer(memory, dtype=torch.float32, count=64, offset=4 * at) for at in (0, 32))
+    assert x.untyped_storage().data_ptr() != out.untyped_storage().data_ptr()
+    with pytest.raises(ValueError, match="out shares memory with x"):
+        mxcheck.fake_quantize(x, "fp8_e4m3", out=out)
+    random = torch.zeros(64, dtype=torch.int64)
+    with pytest.raises(ValueError, match="out shares memory with random"):
+        mxcheck.fake_quantize(
+            x, "fp8_e4m3", rounding="stochastic", random=random, out=random.view(torch.float32)[64:]
+        )
+
+
+def test_no_memory_in_common_among_the_parts() -> None:
+    right = mxcheck.quantize(X, "nvfp4")
+    for name, memory in (("scales", right.codes.view(-1)), ("tensor_scale", right.codes.view(-1)[8:])):
+        part = getattr(right, name)
+        shared = memory[: part.nbytes].view(part.dtype).view(part.shape)
+        with pytest.raises(ValueError, match=f"^out.{name} shares memory with out.codes; give a tensor of"):
+            mxcheck.quantize(X, "nvfp4", out=replace(right, **{name: shared}))
+
+
+def test_what_is_no_tensor_is_said_with_out_too() -> None:
+    for x, message in (("x", "x must be a torch.Tensor, got str"), (torch.zeros(0, 2), "x is empty")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            mxcheck.fake_quantize(x, "fp8_e4m3", out=torch.empty(2))  # type: ignore[arg-type]
+        with pytest.raises((TypeError, ValueError), match=message):
+            mxcheck.quantize(x, "fp8_e4m3", out=mxcheck.quantize(X, "fp8_e4m3"))  # type: ignore[arg-type]
+
+
+def test_without_memory_nothing_is_shared() -> None:
+    x = torch.empty(2, 64, device="meta")
+    out = torch.empty_like(x)
+    assert mxcheck.fake_quantize(x, "fp8_e4m3", out=out) is out
 
 
 def test_what_codes_and_scales_cannot_go_into() -> None:
