@@ -93,7 +93,8 @@ class QuantizedTensor:
         if self.spec.block_size is None:
             return scales
         axis = resolve_axis(self.codes.dim(), self.spec.axis)
-        return scales.repeat_interleave(self.spec.block_size, axis).narrow(axis, 0, self.codes.shape[axis])
+        length = self.codes.shape[axis]
+        return scales.repeat_interleave(min(self.spec.block_size, length), axis).narrow(axis, 0, length)
 
     def packed(self) -> Tensor:
         """Return the codes without their unused bits: see `pack`."""

@@ -14,6 +14,7 @@ from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
 from mxcheck.formats.oracle import dequantize_array
 from mxcheck.formats.spec import CastSpec, cast_spec, scales_shape
 from mxcheck.kernels.api import quantize
+from mxcheck.kernels.compiled.library import switched_off
 from mxcheck.kernels.quantized import QuantizedTensor, pack, unpack
 
 each_format = pytest.mark.parametrize("name", list(ELEMENT_FORMATS))
@@ -233,3 +234,10 @@ def test_casts_of_bf16_numbers_are_bf16_numbers(name: str, rule: str) -> None:
     for block in (rows, rows.T.contiguous().view(-1, 32)):
         values = quantize(block, name, scale_rule=rule).dequantize()
         assert torch.equal(values, values.bfloat16().float())
+
+
+def test_a_block_longer_than_its_axis_takes_no_more_memory_than_that() -> None:
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(4))
+    with switched_off():
+        far = quantize(x, "fp8_e4m3", block_size=1 << 50).dequantize()
+        assert torch.equal(far, quantize(x, "fp8_e4m3", block_size=5).dequantize())
