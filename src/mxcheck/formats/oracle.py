@@ -268,10 +268,15 @@ def magnitude_codes(
     saturating.
 
     Args:
-        magnitude: int64; but for stochastic rounding, int32 is enough.
+        magnitude: int32 or int64; for stochastic rounding int64, which its products need.
         rounding: one of `CastSpec`'s, or `half_zero`: to nearest, ties toward zero.
         random: for stochastic rounding.
+
+    Raises:
+        TypeError: stochastic rounding of int32.
     """
+    if rounding == "stochastic" and magnitude.dtype != np.int64:
+        raise TypeError(f"stochastic rounding needs magnitudes of int64, got {magnitude.dtype}")
     # The step is 2^(binade - mantissa bits), with the element's own binade or the lowest one.
     significand, exponent = _split(magnitude)
     exponent = exponent - scale.astype(exponent.dtype)

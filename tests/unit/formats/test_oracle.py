@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxcheck.formats.elements import ELEMENT_FORMATS, element_format
-from mxcheck.formats.oracle import dequantize_array, dequantize_block, quantize_array, quantize_block
+from mxcheck.formats.oracle import (
+    dequantize_array,
+    dequantize_block,
+    magnitude_codes,
+    quantize_array,
+    quantize_block,
+)
 from mxcheck.formats.spec import CastSpec
 
 each_format = pytest.mark.parametrize("name", list(ELEMENT_FORMATS))
@@ -91,3 +97,12 @@ def test_wrong_arrays() -> None:
         quantize_array(np.zeros((0, 3), np.float32), spec)
     with pytest.raises(ValueError, match="tail='error'"):
         quantize_array(np.zeros(33, np.float32), CastSpec(format="fp8_e4m3", tail="error"))
+
+
+def test_stochastic_rounding_of_narrow_magnitudes_is_refused() -> None:
+    magnitude, scale = np.array([0x3F80_0001], np.int32), np.zeros(1, np.int64)
+    element = element_format("fp8_e4m3")
+    assert magnitude_codes(magnitude, scale, element, "even") == 0x38
+    assert magnitude_codes(magnitude.astype(np.int64), scale, element, "stochastic", (1 << 32) - 1) == 0x39
+    with pytest.raises(TypeError, match="stochastic rounding needs magnitudes of int64, got int32"):
+        magnitude_codes(magnitude, scale, element, "stochastic", 0)
