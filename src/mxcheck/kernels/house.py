@@ -49,7 +49,8 @@ def takes_triton(x: Tensor, spec: CastSpec) -> bool:
 
 
 def used(name: str, device: str) -> str:
-    """Return the kernel that `auto` takes on a device (`cpu`, `cuda`), by name; other names as they are."""
+    """Return the kernel that `auto` takes for plain tensors on a device (`cpu`, `cuda`), by name; other names as
+    they are. Not what ran: a tensor that is not plain, or a cast that Triton gets wrong, is left to eager."""
     if name != "auto":
         return name
     if device == "cuda":

@@ -12,7 +12,10 @@ _SETTINGS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONED
 
 
 def environment(*, device: str, kernel: str, threads: int) -> dict[str, str]:
-    """Return versions, machine and settings, as plain text."""
+    """Return versions, machine and settings, as plain text.
+
+    `kernel` is the one asked for; for `auto`, what that takes for plain tensors on this device now.
+    """
     import torch
 
     from mxcheck.kernels.house import used
