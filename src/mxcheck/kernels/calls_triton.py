@@ -30,8 +30,8 @@ from mxcheck.kernels.block_views import check_input, mark_written, rows, why_unr
 from mxcheck.kernels.compiled.library import OFF, is_off
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import Parts
-from mxcheck.kernels.probe import difference, drawn, inputs, probing
 from mxcheck.kernels.real_scaled import fp32_quotient
+from mxcheck.kernels.trial_casts import difference, drawn, inputs, probing
 
 _USUAL = cast_spec("fp8_e4m3")
 _BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]

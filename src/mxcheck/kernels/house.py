@@ -11,7 +11,7 @@ from torch import Tensor
 from mxcheck.formats.spec import CastSpec
 from mxcheck.kernels.block_views import why_unreadable
 from mxcheck.kernels.calls_triton import fake_quantize_triton, is_sound, quantize_triton
-from mxcheck.kernels.compiled.calls import fake_quantize_cpp, is_compiled, quantize_cpp
+from mxcheck.kernels.compiled.calls import fake_quantize_plain, is_compiled, quantize_plain
 from mxcheck.kernels.compiled.library import is_off
 from mxcheck.kernels.domain import domain
 from mxcheck.kernels.eager import Parts, fake_quantize_eager, quantize_eager
@@ -21,7 +21,7 @@ from mxcheck.kernels.eager import Parts, fake_quantize_eager, quantize_eager
 def quantize_house(x: Tensor, spec: CastSpec, out: Parts | None = None) -> Parts:
     """As `quantize_eager`; `out` as of `quantize_cpp`."""
     if takes_compiled(x):
-        return quantize_cpp(x, spec, out)
+        return quantize_plain(x, spec, out)
     if takes_triton(x, spec):
         return quantize_triton(x, spec, out)
     return _put(quantize_eager(x, spec), out)
@@ -31,7 +31,7 @@ def quantize_house(x: Tensor, spec: CastSpec, out: Parts | None = None) -> Parts
 def fake_quantize_house(x: Tensor, spec: CastSpec, out: Tensor | None = None) -> Tensor:
     """As `fake_quantize_eager`; `out` as of `quantize_cpp`."""
     if takes_compiled(x):
-        return fake_quantize_cpp(x, spec, out)
+        return fake_quantize_plain(x, spec, out)
     if takes_triton(x, spec):
         return fake_quantize_triton(x, spec, out)
     values = fake_quantize_eager(x, spec)
@@ -49,8 +49,8 @@ def takes_triton(x: Tensor, spec: CastSpec) -> bool:
 
 
 def used(name: str, device: str) -> str:
-    """Return the kernel that `auto` takes for plain tensors on a device (`cpu`, `cuda`), by name; other names as
-    they are. Not what ran: a tensor that is not plain, or a cast that Triton gets wrong, is left to eager."""
+    """Return the kernel that `auto` takes for plain tensors on a device (`cpu`, `cuda`), by name; other names
+    as they are. Not what ran: tensors that are not plain, and casts that Triton gets wrong, are eager's."""
     if name != "auto":
         return name
     if device == "cuda":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import torch
 from torch import Tensor
 
@@ -22,8 +20,10 @@ def check_out(out: object, x: Tensor, spec: CastSpec) -> None:
             integers share; as `check_input`.
     """
     check_input(x, spec)
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out must be a torch.Tensor, got {type(out).__name__}")
     _check("out", out, x, x.shape, x.dtype)
-    _check_memory({"x": x, "random": spec.random, "out": out})
+    _check_memory(x, spec, out=out)
 
 
 def check_out_parts(out: object, x: Tensor, spec: CastSpec) -> None:
@@ -48,7 +48,7 @@ def check_out_parts(out: object, x: Tensor, spec: CastSpec) -> None:
     if scale == E4M3:
         _check("out.tensor_scale", out.tensor_scale, x, torch.Size(()), torch.float32)
     parts = {"out.codes": out.codes, "out.scales": out.scales, "out.tensor_scale": out.tensor_scale}
-    _check_memory({"x": x, "random": spec.random, **parts})
+    _check_memory(x, spec, **parts)
 
 
 def put_parts(out: QuantizedTensor, result: QuantizedTensor) -> QuantizedTensor:
@@ -58,7 +58,7 @@ def put_parts(out: QuantizedTensor, result: QuantizedTensor) -> QuantizedTensor:
     return out
 
 
-def _check(name: str, out: object, x: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+def _check(name: str, out: Tensor | None, x: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
     if not isinstance(out, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(out).__name__}")
     if (out.shape, out.dtype, out.device) != (shape, dtype, x.device):
@@ -72,15 +72,27 @@ def _check(name: str, out: object, x: Tensor, shape: torch.Size, dtype: torch.dt
         raise ValueError(f"{name} requires a gradient, and no gradient flows through a cast; detach it")
 
 
-def _check_memory(named: dict[str, object]) -> None:
-    """Check that no output (`out…`) shares memory with another tensor. What has no memory shares none."""
-    spans = {name: _span(x) for name, x in named.items() if isinstance(x, Tensor) and not why_unreadable(x)}
-    for (name, one), (other_name, other) in combinations(spans.items(), 2):
-        if other_name.startswith("out") and one[0] < other[1] and other[0] < one[1]:
-            raise ValueError(f"{other_name} shares memory with {name}; give a tensor of its own")
+def _check_memory(x: Tensor, spec: CastSpec, **out: Tensor | None) -> None:
+    """Check that no output shares memory with another tensor. What has no memory shares none."""
+    if why_unreadable(x, spec.random, *out.values()):
+        return
+    spans = [("x", *_span(x))]
+    if spec.random is not None:
+        spans.append(("random", *_span(spec.random)))
+    for name, one in out.items():
+        if one is None:
+            continue
+        first, past = _span(one)
+        for other, other_first, other_past in spans:
+            if first < other_past and other_first < past:
+                raise ValueError(f"{name} shares memory with {other}; give a tensor of its own")
+        spans.append((name, first, past))
 
 
 def _span(x: Tensor) -> tuple[int, int]:
     """Return the addresses of a tensor's first byte and of the one after its last."""
+    first = x.data_ptr()
+    if x.is_contiguous():
+        return first, first + x.nbytes
     last = sum((length - 1) * stride for length, stride in zip(x.shape, x.stride(), strict=True))
-    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
+    return first, first + (last + 1) * x.element_size()

@@ -61,7 +61,7 @@ inline T most(T a, T b) { return a > b ? a : b; }
 
 extern "C" {
 
-// An element format. Fields of mxcheck/kernels/compiled/calls.py, in their order; fp32 numbers are their bits.
+// An element format. Fields of mxcheck/kernels/compiled/plans.py, in their order; fp32 numbers are their bits.
 struct MxElement {
   int32_t mantissa_bits, min_normal, max_value;
   int32_t flip, add;     // what a sign does to a magnitude code: (code ^ flip) + add

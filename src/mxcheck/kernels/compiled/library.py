@@ -113,14 +113,17 @@ def missing() -> str | None:
 
 
 def library(check: Check) -> ctypes.CDLL | str:
-    """Return the compiled casts, or why there are none. The first call of a process loads them, and the
-    first of a machine compiles them; where that fails, it logs the reason, once.
+    """Return the compiled casts, or why there are none; so also where they are switched off."""
+    return OFF if is_off() else loaded(check)
+
+
+def loaded(check: Check) -> ctypes.CDLL | str:
+    """As `library`, whatever the switch says. The first call of a process loads them, and the first of a
+    machine compiles them; where that fails, it logs the reason, once.
 
     Args:
         check: called with a library that was compiled just now.
     """
-    if is_off():
-        return OFF
     if not _LOADED:
         with _LOADING:
             if not _LOADED:

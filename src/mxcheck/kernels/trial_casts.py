@@ -52,7 +52,7 @@ def near_ties(rows: int, columns: int, device: torch.device | str = "cpu") -> Te
     """Return fp32 numbers of at most 12 significand bits, in rows of different sizes; fp16 holds them all."""
     patterns = _patterns(rows, columns)
     power = ((patterns[:, :1] % 20 + (127 - 16)) << 23).int().view(torch.float32)
-    return ((patterns % 4096).float() * power).to(device)
+    return ((patterns % 8191 - 4095).float() * power).to(device)
 
 
 def drawn(x: Tensor, spec: CastSpec, axis: int) -> CastSpec:

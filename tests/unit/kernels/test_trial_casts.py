@@ -8,7 +8,16 @@ import torch
 from mxcheck.formats.blocks import BLOCK_FORMATS
 from mxcheck.formats.spec import cast_spec
 from mxcheck.kernels.eager import fake_quantize_eager, quantize_eager
-from mxcheck.kernels.probe import alike, all_casts, any_bits, difference, drawn, inputs, near_ties, probing
+from mxcheck.kernels.trial_casts import (
+    alike,
+    all_casts,
+    any_bits,
+    difference,
+    drawn,
+    inputs,
+    near_ties,
+    probing,
+)
 
 
 def test_every_format_and_rounding_is_tried() -> None:
