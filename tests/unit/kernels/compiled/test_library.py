@@ -332,7 +332,7 @@ FAULTS = {
     "NaN saturates": ("magnitude > nan_above ? nan_code : code", "code"),
     "a value of another code": ("table[codes[at + i]] * scale[0]", "table[codes[at + i] & 0x7F] * scale[0]"),
     "a lane's scale": ("table[codes[at + i]] * scale[i]", "table[codes[at + i]] * scale[0]"),
-    "past the caches": ("cast.codes + at, scratch.codes, n)", "cast.codes + at, scratch.codes, n & ~63)"),
+    "past the caches": ("cast.codes + at, scratch.codes, n)", "cast.codes + at, scratch.codes, n - 64)"),
     "values past the caches": ("copy(target, source, size * n);", "copy(target, source, size * n / 2);"),
     "the second tile of a row": (
         "write_run(cast, scratch, v, at + done, some, some, false);",
