@@ -59,14 +59,16 @@ def _check_random(x: Tensor, random: object) -> None:
 def why_unreadable(*tensors: object) -> str:
     """Return why compiled code cannot take the memory of these tensors; empty where it can.
 
-    Only a plain tensor has its values where `data_ptr()` says, and what torch.func or a dispatch mode
-    (FakeTensorMode) is at work on is not even made there. What is no tensor is passed over.
+    Only a plain tensor has its values where `data_ptr()` says, and what torch.func, torch.jit or a dispatch
+    mode (FakeTensorMode) is at work on is not even made there. What is no tensor is passed over.
     """
     functorch = torch._C._functorch
     if functorch.peek_interpreter_stack() is not None:
         return "a tensor inside a transform of torch.func"
     if torch._C._len_torch_dispatch_stack():
         return "a tensor under a dispatch mode of torch"
+    if torch._C._get_tracing_state() is not None:
+        return "a tensor that torch.jit traces"  # it would record the values of this call
     for x in tensors:
         if not isinstance(x, Tensor):
             continue

@@ -39,6 +39,8 @@ _REMEMBERED = 600
 
 _LOADED: list[ctypes.CDLL | str] = []  # at most one: the library, or why there is none
 _LOADING = Lock()
+if hasattr(os, "register_at_fork"):  # a thread that compiles is not in the child, and would never release it
+    os.register_at_fork(after_in_child=lambda: globals().update(_LOADING=Lock()))
 
 #: Says what a new library computes wrongly; empty where nothing.
 Check = Callable[[ctypes.CDLL], str]

@@ -327,6 +327,23 @@ def test_auto_leaves_the_tensors_of_a_transform_to_eager(captured: bool) -> None
         torch.func.grad(summed)(x, "cpp")
 
 
+@pytest.mark.parametrize("kernel", ["eager", "auto"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_is_refused(kernel: str) -> None:
+    """It would hold the values of the traced call."""
+    x = torch.randn(4, 64, generator=generator(13))
+    with pytest.raises(TypeError, match="divmod"):  # of eager, which counts blocks
+        torch.jit.trace(lambda z: mxcheck.fake_quantize(z, "fp8_e4m3", kernel=kernel), (x,))
+
+
+def test_a_fork_while_another_thread_compiles_can_compile() -> None:
+    with library._LOADING:
+        child = os.fork()
+        if not child:
+            os._exit(0 if library._LOADING.acquire(timeout=5) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_autograd_is_told_of_what_is_written_to() -> None:
     x, spec = torch.randn(4, 64, generator=generator(10)), cast_spec("nvfp4")
     parts, values = quantize_cpp(x, spec), torch.ones_like(x)
