@@ -146,6 +146,6 @@ def test_a_narrowed_parallel_run(accepted: Project) -> None:
     assert (run.code, set(run.verdicts().values())) == (0, {"pass"}), run.output
     assert len(run.rows) == 7
     assert "mxcheck: 7 cases of ref-llama, ref-neo" in run.output
-    assert "scale rule floor, rounding even, blocks of 32, kernel eager" in run.output
+    assert "scale rule floor, rounding even, blocks of 32, kernel auto" in run.output
     assert "perplexity" in run.output
     assert accepted.files() == before

@@ -205,7 +205,7 @@ def test_other_bounds_or_another_cast_are_no_run_of_the_same(accepted: Project) 
         assert shard(accepted, "2/2", *nothing, *other).code == 5
         code, output = merge(accepted)
         assert code == 2, output
-        assert "shards of different options: kernel eager; device auto; " in output
+        assert "shards of different options: kernel auto; device auto; " in output
 
 
 def test_a_git_that_fails_is_told_in_one_line(accepted: Project) -> None:
