@@ -269,7 +269,7 @@ def test_unsupported_is_a_skip_with_the_kernels_own_reason(kernels: Project) -> 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("--mx-kernel", "eagre"), "unknown kernel 'eagre'; allowed: eager, eager_values, torchao, "),
+        (("--mx-kernel", "eagre"), "unknown kernel 'eagre'; allowed: auto, eager, eager_values, cpp, "),
         (("--mx-kernel", "eagre"), "did you mean 'eager'?"),
         (("--mx-kernel", "eager,:f"), "unknown kernel ':f'; allowed: "),
         (
@@ -469,7 +469,7 @@ def test_rule_and_rounding_are_part_of_the_name(project: Project) -> None:
             ("--mx-rounding", "stochastic"),
             "only the kernel suite has random integers for it; allowed: even, away, zero",
         ),
-        (("--mx-kernel", "eagre"), "unknown kernel 'eagre'; allowed: eager, "),
+        (("--mx-kernel", "eagre"), "unknown kernel 'eagre'; allowed: auto, eager, "),
     ],
 )
 def test_options_of_a_model_run(project: Project, arguments: tuple[str, ...], line: str) -> None:

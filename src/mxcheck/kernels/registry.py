@@ -37,7 +37,8 @@ class Implementation:
         compiled: whether a compiler makes it on this machine.
         cpu_only: called with CPU tensors on any device: a numpy library, or one whose known findings were
             recorded there.
-        named_only: tested only where it is named: not everywhere that its library is installed can it cast.
+        named_only: tested only where it is named: it calls one that is tested, or not everywhere that its
+            library is installed can it cast.
     """
 
     name: str
@@ -117,6 +118,7 @@ def _triton(name: str, function: str) -> Implementation:
 
 
 _HOUSE = (
+    Implementation(name="auto", target="mxcheck.kernels.house:quantize_house", named_only=True),
     Implementation(name="eager", target="mxcheck.kernels.eager:quantize_eager"),
     Implementation(name="eager_values", target="mxcheck.kernels.eager:fake_quantize_eager"),
     _compiled("cpp", "quantize_cpp"),

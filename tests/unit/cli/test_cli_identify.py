@@ -85,7 +85,7 @@ def test_what_is_only_near_is_1(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["no_such_cast"], "unknown kernel 'no_such_cast'; allowed: eager"),
+        (["no_such_cast"], "unknown kernel 'no_such_cast'; allowed: auto, eager"),
         (["no_such_module:f"], "there is no module 'no_such_module' on sys.path"),
         (["eager", "--format", "nvfp4"], "unknown --format 'nvfp4'; allowed: fp8_e4m3"),
         (

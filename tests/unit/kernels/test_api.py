@@ -112,7 +112,7 @@ def test_a_users_kernel_as_a_callable() -> None:
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        pytest.param("eagr", "unknown kernel 'eagr'; allowed: eager.*did you mean 'eager'", id="name"),
+        pytest.param("eagr", "unknown kernel 'eagr'; allowed: auto, eager.*did you mean 'eager'", id="name"),
         pytest.param("mx_nowhere.casts:f", "there is no module 'mx_nowhere' on sys.path", id="package"),
         pytest.param("mx_user_casts.sub:f", "there is no module 'mx_user_casts.sub'", id="submodule"),
         pytest.param(

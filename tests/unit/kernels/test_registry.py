@@ -12,7 +12,7 @@ import pytest
 from mxcheck.kernels import registry
 from mxcheck.kernels.registry import MICROXCALING, Implementation, implementation, implementations
 
-HOUSE = ("eager", "eager_values", "cpp", "cpp_values", "triton", "triton_values")
+HOUSE = ("auto", "eager", "eager_values", "cpp", "cpp_values", "triton", "triton_values")
 PEERS = ["torchao", "compressed_tensors", "gfloat", "ml_dtypes", "microxcaling", "transformer_engine"]
 
 

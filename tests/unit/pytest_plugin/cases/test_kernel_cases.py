@@ -32,3 +32,12 @@ def test_what_cannot_cast_everywhere_is_tested_where_it_is_named(monkeypatch: py
         chosen(asked("triton"))
     monkeypatch.setattr(registry, "find_spec", lambda _: THERE)
     assert [one.name for one in chosen(asked("triton"))[0]] == ["triton"]
+
+
+def test_auto_is_tested_where_it_is_named() -> None:
+    """It calls kernels that are tested themselves."""
+    present, missing = chosen(asked())
+    assert "auto" not in {one.name for one in (*present, *(one for one, _ in missing))}
+    assert [one.name for one in chosen(asked("auto"))[0]] == ["auto"]
+    with pytest.raises(ValueError, match=r"'Auto'; allowed: auto, eager, .*; did you mean 'auto'\?"):
+        chosen(asked("Auto"))
