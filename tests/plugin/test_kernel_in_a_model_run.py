@@ -56,3 +56,11 @@ def test_a_kernel_that_no_case_casts_by_is_red(kernels: Project) -> None:
     assert (run.code, run.verdicts()) == (1, {"ref-llama-bf16+samples2": "measured"}), run.output
     why = "no result of my_casts:quantize was compared with the oracle; no case of this run uses it"
     assert f"\nmxcheck: red: {why}\n" in run.output
+
+
+def test_a_machine_without_a_compiler_is_told_once_why_casts_are_slower(project: Project) -> None:
+    run = project.gate(*MODEL, FP8, "--mx-measure", CXX="nonsense")
+    assert (run.code, run.verdicts()) == (0, {CASE: "measured"}), run.output
+    line = "kernel auto was eager, which is slower: no C++ compiler: CXX=nonsense is not on the path"
+    assert run.output.count("CXX=nonsense") == 1
+    assert f"\nmxcheck: {line}; MXCHECK_COMPILED=0 silences this\n" in run.output

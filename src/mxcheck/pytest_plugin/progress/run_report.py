@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from mxcheck.files.printed import printable, some_of
+from mxcheck.files.printed import one_line, printable, some_of
 from mxcheck.files.write import WriteError, write_text
 from mxcheck.gate.bounds_tables import load_bounds
 from mxcheck.gate.case import Case
 from mxcheck.gate.kernel_cells import NOT_COMPARED
 from mxcheck.gate.result import CaseResult, Outcome, result_from_dict
 from mxcheck.gate.shipped import taken_from_ours
+from mxcheck.kernels.compiled import library
 from mxcheck.kernels.registry import OWN
 from mxcheck.models.zoo.cards import GIB
 from mxcheck.models.zoo.known_models import known_labels
@@ -227,6 +228,18 @@ class RunReport:
         return f"no result of {name} was compared with the oracle; {why}"
 
     @property
+    def _slower_kernel(self) -> str:
+        """The reason why eager cast on a CPU, where `auto` was to take the fastest; empty where it did not, or
+        was told to. pytest keeps what the casts log about it."""
+        run = self._settings
+        cast = {case.id for case, recipe in run.recipes.items() if recipe.operands}
+        records = [one.record for name, one in self._results.items() if name in cast]
+        where = [(one.environment.get("device"), one.environment.get("kernel")) for one in records if one]
+        if run.kernel != "auto" or ("cpu", "eager") not in where or library.is_off():
+            return ""
+        return library.missing() or "a worker has no compiled casts, and -n 0 shows why"
+
+    @property
     def _compared_nothing(self) -> bool:
         """True if each case was skipped. For a shard, the merge checks the whole run."""
         skipped = all(
@@ -257,6 +270,11 @@ class RunReport:
                 _show(terminalreporter, render(table, color=color))
         for line in what_next(rows):
             terminalreporter.write_line(printable(line))
+        if why := self._slower_kernel:
+            words = (
+                f"kernel auto was eager, which is slower: {one_line(why)}; {library.SWITCH}=0 silences this"
+            )
+            terminalreporter.write_line(printable(f"mxcheck: {words}"))
         if why := self._kernel_not_asked:
             terminalreporter.write_line(printable(f"mxcheck: red: {why}"))
         if self._compared_nothing:

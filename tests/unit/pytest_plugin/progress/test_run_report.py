@@ -11,6 +11,8 @@ from sample_record import build_record
 
 from mxcheck.gate.result import CaseResult, Outcome
 from mxcheck.gate.verdict import Check
+from mxcheck.kernels.compiled import library
+from mxcheck.models.recipes.recipe import recipe
 from mxcheck.pytest_plugin.progress.run_report import RunReport
 
 PASSED = CaseResult(
@@ -112,3 +114,40 @@ def test_other_tests_are_none_of_its_business() -> None:
         phase("call", "failed", PASSED, other), phase("call", "failed", None, "test_x.py::test_x")
     )
     assert (results, ended) == ({}, [])
+
+
+NO_COMPILER = "no C++ compiler: CXX=nonsense is not on the path"
+
+
+@pytest.mark.parametrize(
+    ("asked", "kernel", "device", "precision", "missing", "expected"),
+    [
+        ("auto", "eager", "cpu", "mxfp8_e4m3", NO_COMPILER, NO_COMPILER),
+        ("auto", "eager", "cpu", "mxfp8_e4m3", None, "a worker has no compiled casts, and -n 0 shows why"),
+        ("auto", "cpp", "cpu", "mxfp8_e4m3", None, ""),
+        ("auto", "eager", "cpu", "fp32", NO_COMPILER, ""),  # casts nothing
+        ("auto", "eager", "NVIDIA H200", "mxfp8_e4m3", NO_COMPILER, ""),
+        ("eager", "eager", "cpu", "mxfp8_e4m3", NO_COMPILER, ""),
+    ],
+)
+def test_a_run_says_why_its_casts_are_slower(
+    asked: str,
+    kernel: str,
+    device: str,
+    precision: str,
+    missing: str | None,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = {"kernel": kernel, "device": device}
+    result = replace(PASSED, record=replace(build_record(), environment=environment))
+    tier = None if precision == "fp32" else "B"
+    run = SimpleNamespace(kernel=asked, recipes={result.case: recipe(precision, tier=tier)})
+    monkeypatch.setattr(RunReport, "_settings", run)
+    monkeypatch.setattr(library, "missing", lambda: missing)
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    report = RunReport(SimpleNamespace())  # type: ignore[arg-type]
+    report._results[result.case.id] = result
+    assert report._slower_kernel == expected
+    monkeypatch.setenv(library.SWITCH, "0")
+    assert not report._slower_kernel  # as the line promises
