@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from mxcheck.kernels.rows import from_rows as from_rows
     from mxcheck.kernels.rows import unpack_fp4 as unpack_fp4
     from mxcheck.measure.measure_case import measure_case as measure_case
+    from mxcheck.measure.memory_choice import convert as convert
     from mxcheck.measure.model_session import ModelSession as ModelSession
     from mxcheck.models.conversion.convert import Conversion as Conversion
-    from mxcheck.models.conversion.convert import convert as convert
     from mxcheck.models.recipes.recipe import Recipe as Recipe
     from mxcheck.models.recipes.recipe import recipe as recipe
     from mxcheck.models.zoo.load import load as load
@@ -63,7 +63,7 @@ _HOME = {
     "Recipe": "mxcheck.models.recipes.recipe",
     "recipe": "mxcheck.models.recipes.recipe",
     "Conversion": "mxcheck.models.conversion.convert",
-    "convert": "mxcheck.models.conversion.convert",
+    "convert": "mxcheck.measure.memory_choice",
     "load": "mxcheck.models.zoo.load",
     "Measurement": "mxcheck.evaluation.measure",
     "evaluate": "mxcheck.evaluation.measure",

@@ -5,17 +5,39 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from mxcheck.formats.choices import choose
+from mxcheck.run.option_choices import MEMORIES
 from mxcheck.scheduling.devices import CPU, cpu_device, used_bytes
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from mxcheck.models.conversion.convert import Conversion
     from mxcheck.models.recipes.recipe import Recipe
 
 #: Most of the free memory that a kept copy may take. The rest is for activations, logits and the casts'
 #: temporaries, which nobody knows before a pass.
 MARGIN = 0.5
+
+
+def convert(model: nn.Module, recipe: Recipe, *, memory: str = "kept") -> Conversion:
+    """Quantize `model` in place by `recipe`, and return the handle that undoes it: `mxcheck.convert`.
+
+    Args:
+        model: a transformers model, for inference: a call that would record a gradient through its casts
+            raises ValueError.
+        recipe: of `mxcheck.recipe`.
+        memory: `kept` holds the quantized weights beside the model; `lean` makes those of a module at each of
+            its forwards, and drops them; `auto` chooses by what is free, as `memory_of` does. All give the
+            same results, and `Conversion.memory` says which it is: weights that a library casts are kept.
+
+    Raises ValueError and UnavailableError as `models.conversion.convert.convert`, which says more.
+    """
+    from mxcheck.models.conversion import convert as conversion
+
+    chosen = choose("memory", memory, MEMORIES)
+    return conversion.convert(model, recipe, memory=memory_of(chosen, model, recipe))
 
 
 def memory_of(chosen: str, model: nn.Module, recipe: Recipe) -> str:

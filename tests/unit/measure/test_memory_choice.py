@@ -6,6 +6,7 @@ import pytest
 import torch
 from architectures import tiny
 
+import mxcheck
 from mxcheck.gate.case import Case
 from mxcheck.gate.record import Record
 from mxcheck.measure import memory_choice
@@ -41,6 +42,25 @@ def test_auto_keeps_what_fits_in_half_of_what_is_free(
         assert memory_of("auto", model, made) == expected
         assert memory_of("kept", model, made) == "kept"
         assert memory_of("lean", model, made) == "lean"
+
+
+@pytest.mark.parametrize(("free", "expected"), [(2**40, "kept"), (0, "lean")])
+def test_the_public_conversion_chooses_too(free: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_choice, "free_bytes", lambda _: free)
+    model, made = tiny("llama-3.1-8b"), recipe("mxfp8_e4m3", tier="B")
+    conversion = mxcheck.convert(model, made, memory="auto")
+    assert conversion.memory == expected
+    with pytest.raises(ValueError, match="the model is converted already"):
+        mxcheck.convert(model, made, memory="auto")
+    conversion.undo()
+    assert mxcheck.convert(model, made).memory == "kept"
+
+
+def test_the_public_conversion_says_what_it_takes() -> None:
+    with pytest.raises(
+        ValueError, match=r"^unknown memory 'Auto'; allowed: auto, kept, lean; did you mean 'auto'"
+    ):
+        mxcheck.convert(tiny("llama-3.1-8b"), recipe("mxfp8_e4m3", tier="B"), memory="Auto")
 
 
 def test_the_host_has_free_memory() -> None:

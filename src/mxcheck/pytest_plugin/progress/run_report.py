@@ -229,8 +229,8 @@ class RunReport:
 
     @property
     def _slower_kernel(self) -> str:
-        """The reason why eager cast on a CPU, where `auto` was to take the fastest; empty where it did not, or
-        was told to. pytest keeps what the casts log about it."""
+        """The reason why eager cast on a CPU, where `auto` was to take the fastest; empty where it did not,
+        or was told to. pytest keeps what the casts log about it."""
         run = self._settings
         cast = {case.id for case, recipe in run.recipes.items() if recipe.operands}
         records = [one.record for name, one in self._results.items() if name in cast]
