@@ -31,6 +31,7 @@ from mxcheck.evaluation.prediction_figures import predictions
 from mxcheck.evaluation.spent import each_spent_on, spent_on
 from mxcheck.evaluation.token_figures import NotFiniteError, TokenFigures
 from mxcheck.evaluation.tokens import fingerprint
+from mxcheck.files.printed import got
 from mxcheck.gate.predictions import Predictions
 from mxcheck.gate.statistics import exponential
 from mxcheck.kernels.usual_settings import check_subnormals
@@ -126,14 +127,17 @@ def evaluate(
         progress: called with the number of sequences after each batch.
         limits: sizes of chunks, for tests of the chunks themselves. They change no result.
 
-    Raises ValueError for tokens of another shape or outside the vocabulary; a reference of other tokens, or
-    one whose logits change when computed again; too many logits to keep of a model that cannot compute them
-    again; a metric at fault; more or fewer tokens scored than there are; and a process that flushes subnormal
-    numbers to zero. Raises NonFiniteLogitsError, naming the first module at fault, where logits are NaN or
-    infinite.
+    Raises ValueError for tokens of another shape or outside the vocabulary; sizes that are no whole numbers;
+    a reference of other tokens, or one whose logits change when computed again; too many logits to keep of a
+    model that cannot compute them again; a metric at fault; more or fewer tokens scored than there are; and a
+    process that flushes subnormal numbers to zero. Raises NonFiniteLogitsError, naming the first module at
+    fault, where logits are NaN or infinite.
     """
     check_subnormals()
     _check_tokens(model, tokens)
+    for name, value, least in (("batch_size", batch_size, 1), ("reference_cache", reference_cache, 0)):
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} must be a whole number from {least} on, got {got(value)}")
     own = as_metrics(metrics)
     if own and reference is None:
         raise ValueError(f"metric {own[0].name!r} compares with a reference, got none; give reference=")

@@ -7,16 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mxcheck.evaluation.corpus_names import CorpusChoice, corpus_choice
+from mxcheck.files.printed import got
+from mxcheck.formats.choices import choose
 from mxcheck.gate.case import Case
 from mxcheck.gate.shipped import BASELINES
+from mxcheck.kernels.device_choice import DEVICES
+from mxcheck.kernels.registry import OWN, implementation
 from mxcheck.models.recipes.recipe import Recipe, recipe
 from mxcheck.models.zoo.known_models import model_source
+from mxcheck.run.option_choices import DTYPES, MEMORIES
 
 DEFAULT_SAMPLES = 1000
 DEFAULT_LENGTH = 2048
 DEFAULT_BATCH_SIZE = 8
 #: MiB of the reference's logits that a process keeps.
 DEFAULT_REFERENCE_CACHE = 512
+#: The smallest of each number.
+_LEAST = {"max_samples": 1, "sequence_length": 1, "batch_size": 1, "reference_cache": 0}
 
 
 def _own_text() -> CorpusChoice:
@@ -45,6 +52,8 @@ class Measuring:
         kernel: name of the kernel that casts where `recipes` does not say.
         device: `auto`, `cpu` or `cuda`.
         baselines: folder with the tokens of models that are not ours.
+
+    Raises ValueError, in one line, for a number, memory, kernel, device or dtype that is not allowed.
     """
 
     models: Mapping[str, str] = field(default_factory=dict)
@@ -61,6 +70,21 @@ class Measuring:
     kernel: str = "auto"
     device: str = "auto"
     baselines: Path = BASELINES
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            absent = value is None and name in ("sequence_length", "batch_size")
+            if not absent and (type(value) is not int or value < least):
+                raise ValueError(f"{name} must be a whole number from {least} on, got {got(value)}")
+        choose("memory", self.memory, MEMORIES)
+        choose("device", self.device, DEVICES)
+        if self.dtype is not None:
+            choose("dtype", self.dtype, DTYPES.values())
+        if not isinstance(self.kernel, str):
+            raise ValueError(f"kernel must be a name, or package.module:function, got {got(self.kernel)}")
+        if self.kernel not in OWN:
+            implementation(self.kernel)
 
     def name_of(self, label: str) -> str:
         """Return the model of a label, as it was given."""

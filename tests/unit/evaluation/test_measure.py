@@ -2,6 +2,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -388,3 +389,18 @@ def test_a_model_in_training_mode_is_scored_without_dropout(tiny_llama: LlamaFor
     assert evaluate(tiny_llama, tokens).cross_entropy == expected
     assert tiny_llama.training
     assert not tiny_llama.lm_head.training
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 on, got 0"),
+        ({"reference_cache": "x"}, "reference_cache must be a whole number from 0 on, got 'x'"),
+        ({"reference_cache": -1}, "reference_cache must be a whole number from 0 on, got -1"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(
+    given: dict[str, Any], line: str, tiny_llama: LlamaForCausalLM, random_tokens: torch.Tensor
+) -> None:
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        evaluate(tiny_llama, random_tokens, **given)

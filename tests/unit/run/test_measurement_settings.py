@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,27 @@ def test_the_defaults_are_the_gate_s() -> None:
     assert measuring.baselines == Path("baselines")
     with pytest.raises(FrozenInstanceError):
         measuring.max_samples = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"memory": "nope"}, "unknown memory 'nope'; allowed: auto, kept, lean"),
+        ({"kernel": "Cpp"}, "unknown kernel 'Cpp'; allowed: auto, eager, "),
+        ({"kernel": None}, "kernel must be a name, or package.module:function, got None"),
+        ({"device": "gpu"}, "unknown device 'gpu'; allowed: auto, cpu, cuda"),
+        ({"dtype": "bf16"}, "unknown dtype 'bf16'; allowed: float32, bfloat16, float16"),
+        ({"reference_cache": -1}, "reference_cache must be a whole number from 0 on, got -1"),
+        ({"reference_cache": None}, "reference_cache must be a whole number from 0 on, got None"),
+        ({"max_samples": 0}, "max_samples must be a whole number from 1 on, got 0"),
+        ({"batch_size": "8"}, "batch_size must be a whole number from 1 on, got '8'"),
+        ({"sequence_length": 2.0}, "sequence_length must be a whole number from 1 on, got 2.0"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_at_once(given: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(line)) as caught:
+        Measuring(**given)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_label_that_is_not_listed_is_a_name_itself() -> None:
