@@ -20,8 +20,10 @@ COMMANDS = (
     "sbatch",
 )  # fmt: skip
 FENCE = re.compile(r"^([ ]*)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+WITHIN = r"(?:(?!-->).)+"  # one comment
 ORIGIN = re.compile(
-    r"<!-- (?:output(?: \(exit \d\))?: .+|recorded: \d{4}-\d\d-\d\d, .+, .+) -->\n\n?$", re.DOTALL
+    rf"<!-- (?:output(?: \(exit \d\))?: {WITHIN}|recorded: \d{{4}}-\d\d-\d\d, {WITHIN}, {WITHIN}) -->\n\n?$",
+    re.DOTALL,
 )
 DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
 
@@ -107,6 +109,11 @@ def test_output_says_where_it_is_from(page: Path) -> None:
         pytest.param("```sh\n$ pytest -q\n```\n", ["$ pytest -q"], id="prompt"),
         pytest.param("<!-- output: pytest -->\nText.\n\n```\n1 passed\n```\n", ["1 passed"], id="elsewhere"),
         pytest.param("<!-- recorded: once -->\n```\n1 passed\n```\n", ["1 passed"], id="no-date"),
+        pytest.param(
+            "<!-- recorded: 2026-11-30, a GPU, why -->\n```\n1\n```\n<!-- recorded: once -->\n```\n2\n```\n",
+            ["2"],
+            id="the-origin-of-another",
+        ),
         pytest.param("- A list:\n\n  ```\n  1 passed\n  ```\n", ["  1 passed"], id="in-a-list"),
         pytest.param("<!-- output: pytest -->\n```\n1 passed\n```\n", [], id="output"),
         pytest.param("<!-- output (exit 1): pytest -->\n\n```\n1 failed\n```\n", [], id="exit-code"),
