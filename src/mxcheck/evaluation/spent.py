@@ -18,11 +18,11 @@ _ASKED: ContextVar[tuple[dict[str, float], Clock] | None] = ContextVar("mxcheck_
 
 
 @contextmanager
-def spending(clock: Clock = time.perf_counter) -> Iterator[dict[str, float]]:
+def spending(clock: Clock | None = None) -> Iterator[dict[str, float]]:
     """Yield a dict that collects seconds of `clock` by part within the context: by default wall seconds. An
     inner context has its own."""
     seconds: dict[str, float] = {}
-    token = _ASKED.set((seconds, clock))
+    token = _ASKED.set((seconds, clock or time.perf_counter))
     try:
         yield seconds
     finally:

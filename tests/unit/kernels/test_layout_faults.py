@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[tuple[str, tuple[Step, ...], str], Callable[..., None], t
         suite.test_dequantized_values, ("nvfp4", 0),
     ),
     "rounded_through_bf16": (
-        (f"{CODES}:QuantizedTensor.dequantize", (returned(nth=2), call("float")), "exact.bfloat16()"),
+        (f"{CODES}:QuantizedTensor.dequantize", (returned(nth=3), call("float")), "exact.bfloat16()"),
         suite.test_dequantized_values, ("nvfp4", 1),
     ),
     "small_elements_flushed": (

