@@ -19,8 +19,9 @@ BF16, FP32, BANDWIDTH, MEMORY = 989e12 / 2, 67e12 / 2, 4.8e12, 141e9
 PRODUCTS, STREAMS = 0.5, 0.6
 #: Tokens of a case; cases of a model, and how many of them multiply in fp32 (scales of tensors and rows).
 TOKENS, CASES, WIDE = 8 * 2048, 30, 8
-#: Seconds of Python for each converted module and case, measured by tools/night.py on a CPU.
-MODULE = 0.0077
+#: Seconds of each converted module and case, whatever its size: the sum of docs/cost.md's "µs a module"
+#: over convert, digests, layers, and forward less bare. Mostly Python, on a CPU.
+MODULE = 0.0098
 #: Bytes moved: for each weight converted (quantized, decoded, counted, hashed four times) and for each
 #: activation cast; for each logit in float64, by tiles.
 WEIGHT, ACTIVATION, LOGIT = 100, 4, 100
@@ -57,7 +58,7 @@ class Model:
             "metrics": LOGIT * logits / stream + head,
             "convert, digests": WEIGHT * self.parameters / stream,
             "layers": LAYER_PASSES * 2 * self.parameters / stream,
-            "Python": MODULE * 7 * self.layers,
+            "modules": MODULE * 7 * self.layers,
         }
 
 
