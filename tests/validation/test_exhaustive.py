@@ -49,8 +49,8 @@ def test_every_cast_once() -> None:
         *("mxint8-element-even", "mxint8-block-floor", "mxint8-block-ceil", "mxint8-block-rceil"),
         *("mxint8-element-away", "mxint8-element-zero"),
     ]
-    with pytest.raises(ValueError, match="unknown format 'fp8'; allowed: fp8_e4m3"):
-        sweeps(["fp8"])
+    with pytest.raises(ValueError, match="unknown format 'fp9'; allowed: fp8_e4m3"):
+        sweeps(["fp9"])
 
 
 # What they compare with
@@ -307,7 +307,8 @@ def test_the_digest_is_that_of_the_code(tmp_path: Path) -> None:
     for name in SOURCES:
         path = tmp_path / name
         text = path.read_text()
-        path.write_text(text.replace('"""', '"""Another docstring. ', 1) + "# and a comment\n")
+        comment = "# and a comment\n" if path.suffix == ".py" else "  // and a comment\n"
+        path.write_text(text.replace('"""', '"""Another docstring. ', 1) + comment)
         assert sweep_sources_digest(tmp_path) == digest
         path.write_text(f"{text}\n_another = 1\n")
         assert sweep_sources_digest(tmp_path) != digest

@@ -6,6 +6,7 @@ import ast
 import json
 import logging
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -38,7 +39,8 @@ def sweep_sources_digest(root: Path = ROOT) -> str:
     digest = sha256()
     for name in SOURCES:
         if not name.endswith(".py"):
-            digest.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
+            code = re.sub("//.*", "", (root / name).read_text("utf-8"))
+            digest.update(f"{name}\0{' '.join(code.split())}\0".encode())
             continue
         tree = ast.parse((root / name).read_text("utf-8"))
         for node in ast.walk(tree):

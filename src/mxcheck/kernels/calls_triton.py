@@ -31,7 +31,7 @@ from mxcheck.kernels.compiled.library import OFF, is_off
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import Parts
 from mxcheck.kernels.real_scaled import fp32_quotient
-from mxcheck.kernels.trial_casts import difference, drawn, inputs, probing
+from mxcheck.kernels.trial_casts import difference, drawn, inputs, overwrite, probing
 
 _USUAL = cast_spec("fp8_e4m3")
 _BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]
@@ -124,7 +124,9 @@ def _is_sound(device: torch.device, format: str, scale_rule: str, rounding: str,
 def _wrong(device: torch.device, spec: CastSpec) -> str:
     for x, axis in inputs(device):
         asked = drawn(x, spec, axis)
-        found = *quantize_triton(x, asked), fake_quantize_triton(x, asked)
+        parts, values = quantize_triton(x, asked), fake_quantize_triton(x, asked)
+        overwrite(*parts, values)
+        found = *quantize_triton(x, asked, parts), fake_quantize_triton(x, asked, values)
         if wrong := difference(x, asked, found):
             return f"it gives other bits for {wrong}"
     return ""

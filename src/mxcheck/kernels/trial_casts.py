@@ -79,6 +79,12 @@ def difference(x: Tensor, spec: CastSpec, found: tuple[Tensor, ...]) -> str:
     return f"{spec.format}, {spec.scale_rule}, {spec.rounding}, {str(x.dtype)[6:]}"
 
 
+def overwrite(*results: Tensor) -> None:
+    """Fill results before they are written: memory that is used again may hold what an earlier cast wrote."""
+    for result in results:
+        result.view(-1).view(torch.uint8).fill_(0xA5)
+
+
 def inputs(device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, int]]:
     """Yield small matrices in each dtype, whose last block is not full, and the axis of their blocks."""
     for axis in (0, 1):

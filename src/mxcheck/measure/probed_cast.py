@@ -75,7 +75,7 @@ class ProbedCast:
         """Return the indices of rows for an input of `count` rows, 32 or more: the quiet rows in turn, then
         every row at the end."""
         turns = [_QUIET[turn % len(_QUIET)] for turn in range(5, 5 + count - ROWS)]
-        return torch.cat([torch.tensor(turns, device=self.before.device), self.every_row])
+        return torch.cat([torch.tensor(turns, dtype=torch.int64, device=self.before.device), self.every_row])
 
     def input(self, order: Tensor, *leading: int) -> Tensor:
         """Arrange rows in an order, [*leading, rows, width], turned so that they lie along the axis."""

@@ -478,4 +478,5 @@ def test_every_width_has_rows_without_the_largest_magnitude(width: int) -> None:
     assert len({*blocks}) == len(blocks) == 5
     assert torch.equal(before, before.to(torch.float16).float())
     assert torch.equal(before, before.to(torch.bfloat16).float())
-    assert [kind.ask() for kind in probe_inputs.questions(asked, 64) if kind.key is None] == ["", ""]
+    kinds = [kind for kind in probe_inputs.questions(asked, 64) if kind.key is None or kind.key[0] == "large"]
+    assert [kind.ask() for kind in kinds] == ["", "", ""]

@@ -21,7 +21,16 @@ from mxcheck.kernels.compiled.plans import CODE_OF, Layout, element_of, layout_o
 from mxcheck.kernels.domain import NotSupported, domain
 from mxcheck.kernels.eager import Parts, fake_quantize_eager, quantize_eager
 from mxcheck.kernels.rules import EXPONENT
-from mxcheck.kernels.trial_casts import alike, all_casts, difference, drawn, inputs, near_ties, probing
+from mxcheck.kernels.trial_casts import (
+    alike,
+    all_casts,
+    difference,
+    drawn,
+    inputs,
+    near_ties,
+    overwrite,
+    probing,
+)
 
 # Elements from which threads are worth their start.
 _THREADED = 1 << 18
@@ -113,10 +122,7 @@ def _quantize(
     if out is not None:
         mark_written(*out)
     else:
-        codes = torch.empty_like(x, dtype=torch.uint8)
-        out = codes, codes.new_empty(layout.scales, dtype=layout.scales_dtype)
-        if layout.has_tensor_scale:
-            out = *out, codes.new_empty((), dtype=torch.float32)
+        out = _empty_parts(layout, x)
     function(
         layout.address,
         x.data_ptr(),
@@ -132,6 +138,16 @@ def _quantize(
         threads or _threads(layout.numel),
     )
     return out
+
+
+def _empty_parts(layout: Layout, x: Tensor) -> Parts:
+    codes = torch.empty_like(x, dtype=torch.uint8)
+    scales = codes.new_empty(layout.scales, dtype=layout.scales_dtype)
+    return (
+        (codes, scales, codes.new_empty((), dtype=torch.float32))
+        if layout.has_tensor_scale
+        else (codes, scales)
+    )
 
 
 def _fake_quantize(
@@ -214,13 +230,15 @@ def _dequantize(
     spec: CastSpec,
     dtype: torch.dtype,
     threads: int | None = None,
+    values: Tensor | None = None,
 ) -> Tensor | None:
     layout = layout_of(codes.shape, dtype, replace(spec, random=None) if spec.random is not None else spec)
     got = (codes.dtype, scales.dtype, scales.shape, tensor_scale is not None)
     if got != (torch.uint8, layout.scales_dtype, layout.scales, layout.has_tensor_scale):
         return None
     codes, scales = codes.contiguous(), scales.contiguous()
-    values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    if values is None:
+        values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
     of_scales = None if layout.scales_dtype == torch.float32 else _table(spec.block.scale)
     seen = _functions(compiled)[1](
         layout.address,
@@ -260,9 +278,11 @@ def _wrong_small(compiled: ctypes.CDLL) -> str:
         for x, axis in tried:
             asked = drawn(x, spec, axis)
             checked = _checked(x, asked)
-            if wrong := difference(
-                x, asked, (*_quantize(function, checked), _fake_quantize(function, checked))
-            ):
+            parts, values = _empty_parts(checked[0], x), torch.empty_like(x)
+            overwrite(*parts, values)
+            _quantize(function, checked, parts)
+            _fake_quantize(function, checked, values)
+            if wrong := difference(x, asked, (*parts, values)):
                 return wrong
     return ""
 
@@ -280,9 +300,12 @@ def _wrong_large(compiled: ctypes.CDLL) -> str:
             part = near_ties(*shape)
             spec, x = cast_spec(name, axis=axis), part.repeat(times, 1)
             checked = _checked(x, spec)
-            codes, scales, *rest = _quantize(function, checked, threads=3)
-            values = _fake_quantize(function, checked, threads=3)
-            back = _dequantize(compiled, codes, scales, rest[0] if rest else None, spec, x.dtype, threads=3)
+            parts, values, target = _empty_parts(checked[0], x), torch.empty_like(x), torch.empty_like(x)
+            overwrite(*parts, values, target)
+            codes, scales, *rest = _quantize(function, checked, parts, 3)
+            _fake_quantize(function, checked, values, 3)
+            scale = rest[0] if rest else None
+            back = _dequantize(compiled, codes, scales, scale, spec, x.dtype, 3, target)
             # Equal parts have equal blocks, and the amax of their whole.
             expected = quantize_eager(part, spec)[0], *(fake_quantize_eager(part, spec),) * 2
             for found, one in zip((codes, values, back), expected, strict=True):
