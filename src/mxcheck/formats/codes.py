@@ -38,7 +38,14 @@ def floor_log2(value: Fraction) -> int:
     if value <= 0:
         raise ValueError(f"log2 of {value}: the value must be positive")
     guess = value.numerator.bit_length() - value.denominator.bit_length()
-    return guess if Fraction(2) ** guess <= value else guess - 1
+    return guess if _moved(value, -guess) >= 1 else guess - 1
+
+
+def _moved(value: Fraction, places: int) -> Fraction:
+    """Return value * 2^places, which shifts give sooner than a product with a power of Fraction(2)."""
+    if places < 0:
+        return Fraction(value.numerator, value.denominator << -places)
+    return Fraction(value.numerator << places, value.denominator)
 
 
 def split_sign(element: ElementFormat, code: int) -> tuple[bool, int]:
@@ -76,7 +83,7 @@ def decode(element: ElementFormat, code: int) -> Fraction:
     field, fraction = divmod(magnitude, 1 << element.mantissa_bits)
     significand = fraction + (1 << element.mantissa_bits if field else 0)
     exponent = max(field, 1) - element.bias - element.mantissa_bits
-    value = significand * Fraction(2) ** exponent
+    value = _moved(Fraction(significand), exponent)
     return -value if negative else value
 
 
@@ -97,7 +104,7 @@ def encode(
     """
     size = abs(value)
     exponent = max(floor_log2(size), element.emin) if size else element.emin
-    steps = ROUNDINGS[rounding](size / Fraction(2) ** (exponent - element.mantissa_bits), random)
+    steps = ROUNDINGS[rounding](_moved(size, element.mantissa_bits - exponent), random)
     # A carry into the next binade needs no special case: magnitude codes are consecutive there.
     magnitude = ((exponent - element.emin) << element.mantissa_bits) + steps
     return join_sign(element, min(magnitude, element.max_magnitude), negative=negative)

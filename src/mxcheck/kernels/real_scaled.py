@@ -21,6 +21,9 @@ from mxcheck.kernels.block_views import chunks, rows, sections
 from mxcheck.kernels.element_codes import clear, encode
 
 _BLOCK_SCALE = ELEMENT_FORMATS["fp8_e4m3"]
+# float64, its exponent as an int64 mask
+_FRACTION_BITS = 52
+_EXPONENT = 0x7FF << _FRACTION_BITS
 
 
 def quantize_real_scaled(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
@@ -97,8 +100,9 @@ def _round(x: Tensor, scale: Tensor, element: ElementFormat) -> Tensor:
 
     Where the scale is 0 the result is 0; where it is NaN, NaN.
     """
-    quotient = (x.double() / scale).masked_fill(scale == 0, 0.0).clamp_(-element.max_value, element.max_value)
-    exponent = torch.frexp(quotient)[1] - 1
-    step = torch.ldexp(torch.ones_like(quotient), exponent.clamp(min=element.emin) - element.mantissa_bits)
-    rounded = torch.round(quotient / step) * step  # torch.round: halves to even
-    return rounded.clamp_(-element.max_value, element.max_value).float().copysign(x.float())
+    values = (x.double() / scale).masked_fill_(scale == 0, 0.0).clamp_(-element.max_value, element.max_value)
+    binade = (values.view(torch.int64) & _EXPONENT).view(torch.float64).clamp_(min=element.min_normal)
+    # As rounding to even in fp32 (`rules`): 1.5 * 2^k has ulp 2^(k - 52), and alpha * binade is exact.
+    alpha = 1.5 * 2.0 ** (_FRACTION_BITS - element.mantissa_bits)
+    values.add_(binade, alpha=alpha).sub_(binade, alpha=alpha)
+    return values.clamp_(-element.max_value, element.max_value).float().copysign_(x.float())

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 
 class _NoSeed(np.random.SeedSequence):
-    """Let a generator be made in a tenth of the time that numpy's own seed of it takes."""
+    """Let a generator be made in a fraction of the time that numpy's own seed of it takes: numpy reads the
+    words one by one, and those of bytes soonest."""
 
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
-        return np.zeros(n_words, dtype)
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Any:
+        del dtype
+        return bytes(n_words)
 
 
 _NO_SEED = _NoSeed()
@@ -36,11 +38,15 @@ class Draws:
         raw = self._raw(shape if isinstance(shape, int) else prod(shape))
         count = high - low
         if count & (count - 1):
-            rest = raw - raw // np.uint64(count) * np.uint64(count)  # faster in numpy than %
+            whole = raw // np.uint64(count)
+            whole *= np.uint64(count)
+            raw -= whole  # faster in numpy than %
         else:
-            rest = raw & np.uint64(count - 1)
-        found: NDArray[np.int64] = rest.view(np.int64).reshape(shape)
-        return found + low if low else found
+            raw &= np.uint64(count - 1)
+        found: NDArray[np.int64] = raw.view(np.int64).reshape(shape)
+        if low:
+            found += low
+        return found
 
     def permutation(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The values in another order."""
