@@ -64,15 +64,19 @@ def quantize(x: Tensor, spec: CastSpec) -> tuple[Tensor, Tensor]:
     assert block_size is not None
     rows = as_rows(x, spec.axis).float().numpy()
     starts = range(0, rows.shape[1], block_size)
+    known: dict[bytes, Any] = {}
+
+    def scale(block: NDArray[np.float32]) -> Any:
+        # gfloat takes one block at a time, in Python; few blocks of a large matrix are unlike all others.
+        if (bits := block.tobytes()) not in known:
+            known[bits] = compute_scale_amax(element.emax, block)
+        return known[bits]
+
     # A signalling NaN raises a flag in a quotient and, without AVX-512, in numpy's log2; Inf / Inf raises one
     # too.
     with np.errstate(invalid="ignore"):
         scales = np.array(
-            [
-                [compute_scale_amax(element.emax, row[start : start + block_size]) for start in starts]
-                for row in rows
-            ],
-            np.float32,
+            [[scale(row[start : start + block_size]) for start in starts] for row in rows], np.float32
         )
         scaled = rows / np.repeat(scales, block_size, axis=1)[:, : rows.shape[1]]
     random = None
