@@ -20,7 +20,7 @@ from mxcheck.conformance.identify import looks_like
 from mxcheck.conformance.shrink.counterexample import Counterexample
 from mxcheck.files.printed import printable
 from mxcheck.kernels.api import Kernel
-from mxcheck.kernels.registry import Implementation, implementations
+from mxcheck.kernels.registry import Implementation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,4 +108,5 @@ def compare_cell(
 
 def argument(one: Implementation) -> str:
     """Return the command-line argument that names an implementation."""
-    return one.name if one.name in implementations() else one.target
+    # One that is not registered has the name that `registry.implementation` makes of its target.
+    return one.target if one.name == one.target.replace(":", ".") else one.name
