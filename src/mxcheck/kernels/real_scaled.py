@@ -100,9 +100,11 @@ def _round(x: Tensor, scale: Tensor, element: ElementFormat) -> Tensor:
 
     Where the scale is 0 the result is 0; where it is NaN, NaN.
     """
-    values = (x.double() / scale).masked_fill_(scale == 0, 0.0).clamp_(-element.max_value, element.max_value)
-    binade = (values.view(torch.int64) & _EXPONENT).view(torch.float64).clamp_(min=element.min_normal)
+    quotient = (
+        (x.double() / scale).masked_fill_(scale == 0, 0.0).clamp_(-element.max_value, element.max_value)
+    )
+    binade = (quotient.view(torch.int64) & _EXPONENT).view(torch.float64).clamp_(min=element.min_normal)
     # As rounding to even in fp32 (`rules`): 1.5 * 2^k has ulp 2^(k - 52), and alpha * binade is exact.
     alpha = 1.5 * 2.0 ** (_FRACTION_BITS - element.mantissa_bits)
-    values.add_(binade, alpha=alpha).sub_(binade, alpha=alpha)
-    return values.clamp_(-element.max_value, element.max_value).float().copysign_(x.float())
+    quotient.add_(binade, alpha=alpha).sub_(binade, alpha=alpha)
+    return quotient.clamp_(-element.max_value, element.max_value).float().copysign_(x.float())
