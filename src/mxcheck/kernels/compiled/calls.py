@@ -118,11 +118,19 @@ def _check_memory(*tensors: Tensor | None) -> None:
 def _quantize(
     function: Function, checked: _Checked, out: Parts | None = None, threads: int | None = None
 ) -> Parts:
-    layout, x, random = checked
+    layout, x, _ = checked
     if out is not None:
         mark_written(*out)
     else:
         out = _empty_parts(layout, x)
+    tensor_scale = out[2].data_ptr() if layout.has_tensor_scale else None  # type: ignore[misc]
+    _call(function, checked, threads, out[0].data_ptr(), None, out[1].data_ptr(), tensor_scale)
+    return out
+
+
+def _call(function: Function, checked: _Checked, threads: int | None, *results: int | None) -> None:
+    """Call `mx_cast`. `results`: addresses of codes, values, scales and tensor scale; None: not asked for."""
+    layout, x, random = checked
     function(
         layout.address,
         x.data_ptr(),
@@ -131,13 +139,9 @@ def _quantize(
         layout.length,
         layout.inner,
         layout.dtype,
-        out[0].data_ptr(),
-        None,
-        out[1].data_ptr(),
-        out[2].data_ptr() if layout.has_tensor_scale else None,  # type: ignore[misc]
+        *results,
         threads or _threads(layout.numel),
     )
-    return out
 
 
 def _empty_parts(layout: Layout, x: Tensor) -> Parts:
@@ -153,25 +157,11 @@ def _empty_parts(layout: Layout, x: Tensor) -> Parts:
 def _fake_quantize(
     function: Function, checked: _Checked, out: Tensor | None = None, threads: int | None = None
 ) -> Tensor:
-    layout, x, random = checked
     if out is not None:
         mark_written(out)
     else:
-        out = torch.empty_like(x)
-    function(
-        layout.address,
-        x.data_ptr(),
-        None if random is None else random.data_ptr(),
-        layout.outer,
-        layout.length,
-        layout.inner,
-        layout.dtype,
-        None,
-        out.data_ptr(),
-        None,
-        None,
-        threads or _threads(layout.numel),
-    )
+        out = torch.empty_like(checked[1])
+    _call(function, checked, threads, None, out.data_ptr(), None, None)
     return out
 
 

@@ -29,7 +29,7 @@ namespace {
 constexpr int32_t kSign = INT32_MIN, kMagnitude = 0x7FFFFFFF, kInf = 0x7F800000, kFraction = 0x007FFFFF;
 constexpr int32_t kNaN = 0x7FC00000, kE8M0NaN = 255, kBits = 23;
 // fp32 numbers of a tile: with what is computed of them they stay in a core's first cache.
-constexpr int64_t kTile = 1024;
+constexpr int64_t kTile = 512;
 // Lanes of a tile whose blocks do not run along the last axis.
 constexpr int64_t kLanes = 256;
 // Elements that are worth a thread.
@@ -66,7 +66,7 @@ struct MxElement {
   int32_t mantissa_bits, min_normal, max_value;
   int32_t flip, add;     // what a sign does to a magnitude code: (code ^ flip) + add
   int32_t zero;          // added to a value: +0 where zeros have no sign, else -0
-  int32_t nan_above;     // a magnitude above is a NaN element: infinity, or nothing
+  int32_t nan_above;     // a magnitude above has the code below: infinity, or nothing
   int32_t nan_code;
 };
 
@@ -171,13 +171,17 @@ inline void store(void* values, int dtype, int64_t at, int64_t n, const float* r
     std::memcpy(target, source, static_cast<size_t>(size * n));
 }
 
+// The largest magnitude of those that are not above `below`: what is above wraps round to a negative number.
+template <int known>
+inline int32_t amax_of(const float* v, int64_t n, int32_t below) {
+  const uint32_t past = static_cast<uint32_t>(kMagnitude - below);
+  int32_t found = static_cast<int32_t>(past);
+  for (int64_t i = 0; i < (known ? known : n); ++i)
+    found = most(found, static_cast<int32_t>(static_cast<uint32_t>(bits(v[i]) & kMagnitude) + past));
+  return found - static_cast<int32_t>(past);
+}
 inline int32_t block_amax(const float* v, int64_t n, int32_t below) {
-  int32_t found = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t magnitude = bits(v[i]) & kMagnitude;
-    found = most(found, magnitude > below ? 0 : magnitude);
-  }
-  return found;
+  return n == 32 ? amax_of<32>(v, n, below) : n == 16 ? amax_of<16>(v, n, below) : amax_of<0>(v, n, below);
 }
 
 // Which scale an element has: each lane its own, or each `block` elements. A block whose length is known when this is
@@ -190,16 +194,14 @@ inline __attribute__((always_inline)) void each(int64_t n, int64_t block, const 
   if (known == kOwn) {
     MX_VECTORIZE
     for (int64_t i = 0; i < n; ++i) one(i, i);
-  } else if (known > 0) {
-    const int64_t whole = n / most(known, 1);
-    for (int64_t k = 0; k < whole; ++k) {
+    return;
+  }
+  for (int64_t k = 0, from = 0; from < n; ++k, from += block) {
+    const int64_t past = least(from + block, n);
+    if (known > 0 && past - from == known) {
       MX_VECTORIZE
-      for (int64_t i = 0; i < known; ++i) one(k * known + i, k);
-    }
-    for (int64_t i = whole * known; i < n; ++i) one(i, whole);
-  } else {
-    for (int64_t k = 0, from = 0; from < n; ++k, from += block) {
-      const int64_t past = least(from + block, n);
+      for (int64_t i = 0; i < known; ++i) one(from + i, k);
+    } else {
       MX_VECTORIZE
       for (int64_t i = from; i < past; ++i) one(i, k);
     }
@@ -227,7 +229,6 @@ struct Run {
   const float* v;
   const int64_t* random;
   const float *inverse, *scale;
-  float tensor_scale;
   int64_t n, block;
 };
 
@@ -236,15 +237,16 @@ void round_run(const MxElement& e, const Run& run, Out* __restrict out) {
   const int32_t shift = kBits - e.mantissa_bits, magic = shift << kBits, min_normal = e.min_normal;
   const int32_t max_value = e.max_value, flip = e.flip, add = e.add, nan_above = e.nan_above, nan_code = e.nan_code;
   const int32_t half_step = (e.mantissa_bits + 1) << kBits;
-  const float zero = number(e.zero), tensor_scale = run.tensor_scale;
+  const float zero = number(e.zero), most_value = number(max_value);
   const float* __restrict v = run.v;
   const int64_t* __restrict random = run.random;
   const float* __restrict inverse = run.inverse;
   const float* __restrict scale = run.scale;
   each<known>(run.n, run.block, [=](int64_t i, int64_t k) {
     const int32_t sign = bits(v[i]) & kSign, magnitude = bits(v[i]) & kMagnitude;
-    // Saturates first, a NaN too: as integers, magnitudes have one order.
-    const int32_t m = least(bits(number(magnitude) * inverse[k]), max_value);
+    // Saturates first; a NaN stays one.
+    const float exact = number(magnitude) * inverse[k];
+    const int32_t m = bits(most_value < exact ? most_value : exact);
     const int32_t binade = most(m & kInf, min_normal);
     const int32_t c = binade + magic;
     int32_t sum = bits(number(m) + number(c));
@@ -258,13 +260,13 @@ void round_run(const MxElement& e, const Run& run, Out* __restrict out) {
         const float down = number(m) - (number(sum) - number(c));
         const float per_binade = number((2 * 127 << kBits) - binade);
         const float part_of_step = down * per_binade * number((127 + 32 + kBits - shift) << kBits);
-        const uint32_t part = static_cast<uint32_t>(static_cast<int64_t>(part_of_step));
+        const uint32_t part = static_cast<uint32_t>(static_cast<int64_t>(part_of_step < 0x1p32f ? part_of_step : 0));
         sum += static_cast<uint32_t>(part + static_cast<uint32_t>(random[i])) < part;
       }
     }
     if constexpr (values) {
-      const float value = (number(sum) - number(c)) * scale[k] * tensor_scale;
-      out[i] = number(bits(value) | sign | (magnitude > nan_above ? kNaN : 0)) + zero;
+      const float value = (number(sum) - number(c)) * scale[k];
+      out[i] = number(bits(value) | sign) + zero;
     } else {
       const int32_t code = sum - c + ((binade - min_normal) >> shift);
       const int32_t all = sign >> 31;
@@ -273,19 +275,20 @@ void round_run(const MxElement& e, const Run& run, Out* __restrict out) {
   });
 }
 
+template <int rounding, bool values, class Out>
+void round_by(const MxElement& e, bool lanes, const Run& run, Out* out) {
+  if (lanes) return round_run<rounding, values, kOwn>(e, run, out);
+  if (rounding == kEven && run.block == 32) return round_run<rounding, values, 32>(e, run, out);
+  if (rounding == kEven && run.block == 16) return round_run<rounding, values, 16>(e, run, out);
+  round_run<rounding, values, kAny>(e, run, out);
+}
+
 template <bool values, class Out>
 void round_all(const MxElement& e, int rounding, bool lanes, const Run& run, Out* out) {
-  if (rounding == kEven) {
-    if (lanes) return round_run<kEven, values, kOwn>(e, run, out);
-    if (run.block == 32) return round_run<kEven, values, 32>(e, run, out);
-    if (run.block == 16) return round_run<kEven, values, 16>(e, run, out);
-    return round_run<kEven, values, kAny>(e, run, out);
-  }
-  if (rounding == kAway)
-    return lanes ? round_run<kAway, values, kOwn>(e, run, out) : round_run<kAway, values, kAny>(e, run, out);
-  if (rounding == kZero)
-    return lanes ? round_run<kZero, values, kOwn>(e, run, out) : round_run<kZero, values, kAny>(e, run, out);
-  return lanes ? round_run<kStochastic, values, kOwn>(e, run, out) : round_run<kStochastic, values, kAny>(e, run, out);
+  if (rounding == kEven) return round_by<kEven, values>(e, lanes, run, out);
+  if (rounding == kAway) return round_by<kAway, values>(e, lanes, run, out);
+  if (rounding == kZero) return round_by<kZero, values>(e, lanes, run, out);
+  round_by<kStochastic, values>(e, lanes, run, out);
 }
 
 // Codes to bytes, apart from what computes them: in one loop, compilers narrow every step of it.
@@ -308,44 +311,32 @@ struct Cast {
   bool stream;
 };
 
-// Scales of a run of blocks, and what is derived of them.
-struct Scales {
-  int32_t amax[kTile];
-  float scale[kTile], inverse[kTile];
-  double reciprocal[kTile];
-  uint8_t codes[kTile];
-  float quotient[kTile];
-  int32_t wide[kTile];
-  bool poisoned;
-};
-
+// What a thread works with: a tile, and the scales of its blocks or lanes with what is derived of them.
 struct Scratch {
-  Scales scales;
-  float source[kTile], quotient[kTile], result[kTile];
-  int32_t wide[kTile];
-  uint8_t codes[kTile];
+  int32_t amax[kTile], wide[kTile];
+  float scale[kTile], inverse[kTile], source[kTile], quotient[kTile], result[kTile];
+  double reciprocal[kTile];
+  uint8_t scale_codes[kTile], codes[kTile];
   uint16_t halves[kTile];
+  bool poisoned;  // some scale is NaN
 };
 
-void power_scales(const MxPlan& p, Scales& s, int64_t count) {
+void power_scales(const MxPlan& p, Scratch& s, int64_t count) {
   const int32_t emax = p.emax, above = p.above, top = p.poisoned;
   const float factor = p.factor;
-  int32_t poisoned = 0;
   for (int64_t k = 0; k < count; ++k) {
     const int32_t amax = s.amax[k], q = bits(number(amax) * factor);
     // In the highest binade of the subnormals the leading bit is explicit; below it the clamp decides.
     const int32_t over = q <= kFraction ? q > (0x00400000 + (above >> 1)) : (q & kFraction) > above;
     const int32_t finite = least(most((q >> kBits) - emax + over, 0), 254);
     const int32_t code = amax >= kInf ? top : finite;
-    poisoned |= code == kE8M0NaN;
-    s.codes[k] = static_cast<uint8_t>(code);
+    s.scale_codes[k] = static_cast<uint8_t>(code);
     // Zeros are zeros in any unit, and 2^-127 is slow.
     const int32_t scale = code == kE8M0NaN ? kNaN : code ? code << kBits : 0x00400000;
     const int32_t inverse = code < 254 ? (254 - code) << kBits : 0x00400000;
     s.scale[k] = number(amax ? scale : 127 << kBits);
     s.inverse[k] = number(amax ? inverse : 127 << kBits);
   }
-  s.poisoned = poisoned;
 }
 
 inline float fp32_quotient(int32_t amax, float divisor) {
@@ -353,29 +344,23 @@ inline float fp32_quotient(int32_t amax, float divisor) {
   return amax >= kInf ? number(kNaN) : quotient == 0 ? 1.0f : quotient;
 }
 
-void find_scales(const Cast& cast, Scales& s, int64_t count) {
+void real_scales(const Cast& cast, Scratch& s, int64_t count) {
   const MxPlan& p = *cast.plan;
-  if (p.scale == kE8M0) return power_scales(p, s, count);
-  s.poisoned = false;
   const float one = 1.0f;
   if (p.scale == kE4M3) {
     const double unit = static_cast<double>(cast.tensor_scale) * static_cast<double>(p.block_divisor);
     const double reciprocal = 1.0 / unit;
     for (int64_t k = 0; k < count; ++k) s.inverse[k] = number(s.amax[k]);
     divide<kAny>(s.inverse, count, count, &reciprocal, s.quotient);
-    const Run run{s.quotient, nullptr, &one, &one, 1.0f, count, count};
+    const Run run{s.quotient, nullptr, &one, &one, count, count};
     round_all<false>(p.block_scale, kEven, false, run, s.wide);
-    narrow(s.wide, count, s.codes);
+    narrow(s.wide, count, s.scale_codes);
     round_all<true>(p.block_scale, kEven, false, run, s.scale);
-    if (cast.tensor_scale != cast.tensor_scale) {
-      s.poisoned = true;
-      std::memset(s.codes, 0, static_cast<size_t>(count));
-    }
+    if (cast.tensor_scale != cast.tensor_scale)
+      for (int64_t k = 0; k < count; ++k) s.scale_codes[k] = 0, s.scale[k] = cast.tensor_scale;
   } else {
-    for (int64_t k = 0; k < count; ++k) {
+    for (int64_t k = 0; k < count; ++k)
       s.scale[k] = p.scale == kTensor ? cast.tensor_scale : fp32_quotient(s.amax[k], p.divisor);
-      s.poisoned |= s.scale[k] != s.scale[k];
-    }
   }
   const double tensor_scale = p.scale == kE4M3 ? static_cast<double>(cast.tensor_scale) : 1.0;
   for (int64_t k = 0; k < count; ++k) {
@@ -385,95 +370,85 @@ void find_scales(const Cast& cast, Scales& s, int64_t count) {
   }
 }
 
-bool is_poisoned(const Cast& cast, const Scales& s, int64_t k) {
-  if (cast.plan->scale == kE8M0) return s.codes[k] == kE8M0NaN;
-  return s.scale[k] != s.scale[k] || cast.tensor_scale != cast.tensor_scale;
-}
-
-void write_scales(const Cast& cast, const Scales& s, int64_t at, int64_t count) {
+// Derives the scales of `count` blocks from their amax, and writes them to `at`.
+void find_scales(const Cast& cast, Scratch& s, int64_t at, int64_t count) {
   const int kind = cast.plan->scale;
+  if (kind == kE8M0)
+    power_scales(*cast.plan, s, count);
+  else
+    real_scales(cast, s, count);
+  int32_t poisoned = 0;
+  for (int64_t k = 0; k < count; ++k) poisoned |= s.scale[k] != s.scale[k];
+  s.poisoned = poisoned;
   if (cast.scales == nullptr || kind == kTensor) return;
   if (kind == kRow)
     std::memcpy(static_cast<float*>(cast.scales) + at, s.scale, sizeof(float) * static_cast<size_t>(count));
   else
-    std::memcpy(static_cast<uint8_t*>(cast.scales) + at, s.codes, static_cast<size_t>(count));
+    std::memcpy(static_cast<uint8_t*>(cast.scales) + at, s.scale_codes, static_cast<size_t>(count));
 }
 
 // Writes a run of at most kTile elements from `at` on: `v` are its inputs. With `lanes` element i has scale i, else
 // blocks of `block` elements have one each, from scale 0 on.
-void write_run(const Cast& cast, Scratch& scratch, const float* v, int64_t at, int64_t n, int64_t block, bool lanes) {
+void write_run(const Cast& cast, Scratch& s, const float* v, int64_t at, int64_t n, int64_t block, bool lanes) {
   const MxPlan& p = *cast.plan;
-  Scales& s = scratch.scales;
-  const bool codes = cast.codes != nullptr;
-  const float second = p.scale == kE4M3 ? cast.tensor_scale : 1.0f;
-  uint8_t* code_target = codes ? (cast.stream ? scratch.codes : cast.codes + at) : nullptr;
-  float* value_target = scratch.result;
-  if (!codes && cast.dtype == kFloat32 && !cast.stream) value_target = static_cast<float*>(cast.values) + at;
   if (p.scale != kE8M0) {
-    if (lanes) divide<kOwn>(v, n, n, s.reciprocal, scratch.quotient);
-    else if (block == 16) divide<16>(v, n, 16, s.reciprocal, scratch.quotient);
-    else divide<kAny>(v, n, block, s.reciprocal, scratch.quotient);
-    v = scratch.quotient;
+    if (lanes) divide<kOwn>(v, n, n, s.reciprocal, s.quotient);
+    else if (block == 16) divide<16>(v, n, 16, s.reciprocal, s.quotient);
+    else divide<kAny>(v, n, block, s.reciprocal, s.quotient);
+    v = s.quotient;
   }
-  const int64_t* random = cast.random == nullptr ? nullptr : cast.random + at;
-  const Run run{v, random, s.inverse, s.scale, second, n, block};
-  if (codes) {
-    round_all<false>(p.element, p.rounding, lanes, run, scratch.wide);
-    narrow(scratch.wide, n, code_target);
-  } else {
-    round_all<true>(p.element, p.rounding, lanes, run, value_target);
+  const Run run{v, cast.random == nullptr ? nullptr : cast.random + at, s.inverse, s.scale, n, block};
+  if (cast.codes != nullptr) {
+    uint8_t* target = cast.stream ? s.codes : cast.codes + at;
+    round_all<false>(p.element, p.rounding, lanes, run, s.wide);
+    narrow(s.wide, n, target);
+    for (int64_t i = 0; s.poisoned && i < n; ++i) {
+      const float scale = s.scale[lanes ? i : i / block];
+      if (scale != scale) target[i] = 0;
+    }
+    if (cast.stream) copy(cast.codes + at, s.codes, n);
+    return;
   }
-  if (codes && s.poisoned)
-    for (int64_t i = 0; i < n; ++i)
-      if (is_poisoned(cast, s, lanes ? i : i / block)) code_target[i] = 0;
-  if (codes && cast.stream) copy(cast.codes + at, scratch.codes, n);
-  if (!codes && value_target == scratch.result)
-    store(cast.values, cast.dtype, at, n, scratch.result, scratch.halves, cast.stream);
+  const bool direct = cast.dtype == kFloat32 && !cast.stream;
+  float* target = direct ? static_cast<float*>(cast.values) + at : s.result;
+  round_all<true>(p.element, p.rounding, lanes, run, target);
+  if (p.scale == kE4M3) {
+    const float second = cast.tensor_scale, zero = number(p.element.zero);
+    for (int64_t i = 0; i < n; ++i) target[i] = target[i] * second + zero;
+  }
+  if (!direct) store(cast.values, cast.dtype, at, n, s.result, s.halves, cast.stream);
 }
 
 // Blocks first, ..., last - 1 of all rows, where they run along the last axis.
-void cast_rows(const Cast& cast, Scratch& scratch, int64_t first, int64_t last) {
-  Scales& s = scratch.scales;
-  const int32_t below = cast.plan->amax_below;
+void cast_rows(const Cast& cast, Scratch& s, int64_t first, int64_t last) {
   const int64_t block = cast.block, together = most<int64_t>(kTile / block, 1);
+  const bool known = cast.plan->scale == kTensor;  // whatever the amax of a part is
   for (int64_t unit = first; unit < last;) {
     const int64_t row = unit / cast.blocks, place = unit % cast.blocks;
     const int64_t count = least(least(together, last - unit), cast.blocks - place);
     const int64_t at = row * cast.length + place * block;
-    const int64_t n = least(count * block, cast.length - place * block);
-    if (n <= kTile) {
-      const float* v = load(cast.x, cast.dtype, at, n, scratch.source);
-      prefetch(cast.x, cast.dtype, at + n, n);
-      for (int64_t k = 0; k < count; ++k) {
-        const float* of_block = v + k * block;
-        const int64_t some = least(block, n - k * block);
-        s.amax[k] = some == 32   ? block_amax(of_block, 32, below)
-                    : some == 16 ? block_amax(of_block, 16, below)
-                                 : block_amax(of_block, some, below);
-      }
-      find_scales(cast, s, count);
-      write_run(cast, scratch, v, at, n, block, false);
-    } else {
-      s.amax[0] = 0;
-      for (int64_t done = 0; done < n; done += kTile) {
-        const int64_t some = least(kTile, n - done);
-        s.amax[0] = most(s.amax[0], block_amax(load(cast.x, cast.dtype, at + done, some, scratch.source), some, below));
-      }
-      find_scales(cast, s, 1);
-      for (int64_t done = 0; done < n; done += kTile) {
-        const int64_t some = least(kTile, n - done);
-        const float* v = load(cast.x, cast.dtype, at + done, some, scratch.source);
-        write_run(cast, scratch, v, at + done, some, some, false);
-      }
+    const int64_t n = least(count * block, cast.length - place * block);  // one block, where it is beyond a tile
+    const float* v = nullptr;
+    for (int64_t k = 0; k < count; ++k) s.amax[k] = 0;
+    for (int64_t done = 0; done < n; done += kTile) {
+      const int64_t tile = least(kTile, n - done);
+      v = load(cast.x, cast.dtype, at + done, tile, s.source);
+      prefetch(cast.x, cast.dtype, at + done + tile, tile);
+      for (int64_t k = 0, from = 0; from < tile && !known; ++k, from += block)
+        s.amax[k] = most(s.amax[k], block_amax(v + from, least(block, tile - from), cast.plan->amax_below));
     }
-    write_scales(cast, s, unit, count);
+    find_scales(cast, s, unit, count);
+    for (int64_t done = 0; done < n; done += kTile) {
+      const int64_t tile = least(kTile, n - done);
+      if (n > kTile) v = load(cast.x, cast.dtype, at + done, tile, s.source);
+      write_run(cast, s, v, at + done, tile, least(block, tile), false);
+    }
     unit += count;
   }
 }
 
 // Blocks along another axis: units are lanes of one block, first, ..., last - 1.
-void cast_lanes(const Cast& cast, Scratch& scratch, int64_t first, int64_t last) {
-  Scales& s = scratch.scales;
+void cast_lanes(const Cast& cast, Scratch& s, int64_t first, int64_t last) {
   const int32_t below = cast.plan->amax_below;
   const int64_t groups = (cast.inner + kLanes - 1) / kLanes;
   for (int64_t unit = first; unit < last; ++unit) {
@@ -484,18 +459,17 @@ void cast_lanes(const Cast& cast, Scratch& scratch, int64_t first, int64_t last)
     const int64_t at = (row * cast.length + from) * cast.inner + lane;
     std::memset(s.amax, 0, sizeof(int32_t) * static_cast<size_t>(wide));
     for (int64_t i = 0; i < rows; ++i) {
-      const float* v = load(cast.x, cast.dtype, at + i * cast.inner, wide, scratch.source);
+      const float* v = load(cast.x, cast.dtype, at + i * cast.inner, wide, s.source);
       for (int64_t j = 0; j < wide; ++j) {
         const int32_t magnitude = bits(v[j]) & kMagnitude;
         s.amax[j] = most(s.amax[j], magnitude > below ? 0 : magnitude);
       }
     }
-    find_scales(cast, s, wide);
+    find_scales(cast, s, of_all * cast.inner + lane, wide);
     for (int64_t i = 0; i < rows; ++i) {
-      const float* v = load(cast.x, cast.dtype, at + i * cast.inner, wide, scratch.source);
-      write_run(cast, scratch, v, at + i * cast.inner, wide, wide, true);
+      const float* v = load(cast.x, cast.dtype, at + i * cast.inner, wide, s.source);
+      write_run(cast, s, v, at + i * cast.inner, wide, wide, true);
     }
-    write_scales(cast, s, of_all * cast.inner + lane, wide);
   }
 }
 
@@ -594,40 +568,33 @@ void mx_cast(const MxPlan* plan, const void* x, const int64_t* random, int64_t o
 // The values of codes, contiguous [outer, length, inner], and their scales: `table` has the value of each code,
 // `scale_table` that of each scale's code, or is null where scales are fp32 numbers. Returns all bits that codes have.
 int32_t mx_dequantize(const MxPlan* plan, const uint8_t* codes, const void* scales, const float* table,
-                   const float* scale_table, float tensor_scale, int64_t outer, int64_t length, int64_t inner, int32_t dtype,
-                   void* values, int32_t threads) {
+                      const float* scale_table, float tensor_scale, int64_t outer, int64_t length, int64_t inner,
+                      int32_t dtype, void* values, int32_t threads) {
   const int64_t n = outer * length * inner, parts = parts_of(n, threads);
-  const int64_t block = plan->scale == kTensor ? n : plan->block == 0 ? length : least(plan->block, length);
-  const int64_t blocks = plan->scale == kTensor ? 1 : (length + block - 1) / block;
   if (plan->scale == kTensor) outer = inner = 1, length = n;
-  const bool stream = n * (dtype == kFloat32 ? 4 : 2) >= kStream;
-  const int64_t wide = inner == 1 ? block : inner;  // elements that lie together and have one scale, or one each
-  const int64_t parts_of_run = (wide + kTile - 1) / kTile;
-  const int64_t runs = inner == 1 ? outer * blocks : outer * length;
+  const int64_t block = plan->scale == kTensor || plan->block == 0 ? length : least(plan->block, length);
+  const int64_t blocks = (length + block - 1) / block;
+  const bool stream = n * (dtype == kFloat32 ? 4 : 2) >= kStream, lanes = inner != 1;
+  // Runs of elements that lie together and have one scale, or one each; a tile is a part of a run.
+  const int64_t runs = lanes ? length : blocks, wide = lanes ? inner : block, tiles = (wide + kTile - 1) / kTile;
   int32_t found[kParts] = {}, all = 0;
-  in_parts(runs * parts_of_run, parts, [&](int64_t part, int64_t first, int64_t last) {
+  in_parts(outer * runs * tiles, parts, [&](int64_t part, int64_t first, int64_t last) {
     int32_t seen = 0;
     float scale[kTile], result[kTile];
     uint16_t halves[kTile];
     for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t run = unit / parts_of_run, from = unit % parts_of_run * kTile;
-      int64_t at = run * inner + from, scale_at, count = least(kTile, wide - from);
-      if (inner == 1) {
-        const int64_t row = run / blocks, place = run % blocks * block + from;
-        at = row * length + place;
-        count = most<int64_t>(least(count, length - place), 0);
-        scale_at = run;
-      } else {
-        scale_at = (run / length * blocks + run % length / block) * inner + from;
-      }
-      const int64_t some = inner == 1 ? 1 : count;
-      for (int64_t i = 0; i < some; ++i)
+      const int64_t from = unit % tiles * kTile, row = unit / tiles / runs, place = unit / tiles % runs;
+      const int64_t past = lanes ? inner : least(block, length - place * block);
+      const int64_t count = most<int64_t>(least(kTile, past - from), 0);
+      const int64_t at = row * length * inner + place * (lanes ? inner : block) + from;
+      const int64_t scale_at = lanes ? (row * blocks + place / block) * inner + from : row * blocks + place;
+      for (int64_t i = 0; i < (lanes ? count : 1); ++i)
         scale[i] = scale_table ? scale_table[static_cast<const uint8_t*>(scales)[scale_at + i]]
                                : static_cast<const float*>(scales)[scale_at + i];
-      if (inner == 1)
-        for (int64_t i = 0; i < count; ++i) result[i] = table[codes[at + i]] * scale[0] * tensor_scale;
-      else
+      if (lanes)
         for (int64_t i = 0; i < count; ++i) result[i] = table[codes[at + i]] * scale[i] * tensor_scale;
+      else
+        for (int64_t i = 0; i < count; ++i) result[i] = table[codes[at + i]] * scale[0] * tensor_scale;
       for (int64_t i = 0; i < count; ++i) seen |= codes[at + i];
       store(values, dtype, at, count, result, halves, stream);
     }
