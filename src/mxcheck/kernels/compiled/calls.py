@@ -182,7 +182,10 @@ def _checked(x: Tensor, spec: CastSpec, *out: Tensor | None) -> _Checked:
         spec = replace(spec, random=None)  # the layout is kept, and these integers need not be
     elif x.dtype not in CODE_OF or spec.rounding == "stochastic":
         check_input(x, spec)
-    return layout_of(x.shape, x.dtype, spec), x.detach().contiguous().resolve_neg(), random
+    layout = layout_of(x.shape, x.dtype, spec)
+    if not x.is_contiguous() or x.is_neg():
+        x = x.detach().contiguous().resolve_neg()
+    return layout, x, random
 
 
 def elements_cpp(values: Tensor, element: ElementFormat, rounding: str) -> Tensor:
