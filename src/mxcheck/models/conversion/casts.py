@@ -175,24 +175,27 @@ def cast_weight(
     )
 
 
-def weight_values(
-    weight: Tensor, operand: Operand | None, kernel: str, *, axis: int, of: str = "a weight"
-) -> Tensor:
-    """Return the values of `cast_weight`, bit for bit, and nothing else: for a weight that is cast at each
-    forward."""
+def weight_values(operand: Operand | None, kernel: str, *, axis: int, of: str = "a weight") -> Cast:
+    """Return the function that gives the values of `cast_weight`, bit for bit, and nothing else: for weights
+    that are cast at each forward."""
     if operand is None or operand.format == BF16:
-        return weight if operand is None else round_to_bf16(weight)
+        return identity if operand is None else round_to_bf16
     spec, own = operand.spec(axis=axis), resolve_kernel(kernel)[0]
-    dtype = weight.dtype if operand.is_exact_in_16_bits else torch.float32
     in_dtype = activation_cast(operand, kernel, axis=axis, of=of)
-    with undisturbed("cast"), as_it_is():  # an operand of the case, also where a probe meets it
+    in_16_bits = operand.is_exact_in_16_bits
+
+    def values(weight: Tensor) -> Tensor:
+        dtype = weight.dtype if in_16_bits else torch.float32
         if is_own(own):
             return in_dtype(weight.to(dtype))
-        with _by_name(kernel, own, of, weight, spec):
-            quantized = cast_with(weight, spec, own)
-        if not isinstance(quantized, Tensor):
-            return quantized.dequantize(dtype)
-        return quantized if dtype == weight.dtype else in_dtype(weight.to(dtype))
+        with undisturbed("cast"), as_it_is():  # an operand of the case, also where a probe meets it
+            with _by_name(kernel, own, of, weight, spec):
+                quantized = cast_with(weight, spec, own)
+            if not isinstance(quantized, Tensor):
+                return quantized.dequantize(dtype)
+            return quantized if dtype == weight.dtype else in_dtype(weight.to(dtype))
+
+    return values
 
 
 def _of_values(weight: Tensor, values: Tensor, house: QuantizedTensor) -> CastWeight:

@@ -9,8 +9,10 @@ from functools import partial, update_wrapper
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
+from mxcheck.kernels.api import is_own, resolve_kernel
 from mxcheck.kernels.counts import total
 from mxcheck.kernels.digest import Digest, WeightDigest
 from mxcheck.models.backends.backend import Backend
@@ -31,6 +33,7 @@ from mxcheck.models.conversion.converted_parameters import (
     state_of,
 )
 from mxcheck.models.conversion.product_hooks import PRODUCTS, Cast, LinearCast, storage
+from mxcheck.models.conversion.shared_cast import shared, sharing
 from mxcheck.models.recipes.recipe import Casts, Recipe
 
 
@@ -81,7 +84,7 @@ class Around:
         self._forward.replace(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with running():
+        with running(), sharing():
             return self._forward.original(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
@@ -109,6 +112,8 @@ class ConvertedLinear:
         self.calls = 0
         _check_experts(name, module)
         self.cast: Cast = activation_cast(casts.activations, recipe.kernel, of=f"activations of {name}")
+        if casts.activations is not None and is_own(resolve_kernel(recipe.kernel)[0]):
+            self.cast = shared(self.cast, (casts.activations, recipe.kernel))
         of = f"results of {name}"
         #: The cast of its results, if the recipe casts them.
         self.result = activation_cast(casts.activations, recipe.kernel, of=of) if recipe.outputs else None
@@ -138,9 +143,7 @@ class ConvertedLinear:
             if cast.unscaled is not None and not lean
         }
 
-        self._values = partial(
-            weight_values, operand=casts.weights, kernel=recipe.kernel, axis=axis, of=f"weights of {name}"
-        )
+        self._values = weight_values(casts.weights, recipe.kernel, axis=axis, of=f"weights of {name}")
         #: Other weights than the cast of the originals, if any (`with_weights`).
         self._others: Callable[[str, Tensor], Tensor] | None = None
         self.weight_bytes = sum(cast.nbytes for cast in casts_of_weights)
@@ -183,7 +186,7 @@ class ConvertedLinear:
             self._keep(key)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            with self._weights_now():
+            with self._reading(self._weights_now()):
                 return self._forward.original(*args, **kwargs)
 
         if own_product:
@@ -236,12 +239,15 @@ class ConvertedLinear:
         """Take what the owner assigns."""
         self._originals[key], self._states[key] = value, None
 
+    def _weights_now(self) -> dict[str, nn.Parameter]:
+        """Return the weights of one forward."""
+        return {key: self._current(key) for key in self._originals}
+
     @contextmanager
-    def _weights_now(self) -> Iterator[dict[str, nn.Parameter]]:
-        """Yield the weights of one forward, which the module's attributes are within the context."""
-        weights = {key: self._current(key) for key in self._originals}
+    def _reading(self, weights: dict[str, nn.Parameter]) -> Iterator[None]:
+        """Let the module's attributes be these weights within the context."""
         with running({(self, key): value for key, value in weights.items()}):
-            yield weights
+            yield
 
     def _note_expert(self, whole: Tensor, x: Tensor, weight: Tensor) -> None:
         """Count the rows of `x` [..., rows, in] if `weight` is a slice of `whole`, the first experts'
@@ -258,20 +264,24 @@ class ConvertedLinear:
         # For experts and routers, whose result is not that of one product, cast each product's result;
         # elsewhere the module's own, including its bias.
         inside = not self.is_linear
+        # its forward is one product, known beforehand: it need not run to be seen
+        at_once = type(self.module) is nn.Linear and _is_torch_s(self._forward.original)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             refuse_gradient(self.name, (*args, *kwargs.values(), *self._originals.values()))
-            with (
-                self._weights_now() as weights,
-                LinearCast(
-                    lambda x: self.cast(x),  # looked up at the call: the probe replaces the cast
-                    result=self.result if inside else None,
-                    wide=self._wide,
-                    weights={storage(value) for value in weights.values()},
-                    observe=partial(self._note_expert, next(iter(weights.values()))),
-                ) as mode,
-            ):
-                output = self._forward.original(*args, **kwargs)
+            weights = self._weights_now()
+            mode = LinearCast(
+                lambda x: self.cast(x),  # looked up at the call: the probe replaces the cast
+                result=self.result if inside else None,
+                wide=self._wide,
+                weights={storage(value) for value in weights.values()},
+                observe=partial(self._note_expert, next(iter(weights.values()))),
+            )
+            if at_once and len(args) == 1 and not kwargs:
+                output = mode.__torch_function__(linear, (), (*args, weights["weight"], self.module.bias))
+            else:
+                with self._reading(weights), mode:
+                    output = self._forward.original(*args, **kwargs)
             if mode.products == 0:
                 names = ", ".join(dict.fromkeys(product.__name__ for product in PRODUCTS))
                 raise ValueError(
@@ -306,6 +316,12 @@ class ConvertedLinear:
         for key, value in self._originals.items():
             setattr(self.module, key, value)
         self._forward.restore()
+
+
+def _is_torch_s(forward: Callable[..., Any]) -> bool:
+    """Return whether a module's forward is `nn.Linear`'s, and nobody's instead of it."""
+    name = getattr(forward, "__module__", None), getattr(forward, "__qualname__", None)
+    return name == (nn.Linear.__module__, "Linear.forward") and not hasattr(forward, "__wrapped__")
 
 
 def _check_experts(name: str, module: nn.Module) -> None:
