@@ -156,7 +156,8 @@ def evaluate(
     last: Logits | None = None
     figures: TokenFigures | None = None
     scored = 0
-    with torch.inference_mode(), _evaluating(model):
+    # not in inference mode, where torch counts no writes: there each projection would cast its input anew
+    with torch.no_grad(), _evaluating(model):
         for batch, logits in each_spent_on("forward", passes(model, tokens, batch_size, limits)):
             if keep is None:
                 reason = too_large_to_keep(model, tokens, logits)
