@@ -14,8 +14,8 @@ from mxcheck.models.zoo.weight_files import CONFIG, TOKENS, read_header, read_js
 
 #: Memory of a process with torch, transformers and the ladder's libraries, plus what the allocator keeps of
 #: earlier models: a worker has several. (Measured, including models of a few MiB: 0.48 to 0.59 GiB for the
-#: first case, 0.73 for a process that ran five precisions on six reference models.)
-PROCESS_BYTES = GIB * 7 // 10
+#: first case, 0.55 to 0.57 for a case of each of four reference models.)
+PROCESS_BYTES = GIB * 65 // 100
 #: Size of a model and of its largest quantized weight with the temporaries of its cast, over the model's.
 LEAN = 1.15
 #: Maximum size of the logits of all tokens that are kept whole. Larger ones are computed in chunks, and the
