@@ -112,8 +112,7 @@ class ConvertedLinear:
         self.calls = 0
         _check_experts(name, module)
         self.cast: Cast = activation_cast(casts.activations, recipe.kernel, of=f"activations of {name}")
-        if casts.activations is not None and is_own(resolve_kernel(recipe.kernel)[0]):
-            self.cast = shared(self.cast, (casts.activations, recipe.kernel))
+        self._share_casts(casts, recipe.kernel)
         of = f"results of {name}"
         #: The cast of its results, if the recipe casts them.
         self.result = activation_cast(casts.activations, recipe.kernel, of=of) if recipe.outputs else None
@@ -157,6 +156,11 @@ class ConvertedLinear:
             self.expert_rows = [0] * len(self._originals[names[0]])
         for key in self._originals if lean else self._unscaled:
             del self._quantized[key]  # digested and counted
+
+    def _share_casts(self, casts: Casts, kernel: str) -> None:
+        """Let modules that read one input share its cast; a user's kernel is asked by each."""
+        if casts.activations is not None and is_own(resolve_kernel(kernel)[0]):
+            self.cast = shared(self.cast, (casts.activations, kernel))
 
     @property
     def is_linear(self) -> bool:
